@@ -1,0 +1,190 @@
+//! Paths into a tool: arguments, or lines on stdin.
+//!
+//! A line naming a directory means all of it; lines naming files mean those files as they arrive.
+//! The directory line, last, says that all of it is there, so a stream of files that ends without
+//! one came from a tool that failed.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// One path that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A directory that is complete.
+    Directory(PathBuf),
+    /// A file that is complete, of a directory that is still growing.
+    File(PathBuf),
+}
+
+/// The paths of a call, in order, each as soon as it arrives.
+pub struct Inputs {
+    source: Source,
+    /// The last file that arrived and is not yet covered by its directory's line.
+    open: Option<PathBuf>,
+    any: bool,
+}
+
+enum Source {
+    Arguments(std::vec::IntoIter<PathBuf>),
+    Lines(Box<dyn Iterator<Item = std::io::Result<String>>>),
+}
+
+/// The paths given as arguments, or on stdin where there are none or the only one is `-`.
+pub fn inputs(arguments: &[PathBuf]) -> Result<Inputs> {
+    let from_stdin = arguments.is_empty() || arguments == [Path::new("-")];
+    if !from_stdin {
+        return Ok(Inputs::from_arguments(arguments.to_vec()));
+    }
+    if arguments.is_empty() && std::io::stdin().is_terminal() {
+        return Err(Error::usage("no input given").hint("name a directory, or pipe its path in"));
+    }
+    Ok(Inputs::from_lines(std::io::BufReader::new(std::io::stdin())))
+}
+
+impl Inputs {
+    /// Paths from the command line.
+    pub fn from_arguments(paths: Vec<PathBuf>) -> Self {
+        Self { source: Source::Arguments(paths.into_iter()), open: None, any: false }
+    }
+
+    /// Paths from lines of text; empty lines are skipped.
+    pub fn from_lines(reader: impl BufRead + 'static) -> Self {
+        Self { source: Source::Lines(Box::new(reader.lines())), open: None, any: false }
+    }
+
+    /// All directories, for tools that need the whole of each. Files pass by unused.
+    pub fn directories(self) -> Result<Vec<PathBuf>> {
+        let mut directories = Vec::new();
+        for input in self {
+            match input? {
+                Input::Directory(path) => directories.push(path),
+                Input::File(path) if path.extension().is_some_and(|e| e == "yaml" || e == "yml") => {
+                    directories.push(path);
+                }
+                Input::File(_) => {}
+            }
+        }
+        Ok(directories)
+    }
+
+    /// The one directory of a tool that takes no more than one.
+    pub fn directory(self) -> Result<PathBuf> {
+        let mut directories = self.directories()?;
+        match (directories.pop(), directories.is_empty()) {
+            (Some(directory), true) => Ok(directory),
+            (None, _) => {
+                Err(Error::new("no directory among the inputs")
+                    .hint("name the directory that holds the file"))
+            }
+            (Some(second), false) => {
+                Err(Error::usage(format!("one directory expected, another found: {}", second.display())))
+            }
+        }
+    }
+
+    fn next_path(&mut self) -> Option<Result<PathBuf>> {
+        match &mut self.source {
+            Source::Arguments(paths) => paths.next().map(Ok),
+            Source::Lines(lines) => loop {
+                match lines.next()? {
+                    Ok(line) if line.trim_end_matches('\r').is_empty() => {}
+                    Ok(line) => return Some(Ok(PathBuf::from(line.trim_end_matches('\r')))),
+                    Err(error) => {
+                        return Some(Err(Error::from(error).context("cannot read paths from stdin")));
+                    }
+                }
+            },
+        }
+    }
+
+    /// What the end of the stream means.
+    fn end(&mut self) -> Option<Result<Input>> {
+        let Source::Lines(_) = self.source else { return None };
+        if let Some(file) = self.open.take() {
+            return Some(Err(Error::new(format!(
+                "upstream ended after {} without naming its directory",
+                file.display()
+            ))
+            .hint("the command before the pipe failed; see its message, then run the line again")));
+        }
+        if !std::mem::replace(&mut self.any, true) {
+            return Some(Err(Error::new("nothing arrived on standard input")
+                .hint("the command before the pipe failed; see its message, then run the line again")));
+        }
+        None
+    }
+}
+
+impl Iterator for Inputs {
+    type Item = Result<Input>;
+
+    fn next(&mut self) -> Option<Result<Input>> {
+        let path = match self.next_path() {
+            Some(Ok(path)) => path,
+            Some(Err(error)) => return Some(Err(error)),
+            None => return self.end(),
+        };
+        self.any = true;
+        let kind = match fs_err::metadata(&path) {
+            Ok(kind) => kind,
+            Err(error) => {
+                // What is not on disk may be a repository the user expects to be downloaded.
+                let hint = format!("fetch {} downloads a model of that name", path.display());
+                return Some(Err(Error::from(error).hint(hint)));
+            }
+        };
+        Some(Ok(if kind.is_dir() {
+            if self.open.as_deref().is_some_and(|file| file.starts_with(&path)) {
+                self.open = None;
+            }
+            Input::Directory(path)
+        } else {
+            if matches!(self.source, Source::Lines(_)) {
+                self.open = Some(path.clone());
+            }
+            Input::File(path)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: String) -> Inputs {
+        Inputs::from_lines(std::io::Cursor::new(text))
+    }
+
+    #[test]
+    fn files_then_their_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.json");
+        std::fs::write(&file, "{}").unwrap();
+        let text = format!("{}\r\n\n{}\n", file.display(), directory.path().display());
+        let found: Vec<Input> = lines(text).map(Result::unwrap).collect();
+        assert_eq!(found, [Input::File(file), Input::Directory(directory.path().into())]);
+    }
+
+    #[test]
+    fn a_stream_without_its_directory_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.json");
+        std::fs::write(&file, "{}").unwrap();
+        let error = lines(format!("{}\n", file.display())).directories().unwrap_err();
+        assert!(error.to_string().contains("without naming its directory"), "{error}");
+        let error = lines(String::new()).directories().unwrap_err();
+        assert!(error.to_string().contains("nothing arrived"), "{error}");
+        let other = tempfile::tempdir().unwrap();
+        let text = format!("{}\n{}\n", file.display(), other.path().display());
+        assert!(lines(text).directories().is_err(), "another directory does not cover the file");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC*") {
+            let _ = lines(text).directories();
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The command-line contract, once for all tools.
+//!
+//! stdout carries paths or the answer, stderr carries everything for people, and the exit code
+//! says how it ended: 0 done, 1 failed, 2 wrong usage, 130 interrupted. This module is the only
+//! place that prints.
+
+mod arguments;
+mod input;
+mod interrupt;
+mod output;
+mod progress;
+mod talk;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::Error;
+use crate::error::Kind;
+
+pub use arguments::Common;
+pub use input::{Input, Inputs, inputs};
+pub use interrupt::{check_interrupted, interrupted};
+pub use output::{Begun, OutputDirectory, answer, print_path, stdout};
+pub use progress::{Progress, Unit};
+pub use talk::{detail, is_quiet, note, talk_in_tests, warn};
+
+/// Parses the arguments, does the work and turns its outcome into the exit code.
+///
+/// `tool` prefixes messages. A closed pipe downstream is not an error.
+pub fn run<A: Parser + AsRef<Common>>(
+    tool: &'static str,
+    work: impl FnOnce(A) -> crate::Result<()>,
+) -> ExitCode {
+    let arguments = match A::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // clap sends help and versions to stdout, mistakes to stderr; a closed pipe is fine.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * 2);
+        }
+    };
+    let common: &Common = arguments.as_ref();
+    talk::begin(tool, common.quiet, common.verbose);
+    match interrupt::listen().and_then(|()| work(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(&error),
+    }
+}
+
+fn end(error: &Error) -> ExitCode {
+    if error.kind() != Kind::ClosedPipe {
+        talk::error(error);
+    }
+    match error.kind() {
+        Kind::Failed => ExitCode::FAILURE,
+        Kind::Usage => ExitCode::from(2),
+        Kind::Interrupted => ExitCode::from(130),
+        Kind::ClosedPipe => ExitCode::SUCCESS,
+    }
+}

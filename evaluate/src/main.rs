@@ -1,0 +1,3 @@
+//! Runs 5-shot MMLU.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Downloads a model from a server speaking the hub's HTTP API.
+
+fn main() {}

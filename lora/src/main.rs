@@ -1,0 +1,3 @@
+//! Fine-tunes LoRA adapters on a frozen model.
+
+fn main() {}

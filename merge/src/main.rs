@@ -1,0 +1,3 @@
+//! Folds LoRA adapters into a model's weights.
+
+fn main() {}

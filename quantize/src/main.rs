@@ -1,0 +1,3 @@
+//! Quantizes a model's linear weights to NF4.
+
+fn main() {}
