@@ -1,0 +1,191 @@
+"""Golden logits, losses and LoRA gradients of tiny random models, one per model family.
+
+Proves: our decoder computes what transformers computes for each family and each difference
+that config.json can express (bias, q/k norm, explicit head size, tied head, rope scaling,
+one or several key/value heads), with a dense base and with a bitsandbytes NF4 base; our
+hand-written backward gives torch's gradients for every LoRA tensor; a batch of several
+sequences counts its loss over all supervised tokens.
+
+Run:     python scripts/golden/tiny_models.py
+         (torch 2.11, transformers 5.23, peft 0.21.2, bitsandbytes 0.50.2, CPU, all in f32)
+Writes:  tests/golden/models/NAME/
+    config.json, model.safetensors    the bf16 checkpoint, config as transformers writes it
+    nf4/                              the same, quantized and saved by transformers + bitsandbytes
+    adapter/                          PEFT adapter: r 4, alpha 8, seven projections, nonzero B
+    expected.safetensors:
+        input_ids                I64 [T]     one sequence
+        P.logits                 F32 [T, V]  P = dense | nf4 | dense.adapter | nf4.adapter
+        batch.input_ids          I64 [sum]   three sequences one after the other
+        batch.labels             I64 [sum]   -100 = not supervised; not shifted: the token at
+                                             i is predicted from i-1, a sequence's first never
+        batch.lengths            I64 [3]
+        P.loss                   F32 [1]     P = dense | nf4, with the adapter: summed over
+                                             supervised tokens, divided by their count
+        P.grad.KEY               F32         d loss / d KEY, KEY as in adapter_model.safetensors
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+OUT = Path(__file__).parents[2] / "tests/golden/models"
+VOCABULARY, SEQUENCE, LENGTHS = 96, 19, (11, 7, 16)
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SHAPE = dict(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCABULARY,
+    max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+)  # fmt: skip
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def families() -> dict[str, PretrainedConfig]:
+    """One configuration per family; together they use every field that changes the computation."""
+    return {
+        "llama": LlamaConfig(**SHAPE, intermediate_size=72, tie_word_embeddings=False, rms_norm_eps=1e-5),
+        "llama3-rope": LlamaConfig(
+            **SHAPE, intermediate_size=64, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE
+        ),
+        "mistral": MistralConfig(
+            **SHAPE | {"num_key_value_heads": 1}, intermediate_size=64, tie_word_embeddings=False, sliding_window=None
+        ),
+        "qwen2": Qwen2Config(
+            **SHAPE, intermediate_size=64, tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        ),
+        "qwen3": Qwen3Config(**SHAPE, intermediate_size=64, tie_word_embeddings=False, head_dim=16),
+    }  # fmt: skip
+
+
+def randomize(model: PreTrainedModel, generator: torch.Generator) -> None:
+    """Weights large enough that every part of the model moves the logits; norms around one."""
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_norm = "norm" in name
+        parameter.data = noise * (0.2 if is_norm or name.endswith("bias") else 0.25) + (1.0 if is_norm else 0.0)
+
+
+def save_checkpoints(config: PretrainedConfig, folder: Path, generator: torch.Generator) -> None:
+    """The bf16 checkpoint and, from it, the NF4 one."""
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    randomize(model, generator)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    double_quantized = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )  # fmt: skip
+    load(folder, quantization_config=double_quantized).save_pretrained(folder / "nf4")
+    for made in (folder, folder / "nf4"):
+        (made / "generation_config.json").unlink(missing_ok=True)
+
+
+def save_adapter(folder: Path, generator: torch.Generator) -> None:
+    """A PEFT adapter with Gaussian A and B."""
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
+    model = get_peft_model(load(folder), config)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    model.peft_config["default"].base_model_name_or_path = f"tests/golden/models/{folder.name}"
+    model.save_pretrained(folder / "adapter")
+    (folder / "adapter/README.md").unlink()
+
+
+def load(folder: Path, **options: object) -> PreTrainedModel:
+    """A model computing in f32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
+
+
+def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """All logits of one sequence."""
+    with torch.inference_mode():
+        return model(input_ids=ids[None]).logits[0].clone()
+
+
+def batch(generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Three sequences whose middle parts are supervised, as chat turns are."""
+    ids = torch.randint(3, VOCABULARY, (sum(LENGTHS),), generator=generator)
+    labels = ids.clone()
+    start = 0
+    for length in LENGTHS:
+        labels[start : start + length // 2] = -100
+        start += length
+    labels[-2] = -100
+    return {"batch.input_ids": ids, "batch.labels": labels, "batch.lengths": torch.tensor(LENGTHS)}
+
+
+def loss(model: torch.nn.Module, data: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Each sequence alone through the model; the sum of all token losses over their count."""
+    total, count = torch.zeros(()), 0
+    for ids, labels in zip(data["batch.input_ids"].split(LENGTHS), data["batch.labels"].split(LENGTHS), strict=True):
+        scores = model(input_ids=ids[None]).logits[0, :-1]
+        total = total + torch.nn.functional.cross_entropy(scores, labels[1:], ignore_index=-100, reduction="sum")
+        count += int((labels[1:] != -100).sum())
+    return total / count
+
+
+def gradients(model: PeftModel, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Loss and every LoRA gradient, named as PEFT saves the tensors."""
+    model.zero_grad()
+    value = loss(model, data)
+    value.backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    saved = get_peft_model_state_dict(model, state_dict=grads)
+    assert len(saved) == 2 * len(PROJECTIONS) * SHAPE["num_hidden_layers"]
+    return {"loss": value.detach().reshape(1), **{f"grad.{name}": grad.contiguous() for name, grad in saved.items()}}
+
+
+def expected(folder: Path, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Everything in expected.safetensors.
+
+    Always in training mode (nothing has dropout): in evaluation mode bitsandbytes repacks the
+    weights for a bf16 kernel on processors that have one.
+    """
+    ids = torch.randint(3, VOCABULARY, (SEQUENCE,), generator=generator)
+    data = batch(generator)
+    found = {"input_ids": ids, **data}
+    for base, path in (("dense", folder), ("nf4", folder / "nf4")):
+        model = load(path).train()
+        found[f"{base}.logits"] = logits(model, ids)
+        model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True).train()
+        found[f"{base}.adapter.logits"] = logits(model, ids)
+        found |= {f"{base}.{name}": value for name, value in gradients(model, data).items()}
+    return found
+
+
+def main() -> None:
+    """Make every family's directory anew."""
+    torch.set_num_threads(1)
+    for seed, (name, config) in enumerate(sorted(families().items())):
+        folder = OUT / name
+        shutil.rmtree(folder, ignore_errors=True)
+        generator = torch.Generator().manual_seed(seed)
+        save_checkpoints(config, folder, generator)
+        save_adapter(folder, generator)
+        found = expected(folder, generator)
+        save_file(found, folder / "expected.safetensors", metadata={"format": "pt"})
+        for file in folder.rglob("*.safetensors"):
+            file.chmod(0o644)
+        print(folder, f"dense loss {found['dense.loss'].item():.4f}, nf4 loss {found['nf4.loss'].item():.4f}")
+
+
+if __name__ == "__main__":
+    main()
