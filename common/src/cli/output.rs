@@ -42,7 +42,7 @@ pub enum Begun {
 
 /// A directory that gets its final name when it is complete.
 pub struct OutputDirectory {
-    path: PathBuf,
+    destination: PathBuf,
     partial: PathBuf,
     made_by: Value,
     _lock: std::fs::File,
@@ -88,7 +88,13 @@ impl OutputDirectory {
             fs_err::remove_dir_all(&partial)?;
         }
         fs_err::create_dir_all(&partial)?;
-        Ok(Begun::New(Self { path: path.to_path_buf(), partial, made_by, _lock: lock, committed: false }))
+        Ok(Begun::New(Self {
+            destination: path.to_path_buf(),
+            partial,
+            made_by,
+            _lock: lock,
+            committed: false,
+        }))
     }
 
     /// Where to write.
@@ -102,19 +108,19 @@ impl OutputDirectory {
         fs_err::write(self.partial.join(MADE_BY), text)?;
         sync_tree(&self.partial)?;
         let mut aside = None;
-        if self.path.symlink_metadata().is_ok() {
+        if self.destination.symlink_metadata().is_ok() {
             let mut name = self.partial.as_os_str().to_os_string();
             name.push(".replaced");
-            fs_err::rename(&self.path, &name)?;
+            fs_err::rename(&self.destination, &name)?;
             aside = Some(PathBuf::from(name));
         }
-        fs_err::rename(&self.partial, &self.path)?;
+        fs_err::rename(&self.partial, &self.destination)?;
         self.committed = true;
-        sync(parent(&self.path))?;
+        sync(parent(&self.destination))?;
         if let Some(aside) = aside {
             fs_err::remove_dir_all(aside)?;
         }
-        Ok(self.path.clone())
+        Ok(self.destination.clone())
     }
 }
 

@@ -1,0 +1,138 @@
+//! Bytes that are cheap to clone and live as long as anyone needs them: a part of a mapped file,
+//! or memory of our own.
+
+#![allow(unsafe_code)] // memory mapping; each use says what it rests on
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::{Advice, Mmap, UncheckedAdvice};
+
+use crate::{Context, Result, bail};
+
+/// A shared, read-only run of bytes. Cloning copies no data.
+#[derive(Clone)]
+pub struct Bytes {
+    source: Arc<Source>,
+    /// Always within the source: set by [`Bytes::map`], narrowed by [`Bytes::slice`].
+    range: Range<usize>,
+}
+
+enum Source {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Source {
+    fn all(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Bytes {
+    /// Maps a whole regular file, which must not be empty.
+    pub fn map(path: &Path) -> Result<Self> {
+        let file = fs_err::File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            bail!("{} is not a regular file", path.display());
+        }
+        if metadata.len() == 0 {
+            bail!("{} is empty", path.display());
+        }
+        // SAFETY: the map is read-only and private, and lives as long as the `Arc` that holds it, so
+        // the only danger is another process changing the file meanwhile. Changed bytes are read as
+        // they are, which every reader of tensors copes with: all bit patterns are valid numbers, and
+        // offsets were checked against a copy of the header. A file that is *shortened* while mapped
+        // kills the process with SIGBUS; no map can prevent that. Our own tools never shorten or
+        // overwrite a file under its final name, they rename a new one over it.
+        let map = unsafe { Mmap::map(file.file()) }
+            .with_context(|| format!("cannot map {} into memory", path.display()))?;
+        let range = 0..map.len();
+        Ok(Self { source: Arc::new(Source::Mapped(map)), range })
+    }
+
+    /// The part of these bytes that lies in `range`, or `None` where it reaches outside.
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        self.get(range.clone())?;
+        let start = self.range.start;
+        Some(Self { source: self.source.clone(), range: start + range.start..start + range.end })
+    }
+
+    /// Asks the kernel to read these bytes from disk now, in the background.
+    pub fn prefetch(&self) {
+        if let Source::Mapped(map) = &*self.source {
+            // Advice that is refused costs speed, nothing else.
+            let _ = map.advise_range(Advice::WillNeed, self.range.start, self.range.len());
+        }
+    }
+
+    /// Gives the memory back to the kernel; reading the bytes again brings them back from the file.
+    pub fn release(&self) {
+        if let Source::Mapped(map) = &*self.source {
+            // SAFETY: the map is of a file and never written through, so a page that is dropped
+            // comes back from the file with the same content.
+            let _ = unsafe {
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+            };
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.source.all()[self.range.clone()]
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self { source: Arc::new(Source::Owned(bytes)), range }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({})", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_stay_inside() {
+        let bytes = Bytes::from(vec![0, 1, 2, 3, 4, 5]);
+        let middle = bytes.slice(2..5).unwrap();
+        assert_eq!(&*middle, [2, 3, 4]);
+        assert_eq!(&*middle.slice(1..3).unwrap(), [3, 4]);
+        assert!(middle.slice(1..4).is_none(), "the parent has a byte there, the slice has not");
+        #[allow(clippy::reversed_empty_ranges)]
+        let reversed = 3..1;
+        assert!(bytes.slice(reversed).is_none());
+    }
+
+    #[test]
+    fn a_map_outlives_its_release_and_its_file_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        std::fs::write(&path, [7; 10_000]).unwrap();
+        let bytes = Bytes::map(&path).unwrap().slice(5_000..10_000).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        bytes.prefetch();
+        bytes.release();
+        assert!(bytes.iter().all(|&byte| byte == 7));
+        std::fs::write(&path, []).unwrap();
+        assert!(Bytes::map(&path).unwrap_err().to_string().contains("is empty"));
+        assert!(Bytes::map(directory.path()).unwrap_err().to_string().contains("not a regular file"));
+    }
+}

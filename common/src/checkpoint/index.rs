@@ -1,0 +1,70 @@
+//! `model.safetensors.index.json`: which file holds which tensor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Context, Result, bail};
+
+/// The name of the index of a checkpoint in several files.
+pub const INDEX: &str = "model.safetensors.index.json";
+/// The name of a checkpoint in one file.
+pub const SINGLE: &str = "model.safetensors";
+
+/// The index of a checkpoint in several files, as transformers writes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Index {
+    /// Totals over all files.
+    #[serde(default)]
+    pub metadata: Totals,
+    /// From tensor names to the files that hold them, sorted by name.
+    pub weight_map: BTreeMap<String, String>,
+}
+
+/// Totals over all files of a checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Elements; older files lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
+    pub total_parameters: Option<u64>,
+    /// Bytes of tensor data.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
+    pub total_size: Option<u64>,
+}
+
+/// Totals are for information: files exist that have them as a float.
+fn lenient<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(value.as_u64().or_else(|| value.as_f64().map(|float| float as u64)))
+}
+
+impl Index {
+    /// Reads an index. Every file it names must be a plain name, so that no index leads out of its
+    /// directory.
+    pub fn read(path: &Path) -> Result<Self> {
+        let index: Self = serde_json::from_slice(&fs_err::read(path)?)
+            .with_context(|| format!("{} is not an index of safetensors files", path.display()))?;
+        if index.weight_map.is_empty() {
+            bail!("{} names no tensor", path.display());
+        }
+        for (name, file) in &index.weight_map {
+            let mut components = Path::new(file).components();
+            let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+            if !plain || file.contains(['/', '\\']) {
+                bail!("{}: tensor {name} is said to be in {file:?}, which is no plain name", path.display());
+            }
+        }
+        Ok(index)
+    }
+
+    /// The files, sorted by name, each once.
+    pub fn files(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
+
+    /// The index as the text of its file.
+    pub fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}

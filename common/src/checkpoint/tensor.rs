@@ -1,0 +1,138 @@
+//! One tensor of a checkpoint: what it is, and where its bytes are.
+
+use std::ops::Range;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use super::Bytes;
+use crate::{Result, bail};
+
+/// Elements that one thread converts at a time.
+const CHUNK: usize = 1 << 18;
+
+/// A tensor whose bytes stay in the mapped file, row-major and little-endian.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Its name in the checkpoint, such as `model.layers.0.mlp.up_proj.weight`.
+    pub name: String,
+    /// The type of each element.
+    pub dtype: Dtype,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// As many as `shape` and `dtype` say.
+    pub bytes: Bytes,
+}
+
+impl Tensor {
+    /// A tensor in memory of our own, for writing; f32, row-major.
+    pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        Self { name: name.into(), dtype: Dtype::F32, shape, bytes: bytes.into() }
+    }
+
+    /// How many elements it has.
+    pub fn element_count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// All elements as f32. The dtype must be BF16, F16 or F32.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.element_count()];
+        self.read_f32(0..values.len(), &mut values)?;
+        Ok(values)
+    }
+
+    /// The elements `range`, counted row-major, as f32. The dtype must be BF16, F16 or F32, and
+    /// `out` as long as the range.
+    pub fn read_f32(&self, range: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let width = match self.dtype {
+            Dtype::BF16 | Dtype::F16 => 2,
+            Dtype::F32 => 4,
+            other => bail!("tensor {} is {other}, expected BF16, F16 or F32", self.name),
+        };
+        if range.end > self.element_count() || range.len() != out.len() {
+            bail!(
+                "tensor {} has {} elements, {range:?} was asked for into {}",
+                self.name,
+                self.element_count(),
+                out.len()
+            );
+        }
+        let bytes = &self.bytes[range.start * width..range.end * width];
+        out.par_chunks_mut(CHUNK)
+            .zip(bytes.par_chunks(CHUNK * width))
+            .for_each(|(out, bytes)| widen(self.dtype, bytes, out));
+        Ok(())
+    }
+}
+
+/// Widens BF16, F16 or F32 to f32, which is exact.
+fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *out = f32::from_le_bytes(*bytes);
+            }
+        }
+        Dtype::BF16 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            }
+        }
+        _ => {
+            let mut halves = [f16::ZERO; 1024];
+            for (out, bytes) in out.chunks_mut(halves.len()).zip(bytes.chunks(2 * halves.len())) {
+                let halves = &mut halves[..out.len()];
+                for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *half = f16::from_le_bytes(*bytes);
+                }
+                halves.convert_to_f32_slice(out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    fn tensor(dtype: Dtype, count: usize, bytes: Vec<u8>) -> Tensor {
+        Tensor { name: "w".into(), dtype, shape: vec![count], bytes: bytes.into() }
+    }
+
+    #[test]
+    fn every_half_widens_exactly() {
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        let bytes: Vec<u8> = all.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let as_f16 = tensor(Dtype::F16, all.len(), bytes.clone()).to_f32().unwrap();
+        let as_bf16 = tensor(Dtype::BF16, all.len(), bytes).to_f32().unwrap();
+        for (index, &bits) in all.iter().enumerate() {
+            let expected = f16::from_bits(bits).to_f32();
+            assert!(as_f16[index].to_bits() == expected.to_bits() || expected.is_nan(), "f16 {bits:#x}");
+            let expected = bf16::from_bits(bits).to_f32();
+            assert!(as_bf16[index].to_bits() == expected.to_bits() || expected.is_nan(), "bf16 {bits:#x}");
+        }
+    }
+
+    #[test]
+    fn ranges_and_large_tensors() {
+        let values: Vec<f32> = (0..CHUNK + 77).map(|i| i as f32).collect();
+        let tensor = Tensor::from_f32("w", vec![values.len()], &values);
+        assert_eq!(tensor.to_f32().unwrap(), values);
+        let mut part = [0.0; 3];
+        tensor.read_f32(CHUNK - 1..CHUNK + 2, &mut part).unwrap();
+        assert_eq!(part, [CHUNK as f32 - 1.0, CHUNK as f32, CHUNK as f32 + 1.0]);
+        assert!(tensor.read_f32(0..2, &mut part).is_err());
+        assert!(tensor.read_f32(values.len()..values.len() + 3, &mut part).is_err());
+    }
+
+    #[test]
+    fn integers_are_refused_by_name() {
+        let error = tensor(Dtype::I64, 1, vec![0; 8]).to_f32().unwrap_err();
+        assert_eq!(error.to_string(), "tensor w is I64, expected BF16, F16 or F32");
+    }
+}

@@ -1,0 +1,272 @@
+//! Writing safetensors files whole or not at all, tensor by tensor.
+//!
+//! Names, dtypes and shapes are known before the first byte, so the header goes first and every
+//! tensor straight to its place, in any order and from any thread; no more than what is being
+//! written is in memory. The file is `NAME.partial` until all of it is on disk.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use safetensors::Dtype;
+use serde::Serialize;
+use serde::ser::SerializeMap;
+
+use super::Tensor;
+use super::header::size_in_bytes;
+use crate::{Context, Result, bail, error};
+
+/// What a tensor will be, before its bytes are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// The type of each element.
+    pub dtype: Dtype,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// A tensor of this name, dtype and shape.
+    pub fn new(name: impl Into<String>, dtype: Dtype, shape: impl Into<Vec<usize>>) -> Self {
+        Self { name: name.into(), dtype, shape: shape.into() }
+    }
+
+    /// How many bytes it takes.
+    pub fn size(&self) -> Result<usize> {
+        size_in_bytes(self.dtype, &self.shape).ok_or_else(|| {
+            error!("tensor {} has the impossible shape {:?} of {}", self.name, self.shape, self.dtype)
+        })
+    }
+}
+
+impl From<&Tensor> for TensorSpec {
+    fn from(tensor: &Tensor) -> Self {
+        Self::new(tensor.name.clone(), tensor.dtype, tensor.shape.clone())
+    }
+}
+
+/// One safetensors file while it is written.
+#[derive(Debug)]
+pub struct FileWriter {
+    path: PathBuf,
+    partial: PathBuf,
+    file: fs_err::File,
+    places: HashMap<String, Place>,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Place {
+    range: Range<u64>,
+    written: AtomicUsize,
+}
+
+impl FileWriter {
+    /// Begins `path` with these tensors, in the order in which Python's serializer puts them:
+    /// widest dtype first, then by name. The disk space is taken now, so that a full disk is found
+    /// before the work.
+    pub fn create(path: &Path, mut specs: Vec<TensorSpec>) -> Result<Self> {
+        specs.sort_by(|left, right| right.dtype.cmp(&left.dtype).then_with(|| left.name.cmp(&right.name)));
+        let mut end = 0_u64;
+        let mut ranges = Vec::with_capacity(specs.len());
+        for spec in &specs {
+            let start = end;
+            end += spec.size()? as u64;
+            ranges.push(start..end);
+        }
+        let mut header = serde_json::to_vec(&HeaderJson { specs: &specs, ranges: &ranges })?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let start = 8 + header.len() as u64;
+
+        let mut places = HashMap::with_capacity(specs.len());
+        for (spec, range) in specs.into_iter().zip(ranges) {
+            let place = Place { range: start + range.start..start + range.end, written: AtomicUsize::new(0) };
+            if places.insert(spec.name.clone(), place).is_some() {
+                bail!("tensor {} would be written twice to {}", spec.name, path.display());
+            }
+        }
+        let mut partial = path.as_os_str().to_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let file = fs_err::File::create(&partial)?;
+        let writer = Self { path: path.to_path_buf(), partial, file, places, finished: false };
+        writer.reserve(start + end)?;
+        let mut prefix = (header.len() as u64).to_le_bytes().to_vec();
+        prefix.extend(header);
+        writer.write_bytes(&prefix, 0)?;
+        Ok(writer)
+    }
+
+    /// Takes the disk space, where the file system can, and sets the length.
+    fn reserve(&self, length: u64) -> Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(self.file.file(), FallocateFlags::empty(), 0, length) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::NOSPC) => Err(std::io::Error::from(rustix::io::Errno::NOSPC))
+                .with_context(|| format!("cannot reserve {length} bytes for {}", self.path.display())),
+            // Not every file system reserves; writing still reports a full disk.
+            Err(_) => Ok(self.file.set_len(length)?),
+        }
+    }
+
+    fn write_bytes(&self, bytes: &[u8], at: u64) -> Result<()> {
+        self.file
+            .file()
+            .write_all_at(bytes, at)
+            .with_context(|| format!("cannot write {}", self.partial.display()))
+    }
+
+    /// Writes all bytes of a tensor.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write_part(name, 0, bytes)
+    }
+
+    /// Writes some of a tensor's bytes, beginning with its byte `offset`. Every byte is written once.
+    pub fn write_part(&self, name: &str, offset: usize, bytes: &[u8]) -> Result<()> {
+        let Some(place) = self.places.get(name) else {
+            bail!("tensor {name} was not announced for {}", self.path.display());
+        };
+        let start = place.range.start + offset as u64;
+        if start + bytes.len() as u64 > place.range.end {
+            bail!(
+                "tensor {name} has {} bytes in {}, not {}",
+                place.range.end - place.range.start,
+                self.path.display(),
+                offset + bytes.len()
+            );
+        }
+        self.write_bytes(bytes, start)?;
+        place.written.fetch_add(bytes.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Checks that every tensor was written, brings the file to disk and gives it its name.
+    pub fn finish(mut self) -> Result<()> {
+        for (name, place) in &self.places {
+            let (written, size) =
+                (place.written.load(Ordering::Relaxed) as u64, place.range.end - place.range.start);
+            if written != size {
+                bail!("tensor {name} of {}: {written} of {size} bytes were written", self.path.display());
+            }
+        }
+        self.file.sync_all()?;
+        fs_err::rename(&self.partial, &self.path)?;
+        self.finished = true;
+        if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs_err::File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The error that led here is what the user has to hear of.
+            let _ = fs_err::remove_file(&self.partial);
+        }
+    }
+}
+
+/// Writes a small safetensors file, such as an adapter, whole or not at all.
+pub fn write_file(path: &Path, tensors: &[Tensor]) -> Result<()> {
+    let writer = FileWriter::create(path, tensors.iter().map(TensorSpec::from).collect())?;
+    for tensor in tensors {
+        writer.write(&tensor.name, &tensor.bytes)?;
+    }
+    writer.finish()
+}
+
+/// `model-00001-of-00003.safetensors`; `number` counts from 1.
+pub fn sharded_name(number: usize, count: usize) -> String {
+    format!("model-{number:05}-of-{count:05}.safetensors")
+}
+
+/// The header, with keys in the order of the bytes.
+struct HeaderJson<'a> {
+    specs: &'a [TensorSpec],
+    ranges: &'a [Range<u64>],
+}
+
+impl Serialize for HeaderJson<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Metadata {
+            format: &'static str,
+        }
+        #[derive(Serialize)]
+        struct Info<'a> {
+            dtype: Dtype,
+            shape: &'a [usize],
+            data_offsets: [u64; 2],
+        }
+        let mut map = serializer.serialize_map(Some(self.specs.len() + 1))?;
+        map.serialize_entry("__metadata__", &Metadata { format: "pt" })?;
+        for (spec, range) in self.specs.iter().zip(self.ranges) {
+            let info = Info { dtype: spec.dtype, shape: &spec.shape, data_offsets: [range.start, range.end] };
+            map.serialize_entry(&spec.name, &info)?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+
+    #[test]
+    fn writes_the_bytes_that_safetensors_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.safetensors");
+        let specs = [
+            TensorSpec::new("b.weight", Dtype::U8, [3]),
+            TensorSpec::new("z.weight", Dtype::F32, [1, 2]),
+            TensorSpec::new("a.weight", Dtype::U8, [2, 1]),
+            TensorSpec::new("c.weight", Dtype::BF16, [2]),
+        ];
+        let data: [&[u8]; 4] = [&[1, 2, 3], &[4; 8], &[5, 6], &[7; 4]];
+        let writer = FileWriter::create(&path, specs.to_vec()).unwrap();
+        for (spec, data) in specs.iter().zip(data) {
+            writer.write(&spec.name, data).unwrap();
+        }
+        assert!(!path.exists(), "the file has its name only when it is whole");
+        writer.finish().unwrap();
+
+        let views = specs.iter().zip(data).map(|(spec, data)| {
+            let view = safetensors::tensor::TensorView::new(spec.dtype, spec.shape.clone(), data).unwrap();
+            (spec.name.as_str(), view)
+        });
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        let expected = safetensors::serialize(views, Some(metadata)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), expected);
+
+        let read = Checkpoint::open_file(&path).unwrap();
+        assert_eq!(&*read.tensor("b.weight").unwrap().bytes, [1, 2, 3]);
+        assert_eq!(read.names().collect::<Vec<_>>(), ["z.weight", "c.weight", "a.weight", "b.weight"]);
+    }
+
+    #[test]
+    fn an_unfinished_file_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.safetensors");
+        let writer = FileWriter::create(&path, vec![TensorSpec::new("w", Dtype::U8, [4])]).unwrap();
+        writer.write_part("w", 2, &[1, 2]).unwrap();
+        assert!(writer.write_part("w", 3, &[1, 2]).is_err(), "reaches into the next tensor");
+        assert!(writer.write("v", &[]).is_err(), "never announced");
+        let error = writer.finish().unwrap_err().to_string();
+        assert!(error.contains("tensor w") && error.contains("2 of 4 bytes"), "{error}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_name_is_written_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let specs = vec![TensorSpec::new("w", Dtype::U8, [4]), TensorSpec::new("w", Dtype::F32, [4])];
+        assert!(FileWriter::create(&directory.path().join("m"), specs).is_err());
+    }
+}
