@@ -6,10 +6,12 @@
 //! | [`cli`] | the command-line contract: paths in and out, progress, exit codes |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
+//! | [`text`] | tokenizer, chat templates, label masks |
 
 pub mod checkpoint;
 pub mod cli;
 pub mod error;
 pub mod nf4;
+pub mod text;
 
 pub use error::{Context, Error, Result};

@@ -1,0 +1,39 @@
+//! Messages as users write them and chat templates read them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// One turn: who speaks, and what is said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or `tool`, or another role that the template knows.
+    pub role: String,
+    /// What is said. `None` where an assistant only calls tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Everything else a template may read: `tool_calls`, `name`, `reasoning_content`.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Message {
+    /// A message without extras.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: Some(content.into()), extra: Map::new() }
+    }
+
+    /// Whether the model said it.
+    pub fn is_assistant(&self) -> bool {
+        self.role == "assistant"
+    }
+}
+
+/// Messages in order, and the tools that the assistant may call in them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Conversation {
+    /// The turns, oldest first.
+    pub messages: Vec<Message>,
+    /// JSON schemas of tools, as the template expects them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Value>,
+}

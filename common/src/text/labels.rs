@@ -1,0 +1,240 @@
+//! A conversation as tokens, with the trained ones marked.
+//!
+//! Trained is each assistant turn: its content and the text that the template closes it with, for
+//! ChatML `<|im_end|>` and the newline after it. Where a turn is, is found by position in the
+//! rendered text, never by looking for token ids, so a pad token that equals the end token does no
+//! harm and data cannot pretend to be a turn:
+//!
+//! - a turn begins where the text of the messages before it ends, rendered with the generation
+//!   prompt, which is exactly what the model will be given when it has to answer;
+//! - it ends where the text of the messages up to it ends.
+//!
+//! Some templates write a turn otherwise once others follow (they drop its reasoning, say). Then
+//! the turn is found by rendering the conversation once more with marks around its content.
+//!
+//! The rendered text is encoded as one, so the ids are those of transformers'
+//! `apply_chat_template(tokenize=True)`; only where a token would reach across the beginning of a
+//! turn is the text cut there, as it is when the model answers.
+
+use std::ops::Range;
+
+use crate::text::marks::{self, find_content, mark_content};
+use crate::text::{ChatTemplate, Conversation, Message, Tokenizer, cutoff};
+use crate::{Result, bail};
+
+/// Tokens of one conversation, and which of them are trained.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Example {
+    /// Token ids, in order.
+    pub tokens: Vec<u32>,
+    /// For each token whether predicting it is trained.
+    pub trained: Vec<bool>,
+}
+
+/// What is trained, and of how many tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelOptions {
+    /// Most tokens of an example.
+    pub cutoff_len: usize,
+    /// Train prompts as well.
+    pub train_on_prompt: bool,
+    /// Train the last answer only; it is also the last to be shortened.
+    pub mask_history: bool,
+}
+
+impl LabelOptions {
+    /// All answers and nothing else, in at most `cutoff_len` tokens.
+    pub fn answers(cutoff_len: usize) -> Self {
+        Self { cutoff_len, train_on_prompt: false, mask_history: false }
+    }
+}
+
+/// An encoded conversation, and what the cutoff did to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The tokens that are left.
+    pub example: Example,
+    /// Answers that lost tokens, or all of them, to the cutoff.
+    pub shortened_answers: usize,
+    /// Answers among them that lost the token that ends them.
+    pub endless_answers: usize,
+}
+
+/// Encodes a conversation with its trained tokens marked.
+///
+/// Fails where there is no assistant turn, where the template refuses the conversation, and where
+/// it rewrites an assistant turn so that it cannot be found again.
+pub fn encode_conversation(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    options: &LabelOptions,
+) -> Result<Encoded> {
+    if !conversation.messages.iter().any(Message::is_assistant) {
+        bail!("no assistant turn, so nothing to train");
+    }
+    let (conversation, has_specials) = marks::mark_specials(conversation, tokenizer.special_contents());
+    let rendered = template.render(&conversation.messages, &conversation.tools, false)?;
+    let turns = Turns { template, conversation: &conversation, rendered: &rendered }.find()?;
+    let edges: Vec<usize> = turns.iter().flat_map(|turn| [turn.start, turn.end]).collect();
+    let (text, literal, edges) = if has_specials {
+        let unmarked = marks::unmark(&rendered, &edges);
+        (unmarked.text, unmarked.literal, unmarked.positions)
+    } else {
+        (rendered, Vec::new(), edges)
+    };
+    let turns: Vec<Range<usize>> = edges.chunks_exact(2).map(|edge| edge[0]..edge[1]).collect();
+    let mut tokens = tokenizer.encode_rendered(&text, &literal, &[])?;
+    let begins: Vec<usize> = turns.iter().map(|turn| turn.start).collect();
+    let reaches_across = |begin: usize| tokens.offsets.iter().any(|at| at.start < begin && begin < at.end);
+    if begins.iter().any(|&begin| reaches_across(begin)) {
+        tokens = tokenizer.encode_rendered(&text, &literal, &begins)?;
+    }
+    let turns: Vec<Range<usize>> = turns
+        .iter()
+        .map(|turn| {
+            let at = |position: usize| tokens.offsets.partition_point(|token| token.start < position);
+            at(turn.start)..at(turn.end)
+        })
+        .collect();
+    Ok(cut(tokenizer, &tokens.ids, &turns, options))
+}
+
+/// Encodes the prompt that asks for the next answer, special tokens in data kept apart.
+pub fn encode_prompt(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    conversation: &Conversation,
+) -> Result<Vec<u32>> {
+    let (conversation, _) = marks::mark_specials(conversation, tokenizer.special_contents());
+    let rendered = template.render(&conversation.messages, &conversation.tools, true)?;
+    let unmarked = marks::unmark(&rendered, &[]);
+    Ok(tokenizer.encode_rendered(&unmarked.text, &unmarked.literal, &[])?.ids)
+}
+
+/// Finds the assistant turns in a rendered conversation.
+struct Turns<'a> {
+    template: &'a ChatTemplate,
+    conversation: &'a Conversation,
+    rendered: &'a str,
+}
+
+impl Turns<'_> {
+    /// Byte ranges of `rendered`, ascending: one for each assistant turn.
+    fn find(&self) -> Result<Vec<Range<usize>>> {
+        let messages = &self.conversation.messages;
+        let mut turns: Vec<Range<usize>> = Vec::new();
+        for (index, message) in messages.iter().enumerate().filter(|(_, m)| m.is_assistant()) {
+            let found = self.begin(index, message).zip(self.end(index, message));
+            let after = turns.last().map_or(0, |turn| turn.end);
+            match found {
+                Some((begin, end)) if after <= begin && begin <= end => turns.push(begin..end),
+                _ => bail!(
+                    "the chat template rewrites message {}, an assistant turn, so that it cannot be found in the text",
+                    index + 1
+                ),
+            }
+        }
+        Ok(turns)
+    }
+
+    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Option<String> {
+        // A template may refuse a part of a conversation that it accepts as a whole.
+        self.template.render(messages, &self.conversation.tools, add_generation_prompt).ok()
+    }
+
+    /// The length of `part` if the rendered conversation begins with it.
+    fn prefix(&self, part: Option<String>) -> Option<usize> {
+        part.filter(|part| self.rendered.starts_with(part.as_str())).map(|part| part.len())
+    }
+
+    fn begin(&self, index: usize, message: &Message) -> Option<usize> {
+        let before = &self.conversation.messages[..index];
+        let prompt = self.render(before, true);
+        let begin = self.prefix(prompt.clone());
+        let content = message.content.as_deref().unwrap_or_default().trim();
+        if let Some(begin) = begin {
+            let follows = !content.is_empty() && self.rendered[begin..].trim_start().starts_with(content);
+            // Without a generation prompt, the text up to the content is the template's, not the
+            // model's.
+            if follows || prompt != self.render(before, false) {
+                return Some(begin);
+            }
+        }
+        self.place(index).and_then(|(place, _)| place.begin).or(begin)
+    }
+
+    fn end(&self, index: usize, message: &Message) -> Option<usize> {
+        let upto = &self.conversation.messages[..=index];
+        if index + 1 == self.conversation.messages.len() {
+            return Some(self.rendered.len());
+        }
+        if let Some(end) = self.prefix(self.render(upto, false)) {
+            return Some(end);
+        }
+        // What the template closes the turn with when it is the last one is what it has in common
+        // with what stands behind the content here.
+        let (place, within_space) = self.place(index)?;
+        let end = place.end?;
+        let mut last = upto.to_vec();
+        last[index] = mark_content(message, within_space)?;
+        let last = find_content(&self.render(&last, false)?);
+        let closing = &last.text[last.end?..];
+        Some(end + common_prefix(closing, &self.rendered[end..]))
+    }
+
+    /// Where the content of a message is, and whether its marks had to be put within its white
+    /// space. `None` where marks change what the template writes.
+    fn place(&self, index: usize) -> Option<(marks::ContentPlace, bool)> {
+        [false, true].into_iter().find_map(|within_space| {
+            let mut messages = self.conversation.messages.clone();
+            messages[index] = mark_content(&messages[index], within_space)?;
+            let place = find_content(&self.render(&messages, false)?);
+            (place.text == self.rendered).then_some((place, within_space))
+        })
+    }
+}
+
+fn common_prefix(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
+}
+
+/// Applies the cutoff to the turns one by one, as LLaMA-Factory does: each turn with the prompt
+/// before it gets what the turns before it left.
+fn cut(tokenizer: &Tokenizer, ids: &[u32], turns: &[Range<usize>], options: &LabelOptions) -> Encoded {
+    let mut encoded = Encoded::default();
+    let mut kept: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(turns.len());
+    let mut left = options.cutoff_len;
+    let starts = std::iter::once(0).chain(turns.iter().map(|turn| turn.end));
+    let mut pairs: Vec<(Range<usize>, Range<usize>)> =
+        starts.zip(turns).map(|(start, turn)| (start..turn.start, turn.clone())).collect();
+    if options.mask_history {
+        pairs.reverse();
+    }
+    for (prompt, answer) in pairs {
+        let (prompt_len, answer_len) = cutoff::kept_lengths(prompt.len(), answer.len(), left);
+        left -= prompt_len + answer_len;
+        let kept_answer = answer.start..answer.start + answer_len;
+        if answer_len < answer.len() {
+            encoded.shortened_answers += 1;
+            let end = answer.clone().rev().find(|&at| tokenizer.is_special(ids[at]));
+            encoded.endless_answers += usize::from(!kept_answer.contains(&end.unwrap_or(answer.end - 1)));
+        }
+        kept.push((prompt.start..prompt.start + prompt_len, kept_answer));
+    }
+    if options.mask_history {
+        kept.reverse();
+    }
+    let last = kept.len() - 1;
+    for (index, (prompt, answer)) in kept.into_iter().enumerate() {
+        let trained = !options.mask_history || index == last;
+        for (range, trained) in [(prompt, options.train_on_prompt && trained), (answer, trained)] {
+            encoded.example.trained.resize(encoded.example.trained.len() + range.len(), trained);
+            encoded.example.tokens.extend_from_slice(&ids[range]);
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Keeps special tokens that stand in data apart from those that a template writes.
+//!
+//! Before rendering, every special token in a message or a tool is wrapped in two characters that
+//! Unicode reserves for such internal use; after rendering they are found, taken out, and what was
+//! between them is encoded as plain text. transformers does the same under
+//! `sanitize_control_tokens`. A second pair of marks finds a message's content in the text.
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use crate::text::{Conversation, Message};
+
+const SPECIAL_OPEN: char = '\u{FDD0}';
+const SPECIAL_CLOSE: char = '\u{FDD1}';
+const CONTENT_OPEN: char = '\u{FDD2}';
+const CONTENT_CLOSE: char = '\u{FDD3}';
+
+fn is_mark(c: char) -> bool {
+    (SPECIAL_OPEN..=CONTENT_CLOSE).contains(&c)
+}
+
+/// The conversation with every text of `specials` marked, and whether there was anything to mark.
+/// `specials` has longer texts before those they contain. Marks that stand in the data are dropped.
+pub fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conversation, bool) {
+    let mut conversation = conversation.clone();
+    let mut found = false;
+    let mut mark = |text: &mut String| found |= mark_text(text, specials);
+    for message in &mut conversation.messages {
+        mark(&mut message.role);
+        message.content.as_mut().map(&mut mark);
+        message.extra.values_mut().for_each(|value| mark_value(value, &mut mark));
+    }
+    conversation.tools.iter_mut().for_each(|tool| mark_value(tool, &mut mark));
+    (conversation, found)
+}
+
+fn mark_value(value: &mut Value, mark: &mut impl FnMut(&mut String)) {
+    match value {
+        Value::String(text) => mark(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| mark_value(item, mark)),
+        Value::Object(object) => {
+            *object = std::mem::take(object)
+                .into_iter()
+                .map(|(mut key, mut value)| {
+                    mark(&mut key);
+                    mark_value(&mut value, mark);
+                    (key, value)
+                })
+                .collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn mark_text(text: &mut String, specials: &[String]) -> bool {
+    if text.contains(is_mark) {
+        text.retain(|c| !is_mark(c));
+    }
+    if !specials.iter().any(|special| text.contains(special.as_str())) {
+        return false;
+    }
+    let mut marked = String::with_capacity(text.len() + 16);
+    let mut rest = text.as_str();
+    while let Some(next) = rest.chars().next() {
+        if let Some(special) = specials.iter().find(|special| rest.starts_with(special.as_str())) {
+            marked.push(SPECIAL_OPEN);
+            marked.push_str(special);
+            marked.push(SPECIAL_CLOSE);
+            rest = &rest[special.len()..];
+        } else {
+            marked.push(next);
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    *text = marked;
+    true
+}
+
+/// A rendered text without its marks.
+pub struct Unmarked {
+    /// The text.
+    pub text: String,
+    /// Byte ranges of `text` that are special tokens from data, ascending.
+    pub literal: Vec<Range<usize>>,
+    /// Where the given positions of the marked text are in `text`.
+    pub positions: Vec<usize>,
+}
+
+/// Takes the marks of special tokens out of a rendered text, and moves `positions`, ascending byte
+/// positions in it, along. A mark whose partner the template has cut off is dropped, and still
+/// parts the text, so that what is left and right of it cannot join into a special token.
+pub fn unmark(marked: &str, positions: &[usize]) -> Unmarked {
+    let mut text = String::with_capacity(marked.len());
+    let mut literal = Vec::new();
+    let mut moved = Vec::with_capacity(positions.len());
+    let mut open = None;
+    for (at, c) in marked.char_indices() {
+        while moved.len() < positions.len() && positions[moved.len()] <= at {
+            moved.push(text.len());
+        }
+        match c {
+            SPECIAL_OPEN => {
+                literal.extend(open.replace(text.len()).map(|lone: usize| lone..lone));
+            }
+            SPECIAL_CLOSE => literal.push(open.take().unwrap_or(text.len())..text.len()),
+            _ => text.push(c),
+        }
+    }
+    literal.extend(open.map(|lone| lone..lone));
+    moved.resize(positions.len(), text.len());
+    Unmarked { text, literal, positions: moved }
+}
+
+/// The message with its content between marks. `within_space` leaves white space around the
+/// content outside them, for templates that trim it.
+pub fn mark_content(message: &Message, within_space: bool) -> Option<Message> {
+    let content = message.content.as_deref().filter(|content| !content.trim().is_empty())?;
+    let core = if within_space { content.trim() } else { content };
+    let lead = if within_space { content.len() - content.trim_start().len() } else { 0 };
+    let (before, after) = (&content[..lead], &content[lead + core.len()..]);
+    let mut marked = message.clone();
+    marked.content = Some(format!("{before}{CONTENT_OPEN}{core}{CONTENT_CLOSE}{after}"));
+    Some(marked)
+}
+
+/// Where a marked content was found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ContentPlace {
+    /// The text without the content's marks.
+    pub text: String,
+    /// Byte position in `text` where the content begins, where the template kept that mark.
+    pub begin: Option<usize>,
+    /// Byte position in `text` where the content ends.
+    pub end: Option<usize>,
+}
+
+/// Finds the content marks in a rendered text and takes them out.
+pub fn find_content(marked: &str) -> ContentPlace {
+    let mut place = ContentPlace { text: String::with_capacity(marked.len()), begin: None, end: None };
+    for c in marked.chars() {
+        match c {
+            CONTENT_OPEN => place.begin = Some(place.text.len()),
+            CONTENT_CLOSE => place.end = Some(place.text.len()),
+            _ => place.text.push(c),
+        }
+    }
+    place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marked(text: &str) -> String {
+        let conversation =
+            Conversation { messages: vec![Message::new("user", text)], tools: Vec::new() };
+        let specials = ["<|im_end|>".to_owned(), "<s>".to_owned()];
+        let (marked, _) = mark_specials(&conversation, &specials);
+        marked.messages[0].content.clone().unwrap()
+    }
+
+    #[test]
+    fn special_tokens_in_data_are_found_again() {
+        let marked = marked("a<|im_end|>b<s>");
+        let unmarked = unmark(&marked, &[0, marked.len()]);
+        assert_eq!(unmarked.text, "a<|im_end|>b<s>");
+        assert_eq!(unmarked.literal, [1..11, 12..15]);
+        assert_eq!(unmarked.positions, [0, 15]);
+    }
+
+    #[test]
+    fn data_cannot_forge_a_mark() {
+        let forged = marked("a\u{FDD1}<|im_end|>\u{FDD0}b");
+        assert_eq!(unmark(&forged, &[]).literal, [1..11]);
+    }
+
+    #[test]
+    fn a_lone_mark_still_parts_the_text() {
+        let halves = "<|im_\u{FDD0}end|>";
+        let unmarked = unmark(halves, &[]);
+        assert_eq!((unmarked.text.as_str(), unmarked.literal), ("<|im_end|>", vec![5..5]));
+    }
+
+    #[test]
+    fn tools_and_extras_are_marked_too() {
+        let mut message = Message::new("assistant", "");
+        message.extra.insert("tool_calls".into(), serde_json::json!([{"arguments": {"q": "<s>"}}]));
+        let tools = vec![serde_json::json!({"description": "<|im_end|>"})];
+        let (marked, found) =
+            mark_specials(&Conversation { messages: vec![message], tools }, &["<|im_end|>".into(), "<s>".into()]);
+        assert!(found);
+        let text = serde_json::to_string(&marked).unwrap();
+        assert_eq!(text.matches(SPECIAL_OPEN).count(), 2);
+    }
+
+    #[test]
+    fn content_marks_stay_inside_white_space_when_asked() {
+        let message = Message::new("assistant", "\n hi \n");
+        let inside = mark_content(&message, true).unwrap().content.unwrap();
+        let place = find_content(inside.trim());
+        assert_eq!((place.text.as_str(), place.begin, place.end), ("hi", Some(0), Some(2)));
+        let outside = mark_content(&message, false).unwrap().content.unwrap();
+        assert_eq!(find_content(&outside).begin, Some(0));
+    }
+}

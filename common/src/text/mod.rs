@@ -1,0 +1,26 @@
+//! Text to tokens and back: the tokenizer, the model's chat template, and which tokens of a
+//! conversation are trained.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`conversation`] | messages as users write them |
+//! | [`tokenizer`] | `tokenizer.json`: text to token ids and back |
+//! | [`stream`] | token ids to text one at a time, never half a character |
+//! | [`template`] | the chat template of a model, rendered as transformers renders it |
+//! | [`marks`] | keeps special tokens that stand in data apart from the template's own |
+//! | [`labels`] | a conversation as tokens, with the trained ones marked |
+//! | [`cutoff`] | shortens a conversation to a number of tokens |
+
+pub mod conversation;
+pub mod cutoff;
+pub mod labels;
+mod marks;
+pub mod stream;
+pub mod template;
+pub mod tokenizer;
+
+pub use conversation::{Conversation, Message};
+pub use labels::{Encoded, Example, LabelOptions};
+pub use stream::StreamDecoder;
+pub use template::ChatTemplate;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,65 @@
+//! Token ids to text, one id at a time.
+//!
+//! A token may hold part of a character, and a decoder may treat the first token of a text unlike
+//! the others. So the text of a new token is the difference between the text of the last few
+//! tokens with it and without it, held back until the characters in it are whole.
+
+use crate::Result;
+use crate::text::Tokenizer;
+
+/// Most replacement characters that an unfinished character, of at most four bytes, shows as.
+const UNFINISHED: usize = 3;
+
+/// Tokens after which bytes that form no character are shown as replacement characters.
+const LONGEST_HELD: usize = 16;
+
+/// Decodes a growing sequence of tokens into pieces of text that never split a character.
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Tokens whose text is whole, to give the next ones their context, then the next ones.
+    ids: Vec<u32>,
+    /// How many of `ids` are context.
+    context: usize,
+    /// How much of the text of `ids` is shown already.
+    shown: String,
+}
+
+impl<'a> StreamDecoder<'a> {
+    /// Begins a text. Special tokens are left out of it.
+    pub fn new(tokenizer: &'a Tokenizer) -> Self {
+        Self { tokenizer, ids: Vec::new(), context: 0, shown: String::new() }
+    }
+
+    /// The text that `id` completes; empty while a character is unfinished.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids)?;
+        let unfinished = text.chars().rev().take(UNFINISHED).take_while(|&c| c == '\u{FFFD}').count();
+        if self.ids.len() - self.context < LONGEST_HELD {
+            let whole = &text[..text.len() - unfinished * '\u{FFFD}'.len_utf8()];
+            let Some(new) = whole.strip_prefix(&self.shown) else { return Ok(String::new()) };
+            if unfinished > 0 {
+                let new = new.to_owned();
+                self.shown.push_str(&new);
+                return Ok(new);
+            }
+        }
+        let new = beyond(&self.shown, &text);
+        self.ids.drain(..self.context);
+        self.context = self.ids.len();
+        self.shown = self.tokenizer.decode(&self.ids)?;
+        Ok(new)
+    }
+
+    /// What is still held back when no more tokens come.
+    pub fn finish(self) -> Result<String> {
+        Ok(beyond(&self.shown, &self.tokenizer.decode(&self.ids)?))
+    }
+}
+
+/// What `text` has beyond what it shares with `shown`.
+fn beyond(shown: &str, text: &str) -> String {
+    let same = |(shown, text): &(char, char)| shown == text;
+    let shared: usize = shown.chars().zip(text.chars()).take_while(same).map(|(_, c)| c.len_utf8()).sum();
+    text[shared..].to_owned()
+}

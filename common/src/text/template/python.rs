@@ -1,0 +1,203 @@
+//! Values as Python writes them, since chat templates were written for Jinja on Python.
+
+use std::io;
+
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+/// Prints `None`, `True` and `False` as Python does; everything else as usual.
+pub(super) fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None => out.write_str("None").map_err(Error::from),
+        ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
+        _ => escape_formatter(out, state, value),
+    }
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=...)`, which is what transformers' `tojson` is.
+pub(super) fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, Error> {
+    let indent = match indent {
+        Some(indent) => Some(indent),
+        None => options.get::<Option<Value>>("indent")?,
+    };
+    let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let separators = options.get::<Option<Vec<String>>>("separators")?;
+    options.assert_all_used()?;
+    let indent = match indent.filter(|indent| !indent.is_none()) {
+        None => None,
+        Some(indent) => match indent.as_str() {
+            Some(text) => Some(text.to_owned()),
+            None => Some(" ".repeat(usize::try_from(indent)?)),
+        },
+    };
+    let default_separators = [if indent.is_some() { "," } else { ", " }, ": "].map(str::to_owned);
+    let [item, key] = match separators {
+        None => default_separators,
+        Some(pair) => pair.try_into().map_err(|_| invalid("separators must be two strings"))?,
+    };
+    let mut json = serde_json::to_value(value).map_err(|problem| invalid(problem.to_string()))?;
+    if sort_keys {
+        json.sort_all_objects();
+    }
+    let style = PythonStyle { indent, item, key, ensure_ascii, level: 0, filled: false };
+    let mut text = Vec::new();
+    json.serialize(&mut Serializer::with_formatter(&mut text, style))
+        .map_err(|problem| invalid(problem.to_string()))?;
+    String::from_utf8(text).map_err(|problem| invalid(problem.to_string()))
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("tojson: {}", message.into()))
+}
+
+/// The layout of Python's `json.dumps`.
+struct PythonStyle {
+    indent: Option<String>,
+    item: String,
+    key: String,
+    ensure_ascii: bool,
+    level: usize,
+    /// Whether the innermost list or object has an entry.
+    filled: bool,
+}
+
+impl PythonStyle {
+    fn open<W: ?Sized + io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.level += 1;
+        self.filled = false;
+        out.write_all(bracket)
+    }
+
+    fn close<W: ?Sized + io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.level -= 1;
+        if self.filled {
+            self.new_line(out)?;
+        }
+        self.filled = true;
+        out.write_all(bracket)
+    }
+
+    fn separate<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if !first {
+            out.write_all(self.item.as_bytes())?;
+        }
+        self.filled = true;
+        self.new_line(out)
+    }
+
+    fn new_line<W: ?Sized + io::Write>(&self, out: &mut W) -> io::Result<()> {
+        let Some(indent) = &self.indent else { return Ok(()) };
+        out.write_all(b"\n")?;
+        (0..self.level).try_for_each(|_| out.write_all(indent.as_bytes()))
+    }
+}
+
+impl Formatter for PythonStyle {
+    fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.open(out, b"[")
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.close(out, b"]")
+    }
+
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.separate(out, first)
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.open(out, b"{")
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.close(out, b"}")
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.separate(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(self.key.as_bytes())
+    }
+
+    fn end_object_value<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.filled = true;
+        Ok(())
+    }
+
+    fn end_array_value<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.filled = true;
+        Ok(())
+    }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, out: &mut W, value: f64) -> io::Result<()> {
+        out.write_all(repr(value).as_bytes())
+    }
+
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
+        for c in text.chars() {
+            match c {
+                _ if self.ensure_ascii && !c.is_ascii() => {
+                    let mut units = [0; 2];
+                    for unit in c.encode_utf16(&mut units) {
+                        write!(out, "\\u{unit:04x}")?;
+                    }
+                }
+                _ => out.write_all(c.encode_utf8(&mut [0; 4]).as_bytes())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `repr` of a Python float: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
+fn repr(value: f64) -> String {
+    let magnitude = value.abs();
+    if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
+        let text = format!("{value:e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let (sign, exponent) = match exponent.strip_prefix('-') {
+            Some(exponent) => ('-', exponent),
+            None => ('+', exponent),
+        };
+        return format!("{digits}e{sign}{exponent:0>2}");
+    }
+    format!("{value:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::value::Serde;
+    use serde_json::json;
+
+    use super::*;
+
+    fn dump(value: serde_json::Value, options: &[(&str, Value)]) -> String {
+        let options = options.iter().map(|(name, value)| (*name, value.clone()));
+        tojson(&Value::from(Serde(value)), None, Kwargs::from_iter(options)).unwrap()
+    }
+
+    #[test]
+    fn as_json_dumps_writes_it() {
+        let value = json!({"a": [1, 2.0, 1e-7, 1e16, null, true], "ü": "<\"\n\u{7f}\u{1}>", "e": [], "o": {}});
+        let expected =
+            "{\"a\": [1, 2.0, 1e-07, 1e+16, null, true], \"ü\": \"<\\\"\\n\u{7f}\\u0001>\", \"e\": [], \"o\": {}}";
+        assert_eq!(dump(value, &[]), expected);
+    }
+
+    #[test]
+    fn options_of_json_dumps() {
+        let value = json!({"b": [1], "a": {}});
+        let indented = "{\n    \"b\": [\n        1\n    ],\n    \"a\": {}\n}";
+        assert_eq!(dump(value.clone(), &[("indent", Value::from(4))]), indented);
+        assert_eq!(dump(value, &[("sort_keys", Value::from(true))]), "{\"a\": {}, \"b\": [1]}");
+        let separators = [("separators", Value::from(vec![",", ":"]))];
+        assert_eq!(dump(json!({"a": [1, 2]}), &separators), "{\"a\":[1,2]}");
+        let ascii = [("ensure_ascii", Value::from(true))];
+        assert_eq!(dump(json!("ü😀"), &ascii), "\"\\u00fc\\ud83d\\ude00\"");
+    }
+}

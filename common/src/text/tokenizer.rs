@@ -1,0 +1,373 @@
+//! `tokenizer.json`: text to token ids and back.
+//!
+//! Special tokens are recognised only in text that a template or a tool wrote. Text that came from
+//! data is encoded as plain characters, so that a row holding `<|im_end|>` cannot end a turn.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use tokenizers::tokenizer::{Encoding, OffsetType, PostProcessor};
+use tokenizers::{Model, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizedString, PreTokenizer};
+
+use crate::{Context, Error, Result, bail};
+
+/// Token ids with the bytes of the text each stands for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// The ids, in order.
+    pub ids: Vec<u32>,
+    /// For each id its byte range in the text; the parts of one split character share a range.
+    pub offsets: Vec<Range<usize>>,
+}
+
+/// The tokenizer of a model.
+pub struct Tokenizer {
+    /// Without its post-processor, which would add tokens that chat templates write themselves.
+    inner: tokenizers::Tokenizer,
+    post_processor: Option<PostProcessorWrapper>,
+    special_tokens: Map<String, Value>,
+    /// Contents of all special tokens, longest first.
+    special_contents: Vec<String>,
+    /// Whether a text begins with a space of the tokenizer's own, as with SentencePiece.
+    adds_prefix_space: bool,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, and the names of special tokens from `tokenizer_config.json` and
+    /// `special_tokens_map.json`, from the directory of a model.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join("tokenizer.json");
+        let bytes = fs_err::read(&path).hint("the directory of a Hugging Face model holds tokenizer.json")?;
+        let mut special_tokens = Map::new();
+        for name in ["special_tokens_map.json", "tokenizer_config.json"] {
+            collect_special_tokens(&directory.join(name), &mut special_tokens)?;
+        }
+        Self::from_bytes(&bytes, special_tokens)
+            .with_context(|| format!("cannot read {}", path.display()))
+            .hint("download the model's tokenizer.json again")
+    }
+
+    /// A tokenizer from the bytes of `tokenizer.json`; `special_tokens` maps names such as
+    /// `eos_token` to their text.
+    pub fn from_bytes(bytes: &[u8], special_tokens: Map<String, Value>) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(Error::new)?;
+        let post_processor = inner.get_post_processor().cloned();
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+        // Lengths are the callers' matter; a stored truncation would cut silently.
+        inner.with_truncation(None).map_err(Error::new)?;
+        inner.with_padding(None);
+        let mut special_contents: Vec<String> = inner
+            .get_added_tokens_decoder()
+            .values()
+            .filter(|token| token.special)
+            .map(|token| token.content.clone())
+            .collect();
+        for value in special_tokens.values() {
+            let named = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            special_contents.extend(named.iter().filter_map(Value::as_str).map(str::to_owned));
+        }
+        special_contents.retain(|content| !content.is_empty());
+        special_contents.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        special_contents.dedup();
+        let mut tokenizer =
+            Self { inner, post_processor, special_tokens, special_contents, adds_prefix_space: false };
+        let newline = tokenizer.encode("\n")?;
+        let after_newline = tokenizer.encode("\na")?;
+        tokenizer.adds_prefix_space =
+            after_newline.strip_prefix(newline.as_slice()) != Some(&tokenizer.encode("a")?);
+        Ok(tokenizer)
+    }
+
+    /// Token ids of a text in which special tokens are recognised and none is added.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.inner.encode_fast(text, false).map_err(Error::new)?.get_ids().to_vec())
+    }
+
+    /// Token ids of a text that stands for itself, as a base model is prompted: with the tokens
+    /// that the tokenizer puts around a text, such as Llama's `<|begin_of_text|>`.
+    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, false).map_err(Error::new)?;
+        let encoding = match &self.post_processor {
+            Some(processor) => processor.process(encoding, None, true).map_err(Error::new)?,
+            None => encoding,
+        };
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of data: a text in which nothing is a special token.
+    pub fn encode_data(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.plain_encoding(text)?.get_ids().to_vec())
+    }
+
+    /// Tokens of a rendered text. Special tokens are recognised except within `literal`, the
+    /// ascending byte ranges of the special tokens that stand in data. Every range of `literal`
+    /// and every position of `cuts` begins a new token.
+    pub fn encode_rendered(
+        &self,
+        text: &str,
+        literal: &[Range<usize>],
+        cuts: &[usize],
+    ) -> Result<Tokens> {
+        let mut pieces: Vec<(Range<usize>, bool)> = Vec::new();
+        let mut from = 0;
+        let template_text = |from: usize, to: usize, pieces: &mut Vec<_>| {
+            let inside = cuts.iter().copied().filter(|&cut| from < cut && cut < to);
+            let mut begin = from;
+            for end in inside.chain([to]) {
+                if begin < end {
+                    pieces.push((begin..end, false));
+                }
+                begin = end;
+            }
+        };
+        for range in literal {
+            template_text(from, range.start, &mut pieces);
+            pieces.push((range.clone(), true));
+            from = range.end;
+        }
+        template_text(from, text.len(), &mut pieces);
+        let mut tokens = Tokens::default();
+        for (range, is_literal) in pieces {
+            self.encode_piece(text, range, is_literal, &mut tokens)?;
+        }
+        Ok(tokens)
+    }
+
+    fn encode_piece(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        is_literal: bool,
+        tokens: &mut Tokens,
+    ) -> Result<()> {
+        let encode = |text: &str| {
+            if is_literal {
+                self.plain_encoding(text)
+            } else {
+                self.inner.encode(text, false).map_err(Error::new)
+            }
+        };
+        let piece = &text[range.clone()];
+        // Within a text there is no prefix space: a piece is encoded behind a newline, whose
+        // tokens are dropped.
+        if self.adds_prefix_space && range.start > 0 {
+            let newline = encode("\n")?;
+            let encoding = encode(&format!("\n{piece}"))?;
+            if encoding.get_ids().starts_with(newline.get_ids()) {
+                tokens.append(&encoding, newline.get_ids().len(), |at| (at + range.start).saturating_sub(1));
+                return Ok(());
+            }
+        }
+        tokens.append(&encode(piece)?, 0, |at| at + range.start);
+        Ok(())
+    }
+
+    /// The pipeline of the tokenizer without the step that looks for added tokens.
+    fn plain_encoding(&self, text: &str) -> Result<Encoding> {
+        let mut normalized = NormalizedString::from(text);
+        if let Some(normalizer) = self.inner.get_normalizer() {
+            normalizer.normalize(&mut normalized).map_err(Error::new)?;
+        }
+        let mut pieces = PreTokenizedString::from(normalized);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(Error::new)?;
+        }
+        let model = self.inner.get_model();
+        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(Error::new)?;
+        pieces.into_encoding(None, 0, OffsetType::Byte).map_err(Error::new)
+    }
+
+    /// Text of tokens, without special ones. Bytes that form no character become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(Error::new)
+    }
+
+    /// Text of tokens, with special ones.
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(Error::new)
+    }
+
+    /// Id of a token given by its text.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Whether `id` is a special token, such as `<|im_end|>`.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner
+            .id_to_token(id)
+            .is_some_and(|token| self.special_contents.iter().any(|special| *special == token))
+    }
+
+    /// Named special tokens: `bos_token`, `eos_token`, `pad_token`, `unk_token` and lists of
+    /// others, where the model has them.
+    pub fn special_tokens(&self) -> &Map<String, Value> {
+        &self.special_tokens
+    }
+
+    /// Texts of all special tokens, longest first.
+    pub(crate) fn special_contents(&self) -> &[String] {
+        &self.special_contents
+    }
+
+    /// Id of the token that ends a text, where the model names one.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.special_tokens.get("eos_token").and_then(Value::as_str).and_then(|token| self.token_id(token))
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+}
+
+impl Tokens {
+    fn append(&mut self, encoding: &Encoding, skip: usize, shift: impl Fn(usize) -> usize) {
+        self.ids.extend_from_slice(&encoding.get_ids()[skip..]);
+        let offsets = encoding.get_offsets()[skip..].iter();
+        self.offsets.extend(offsets.map(|&(start, end)| shift(start)..shift(end)));
+    }
+}
+
+/// Adds the special tokens that a JSON file names, as text; entries may be objects with `content`.
+fn collect_special_tokens(path: &Path, tokens: &mut Map<String, Value>) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let text = fs_err::read_to_string(path)?;
+    let value: Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+    let Value::Object(object) = value else {
+        bail!("{}: an object expected, found {}", path.display(), kind_of(&value));
+    };
+    for (name, value) in object {
+        if !(name.ends_with("_token") || name == "additional_special_tokens") {
+            continue;
+        }
+        let text = match &value {
+            Value::Array(list) => Some(list.iter().filter_map(token_text).collect()),
+            other => token_text(other),
+        };
+        if let Some(text) = text {
+            tokens.insert(name, text);
+        }
+    }
+    Ok(())
+}
+
+fn token_text(value: &Value) -> Option<Value> {
+    match value {
+        Value::String(_) => Some(value.clone()),
+        Value::Object(object) => object.get("content").filter(|content| content.is_string()).cloned(),
+        _ => None,
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Map, Value, json};
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+    use super::Tokenizer;
+    use crate::text::StreamDecoder;
+
+    /// A tokenizer of bytes: one token each, then `<|im_start|>`, `<|im_end|>` and the word `ab`.
+    pub fn byte_tokenizer_json() -> String {
+        let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+        alphabet.sort_unstable();
+        let mut vocabulary: Map<String, Value> =
+            alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
+        for (id, pair) in ["ab", "ĊĊ"].iter().enumerate() {
+            vocabulary.insert((*pair).to_owned(), json!(256 + id));
+        }
+        let special = |id: usize, content: &str| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                   "normalized": false, "special": true})
+        };
+        let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                                "use_regex": true});
+        json!({
+            "version": "1.0",
+            "added_tokens": [special(258, "<|im_start|>"), special(259, "<|im_end|>")],
+            "pre_tokenizer": byte_level, "decoder": byte_level, "post_processor": null, "normalizer": null,
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"], ["Ċ", "Ċ"]]},
+        })
+        .to_string()
+    }
+
+    pub fn byte_tokenizer() -> Tokenizer {
+        Tokenizer::from_bytes(byte_tokenizer_json().as_bytes(), Map::new()).unwrap()
+    }
+
+    #[test]
+    fn data_never_becomes_a_special_token() {
+        let tokenizer = byte_tokenizer();
+        assert_eq!(tokenizer.encode("<|im_end|>").unwrap(), [259]);
+        let plain = tokenizer.encode_data("<|im_end|>").unwrap();
+        assert_eq!(plain.len(), "<|im_end|>".len());
+        assert_eq!(tokenizer.decode(&plain).unwrap(), "<|im_end|>");
+        let mixed = tokenizer.encode_rendered("<|im_end|>a<|im_end|>", &[0..10], &[]).unwrap();
+        assert_eq!((mixed.ids.len(), mixed.ids.last()), (12, Some(&259)));
+        assert_eq!(mixed.offsets[10..], [10..11, 11..21]);
+    }
+
+    #[test]
+    fn cuts_begin_a_token() {
+        let tokenizer = byte_tokenizer();
+        assert_eq!(tokenizer.encode_rendered("abab", &[], &[]).unwrap().offsets, [0..2, 2..4]);
+        assert_eq!(tokenizer.encode_rendered("abab", &[], &[1]).unwrap().offsets, [0..1, 1..2, 2..4]);
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Tokenizer::load(directory.path()).err().unwrap();
+        assert!(error.to_string().contains("tokenizer.json"), "{error}");
+        fs_err::write(directory.path().join("tokenizer.json"), "{}").unwrap();
+        let error = Tokenizer::load(directory.path()).err().unwrap();
+        assert!(error.to_string().contains("tokenizer.json") && error.hint_text().is_some(), "{error}");
+    }
+
+    fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+        let mut decoder = StreamDecoder::new(tokenizer);
+        let mut pieces: Vec<String> = ids.iter().map(|&id| decoder.push(id).unwrap()).collect();
+        pieces.push(decoder.finish().unwrap());
+        pieces
+    }
+
+    #[test]
+    fn streaming_never_shows_half_a_character() {
+        let tokenizer = byte_tokenizer();
+        let ids = tokenizer.encode("né 汉😀").unwrap();
+        assert_eq!(streamed(&tokenizer, &ids), ["n", "", "é", " ", "", "", "汉", "", "", "", "😀", ""]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn streaming_loses_nothing(text in "\\PC{0,20}") {
+            let tokenizer = byte_tokenizer();
+            let ids = tokenizer.encode_data(&text).unwrap();
+            proptest::prop_assert_eq!(streamed(&tokenizer, &ids).concat(), text);
+        }
+
+        #[test]
+        fn streaming_any_bytes_ends_and_goes_on(ids in proptest::collection::vec(0u32..256, 0..30)) {
+            let tokenizer = byte_tokenizer();
+            let tail = tokenizer.encode(" the end").unwrap();
+            let all = [ids, tail].concat();
+            proptest::prop_assert!(streamed(&tokenizer, &all).concat().ends_with(" the end"));
+        }
+    }
+}
