@@ -149,12 +149,12 @@ pub fn find_content(marked: &str) -> ContentPlace {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 
     fn marked(text: &str) -> String {
-        let conversation =
-            Conversation { messages: vec![Message::new("user", text)], tools: Vec::new() };
+        let conversation = Conversation { messages: vec![Message::new("user", text)], tools: Vec::new() };
         let specials = ["<|im_end|>".to_owned(), "<s>".to_owned()];
         let (marked, _) = mark_specials(&conversation, &specials);
         marked.messages[0].content.clone().unwrap()
@@ -187,8 +187,10 @@ mod tests {
         let mut message = Message::new("assistant", "");
         message.extra.insert("tool_calls".into(), serde_json::json!([{"arguments": {"q": "<s>"}}]));
         let tools = vec![serde_json::json!({"description": "<|im_end|>"})];
-        let (marked, found) =
-            mark_specials(&Conversation { messages: vec![message], tools }, &["<|im_end|>".into(), "<s>".into()]);
+        let (marked, found) = mark_specials(
+            &Conversation { messages: vec![message], tools },
+            &["<|im_end|>".into(), "<s>".into()],
+        );
         assert!(found);
         let text = serde_json::to_string(&marked).unwrap();
         assert_eq!(text.matches(SPECIAL_OPEN).count(), 2);

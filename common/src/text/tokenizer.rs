@@ -8,7 +8,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use tokenizers::tokenizer::{Encoding, OffsetType, PostProcessor};
-use tokenizers::{Model, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizedString, PreTokenizer};
+use tokenizers::{
+    Model, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizedString, PreTokenizer,
+};
 
 use crate::{Context, Error, Result, bail};
 
@@ -103,12 +105,7 @@ impl Tokenizer {
     /// Tokens of a rendered text. Special tokens are recognised except within `literal`, the
     /// ascending byte ranges of the special tokens that stand in data. Every range of `literal`
     /// and every position of `cuts` begins a new token.
-    pub fn encode_rendered(
-        &self,
-        text: &str,
-        literal: &[Range<usize>],
-        cuts: &[usize],
-    ) -> Result<Tokens> {
+    pub fn encode_rendered(&self, text: &str, literal: &[Range<usize>], cuts: &[usize]) -> Result<Tokens> {
         let mut pieces: Vec<(Range<usize>, bool)> = Vec::new();
         let mut from = 0;
         let template_text = |from: usize, to: usize, pieces: &mut Vec<_>| {
@@ -195,9 +192,7 @@ impl Tokenizer {
 
     /// Whether `id` is a special token, such as `<|im_end|>`.
     pub fn is_special(&self, id: u32) -> bool {
-        self.inner
-            .id_to_token(id)
-            .is_some_and(|token| self.special_contents.iter().any(|special| *special == token))
+        self.inner.id_to_token(id).is_some_and(|token| self.special_contents.contains(&token))
     }
 
     /// Named special tokens: `bos_token`, `eos_token`, `pad_token`, `unk_token` and lists of
@@ -276,6 +271,7 @@ fn kind_of(value: &Value) -> &'static str {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 pub(crate) mod tests {
     use serde_json::{Map, Value, json};
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;

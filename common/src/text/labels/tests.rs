@@ -67,14 +67,18 @@ fn a_template_that_rewrites_the_past_is_followed() {
          <|im_start|>user\ntwo<|im_end|>\n<|im_start|>assistant\n\
          «<think>\n\n</think>\n\n汉字 second<|im_end|>\n»"
     );
-    let thinking = [("user", "one"), ("assistant", "<think>hm</think>\nfirst"), ("user", "two"), ("assistant", "x")];
+    let thinking =
+        [("user", "one"), ("assistant", "<think>hm</think>\nfirst"), ("user", "two"), ("assistant", "x")];
     assert!(labels(REASONING, &thinking).contains("assistant\n«first<|im_end|>\n»<|im_start|>user"));
 }
 
 #[test]
 fn templates_without_a_generation_prompt() {
     assert_eq!(
-        labels(INSTRUCTION, &[("user", "one"), ("assistant", " first\n"), ("user", "two"), ("assistant", "second")]),
+        labels(
+            INSTRUCTION,
+            &[("user", "one"), ("assistant", " first\n"), ("user", "two"), ("assistant", "second")]
+        ),
         "[INST] one [/INST]« first <|im_end|>»[INST] two [/INST]« second <|im_end|>»"
     );
     assert_eq!(
@@ -120,7 +124,10 @@ fn tool_calls_are_trained_and_results_are_not() {
     let options = LabelOptions::answers(10_000);
     let encoded = encode_conversation(&byte_tokenizer(), &template, &talk, &options).unwrap();
     let text = shown(&encoded.example);
-    assert!(text.contains("assistant\n«{\"name\": \"add\"}<|im_end|>\n»<|im_start|>tool\n4<|im_end|>\n"), "{text}");
+    assert!(
+        text.contains("assistant\n«{\"name\": \"add\"}<|im_end|>\n»<|im_start|>tool\n4<|im_end|>\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -5,11 +5,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use minijinja::{Error, ErrorKind};
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
-const WEEKDAYS: [&str; 7] =
-    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
 /// Python's `datetime.now().strftime(format)`, in UTC.
 ///
@@ -90,7 +99,10 @@ mod tests {
         // datetime.fromtimestamp(seconds, UTC).strftime(...)
         assert_eq!(strftime("%d %b %Y", 1_722_300_000).unwrap(), "30 Jul 2024");
         assert_eq!(strftime("%Y-%m-%d %H:%M:%S", 951_782_400).unwrap(), "2000-02-29 00:00:00");
-        assert_eq!(strftime("%A, %B %-d, %I %p %y%%", 1_709_221_445).unwrap(), "Thursday, February 29, 03 PM 24%");
+        assert_eq!(
+            strftime("%A, %B %-d, %I %p %y%%", 1_709_221_445).unwrap(),
+            "Thursday, February 29, 03 PM 24%"
+        );
         assert_eq!(strftime("%a %d", 0).unwrap(), "Thu 01");
         assert!(strftime("%Q", 0).is_err());
     }

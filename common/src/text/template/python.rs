@@ -183,9 +183,9 @@ mod tests {
 
     #[test]
     fn as_json_dumps_writes_it() {
-        let value = json!({"a": [1, 2.0, 1e-7, 1e16, null, true], "ü": "<\"\n\u{7f}\u{1}>", "e": [], "o": {}});
-        let expected =
-            "{\"a\": [1, 2.0, 1e-07, 1e+16, null, true], \"ü\": \"<\\\"\\n\u{7f}\\u0001>\", \"e\": [], \"o\": {}}";
+        let value =
+            json!({"a": [1, 2.0, 1e-7, 1e16, null, true], "ü": "<\"\n\u{7f}\u{1}>", "e": [], "o": {}});
+        let expected = "{\"a\": [1, 2.0, 1e-07, 1e+16, null, true], \"ü\": \"<\\\"\\n\u{7f}\\u0001>\", \"e\": [], \"o\": {}}";
         assert_eq!(dump(value, &[]), expected);
     }
 
