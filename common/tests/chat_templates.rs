@@ -1,7 +1,7 @@
 //! Chat-template text, token ids and label masks against transformers, for two real tokenizers.
 //! The goldens are written by scripts/golden/templates.py.
 
-#![allow(clippy::unwrap_used)] // a test file as a whole
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
 
 use std::path::{Path, PathBuf};
 
