@@ -1,0 +1,199 @@
+//! Which file, in which format: a path, or a name in LLaMA-Factory's `dataset_info.json`.
+
+use std::path::{Path, PathBuf};
+
+use common::{Context, Result, bail, error};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// The two shapes of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `instruction`, `input`, `output`.
+    Alpaca,
+    /// A list of messages.
+    #[serde(alias = "openai")]
+    ShareGpt,
+}
+
+/// Names of a row's columns.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Columns {
+    pub(super) prompt: String,
+    pub(super) query: String,
+    pub(super) response: String,
+    pub(super) history: Option<String>,
+    pub(super) messages: Option<String>,
+    pub(super) system: Option<String>,
+    pub(super) tools: String,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self {
+            prompt: "instruction".into(),
+            query: "input".into(),
+            response: "output".into(),
+            history: Some("history".into()),
+            messages: None,
+            system: Some("system".into()),
+            tools: "tools".into(),
+        }
+    }
+}
+
+impl Columns {
+    /// The column that holds the messages of `row`.
+    pub(super) fn messages_of<'a>(&'a self, row: &Value) -> &'a str {
+        match &self.messages {
+            Some(column) => column,
+            None if row.get("messages").is_some() => "messages",
+            None => "conversations",
+        }
+    }
+}
+
+/// Names of a message's fields and of the roles in it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Tags {
+    #[serde(rename = "role_tag")]
+    role: Option<String>,
+    #[serde(rename = "content_tag")]
+    content: Option<String>,
+    #[serde(rename = "user_tag")]
+    pub(super) user: String,
+    #[serde(rename = "assistant_tag")]
+    pub(super) assistant: String,
+    #[serde(rename = "observation_tag")]
+    pub(super) observation: String,
+    #[serde(rename = "function_tag")]
+    pub(super) function: String,
+    #[serde(rename = "system_tag")]
+    pub(super) system: String,
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Self {
+            role: None,
+            content: None,
+            user: "human".into(),
+            assistant: "gpt".into(),
+            observation: "observation".into(),
+            function: "function_call".into(),
+            system: "system".into(),
+        }
+    }
+}
+
+impl Tags {
+    /// The fields of `message` that hold its role and its content.
+    pub(super) fn fields_of<'a>(&'a self, message: &Value) -> (&'a str, &'a str) {
+        let is_openai = message.get("role").is_some();
+        (
+            self.role.as_deref().unwrap_or(if is_openai { "role" } else { "from" }),
+            self.content.as_deref().unwrap_or(if is_openai { "content" } else { "value" }),
+        )
+    }
+}
+
+/// A file of examples and how to read it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// Recognised by the first row where it is not given.
+    pub format: Option<Format>,
+    /// Names of columns.
+    pub columns: Columns,
+    /// Names of fields and roles of messages.
+    pub tags: Tags,
+    /// Read no more usable rows than this.
+    pub max_samples: Option<usize>,
+}
+
+/// An entry of `dataset_info.json`. Keys that do not change what is read (a revision, say) pass.
+#[derive(Deserialize)]
+struct Entry {
+    file_name: Option<String>,
+    hf_hub_url: Option<String>,
+    formatting: Option<Format>,
+    #[serde(default)]
+    ranking: bool,
+    #[serde(default)]
+    columns: Map<String, Value>,
+    #[serde(default)]
+    tags: Tags,
+    num_samples: Option<usize>,
+}
+
+impl Source {
+    /// A file in a format to be recognised.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            format: None,
+            columns: Columns::default(),
+            tags: Tags::default(),
+            max_samples: None,
+        }
+    }
+
+    /// The dataset called `name` in the `dataset_info.json` of `directory`.
+    pub fn named(name: &str, directory: &Path) -> Result<Self> {
+        let path = directory.join("dataset_info.json");
+        let text = fs_err::read_to_string(&path)
+            .hint("--dataset-dir names the directory of dataset_info.json; --data FILE needs none")?;
+        let mut entries: Map<String, Value> =
+            serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+        let Some(entry) = entries.remove(name) else {
+            let names: Vec<&str> = entries.keys().map(String::as_str).collect();
+            return Err(error!("{} has no dataset {name:?}", path.display())
+                .hint(format_args!("it has {}", names.join(", "))));
+        };
+        let within = || format!("{}, {name}", path.display());
+        let entry: Entry = serde_json::from_value(entry).with_context(within)?;
+        Self::from_entry(entry, directory).with_context(within)
+    }
+
+    fn from_entry(entry: Entry, directory: &Path) -> Result<Self> {
+        if entry.ranking {
+            bail!("ranking data trains preferences, which lora-train does not");
+        }
+        for media in ["images", "videos", "audios"] {
+            if entry.columns.contains_key(media) {
+                bail!("it holds {media}, which lora-train does not train on");
+            }
+        }
+        let Some(file_name) = entry.file_name else {
+            let problem = error!("it has no file_name");
+            return Err(match entry.hf_hub_url {
+                Some(url) => problem.hint(format_args!("download {url} and name its file with --data")),
+                None => problem,
+            });
+        };
+        let format = entry.formatting.unwrap_or(Format::Alpaca);
+        let columns: Columns = serde_json::from_value(Value::Object(entry.columns)).context("columns")?;
+        let path = directory.join(file_name);
+        Ok(Self { path, format: Some(format), columns, tags: entry.tags, max_samples: entry.num_samples })
+    }
+
+    /// The format of a row.
+    pub(super) fn recognise(&self, row: &Value) -> Result<Format> {
+        if row.get(self.columns.messages_of(row)).is_some() {
+            return Ok(Format::ShareGpt);
+        }
+        if row.get(&self.columns.prompt).is_some() || row.get(&self.columns.response).is_some() {
+            return Ok(Format::Alpaca);
+        }
+        let found: Vec<&str> =
+            row.as_object().map_or(Vec::new(), |row| row.keys().map(String::as_str).collect());
+        Err(error!(
+            "instruction and output, messages or conversations expected, found {}",
+            if found.is_empty() { "nothing".into() } else { found.join(", ") }
+        ))
+    }
+}
