@@ -6,7 +6,8 @@ that the template closes it with (ChatML: <|im_end|> and the newline after it), 
 
 The expected mask is derived without knowing the template: a turn's trained text is what
 the rendering up to and including the turn adds to the rendering of the turns before it with
-a generation prompt.
+a generation prompt. A token that starts before the content, as SmolLM2's "\\n " does where
+an answer starts with two spaces, is not trained.
 
 Run:     python scripts/golden/templates.py NAME=TOKENIZER_DIR...   (transformers 5.23)
          with NAME smollm2 or qwen2.5
