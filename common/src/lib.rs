@@ -2,12 +2,14 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`adapter`] | LoRA adapters as PEFT writes them |
 //! | [`checkpoint`] | safetensors directories: memory-mapped reading, atomic writing |
 //! | [`cli`] | the command-line contract: paths in and out, progress, exit codes |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
 //! | [`text`] | tokenizer, chat templates, label masks |
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod cli;
 pub mod error;

@@ -1,0 +1,278 @@
+//! `adapter_config.json`.
+
+use std::path::Path;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Context, Error, Result, bail, error};
+
+/// The file in an adapter's directory.
+pub const CONFIG: &str = "adapter_config.json";
+
+/// What `adapter_config.json` says, with PEFT's names and defaults. Keys that are not listed here
+/// are read past, except those that would change the result; see [`AdapterConfig::read`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AdapterConfig {
+    /// `LORA`; nothing else is read.
+    pub peft_type: String,
+    /// `CAUSAL_LM` for the models of these tools.
+    #[serde(default)]
+    pub task_type: Option<String>,
+    /// The model that the adapter belongs to: a directory, or a repository's name.
+    #[serde(default)]
+    pub base_model_name_or_path: Option<String>,
+    /// The rank where `rank_pattern` does not say otherwise.
+    pub r: usize,
+    /// The numerator of the scale where `alpha_pattern` does not say otherwise.
+    pub lora_alpha: f64,
+    /// The probability with which inputs of `A` were dropped in training.
+    #[serde(default)]
+    pub lora_dropout: f64,
+    /// `none`, `all` or `lora_only`: which biases were trained along and are in the file.
+    #[serde(default = "none")]
+    pub bias: String,
+    /// Whether base weights lie transposed. PEFT ignores it for linear layers, and so do we.
+    #[serde(default)]
+    pub fan_in_fan_out: bool,
+    /// Whether the scale is `alpha / √r` (rsLoRA, arXiv:2312.03732) in place of `alpha / r`.
+    #[serde(default)]
+    pub use_rslora: bool,
+    /// True in files, as PEFT has it.
+    #[serde(default)]
+    pub inference_mode: bool,
+    /// How training began; see [`AdapterConfig::read`] for what is refused.
+    #[serde(default = "yes")]
+    pub init_lora_weights: Value,
+    /// Ranks by module: names or regular expressions that match the end of a module's path.
+    #[serde(default, deserialize_with = "absent_is_empty")]
+    pub rank_pattern: Map<String, Value>,
+    /// Alphas by module, like `rank_pattern`.
+    #[serde(default, deserialize_with = "absent_is_empty")]
+    pub alpha_pattern: Map<String, Value>,
+    /// Modules saved whole beside the adapter, such as `lm_head`.
+    #[serde(default)]
+    pub modules_to_save: Option<Vec<String>>,
+    /// The modules with an adapter.
+    #[serde(default)]
+    pub target_modules: Option<TargetModules>,
+    /// Everything else that the file says.
+    #[serde(flatten, skip_serializing)]
+    other: Map<String, Value>,
+}
+
+/// Which modules have an adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TargetModules {
+    /// Last names of modules, such as `q_proj`, or whole paths.
+    Names(Vec<String>),
+    /// A regular expression that whole paths match, or `all-linear`.
+    Pattern(String),
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+fn yes() -> Value {
+    Value::Bool(true)
+}
+
+fn absent_is_empty<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Map<String, Value>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Keys that change the result when they are set, and what they switch on.
+const UNSUPPORTED: [(&str, &str); 11] = [
+    ("use_dora", "DoRA"),
+    ("use_qalora", "QALoRA"),
+    ("use_bdlora", "BD-LoRA"),
+    ("lora_bias", "a bias in B"),
+    ("layer_replication", "replicated layers"),
+    ("alora_invocation_tokens", "activated LoRA"),
+    ("trainable_token_indices", "trained token embeddings"),
+    ("target_parameters", "adapters of bare parameters"),
+    ("arrow_config", "Arrow routing"),
+    ("kasa_config", "KaSA"),
+    ("monteclora_config", "MonteCLoRA"),
+];
+
+/// Values of `init_lora_weights` that leave the base weights alone. The others (PiSSA, OLoRA,
+/// CorDA, LoftQ, LoRA-GA) train against a changed base, which the adapter alone does not give back.
+const PLAIN_INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
+
+impl AdapterConfig {
+    /// A new adapter's configuration: plain LoRA without dropout or biases, for generation.
+    pub fn new(base: impl Into<String>, rank: usize, alpha: f64, targets: Vec<String>) -> Self {
+        Self {
+            peft_type: "LORA".into(),
+            task_type: Some("CAUSAL_LM".into()),
+            base_model_name_or_path: Some(base.into()),
+            r: rank,
+            lora_alpha: alpha,
+            lora_dropout: 0.0,
+            bias: none(),
+            fan_in_fan_out: false,
+            use_rslora: false,
+            inference_mode: true,
+            init_lora_weights: yes(),
+            rank_pattern: Map::new(),
+            alpha_pattern: Map::new(),
+            modules_to_save: None,
+            target_modules: Some(TargetModules::Names(targets)),
+            other: Map::new(),
+        }
+    }
+
+    /// Reads an adapter directory's configuration. What would change the result and is not
+    /// supported is refused by its key.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join(CONFIG);
+        let text = fs_err::read(&path)
+            .map_err(|error| Error::from(error).hint("name the directory of a PEFT adapter"))?;
+        let config: Self = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not the configuration of a LoRA adapter", path.display()))?;
+        config.check().with_context(|| path.display().to_string())?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.peft_type != "LORA" {
+            bail!("peft_type {:?} is not supported, expected LORA", self.peft_type);
+        }
+        for (key, what) in UNSUPPORTED {
+            if self.other.get(key).is_some_and(is_set) {
+                return Err(error!("{key} is set: {what} is not supported")
+                    .hint("merge this adapter in PEFT with merge_and_unload()"));
+            }
+        }
+        if let Value::String(init) = &self.init_lora_weights
+            && !PLAIN_INITS.contains(&init.as_str())
+        {
+            return Err(error!("init_lora_weights is {init:?}, which changes the base weights").hint(
+                "convert the adapter in PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)",
+            ));
+        }
+        if !["none", "all", "lora_only"].contains(&self.bias.as_str()) {
+            bail!("bias is {:?}, expected none, all or lora_only", self.bias);
+        }
+        if self.r == 0 || !self.lora_alpha.is_finite() {
+            bail!(
+                "r is {} and lora_alpha {}, expected r above 0 and a finite alpha",
+                self.r,
+                self.lora_alpha
+            );
+        }
+        for (pattern, key) in [(&self.rank_pattern, "rank_pattern"), (&self.alpha_pattern, "alpha_pattern")] {
+            for (name, value) in pattern {
+                if !value.as_f64().is_some_and(f64::is_finite) {
+                    bail!("{key} has {value} for {name:?}, expected a number");
+                }
+                matcher(name).with_context(|| key.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is multiplied with `B · A` of a module, whose rank is that of its tensors.
+    pub fn scale(&self, module: &str, rank: usize) -> Result<f32> {
+        let alpha = lookup(&self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
+        let rank = rank as f64;
+        Ok((alpha / if self.use_rslora { rank.sqrt() } else { rank }) as f32)
+    }
+
+    /// The rank that the configuration gives a module.
+    pub fn rank(&self, module: &str) -> Result<usize> {
+        Ok(lookup(&self.rank_pattern, module)?.map_or(self.r, |rank| rank as usize))
+    }
+}
+
+/// Python's truth of a JSON value.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(values) => !values.is_empty(),
+    }
+}
+
+/// The first pattern that matches the end of a module's path, at a dot, wins.
+fn lookup(patterns: &Map<String, Value>, module: &str) -> Result<Option<f64>> {
+    for (name, value) in patterns {
+        if matcher(name)?.is_match(module) {
+            return Ok(value.as_f64());
+        }
+    }
+    Ok(None)
+}
+
+fn matcher(name: &str) -> Result<Regex> {
+    Regex::new(&format!(r"^(?:.*\.)?(?:{name})$"))
+        .map_err(|error| Error::new(error).context(format!("{name:?} is not a regular expression")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> Result<AdapterConfig> {
+        let config: AdapterConfig = serde_json::from_str(json)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn with(keys: &str) -> Result<AdapterConfig> {
+        config(&format!(r#"{{"peft_type":"LORA","r":8,"lora_alpha":16{keys}}}"#))
+    }
+
+    #[test]
+    fn defaults_and_unknown_keys() {
+        let config = with(r#","some_future_key":{"x":1},"use_dora":false,"kasa_config":null"#).unwrap();
+        assert_eq!(config.scale("model.layers.0.self_attn.q_proj", 8).unwrap(), 2.0);
+        assert_eq!(config.bias, "none");
+        assert!(config.target_modules.is_none());
+    }
+
+    #[test]
+    fn what_changes_the_result_is_refused_by_its_key() {
+        for (key, _) in UNSUPPORTED {
+            let error = with(&format!(r#","{key}":[1]"#)).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        for init in ["pissa", "pissa_niter_16", "olora", "loftq", "corda", "lora_ga"] {
+            assert!(with(&format!(r#","init_lora_weights":"{init}""#)).is_err(), "{init}");
+        }
+        assert!(with(r#","init_lora_weights":"gaussian""#).is_ok());
+        assert!(with(r#","bias":"some""#).is_err());
+        assert!(with(r#","rank_pattern":{"(":4}"#).is_err());
+        assert!(config(r#"{"peft_type":"IA3","r":8,"lora_alpha":16}"#).is_err());
+        assert!(config(r#"{"peft_type":"LORA","r":0,"lora_alpha":16}"#).is_err());
+    }
+
+    #[test]
+    fn patterns_match_the_end_of_a_path_and_the_first_wins() {
+        let config = with(
+            r#","use_rslora":true,"rank_pattern":{"layers\\.1\\..*q_proj":4,"q_proj":2},"alpha_pattern":{"q_proj":32}"#,
+        )
+        .unwrap();
+        assert_eq!(config.rank("model.layers.1.self_attn.q_proj").unwrap(), 4);
+        assert_eq!(config.rank("model.layers.11.self_attn.q_proj").unwrap(), 2);
+        assert_eq!(config.rank("model.layers.2.self_attn.xq_proj").unwrap(), 8, "not at a dot");
+        assert_eq!(config.scale("model.layers.1.self_attn.q_proj", 4).unwrap(), 16.0);
+        assert_eq!(config.scale("model.layers.1.self_attn.k_proj", 16).unwrap(), 4.0);
+    }
+
+    #[test]
+    fn targets_are_a_list_or_a_pattern() {
+        let targets = |json: &str| with(&format!(r#","target_modules":{json}"#)).unwrap().target_modules;
+        assert_eq!(targets(r#"["q_proj"]"#), Some(TargetModules::Names(vec!["q_proj".into()])));
+        assert_eq!(targets(r#""all-linear""#), Some(TargetModules::Pattern("all-linear".into())));
+    }
+}

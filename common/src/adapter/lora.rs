@@ -1,0 +1,226 @@
+//! An adapter's tensors.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::AdapterConfig;
+use super::config::CONFIG;
+use crate::checkpoint::{self, Checkpoint, Tensor};
+use crate::{Result, bail};
+
+/// The low-rank update of one linear layer: `W + scale · B · A`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lora {
+    /// `[rank, inputs]`
+    pub a: Vec<f32>,
+    /// `[outputs, rank]`
+    pub b: Vec<f32>,
+    /// The rows of A and columns of B.
+    pub rank: usize,
+    /// The columns of the weight.
+    pub inputs: usize,
+    /// The rows of the weight.
+    pub outputs: usize,
+    /// What B · A is multiplied with.
+    pub scale: f32,
+}
+
+/// A PEFT adapter in memory.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// What `adapter_config.json` says.
+    pub config: AdapterConfig,
+    /// By module path, such as `model.layers.0.self_attn.q_proj`.
+    pub modules: BTreeMap<String, Lora>,
+    /// Tensors that replace those of the base, by their name in it: biases trained along, and the
+    /// modules of `modules_to_save`.
+    pub replacements: BTreeMap<String, Tensor>,
+}
+
+/// In front of every name in the file: PEFT's wrapper and its model.
+const PREFIX: &str = "base_model.model.";
+
+impl Adapter {
+    /// Reads an adapter's directory.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let config = AdapterConfig::read(directory)?;
+        let file = directory.join(checkpoint::ADAPTER);
+        if !file.exists() {
+            // Says what there is instead, and what to do about it.
+            Checkpoint::open(directory)?;
+            bail!("{} has no {}", directory.display(), checkpoint::ADAPTER);
+        }
+        let checkpoint = Checkpoint::open_file(&file)?;
+        let mut a = BTreeMap::new();
+        let mut b = BTreeMap::new();
+        let mut replacements = BTreeMap::new();
+        for tensor in checkpoint.tensors() {
+            let Some(name) = tensor.name.strip_prefix(PREFIX) else {
+                bail!("{}: tensor {} does not begin with {PREFIX}", file.display(), tensor.name);
+            };
+            if let Some(module) = module(name, "lora_A") {
+                a.insert(module.to_string(), tensor);
+            } else if let Some(module) = module(name, "lora_B") {
+                b.insert(module.to_string(), tensor);
+            } else if name.contains("lora_") {
+                bail!(
+                    "{}: tensor {} is of a kind of adapter that is not supported",
+                    file.display(),
+                    tensor.name
+                );
+            } else {
+                let name = name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".");
+                replacements.insert(name.clone(), Tensor { name, ..tensor });
+            }
+        }
+        if let Some(module) = b.keys().find(|module| !a.contains_key(*module)) {
+            bail!("{} has lora_B of {module} without lora_A", file.display());
+        }
+        let mut modules = BTreeMap::new();
+        for (module, a) in a {
+            let Some(b) = b.remove(&module) else {
+                bail!("{} has lora_A of {module} without lora_B", file.display());
+            };
+            modules.insert(module.clone(), Lora::new(&config, &module, &a, &b)?);
+        }
+        Ok(Self { config, modules, replacements })
+    }
+
+    /// Writes an adapter that PEFT loads into `directory`, which exists; each file appears whole.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        let mut tensors = Vec::with_capacity(2 * self.modules.len());
+        for (module, lora) in &self.modules {
+            let name = |part| format!("{PREFIX}{module}.{part}.weight");
+            tensors.push(Tensor::from_f32(name("lora_A"), vec![lora.rank, lora.inputs], &lora.a));
+            tensors.push(Tensor::from_f32(name("lora_B"), vec![lora.outputs, lora.rank], &lora.b));
+        }
+        for (name, tensor) in &self.replacements {
+            tensors.push(Tensor { name: format!("{PREFIX}{name}"), ..tensor.clone() });
+        }
+        checkpoint::write_file(&directory.join(checkpoint::ADAPTER), &tensors)?;
+        let partial = directory.join(format!("{CONFIG}.partial"));
+        fs_err::write(&partial, serde_json::to_string_pretty(&self.config)? + "\n")?;
+        fs_err::File::open(&partial)?.sync_all()?;
+        Ok(fs_err::rename(&partial, directory.join(CONFIG))?)
+    }
+}
+
+/// The module of `MODULE.lora_A.weight`; older files name the adapter in between.
+fn module<'a>(name: &'a str, part: &str) -> Option<&'a str> {
+    let name = name.strip_suffix(".weight")?;
+    let name = name.strip_suffix(".default").unwrap_or(name);
+    name.strip_suffix(part)?.strip_suffix('.')
+}
+
+impl Lora {
+    fn new(config: &AdapterConfig, module: &str, a: &Tensor, b: &Tensor) -> Result<Self> {
+        let (&[rank, inputs], &[outputs, b_rank]) = (&a.shape[..], &b.shape[..]) else {
+            bail!(
+                "the adapter of {module} has shapes {:?} and {:?}, expected two dimensions",
+                a.shape,
+                b.shape
+            );
+        };
+        if rank != b_rank || rank == 0 {
+            bail!(
+                "the adapter of {module} has lora_A {:?} and lora_B {:?}, which do not fit",
+                a.shape,
+                b.shape
+            );
+        }
+        let expected = config.rank(module)?;
+        if rank != expected {
+            bail!("the adapter of {module} has rank {rank}, {CONFIG} says {expected}");
+        }
+        let scale = config.scale(module, rank)?;
+        Ok(Self { a: a.to_f32()?, b: b.to_f32()?, rank, inputs, outputs, scale })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter() -> Adapter {
+        let lora = |seed: f32| Lora {
+            a: (0..2 * 3).map(|i| i as f32 * seed).collect(),
+            b: (0..4 * 2).map(|i| i as f32 - seed).collect(),
+            rank: 2,
+            inputs: 3,
+            outputs: 4,
+            scale: 8.0,
+        };
+        let config = AdapterConfig::new("some/base", 2, 16.0, vec!["q_proj".into(), "up_proj".into()]);
+        let modules = BTreeMap::from([
+            ("model.layers.0.self_attn.q_proj".to_string(), lora(0.5)),
+            ("model.layers.0.mlp.up_proj".to_string(), lora(0.25)),
+        ]);
+        Adapter { config, modules, replacements: BTreeMap::new() }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        let saved = adapter();
+        saved.save(directory.path()).unwrap();
+        let loaded = Adapter::load(directory.path()).unwrap();
+        assert_eq!(loaded.modules, saved.modules);
+        assert_eq!(loaded.config.base_model_name_or_path.as_deref(), Some("some/base"));
+        let mut files: Vec<_> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert_eq!(files, ["adapter_config.json", "adapter_model.safetensors"]);
+    }
+
+    fn error_of(tensors: &[Tensor]) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        adapter().save(directory.path()).unwrap();
+        checkpoint::write_file(&directory.path().join(checkpoint::ADAPTER), tensors).unwrap();
+        Adapter::load(directory.path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn tensors_that_do_not_fit_are_named() {
+        let tensor = |name: &str, shape: [usize; 2]| {
+            Tensor::from_f32(
+                format!("base_model.model.{name}"),
+                shape.to_vec(),
+                &vec![0.0; shape[0] * shape[1]],
+            )
+        };
+        let (a, b) = (tensor("m.q_proj.lora_A.weight", [2, 3]), tensor("m.q_proj.lora_B.weight", [4, 2]));
+        assert!(error_of(std::slice::from_ref(&a)).contains("lora_A of m.q_proj without lora_B"));
+        assert!(error_of(std::slice::from_ref(&b)).contains("lora_B of m.q_proj without lora_A"));
+        assert!(error_of(&[a.clone(), tensor("m.q_proj.lora_B.weight", [4, 3])]).contains("do not fit"));
+        let other_rank = [tensor("m.q_proj.lora_A.weight", [3, 3]), tensor("m.q_proj.lora_B.weight", [4, 3])];
+        assert!(error_of(&other_rank).contains("rank 3, adapter_config.json says 2"));
+        let dora = tensor("m.q_proj.lora_magnitude_vector.weight", [1, 4]);
+        assert!(error_of(&[a, b, dora]).contains("lora_magnitude_vector"));
+        assert!(
+            error_of(&[Tensor::from_f32("m.lora_A.weight", vec![1], &[0.0])]).contains("does not begin with")
+        );
+    }
+
+    #[test]
+    fn biases_and_whole_modules_replace_those_of_the_base() {
+        let directory = tempfile::tempdir().unwrap();
+        adapter().save(directory.path()).unwrap();
+        let tensors = [
+            Tensor::from_f32(
+                "base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias",
+                vec![1],
+                &[1.0],
+            ),
+            Tensor::from_f32("base_model.model.lm_head.weight", vec![1, 1], &[2.0]),
+            Tensor::from_f32("base_model.model.m.lora_A.default.weight", vec![2, 1], &[1.0, 2.0]),
+            Tensor::from_f32("base_model.model.m.lora_B.default.weight", vec![1, 2], &[3.0, 4.0]),
+        ];
+        checkpoint::write_file(&directory.path().join(checkpoint::ADAPTER), &tensors).unwrap();
+        let loaded = Adapter::load(directory.path()).unwrap();
+        let names: Vec<&str> = loaded.replacements.keys().map(String::as_str).collect();
+        assert_eq!(names, ["lm_head.weight", "model.layers.0.self_attn.q_proj.bias"]);
+        assert_eq!(loaded.modules["m"].b, [3.0, 4.0]);
+    }
+}

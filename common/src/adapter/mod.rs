@@ -1,0 +1,12 @@
+//! LoRA adapters as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! LoRA (arXiv:2106.09685) adds `scale · B · A` to a frozen weight `W` `[out, in]`, with `A`
+//! `[r, in]` and `B` `[out, r]`.
+
+mod base;
+mod config;
+mod lora;
+
+pub use base::find_base;
+pub use config::{AdapterConfig, CONFIG, TargetModules};
+pub use lora::{Adapter, Lora};
