@@ -1,3 +1,75 @@
-//! Downloads a model from a server speaking the hub's HTTP API.
+//! Downloads models and data sets with parallel range requests, every byte checked.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `cli`, `config` | the command line, and what it means |
+//! | `source`, `select`, `names` | what is asked for, which files of it, and which names are refused |
+//! | `hub/` | the hub's HTTP API: listing, redirects, token |
+//! | `plan`, `repository`, `file` | from a listing to a complete directory; one file by its address |
+//! | `download`, `schedule`, `transfer`, `growth`, `rate` | parallel ranges over many connections |
+//! | `partial`, `follow`, `verify` | chunks on disk, hashing behind them |
+//! | `directory`, `scratch`, `cache`, `record` | where files are put, and what says that all are there |
 
-fn main() {}
+mod cache;
+mod cli;
+mod config;
+mod directory;
+mod download;
+mod file;
+mod follow;
+mod growth;
+mod hub;
+mod names;
+mod partial;
+mod plan;
+mod rate;
+mod record;
+mod repository;
+mod schedule;
+mod scratch;
+mod select;
+mod source;
+mod transfer;
+mod verify;
+
+use std::process::ExitCode;
+
+use common::{Context, Result};
+
+use crate::config::Config;
+use crate::hub::Repository;
+use crate::source::Source;
+
+fn main() -> ExitCode {
+    common::cli::run("fetch", work)
+}
+
+fn work(arguments: cli::Arguments) -> Result<()> {
+    let config = Config::new(arguments)?;
+    // The first call decides, and there is no other.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let outcome = runtime.block_on(fetch(&config));
+    // Threads that still hash or wait for a name server have nothing left to do.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn fetch(config: &Config) -> Result<()> {
+    match &config.source {
+        Source::Repository { kind, id } => {
+            let repository = Repository {
+                endpoint: config.endpoint.clone(),
+                kind: *kind,
+                id: id.clone(),
+                token: config.token.clone(),
+            };
+            repository::fetch(config, &repository).await
+        }
+        Source::Url(url) => file::fetch(config, url).await,
+    }
+}

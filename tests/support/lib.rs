@@ -1,1 +1,3 @@
 //! What tests of several tools share.
+
+pub mod hub;

@@ -1,0 +1,65 @@
+//! The command line, as the user writes it.
+
+use clap::Parser;
+
+use crate::source::Kind;
+
+/// Download a model or a data set with parallel range requests, every byte checked
+#[derive(Parser, Debug)]
+#[command(version, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// A repository (OWNER/NAME), a known data set, or the http(s) URL of one file
+    pub source: String,
+
+    /// Branch, tag or commit
+    #[arg(long, default_value = "main", value_name = "REVISION")]
+    pub revision: String,
+
+    /// Kind of repository [default: model, but dataset for known data sets]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub repo_type: Option<Kind>,
+
+    /// Server speaking the hub's HTTP API
+    #[arg(long, env = "HF_ENDPOINT", default_value = "https://huggingface.co", value_name = "URL")]
+    pub endpoint: String,
+
+    /// Only files whose name matches the glob; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+
+    /// No file whose name matches the glob; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+
+    /// Parallel connections [default: as many as make it faster, up to 32]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub connections: Option<u16>,
+
+    /// Seconds without a byte after which a connection is given up
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub timeout: f64,
+
+    /// Failures in a row, with nothing gained, after which the download is given up
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub retries: u32,
+
+    #[command(flatten)]
+    pub common: common::cli::Common,
+}
+
+impl AsRef<common::cli::Common> for Arguments {
+    fn as_ref(&self) -> &common::cli::Common {
+        &self.common
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fetch Qwen/Qwen2.5-7B-Instruct                    into ./Qwen2.5-7B-Instruct
+  fetch Qwen/Qwen2.5-7B-Instruct | quantize -o q    quantizes each file as it arrives
+  fetch alpaca_gpt4_zh -o data                      a known data set
+  fetch OWNER/NAME --include '*.json' --revision v1
+
+Prints the path of each file as soon as it is complete and checked, then the directory.
+Run the same command again to go on after an interruption.
+A token is taken from HF_TOKEN, or the file HF_TOKEN_PATH or HF_HOME/token.";

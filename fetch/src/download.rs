@@ -1,0 +1,289 @@
+//! The download itself: connections that carry ranges, hashing behind them, files placed as they end.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::cli::{Progress, Unit, check_interrupted, detail, note, warn};
+use common::{Error, Result};
+use reqwest::StatusCode;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::config::Network;
+use crate::follow::{Followed, Follower};
+use crate::growth::Growth;
+use crate::hub::{Connection, Failure, Token};
+use crate::rate::RateLimit;
+use crate::schedule::{Flight, Next, Schedule};
+use crate::transfer::{End, Remote, Transfers};
+use crate::verify::Digest;
+
+/// How often progress is shown and the number of connections considered.
+const TICK: Duration = Duration::from_millis(100);
+/// First wait after a failure; doubled with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Longest wait between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+/// One file to bring.
+pub struct Wanted {
+    /// Where from, and where it grows.
+    pub remote: Remote,
+    /// What it must hash to, where a server vouches for that.
+    pub digest: Option<Digest>,
+    /// Chunks that an earlier run left.
+    pub done: Vec<bool>,
+}
+
+/// What all tasks share.
+struct Shared {
+    remotes: Vec<Remote>,
+    schedule: Schedule,
+    follower: Follower,
+    token: Option<Token>,
+    rate: RateLimit,
+    network: Network,
+    /// No request before this moment: a server asked for it.
+    quiet_until: Mutex<Instant>,
+    /// A server has asked for fewer requests.
+    is_limited: AtomicBool,
+}
+
+/// What tasks report.
+pub enum Event {
+    /// This file is complete and right.
+    Complete(usize),
+    /// The run cannot go on.
+    Failed(Failure),
+}
+
+/// Brings all files. `place` gives a complete file its final name and announces it.
+pub async fn run(
+    wanted: Vec<Wanted>,
+    token: Option<Token>,
+    network: &Network,
+    mut place: impl FnMut(usize, &Remote) -> Result<()>,
+) -> Result<(), Failure> {
+    let count = wanted.len();
+    let total: u64 = wanted.iter().map(|file| file.remote.partial.size).sum();
+    let (events, mut reports) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared::new(wanted, token, network));
+    for (file, remote) in shared.remotes.iter().enumerate() {
+        if remote.partial.size == 0 || shared.schedule.frontier(file) > 0 {
+            shared.follow(file, &events);
+        }
+    }
+    let progress = Progress::new("fetch", total, Unit::Bytes);
+    let mut lanes = JoinSet::new();
+    let mut growth = Growth::new(network.connections);
+    let mut tick = tokio::time::interval(TICK);
+    let mut left = count;
+    while left > 0 {
+        tokio::select! {
+            report = reports.recv() => match report {
+                Some(Event::Complete(file)) => {
+                    place(file, &shared.remotes[file])?;
+                    left -= 1;
+                }
+                Some(Event::Failed(failure)) => return Err(failure),
+                None => return Err(Error::new("the download stopped by itself").into()),
+            },
+            _ = tick.tick() => {
+                check_interrupted().map_err(|error| error.hint("run the same command again to go on"))?;
+                let arrived = shared.schedule.arrived();
+                progress.set(arrived);
+                let is_limited = shared.is_limited.load(Ordering::Relaxed);
+                for _ in lanes.len()..growth.connections(arrived, is_limited) {
+                    lanes.spawn(lane(shared.clone(), events.clone()));
+                }
+                shared.schedule.set_connections(lanes.len());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes for people.
+pub fn readable(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// One connection's work, until the run ends it.
+async fn lane(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
+    if let Err(failure) = shared.work(&events).await {
+        // Nobody listens when the run is over already.
+        let _ = events.send(Event::Failed(failure));
+    }
+}
+
+impl Shared {
+    fn new(wanted: Vec<Wanted>, token: Option<Token>, network: &Network) -> Self {
+        let sizes = wanted.iter().map(|file| (file.remote.partial.size, file.done.clone())).collect();
+        let digests = wanted
+            .iter()
+            .map(|file| (file.remote.partial.data.clone(), file.remote.partial.size, file.digest.clone()))
+            .collect();
+        Self {
+            schedule: Schedule::new(sizes),
+            follower: Follower::new(digests),
+            remotes: wanted.into_iter().map(|file| file.remote).collect(),
+            token,
+            rate: RateLimit::new(None),
+            network: network.clone(),
+            quiet_until: Mutex::new(Instant::now()),
+            is_limited: AtomicBool::new(false),
+        }
+    }
+
+    async fn work(self: &Arc<Self>, events: &mpsc::UnboundedSender<Event>) -> Result<(), Failure> {
+        let mut connection = Connection::new(self.network.timeout)?;
+        let mut speed = None;
+        let mut trouble = Trouble::default();
+        loop {
+            self.keep_quiet().await;
+            let flight = match self.schedule.next(speed) {
+                Next::Flight(flight) => flight,
+                Next::Wait(limit) => {
+                    self.schedule.wait(limit).await;
+                    continue;
+                }
+            };
+            let outcome = self.fly(&connection, &flight, events).await;
+            self.schedule.end(&flight);
+            match outcome {
+                Ok(_) => {
+                    trouble = Trouble::default();
+                    speed = Some(flight.speed());
+                }
+                Err(failure) if is_final(&failure) => return Err(failure),
+                Err(failure) => {
+                    detail(format_args!("{}: {failure}", self.remotes[flight.file].name));
+                    let wait = trouble.add(self.schedule.last_gain());
+                    if trouble.fruitless > self.network.retries {
+                        return Err(failure);
+                    }
+                    self.back_off(&failure, wait).await;
+                    connection = Connection::new(self.network.timeout)?;
+                }
+            }
+        }
+    }
+
+    /// Waits after a failure: as long as the server asks, all connections together, else alone.
+    async fn back_off(&self, failure: &Failure, wait: Duration) {
+        if let Failure::Transient { wait: Some(asked), .. } = failure {
+            let until = Instant::now() + *asked;
+            let mut quiet_until = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+            if *asked > Duration::from_secs(1) && until > *quiet_until + Duration::from_secs(1) {
+                note(format_args!("{failure}; waiting {} s as the server asks", asked.as_secs()));
+            }
+            *quiet_until = until.max(*quiet_until);
+            self.is_limited.store(true, Ordering::Relaxed);
+        }
+        tokio::time::sleep(wait).await;
+    }
+
+    async fn keep_quiet(&self) {
+        loop {
+            let until = *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+
+    async fn fly(
+        self: &Arc<Self>,
+        connection: &Connection,
+        flight: &Flight,
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<End, Failure> {
+        let transfers = Transfers { schedule: &self.schedule, token: self.token.as_ref(), rate: &self.rate };
+        let remote = &self.remotes[flight.file];
+        let on_chunk = || self.follow(flight.file, events);
+        tokio::select! {
+            outcome = transfers.carry(connection, remote, flight, on_chunk) => outcome,
+            () = flight.progress.cancelled.notified() => Ok(End::Done),
+        }
+    }
+
+    /// Hashes what has become contiguous of a file, on a thread that may block.
+    fn follow(self: &Arc<Self>, file: usize, events: &mpsc::UnboundedSender<Event>) {
+        if !self.follower.begin(file) {
+            return;
+        }
+        let (shared, events) = (self.clone(), events.clone());
+        tokio::task::spawn_blocking(move || {
+            let event = match shared.follower.follow(file, || shared.schedule.frontier(file)) {
+                Ok(Followed::Behind) => return,
+                Ok(Followed::Complete) => Event::Complete(file),
+                Ok(Followed::Wrong { found }) => match shared.start_over(file, &found) {
+                    // Chunks may have come while nobody could follow.
+                    Ok(()) => return shared.follow(file, &events),
+                    Err(error) => Event::Failed(error.into()),
+                },
+                Err(error) => Event::Failed(error.into()),
+            };
+            // Nobody listens when the run is over already.
+            let _ = events.send(event);
+        });
+    }
+
+    /// Fetches a file again whose content is wrong; the second time that is an error.
+    fn start_over(&self, file: usize, found: &Digest) -> Result<()> {
+        let remote = &self.remotes[file];
+        remote.partial.clear()?;
+        self.schedule.start_over(file);
+        if !self.follower.start_over(file) {
+            return Err(common::error!(
+                "{}: the server sent a wrong content twice, with {found}",
+                remote.name
+            )
+            .hint("try again later, or another server with --endpoint"));
+        }
+        warn(format_args!("{}: the content is wrong ({found}); fetching it again", remote.name));
+        Ok(())
+    }
+}
+
+/// Failures of one connection, and whether anybody gained anything meanwhile.
+#[derive(Default)]
+struct Trouble {
+    /// Failures of this connection in a row.
+    in_a_row: u32,
+    /// Those of them since any connection last completed a chunk.
+    fruitless: u32,
+    last: Option<Instant>,
+}
+
+impl Trouble {
+    /// Counts a failure and returns how long to wait before the next try.
+    fn add(&mut self, last_gain: Instant) -> Duration {
+        if self.last.is_some_and(|last| last < last_gain) {
+            self.fruitless = 0;
+        }
+        self.last = Some(Instant::now());
+        self.fruitless += 1;
+        let wait = FIRST_WAIT * 2_u32.pow(self.in_a_row.min(10));
+        self.in_a_row += 1;
+        wait.min(LONGEST_WAIT)
+    }
+}
+
+/// Whether trying again cannot help.
+fn is_final(failure: &Failure) -> bool {
+    match failure {
+        Failure::Fatal(_) => true,
+        Failure::Refused { status, .. } => *status != StatusCode::RANGE_NOT_SATISFIABLE,
+        Failure::Transient { .. } | Failure::Unreachable(_) => false,
+    }
+}

@@ -1,0 +1,152 @@
+//! Hashing behind the download: each file's bytes as soon as all before them are written.
+//!
+//! The bytes are read back from the page cache, where they have just been put, so that ranges may
+//! arrive in any order and a resumed file is hashed like any other.
+
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use common::{Context, Result};
+
+use crate::verify::{BLOCK, Digest, Hasher};
+
+/// How far the hashing of each file is.
+pub struct Follower {
+    files: Vec<Mutex<State>>,
+}
+
+struct State {
+    path: PathBuf,
+    size: u64,
+    expected: Option<Digest>,
+    hasher: Option<Hasher>,
+    hashed: u64,
+    /// Some thread is hashing this file, or has finished it.
+    is_busy: bool,
+    was_wrong: bool,
+}
+
+/// What came of following a file.
+pub enum Followed {
+    /// All contiguous bytes are hashed; more have to arrive.
+    Behind,
+    /// The file is complete, right and on disk.
+    Complete,
+    /// The file is complete and its content is not what the server promised.
+    Wrong {
+        /// What it hashes to.
+        found: Digest,
+    },
+}
+
+impl Follower {
+    /// Files: where the bytes are, how many they will be, and what they must hash to.
+    pub fn new(files: Vec<(PathBuf, u64, Option<Digest>)>) -> Self {
+        let begin = |(path, size, expected): (PathBuf, u64, Option<Digest>)| {
+            let hasher = expected.as_ref().map(|digest| Hasher::like(digest, size));
+            Mutex::new(State { path, size, expected, hasher, hashed: 0, is_busy: false, was_wrong: false })
+        };
+        Self { files: files.into_iter().map(begin).collect() }
+    }
+
+    /// Claims the right to follow `file`; `false` where a thread is at it already.
+    pub fn begin(&self, file: usize) -> bool {
+        !std::mem::replace(&mut self.lock(file).is_busy, true)
+    }
+
+    /// Hashes up to `frontier()`, which may move on meanwhile. Blocks; call [`Follower::begin`] first.
+    pub fn follow(&self, file: usize, frontier: impl Fn() -> u64) -> Result<Followed> {
+        let (path, size, mut hasher, mut hashed) = {
+            let mut state = self.lock(file);
+            (state.path.clone(), state.size, state.hasher.take(), state.hashed)
+        };
+        let data = if size == 0 { fs_err::File::create(&path)? } else { fs_err::File::open(&path)? };
+        let mut block = vec![0; BLOCK];
+        loop {
+            let mut state = self.lock(file);
+            let end = frontier();
+            if hashed == end {
+                if end < size {
+                    (state.hasher, state.hashed, state.is_busy) = (hasher, hashed, false);
+                    return Ok(Followed::Behind);
+                }
+                break;
+            }
+            drop(state);
+            let Some(hasher) = &mut hasher else {
+                hashed = end;
+                continue;
+            };
+            while hashed < end {
+                let length = block.len().min(usize::try_from(end - hashed).unwrap_or(usize::MAX));
+                data.file()
+                    .read_exact_at(&mut block[..length], hashed)
+                    .with_context(|| format!("cannot read back {}", path.display()))?;
+                hasher.update(&block[..length]);
+                hashed += length as u64;
+            }
+        }
+        let found = hasher.map(Hasher::finish);
+        if let Some(found) = found
+            && self.lock(file).expected.as_ref() != Some(&found)
+        {
+            return Ok(Followed::Wrong { found });
+        }
+        data.sync_data()?;
+        Ok(Followed::Complete)
+    }
+
+    /// Begins a file again whose content was wrong; `false` the second time.
+    pub fn start_over(&self, file: usize) -> bool {
+        let mut state = self.lock(file);
+        state.hasher = state.expected.as_ref().map(|digest| Hasher::like(digest, state.size));
+        (state.hashed, state.is_busy) = (0, false);
+        !std::mem::replace(&mut state.was_wrong, true)
+    }
+
+    fn lock(&self, file: usize) -> MutexGuard<'_, State> {
+        self.files[file].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follower(content: &[u8], digest: Option<Digest>) -> (tempfile::NamedTempFile, Follower) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), content).unwrap();
+        let follower = Follower::new(vec![(file.path().into(), content.len() as u64, digest)]);
+        (file, follower)
+    }
+
+    fn sha256_of_hello() -> Option<Digest> {
+        Digest::sha256("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+    }
+
+    #[test]
+    fn follows_in_steps() {
+        let (_file, follower) = follower(b"hello", sha256_of_hello());
+        for frontier in [0, 2, 2] {
+            assert!(follower.begin(0));
+            assert!(!follower.begin(0), "one thread a file");
+            assert!(matches!(follower.follow(0, || frontier).unwrap(), Followed::Behind));
+        }
+        assert!(follower.begin(0));
+        assert!(matches!(follower.follow(0, || 5).unwrap(), Followed::Complete));
+        assert!(!follower.begin(0), "a complete file is not followed again");
+    }
+
+    #[test]
+    fn a_wrong_content_is_forgiven_once() {
+        let (file, follower) = follower(b"hellO", sha256_of_hello());
+        assert!(follower.begin(0));
+        assert!(matches!(follower.follow(0, || 5).unwrap(), Followed::Wrong { .. }));
+        assert!(follower.start_over(0));
+        fs_err::write(file.path(), "hello").unwrap();
+        assert!(follower.begin(0));
+        assert!(matches!(follower.follow(0, || 5).unwrap(), Followed::Complete));
+        assert!(!follower.start_over(0));
+    }
+}

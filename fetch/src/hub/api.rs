@@ -1,0 +1,106 @@
+//! Short requests to the hub: tried a few times, answered within seconds or not at all.
+
+use std::time::Duration;
+
+use common::Error;
+use reqwest::{Method, Url};
+
+use super::connection::printable;
+use super::{Answer, Connection, Failure, Repository, Request, Token, next_piece};
+
+/// Most bytes of one JSON answer; the longest known page of a listing has about 1 MB.
+const LARGEST_ANSWER: usize = 64 << 20;
+/// Tries of one short request.
+const TRIES: u32 = 4;
+
+/// Asks until there is an answer; transient failures are waited out, an unreachable hub is not.
+pub async fn ask(
+    connection: &Connection,
+    method: Method,
+    url: &Url,
+    token: Option<&Token>,
+) -> Result<Answer, Failure> {
+    let mut tries = 0;
+    loop {
+        let request = Request { method: method.clone(), url, range: None, token };
+        match connection.send(request).await {
+            Err(Failure::Transient { message, wait }) => {
+                tries += 1;
+                if tries == TRIES {
+                    return Err(Failure::transient(message));
+                }
+                let wait = wait.unwrap_or(Duration::from_millis(250 << tries));
+                common::cli::detail(format_args!("{message}; trying again in {:.1} s", wait.as_secs_f32()));
+                tokio::time::sleep(wait).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Reads a whole JSON answer, of bounded size.
+pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_json::Value, Failure> {
+    let mut response = answer.response;
+    let mut body = Vec::new();
+    while let Some(piece) = next_piece(&mut response, connection.timeout()).await? {
+        if body.len() + piece.len() > LARGEST_ANSWER {
+            return Err(
+                common::error!("{}: the answer is longer than {LARGEST_ANSWER} bytes", answer.url).into()
+            );
+        }
+        body.extend_from_slice(&piece);
+    }
+    serde_json::from_slice(&body)
+        .map_err(|error| Failure::Fatal(common::error!("{}: not the hub's API: {error}", answer.url)))
+}
+
+/// The error a run ends with after `failure` on the way to `repository`.
+pub fn give_up(failure: Failure, repository: &Repository) -> Error {
+    match failure {
+        Failure::Refused { status, code, message } => {
+            refused(status.as_u16(), code.as_deref(), message, repository)
+        }
+        Failure::Unreachable(message) => Error::new(message)
+            .hint("check the network, or name another server with --endpoint or HF_ENDPOINT"),
+        other => give_up_file(other),
+    }
+}
+
+/// The error a run ends with after `failure` on the way to a file of no repository.
+pub fn give_up_file(failure: Failure) -> Error {
+    match failure {
+        Failure::Fatal(error) => error,
+        Failure::Unreachable(message) => Error::new(message).hint("check the network and the address"),
+        Failure::Refused { message, .. } => Error::new(message).hint("check the address"),
+        Failure::Transient { message, .. } => {
+            Error::new(message).hint("the server is in trouble; run the same command again later")
+        }
+    }
+}
+
+/// Says what a refusal means and what to do about it.
+fn refused(status: u16, code: Option<&str>, message: String, repository: &Repository) -> Error {
+    let id = &repository.id;
+    let page = repository.endpoint.join(id).map_or_else(|_| id.clone(), String::from);
+    let has_token = repository.token.is_some();
+    match (code, status) {
+        (Some("GatedRepo"), _) if has_token => {
+            Error::new(message).hint(format_args!("ask for access at {page}"))
+        }
+        (Some("GatedRepo"), _) => Error::new(message)
+            .hint(format_args!("ask for access at {page}, then set HF_TOKEN to your token")),
+        (Some("RevisionNotFound"), _) => Error::new(format!("{id} has no such revision ({message})"))
+            .hint("--revision takes a branch, a tag or a commit"),
+        (Some("EntryNotFound"), _) => Error::new(message),
+        (Some("RepoNotFound"), _) | (None, 401 | 404) if has_token => {
+            Error::new(format!("no repository {id} that your token may read ({message})"))
+                .hint("check the spelling; for a data set add --repo-type dataset")
+        }
+        (Some("RepoNotFound"), _) | (None, 401 | 404) => Error::new(format!(
+            "no public repository {id} ({message})"
+        ))
+        .hint("check the spelling; for a data set add --repo-type dataset, for a private one set HF_TOKEN"),
+        (Some(code), _) => Error::new(format!("{message} ({})", printable(code))),
+        (None, _) => Error::new(message),
+    }
+}

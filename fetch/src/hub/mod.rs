@@ -1,0 +1,106 @@
+//! The hub's HTTP API: which files a repository has at a revision, and where their bytes are.
+
+mod api;
+mod connection;
+mod describe;
+mod http_date;
+mod listing;
+mod token;
+
+use reqwest::Url;
+
+use crate::source::Kind;
+use crate::verify::Digest;
+
+pub use api::{give_up, give_up_file};
+pub use connection::{Answer, Connection, Failure, Request, next_piece};
+pub use describe::{Description, describe};
+pub use listing::{Listing, list};
+pub use token::Token;
+
+/// A repository on a hub.
+#[derive(Clone)]
+pub struct Repository {
+    /// The hub's address.
+    pub endpoint: Url,
+    /// Model or data set.
+    pub kind: Kind,
+    /// `owner/name`.
+    pub id: String,
+    /// For this hub only.
+    pub token: Option<Token>,
+}
+
+/// One file of a repository, as the hub lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Name inside the repository, with `/` between directories. Not yet checked.
+    pub path: String,
+    /// Bytes, where the listing says so.
+    pub size: Option<u64>,
+    /// What its content hashes to, where the listing says so.
+    pub digest: Option<Digest>,
+    /// Whether the listing told large-file storage apart from git: a digest is that of the content.
+    pub is_certain: bool,
+}
+
+impl Repository {
+    /// `ENDPOINT/api/models/ID/...`
+    fn api_url(&self, rest: &[&str]) -> Url {
+        let mut parts = vec!["api", self.kind.plural()];
+        parts.extend(self.id.split('/'));
+        parts.extend(rest);
+        join(&self.endpoint, &parts)
+    }
+
+    /// Where the content of a file is, or where the hub redirects from.
+    pub fn file_url(&self, revision: &str, path: &str) -> Url {
+        let mut parts = Vec::new();
+        if self.kind == Kind::Dataset {
+            parts.push("datasets");
+        }
+        parts.extend(self.id.split('/'));
+        parts.extend(["resolve", revision]);
+        parts.extend(path.split('/'));
+        join(&self.endpoint, &parts)
+    }
+}
+
+/// `base` with path segments added, each percent-encoded.
+fn join(base: &Url, parts: &[&str]) -> Url {
+    let mut url = base.clone();
+    // Only addresses without a host have no segments, and an endpoint has one.
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(parts);
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let repository = |endpoint: &str, kind| Repository {
+            endpoint: Url::parse(endpoint).unwrap(),
+            kind,
+            id: "a/b".into(),
+            token: None,
+        };
+        let model = repository("https://hub.example", Kind::Model);
+        assert_eq!(
+            model.file_url("refs/pr/1", "x y/z#.json").as_str(),
+            "https://hub.example/a/b/resolve/refs%2Fpr%2F1/x%20y/z%23.json"
+        );
+        assert_eq!(
+            model.api_url(&["revision", "main"]).as_str(),
+            "https://hub.example/api/models/a/b/revision/main"
+        );
+        let dataset = repository("http://127.0.0.1:81/mirror/", Kind::Dataset);
+        assert_eq!(
+            dataset.file_url("main", "a").as_str(),
+            "http://127.0.0.1:81/mirror/datasets/a/b/resolve/main/a"
+        );
+    }
+}

@@ -1,0 +1,100 @@
+//! Names that a server gives to files, and which of them may become files here.
+//!
+//! A listing is written by someone else. A name is accepted only when it stays inside the
+//! directory on every system, prints on one line, and cannot stand for two files.
+
+use std::collections::HashSet;
+
+use common::{Result, bail};
+
+/// What the tool itself keeps in a directory; no file of a repository may take these names.
+const RESERVED: [&str; 2] = [crate::record::FILE, crate::directory::SCRATCH];
+
+/// Longest component that file systems take, in bytes.
+const LONGEST_COMPONENT: usize = 255;
+
+/// Checks one name: relative, `/` between components, none of them empty, `.` or `..`.
+pub fn check(name: &str) -> Result<()> {
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        "it holds a control character"
+    } else if name.contains('\\') {
+        "it holds a backslash"
+    } else if name.starts_with('/') || name.as_bytes().get(1) == Some(&b':') {
+        "it is an absolute path"
+    } else if name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        "it has a component that is empty, `.` or `..`"
+    } else if name.split('/').any(|part| part.len() > LONGEST_COMPONENT) || name.len() > 2048 {
+        "it is too long"
+    } else {
+        return Ok(());
+    };
+    bail!("the server lists a file named {name:?}, which is refused: {reason}")
+}
+
+/// Checks the names of a whole listing, also against each other.
+pub fn check_all<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
+    let mut seen = HashSet::new();
+    for name in names.clone() {
+        check(name)?;
+        if !seen.insert(name) {
+            bail!("the server lists {name:?} twice");
+        }
+        let first = name.split('/').next().unwrap_or_default();
+        if RESERVED.contains(&first) {
+            return Err(common::error!("{name:?} is a name that fetch keeps for itself")
+                .hint(format_args!("leave it out with --exclude '{first}'")));
+        }
+    }
+    for name in names {
+        for (end, _) in name.match_indices('/') {
+            if seen.contains(&name[..end]) {
+                bail!("the server lists {:?} both as a file and as a directory", &name[..end]);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_names_pass() {
+        for name in ["config.json", "onnx/model.onnx", "a b", "模型.safetensors", "..hidden", "a..b/c"] {
+            check(name).unwrap();
+        }
+    }
+
+    #[test]
+    fn names_that_leave_the_directory_or_the_line_are_refused() {
+        let long = "x".repeat(300);
+        for name in [
+            "",
+            "/etc/passwd",
+            "../up",
+            "a/../../up",
+            "a//b",
+            "a/",
+            ".",
+            "C:/x",
+            "a\\b",
+            "a\nb",
+            "a\u{1b}[2J",
+            &long,
+        ] {
+            assert!(check(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_collide_are_refused() {
+        assert!(check_all(["a", "b", "a"].into_iter()).is_err());
+        assert!(check_all(["a", "a/b"].into_iter()).is_err());
+        assert!(check_all(["fetch.json"].into_iter()).is_err());
+        assert!(check_all([".fetch/lock"].into_iter()).is_err());
+        check_all(["a", "b/a", "b/c"].into_iter()).unwrap();
+    }
+}

@@ -1,0 +1,116 @@
+//! From a listing to the files that have to be fetched: names checked, selection applied, sizes known.
+
+use std::sync::Arc;
+
+use common::{Result, bail};
+use tokio::task::JoinSet;
+
+use crate::hub::{Connection, Listing, RemoteFile, Repository, describe, give_up};
+use crate::select::Selection;
+use crate::source::Kind;
+use crate::verify::Digest;
+
+/// Larger files come after all others: the others are what a reader of the directory opens first.
+const LARGE: u64 = 64 << 20;
+/// A file of this size whose listing does not say where it is stored is asked about on its own.
+const WORTH_ASKING: u64 = 1 << 20;
+/// Files asked about at a time.
+const ASKED_AT_ONCE: usize = 8;
+
+/// A file that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedFile {
+    /// Name inside the repository; checked.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// What it must hash to.
+    pub digest: Option<Digest>,
+}
+
+/// What is wanted of a listing, in the order in which it is to be fetched.
+pub struct Plan {
+    /// The wanted files.
+    pub files: Vec<PlannedFile>,
+    /// Names that were left out.
+    pub left_out: Vec<String>,
+}
+
+/// Chooses, checks and completes what a server lists.
+pub async fn plan(
+    listing: Listing,
+    repository: &Repository,
+    selection: &Selection,
+    connect: impl Fn() -> Result<Connection>,
+) -> Result<Plan> {
+    let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
+    let wanted = selection.choose(&names, repository.kind == Kind::Model)?;
+    let (mut files, mut left_out) = (Vec::new(), Vec::new());
+    for (file, wanted) in listing.files.into_iter().zip(wanted) {
+        match wanted {
+            true => files.push(file),
+            false => left_out.push(file.path),
+        }
+    }
+    crate::names::check_all(files.iter().map(|file| file.path.as_str()))?;
+    if files.is_empty() {
+        bail!("{} has no files at {}", repository.id, listing.commit);
+    }
+    let files = complete(files, repository, &listing.commit, connect).await?;
+    let mut files: Vec<PlannedFile> = files.into_iter().map(known).collect::<Result<_>>()?;
+    files.sort_by_key(|file| file.size >= LARGE);
+    if files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size)).is_none() {
+        bail!("{}: the sizes that the server lists are absurd", repository.id);
+    }
+    Ok(Plan { files, left_out })
+}
+
+/// Asks about each file whose size or hash the listing leaves open.
+async fn complete(
+    mut files: Vec<RemoteFile>,
+    repository: &Repository,
+    commit: &str,
+    connect: impl Fn() -> Result<Connection>,
+) -> Result<Vec<RemoteFile>> {
+    let open = |file: &RemoteFile| {
+        file.size.is_none() || file.digest.is_none() || (!file.is_certain && file.size >= Some(WORTH_ASKING))
+    };
+    let open: Arc<Vec<(usize, String)>> = Arc::new(
+        files
+            .iter()
+            .enumerate()
+            .filter(|(_, file)| open(file))
+            .map(|(i, file)| (i, file.path.clone()))
+            .collect(),
+    );
+    let mut workers = JoinSet::new();
+    for worker in 0..ASKED_AT_ONCE.min(open.len()) {
+        let (connection, repository, commit, open) =
+            (connect()?, repository.clone(), commit.to_string(), open.clone());
+        workers.spawn(async move {
+            let mut answers = Vec::new();
+            for (index, path) in open.iter().skip(worker).step_by(ASKED_AT_ONCE) {
+                let url = repository.file_url(&commit, path);
+                let answer = describe(&connection, &url, repository.token.as_ref()).await;
+                answers
+                    .push((*index, answer.map_err(|failure| give_up(failure, &repository).context(path))?));
+            }
+            Ok::<_, common::Error>(answers)
+        });
+    }
+    while let Some(answers) = workers.join_next().await {
+        for (index, found) in answers.map_err(common::Error::new)?? {
+            let file = &mut files[index];
+            file.size = file.size.or(found.size);
+            file.digest = found.digest.or(file.digest.take());
+        }
+    }
+    Ok(files)
+}
+
+fn known(file: RemoteFile) -> Result<PlannedFile> {
+    let Some(size) = file.size else {
+        bail!("{}: the server does not say how long it is", file.path);
+    };
+    Ok(PlannedFile { path: file.path, size, digest: file.digest })
+}

@@ -1,0 +1,434 @@
+//! Who fetches what: one scheduler over all ranges of all files.
+//!
+//! Files are taken in order, small ones first, so that early files are complete while later ones
+//! are still on their way. A range has the length that a connection moves in about two seconds.
+//! When nothing is left to hand out, an idle connection takes half of the slowest range from the
+//! connection that has it, and asks once more for a chunk that does not come.
+//!
+//! A chunk is written by one connection only: whoever claims it first, whole and in memory.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::partial::{CHUNK, chunk_count};
+
+/// A range takes a connection about this long.
+const RANGE_SECONDS: f64 = 2.0;
+/// Shortest and longest range, in chunks, while there is enough to do.
+const RANGE_CHUNKS: Range<usize> = 4..64;
+/// An idle connection takes work from one that would need longer than this.
+const WORTH_TAKING: Duration = Duration::from_millis(300);
+/// A chunk without a byte for so long is asked for a second time when nothing else is left.
+const WORTH_ASKING_AGAIN: Duration = Duration::from_millis(500);
+
+/// All that is left to fetch.
+pub struct Schedule {
+    state: Mutex<State>,
+    /// Something may have become available.
+    changed: Notify,
+}
+
+struct State {
+    files: Vec<FileState>,
+    flights: HashMap<u64, Flight>,
+    next_id: u64,
+    /// No chunk of the files before this one is missing.
+    first_open: usize,
+    /// Bytes nobody is fetching.
+    missing: u64,
+    /// Chunks that are there, whole, in bytes.
+    written: u64,
+    connections: usize,
+    last_gain: Instant,
+}
+
+struct FileState {
+    size: u64,
+    chunks: Vec<Chunk>,
+    /// No chunk before this one is missing.
+    first_missing: usize,
+    /// All chunks before this one are written.
+    frontier: usize,
+    /// The server sends the whole file or nothing.
+    is_whole: bool,
+    /// Somebody is fetching the whole file.
+    whole_is_taken: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    Missing,
+    Fetched,
+    BeingWritten,
+    Written,
+}
+
+/// A range on its way, as one connection sees it.
+#[derive(Clone)]
+pub struct Flight {
+    id: u64,
+    /// Index of the file.
+    pub file: usize,
+    /// Chunks asked for. Others may take the last of them over meanwhile.
+    pub chunks: Range<usize>,
+    /// The whole file in one stream, chunks that are there already included.
+    pub is_whole: bool,
+    begun: Instant,
+    /// Shared between the connection and the scheduler.
+    pub progress: Arc<Progress>,
+}
+
+/// What a connection tells while it is fetching.
+#[derive(Default)]
+pub struct Progress {
+    /// Bytes received.
+    pub received: AtomicU64,
+    /// Bytes received of a chunk that is not yet written.
+    pub pending: AtomicU64,
+    /// Milliseconds from the beginning to the last byte.
+    last_byte: AtomicU64,
+    /// Nothing of the range is needed any more.
+    pub cancelled: Notify,
+}
+
+/// What an idle connection does next.
+pub enum Next {
+    /// Fetch this.
+    Flight(Flight),
+    /// Nothing now; ask again after a change, or after this long.
+    Wait(Duration),
+}
+
+/// Whether a chunk that has arrived is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Write it, then say so.
+    Write,
+    /// It is there already.
+    Skip,
+    /// The rest of the range is not wanted any more.
+    Stop,
+}
+
+impl Flight {
+    /// Counts bytes as they arrive.
+    pub fn receive(&self, bytes: u64) {
+        self.progress.received.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.pending.fetch_add(bytes, Ordering::Relaxed);
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress.last_byte.store(now, Ordering::Relaxed);
+    }
+
+    /// Bytes a second since the request.
+    pub fn speed(&self) -> f64 {
+        self.progress.received.load(Ordering::Relaxed) as f64 / self.begun.elapsed().as_secs_f64().max(1e-6)
+    }
+
+    fn silence(&self) -> Duration {
+        let last_byte = Duration::from_millis(self.progress.last_byte.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last_byte)
+    }
+}
+
+impl Schedule {
+    /// `files` in the order in which they are wanted: size, and which chunks are there.
+    pub fn new(files: Vec<(u64, Vec<bool>)>) -> Self {
+        let files: Vec<FileState> =
+            files.into_iter().map(|(size, done)| FileState::new(size, &done)).collect();
+        let missing = files.iter().map(FileState::missing).sum();
+        let total: u64 = files.iter().map(|file| file.size).sum();
+        Self {
+            state: Mutex::new(State {
+                files,
+                flights: HashMap::new(),
+                next_id: 0,
+                first_open: 0,
+                missing,
+                written: total - missing,
+                connections: 1,
+                last_gain: Instant::now(),
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    /// How many connections share the work.
+    pub fn set_connections(&self, connections: usize) {
+        self.lock().connections = connections.max(1);
+    }
+
+    /// What a connection that moves `speed` bytes a second does next.
+    pub fn next(&self, speed: Option<f64>) -> Next {
+        let mut state = self.lock();
+        match state.next_missing(speed).or_else(|| state.take_over()) {
+            Some(flight) => Next::Flight(flight),
+            None => Next::Wait(Duration::from_millis(100)),
+        }
+    }
+
+    /// Waits until something changes, `limit` at most.
+    pub async fn wait(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.changed.notified()).await;
+    }
+
+    /// Asks for leave to write a chunk that has arrived in full.
+    pub fn claim(&self, flight: &Flight, chunk: usize) -> Claim {
+        let mut state = self.lock();
+        let end = state.flights.get(&flight.id).map_or(0, |known| known.chunks.end);
+        if chunk >= end {
+            return Claim::Stop;
+        }
+        flight.progress.pending.store(0, Ordering::Relaxed);
+        let file = &mut state.files[flight.file];
+        match file.chunks[chunk] {
+            Chunk::Written | Chunk::BeingWritten => Claim::Skip,
+            found => {
+                file.chunks[chunk] = Chunk::BeingWritten;
+                if found == Chunk::Missing {
+                    let bytes = file.chunk_bytes(chunk);
+                    state.missing -= bytes;
+                }
+                Claim::Write
+            }
+        }
+    }
+
+    /// Notes that a claimed chunk has been written. Returns whether the next one is still wanted.
+    pub fn written(&self, flight: &Flight, chunk: usize) -> bool {
+        let mut state = self.lock();
+        let file = &mut state.files[flight.file];
+        file.chunks[chunk] = Chunk::Written;
+        let gained = file.chunk_bytes(chunk);
+        file.advance_frontier();
+        state.written += gained;
+        state.last_gain = Instant::now();
+        let own = state.flights.get_mut(&flight.id);
+        let is_more_wanted = own.is_some_and(|own| {
+            own.chunks.start = chunk + 1;
+            !own.chunks.is_empty()
+        });
+        // A second request for the same chunk has become pointless.
+        for other in state.flights.values() {
+            let same =
+                other.file == flight.file && other.id != flight.id && other.chunks == (chunk..chunk + 1);
+            if same {
+                other.progress.cancelled.notify_one();
+            }
+        }
+        if state.files[flight.file].is_written() {
+            self.changed.notify_waiters();
+        }
+        is_more_wanted
+    }
+
+    /// Gives a range back; what has not been written is missing again.
+    pub fn end(&self, flight: &Flight) {
+        let mut state = self.lock();
+        let Some(own) = state.flights.remove(&flight.id) else { return };
+        if own.is_whole {
+            state.files[own.file].whole_is_taken = false;
+        }
+        let elsewhere: Vec<Range<usize>> = state
+            .flights
+            .values()
+            .filter(|other| other.file == own.file)
+            .map(|other| other.chunks.clone())
+            .collect();
+        for chunk in own.chunks.clone() {
+            if !elsewhere.iter().any(|range| range.contains(&chunk)) {
+                state.give_back(own.file, chunk);
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// A chunk that was claimed could not be written.
+    pub fn not_written(&self, flight: &Flight, chunk: usize) {
+        let mut state = self.lock();
+        state.files[flight.file].chunks[chunk] = Chunk::Fetched;
+    }
+
+    /// From now on the file is fetched in one stream: the server ignores ranges.
+    ///
+    /// Returns the flight to go on with, unless another connection has begun such a stream.
+    pub fn ranges_are_ignored(&self, flight: &Flight) -> Option<Flight> {
+        let mut state = self.lock();
+        let file = &mut state.files[flight.file];
+        file.is_whole = true;
+        if flight.chunks.start != 0 || std::mem::replace(&mut file.whole_is_taken, true) {
+            return None;
+        }
+        let chunks = 0..file.chunks.len();
+        let own = state.flights.get_mut(&flight.id)?;
+        own.chunks = chunks;
+        own.is_whole = true;
+        Some(own.clone())
+    }
+
+    /// Everything of the file is to be fetched again.
+    pub fn start_over(&self, index: usize) {
+        let mut state = self.lock();
+        let file = &state.files[index];
+        let (size, written) = (file.size, file.size - file.missing());
+        let is_whole = file.is_whole;
+        state.files[index] = FileState { is_whole, ..FileState::new(size, &vec![false; chunk_count(size)]) };
+        state.first_open = state.first_open.min(index);
+        state.missing += size;
+        state.written -= written;
+        self.changed.notify_waiters();
+    }
+
+    /// How many bytes from the beginning of the file are written without a gap.
+    pub fn frontier(&self, file: usize) -> u64 {
+        let state = self.lock();
+        let file = &state.files[file];
+        (file.frontier as u64 * CHUNK).min(file.size)
+    }
+
+    /// Bytes that have arrived, including those of chunks not yet complete.
+    pub fn arrived(&self) -> u64 {
+        let state = self.lock();
+        let pending: u64 =
+            state.flights.values().map(|flight| flight.progress.pending.load(Ordering::Relaxed)).sum();
+        state.written + pending
+    }
+
+    /// When a chunk was last written.
+    pub fn last_gain(&self) -> Instant {
+        self.lock().last_gain
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The first run of missing chunks, as long as suits the connection.
+    fn next_missing(&mut self, speed: Option<f64>) -> Option<Flight> {
+        while self.files.get(self.first_open).is_some_and(|file| file.missing_from().is_none()) {
+            self.first_open += 1;
+        }
+        let fair = (self.missing / CHUNK) as usize / (2 * self.connections);
+        let by_speed = speed.map_or(0, |speed| (speed * RANGE_SECONDS) as usize / CHUNK as usize);
+        let length = by_speed.clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(1));
+        for index in self.first_open..self.files.len() {
+            let file = &mut self.files[index];
+            let Some(first) = file.missing_from() else { continue };
+            file.first_missing = first;
+            if file.is_whole {
+                if std::mem::replace(&mut file.whole_is_taken, true) {
+                    continue;
+                }
+                let chunks = 0..file.chunks.len();
+                return Some(self.launch(index, chunks, true));
+            }
+            let run = file.chunks[first..].iter().take(length).take_while(|chunk| **chunk == Chunk::Missing);
+            let chunks = first..first + run.count();
+            return Some(self.launch(index, chunks, false));
+        }
+        None
+    }
+
+    /// Half of the range that would last longest, or the whole of one that is silent.
+    fn take_over(&mut self) -> Option<Flight> {
+        let candidates = self.flights.values().filter(|flight| !flight.is_whole && !flight.chunks.is_empty());
+        let (_, id) = candidates
+            .filter_map(|flight| {
+                let left = (flight.chunks.len() as u64 * CHUNK) as f64;
+                let seconds = left / flight.speed().max(1.0);
+                let is_last = flight.chunks.len() == 1;
+                let is_shared = || {
+                    self.flights.values().any(|other| {
+                        other.id != flight.id && other.file == flight.file && other.chunks == flight.chunks
+                    })
+                };
+                let worth_it = match is_last {
+                    true => flight.silence() > WORTH_ASKING_AGAIN && !is_shared(),
+                    false => flight.begun.elapsed() > WORTH_TAKING && seconds > WORTH_TAKING.as_secs_f64(),
+                };
+                worth_it.then_some((seconds, flight.id))
+            })
+            .max_by(|a, b| a.0.total_cmp(&b.0))?;
+        let flight = self.flights.get_mut(&id)?;
+        let (file, chunks) = (flight.file, flight.chunks.clone());
+        let middle = chunks.start + chunks.len() / 2;
+        if chunks.len() > 1 {
+            flight.chunks.end = middle;
+        }
+        Some(self.launch(file, middle..chunks.end, false))
+    }
+
+    fn launch(&mut self, file: usize, chunks: Range<usize>, is_whole: bool) -> Flight {
+        for chunk in chunks.clone() {
+            let state = &mut self.files[file].chunks[chunk];
+            if *state == Chunk::Missing {
+                *state = Chunk::Fetched;
+                self.missing -= self.files[file].chunk_bytes(chunk);
+            }
+        }
+        self.next_id += 1;
+        let flight = Flight {
+            id: self.next_id,
+            file,
+            chunks,
+            is_whole,
+            begun: Instant::now(),
+            progress: Arc::default(),
+        };
+        self.flights.insert(flight.id, flight.clone());
+        flight
+    }
+
+    fn give_back(&mut self, index: usize, chunk: usize) {
+        let file = &mut self.files[index];
+        if file.chunks.get(chunk) == Some(&Chunk::Fetched) {
+            file.chunks[chunk] = Chunk::Missing;
+            file.first_missing = file.first_missing.min(chunk);
+            self.first_open = self.first_open.min(index);
+            self.missing += self.files[index].chunk_bytes(chunk);
+        }
+    }
+}
+
+impl FileState {
+    fn new(size: u64, done: &[bool]) -> Self {
+        let chunks = done.iter().map(|done| if *done { Chunk::Written } else { Chunk::Missing }).collect();
+        let mut file =
+            Self { size, chunks, first_missing: 0, frontier: 0, is_whole: false, whole_is_taken: false };
+        file.advance_frontier();
+        file
+    }
+
+    fn missing_from(&self) -> Option<usize> {
+        let found = self.chunks[self.first_missing..].iter().position(|chunk| *chunk == Chunk::Missing)?;
+        Some(self.first_missing + found)
+    }
+
+    fn advance_frontier(&mut self) {
+        while self.chunks.get(self.frontier) == Some(&Chunk::Written) {
+            self.frontier += 1;
+        }
+    }
+
+    fn is_written(&self) -> bool {
+        self.frontier == self.chunks.len()
+    }
+
+    fn chunk_bytes(&self, chunk: usize) -> u64 {
+        CHUNK.min(self.size - chunk as u64 * CHUNK)
+    }
+
+    fn missing(&self) -> u64 {
+        let missing = |(index, chunk): (usize, &Chunk)| match chunk {
+            Chunk::Missing => self.chunk_bytes(index),
+            _ => 0,
+        };
+        self.chunks.iter().enumerate().map(missing).sum()
+    }
+}

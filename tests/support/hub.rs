@@ -1,0 +1,469 @@
+//! A hub on a loopback port, which answers well or, on request, badly.
+//!
+//! It serves one repository through the hub's HTTP API: revision, paged tree, `resolve` with ranges
+//! and, for large files, a redirect to a second port that plays the content network. A [`Fault`] is
+//! chosen for every request by a function of the test's own.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+/// The commit that every revision of the served repository names.
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A file of the repository.
+#[derive(Clone)]
+pub struct HubFile {
+    /// Name inside the repository.
+    pub path: String,
+    /// Its bytes.
+    pub content: Arc<Vec<u8>>,
+    /// Whether it is in large-file storage, and known by its sha256.
+    pub is_large: bool,
+}
+
+impl HubFile {
+    /// A file with `length` bytes that look random and depend on `seed` only.
+    pub fn new(path: &str, length: usize, seed: u64) -> Self {
+        Self { path: path.into(), content: Arc::new(noise(length, seed)), is_large: length > 100_000 }
+    }
+
+    fn sha256(&self) -> String {
+        hex(&Sha256::digest(self.content.as_slice()))
+    }
+
+    fn git_sha1(&self) -> String {
+        let blob = Sha1::new_with_prefix(format!("blob {}\0", self.content.len()));
+        hex(&blob.chain_update(self.content.as_slice()).finalize())
+    }
+}
+
+/// How the server behaves apart from faults.
+#[derive(Clone, Default)]
+pub struct Behaviour {
+    /// Entries on a page of the tree; 0 for all of them.
+    pub page: usize,
+    /// The tree is not there: names come with the revision only.
+    pub has_no_tree: bool,
+    /// The tree says nothing of large-file storage, and its object names are those of pointers.
+    pub hides_large_files: bool,
+    /// Large files are redirected to the second port.
+    pub redirects: bool,
+    /// The answer to a request for the tree, instead of the truth.
+    pub tree: Option<Value>,
+    /// Bytes a second on each connection.
+    pub bytes_per_second: Option<usize>,
+    /// Time before each answer.
+    pub latency: Duration,
+    /// The `Authorization` without which nothing is answered.
+    pub authorization: Option<String>,
+}
+
+/// What goes wrong with one answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// This status, with these headers and no body to speak of.
+    Status(u16, Vec<(String, String)>),
+    /// The connection is reset after so many bytes of the body.
+    Reset(usize),
+    /// The connection is closed after so many bytes of the body.
+    Truncate(usize),
+    /// Nothing comes after so many bytes of the body, for so long.
+    Stall(usize, Duration),
+    /// The byte at this place of the answer is changed.
+    WrongByte(usize),
+    /// `Content-Range` names bytes that were not asked for.
+    WrongContentRange,
+    /// The whole file is sent, whatever was asked for.
+    IgnoreRange,
+    /// `Content-Length` is this much longer than the truth.
+    LyingLength(usize),
+    /// No length is announced and the body does not end.
+    Endless,
+    /// The body claims to be gzip.
+    Gzip,
+    /// A redirect to this address.
+    Redirect(String),
+}
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// GET or HEAD.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The `Range` header.
+    pub range: Option<String>,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+    /// It came to the second port.
+    pub at_second_port: bool,
+    /// How many requests for file contents came before it.
+    pub number: usize,
+}
+
+type Chooser = Box<dyn Fn(&Seen) -> Fault + Send + Sync>;
+
+struct Shared {
+    files: Vec<HubFile>,
+    behaviour: Behaviour,
+    chooser: Mutex<Option<Arc<Chooser>>>,
+    log: Mutex<Vec<Seen>>,
+    second: String,
+}
+
+/// A running hub. It stops answering when the process ends.
+pub struct Hub {
+    address: String,
+    shared: Arc<Shared>,
+}
+
+impl Hub {
+    /// Serves `files` without faults.
+    pub fn start(files: Vec<HubFile>) -> Self {
+        Self::with(files, Behaviour::default())
+    }
+
+    /// Serves `files` in a certain way.
+    pub fn with(files: Vec<HubFile>, behaviour: Behaviour) -> Self {
+        let first = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let second = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let address =
+            |listener: &TcpListener| format!("http://{}", listener.local_addr().expect("an address"));
+        let shared = Arc::new(Shared {
+            files,
+            behaviour,
+            chooser: Mutex::default(),
+            log: Mutex::default(),
+            second: address(&second),
+        });
+        let hub = Self { address: address(&first), shared: shared.clone() };
+        for (listener, is_second) in [(first, false), (second, true)] {
+            let shared = shared.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let shared = shared.clone();
+                    // A connection that breaks is the client's affair.
+                    std::thread::spawn(move || drop(serve(&shared, &stream, is_second)));
+                }
+            });
+        }
+        hub
+    }
+
+    /// Chooses the fault of every request for the content of a file.
+    pub fn faults(&self, choose: impl Fn(&Seen) -> Fault + Send + Sync + 'static) {
+        *lock(&self.shared.chooser) = Some(Arc::new(Box::new(choose)));
+    }
+
+    /// The endpoint.
+    pub fn url(&self) -> &str {
+        &self.address
+    }
+
+    /// The second port.
+    pub fn second_url(&self) -> &str {
+        &self.shared.second
+    }
+
+    /// All requests so far.
+    pub fn log(&self) -> Vec<Seen> {
+        lock(&self.shared.log).clone()
+    }
+
+    /// The tree as the hub would list it.
+    pub fn tree(&self) -> Vec<Value> {
+        tree(&self.shared)
+    }
+}
+
+/// `length` bytes that look random and depend on `seed` only (xorshift64*).
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn serve(shared: &Shared, stream: &TcpStream, at_second_port: bool) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    while let Some(request) = read_request(&mut reader, at_second_port)? {
+        std::thread::sleep(shared.behaviour.latency);
+        let (request, chooser) = {
+            let mut log = lock(&shared.log);
+            let number = log.iter().filter(|seen| is_content(&seen.target)).count();
+            let request = Seen { number, ..request };
+            log.push(request.clone());
+            (request, lock(&shared.chooser).clone())
+        };
+        let fault = match chooser {
+            Some(choose) if is_content(&request.target) => choose(&request),
+            _ => Fault::None,
+        };
+        if !answer(shared, &request, &fault, stream)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn is_content(target: &str) -> bool {
+    target.contains("/resolve/") || target.starts_with("/content/")
+}
+
+fn read_request(reader: &mut impl BufRead, at_second_port: bool) -> std::io::Result<Option<Seen>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace().map(str::to_string);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut seen = Seen { method, target, range: None, authorization: None, at_second_port, number: 0 };
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { return Ok(Some(seen)) };
+        match name.to_ascii_lowercase().as_str() {
+            "range" => seen.range = Some(value.trim().into()),
+            "authorization" => seen.authorization = Some(value.trim().into()),
+            _ => {}
+        }
+    }
+}
+
+/// Answers one request; returns whether the connection may be used again.
+fn answer(shared: &Shared, request: &Seen, fault: &Fault, stream: &TcpStream) -> std::io::Result<bool> {
+    let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+    let behaviour = &shared.behaviour;
+    if !request.at_second_port
+        && behaviour.authorization.is_some()
+        && request.authorization != behaviour.authorization
+    {
+        return head(stream, 401, &[("X-Error-Code", "RepoNotFound")], Some(0));
+    }
+    match fault {
+        Fault::Status(status, headers) => {
+            let headers: Vec<(&str, &str)> =
+                headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            return head(stream, *status, &headers, Some(0));
+        }
+        Fault::Redirect(target) => return head(stream, 302, &[("Location", target)], Some(0)),
+        _ => {}
+    }
+    if let Some(rest) = path.strip_prefix("/api/") {
+        return answer_api(shared, rest, query, stream);
+    }
+    let name = match path.split_once("/resolve/") {
+        Some((_, rest)) => rest.split_once('/').map(|(_, name)| name),
+        None => path.strip_prefix("/content/"),
+    };
+    let Some(file) = name.and_then(|name| shared.files.iter().find(|file| file.path == decode(name))) else {
+        return head(stream, 404, &[("X-Error-Code", "EntryNotFound")], Some(0));
+    };
+    let etag = format!("\"{}\"", if file.is_large { file.sha256() } else { file.git_sha1() });
+    if behaviour.redirects && file.is_large && path.contains("/resolve/") {
+        let (target, size) =
+            (format!("{}/content/{}", shared.second, file.path), file.content.len().to_string());
+        let headers = [
+            ("Location", target.as_str()),
+            ("X-Repo-Commit", COMMIT),
+            ("X-Linked-Etag", &etag),
+            ("X-Linked-Size", &size),
+        ];
+        return head(stream, 302, &headers, Some(0));
+    }
+    send_file(shared, request, fault, file, &etag, stream)
+}
+
+fn answer_api(shared: &Shared, rest: &str, query: &str, stream: &TcpStream) -> std::io::Result<bool> {
+    let parts: Vec<&str> = rest.split('/').collect();
+    match parts[..] {
+        [_, _, _, "revision", "missing"] => {
+            head(stream, 404, &[("X-Error-Code", "RevisionNotFound")], Some(0))
+        }
+        [_, _, _, "revision", _] => {
+            let siblings: Vec<Value> =
+                shared.files.iter().map(|file| json!({ "rfilename": file.path })).collect();
+            send_json(stream, &json!({ "sha": COMMIT, "siblings": siblings }), &[])
+        }
+        [_, _, _, "tree", _] if shared.behaviour.has_no_tree => head(stream, 404, &[], Some(0)),
+        [_, _, _, "tree", commit] => {
+            if let Some(tree) = &shared.behaviour.tree {
+                return send_json(stream, tree, &[]);
+            }
+            let entries = tree(shared);
+            let page = if shared.behaviour.page == 0 { entries.len().max(1) } else { shared.behaviour.page };
+            let from =
+                query.split('&').find_map(|one| one.strip_prefix("cursor=")?.parse().ok()).unwrap_or(0_usize);
+            let to = entries.len().min(from + page);
+            let link = format!(
+                "</api/{}/{}/{}/tree/{commit}?cursor={to}>; rel=\"next\"",
+                parts[0], parts[1], parts[2]
+            );
+            let headers = if to < entries.len() { vec![("Link", link.as_str())] } else { vec![] };
+            send_json(stream, &Value::from(entries[from..to].to_vec()), &headers)
+        }
+        _ => head(stream, 404, &[("X-Error-Code", "RepoNotFound")], Some(0)),
+    }
+}
+
+fn tree(shared: &Shared) -> Vec<Value> {
+    let entry = |file: &HubFile| {
+        let size = file.content.len();
+        match (file.is_large, shared.behaviour.hides_large_files) {
+            (false, _) => json!({ "type": "file", "path": file.path, "size": size, "oid": file.git_sha1() }),
+            (true, true) => json!({ "type": "file", "path": file.path, "size": size, "oid": "f".repeat(40) }),
+            (true, false) => json!({
+                "type": "file", "path": file.path, "size": size, "oid": "f".repeat(40),
+                "lfs": { "oid": file.sha256(), "size": size, "pointerSize": 134 },
+            }),
+        }
+    };
+    let directory = json!({ "type": "directory", "path": "sub", "size": 0, "oid": "e".repeat(40) });
+    shared.files.iter().map(entry).chain([directory]).collect()
+}
+
+fn send_file(
+    shared: &Shared,
+    request: &Seen,
+    fault: &Fault,
+    file: &HubFile,
+    etag: &str,
+    stream: &TcpStream,
+) -> std::io::Result<bool> {
+    let size = file.content.len();
+    let asked = request.range.as_deref().and_then(|range| parse_range(range, size));
+    let mut headers = vec![("ETag", etag.to_string()), ("X-Repo-Commit", COMMIT.to_string())];
+    let (status, range) = match asked {
+        Some(range) if *fault != Fault::IgnoreRange => {
+            let shift = if *fault == Fault::WrongContentRange { 1 } else { 0 };
+            let text = format!("bytes {}-{}/{size}", range.start + shift, range.end - 1 + shift);
+            headers.push(("Content-Range", text));
+            (206, range)
+        }
+        _ => (200, 0..size),
+    };
+    let mut body = file.content[range].to_vec();
+    let mut length = Some(body.len());
+    match fault {
+        Fault::WrongByte(at) if !body.is_empty() => {
+            let at = at % body.len();
+            body[at] ^= 0x55;
+        }
+        Fault::LyingLength(more) => length = Some(body.len() + more),
+        Fault::Endless => length = None,
+        Fault::Gzip => headers.push(("Content-Encoding", "gzip".into())),
+        _ => {}
+    }
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let keeps = head(stream, status, &headers, length)?;
+    if request.method == "HEAD" {
+        return Ok(keeps);
+    }
+    match fault {
+        Fault::Reset(after) => {
+            send(shared, stream, &body[..body.len().min(*after)])?;
+            socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
+            Ok(false)
+        }
+        Fault::Truncate(after) => {
+            send(shared, stream, &body[..body.len().min(*after)])?;
+            Ok(false)
+        }
+        Fault::Stall(after, time) => {
+            let (before, rest) = body.split_at(body.len().min(*after));
+            send(shared, stream, before)?;
+            std::thread::sleep(*time);
+            send(shared, stream, rest)?;
+            Ok(keeps)
+        }
+        Fault::LyingLength(_) => {
+            send(shared, stream, &body)?;
+            Ok(false)
+        }
+        Fault::Endless => loop {
+            send(shared, stream, &body)?;
+        },
+        _ => {
+            send(shared, stream, &body)?;
+            Ok(keeps)
+        }
+    }
+}
+
+/// Sends a body, no faster than the connection is allowed to.
+fn send(shared: &Shared, mut stream: &TcpStream, body: &[u8]) -> std::io::Result<()> {
+    let Some(rate) = shared.behaviour.bytes_per_second else { return stream.write_all(body) };
+    for piece in body.chunks((rate / 50).max(1)) {
+        stream.write_all(piece)?;
+        std::thread::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64));
+    }
+    Ok(())
+}
+
+fn send_json(mut stream: &TcpStream, value: &Value, headers: &[(&str, &str)]) -> std::io::Result<bool> {
+    let body = value.to_string();
+    let keeps = head(stream, 200, headers, Some(body.len()))?;
+    stream.write_all(body.as_bytes())?;
+    Ok(keeps)
+}
+
+/// Sends status and headers; without a length the connection ends with the body.
+fn head(
+    mut stream: &TcpStream,
+    status: u16,
+    headers: &[(&str, &str)],
+    length: Option<usize>,
+) -> std::io::Result<bool> {
+    let mut text = format!("HTTP/1.1 {status} .\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    match length {
+        Some(length) => text += &format!("Content-Length: {length}\r\n\r\n"),
+        None => text += "Connection: close\r\n\r\n",
+    }
+    stream.write_all(text.as_bytes())?;
+    Ok(length.is_some())
+}
+
+fn parse_range(text: &str, size: usize) -> Option<Range<usize>> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let first: usize = first.parse().ok()?;
+    let end = last.parse::<usize>().map_or(size, |last| last + 1).min(size);
+    (first < end).then_some(first..end)
+}
+
+fn decode(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(&part[..2], 16).unwrap_or(b'?'));
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
