@@ -5,14 +5,20 @@
 //! | [`adapter`] | LoRA adapters as PEFT writes them |
 //! | [`checkpoint`] | safetensors directories: memory-mapped reading, atomic writing |
 //! | [`cli`] | the command-line contract: paths in and out, progress, exit codes |
+//! | [`device`] | where tensors live and products run |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
+//! | [`kernels`] | the operations of the model, forward beside backward |
+//! | [`model`] | the decoder: forward, hand-written backward, adapters |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
 //! | [`text`] | tokenizer, chat templates, label masks |
 
 pub mod adapter;
 pub mod checkpoint;
 pub mod cli;
+pub mod device;
 pub mod error;
+pub mod kernels;
+pub mod model;
 pub mod nf4;
 pub mod text;
 

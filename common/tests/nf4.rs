@@ -140,6 +140,6 @@ fn adapters_that_peft_saved_are_read() {
         let adapter = Adapter::load(&golden().join("models").join(family).join("adapter")).unwrap();
         assert_eq!(adapter.modules.len(), 14, "{family}");
         let lora = &adapter.modules["model.layers.1.mlp.down_proj"];
-        assert_eq!((lora.rank, lora.outputs, lora.scale), (4, 32, 2.0), "{family}");
+        assert_eq!((lora.rank, lora.outputs, lora.scale), (4, 64, 2.0), "{family}");
     }
 }

@@ -1,0 +1,124 @@
+//! A tensor of activations or gradients on a device.
+//!
+//! On the host it is a contiguous f32 candle tensor. Tensors are values: an op returns a new one.
+
+use std::ops::Deref;
+
+use candle_core::Storage;
+
+use crate::{Error, Result, error};
+
+/// A tensor of activations or gradients, row-major and contiguous.
+#[derive(Debug, Clone)]
+pub enum Tensor {
+    /// f32 on the host.
+    Cpu(candle_core::Tensor),
+}
+
+/// The values of a host tensor, borrowed through the guard `G` of its storage.
+struct HostSlice<G> {
+    storage: G,
+    start: usize,
+    len: usize,
+}
+
+impl<G: Deref<Target = Storage>> Deref for HostSlice<G> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // `Tensor::host` has checked that the storage is f32 on the host and the range inside it.
+        match &*self.storage {
+            Storage::Cpu(storage) => match storage.as_slice::<f32>() {
+                Ok(values) => &values[self.start..self.start + self.len],
+                Err(_) => &[],
+            },
+            _ => &[],
+        }
+    }
+}
+
+impl Tensor {
+    /// A host tensor of `shape` from its values.
+    pub fn from_vec(values: Vec<f32>, shape: &[usize]) -> Result<Self> {
+        Ok(Self::Cpu(candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?))
+    }
+
+    /// The extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Cpu(tensor) => tensor.dims(),
+        }
+    }
+
+    /// The extents of a matrix, or an error naming `what`.
+    pub fn matrix(&self, what: &str) -> Result<(usize, usize)> {
+        match *self.shape() {
+            [rows, columns] => Ok((rows, columns)),
+            ref shape => Err(error!("{what}: a matrix expected, found shape {shape:?}")),
+        }
+    }
+
+    /// Fails unless the shape is `expected`; `what` names the op and the argument.
+    pub fn expect(&self, what: &str, expected: &[usize]) -> Result<()> {
+        if self.shape() == expected {
+            Ok(())
+        } else {
+            Err(error!("{what}: shape {expected:?} expected, found {:?}", self.shape()))
+        }
+    }
+
+    /// The values, borrowed from the host.
+    pub fn host(&self) -> Result<impl Deref<Target = [f32]> + '_> {
+        match self {
+            Self::Cpu(tensor) => {
+                let (storage, layout) = tensor.storage_and_layout();
+                let (start, end) = layout
+                    .contiguous_offsets()
+                    .ok_or_else(|| error!("a contiguous tensor expected, found {layout:?}"))?;
+                match &*storage {
+                    Storage::Cpu(values) if values.as_slice::<f32>()?.len() >= end => {}
+                    _ => return Err(Error::new("an f32 tensor on the host expected")),
+                }
+                Ok(HostSlice { storage, start, len: end - start })
+            }
+        }
+    }
+
+    /// The same values under another shape.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        match self {
+            Self::Cpu(tensor) => Ok(Self::Cpu(tensor.reshape(shape)?)),
+        }
+    }
+
+    /// Elementwise sum of two tensors of one shape.
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        match (self, other) {
+            (Self::Cpu(a), Self::Cpu(b)) => Ok(Self::Cpu(a.add(b)?)),
+        }
+    }
+
+    /// Rows `indices` of a matrix [T, C], in that order: [indices.len(), C].
+    pub fn gather_rows(&self, indices: &[u32]) -> Result<Self> {
+        match self {
+            Self::Cpu(tensor) => {
+                let indices =
+                    candle_core::Tensor::from_slice(indices, indices.len(), &candle_core::Device::Cpu)?;
+                Ok(Self::Cpu(tensor.index_select(&indices, 0)?))
+            }
+        }
+    }
+
+    /// The backward of [`Tensor::gather_rows`]: a zero matrix [rows, C] with our rows added at `indices`.
+    pub fn scatter_rows(&self, indices: &[u32], rows: usize) -> Result<Self> {
+        let (_, columns) = self.matrix("scatter_rows")?;
+        match self {
+            Self::Cpu(tensor) => {
+                let device = &candle_core::Device::Cpu;
+                let indices = candle_core::Tensor::from_slice(indices, indices.len(), device)?;
+                let zeros = candle_core::Tensor::zeros((rows, columns), candle_core::DType::F32, device)?;
+                Ok(Self::Cpu(zeros.index_add(&indices, tensor, 0)?))
+            }
+        }
+    }
+}

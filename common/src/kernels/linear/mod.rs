@@ -1,0 +1,171 @@
+//! Linear layers whose weights are frozen, with trainable low-rank adapters beside them (LoRA, Hu
+//! et al. 2021): `y = x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ`.
+//!
+//! Projections of one input (query, key and value; gate and up) are stacked into one layer, so
+//! that each product runs once over all of them.
+
+mod cpu;
+mod weight;
+
+use std::ops::Range;
+
+use crate::device::Tensor;
+use crate::{Result, error};
+
+pub use weight::Weight;
+
+/// One projection of a stack.
+pub struct Projection {
+    /// Module path in the checkpoint, as `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// [N, K]
+    pub weight: Weight,
+    /// [N]
+    pub bias: Option<Vec<f32>>,
+    /// Where this projection's adapter lies in the parameter buffer.
+    pub adapter: Option<AdapterSlot>,
+}
+
+/// Where a projection's adapter lies in the buffer of all trainable parameters, and how it counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterSlot {
+    /// R
+    pub rank: usize,
+    /// alpha / R, or alpha / √R
+    pub scale: f32,
+    /// A [R, K]
+    pub a: Range<usize>,
+    /// B [N, R]
+    pub b: Range<usize>,
+}
+
+/// Projections that share their input, stacked along their outputs.
+pub struct Linear {
+    projections: Vec<Projection>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Linear {
+    /// Stacks projections; all must have the same number of inputs.
+    pub fn new(projections: Vec<Projection>) -> Result<Self> {
+        let inputs = projections.first().map_or(0, |projection| projection.weight.shape()[1]);
+        let mut outputs = 0;
+        for Projection { name, weight, bias, .. } in &projections {
+            let [n, k] = weight.shape();
+            if k != inputs {
+                return Err(error!("{name}.weight: {inputs} columns expected, found {k}"));
+            }
+            if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != n) {
+                return Err(error!("{name}.bias: [{n}] expected, found [{}]", bias.len()));
+            }
+            outputs += n;
+        }
+        Ok(Self { projections, inputs, outputs })
+    }
+
+    /// K
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// ΣN over the stack.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The stacked projections, in the order of their outputs.
+    pub fn projections(&self) -> &[Projection] {
+        &self.projections
+    }
+
+    /// The stacked projections, to attach adapters to.
+    pub fn projections_mut(&mut self) -> &mut [Projection] {
+        &mut self.projections
+    }
+
+    /// Whether any projection has an adapter.
+    pub fn has_adapter(&self) -> bool {
+        self.projections.iter().any(|projection| projection.adapter.is_some())
+    }
+
+    /// ΣR over the stack.
+    pub fn ranks(&self) -> usize {
+        self.projections.iter().filter_map(|p| p.adapter.as_ref()).map(|adapter| adapter.rank).sum()
+    }
+}
+
+/// What a forward gives.
+pub struct Output {
+    /// [T, ΣN]
+    pub y: Tensor,
+    /// x·Aᵀ [T, ΣR], which the backward needs; empty without adapters.
+    pub low: Vec<f32>,
+}
+
+/// y [T, ΣN] from x [T, K]. Without `parameters` the adapters are left out.
+pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<&[f32]>) -> Result<Output> {
+    let (t, _) = check(x, linear.inputs, "linear: x")?;
+    match x {
+        Tensor::Cpu(_) => {
+            let (y, low) = cpu::forward(&x.host()?, t, linear, parameters)?;
+            Ok(Output { y: Tensor::from_vec(y, &[t, linear.outputs])?, low })
+        }
+    }
+}
+
+/// dx [T, K] from dy [T, ΣN] and the forward's input and result; *adds* the gradients of A and B to
+/// `gradients`, which has the layout of `parameters`. Where no one needs dx, it is not computed.
+pub fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    low: &[f32],
+    linear: &Linear,
+    parameters: &[f32],
+    gradients: &mut [f32],
+    needs_dx: bool,
+) -> Result<Option<Tensor>> {
+    let (t, _) = check(x, linear.inputs, "linear backward: x")?;
+    dy.expect("linear backward: dy", &[t, linear.outputs])?;
+    if low.len() != t * linear.ranks() {
+        return Err(error!(
+            "linear backward: {} low-rank values expected, found {}",
+            t * linear.ranks(),
+            low.len()
+        ));
+    }
+    match x {
+        Tensor::Cpu(_) => {
+            let (dy, x) = (dy.host()?, x.host()?);
+            let dx = cpu::backward(&dy, &x, t, low, linear, parameters, gradients, needs_dx)?;
+            dx.map(|dx| Tensor::from_vec(dx, &[t, linear.inputs])).transpose()
+        }
+    }
+}
+
+/// y [T, N] from x [T, K] and one frozen weight [N, K]: the language-model head on chosen rows.
+pub fn project(x: &[f32], t: usize, weight: &Weight) -> Result<Vec<f32>> {
+    let [n, k] = weight.shape();
+    if x.len() != t * k {
+        return Err(error!("project: {t} rows of {k} expected, found {} values", x.len()));
+    }
+    let mut y = vec![0.0; t * n];
+    cpu::multiply(&mut y, x, t, [weight].into_iter(), n)?;
+    Ok(y)
+}
+
+/// dx [T, K] from dy [T, N]: the backward of [`project`].
+pub fn project_backward(dy: &[f32], t: usize, weight: &Weight) -> Result<Vec<f32>> {
+    let [n, k] = weight.shape();
+    if dy.len() != t * n {
+        return Err(error!("project backward: {t} rows of {n} expected, found {} values", dy.len()));
+    }
+    let mut dx = vec![0.0; t * k];
+    cpu::multiply_transposed(&mut dx, dy, t, [weight].into_iter(), n)?;
+    Ok(dx)
+}
+
+fn check(x: &Tensor, inputs: usize, what: &str) -> Result<(usize, usize)> {
+    let (t, k) = x.matrix(what)?;
+    if k == inputs { Ok((t, k)) } else { Err(error!("{what}: {inputs} columns expected, found {k}")) }
+}

@@ -1,0 +1,57 @@
+//! A frozen weight, as the checkpoint holds it: never copied, widened to f32 piece by piece.
+
+use std::ops::Range;
+
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::nf4::Quantized;
+use crate::{Result, error};
+
+/// A frozen matrix [N, K].
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// bf16, f16 or f32.
+    Dense(Tensor),
+    /// bitsandbytes' 4-bit blocks.
+    Quantized(Quantized),
+}
+
+impl Weight {
+    /// The weight `name` of a checkpoint, which must be [n, k].
+    pub fn load(checkpoint: &Checkpoint, name: &str, expected: [usize; 2]) -> Result<Self> {
+        let weight = match Quantized::load(checkpoint, name)? {
+            Some(quantized) => Self::Quantized(quantized),
+            None => Self::Dense(checkpoint.tensor(name)?),
+        };
+        match &weight {
+            Self::Dense(tensor) if tensor.shape != expected => {
+                Err(error!("tensor {name}: shape {expected:?} expected, found {:?}", tensor.shape))
+            }
+            Self::Quantized(quantized) if quantized.shape() != expected => {
+                Err(error!("tensor {name}: shape {expected:?} expected, found {:?}", quantized.shape()))
+            }
+            _ => Ok(weight),
+        }
+    }
+
+    /// [N, K]
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(tensor) => [tensor.shape[0], tensor.shape[1]],
+            Self::Quantized(quantized) => quantized.shape(),
+        }
+    }
+
+    /// Rows `rows` as f32, [rows.len(), K].
+    pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Dense(tensor) => {
+                let k = tensor.shape[1];
+                tensor.read_f32(rows.start * k..rows.end * k, out)
+            }
+            Self::Quantized(quantized) => {
+                quantized.dequantize_rows(rows, out);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The operations of the model, one folder each: `mod.rs` checks shapes and picks the device,
+//! `cpu.rs` is the plain reference, forward beside backward.
+//!
+//! Letters in shapes: T tokens, C model width, H heads, K key/value heads, D head size, F
+//! feed-forward width, V vocabulary, R LoRA rank, N and K outputs and inputs of a linear layer.
+//!
+//! Every backward *returns* gradients of its inputs; only products named `accumulate` add to what
+//! is there.
+
+pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
+pub mod embedding;
+pub(crate) mod exp;
+pub mod linear;
+pub mod product;
+pub mod rms_norm;
+pub mod rope;
+pub(crate) mod simd;
+pub mod swiglu;

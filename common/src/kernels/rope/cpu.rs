@@ -1,0 +1,25 @@
+//! The reference: `y₁ = x₁·cos − x₂·sin`, `y₂ = x₂·cos + x₁·sin`.
+
+use rayon::prelude::*;
+
+use super::Angles;
+use crate::kernels::simd::vectorized;
+
+pub(super) fn turn(x: &[f32], width: usize, columns: usize, angles: &Angles, direction: f32) -> Vec<f32> {
+    let half = angles.half;
+    let mut y = x.to_vec();
+    y.par_chunks_mut(width).enumerate().for_each(|(t, row)| {
+        let (cos, sin) = (&angles.cos[t * half..][..half], &angles.sin[t * half..][..half]);
+        vectorized(|| {
+            for head in row[..columns].chunks_exact_mut(2 * half) {
+                let (y1, y2) = head.split_at_mut(half);
+                for d in 0..half {
+                    let (x1, x2, sin) = (y1[d], y2[d], direction * sin[d]);
+                    y1[d] = x1 * cos[d] - x2 * sin;
+                    y2[d] = x2 * cos[d] + x1 * sin;
+                }
+            }
+        });
+    });
+    y
+}

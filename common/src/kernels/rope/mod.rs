@@ -1,0 +1,53 @@
+//! Rotary position embedding (Su et al. 2021) in the half-split layout of Llama's Hugging Face
+//! checkpoints: element d of a head turns with element d + D/2.
+
+mod cpu;
+
+use crate::device::Tensor;
+use crate::{Result, error};
+
+/// Cosines and sines of a batch's angles, [T, D/2] each; the same for every layer.
+pub struct Angles {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+}
+
+impl Angles {
+    /// Angles `positions[t] · frequencies[d]`, in f32 as transformers computes them; `scale`
+    /// multiplies cosines and sines (1 but for YaRN).
+    pub fn new(positions: &[u32], frequencies: &[f32], scale: f32) -> Self {
+        let angles = positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f));
+        let (cos, sin) = angles.map(|angle| (angle.cos() * scale, angle.sin() * scale)).unzip();
+        Self { cos, sin, half: frequencies.len() }
+    }
+}
+
+/// Turns the heads in the first `columns` columns of x [T, ≥ columns]; the others (the values) are
+/// copied.
+pub fn forward(x: &Tensor, columns: usize, angles: &Angles) -> Result<Tensor> {
+    turn(x, columns, angles, 1.0)
+}
+
+/// The backward of a rotation is the opposite rotation.
+pub fn backward(dy: &Tensor, columns: usize, angles: &Angles) -> Result<Tensor> {
+    turn(dy, columns, angles, -1.0)
+}
+
+fn turn(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<Tensor> {
+    let (t, width) = x.matrix("rope: x")?;
+    if angles.half == 0 || !columns.is_multiple_of(2 * angles.half) || columns > width {
+        return Err(error!(
+            "rope: whole heads of {} within {width} expected, found {columns}",
+            2 * angles.half
+        ));
+    }
+    if angles.cos.len() != t * angles.half {
+        return Err(error!("rope: angles of {t} tokens expected, found {}", angles.cos.len() / angles.half));
+    }
+    match x {
+        Tensor::Cpu(_) => {
+            Tensor::from_vec(cpu::turn(&x.host()?, width, columns, angles, direction), x.shape())
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! SwiGLU (Shazeer 2020): `h = silu(gate) · up`, with gate and up side by side in one matrix.
+
+mod cpu;
+
+use crate::device::Tensor;
+use crate::{Result, error};
+
+/// h [T, F] from gate_up [T, 2F], whose rows hold gate then up.
+pub fn forward(gate_up: &Tensor) -> Result<Tensor> {
+    let (t, f) = halves(gate_up)?;
+    match gate_up {
+        Tensor::Cpu(_) => Tensor::from_vec(cpu::forward(&gate_up.host()?, f), &[t, f]),
+    }
+}
+
+/// dgate_up [T, 2F] from dh [T, F] and the forward's input.
+pub fn backward(dh: &Tensor, gate_up: &Tensor) -> Result<Tensor> {
+    let (t, f) = halves(gate_up)?;
+    dh.expect("swiglu backward: dh", &[t, f])?;
+    match gate_up {
+        Tensor::Cpu(_) => Tensor::from_vec(cpu::backward(&dh.host()?, &gate_up.host()?, f), gate_up.shape()),
+    }
+}
+
+fn halves(gate_up: &Tensor) -> Result<(usize, usize)> {
+    match gate_up.matrix("swiglu: gate_up")? {
+        (t, columns) if columns % 2 == 0 && columns > 0 => Ok((t, columns / 2)),
+        (_, columns) => Err(error!("swiglu: an even number of columns expected, found {columns}")),
+    }
+}

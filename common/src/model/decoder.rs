@@ -1,0 +1,232 @@
+//! The whole decoder: embedding, blocks, head; forward and backward.
+
+use std::path::Path;
+
+use super::block::{Block, Kept, Pass};
+use super::head::Head;
+use super::{AdapterOptions, Adapters, Batch, Cache, Config};
+use crate::adapter::{Adapter, AdapterConfig};
+use crate::device::{Device, Tensor};
+use crate::kernels::attention::Past;
+use crate::kernels::embedding;
+use crate::kernels::linear::{Linear, Weight};
+use crate::{Error, Result, error};
+
+/// A decoder with frozen weights and, where it has any, adapters.
+pub struct Model {
+    pub(super) config: Config,
+    pub(super) device: Device,
+    pub(super) embedding: Weight,
+    pub(super) blocks: Vec<Block>,
+    pub(super) head: Head,
+    pub(super) adapters: Adapters,
+}
+
+/// The loss of a pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Loss {
+    /// Summed over the supervised tokens.
+    pub sum: f64,
+    /// Supervised tokens.
+    pub tokens: usize,
+}
+
+impl Loss {
+    /// The mean over supervised tokens.
+    pub fn mean(self) -> f64 {
+        self.sum / self.tokens as f64
+    }
+}
+
+impl Model {
+    /// Loads a model directory (bf16, f16, f32 or NF4), or a PEFT adapter with the base it names.
+    pub fn load(directory: &Path, device: &Device) -> Result<Self> {
+        super::load::load(directory, None, device)
+    }
+
+    /// Loads an adapter on another base than the one it names.
+    pub fn load_with_base(adapter: &Path, base: &Path, device: &Device) -> Result<Self> {
+        super::load::load(adapter, Some(base), device)
+    }
+
+    /// What config.json says.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The trainable parameters; empty without adapters.
+    pub fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    /// The values of the trainable parameters, for the optimizer.
+    pub fn parameters_mut(&mut self) -> &mut [f32] {
+        &mut self.adapters.values
+    }
+
+    /// Attaches new adapters, in the place of any there were.
+    pub fn add_adapters(&mut self, options: &AdapterOptions) -> Result<()> {
+        self.adapters = Adapters::new(self.blocks.iter_mut().flat_map(Block::linears_mut), options)?;
+        Ok(())
+    }
+
+    /// Attaches the adapters of a PEFT directory, in the place of any there were.
+    pub fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
+        self.adapters = Adapters::from_adapter(self.blocks.iter_mut().flat_map(Block::linears_mut), adapter)?;
+        Ok(())
+    }
+
+    /// The adapters as PEFT writes them.
+    pub fn adapter(&self, config: AdapterConfig) -> Adapter {
+        self.adapters.to_adapter(self.linears(), config)
+    }
+
+    /// Every linear layer of the blocks.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.blocks.iter().flat_map(Block::linears)
+    }
+
+    /// Number of all parameters, frozen and trainable.
+    pub fn parameter_count(&self) -> usize {
+        let elements = |weight: &Weight| weight.shape().iter().product::<usize>();
+        let linears = self
+            .linears()
+            .flat_map(Linear::projections)
+            .map(|p| elements(&p.weight) + p.bias.as_ref().map_or(0, Vec::len));
+        let norms = self.blocks.iter().map(|block| {
+            let heads = block.head_norms.as_ref().map_or(0, |(query, key)| query.len() + key.len());
+            block.input_norm.len() + block.post_norm.len() + heads
+        });
+        let head = if self.config.tied_head { 0 } else { elements(&self.head.weight) };
+        elements(&self.embedding)
+            + linears.sum::<usize>()
+            + norms.sum::<usize>()
+            + self.head.norm.len()
+            + head
+            + self.adapters.values.len()
+    }
+
+    /// Logits [rows.len(), V] of the chosen rows of a batch.
+    pub fn logits(&self, batch: &Batch, rows: &[u32], cache: Cache<'_>) -> Result<Vec<f32>> {
+        let hidden = self.hidden(batch, cache, self.parameters())?;
+        self.head.logits(&hidden.gather_rows(rows)?)
+    }
+
+    /// As [`Model::logits`], with the adapters left out.
+    pub fn base_logits(&self, batch: &Batch, rows: &[u32], cache: Cache<'_>) -> Result<Vec<f32>> {
+        let hidden = self.hidden(batch, cache, None)?;
+        self.head.logits(&hidden.gather_rows(rows)?)
+    }
+
+    /// The loss of a batch, for evaluation.
+    pub fn loss(&self, batch: &Batch) -> Result<Loss> {
+        if batch.targets.is_empty() {
+            return Ok(Loss { sum: 0.0, tokens: 0 });
+        }
+        let hidden = self.hidden(batch, Cache::None, self.parameters())?;
+        let sum = self.head.loss(&hidden.gather_rows(&batch.supervised)?, &batch.targets)?;
+        Ok(Loss { sum, tokens: batch.targets.len() })
+    }
+
+    /// The loss of a batch; adds the gradients of `scale` times its sum to `gradients`, which has
+    /// the layout of [`Adapters::values`]. The first `recomputed` blocks keep only their inputs and run
+    /// forward again in the backward.
+    pub fn loss_and_gradients(
+        &self,
+        batch: &Batch,
+        scale: f32,
+        recomputed: usize,
+        gradients: &mut [f32],
+    ) -> Result<Loss> {
+        if self.adapters.values.is_empty() || gradients.len() != self.adapters.values.len() {
+            return Err(error!(
+                "{} gradients expected, found {}",
+                self.adapters.values.len(),
+                gradients.len()
+            ));
+        }
+        if batch.targets.is_empty() {
+            return Ok(Loss { sum: 0.0, tokens: 0 });
+        }
+        let pass = self.pass(batch, 0, self.parameters())?;
+        // No gradient is needed below the first adapter.
+        let first = self
+            .blocks
+            .iter()
+            .position(|block| block.linears().iter().any(|linear| linear.has_adapter()))
+            .unwrap_or(self.blocks.len());
+        let mut x = embedding::forward(&batch.tokens, &self.embedding, &self.device)?;
+        let mut inputs = Vec::new();
+        let mut kept: Vec<Option<Kept>> = Vec::new();
+        for (index, block) in self.blocks.iter().enumerate() {
+            let (y, saved) = block.forward(&x, &pass, None)?;
+            if index >= first {
+                inputs.push(x);
+                kept.push((index >= recomputed).then_some(saved));
+            }
+            x = y;
+        }
+        let rows = x.gather_rows(&batch.supervised)?;
+        let (sum, drows) = self.head.loss_and_gradient(&rows, &batch.targets, scale)?;
+        let mut dx = drows.scatter_rows(&batch.supervised, batch.len())?;
+        for index in (first..self.blocks.len()).rev() {
+            let block = &self.blocks[index];
+            let (Some(x), Some(saved)) = (inputs.pop(), kept.pop()) else { break };
+            let saved = match saved {
+                Some(saved) => saved,
+                None => block.forward(&x, &pass, None)?.1,
+            };
+            match block.backward(&dx, &x, &saved, &pass, gradients, index > first)? {
+                Some(below) => dx = below,
+                None => break,
+            }
+        }
+        Ok(Loss { sum, tokens: batch.targets.len() })
+    }
+
+    fn parameters(&self) -> Option<&[f32]> {
+        (!self.adapters.values.is_empty()).then_some(self.adapters.values.as_slice())
+    }
+
+    /// The residual stream behind the last block, [T, C].
+    fn hidden(&self, batch: &Batch, mut cache: Cache<'_>, parameters: Option<&[f32]>) -> Result<Tensor> {
+        let pass = self.pass(batch, cache.len(), parameters)?;
+        if matches!(cache, Cache::Extend(_)) && batch.starts.len() != 2 {
+            return Err(Error::new("a cache is extended by one sequence at a time"));
+        }
+        let mut x = embedding::forward(&batch.tokens, &self.embedding, &self.device)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            let (y, kept) = block.forward(&x, &pass, cache.past(index))?;
+            if let Cache::Extend(cache) = &mut cache {
+                cache.layers.resize_with(self.blocks.len(), Past::default);
+                cache.layers[index].append(kept.qkv(), self.config.heads)?;
+            }
+            x = y;
+        }
+        if let Cache::Extend(cache) = cache {
+            cache.len += batch.len();
+        }
+        Ok(x)
+    }
+
+    fn pass<'a>(&self, batch: &'a Batch, past: usize, parameters: Option<&'a [f32]>) -> Result<Pass<'a>> {
+        let longest = batch.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
+        if longest + past > self.config.max_positions {
+            return Err(error!(
+                "a sequence of {} tokens exceeds the model's {} positions",
+                longest + past,
+                self.config.max_positions
+            )
+            .hint("use a shorter text, or a smaller --cutoff-len in training"));
+        }
+        if batch.is_empty() {
+            return Err(Error::new("an empty batch"));
+        }
+        Ok(Pass::new(&self.config, batch, parameters))
+    }
+}

@@ -1,0 +1,105 @@
+//! Loading: a directory's tensors become the decoder's frozen weights, mapped and not copied.
+
+use std::path::{Path, PathBuf};
+
+use super::block::Block;
+use super::head::Head;
+use super::{Adapters, Config, Model};
+use crate::adapter::{self, Adapter, AdapterConfig};
+use crate::checkpoint::Checkpoint;
+use crate::device::Device;
+use crate::kernels::linear::{Linear, Projection, Weight};
+use crate::{Context, Result, error};
+
+/// Whether a directory holds a PEFT adapter and not a model.
+pub fn is_adapter(directory: &Path) -> bool {
+    directory.join("adapter_config.json").exists()
+}
+
+/// The base that an adapter directory names.
+pub fn base_of_adapter(directory: &Path) -> Result<PathBuf> {
+    adapter::find_base(directory, &AdapterConfig::read(directory)?)
+}
+
+pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Result<Model> {
+    if !is_adapter(directory) {
+        return load_base(directory, device);
+    }
+    let base = match base {
+        Some(base) => base.to_path_buf(),
+        None => base_of_adapter(directory)?,
+    };
+    let mut model = load_base(&base, device)?;
+    let adapter = Adapter::load(directory)?;
+    model.set_adapter(&adapter).with_context(|| directory.display().to_string())?;
+    Ok(model)
+}
+
+fn load_base(directory: &Path, device: &Device) -> Result<Model> {
+    let config = Config::read(directory)?;
+    let checkpoint = Checkpoint::open(directory)?;
+    let source = Source { checkpoint: &checkpoint, config: &config };
+    let embedding = source.weight("model.embed_tokens", [config.vocabulary, config.width])?;
+    let head = Head {
+        norm: source.vector("model.norm.weight", config.width)?,
+        weight: match config.tied_head {
+            true => embedding.clone(),
+            false => source.weight("lm_head", [config.vocabulary, config.width])?,
+        },
+        epsilon: config.epsilon,
+    };
+    let blocks = (0..config.layers).map(|layer| source.block(layer)).collect::<Result<_>>()?;
+    Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::default(), config })
+}
+
+struct Source<'a> {
+    checkpoint: &'a Checkpoint,
+    config: &'a Config,
+}
+
+impl Source<'_> {
+    fn block(&self, layer: usize) -> Result<Block> {
+        let config = self.config;
+        let (c, f, heads) = (config.width, config.feed_forward, config.heads);
+        let (q, kv) = (heads.queries * heads.size, heads.keys * heads.size);
+        let path = |module: &str| format!("model.layers.{layer}.{module}");
+        let norm = |module: &str, len| self.vector(&path(&format!("{module}.weight")), len);
+        let stack = |modules: &[(&str, usize)], k: usize, bias: bool| {
+            let projections = modules.iter().map(|&(module, n)| self.projection(path(module), [n, k], bias));
+            Linear::new(projections.collect::<Result<_>>()?)
+        };
+        let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        Ok(Block {
+            input_norm: norm("input_layernorm", c)?,
+            qkv: stack(&qkv, c, config.qkv_bias)?,
+            head_norms: match config.head_norm {
+                true => Some((norm("self_attn.q_norm", heads.size)?, norm("self_attn.k_norm", heads.size)?)),
+                false => None,
+            },
+            output: stack(&[("self_attn.o_proj", c)], q, config.output_bias)?,
+            post_norm: norm("post_attention_layernorm", c)?,
+            gate_up: stack(&[("mlp.gate_proj", f), ("mlp.up_proj", f)], c, config.mlp_bias)?,
+            down: stack(&[("mlp.down_proj", c)], f, config.mlp_bias)?,
+        })
+    }
+
+    fn projection(&self, name: String, shape: [usize; 2], bias: bool) -> Result<Projection> {
+        let bias = match bias {
+            true => Some(self.vector(&format!("{name}.bias"), shape[0])?),
+            false => None,
+        };
+        Ok(Projection { weight: self.weight(&name, shape)?, bias, adapter: None, name })
+    }
+
+    fn weight(&self, module: &str, shape: [usize; 2]) -> Result<Weight> {
+        Weight::load(self.checkpoint, &format!("{module}.weight"), shape)
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let tensor = self.checkpoint.tensor(name)?;
+        if tensor.shape != [len] {
+            return Err(error!("tensor {name}: shape [{len}] expected, found {:?}", tensor.shape));
+        }
+        tensor.to_f32()
+    }
+}

@@ -1,0 +1,22 @@
+//! The decoder of Qwen2/2.5, Qwen3, Llama, SmolLM2 and Mistral: one definition, with its forward
+//! and its hand-written backward, for training, scoring and chat.
+//!
+//! Begin with [`Model::load`]. [`Batch`] packs sequences; [`Model::logits`] scores them, with a
+//! [`Cache`] where earlier tokens are known; [`Model::loss`] and [`Model::loss_and_gradients`]
+//! train the [`Adapters`]. Everything calls [`crate::kernels`], where the device is chosen.
+
+mod adapters;
+mod batch;
+mod block;
+mod cache;
+mod config;
+mod decoder;
+mod head;
+mod load;
+
+pub use adapters::{AdapterOptions, AdapterTensor, Adapters};
+pub use batch::{Batch, Sequence};
+pub use cache::{Cache, KeyValueCache};
+pub use config::Config;
+pub use decoder::{Loss, Model};
+pub use load::{base_of_adapter, is_adapter};

@@ -1,0 +1,200 @@
+//! Tiny random models of every family against transformers, PEFT and bitsandbytes
+//! (`scripts/golden/tiny_models.py`): logits, losses and every adapter's gradients.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use common::adapter::{Adapter, AdapterConfig};
+use common::checkpoint::{Checkpoint, Tensor};
+use common::device::Device;
+use common::model::{Batch, Cache, KeyValueCache, Model, Sequence};
+
+const FAMILIES: [&str; 5] = ["llama", "llama3-rope", "mistral", "qwen2", "qwen3"];
+
+struct Golden {
+    directory: PathBuf,
+    expected: Checkpoint,
+}
+
+impl Golden {
+    fn open(family: &str) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
+        let directory = root.join(family);
+        let expected = Checkpoint::open_file(&directory.join("expected.safetensors")).unwrap();
+        Self { directory, expected }
+    }
+
+    /// The base, dense or quantized by bitsandbytes, with or without the adapter.
+    fn model(&self, base: &str, adapter: bool) -> Model {
+        let directory = match base {
+            "dense" => self.directory.clone(),
+            _ => self.directory.join(base),
+        };
+        match adapter {
+            true => Model::load_with_base(&self.directory.join("adapter"), &directory, &Device::Cpu).unwrap(),
+            false => Model::load(&directory, &Device::Cpu).unwrap(),
+        }
+    }
+
+    fn values(&self, name: &str) -> Vec<f32> {
+        self.expected.tensor(name).unwrap().to_f32().unwrap()
+    }
+
+    fn integers(&self, name: &str) -> Vec<i64> {
+        let Tensor { bytes, .. } = self.expected.tensor(name).unwrap();
+        bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+    }
+
+    fn tokens(&self, name: &str) -> Vec<u32> {
+        self.integers(name).into_iter().map(|token| token as u32).collect()
+    }
+
+    /// The supervised sequences, each with its mask.
+    fn sequences(&self) -> Vec<(Vec<u32>, Vec<bool>)> {
+        let tokens = self.tokens("batch.input_ids");
+        let trained: Vec<bool> = self.integers("batch.labels").iter().map(|&label| label >= 0).collect();
+        let mut start = 0;
+        let lengths = self.integers("batch.lengths");
+        lengths
+            .iter()
+            .map(|&length| {
+                let range = start..start + length as usize;
+                start = range.end;
+                (tokens[range.clone()].to_vec(), trained[range].to_vec())
+            })
+            .collect()
+    }
+}
+
+fn pack(sequences: &[(Vec<u32>, Vec<bool>)]) -> Batch {
+    Batch::pack(sequences.iter().map(|(tokens, trained)| Sequence { tokens, trained }), 0)
+}
+
+/// Largest difference relative to the largest expected magnitude.
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let scale = expected.iter().fold(1e-6f32, |scale, value| scale.max(value.abs()));
+    let largest = found.iter().zip(expected).fold(0.0f32, |largest, (found, expected)| {
+        // NaN must not pass as small.
+        let difference = (found - expected).abs();
+        if difference.is_nan() { f32::INFINITY } else { largest.max(difference) }
+    });
+    largest / scale
+}
+
+#[test]
+fn logits_are_transformers() {
+    for family in FAMILIES {
+        let golden = Golden::open(family);
+        let tokens = golden.tokens("input_ids");
+        let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+        for (base, adapter, name) in [
+            ("dense", false, "dense.logits"),
+            ("nf4", false, "nf4.logits"),
+            ("dense", true, "dense.adapter.logits"),
+            ("nf4", true, "nf4.adapter.logits"),
+        ] {
+            let model = golden.model(base, adapter);
+            let logits = model.logits(&Batch::prompt(&tokens, 0), &rows, Cache::None).unwrap();
+            let difference = difference(&logits, &golden.values(name));
+            assert!(difference < 1e-5, "{family}: {name} differs by {difference:e}");
+        }
+    }
+}
+
+#[test]
+fn loss_and_every_gradient_are_pefts() {
+    for family in FAMILIES {
+        let golden = Golden::open(family);
+        let batch = pack(&golden.sequences());
+        for base in ["dense", "nf4"] {
+            let model = golden.model(base, true);
+            let mut gradients = vec![0.0; model.adapters().values.len()];
+            let scale = 1.0 / batch.targets.len() as f32;
+            let loss = model.loss_and_gradients(&batch, scale, 0, &mut gradients).unwrap();
+            let expected = golden.values(&format!("{base}.loss"))[0];
+            assert!((loss.mean() as f32 - expected).abs() < 1e-5, "{family} {base}: loss {}", loss.mean());
+            assert_eq!(model.adapters().tensors.len(), 2 * 7 * model.config().layers);
+            for tensor in &model.adapters().tensors {
+                let name = format!("{base}.grad.base_model.model.{}", tensor.name);
+                let difference = difference(&gradients[tensor.range.clone()], &golden.values(&name));
+                assert!(difference < 1e-4, "{family}: {name} differs by {difference:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn recomputed_is_kept_bit_for_bit() {
+    let golden = Golden::open("qwen3");
+    let batch = pack(&golden.sequences());
+    let model = golden.model("nf4", true);
+    let run = |recomputed| {
+        let mut gradients = vec![0.0; model.adapters().values.len()];
+        let loss = model.loss_and_gradients(&batch, 0.1, recomputed, &mut gradients).unwrap();
+        (loss, gradients)
+    };
+    assert_eq!(run(0), run(1));
+    assert_eq!(run(0), run(2));
+}
+
+#[test]
+fn packed_is_one_by_one() {
+    for family in FAMILIES {
+        let golden = Golden::open(family);
+        let sequences = golden.sequences();
+        let model = golden.model("nf4", true);
+        let mut packed = vec![0.0; model.adapters().values.len()];
+        let whole = model.loss_and_gradients(&pack(&sequences), 1.0, 0, &mut packed).unwrap();
+        let mut accumulated = vec![0.0; packed.len()];
+        let mut sum = 0.0;
+        for sequence in sequences.chunks(1) {
+            sum += model.loss_and_gradients(&pack(sequence), 1.0, 0, &mut accumulated).unwrap().sum;
+        }
+        assert!((whole.sum - sum).abs() < 1e-4 * sum, "{family}: {} and {sum}", whole.sum);
+        let difference = difference(&packed, &accumulated);
+        assert!(difference < 1e-5, "{family}: gradients differ by {difference:e}");
+    }
+}
+
+#[test]
+fn the_cache_changes_nothing() {
+    for family in FAMILIES {
+        let golden = Golden::open(family);
+        let model = golden.model("nf4", true);
+        let tokens = golden.tokens("input_ids");
+        let expected = golden.values("nf4.adapter.logits");
+        let v = model.config().vocabulary;
+        // Seven tokens at once, then one by one.
+        let mut cache = KeyValueCache::new();
+        model.logits(&Batch::prompt(&tokens[..7], 0), &[6], Cache::Extend(&mut cache)).unwrap();
+        let prefix = cache.clone();
+        for t in 7..tokens.len() {
+            let batch = Batch::prompt(&tokens[t..=t], t);
+            let logits = model.logits(&batch, &[0], Cache::Extend(&mut cache)).unwrap();
+            let difference = difference(&logits, &expected[t * v..(t + 1) * v]);
+            assert!(difference < 1e-5, "{family}: token {t} differs by {difference:e}");
+        }
+        assert_eq!(cache.len(), tokens.len());
+        // Two packed continuations of one shared prefix.
+        let rest = Sequence { tokens: &tokens[7..], trained: &[] };
+        let batch = Batch::pack([rest, rest], 7);
+        let logits = model.logits(&batch, &batch.last_rows(), Cache::Shared(&prefix)).unwrap();
+        for logits in logits.chunks(v) {
+            let difference = difference(logits, &expected[(tokens.len() - 1) * v..]);
+            assert!(difference < 1e-5, "{family}: the shared prefix differs by {difference:e}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_survives_a_round_trip() {
+    let golden = Golden::open("qwen2");
+    let model = golden.model("dense", true);
+    let directory = tempfile::tempdir().unwrap();
+    let config = AdapterConfig::read(&golden.directory.join("adapter")).unwrap();
+    model.adapter(config).save(directory.path()).unwrap();
+    let saved = Adapter::load(directory.path()).unwrap();
+    assert_eq!(saved.modules, Adapter::load(&golden.directory.join("adapter")).unwrap().modules);
+}
