@@ -20,16 +20,16 @@ from pathlib import Path
 
 import torch
 from reference import GOLDEN, load
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 OUT = GOLDEN / "mmlu.json"
 DATA = Path(__file__).parents[1] / "demo/mmlu"
 QUESTIONS_PER_SUBJECT = 5
 
 
-def rows(subject: str, split: str) -> list[list[str]]:
+def rows(data: Path, subject: str, split: str) -> list[list[str]]:
     """One Hendrycks CSV: question, A, B, C, D, answer, without a header."""
-    with (DATA / split / f"{subject}_{split}.csv").open(newline="", encoding="utf-8") as file:
+    with (data / split / f"{subject}_{split}.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
 
 
@@ -39,10 +39,19 @@ def question(row: list[str]) -> str:
     return f"{row[0].strip()}\n{choices}Answer:"
 
 
-def prompt(subject: str, row: list[str]) -> str:
+def prompt(data: Path, subject: str, row: list[str]) -> str:
     """Header, five answered questions of the dev split, and the question."""
     header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-    return header + "".join(f"{question(shot)} {shot[5]}\n\n" for shot in rows(subject, "dev")[:5]) + question(row)
+    return header + "".join(f"{question(shot)} {shot[5]}\n\n" for shot in rows(data, subject, "dev")[:5]) + question(row)
+
+
+def logprobs(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[float]:
+    """Log-softmax of " A" to " D" after a prompt."""
+    letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"] for letter in "ABCD"]
+    assert all(len(letter) == 1 for letter in letters)
+    with torch.inference_mode():
+        scores = model(input_ids=torch.tensor([ids]), logits_to_keep=1).logits[0, -1].log_softmax(-1)
+    return [scores[letter[0]].item() for letter in letters]
 
 
 def main() -> None:
@@ -52,23 +61,19 @@ def main() -> None:
     folder = parser.parse_args().model
     torch.set_num_threads(2)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), load(folder, "dense")
-    letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"] for letter in "ABCD"]
-    assert all(len(ids) == 1 for ids in letters)
     found = []
     for subject in sorted(file.name.removesuffix("_test.csv") for file in (DATA / "test").iterdir()):
-        for index, row in enumerate(rows(subject, "test")[:QUESTIONS_PER_SUBJECT]):
-            text = prompt(subject, row)
+        for index, row in enumerate(rows(DATA, subject, "test")[:QUESTIONS_PER_SUBJECT]):
+            text = prompt(DATA, subject, row)
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            with torch.inference_mode():
-                scores = model(input_ids=torch.tensor([ids]), logits_to_keep=1).logits[0, -1].log_softmax(-1)
             found.append({
                 "subject": subject, "index": index, "prompt_sha256": hashlib.sha256(text.encode()).hexdigest(),
-                "tokens": len(ids), "logprobs": [scores[i[0]].item() for i in letters], "answer": row[5],
+                "tokens": len(ids), "logprobs": logprobs(model, tokenizer, ids), "answer": row[5],
             })  # fmt: skip
             print(subject, index, found[-1]["tokens"], found[-1]["logprobs"], flush=True)
     first = found[0]["subject"]
     lines = ",\n".join(json.dumps(item) for item in found)
-    text = json.dumps(prompt(first, rows(first, "test")[0]), ensure_ascii=False)
+    text = json.dumps(prompt(DATA, first, rows(DATA, first, "test")[0]), ensure_ascii=False)
     OUT.write_text(f'{{"questions": [\n{lines}\n],\n"prompt": {text}}}\n', encoding="utf-8")
     print(OUT)
 
