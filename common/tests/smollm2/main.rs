@@ -1,0 +1,124 @@
+//! A real model, SmolLM2-135M-Instruct, against transformers, PEFT and bitsandbytes in f32.
+//!
+//! | file | what is proved |
+//! |---|---|
+//! | `answers` | logits and greedy tokens (`scripts/golden/smollm2.py`) |
+//! | `training` | gradients and ten optimizer steps (`scripts/golden/training.py`) |
+//!
+//! The model is looked for in `QLORA_TEST_MODEL`, then in `demo/model/SmolLM2-135M-Instruct`;
+//! without it the tests say that they are skipped. Every test prints the largest difference it
+//! met, and how much of its budget that is.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
+
+mod answers;
+mod training;
+
+use std::path::{Path, PathBuf};
+
+use common::checkpoint::{Checkpoint, SINGLE, Tensor, write_file};
+use common::device::Device;
+use common::model::Model;
+use common::nf4::{Quantized, Scheme};
+
+const PROJECTIONS: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+/// The frozen weights that the goldens were made with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Base {
+    /// As the checkpoint has them, bf16.
+    Dense,
+    /// NF4 with double quantization.
+    Nf4,
+    /// NF4 without.
+    Nf4Plain,
+}
+
+impl Base {
+    /// As the goldens name it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Nf4 => "nf4",
+            Self::Nf4Plain => "nf4_plain",
+        }
+    }
+
+    /// The model on this base, or `None` where there is none to test with.
+    fn load(self) -> Option<Model> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let directory = std::env::var_os("QLORA_TEST_MODEL")
+            .map_or_else(|| root.join("demo/model/SmolLM2-135M-Instruct"), PathBuf::from);
+        if !directory.join(SINGLE).exists() {
+            eprintln!("skipped: no model in {} (QLORA_TEST_MODEL names another place)", directory.display());
+            return None;
+        }
+        if self == Self::Dense {
+            return Some(Model::load(&directory, &Device::Cpu).unwrap());
+        }
+        let quantized = tempfile::tempdir().unwrap();
+        quantize(&directory, quantized.path(), self == Self::Nf4);
+        // The files stay mapped when the directory goes.
+        Some(Model::load(quantized.path(), &Device::Cpu).unwrap())
+    }
+}
+
+/// Writes the model with its linear layers in NF4. They are widened to f32 first, as the goldens'
+/// were, so that dequantized values are not rounded to bf16.
+fn quantize(from: &Path, to: &Path, double_quant: bool) {
+    let scheme = Scheme { double_quant, ..Scheme::default() };
+    let checkpoint = Checkpoint::open(from).unwrap();
+    let tensors = checkpoint.tensors().flat_map(|tensor| {
+        let module = tensor.name.strip_suffix(".weight");
+        let linear = module.is_some_and(|module| PROJECTIONS.iter().any(|name| module.ends_with(name)));
+        if !linear {
+            return vec![tensor];
+        }
+        let tensor = Tensor::from_f32(tensor.name.clone(), tensor.shape.clone(), &tensor.to_f32().unwrap());
+        Quantized::quantize(&tensor, scheme).unwrap().to_tensors(&tensor.name).unwrap()
+    });
+    write_file(&to.join(SINGLE), &tensors.collect::<Vec<_>>()).unwrap();
+    std::fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+}
+
+fn golden(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(file)
+}
+
+/// What a difference may be at most, and the largest one met.
+struct Budget {
+    what: String,
+    limit: f64,
+    largest: f64,
+    place: String,
+}
+
+impl Budget {
+    fn new(what: impl Into<String>, limit: f64) -> Self {
+        Self { what: what.into(), limit, largest: 0.0, place: String::new() }
+    }
+
+    /// Meets the difference of two values, in units of `scale`. NaN is infinitely far.
+    fn meet(&mut self, found: f64, expected: f64, scale: f64, place: impl FnOnce() -> String) {
+        let difference = (found - expected).abs() / scale;
+        let difference = if difference.is_nan() { f64::INFINITY } else { difference };
+        if difference > self.largest {
+            (self.largest, self.place) = (difference, format!("{}: {found} and {expected}", place()));
+        }
+    }
+
+    /// Prints the largest difference; fails where it exceeds the limit.
+    fn settle(self) {
+        let Self { what, limit, largest, place } = self;
+        eprintln!("{what}: at most {largest:.2e} ({:.0} % of {limit:.0e}), {place}", 100.0 * largest / limit);
+        assert!(largest <= limit, "{what}: {largest:e} exceeds {limit:e}, {place}");
+    }
+}
