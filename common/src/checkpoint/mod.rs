@@ -4,6 +4,7 @@
 //! `model.safetensors.index.json` names, or `adapter_model.safetensors`.
 
 mod bytes;
+mod companions;
 mod header;
 mod index;
 mod tensor;
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub use bytes::Bytes;
+pub use companions::{companions, copy_companion};
 pub use index::{INDEX, Index, SINGLE};
 pub use safetensors::Dtype;
 pub use tensor::Tensor;

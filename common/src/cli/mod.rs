@@ -21,7 +21,7 @@ use crate::error::Kind;
 pub use arguments::Common;
 pub use input::{Input, Inputs, inputs};
 pub use interrupt::{check_interrupted, interrupted};
-pub use output::{Begun, OutputDirectory, answer, print_path, stdout};
+pub use output::{Begun, OutputDirectory, answer, made_otherwise, parts_of, print_path, stdout};
 pub use progress::{Progress, Unit};
 pub use talk::{detail, is_quiet, note, talk_in_tests, warn};
 

@@ -3,6 +3,9 @@
 //! A result directory is written beside its final name as `NAME.partial`, synced, and renamed. It
 //! carries `made-by.json`: the tool, its version and everything the result depends on. A tool that
 //! finds its own result already made says so and is done; one that finds another result stops.
+//!
+//! Long work is done in parts: what is finished stays in `NAME.partial`, with a record of what it
+//! was made from, and the same command goes on after whatever stopped it.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -46,6 +49,8 @@ pub struct OutputDirectory {
     partial: PathBuf,
     made_by: Value,
     _lock: std::fs::File,
+    /// Whether finished parts outlive a run that fails.
+    in_parts: bool,
     committed: bool,
 }
 
@@ -55,46 +60,65 @@ impl OutputDirectory {
     /// Fails where `path` exists and was made otherwise, unless `force` is given; `force` replaces
     /// only what a tool of ours made.
     pub fn begin(path: &Path, force: bool, tool: &str, recipe: Value) -> Result<Begun> {
-        let made_by = json!({ "tool": tool, "version": env!("CARGO_PKG_VERSION"), "recipe": recipe });
+        let made_by = made_by(tool, recipe);
+        if !force && read_made_by(path).as_ref() == Some(&made_by) {
+            super::note(format_args!("{} is already made; --force makes it again", path.display()));
+            return Ok(Begun::Done(path.to_path_buf()));
+        }
+        let output = Self::lock(path, force, made_by, false)?;
+        output.clear()?;
+        Ok(Begun::New(output))
+    }
+
+    /// Begins, or goes on with, work that is done in parts. What each part is made from becomes
+    /// known on the way ([`OutputDirectory::finish_part`]), so whether a result that exists is the
+    /// same one is for the caller to say, by [`parts_of`]; this only checks its recipe.
+    pub fn begin_in_parts(path: &Path, force: bool, tool: &str, recipe: Value) -> Result<Begun> {
+        let mut made_by = made_by(tool, recipe);
+        made_by["parts"] = json!({});
+        let without_parts = |mut made_by: Value| {
+            made_by["parts"] = json!({});
+            made_by
+        };
+        if !force && read_made_by(path).map(without_parts).as_ref() == Some(&made_by) {
+            return Ok(Begun::Done(path.to_path_buf()));
+        }
+        let mut output = Self::lock(path, force, made_by, true)?;
+        match read_made_by(&output.partial) {
+            Some(found) if !force && without_parts(found.clone()) == output.made_by => output.made_by = found,
+            _ => output.clear()?,
+        }
+        output.write_made_by()?;
+        Ok(Begun::New(output))
+    }
+
+    fn lock(path: &Path, force: bool, made_by: Value, in_parts: bool) -> Result<Self> {
         let name = path
             .file_name()
             .ok_or_else(|| Error::usage(format!("{} cannot be an output directory", path.display())))?;
         if path.symlink_metadata().is_ok() {
-            let existing = read_made_by(path);
-            if !force && existing.as_ref() == Some(&made_by) {
-                super::note(format_args!("{} is already made; --force makes it again", path.display()));
-                return Ok(Begun::Done(path.to_path_buf()));
+            let ours = read_made_by(path).is_some();
+            if !ours && !is_empty_directory(path) {
+                return Err(error!("{} exists and is not a result of these tools", path.display())
+                    .hint("choose another name with -o"));
             }
-            if existing.is_none() && !is_empty_directory(path) {
-                return Err(Error::new(format!(
-                    "{} exists and is not a result of these tools",
-                    path.display()
-                ))
-                .hint("choose another name with -o"));
-            }
-            if !force && existing.is_some() {
-                return Err(Error::new(format!(
-                    "{} exists and was made from something else",
-                    path.display()
-                ))
-                .hint("--force replaces it, -o chooses another name"));
+            if ours && !force {
+                return Err(made_otherwise(path));
             }
         }
         let mut partial_name = name.to_os_string();
         partial_name.push(".partial");
         let partial = path.with_file_name(partial_name);
         let lock = lock_beside(&partial)?;
-        if partial.symlink_metadata().is_ok() {
-            fs_err::remove_dir_all(&partial)?;
+        let destination = path.to_path_buf();
+        Ok(Self { destination, partial, made_by, _lock: lock, in_parts, committed: false })
+    }
+
+    fn clear(&self) -> Result<()> {
+        if self.partial.symlink_metadata().is_ok() {
+            fs_err::remove_dir_all(&self.partial)?;
         }
-        fs_err::create_dir_all(&partial)?;
-        Ok(Begun::New(Self {
-            destination: path.to_path_buf(),
-            partial,
-            made_by,
-            _lock: lock,
-            committed: false,
-        }))
+        Ok(fs_err::create_dir_all(&self.partial)?)
     }
 
     /// Where to write.
@@ -102,10 +126,28 @@ impl OutputDirectory {
         &self.partial
     }
 
+    /// Whether this file is there from an earlier run, and was made from the same.
+    pub fn has_part(&self, file: &str, made_from: &Value) -> bool {
+        self.made_by["parts"].get(file) == Some(made_from) && self.partial.join(file).exists()
+    }
+
+    /// Records that a file is whole and on disk, and what it was made from.
+    pub fn finish_part(&mut self, file: &str, made_from: Value) -> Result<()> {
+        self.made_by["parts"][file] = made_from;
+        self.write_made_by()
+    }
+
+    fn write_made_by(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.made_by)? + "\n";
+        let new = self.partial.join(format!("{MADE_BY}.new"));
+        fs_err::write(&new, text)?;
+        sync(&new)?;
+        Ok(fs_err::rename(&new, self.partial.join(MADE_BY))?)
+    }
+
     /// Syncs everything, gives the directory its final name and returns it.
     pub fn commit(mut self) -> Result<PathBuf> {
-        let text = serde_json::to_string_pretty(&self.made_by)? + "\n";
-        fs_err::write(self.partial.join(MADE_BY), text)?;
+        self.write_made_by()?;
         sync_tree(&self.partial)?;
         let mut aside = None;
         if self.destination.symlink_metadata().is_ok() {
@@ -122,15 +164,37 @@ impl OutputDirectory {
         }
         Ok(self.destination.clone())
     }
+
+    fn has_parts(&self) -> bool {
+        self.in_parts && self.made_by["parts"].as_object().is_some_and(|parts| !parts.is_empty())
+    }
 }
 
 impl Drop for OutputDirectory {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.committed && !self.has_parts() {
             let _ = fs_err::remove_dir_all(&self.partial);
         }
         let _ = fs_err::remove_file(lock_path(&self.partial));
     }
+}
+
+/// What the parts of a finished directory were made from, by file name.
+pub fn parts_of(path: &Path) -> serde_json::Map<String, Value> {
+    match read_made_by(path).map(|mut made_by| made_by["parts"].take()) {
+        Some(Value::Object(parts)) => parts,
+        _ => serde_json::Map::new(),
+    }
+}
+
+/// The error for a result that exists and was made from something else.
+pub fn made_otherwise(path: &Path) -> Error {
+    error!("{} exists and was made from something else", path.display())
+        .hint("--force replaces it, -o chooses another name")
+}
+
+fn made_by(tool: &str, recipe: Value) -> Value {
+    json!({ "tool": tool, "version": env!("CARGO_PKG_VERSION"), "recipe": recipe })
 }
 
 fn read_made_by(path: &Path) -> Option<Value> {
@@ -227,6 +291,46 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         fs_err::write(parent.path().join("thesis.tex"), "years of work").unwrap();
         assert!(begin(parent.path(), true, "a").is_err());
+    }
+
+    fn begin_in_parts(path: &Path, force: bool, recipe: &str) -> OutputDirectory {
+        match OutputDirectory::begin_in_parts(path, force, "quantize", json!(recipe)).unwrap() {
+            Begun::New(output) => output,
+            Begun::Done(_) => panic!("already done"),
+        }
+    }
+
+    #[test]
+    fn finished_parts_outlive_a_run_that_fails() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("q");
+        let mut output = begin_in_parts(&path, false, "a");
+        fs_err::write(output.path().join("one"), "1").unwrap();
+        output.finish_part("one", json!(1)).unwrap();
+        fs_err::write(output.path().join("two"), "half").unwrap();
+        drop(output);
+        let output = begin_in_parts(&path, false, "a");
+        assert!(output.has_part("one", &json!(1)));
+        assert!(!output.has_part("one", &json!(2)), "made from something else");
+        assert!(!output.has_part("two", &json!(1)), "never finished");
+        let finished = output.commit().unwrap();
+        assert_eq!(parts_of(&finished).len(), 1);
+        let again = OutputDirectory::begin_in_parts(&path, false, "quantize", json!("a")).unwrap();
+        assert!(matches!(again, Begun::Done(_)));
+    }
+
+    #[test]
+    fn parts_of_other_work_are_not_used() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("q");
+        for (recipe, force) in [("b", false), ("a", true)] {
+            let mut output = begin_in_parts(&path, false, "a");
+            fs_err::write(output.path().join("one"), "1").unwrap();
+            output.finish_part("one", json!(1)).unwrap();
+            drop(output);
+            assert!(!begin_in_parts(&path, force, recipe).has_part("one", &json!(1)));
+        }
+        assert_eq!(fs_err::read_dir(parent.path()).unwrap().count(), 0, "no part, nothing to keep");
     }
 
     #[test]

@@ -136,6 +136,13 @@ impl Quantized {
         self.dtype
     }
 
+    /// The same weight, dequantizing to `dtype`. bitsandbytes' matrix products dequantize to the
+    /// dtype of the activations: a model that computes in f32 has its weights unrounded.
+    pub fn with_dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
     /// Two codes in a byte, the even element in the high four bits: `[ceil(N K / 2)]`.
     pub fn packed(&self) -> &Bytes {
         &self.packed
@@ -244,8 +251,7 @@ mod tests {
                 })
                 .collect();
             let tensor = Tensor::from_f32("w", vec![rows, columns], &values);
-            let mut weight = Quantized::quantize(&tensor, scheme).unwrap();
-            weight.dtype = dtype;
+            let weight = Quantized::quantize(&tensor, scheme).unwrap().with_dtype(dtype);
             let expected = dequantized(&weight);
             for simd in Simd::available() {
                 for start in 0..rows {

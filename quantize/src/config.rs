@@ -1,0 +1,56 @@
+//! `config.json`: what may be quantized, and the `quantization_config` that says it was.
+
+use std::path::Path;
+
+use common::model;
+use common::nf4::Scheme;
+use common::{Context, Error, Result};
+use serde_json::{Value, json};
+
+/// Reads a model's config.json and refuses what cannot be quantized.
+pub fn read(path: &Path) -> Result<Value> {
+    let config: Value =
+        serde_json::from_slice(&fs_err::read(path)?).with_context(|| path.display().to_string())?;
+    if let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) {
+        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("an unknown method");
+        return Err(Error::new(format!("{}: the model is already quantized, with {method}", path.display()))
+            .hint("begin with the original model; an NF4 directory is ready for lora-train as it is"));
+    }
+    model::Config::parse(&config).with_context(|| path.display().to_string())?;
+    Ok(config)
+}
+
+/// The config of the quantized model, as transformers writes it. `kept` are linear modules that
+/// stay as they are although their family's are quantized.
+pub fn with_quantization(
+    mut config: Value,
+    scheme: Scheme,
+    compute_dtype: Option<&str>,
+    kept: &[String],
+) -> Result<String> {
+    // transformers 5 writes `dtype`, older ones `torch_dtype`.
+    let own = ["dtype", "torch_dtype"].iter().find_map(|key| config.get(*key)?.as_str().map(String::from));
+    let compute_dtype = compute_dtype.map(String::from).or(own).unwrap_or_else(|| "bfloat16".into());
+    // Naming any module replaces transformers' default, which is the head.
+    let skip = if kept.is_empty() {
+        Value::Null
+    } else {
+        json!(std::iter::once("lm_head").chain(kept.iter().map(String::as_str)).collect::<Vec<_>>())
+    };
+    config["quantization_config"] = json!({
+        "_load_in_4bit": true,
+        "_load_in_8bit": false,
+        "bnb_4bit_compute_dtype": compute_dtype,
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": scheme.quant_type.name(),
+        "bnb_4bit_use_double_quant": scheme.double_quant,
+        "llm_int8_enable_fp32_cpu_offload": false,
+        "llm_int8_has_fp16_weight": false,
+        "llm_int8_skip_modules": skip,
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": true,
+        "load_in_8bit": false,
+        "quant_method": "bitsandbytes",
+    });
+    Ok(serde_json::to_string_pretty(&config)? + "\n")
+}

@@ -1,0 +1,90 @@
+//! Which tensors are quantized.
+
+use common::checkpoint::TensorSpec;
+use common::nf4::{Quantized, Scheme};
+use common::{Context, Error, Result};
+use regex::{Regex, RegexSet};
+
+/// The linear weights of a decoder's blocks, in every family that is known.
+const LINEAR: &str = r"^model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$";
+
+/// What is done with each tensor.
+pub struct Plan {
+    scheme: Scheme,
+    linear: Regex,
+    keep: RegexSet,
+}
+
+/// What is done with one tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Quantized.
+    Quantize,
+    /// A linear weight that the user keeps.
+    Keep,
+    /// Anything else: copied.
+    Copy,
+}
+
+impl Plan {
+    /// `keep`: regular expressions of linear weights that stay as they are.
+    pub fn new(scheme: Scheme, keep: &[String]) -> Result<Self> {
+        let linear = Regex::new(LINEAR).map_err(Error::new)?;
+        let keep = RegexSet::new(keep).map_err(Error::usage).context("--keep is not a regular expression")?;
+        Ok(Self { scheme, linear, keep })
+    }
+
+    /// How weights are quantized.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// What is done with the tensor of that name.
+    pub fn fate(&self, name: &str) -> Fate {
+        if !self.linear.is_match(name) {
+            Fate::Copy
+        } else if self.keep.is_match(name) {
+            Fate::Keep
+        } else {
+            Fate::Quantize
+        }
+    }
+
+    /// The tensors that a tensor becomes.
+    pub fn outcome(&self, tensor: &TensorSpec) -> Result<Vec<TensorSpec>> {
+        match self.fate(&tensor.name) {
+            Fate::Quantize => Quantized::specs(tensor, self.scheme),
+            Fate::Keep | Fate::Copy => Ok(vec![tensor.clone()]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_blocks_linear_weights_are_quantized() {
+        let plan = Plan::new(Scheme::default(), &["layers\\.1\\.".into()]).unwrap();
+        for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.11.mlp.down_proj.weight"] {
+            assert_eq!(plan.fate(name), Fate::Quantize, "{name}");
+        }
+        for name in [
+            "lm_head.weight",
+            "model.embed_tokens.weight",
+            "model.norm.weight",
+            "model.layers.0.input_layernorm.weight",
+            "model.layers.0.self_attn.q_norm.weight",
+            "model.layers.0.self_attn.q_proj.bias",
+        ] {
+            assert_eq!(plan.fate(name), Fate::Copy, "{name}");
+        }
+        assert_eq!(plan.fate("model.layers.1.mlp.up_proj.weight"), Fate::Keep);
+    }
+
+    #[test]
+    fn a_bad_pattern_is_wrong_usage() {
+        let Err(error) = Plan::new(Scheme::default(), &["(".into()]) else { panic!() };
+        assert_eq!(error.kind(), common::error::Kind::Usage);
+    }
+}

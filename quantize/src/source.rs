@@ -1,0 +1,83 @@
+//! The files of a model, as far as they have arrived.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use common::checkpoint::{INDEX, Index, SINGLE};
+use common::{Error, Result};
+use serde_json::{Value, json};
+
+/// A model's directory, complete or growing.
+#[derive(Debug)]
+pub struct Source {
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// Files whose path has arrived; all, once the directory's has.
+    arrived: BTreeSet<String>,
+    complete: bool,
+}
+
+impl Source {
+    /// A directory of which nothing has arrived.
+    pub fn growing(directory: &Path) -> Self {
+        Self { directory: directory.to_path_buf(), arrived: BTreeSet::new(), complete: false }
+    }
+
+    /// Notes a file's arrival; `false` where it belongs elsewhere.
+    pub fn arrive(&mut self, file: &Path) -> bool {
+        match (file.parent(), file.file_name().and_then(|name| name.to_str())) {
+            (Some(parent), Some(name)) if parent == self.directory => {
+                self.arrived.insert(name.to_string());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes that everything has arrived.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// The path of a file, if it is there.
+    pub fn file(&self, name: &str) -> Option<PathBuf> {
+        let path = self.directory.join(name);
+        let there = if self.complete { path.is_file() } else { self.arrived.contains(name) };
+        there.then_some(path)
+    }
+
+    /// The index, where the model is in several files and it has arrived.
+    pub fn index(&self) -> Result<Option<Index>> {
+        // A file of the whole model goes before an index, as in transformers.
+        match self.file(INDEX).filter(|_| self.file(SINGLE).is_none()) {
+            Some(path) => Index::read(&path).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The names of all weight files, or `None` while they are not known.
+    pub fn shards(&self) -> Result<Option<Vec<String>>> {
+        if self.file(SINGLE).is_some() {
+            return Ok(Some(vec![SINGLE.into()]));
+        }
+        if let Some(index) = self.index()? {
+            return Ok(Some(index.files().into_iter().map(String::from).collect()));
+        }
+        if self.complete {
+            return Err(Error::new(format!("{} has no {SINGLE} and no {INDEX}", self.directory.display()))
+                .hint("fetch ORGANISATION/NAME downloads a model"));
+        }
+        Ok(None)
+    }
+}
+
+/// What tells one version of a file from another.
+pub fn identity(file: &Path) -> Result<Value> {
+    let metadata = fs_err::metadata(file)?;
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok(json!({
+        "size": metadata.len(),
+        "modified": modified.map(|time| format!("{}.{:09}", time.as_secs(), time.subsec_nanos())),
+    }))
+}

@@ -1,0 +1,264 @@
+//! The whole of the work: files come in, one after the other or all at once, and a directory goes
+//! out that is the same model with its linear weights in 4 bits.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use common::checkpoint::{self, Checkpoint, INDEX, Index};
+use common::cli::{self, Begun, Input, Inputs, OutputDirectory, Progress, Unit};
+use common::nf4::Scheme;
+use common::{Context, Error, Result, bail, error};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::plan::{Fate, Plan};
+use crate::source::{Source, identity};
+use crate::{config, shard};
+
+const CONFIG: &str = "config.json";
+
+/// What the result depends on beside the model.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub scheme: Scheme,
+    pub keep: Vec<String>,
+    pub compute_dtype: Option<&'static str>,
+}
+
+/// Quantizes the one model among the inputs and returns the directory made.
+pub fn quantize(
+    mut inputs: Inputs,
+    settings: &Settings,
+    output: Option<PathBuf>,
+    force: bool,
+) -> Result<PathBuf> {
+    let plan = Plan::new(settings.scheme, &settings.keep)?;
+    // Up to config.json, which comes first, nothing can be done.
+    let mut source = begin_source(&mut inputs)?;
+    let config_path = source.file(CONFIG).ok_or_else(|| {
+        error!("{} has no {CONFIG}", source.directory.display()).hint("name a model's directory")
+    })?;
+    let config = config::read(&config_path)?;
+    let destination = match output {
+        Some(output) => output,
+        None => default_output(&source.directory, settings)?,
+    };
+    let recipe = json!({
+        "model": fs_err::canonicalize(&source.directory)?,
+        "config": sha256(&fs_err::read(&config_path)?),
+        "quant_type": settings.scheme.quant_type.name(),
+        "block_size": settings.scheme.block_size,
+        "double_quant": settings.scheme.double_quant,
+        "keep": settings.keep,
+        "compute_dtype": settings.compute_dtype,
+    });
+    match OutputDirectory::begin_in_parts(&destination, force, "quantize", recipe)? {
+        Begun::Done(path) => {
+            await_all(&mut inputs, &mut source)?;
+            if !is_same(&path, &source)? {
+                return Err(cli::made_otherwise(&path));
+            }
+            cli::note(format_args!("{} is already made; --force makes it again", path.display()));
+            Ok(path)
+        }
+        Begun::New(output) => Work::new(&plan, source, output).finish(inputs, config, settings),
+    }
+}
+
+/// Reads inputs until config.json or the whole directory is there.
+fn begin_source(inputs: &mut Inputs) -> Result<Source> {
+    let mut early: Vec<PathBuf> = Vec::new();
+    for input in inputs {
+        match input? {
+            Input::Directory(directory) => {
+                let mut source = Source::growing(&directory);
+                source.complete();
+                return Ok(source);
+            }
+            Input::File(file) => {
+                let is_config = file.file_name().is_some_and(|name| name == CONFIG);
+                early.push(file);
+                if let Some(directory) = early.last().filter(|_| is_config).and_then(|file| file.parent()) {
+                    let mut source = Source::growing(directory);
+                    for file in &early {
+                        source.arrive(file);
+                    }
+                    return Ok(source);
+                }
+            }
+        }
+    }
+    bail!("no {CONFIG} among the inputs")
+}
+
+/// Reads the next input; `false` where there is none.
+fn next(inputs: &mut Inputs, source: &mut Source) -> Result<bool> {
+    let Some(input) = inputs.next() else { return Ok(false) };
+    match input? {
+        Input::Directory(directory) if directory == source.directory => source.complete(),
+        Input::Directory(directory) => {
+            return Err(Error::usage(format!("one model expected, another found: {}", directory.display())));
+        }
+        // Files of subdirectories and of other kinds pass by unused.
+        Input::File(file) => {
+            source.arrive(&file);
+        }
+    }
+    Ok(true)
+}
+
+fn await_all(inputs: &mut Inputs, source: &mut Source) -> Result<()> {
+    while next(inputs, source)? {}
+    Ok(())
+}
+
+/// `./NAME-nf4`
+fn default_output(directory: &Path, settings: &Settings) -> Result<PathBuf> {
+    let directory = fs_err::canonicalize(directory)?;
+    let Some(name) = directory.file_name().and_then(|name| name.to_str()) else {
+        return Err(Error::usage("the model's directory has no name").hint("name the result with -o"));
+    };
+    Ok(PathBuf::from(format!("{name}-{}", settings.scheme.quant_type)))
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a finished result was made from these files.
+fn is_same(result: &Path, source: &Source) -> Result<bool> {
+    let mut expected = serde_json::Map::new();
+    for file in source.shards()?.unwrap_or_default() {
+        expected.insert(file.clone(), identity(&source.directory.join(file))?);
+    }
+    let parts = cli::parts_of(result);
+    Ok(parts.len() == expected.len() && expected.iter().all(|(file, from)| parts.get(file) == Some(from)))
+}
+
+struct Work<'a> {
+    plan: &'a Plan,
+    source: Source,
+    output: OutputDirectory,
+    /// Tensors of the result, by the file that holds them.
+    written: BTreeMap<String, Vec<checkpoint::TensorSpec>>,
+    /// Linear modules that stay as they are.
+    kept: Vec<String>,
+    source_bytes: u64,
+}
+
+impl<'a> Work<'a> {
+    fn new(plan: &'a Plan, source: Source, output: OutputDirectory) -> Self {
+        Self { plan, source, output, written: BTreeMap::new(), kept: Vec::new(), source_bytes: 0 }
+    }
+
+    fn finish(mut self, mut inputs: Inputs, config: Value, settings: &Settings) -> Result<PathBuf> {
+        let progress = Progress::new("quantize", 0, Unit::Bytes);
+        loop {
+            if self.quantize_one(&progress)? {
+                continue;
+            }
+            match next(&mut inputs, &mut self.source) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return Err(self.ended_early(error)),
+            }
+        }
+        drop(progress);
+        let shards = self.source.shards()?.unwrap_or_default();
+        for file in &shards {
+            if !self.written.contains_key(file) {
+                bail!("{} is missing", self.source.directory.join(file).display());
+            }
+        }
+        // The files were right each; now they have to be what the index says.
+        Checkpoint::open(&self.source.directory)?;
+        self.write_rest(config, settings)?;
+        self.summary();
+        self.output.commit()
+    }
+
+    /// Quantizes a file that has arrived and is not done; `false` where there is none.
+    fn quantize_one(&mut self, progress: &Progress) -> Result<bool> {
+        let Some(shards) = self.source.shards()? else { return Ok(false) };
+        let ready = |file: &String| Some((file.clone(), self.source.file(file)?));
+        let Some((file, path)) =
+            shards.iter().filter(|file| !self.written.contains_key(*file)).find_map(ready)
+        else {
+            return Ok(false);
+        };
+        progress.set_total(self.total_bytes(&shards)?);
+        progress.message(file.clone());
+        let from = identity(&path)?;
+        let tensors = Checkpoint::open_file(&path)?;
+        let specs = shard::outcome(&tensors, self.plan)?;
+        for name in tensors.names().filter(|name| self.plan.fate(name) == Fate::Keep) {
+            self.kept.push(name.trim_end_matches(".weight").to_string());
+        }
+        let size = fs_err::metadata(&path)?.len();
+        if self.output.has_part(&file, &from) {
+            cli::note(format_args!("{file} is already quantized"));
+            progress.add(size);
+        } else {
+            shard::quantize(&tensors, self.plan, &self.output.path().join(&file), progress)
+                .with_context(|| path.display().to_string())
+                .hint("run the same command again; what is done is kept")?;
+            self.output.finish_part(&file, from)?;
+        }
+        self.source_bytes += size;
+        self.written.insert(file, specs);
+        Ok(true)
+    }
+
+    /// The bytes of all weight files: as the index has them while they arrive.
+    fn total_bytes(&self, shards: &[String]) -> Result<u64> {
+        if let Some(total) = self.source.index()?.and_then(|index| index.metadata.total_size) {
+            return Ok(total);
+        }
+        let size =
+            |file: &String| fs_err::metadata(self.source.directory.join(file)).map_or(0, |data| data.len());
+        Ok(shards.iter().map(size).sum())
+    }
+
+    fn ended_early(&self, error: Error) -> Error {
+        let shards = self.source.shards().ok().flatten().unwrap_or_default();
+        match shards.iter().find(|file| !self.written.contains_key(*file)) {
+            Some(file) => error.context(format!("upstream ended before {file}")),
+            None => error,
+        }
+    }
+
+    /// Everything but the weights.
+    fn write_rest(&mut self, config: Value, settings: &Settings) -> Result<()> {
+        let directory = self.output.path();
+        if self.source.index()?.is_some() {
+            let mut index = Index::default();
+            let mut bytes = 0;
+            for (file, specs) in &self.written {
+                for spec in specs {
+                    bytes += spec.size()? as u64;
+                    index.weight_map.insert(spec.name.clone(), file.clone());
+                }
+            }
+            index.metadata.total_size = Some(bytes);
+            fs_err::write(directory.join(INDEX), index.to_json()?)?;
+        }
+        self.kept.sort();
+        let text = config::with_quantization(config, settings.scheme, settings.compute_dtype, &self.kept)?;
+        fs_err::write(directory.join(CONFIG), text)?;
+        for companion in checkpoint::companions(&self.source.directory)? {
+            checkpoint::copy_companion(&companion, directory)?;
+        }
+        Ok(())
+    }
+
+    fn summary(&self) {
+        let specs = self.written.values().flatten();
+        let bytes: u64 = specs.filter_map(|spec| spec.size().ok()).map(|size| size as u64).sum();
+        cli::note(format_args!(
+            "{:.2} GB in, {:.2} GB out ({:.1} %)",
+            self.source_bytes as f64 / 1e9,
+            bytes as f64 / 1e9,
+            100.0 * bytes as f64 / self.source_bytes.max(1) as f64
+        ));
+    }
+}

@@ -1,0 +1,215 @@
+//! The tool as a user runs it, on small models made here.
+
+#![allow(clippy::unwrap_used)] // a test file as a whole
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use common::checkpoint::{Checkpoint, Dtype, INDEX, Index, Tensor, sharded_name, write_file};
+use common::nf4::{QuantType, Quantized, Scheme};
+use tempfile::TempDir;
+
+fn quantize() -> Command {
+    Command::cargo_bin("quantize").unwrap()
+}
+
+fn weight(name: &str, shape: [usize; 2]) -> Tensor {
+    let bytes = (0..shape[0] * shape[1])
+        .flat_map(|i| {
+            let value = ((i * 7919 + name.len() * 31) % 2003) as f32 / 1000.0 - 1.0;
+            ((value.to_bits() >> 16) as u16).to_le_bytes()
+        })
+        .collect::<Vec<u8>>();
+    Tensor { name: name.into(), dtype: Dtype::BF16, shape: shape.to_vec(), bytes: bytes.into() }
+}
+
+const Q: &str = "model.layers.0.self_attn.q_proj.weight";
+const UP: &str = "model.layers.0.mlp.up_proj.weight";
+const NORM: &str = "model.norm.weight";
+const HEAD: &str = "lm_head.weight";
+
+const CONFIG: &str = r#"{"model_type": "qwen2", "torch_dtype": "bfloat16", "hidden_size": 96,
+    "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 33,
+    "max_position_embeddings": 16, "rms_norm_eps": 1e-6}"#;
+
+fn tensors() -> Vec<Tensor> {
+    vec![weight(Q, [48, 96]), weight(UP, [64, 96]), weight(NORM, [1, 96]), weight(HEAD, [33, 96])]
+}
+
+/// A model in two files, `source` below a directory of its own.
+fn model() -> (TempDir, PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let source = parent.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("config.json"), CONFIG).unwrap();
+    fs::write(source.join("tokenizer.json"), "{}").unwrap();
+    fs::write(source.join("README.md"), "about").unwrap();
+    let mut index = Index::default();
+    for (number, part) in tensors().chunks(2).enumerate() {
+        let file = sharded_name(number + 1, 2);
+        write_file(&source.join(&file), part).unwrap();
+        for tensor in part {
+            index.weight_map.insert(tensor.name.clone(), file.clone());
+        }
+    }
+    fs::write(source.join(INDEX), index.to_json().unwrap()).unwrap();
+    (parent, source)
+}
+
+fn stderr_of(assert: &assert_cmd::assert::Assert) -> String {
+    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn bytes_of(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    names_in(directory)
+        .into_iter()
+        .map(|name| (name.clone(), fs::read(directory.join(name)).unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_model_becomes_the_same_model_in_4_bits() {
+    let (parent, source) = model();
+    let assert = quantize().current_dir(parent.path()).arg("source").assert().success();
+    assert_eq!(assert.get_output().stdout, b"source-nf4\n");
+    let result = parent.path().join("source-nf4");
+    assert_eq!(
+        names_in(&result),
+        ["config.json", "made-by.json", &sharded_name(1, 2), &sharded_name(2, 2), INDEX, "tokenizer.json"]
+    );
+    let written = Checkpoint::open(&result).unwrap();
+    for name in [Q, UP] {
+        let expected =
+            Quantized::quantize(&Checkpoint::open(&source).unwrap().tensor(name).unwrap(), Scheme::default());
+        let found = Quantized::load(&written, name).unwrap().unwrap();
+        assert_eq!(found.dequantize(), expected.unwrap().dequantize(), "{name}");
+    }
+    for tensor in &tensors()[2..] {
+        assert_eq!(*written.tensor(&tensor.name).unwrap().bytes, *tensor.bytes, "{}", tensor.name);
+    }
+    let index = Index::read(&result.join(INDEX)).unwrap();
+    assert_eq!(index.weight_map.len(), written.names().count(), "the index names every tensor");
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(result.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["model_type"], "qwen2");
+    assert_eq!(config["quantization_config"]["bnb_4bit_quant_type"], "nf4");
+    assert_eq!(config["quantization_config"]["bnb_4bit_compute_dtype"], "bfloat16");
+}
+
+#[test]
+fn every_option_reaches_the_result() {
+    let (parent, _) = model();
+    let options = ["--quant-type", "fp4", "--block-size", "128", "--no-double-quant", "--keep", "up_proj"];
+    let mut command = quantize();
+    command
+        .current_dir(parent.path())
+        .args(["source", "-o", "q", "--compute-dtype", "float16"])
+        .args(options);
+    command.assert().success();
+    let written = Checkpoint::open(&parent.path().join("q")).unwrap();
+    let quantized = Quantized::load(&written, Q).unwrap().unwrap();
+    assert_eq!((quantized.quant_type(), quantized.block_size()), (QuantType::Fp4, 128));
+    assert_eq!(written.tensor(&format!("{Q}.absmax")).unwrap().dtype, Dtype::F32);
+    assert_eq!(written.tensor(UP).unwrap().dtype, Dtype::BF16);
+    let config = fs::read(parent.path().join("q/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let config = &config["quantization_config"];
+    assert_eq!(config["bnb_4bit_quant_type"], "fp4");
+    assert_eq!(config["bnb_4bit_use_double_quant"], false);
+    assert_eq!(config["bnb_4bit_compute_dtype"], "float16");
+    assert_eq!(config["llm_int8_skip_modules"], serde_json::json!(["lm_head", "model.layers.0.mlp.up_proj"]));
+}
+
+#[test]
+fn files_are_taken_as_they_arrive() {
+    let (parent, source) = model();
+    quantize().current_dir(parent.path()).args(["source", "-o", "whole"]).assert().success();
+    let line = |name: &str| format!("{}\n", source.join(name).display());
+    // The second file before the first and before the index.
+    let lines = ["config.json", &sharded_name(2, 2), "tokenizer.json", INDEX, &sharded_name(1, 2)].map(line);
+    let input = lines.concat() + &format!("{}\n", source.display());
+    quantize().current_dir(parent.path()).args(["-o", "piped"]).write_stdin(input).assert().success();
+    let unlike_in_time = |files: Vec<(String, Vec<u8>)>| -> Vec<_> {
+        files.into_iter().filter(|(name, _)| name != "made-by.json").collect()
+    };
+    assert!(
+        unlike_in_time(bytes_of(&parent.path().join("whole")))
+            == unlike_in_time(bytes_of(&parent.path().join("piped")))
+    );
+}
+
+#[test]
+fn an_upstream_that_fails_leaves_no_result_and_what_was_done_is_used() {
+    let (parent, source) = model();
+    let line = |name: &str| format!("{}\n", source.join(name).display());
+    let input = ["config.json", INDEX, &sharded_name(1, 2)].map(line).concat();
+    let assert = quantize().current_dir(parent.path()).args(["-o", "q"]).write_stdin(input).assert().code(1);
+    let stderr = stderr_of(&assert);
+    assert!(stderr.contains(&format!("upstream ended before {}", sharded_name(2, 2))), "{stderr}");
+    assert_eq!(names_in(parent.path()), ["q.partial", "source"]);
+    let assert = quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().success();
+    assert!(stderr_of(&assert).contains(&format!("{} is already quantized", sharded_name(1, 2))));
+    assert_eq!(names_in(parent.path()), ["q", "source"]);
+}
+
+#[test]
+fn the_same_work_is_done_once_and_changed_weights_are_noticed() {
+    let (parent, source) = model();
+    let run = |arguments: &[&str]| {
+        quantize().current_dir(parent.path()).args(["source", "-o", "q"]).args(arguments).assert()
+    };
+    run(&[]).success();
+    let assert = run(&[]).success();
+    assert!(stderr_of(&assert).contains("already made"));
+    assert_eq!(assert.get_output().stdout, b"q\n");
+    run(&["--block-size", "128"]).code(1);
+
+    write_file(&source.join(sharded_name(1, 2)), &[weight(Q, [48, 96]), weight(UP, [64, 96])]).unwrap();
+    let assert = run(&[]).code(1);
+    assert!(stderr_of(&assert).contains("made from something else"), "{}", stderr_of(&assert));
+    run(&["--force"]).success();
+}
+
+#[test]
+fn what_cannot_be_quantized_is_refused_by_name() {
+    let (parent, source) = model();
+    let error_of = |config: &str| {
+        fs::write(source.join("config.json"), config).unwrap();
+        let assert = quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().code(1);
+        assert_eq!(names_in(parent.path()), ["source"]);
+        stderr_of(&assert)
+    };
+    assert!(error_of(r#"{"model_type": "gpt2"}"#).contains("unknown model_type \"gpt2\""));
+    let quantized = r#"{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}"#;
+    assert!(error_of(quantized).contains("already quantized, with gptq"));
+    assert!(error_of("{").contains("config.json"));
+    fs::remove_file(source.join("config.json")).unwrap();
+    let assert = quantize().current_dir(parent.path()).arg("source").assert().code(1);
+    assert!(stderr_of(&assert).contains("has no config.json"));
+    quantize().current_dir(parent.path()).arg("nowhere").assert().code(1);
+    quantize().args(["source", "--block-size", "63"]).assert().code(2);
+    quantize().current_dir(parent.path()).args(["source", "--keep", "("]).assert().code(2);
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_named() {
+    let (parent, source) = model();
+    let mut bad = weight(UP, [64, 96]);
+    let mut bytes = bad.bytes.to_vec();
+    bytes[2 * (3 * 96 + 5)..][..2].copy_from_slice(&0x7fc0_u16.to_le_bytes());
+    bad.bytes = bytes.into();
+    write_file(&source.join(sharded_name(1, 2)), &[weight(Q, [48, 96]), bad]).unwrap();
+    let assert = quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().code(1);
+    assert!(stderr_of(&assert).contains(&format!("tensor {UP} has NaN at [3, 5]")), "{}", stderr_of(&assert));
+    assert_eq!(names_in(parent.path()), ["source"], "nothing is left behind");
+}
