@@ -23,6 +23,11 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
+/// Whether a signal has asked to stop, for a tool that stops one answer and goes on.
+pub fn take_interrupted() -> bool {
+    INTERRUPTED.swap(false, Ordering::SeqCst)
+}
+
 /// An error with exit code 130 once a signal has asked the tool to stop.
 pub fn check_interrupted() -> Result<()> {
     if interrupted() { Err(Error::interrupted("interrupted")) } else { Ok(()) }

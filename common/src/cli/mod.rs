@@ -20,10 +20,10 @@ use crate::error::Kind;
 
 pub use arguments::Common;
 pub use input::{Input, Inputs, inputs};
-pub use interrupt::{check_interrupted, interrupted};
-pub use output::{Begun, OutputDirectory, answer, made_otherwise, parts_of, print_path, stdout};
+pub use interrupt::{check_interrupted, interrupted, take_interrupted};
+pub use output::{Begun, OutputDirectory, answer, made_otherwise, parts_of, print_path, stdout, write_file};
 pub use progress::{Progress, Unit};
-pub use talk::{detail, is_quiet, note, talk_in_tests, warn};
+pub use talk::{detail, is_quiet, note, prompt, talk_in_tests, warn};
 
 /// Parses the arguments, does the work and turns its outcome into the exit code.
 ///

@@ -35,6 +35,20 @@ pub fn print_path(path: &Path) -> Result<()> {
     answer(format_args!("{}\n", path.display()))
 }
 
+/// Writes a file whole or not at all, in the place of any there was.
+pub fn write_file(path: &Path, text: &str) -> Result<()> {
+    let folder = parent(path);
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file =
+        builder.tempfile_in(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|failed| Error::from(failed.error).context(path.display()))?;
+    sync(folder)
+}
+
 /// What [`OutputDirectory::begin`] found.
 pub enum Begun {
     /// The work has to be done, into this directory.

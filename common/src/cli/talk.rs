@@ -48,6 +48,11 @@ pub fn detail(message: impl std::fmt::Display) {
     }
 }
 
+/// Asks for input on a terminal; the cursor stays behind it.
+pub fn prompt(text: &str) {
+    eprint!("{text}");
+}
+
 /// Whether only errors and warnings are wanted.
 pub fn is_quiet() -> bool {
     TALK.get().is_none_or(|talk| talk.quiet)

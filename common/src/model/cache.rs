@@ -20,6 +20,16 @@ impl KeyValueCache {
         self.len
     }
 
+    /// Forgets what is behind the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len {
+            for past in &mut self.layers {
+                past.truncate(self.len, len);
+            }
+            self.len = len;
+        }
+    }
+
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.len == 0

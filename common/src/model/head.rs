@@ -22,6 +22,9 @@ pub struct Head {
 impl Head {
     /// Logits [n, V] of rows x [n, C].
     pub fn logits(&self, x: &Tensor) -> Result<Vec<f32>> {
+        if x.shape()[0] == 0 {
+            return Ok(Vec::new());
+        }
         let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
         linear::project(&normed.host()?, x.shape()[0], &self.weight)
     }

@@ -66,6 +66,13 @@ impl Past {
         }
         Ok(())
     }
+
+    /// Keeps the first `len` of its `tokens` rows.
+    pub fn truncate(&mut self, tokens: usize, len: usize) {
+        let columns = self.keys.len() / tokens.max(1);
+        self.keys.truncate(len * columns);
+        self.values.truncate(len * columns);
+    }
 }
 
 /// What the forward gives: the output, and what its backward needs.

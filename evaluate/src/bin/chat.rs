@@ -1,0 +1,325 @@
+//! Talks to a model or an adapter: on a terminal in turns, otherwise one prompt per line.
+
+use std::fs::File;
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use common::cli;
+use common::device::DeviceChoice;
+use common::model::{Model, is_adapter};
+use common::text::{ChatTemplate, Conversation, Message, StreamDecoder, Tokenizer};
+use common::{Context, Error, Result, error};
+use evaluate::chat::generate::{End, Generator, ModelEngine};
+use evaluate::chat::input::{Command, Entry, HELP, Typed};
+use evaluate::chat::session::{Session, turn_end};
+use evaluate::chat::settings::{Flags, Settings};
+use evaluate::identity::text_home;
+use serde_json::{Value, json};
+
+/// Talk to a model or an adapter.
+///
+/// On a terminal the conversation goes on until /quit; Ctrl-C stops an answer. Otherwise every line
+/// of standard input is a prompt of its own. With -o, what was said is written as training data.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  chat Qwen2.5-7B-Instruct-nf4
+  chat out --compare
+  echo 'What is the capital of France?' | chat merged --temperature 0.7 --seed 1
+  chat merged --json < conversations.jsonl > answers.jsonl"
+)]
+struct Arguments {
+    /// A model or an adapter; read from standard input where none is given
+    model: Option<PathBuf>,
+
+    /// What the system says before the first message
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+
+    #[command(flatten)]
+    flags: Flags,
+
+    /// Makes sampled answers repeatable
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Lines in and out are JSON: {"messages": [...]} or a list of messages; a message
+    #[arg(long)]
+    json: bool,
+
+    /// Answer with the adapter and without it
+    #[arg(long, conflicts_with = "json")]
+    compare: bool,
+
+    /// The base of an adapter, where it is not the one that the adapter names
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+
+    /// Where to compute: auto or cpu
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+
+    #[command(flatten)]
+    common: cli::Common,
+}
+
+impl AsRef<cli::Common> for Arguments {
+    fn as_ref(&self) -> &cli::Common {
+        &self.common
+    }
+}
+
+fn main() -> ExitCode {
+    cli::run("chat", run)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let given: Vec<PathBuf> = arguments.model.iter().cloned().collect();
+    let from_stdin = given.is_empty() || given == [Path::new("-")];
+    let directory = cli::inputs(&given)?.directory()?;
+    if arguments.compare && !is_adapter(&directory) {
+        return Err(Error::usage(format!("--compare: {} is not an adapter", directory.display()))
+            .hint("name the directory that lora-train wrote"));
+    }
+    if let Some(output) = &arguments.common.output
+        && output.exists()
+        && !arguments.common.force
+    {
+        return Err(
+            error!("{} exists", output.display()).hint("--force replaces it, -o chooses another name")
+        );
+    }
+    let home = text_home(&directory, arguments.base.as_deref())?;
+    let tokenizer = Tokenizer::load(&home)?;
+    let template = ChatTemplate::load(&home, &tokenizer)?;
+    let ends = tokenizer.eos_token_id().into_iter().chain(turn_end(&tokenizer, &template));
+    let settings = Settings::load(&home, &arguments.flags, ends)?;
+    let device = arguments.device.open()?;
+    let model = match &arguments.base {
+        Some(base) => Model::load_with_base(&directory, base, &device)?,
+        None => Model::load(&directory, &device)?,
+    };
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let seed = arguments.seed.unwrap_or_else(clock);
+    cli::detail(format_args!("seed {seed}, {settings:?}"));
+    let voice = |name, without_adapters| Voice {
+        name,
+        generator: Generator::new(ModelEngine::new(&model, without_adapters), seed),
+    };
+    let mut chat = Chat {
+        voices: match arguments.compare {
+            true => vec![voice("with the adapter", false), voice("without", true)],
+            false => vec![voice("", false)],
+        },
+        tokenizer: &tokenizer,
+        template: &template,
+        settings,
+        said: Vec::new(),
+    };
+    let system = arguments.system.as_deref();
+    if from_stdin || std::io::stdin().is_terminal() {
+        chat.interactive(terminal(from_stdin)?, system)?;
+    } else if arguments.json {
+        chat.json_lines(system)?;
+    } else {
+        chat.lines(system)?;
+    }
+    match &arguments.common.output {
+        Some(output) => save(output, &chat.said),
+        None => Ok(()),
+    }
+}
+
+/// Where the user types: standard input, unless that brought the path of the model.
+fn terminal(stdin_is_taken: bool) -> Result<Box<dyn Read + Send>> {
+    if !stdin_is_taken {
+        return Ok(Box::new(std::io::stdin()));
+    }
+    let terminal = File::open("/dev/tty").context("no terminal to type on");
+    Ok(Box::new(terminal.hint("name the model as an argument, and pipe the prompts in")?))
+}
+
+/// One of the answers to every message.
+struct Voice<'a> {
+    name: &'static str,
+    generator: Generator<ModelEngine<'a>>,
+}
+
+struct Chat<'a> {
+    voices: Vec<Voice<'a>>,
+    tokenizer: &'a Tokenizer,
+    template: &'a ChatTemplate,
+    settings: Settings,
+    /// Conversations that have ended.
+    said: Vec<Conversation>,
+}
+
+impl Chat<'_> {
+    /// Takes turns until the user has enough.
+    fn interactive(&mut self, source: impl Read + Send + 'static, system: Option<&str>) -> Result<()> {
+        let typed = Typed::new(source);
+        let mut session = Session::new(system);
+        cli::note("/help shows the commands");
+        loop {
+            cli::prompt("> ");
+            let text = match typed.next(cli::interrupted) {
+                Entry::Text(text) => text,
+                Entry::End => break,
+                Entry::Interrupted => return Err(Error::interrupted("interrupted")),
+            };
+            match Command::parse(&text) {
+                Some(Command::Quit) => break,
+                Some(command) => obey(&command, &mut session),
+                None if text.trim().is_empty() => {}
+                None => {
+                    session.say("user", text);
+                    match self.answer(&mut session, true) {
+                        Ok(answer) => session.say("assistant", answer),
+                        Err(problem) if problem.kind() == common::error::Kind::Failed => {
+                            session.unsay();
+                            cli::warn(problem);
+                        }
+                        Err(problem) => return Err(problem),
+                    }
+                    // Ctrl-C has stopped the answer, and has done its work.
+                    cli::take_interrupted();
+                }
+            }
+        }
+        self.said.push(session.conversation);
+        Ok(())
+    }
+
+    /// Every line of standard input is a prompt, every answer goes to standard output.
+    fn lines(&mut self, system: Option<&str>) -> Result<()> {
+        for line in std::io::stdin().lock().lines() {
+            let line = line.context("cannot read prompts from standard input")?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let mut session = Session::new(system);
+            session.say("user", line);
+            let answer = self.answer(&mut session, true)?;
+            cli::check_interrupted()?;
+            session.say("assistant", answer);
+            self.said.push(session.conversation);
+        }
+        Ok(())
+    }
+
+    /// Every line of standard input is a conversation, every answer a message.
+    fn json_lines(&mut self, system: Option<&str>) -> Result<()> {
+        for (index, line) in std::io::stdin().lock().lines().enumerate() {
+            let line = line.context("cannot read conversations from standard input")?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let place = || format!("standard input, line {}", index + 1);
+            let mut session = Session { conversation: conversation(&line, system).with_context(place)? };
+            let content = self.answer(&mut session, false).with_context(place)?;
+            cli::check_interrupted()?;
+            cli::answer(format_args!("{}\n", json!({"role": "assistant", "content": content})))?;
+            session.say("assistant", content);
+            self.said.push(session.conversation);
+        }
+        Ok(())
+    }
+
+    /// Answers the last message with every voice, and returns what the first one said.
+    fn answer(&mut self, session: &mut Session, show: bool) -> Result<String> {
+        let mut answers = Vec::with_capacity(self.voices.len());
+        for voice in &mut self.voices {
+            let window = voice.generator.max_tokens();
+            // Some of the window is left for the answer.
+            let most = window - self.settings.max_new_tokens.min(window / 4).max(1);
+            let prompt = session.prompt(self.tokenizer, self.template, most)?;
+            if prompt.dropped > 0 {
+                cli::note(format_args!(
+                    "the conversation outgrew the model's {window} tokens: the {} oldest messages are dropped",
+                    prompt.dropped
+                ));
+            }
+            if !voice.name.is_empty() {
+                cli::answer(format_args!("[{}]\n", voice.name))?;
+            }
+            let begun = Instant::now();
+            let mut tokens = 0;
+            let mut answer = String::new();
+            let mut decoder = StreamDecoder::new(self.tokenizer);
+            let mut print = |text: String| {
+                answer.push_str(&text);
+                if show { cli::answer(text) } else { Ok(()) }
+            };
+            let end = voice.generator.answer(&prompt.tokens, &self.settings, cli::interrupted, |token| {
+                tokens += 1;
+                print(decoder.push(token)?)
+            })?;
+            print(decoder.finish()?)?;
+            if show {
+                cli::answer("\n")?;
+            }
+            match end {
+                End::Stop | End::Interrupted => {}
+                End::Length => cli::detail("the answer is cut at --max-new-tokens"),
+                End::Context => cli::note(format_args!("the answer is cut at the model's {window} tokens")),
+            }
+            let seconds = begun.elapsed().as_secs_f64();
+            cli::detail(format_args!(
+                "{} tokens of prompt, {tokens} of answer in {seconds:.1} s, {:.1} a second",
+                prompt.tokens.len(),
+                f64::from(tokens) / seconds
+            ));
+            answers.push(answer);
+        }
+        Ok(answers.swap_remove(0))
+    }
+}
+
+fn obey(command: &Command, session: &mut Session) {
+    match command {
+        Command::Reset => {
+            session.reset();
+            cli::note("the conversation is forgotten");
+        }
+        Command::System(text) => {
+            session.set_system(*text);
+            cli::note("a new conversation begins");
+        }
+        Command::Save(file) if Path::new(file).exists() => cli::warn(format_args!("{file} exists")),
+        Command::Save(file) => match save(Path::new(file), std::slice::from_ref(&session.conversation)) {
+            Ok(()) => cli::note(format_args!("the conversation is in {file}")),
+            Err(problem) => cli::warn(problem),
+        },
+        Command::Help | Command::Quit => cli::note(HELP),
+        Command::Unknown(name) => cli::warn(format_args!("/{name} is no command\n{HELP}")),
+    }
+}
+
+/// Writes conversations as rows of training data.
+fn save(path: &Path, conversations: &[Conversation]) -> Result<()> {
+    cli::write_file(path, &(serde_json::to_string_pretty(conversations)? + "\n"))
+}
+
+/// The conversation in a line: an object with `messages`, or the list of them.
+fn conversation(line: &str, system: Option<&str>) -> Result<Conversation> {
+    let value: Value = serde_json::from_str(line).context("not valid JSON")?;
+    let mut conversation = match value {
+        Value::Array(_) => {
+            Conversation { messages: serde_json::from_value(value).context("messages")?, tools: Vec::new() }
+        }
+        _ => serde_json::from_value(value)
+            .hint("a line is {\"messages\": [{\"role\": \"user\", \"content\": ...}]}")?,
+    };
+    if let Some(system) = system {
+        conversation.messages.insert(0, Message::new("system", system));
+    }
+    if conversation.messages.is_empty() {
+        return Err(Error::new("no messages"));
+    }
+    Ok(conversation)
+}

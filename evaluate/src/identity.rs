@@ -1,0 +1,91 @@
+//! Which model a figure belongs to, and where its text files are.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use common::Result;
+use common::model::{base_of_adapter, is_adapter};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// Places of a file that are looked at, and bytes at each.
+const SAMPLES: u64 = 64;
+const SAMPLE_BYTES: usize = 1 << 16;
+
+/// A model as it was given, the base of an adapter, and a fingerprint of each.
+pub fn identity(directory: &Path, base: Option<&Path>) -> Result<Value> {
+    let mut identity = json!({
+        "path": directory.display().to_string(),
+        "fingerprint": fingerprint(directory)?,
+    });
+    if is_adapter(directory) {
+        let base = base.map_or_else(|| base_of_adapter(directory), |base| Ok(base.to_path_buf()))?;
+        identity["base"] = json!({"path": base.display().to_string(), "fingerprint": fingerprint(&base)?});
+    }
+    Ok(identity)
+}
+
+/// The directory that holds the tokenizer, the template and the generation settings of a model; those
+/// of an adapter may be with its base.
+pub fn text_home(directory: &Path, base: Option<&Path>) -> Result<PathBuf> {
+    if !is_adapter(directory) || directory.join("tokenizer.json").exists() {
+        return Ok(directory.to_path_buf());
+    }
+    base.map_or_else(|| base_of_adapter(directory), |base| Ok(base.to_path_buf()))
+}
+
+/// SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files; small
+/// files are sampled whole. Hashing all of a large model would take longer than some evaluations.
+fn fingerprint(directory: &Path) -> Result<String> {
+    let matters = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.ends_with(".safetensors")
+            || matches!(
+                name,
+                "config.json" | "adapter_config.json" | "tokenizer.json" | "chat_template.jinja"
+            )
+    };
+    let mut files: Vec<PathBuf> = fs_err::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .filter(matters)
+        .collect();
+    files.sort();
+    let mut hash = Sha256::new();
+    for path in files {
+        let mut file = fs_err::File::open(&path)?;
+        let size = file.metadata()?.len();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        hash.update(format!("{name}\0{size}\0"));
+        let stride = (size / SAMPLES).max(SAMPLE_BYTES as u64);
+        let mut at = 0;
+        while at < size {
+            file.seek(SeekFrom::Start(at))?;
+            let mut sample = Vec::with_capacity(SAMPLE_BYTES);
+            (&mut file).take(SAMPLE_BYTES as u64).read_to_end(&mut sample)?;
+            hash.update(&sample);
+            at += stride;
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_weight_changes_the_fingerprint() {
+        let directory = tempfile::tempdir().unwrap();
+        let weights = directory.path().join("model.safetensors");
+        let mut bytes = vec![0u8; 200_000];
+        fs_err::write(&weights, &bytes).unwrap();
+        let before = fingerprint(directory.path()).unwrap();
+        fs_err::write(directory.path().join("README.md"), "notes").unwrap();
+        assert_eq!(fingerprint(directory.path()).unwrap(), before, "notes do not matter");
+        bytes[123_456] = 1;
+        fs_err::write(&weights, &bytes).unwrap();
+        assert_ne!(fingerprint(directory.path()).unwrap(), before);
+    }
+}

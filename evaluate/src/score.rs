@@ -1,0 +1,197 @@
+//! The logprobs of the four letters behind each prompt of a subject.
+//!
+//! The prompts of a subject share their header and shots. The tokens that all of them begin with go
+//! through the model once; the rest of each prompt is packed behind them, longest first, in passes
+//! of a bounded number of tokens.
+
+use common::model::{Batch, Cache, KeyValueCache, Model, Sequence};
+use common::{Result, bail};
+
+/// A model as scoring sees it.
+pub trait Scorer {
+    /// What the model remembers of a prefix.
+    type Prefix;
+    /// Most tokens of a prompt.
+    fn max_tokens(&self) -> usize;
+    /// Runs tokens that many prompts begin with.
+    fn prefix(&self, tokens: &[u32]) -> Result<Self::Prefix>;
+    /// Logits [n, V] at the last token of n prompts, each continuing the prefix where there is one.
+    fn last_logits(&self, prefix: Option<&Self::Prefix>, prompts: &[&[u32]]) -> Result<Vec<f32>>;
+}
+
+impl Scorer for Model {
+    type Prefix = KeyValueCache;
+
+    fn max_tokens(&self) -> usize {
+        self.config().max_positions
+    }
+
+    fn prefix(&self, tokens: &[u32]) -> Result<KeyValueCache> {
+        let mut cache = KeyValueCache::new();
+        let batch = Batch::prompt(tokens, 0);
+        self.logits(&batch, &[], Cache::Extend(&mut cache))?;
+        Ok(cache)
+    }
+
+    fn last_logits(&self, prefix: Option<&KeyValueCache>, prompts: &[&[u32]]) -> Result<Vec<f32>> {
+        let sequences = prompts.iter().map(|tokens| Sequence { tokens, trained: &[] });
+        let batch = Batch::pack(sequences, prefix.map_or(0, KeyValueCache::len));
+        let cache = prefix.map_or(Cache::None, Cache::Shared);
+        self.logits(&batch, &batch.last_rows(), cache)
+    }
+}
+
+/// How prompts go through the model.
+#[derive(Debug, Clone, Copy)]
+pub struct Passes {
+    /// Most tokens of a pass, unless one prompt alone is longer.
+    pub tokens: usize,
+    /// Run what all prompts begin with only once.
+    pub share_prefix: bool,
+}
+
+/// The logprobs of `answers` behind each of `prompts`, in their order, log-softmax over the whole
+/// vocabulary. `scored` is told of every pass: how many prompts it scored.
+pub fn score<S: Scorer>(
+    model: &S,
+    prompts: &[Vec<u32>],
+    answers: [u32; 4],
+    passes: Passes,
+    mut scored: impl FnMut(usize) -> Result<()>,
+) -> Result<Vec<[f32; 4]>> {
+    if let Some(long) = prompts.iter().find(|prompt| prompt.len() > model.max_tokens()) {
+        bail!("a prompt of {} tokens, and the model takes {}", long.len(), model.max_tokens());
+    }
+    let shared = if passes.share_prefix { shared_prefix(prompts) } else { 0 };
+    let prefix = if shared > 0 { Some(model.prefix(&prompts[0][..shared])?) } else { None };
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(prompts[index].len()));
+    let mut logprobs = vec![[0.0; 4]; prompts.len()];
+    let mut rest = order.as_slice();
+    while !rest.is_empty() {
+        let (pass, later) = rest.split_at(pass_size(rest, prompts, shared, passes.tokens));
+        let tokens: Vec<&[u32]> = pass.iter().map(|&index| &prompts[index][shared..]).collect();
+        let logits = model.last_logits(prefix.as_ref(), &tokens)?;
+        let vocabulary = logits.len() / pass.len();
+        for (&index, row) in pass.iter().zip(logits.chunks_exact(vocabulary)) {
+            logprobs[index] = answer_logprobs(row, answers)?;
+        }
+        scored(pass.len())?;
+        rest = later;
+    }
+    Ok(logprobs)
+}
+
+/// Tokens that all prompts begin with; at least one token of each prompt is left.
+fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
+    let Some((first, others)) = prompts.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return 0;
+    };
+    others.iter().fold(first.len() - 1, |shared, prompt| {
+        let most = shared.min(prompt.len() - 1);
+        first[..most].iter().zip(prompt).take_while(|(a, b)| a == b).count()
+    })
+}
+
+/// How many of `rest`, prompts in descending length, fit a pass.
+fn pass_size(rest: &[usize], prompts: &[Vec<u32>], shared: usize, tokens: usize) -> usize {
+    let mut used = 0;
+    let fits = rest.iter().take_while(|&&index| {
+        used += prompts[index].len() - shared;
+        used <= tokens
+    });
+    fits.count().max(1)
+}
+
+fn answer_logprobs(logits: &[f32], answers: [u32; 4]) -> Result<[f32; 4]> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
+    let mut logprobs = [0.0; 4];
+    for (logprob, answer) in logprobs.iter_mut().zip(answers) {
+        let Some(&logit) = logits.get(answer as usize) else {
+            bail!("token {answer} of the tokenizer is beyond the model's {} logits", logits.len());
+        };
+        *logprob = (f64::from(logit - largest) - sum.ln()) as f32;
+        if !logprob.is_finite() {
+            bail!("the model's logits are not finite");
+        }
+    }
+    Ok(logprobs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Logits that tell the sum of all tokens of a prompt, and a record of the passes.
+    #[derive(Default)]
+    struct Fake {
+        passes: RefCell<Vec<Vec<usize>>>,
+    }
+
+    impl Scorer for Fake {
+        type Prefix = u32;
+
+        fn max_tokens(&self) -> usize {
+            50
+        }
+
+        fn prefix(&self, tokens: &[u32]) -> Result<u32> {
+            self.passes.borrow_mut().push(vec![tokens.len()]);
+            Ok(tokens.iter().sum())
+        }
+
+        fn last_logits(&self, prefix: Option<&u32>, prompts: &[&[u32]]) -> Result<Vec<f32>> {
+            self.passes.borrow_mut().push(prompts.iter().map(|prompt| prompt.len()).collect());
+            let sum = |prompt: &&[u32]| prefix.unwrap_or(&0) + prompt.iter().sum::<u32>();
+            Ok(prompts.iter().flat_map(|prompt| [sum(prompt) as f32, 0.0, 1.0, 2.0, 3.0]).collect())
+        }
+    }
+
+    const PROMPTS: [&[u32]; 4] = [&[7, 7, 1], &[7, 7, 2, 3, 4, 5], &[7, 7, 1, 1, 1, 1, 1, 1], &[7, 7, 9]];
+
+    fn scores(fake: &Fake, tokens: usize, share_prefix: bool) -> Vec<[f32; 4]> {
+        let prompts = PROMPTS.map(<[u32]>::to_vec);
+        score(fake, &prompts, [0, 1, 2, 3], Passes { tokens, share_prefix }, |_| Ok(())).unwrap()
+    }
+
+    #[test]
+    fn a_shared_prefix_runs_once_and_changes_nothing() {
+        let (shared, alone) = (Fake::default(), Fake::default());
+        assert_eq!(scores(&shared, 10, true), scores(&alone, 10, false));
+        assert_eq!(*shared.passes.borrow(), [vec![2], vec![6, 4], vec![1, 1]]);
+        assert_eq!(*alone.passes.borrow(), [vec![8], vec![6, 3], vec![3]]);
+    }
+
+    #[test]
+    fn logprobs_are_normal_over_the_vocabulary_and_in_the_order_of_the_prompts() {
+        let found = scores(&Fake::default(), 1, true);
+        for (prompt, found) in PROMPTS.iter().zip(found) {
+            let logits = [prompt.iter().sum::<u32>() as f32, 0.0, 1.0, 2.0, 3.0];
+            let sum: f32 = logits.iter().map(|logit| logit.exp()).sum();
+            for (logit, found) in logits.iter().zip(found) {
+                assert!((logit - sum.ln() - found).abs() < 1e-5, "{found}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_prompt_keeps_a_token_of_its_own() {
+        assert_eq!(shared_prefix(&[vec![1, 2], vec![1, 2, 3]]), 1);
+        assert_eq!(shared_prefix(&[vec![1, 2], vec![1, 2]]), 1);
+        assert_eq!(shared_prefix(&[vec![1, 2, 3]]), 0, "nothing to share with");
+        assert_eq!(shared_prefix(&[]), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_scored_is_said() {
+        let fake = Fake::default();
+        let passes = Passes { tokens: 1, share_prefix: true };
+        let error = score(&fake, &[vec![0; 51]], [0, 1, 2, 3], passes, |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("51 tokens, and the model takes 50"), "{error}");
+        let error = score(&fake, &[vec![1]], [0, 1, 2, 5], passes, |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("token 5"), "{error}");
+    }
+}

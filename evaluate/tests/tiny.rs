@@ -1,0 +1,214 @@
+//! `evaluate` and `chat` as a user runs them, on a tiny model with a token for each character.
+
+#![allow(clippy::unwrap_used)] // a test file as a whole
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+/// A directory with a model of 96 tokens and 128 positions, and questions that fit it.
+struct Fixture {
+    directory: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let fixture = Self { directory: tempfile::tempdir().unwrap() };
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/llama");
+        for name in ["config.json", "model.safetensors"] {
+            fs_err::create_dir_all(fixture.path("model")).unwrap();
+            fs_err::copy(golden.join(name), fixture.path("model").join(name)).unwrap();
+        }
+        fixture.write("model/tokenizer.json", &tokenizer().to_string());
+        let template =
+            "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}~{% endif %}{% endfor %}";
+        let config = json!({"eos_token": "~", "chat_template": template});
+        fixture.write("model/tokenizer_config.json", &config.to_string());
+        for (split, rows) in [("dev", "d,1,2,3,4,A\n"), ("test", "q,1,2,3,4,A\nr,5,6,7,8,B\ns s,1,2,3,4,C\n")]
+        {
+            for subject in ["x", "virology"] {
+                fixture.write(&format!("mmlu/{split}/{subject}_{split}.csv"), rows);
+            }
+        }
+        fixture
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs_err::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs_err::write(self.path(name), text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs_err::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn run(&self, tool: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(match tool {
+            "evaluate" => assert_cmd::cargo::cargo_bin!("evaluate"),
+            _ => assert_cmd::cargo::cargo_bin!("chat"),
+        });
+        command.current_dir(self.directory.path()).args(arguments);
+        command
+    }
+
+    /// Runs `evaluate` without shots, which the tiny model has no room for.
+    fn evaluate(&self, more: &[&str]) -> Command {
+        self.run("evaluate", &[&["model", "--data", "mmlu", "--shots", "0"], more].concat())
+    }
+}
+
+/// Printable characters, newline and four tokens for answers.
+fn tokenizer() -> Value {
+    let mut vocabulary: Map<String, Value> =
+        (32u8..127).enumerate().map(|(id, byte)| (char::from(byte).to_string(), json!(id))).collect();
+    for removed in ["^", "`", "{", "}"] {
+        vocabulary.remove(removed);
+    }
+    vocabulary.insert("\n".into(), json!(95));
+    let added = |id: usize, content: &str, special: bool| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": special})
+    };
+    let answers = [(62, " A"), (64, " B"), (91, " C"), (93, " D")].map(|(id, text)| {
+        vocabulary.insert(text.into(), json!(id));
+        added(id, text, false)
+    });
+    let added_tokens = [&answers[..], &[added(94, "~", true)]].concat();
+    json!({
+        "version": "1.0", "normalizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+        "added_tokens": added_tokens,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false},
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "?"},
+    })
+}
+
+fn stdout(command: &mut Command) -> String {
+    String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+}
+
+fn failure(command: &mut Command, code: i32) -> String {
+    String::from_utf8(command.assert().code(code).get_output().stderr.clone()).unwrap()
+}
+
+#[test]
+fn the_table_is_the_answer_and_files_hold_the_rest() {
+    let fixture = Fixture::new();
+    let table = stdout(&mut fixture.evaluate(&["--details", "details.jsonl"]));
+    assert!(table.contains("\n  virology      3 ") && table.contains("\n          Other: "), "{table}");
+    let report: Value = serde_json::from_str(&fixture.read("report.json")).unwrap();
+    assert_eq!(report["average"]["n"], 6);
+    assert_eq!(report["subjects"]["x"]["answers"], "ABC");
+    assert_eq!(report["recipe"]["style"], "lm-eval");
+    let details: Vec<Value> =
+        fixture.read("details.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(details.len(), 6);
+    assert_eq!((&details[4]["subject"], &details[4]["index"]), (&json!("x"), &json!(1)));
+
+    let again = fixture.evaluate(&[]).assert().success().get_output().clone();
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), table);
+    assert!(String::from_utf8(again.stderr).unwrap().contains("report.json is already made"));
+}
+
+#[test]
+fn the_prefix_cache_and_the_size_of_passes_change_nothing() {
+    let fixture = Fixture::new();
+    let logprobs = |arguments: &[&str]| -> Vec<f64> {
+        stdout(&mut fixture.evaluate(&[&["--details", "d", "--force"], arguments].concat()));
+        let numbers = |line: &str| -> Vec<f64> {
+            let value: Value = serde_json::from_str(line).unwrap();
+            value["logprobs"].as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+        };
+        fixture.read("d").lines().flat_map(numbers).collect()
+    };
+    let cached = logprobs(&[]);
+    for other in [&["--no-prefix-cache"][..], &["--pass-tokens", "1"]] {
+        for (cached, other) in cached.iter().zip(logprobs(other)) {
+            assert!((cached - other).abs() < 1e-4, "{cached} and {other}");
+        }
+    }
+}
+
+#[test]
+fn a_report_of_another_evaluation_is_kept() {
+    let fixture = Fixture::new();
+    stdout(&mut fixture.evaluate(&["--limit", "1"]));
+    let error = failure(&mut fixture.evaluate(&["--limit", "2"]), 1);
+    assert!(error.contains("report.json exists and is of another evaluation\nhint: --force"), "{error}");
+    stdout(&mut fixture.evaluate(&["--limit", "2", "--force"]));
+    stdout(&mut fixture.evaluate(&["--subjects", "x", "--style", "llamafactory", "-o", "other.json"]));
+    let report: Value = serde_json::from_str(&fixture.read("other.json")).unwrap();
+    assert_eq!(report["subjects"].as_object().unwrap().len(), 1);
+    fixture.write("notes.json", "mine");
+    let error = failure(&mut fixture.evaluate(&["-o", "notes.json"]), 1);
+    assert!(error.contains("notes.json exists and is not a report"), "{error}");
+    assert_eq!(fixture.read("notes.json"), "mine");
+}
+
+#[test]
+fn a_model_arrives_through_a_pipe() {
+    let fixture = Fixture::new();
+    let mut command = fixture.run("evaluate", &["--data", "mmlu", "--shots", "0"]);
+    assert!(stdout(command.write_stdin("model\n")).contains("Average"));
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_said() {
+    let fixture = Fixture::new();
+    let error = failure(&mut fixture.evaluate(&["--subjects", "y"]), 2);
+    assert!(error.contains("no subject \"y\"\nhint: it has virology, x"), "{error}");
+    let error = failure(&mut fixture.run("evaluate", &["model", "--data", "mmlu"]), 1);
+    assert!(error.contains("virology_dev.csv: 1 rows, --shots 5"), "{error}");
+    failure(&mut fixture.run("evaluate", &["model"]), 2);
+    let error = failure(&mut fixture.run("evaluate", &["no/model", "--data", "mmlu"]), 1);
+    assert!(error.contains("no/model"), "{error}");
+    assert!(!fixture.path("report.json").exists());
+}
+
+#[test]
+fn chat_answers_every_line_and_a_seed_repeats() {
+    let fixture = Fixture::new();
+    let chat = |more: &[&str], input: &str| {
+        let arguments = [&["model", "--max-new-tokens", "8"], more].concat();
+        stdout(fixture.run("chat", &arguments).write_stdin(input.to_owned()))
+    };
+    let two = chat(&[], "Hello\n\nHow are you?\n");
+    assert_eq!(two, chat(&[], "Hello\n") + &chat(&[], "How are you?\n"), "every line stands for itself");
+    let sampled = |seed: &str| chat(&["--temperature", "1.5", "--seed", seed], "Hello\n");
+    assert_eq!(sampled("1"), sampled("1"));
+    assert!((2..9).any(|seed| sampled(&seed.to_string()) != sampled("1")));
+}
+
+#[test]
+fn chat_speaks_json_and_keeps_what_was_said() {
+    let fixture = Fixture::new();
+    let arguments = ["model", "--json", "--max-new-tokens", "4", "-o", "said.json"];
+    let input = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n[{\"role\": \"user\", \"content\": \"Yo\"}]\n";
+    let answers = stdout(fixture.run("chat", &arguments).write_stdin(input));
+    let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((answers.len(), &answers[0]["role"]), (2, &json!("assistant")));
+    let said: Value = serde_json::from_str(&fixture.read("said.json")).unwrap();
+    assert_eq!(said[1]["messages"][0]["content"], "Yo");
+    assert_eq!(said[1]["messages"][1], answers[1]);
+    let error = failure(fixture.run("chat", &arguments).write_stdin(input), 1);
+    assert!(error.contains("said.json exists"), "{error}");
+    let error = failure(fixture.run("chat", &["model", "--json"]).write_stdin("[]\nHi\n"), 1);
+    assert!(error.contains("standard input, line 1: no messages"), "{error}");
+}
+
+#[test]
+fn chat_refuses_what_does_not_fit() {
+    let fixture = Fixture::new();
+    let long = "a".repeat(300) + "\n";
+    let error = failure(fixture.run("chat", &["model"]).write_stdin(long), 1);
+    assert!(error.contains("the message has 300 tokens"), "{error}");
+    let error = failure(fixture.run("chat", &["model", "--top-p", "2"]).write_stdin("Hi\n"), 2);
+    assert!(error.contains("--top-p: more than 0 and at most 1 expected, found 2"), "{error}");
+    let error = failure(fixture.run("chat", &["model", "--compare"]).write_stdin("Hi\n"), 2);
+    assert!(error.contains("model is not an adapter"), "{error}");
+}
