@@ -1,5 +1,7 @@
 //! The command line, as the user writes it.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 
 use crate::source::Kind;
@@ -9,7 +11,8 @@ use crate::source::Kind;
 #[command(version, after_help = EXAMPLES)]
 pub struct Arguments {
     /// A repository (OWNER/NAME), a known data set, or the http(s) URL of one file
-    pub source: String,
+    #[arg(required_unless_present = "verify")]
+    pub source: Option<String>,
 
     /// Branch, tag or commit
     #[arg(long, default_value = "main", value_name = "REVISION")]
@@ -19,9 +22,9 @@ pub struct Arguments {
     #[arg(long, value_enum, value_name = "KIND")]
     pub repo_type: Option<Kind>,
 
-    /// Server speaking the hub's HTTP API
-    #[arg(long, env = "HF_ENDPOINT", default_value = "https://huggingface.co", value_name = "URL")]
-    pub endpoint: String,
+    /// Server speaking the hub's HTTP API [default: HF_ENDPOINT, or https://huggingface.co]
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
 
     /// Only files whose name matches the glob; may be given several times
     #[arg(long, value_name = "GLOB")]
@@ -43,6 +46,22 @@ pub struct Arguments {
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub retries: u32,
 
+    /// Most bytes a second, such as 500K or 10M
+    #[arg(long, value_name = "BYTES")]
+    pub max_rate: Option<String>,
+
+    /// Read and write the cache of the hub's own tools instead of a directory
+    #[arg(long, conflicts_with = "output")]
+    pub cache: bool,
+
+    /// List files and their sizes in bytes, and fetch nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Check a fetched directory against its hashes, without the network
+    #[arg(long, value_name = "DIR", conflicts_with = "source")]
+    pub verify: Option<PathBuf>,
+
     #[command(flatten)]
     pub common: common::cli::Common,
 }
@@ -58,6 +77,7 @@ Examples:
   fetch Qwen/Qwen2.5-7B-Instruct                    into ./Qwen2.5-7B-Instruct
   fetch Qwen/Qwen2.5-7B-Instruct | quantize -o q    quantizes each file as it arrives
   fetch alpaca_gpt4_zh -o data                      a known data set
+  fetch --verify data                               checks it again, offline
   fetch OWNER/NAME --include '*.json' --revision v1
 
 Prints the path of each file as soon as it is complete and checked, then the directory.

@@ -10,6 +10,7 @@ use crate::cli::Arguments;
 use crate::hub::Token;
 use crate::select::Selection;
 use crate::source::Source;
+use crate::{cache, readable};
 
 /// A validated run. Nothing in it depends on clap.
 pub struct Config {
@@ -23,12 +24,22 @@ pub struct Config {
     pub token: Option<Token>,
     /// Which files of a repository.
     pub selection: Selection,
-    /// The directory (of a repository) or file (of a URL) to make.
-    pub output: PathBuf,
+    /// Where it goes.
+    pub destination: Destination,
+    /// Only say what would be fetched.
+    pub is_dry_run: bool,
     /// Replace files that are there and differ.
     pub force: bool,
     /// How to behave on the network.
     pub network: Network,
+}
+
+/// Where the files go.
+pub enum Destination {
+    /// The directory (of a repository) or file (of a URL) to make.
+    Path(PathBuf),
+    /// The hub's own cache, which is at this path.
+    Cache(PathBuf),
 }
 
 /// How to behave on the network.
@@ -40,17 +51,23 @@ pub struct Network {
     pub timeout: Duration,
     /// Failures in a row, with nothing gained, that end the run.
     pub retries: u32,
+    /// Bytes a second of all connections together, where limited.
+    pub max_rate: Option<u64>,
 }
 
 impl Config {
     /// Understands the arguments.
     pub fn new(arguments: Arguments) -> Result<Self> {
-        let endpoint = parse_endpoint(&arguments.endpoint)?;
-        let source = Source::parse(&arguments.source, arguments.repo_type, &endpoint)?;
-        let output = match arguments.common.output {
-            Some(path) => path,
-            None => PathBuf::from(source.default_name()?),
+        let endpoint = parse_endpoint(arguments.endpoint)?;
+        let text = arguments.source.unwrap_or_default();
+        let source = Source::parse(&text, arguments.repo_type, &endpoint)?;
+        let destination = match arguments.common.output {
+            _ if arguments.cache => Destination::Cache(cache::root()?),
+            Some(path) => Destination::Path(path),
+            None => Destination::Path(PathBuf::from(source.default_name()?)),
         };
+        let max_rate =
+            arguments.max_rate.as_deref().map(readable::parse).transpose().context("--max-rate")?;
         if !(0.1..=3600.0).contains(&arguments.timeout) {
             return Err(Error::usage(format!(
                 "--timeout {}: expected 0.1 to 3600 seconds",
@@ -66,18 +83,23 @@ impl Config {
             token: Token::from_environment(&endpoint)?,
             endpoint,
             selection: Selection::new(&arguments.include, &arguments.exclude)?,
-            output,
+            destination,
+            is_dry_run: arguments.dry_run,
             force: arguments.common.force,
             network: Network {
                 connections: arguments.connections.map(usize::from),
                 timeout: Duration::from_secs_f64(arguments.timeout),
                 retries: arguments.retries,
+                max_rate,
             },
         })
     }
 }
 
-fn parse_endpoint(text: &str) -> Result<Url> {
+/// The hub: as given, else `HF_ENDPOINT`, else the public one.
+fn parse_endpoint(given: Option<String>) -> Result<Url> {
+    let variable = || std::env::var("HF_ENDPOINT").ok().filter(|value| !value.trim().is_empty());
+    let text = given.or_else(variable).unwrap_or_else(|| "https://huggingface.co".into());
     let hint = "an endpoint is a URL such as https://huggingface.co";
     let url = Url::parse(text.trim_end_matches('/'))
         .map_err(|error| Error::usage(format!("--endpoint {text:?}: {error}")))

@@ -24,6 +24,11 @@ impl Directory {
         Ok(Self { root: root.into(), scratch: Scratch::open(&root.join(SCRATCH))? })
     }
 
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where the record of a complete directory is.
     pub fn record_path(&self) -> PathBuf {
         self.root.join(record::FILE)

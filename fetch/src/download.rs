@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use common::cli::{Progress, Unit, check_interrupted, detail, note, warn};
 use common::{Error, Result};
-use reqwest::StatusCode;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -93,6 +92,7 @@ pub async fn run(
                 check_interrupted().map_err(|error| error.hint("run the same command again to go on"))?;
                 let arrived = shared.schedule.arrived();
                 progress.set(arrived);
+                progress.message(shared.active_names());
                 let is_limited = shared.is_limited.load(Ordering::Relaxed);
                 for _ in lanes.len()..growth.connections(arrived, is_limited) {
                     lanes.spawn(lane(shared.clone(), events.clone()));
@@ -102,18 +102,6 @@ pub async fn run(
         }
     }
     Ok(())
-}
-
-/// Bytes for people.
-pub fn readable(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
 }
 
 /// One connection's work, until the run ends it.
@@ -136,10 +124,20 @@ impl Shared {
             follower: Follower::new(digests),
             remotes: wanted.into_iter().map(|file| file.remote).collect(),
             token,
-            rate: RateLimit::new(None),
+            rate: RateLimit::new(network.max_rate),
             network: network.clone(),
             quiet_until: Mutex::new(Instant::now()),
             is_limited: AtomicBool::new(false),
+        }
+    }
+
+    /// The files on their way, for people.
+    fn active_names(&self) -> String {
+        let active = self.schedule.active_files();
+        let names: Vec<&str> = active.iter().take(2).map(|file| self.remotes[*file].name.as_str()).collect();
+        match active.len() - names.len() {
+            0 => names.join(", "),
+            more => format!("{} and {more} more", names.join(", ")),
         }
     }
 
@@ -165,7 +163,8 @@ impl Shared {
                 }
                 Err(failure) if is_final(&failure) => return Err(failure),
                 Err(failure) => {
-                    detail(format_args!("{}: {failure}", self.remotes[flight.file].name));
+                    let failure = failure.about(&self.remotes[flight.file].name);
+                    detail(&failure);
                     let wait = trouble.add(self.schedule.last_gain());
                     if trouble.fruitless > self.network.retries {
                         return Err(failure);
@@ -282,8 +281,7 @@ impl Trouble {
 /// Whether trying again cannot help.
 fn is_final(failure: &Failure) -> bool {
     match failure {
-        Failure::Fatal(_) => true,
-        Failure::Refused { status, .. } => *status != StatusCode::RANGE_NOT_SATISFIABLE,
+        Failure::Fatal(_) | Failure::Refused { .. } => true,
         Failure::Transient { .. } | Failure::Unreachable(_) => false,
     }
 }

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use common::Result;
-use common::cli::{note, print_path};
+use common::cli::{answer, note, print_path};
 use reqwest::Url;
 
-use crate::config::Config;
+use crate::config::{Config, Destination};
+use crate::disk::check_room;
 use crate::download::{self, Wanted};
 use crate::hub::{Connection, Description, describe, give_up_file};
 use crate::scratch::Scratch;
@@ -21,10 +22,17 @@ pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
         return Err(common::error!("{url}: the server does not say how long the file is")
             .hint("fetch needs the length; curl or a browser may manage without"));
     };
-    let path = match config.output.is_dir() {
-        true => config.output.join(config.source.default_name()?),
-        false => config.output.clone(),
+    let path = match &config.destination {
+        Destination::Path(path) if path.is_dir() => path.join(config.source.default_name()?),
+        Destination::Path(path) => path.clone(),
+        Destination::Cache(_) => {
+            return Err(common::Error::usage("--cache keeps repositories, not single files")
+                .hint("name the file with -o"));
+        }
     };
+    if config.is_dry_run {
+        return answer(format_args!("{size:>15} {}\n", path.display()));
+    }
     if path.symlink_metadata().is_ok() && !config.force {
         if !is_the_file(&path, size, &found)? {
             return Err(common::error!("{} exists and is not {url}", path.display())
@@ -35,6 +43,7 @@ pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
     }
     let scratch = Scratch::open(&scratch_path(&path)?)?;
     let partial = scratch.partial("file", size, identity(url, &found));
+    check_room(scratch.path(), [&partial].into_iter())?;
     let done = partial.prepare()?;
     let name = path.display().to_string();
     let mut remote = Remote::new(name, url.clone(), partial);
@@ -55,7 +64,7 @@ fn is_the_file(path: &Path, size: u64, found: &Description) -> Result<bool> {
     Ok(there.is_file()
         && there.len() == size
         && match &found.digest {
-            Some(digest) => hash_file(path, digest, |_| ())? == *digest,
+            Some(digest) => hash_file(path, digest)? == *digest,
             None => true,
         })
 }

@@ -8,21 +8,27 @@
 //! | `plan`, `repository`, `file` | from a listing to a complete directory; one file by its address |
 //! | `download`, `schedule`, `transfer`, `growth`, `rate` | parallel ranges over many connections |
 //! | `partial`, `follow`, `verify` | chunks on disk, hashing behind them |
-//! | `directory`, `scratch`, `cache`, `record` | where files are put, and what says that all are there |
+//! | `layout`: `directory`, `cache` | where files are put |
+//! | `record`, `check` | what says that all are there, and `--verify` |
+//! | `scratch`, `disk`, `readable` | room for unfinished files, free space, bytes for people |
 
 mod cache;
+mod check;
 mod cli;
 mod config;
 mod directory;
+mod disk;
 mod download;
 mod file;
 mod follow;
 mod growth;
 mod hub;
+mod layout;
 mod names;
 mod partial;
 mod plan;
 mod rate;
+mod readable;
 mod record;
 mod repository;
 mod schedule;
@@ -45,6 +51,9 @@ fn main() -> ExitCode {
 }
 
 fn work(arguments: cli::Arguments) -> Result<()> {
+    if let Some(directory) = &arguments.verify {
+        return check::check(directory);
+    }
     let config = Config::new(arguments)?;
     // The first call decides, and there is no other.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -1,18 +1,20 @@
-//! Fetching a repository into a directory.
+//! Fetching a repository.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use common::cli::{check_interrupted, note, print_path, warn};
+use common::cli::{answer, check_interrupted, note, print_path, warn};
 use common::{Result, bail};
 
 use crate::config::Config;
-use crate::directory::Directory;
+use crate::disk::check_room;
 use crate::download::{self, Wanted};
 use crate::hub::{Connection, Repository, give_up, list};
+use crate::layout::{Finished, Layout};
 use crate::plan::{PlannedFile, plan};
-use crate::record::{self, Record, RecordedFile};
+use crate::readable::bytes;
+use crate::record::{Record, RecordedFile};
 use crate::transfer::Remote;
 use crate::verify::hash_file;
 
@@ -28,61 +30,63 @@ pub async fn fetch(config: &Config, repository: &Repository) -> Result<()> {
         plan(listing, repository, &config.selection, || Connection::new(config.network.timeout)).await?;
     if !plan.left_out.is_empty() {
         let names = plan.left_out.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-        note(format_args!(
-            "leaving out {} files ({names}, ...); --include '*' brings all",
-            plan.left_out.len()
-        ));
+        note(format_args!("left out: {} files ({names} ...); --include '*' brings all", plan.left_out.len()));
+    }
+    if config.is_dry_run {
+        return show(&plan.files);
     }
     let record = record_of(config, repository, &commit, &plan.files);
 
-    let directory = Directory::open(&config.output)?;
-    let last = directory.last_record()?;
+    let layout = Layout::open(config, repository, &commit)?;
+    let last = layout.last_record()?;
     if let Some(last) = &last
         && last.repository != repository.id
         && !config.force
     {
-        return Err(common::error!("{} holds {}", config.output.display(), last.repository)
+        return Err(common::error!("{} holds {}", layout.path().display(), last.repository)
             .hint("choose another directory with -o, or replace it with --force"));
     }
-    let missing = missing_files(config, &directory, &plan.files, last.as_ref())?;
+    let missing = missing_files(config, &layout, &plan.files, last.as_ref())?;
     if !missing.is_empty() {
-        directory.begin_change()?;
-        let bytes: u64 = missing.iter().map(|file| file.size).sum();
-        note(format_args!(
-            "{} of {} at {commit}: {} files, {}",
-            repository.id,
-            config.revision,
-            missing.len(),
-            download::readable(bytes)
-        ));
-        bring(config, repository, &commit, &directory, &missing).await?;
+        layout.begin_change()?;
+        bring(config, repository, &commit, &layout, &missing).await?;
     } else if last.as_ref() == Some(&record) {
-        note(format_args!("{} is already complete", config.output.display()));
+        note(format_args!("{} is already complete", layout.path().display()));
     }
-    directory.complete(&record)?;
-    print_path(&config.output)
+    let path = layout.path();
+    layout.complete(&record)?;
+    print_path(&path)
+}
+
+/// `--dry-run`: sizes in bytes, and names.
+fn show(files: &[PlannedFile]) -> Result<()> {
+    for file in files {
+        answer(format_args!("{:>15} {}\n", file.size, file.path))?;
+    }
+    note(format_args!("{} files, {}", files.len(), bytes(files.iter().map(|file| file.size).sum())));
+    Ok(())
 }
 
 /// Which of the files are not there yet. Prints those that are.
 fn missing_files(
     config: &Config,
-    directory: &Directory,
+    layout: &Layout,
     files: &[PlannedFile],
     last: Option<&Record>,
 ) -> Result<Vec<PlannedFile>> {
     let recorded: HashMap<&str, &RecordedFile> =
         last.iter().flat_map(|record| &record.files).map(|file| (file.path.as_str(), file)).collect();
-    let recorded_at = fs_err::metadata(directory.record_path()).and_then(|found| found.modified()).ok();
+    let recorded_at = fs_err::metadata(layout.record_path()).and_then(|found| found.modified()).ok();
     let mut missing = Vec::new();
     for file in files {
         check_interrupted()?;
-        let path = directory.path(&file.path)?;
+        let path = layout.bytes_of(file)?;
         let recorded = recorded.get(file.path.as_str()).copied();
         if config.force || path.symlink_metadata().is_err() {
             missing.push(file.clone());
         } else if is_there(&path, file, recorded, recorded_at)? {
-            print_path(&path)?;
-        } else if is_ours(&path, recorded)? {
+            print_path(&layout.found(file)?)?;
+        } else if layout.may_replace(|| is_ours(&path, recorded))? {
             missing.push(file.clone());
         } else {
             return Err(common::error!("{} exists and is not the repository's file", path.display())
@@ -105,10 +109,9 @@ fn is_there(
     }
     // What was complete and has not been written to since needs no second look.
     let is_untouched = recorded_at.is_some_and(|at| found.modified().is_ok_and(|modified| modified <= at));
-    let is_recorded =
-        recorded.is_some_and(|recorded| recorded.size == file.size && recorded.digest == file.digest);
+    let is_recorded = recorded.is_some_and(|known| known.size == file.size && known.digest == file.digest);
     match &file.digest {
-        Some(digest) if !(is_untouched && is_recorded) => Ok(hash_file(path, digest, |_| ())? == *digest),
+        Some(digest) if !(is_untouched && is_recorded) => Ok(hash_file(path, digest)? == *digest),
         _ => Ok(true),
     }
 }
@@ -119,7 +122,7 @@ fn is_ours(path: &Path, recorded: Option<&RecordedFile>) -> Result<bool> {
     let found = fs_err::metadata(path)?;
     match &recorded.digest {
         _ if !found.is_file() || found.len() != recorded.size => Ok(false),
-        Some(digest) => Ok(hash_file(path, digest, |_| ())? == *digest),
+        Some(digest) => Ok(hash_file(path, digest)? == *digest),
         None => Ok(true),
     }
 }
@@ -128,23 +131,26 @@ async fn bring(
     config: &Config,
     repository: &Repository,
     commit: &str,
-    directory: &Directory,
+    layout: &Layout,
     missing: &[PlannedFile],
 ) -> Result<()> {
-    let mut wanted = Vec::new();
+    let total = bytes(missing.iter().map(|file| file.size).sum());
+    note(format_args!("{repository} at {commit}: {} files, {total}", missing.len()));
+    let mut remotes = Vec::new();
     for file in missing {
         let url = repository.file_url(commit, &file.path);
         let identity = file.digest.as_ref().map_or_else(|| url.to_string(), ToString::to_string);
-        let partial = directory.scratch.partial(&file.path, file.size, identity);
-        let done = partial.prepare()?;
-        wanted.push(Wanted {
-            remote: Remote::new(file.path.clone(), url, partial),
-            digest: file.digest.clone(),
-            done,
-        });
+        let partial = layout.scratch().partial(&file.path, file.size, identity);
+        remotes.push(Remote::new(file.path.clone(), url, partial));
     }
-    download::run(wanted, repository.token.clone(), &config.network, |_, remote| {
-        print_path(&directory.place(&remote.name, &remote.partial)?)
+    check_room(layout.scratch().path(), remotes.iter().map(|remote| &remote.partial))?;
+    let mut wanted = Vec::new();
+    for (remote, file) in remotes.into_iter().zip(missing) {
+        let done = remote.partial.prepare()?;
+        wanted.push(Wanted { remote, digest: file.digest.clone(), done });
+    }
+    download::run(wanted, repository.token.clone(), &config.network, |index, remote| {
+        print_path(&layout.place(&missing[index], &remote.partial)?)
     })
     .await
     .map_err(|failure| failure.into_error(|failure| give_up(failure, repository)))
@@ -167,21 +173,24 @@ fn record_of(config: &Config, repository: &Repository, commit: &str, files: &[Pl
     }
 }
 
-/// The hub cannot be asked: a complete directory that answers the same request will do.
+/// The hub cannot be asked: a complete copy that answers the same request will do.
 fn use_complete_copy(config: &Config, repository: &Repository, error: common::Error) -> Result<()> {
-    let Some(record) = Record::read(&config.output.join(record::FILE))? else { return Err(error) };
-    if config.force || !record.asks_the_same(&record_of(config, repository, "", &[])) {
+    if config.force || config.is_dry_run {
+        return Err(error);
+    }
+    let Some(Finished { path, record }) = Layout::finished(config, repository)? else { return Err(error) };
+    if !record.asks_the_same(&record_of(config, repository, "", &[])) {
         return Err(error);
     }
     for file in &record.files {
-        let path = config.output.join(&file.path);
+        let path = path.join(&file.path);
         if fs_err::metadata(&path).map(|found| found.len()).ok() != Some(file.size) {
-            bail!("{error}; {} is not what {} says either", path.display(), record::FILE);
+            bail!("{error}; and {} is missing or has changed", path.display());
         }
     }
     warn(format_args!("{error}; using the complete copy at {}", record.commit));
     for file in &record.files {
-        print_path(&config.output.join(&file.path))?;
+        print_path(&path.join(&file.path))?;
     }
-    print_path(&config.output)
+    print_path(&path)
 }

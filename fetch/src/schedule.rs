@@ -298,6 +298,14 @@ impl Schedule {
         state.written + pending
     }
 
+    /// Files that some connection is fetching, in order.
+    pub fn active_files(&self) -> Vec<usize> {
+        let mut files: Vec<usize> = self.lock().flights.values().map(|flight| flight.file).collect();
+        files.sort_unstable();
+        files.dedup();
+        files
+    }
+
     /// When a chunk was last written.
     pub fn last_gain(&self) -> Instant {
         self.lock().last_gain

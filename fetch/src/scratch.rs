@@ -49,6 +49,11 @@ impl Scratch {
         }
     }
 
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A file in it.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)

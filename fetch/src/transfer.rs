@@ -86,8 +86,8 @@ impl Transfers<'_> {
         }
         if body.start != wanted.start || body.end > wanted.end {
             return Err(Failure::transient(format_args!(
-                "{}: asked for bytes {} to {}, the server sends {} to {}",
-                remote.name, wanted.start, wanted.end, body.start, body.end
+                "asked for bytes {} to {}, the server sends {} to {}",
+                wanted.start, wanted.end, body.start, body.end
             )));
         }
 
@@ -100,8 +100,7 @@ impl Transfers<'_> {
             while !piece.is_empty() {
                 if position >= body.end {
                     return Err(Failure::transient(format_args!(
-                        "{}: the server sends more than the {} bytes it promised",
-                        remote.name,
+                        "the server sends more than the {} bytes it promised",
                         body.end - body.start
                     )));
                 }
@@ -133,8 +132,7 @@ impl Transfers<'_> {
         }
         if position < wanted.end {
             return Err(Failure::transient(format_args!(
-                "{}: the server sent {} of {} bytes",
-                remote.name,
+                "the server sent {} of {} bytes",
                 position - wanted.start,
                 wanted.end - wanted.start
             )));
@@ -176,8 +174,7 @@ fn sent_range(response: &reqwest::Response, size: u64) -> Result<Range<u64>, Fai
     };
     match length {
         Some(length) if length != sent.end - sent.start => Err(Failure::transient(format_args!(
-            "{}: expected {} bytes, the server announces {length}",
-            response.url().path(),
+            "expected {} bytes, the server announces {length}",
             sent.end - sent.start
         ))),
         _ => Ok(sent),

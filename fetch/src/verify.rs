@@ -31,6 +31,13 @@ impl Digest {
     pub fn git_sha1(hex: &str) -> Option<Self> {
         lower_hex(hex, 40).map(Self::GitSha1)
     }
+
+    /// The digits alone, which are also the name of the blob in the hub's cache.
+    pub fn hex(&self) -> &str {
+        match self {
+            Self::Sha256(hex) | Self::GitSha1(hex) => hex,
+        }
+    }
 }
 
 impl std::fmt::Display for Digest {
@@ -84,8 +91,13 @@ impl Hasher {
     }
 }
 
-/// Hashes the file at `path` the way `expected` was made. `count` is told how many bytes were read.
-pub fn hash_file(path: &Path, expected: &Digest, mut count: impl FnMut(u64)) -> Result<Digest> {
+/// Hashes the file at `path` the way `expected` was made.
+pub fn hash_file(path: &Path, expected: &Digest) -> Result<Digest> {
+    hash_file_counting(path, expected, |_| ())
+}
+
+/// [`hash_file`]; `count` is told how many bytes were read.
+pub fn hash_file_counting(path: &Path, expected: &Digest, mut count: impl FnMut(u64)) -> Result<Digest> {
     let mut file = fs_err::File::open(path)?;
     let mut hasher = Hasher::like(expected, file.metadata()?.len());
     let mut block = vec![0; BLOCK];
@@ -112,8 +124,8 @@ mod tests {
             Digest::sha256("5891B5B522D5DF086D0FF0B110FBD9D21BB4FC7163AF34D08286A2E846F6BE03").unwrap();
         let git = Digest::git_sha1("ce013625030ba8dba906f756967f9e9ca394464a").unwrap();
         let mut counted = 0;
-        assert_eq!(hash_file(file.path(), &sha256, |bytes| counted += bytes).unwrap(), sha256);
-        assert_eq!(hash_file(file.path(), &git, |_| ()).unwrap(), git);
+        assert_eq!(hash_file_counting(file.path(), &sha256, |bytes| counted += bytes).unwrap(), sha256);
+        assert_eq!(hash_file(file.path(), &git).unwrap(), git);
         assert_eq!(counted, 6);
     }
 

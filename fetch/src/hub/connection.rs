@@ -44,6 +44,17 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Says which file it was about.
+    pub fn about(self, name: &str) -> Self {
+        match self {
+            Self::Transient { message, wait } => {
+                Self::Transient { message: format!("{name}: {message}"), wait }
+            }
+            Self::Unreachable(message) => Self::Unreachable(format!("{name}: {message}")),
+            other => other,
+        }
+    }
+
     /// The error that ends a download; `explain` knows what a refusal means.
     pub fn into_error(self, explain: impl FnOnce(Self) -> Error) -> Error {
         match self {
@@ -227,6 +238,8 @@ fn check_status(response: &Response, url: &Url) -> Result<(), Failure> {
     let reason = header("x-error-message").map(|text| format!(": {}", printable(text))).unwrap_or_default();
     let message = format!("{}{}: status {status}{reason}", host(url), url.path());
     match status.as_u16() {
+        // A range that is refused has been answered by a confused server; the next may know better.
+        416 => Err(Failure::transient(message)),
         408 | 425 | 429 | 500 | 502 | 503 | 504 => {
             let wait = wait_asked_for(response.headers());
             if let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
@@ -268,10 +281,11 @@ fn host(url: &Url) -> String {
     }
 }
 
-/// An error with its causes: reqwest's own text leaves them out.
+/// The causes of an error: reqwest's own text only says that a request or a body went wrong.
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
+    let first = error.source().unwrap_or(error);
+    let mut text = first.to_string();
+    let mut source = first.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.ends_with(&cause_text) {

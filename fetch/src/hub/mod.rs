@@ -15,7 +15,7 @@ use crate::verify::Digest;
 pub use api::{give_up, give_up_file};
 pub use connection::{Answer, Connection, Failure, Request, next_piece};
 pub use describe::{Description, describe};
-pub use listing::{Listing, list};
+pub use listing::{Listing, is_commit, list};
 pub use token::Token;
 
 /// A repository on a hub.
@@ -42,6 +42,12 @@ pub struct RemoteFile {
     pub digest: Option<Digest>,
     /// Whether the listing told large-file storage apart from git: a digest is that of the content.
     pub is_certain: bool,
+}
+
+impl std::fmt::Display for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.id)
+    }
 }
 
 impl Repository {
