@@ -87,6 +87,7 @@ pub struct Attended {
 pub fn forward(qkv: &Tensor, heads: Heads, starts: &[usize], past: Option<&Past>) -> Result<Attended> {
     let t = check(qkv, heads)?;
     check_starts(starts, t)?;
+    past.map_or(Ok(()), |past| check_past(past, heads))?;
     match qkv {
         Tensor::Cpu(_) => {
             let (output, log_sums) = forward::run(&qkv.host()?, heads, starts, past);
@@ -106,6 +107,14 @@ pub fn backward(
     let t = check(qkv, heads)?;
     check_starts(starts, t)?;
     doutput.expect("attention backward: doutput", &[t, heads.queries * heads.size])?;
+    attended.output.expect("attention backward: output", doutput.shape())?;
+    if attended.log_sums.len() != t * heads.queries {
+        return Err(error!(
+            "attention backward: {} log-sums expected, found {}",
+            t * heads.queries,
+            attended.log_sums.len()
+        ));
+    }
     match qkv {
         Tensor::Cpu(_) => {
             let output = attended.output.host()?;
@@ -117,7 +126,7 @@ pub fn backward(
 }
 
 fn check(qkv: &Tensor, heads: Heads) -> Result<usize> {
-    if heads.keys == 0 || heads.size == 0 || !heads.queries.is_multiple_of(heads.keys) {
+    if heads.queries == 0 || heads.keys == 0 || heads.size == 0 || !heads.queries.is_multiple_of(heads.keys) {
         return Err(error!("attention: {} query heads do not share {} keys", heads.queries, heads.keys));
     }
     let (t, width) = qkv.matrix("attention: qkv")?;
@@ -125,6 +134,15 @@ fn check(qkv: &Tensor, heads: Heads) -> Result<usize> {
         return Err(error!("attention: qkv with {} columns expected, found {width}", heads.width()));
     }
     Ok(t)
+}
+
+fn check_past(past: &Past, heads: Heads) -> Result<()> {
+    let (keys, values, columns) = (past.keys.len(), past.values.len(), heads.keys * heads.size);
+    if keys == values && keys.is_multiple_of(columns) {
+        Ok(())
+    } else {
+        Err(error!("attention: a past of rows of {columns} expected, found {keys} and {values} values"))
+    }
 }
 
 fn check_starts(starts: &[usize], t: usize) -> Result<()> {

@@ -43,7 +43,7 @@ pub(super) fn forward(
     add_bias(&mut y, linear);
     let ranks = linear.ranks();
     let mut low = Vec::new();
-    if let Some(parameters) = parameters.filter(|_| ranks > 0) {
+    if let Some(parameters) = parameters.filter(|_| ranks > 0 && t > 0) {
         low = vec![0.0; t * ranks];
         let x = Matrix::new(x, t, k);
         for (columns, rank_columns, adapter) in slots(linear) {
@@ -71,6 +71,9 @@ pub(super) fn backward(
     gradients: &mut [f32],
     needs_dx: bool,
 ) -> Result<Option<Vec<f32>>> {
+    if t == 0 {
+        return Ok(needs_dx.then(Vec::new));
+    }
     let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
     let mut dx = None;
     if needs_dx {
@@ -136,6 +139,9 @@ pub(super) fn multiply<'a>(
     weights: impl Iterator<Item = &'a Weight>,
     outputs: usize,
 ) -> Result<()> {
+    if t == 0 {
+        return Ok(());
+    }
     let mut first = 0;
     for weight in weights {
         let [n, k] = weight.shape();

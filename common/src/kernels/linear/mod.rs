@@ -106,6 +106,9 @@ pub struct Output {
 /// y [T, ΣN] from x [T, K]. Without `parameters` the adapters are left out.
 pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<&[f32]>) -> Result<Output> {
     let (t, _) = check(x, linear.inputs, "linear: x")?;
+    if let Some(parameters) = parameters {
+        check_adapters(linear, parameters.len())?;
+    }
     match x {
         Tensor::Cpu(_) => {
             let (y, low) = cpu::forward(&x.host()?, t, linear, parameters)?;
@@ -127,6 +130,7 @@ pub fn backward(
 ) -> Result<Option<Tensor>> {
     let (t, _) = check(x, linear.inputs, "linear backward: x")?;
     dy.expect("linear backward: dy", &[t, linear.outputs])?;
+    check_adapters(linear, parameters.len().min(gradients.len()))?;
     if low.len() != t * linear.ranks() {
         return Err(error!(
             "linear backward: {} low-rank values expected, found {}",
@@ -163,6 +167,21 @@ pub fn project_backward(dy: &[f32], t: usize, weight: &Weight) -> Result<Vec<f32
     let mut dx = vec![0.0; t * k];
     cpu::multiply_transposed(&mut dx, dy, t, [weight].into_iter(), n)?;
     Ok(dx)
+}
+
+/// Every A and B lies whole in a buffer of `len` values.
+fn check_adapters(linear: &Linear, len: usize) -> Result<()> {
+    for Projection { name, weight, adapter, .. } in &linear.projections {
+        let Some(AdapterSlot { rank, a, b, .. }) = adapter else { continue };
+        let [n, k] = weight.shape();
+        if a.len() != rank * k || b.len() != n * rank || a.end.max(b.end) > len {
+            return Err(error!(
+                "adapter of {name}: A [{rank}, {k}] and B [{n}, {rank}] within {len} values expected, \
+                 found {a:?} and {b:?}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check(x: &Tensor, inputs: usize, what: &str) -> Result<(usize, usize)> {

@@ -36,7 +36,7 @@ pub fn backward(dy: &Tensor, columns: usize, angles: &Angles) -> Result<Tensor> 
 
 fn turn(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<Tensor> {
     let (t, width) = x.matrix("rope: x")?;
-    if angles.half == 0 || !columns.is_multiple_of(2 * angles.half) || columns > width {
+    if angles.half == 0 || columns == 0 || !columns.is_multiple_of(2 * angles.half) || columns > width {
         return Err(error!(
             "rope: whole heads of {} within {width} expected, found {columns}",
             2 * angles.half
