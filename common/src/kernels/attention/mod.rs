@@ -152,3 +152,6 @@ fn check_starts(starts: &[usize], t: usize) -> Result<()> {
         Err(error!("attention: sequence bounds from 0 to {t} expected, found {starts:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

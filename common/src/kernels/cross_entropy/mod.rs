@@ -28,3 +28,6 @@ fn check(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,3 +21,6 @@ pub fn forward(tokens: &[u32], table: &Weight, device: &Device) -> Result<Tensor
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

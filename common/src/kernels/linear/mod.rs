@@ -188,3 +188,6 @@ fn check(x: &Tensor, inputs: usize, what: &str) -> Result<(usize, usize)> {
     let (t, k) = x.matrix(what)?;
     if k == inputs { Ok((t, k)) } else { Err(error!("{what}: {inputs} columns expected, found {k}")) }
 }
+
+#[cfg(test)]
+mod tests;

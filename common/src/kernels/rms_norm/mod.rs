@@ -65,3 +65,6 @@ fn check_heads(weights: &[&[f32]], width: usize) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,3 +51,6 @@ fn turn(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<T
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

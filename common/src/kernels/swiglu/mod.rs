@@ -28,3 +28,6 @@ fn halves(gate_up: &Tensor) -> Result<(usize, usize)> {
         (_, columns) => Err(error!("swiglu: an even number of columns expected, found {columns}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+use candle_core::{D, DType, Device};
+use candle_nn::ops::softmax;
+
+use super::*;
+use crate::kernels::oracle::{
+    Random, assert_close, assert_slopes, exact, gradients, matrix, values, variable,
+};
+
+type Exact = candle_core::Tensor;
+
+/// Plain attention in f64 of one head of one sequence: output [n, D] and log-sums [n, 1]. The
+/// first key of the sequence's own is key `past`.
+fn one_head(q: &Exact, k: &Exact, v: &Exact, past: usize) -> (Exact, Exact) {
+    let (n, d) = q.dims2().unwrap();
+    let keys = k.dim(0).unwrap();
+    let scores = (q.matmul(&k.t().unwrap()).unwrap() / (d as f64).sqrt()).unwrap();
+    let hidden: Vec<f64> =
+        (0..n).flat_map(|row| (0..keys).map(move |key| if key > past + row { -1e9 } else { 0.0 })).collect();
+    let scores = (scores + Exact::from_vec(hidden, (n, keys), &Device::Cpu).unwrap()).unwrap();
+    let output = softmax(&scores, D::Minus1).unwrap().matmul(v).unwrap();
+    (output, scores.exp().unwrap().sum_keepdim(1).unwrap().log().unwrap())
+}
+
+/// Plain attention in f64, sequence by sequence and head by head: [T, H·D] and [T, H].
+fn expected(qkv: &Exact, heads: Heads, starts: &[usize], past: Option<&Past>) -> (Exact, Exact) {
+    let columns =
+        |of: &Exact, range: Range<usize>| of.narrow(1, range.start, range.len()).unwrap().contiguous();
+    let past_len = past.map_or(0, |past| past.keys.len() / (heads.keys * heads.size));
+    let with_past = |own: Exact, values: fn(&Past) -> &Vec<f32>, h: usize| {
+        let Some(past) = past else { return own };
+        let shape = (past_len, heads.keys * heads.size);
+        let past = Exact::from_slice(values(past), shape, &Device::Cpu).unwrap();
+        let first = (h / (heads.queries / heads.keys)) * heads.size;
+        let past = columns(&past.to_dtype(DType::F64).unwrap(), first..first + heads.size).unwrap();
+        Exact::cat(&[past, own], 0).unwrap()
+    };
+    let (mut outputs, mut log_sums) = (Vec::new(), Vec::new());
+    for bounds in starts.windows(2).filter(|bounds| bounds[0] < bounds[1]) {
+        let rows = qkv.narrow(0, bounds[0], bounds[1] - bounds[0]).unwrap();
+        let (of_heads, sums): (Vec<_>, Vec<_>) = (0..heads.queries)
+            .map(|h| {
+                let q = columns(&rows, heads.query(h)).unwrap();
+                let k = with_past(columns(&rows, heads.key(h)).unwrap(), |past| &past.keys, h);
+                let v = with_past(columns(&rows, heads.value(h)).unwrap(), |past| &past.values, h);
+                one_head(&q, &k, &v, past_len)
+            })
+            .unzip();
+        outputs.push(Exact::cat(&of_heads, 1).unwrap());
+        log_sums.push(Exact::cat(&sums, 1).unwrap());
+    }
+    (Exact::cat(&outputs, 0).unwrap(), Exact::cat(&log_sums, 0).unwrap())
+}
+
+fn random_qkv(random: &mut Random, t: usize, heads: Heads) -> Tensor {
+    // ±3 makes some rows attend to few keys and others to many.
+    matrix(&random.values(t * heads.width(), 3.0), t, heads.width())
+}
+
+/// Forward and backward against candle, without a past.
+fn check_batch(seed: u64, heads: Heads, starts: &[usize]) {
+    let mut random = Random::new(seed);
+    let t = *starts.last().unwrap();
+    let qkv = random_qkv(&mut random, t, heads);
+    let doutput = random.matrix(t, heads.queries * heads.size);
+    let var = variable(&values(&qkv), qkv.shape());
+    let (output, log_sums) = expected(&var, heads, starts, None);
+    let attended = forward(&qkv, heads, starts, None).unwrap();
+    let what = format!("attention {heads:?} {starts:?}");
+    assert_close(&what, &values(&attended.output), &exact(&output), 2e-6, 2e-6);
+    assert_close(&format!("{what} log-sums"), &attended.log_sums, &exact(&log_sums), 2e-6, 2e-6);
+
+    let [expected] = gradients(&output, &values(&doutput), [&var]);
+    let dqkv = backward(&doutput, &qkv, &attended, heads, starts).unwrap();
+    assert_eq!(dqkv.shape(), qkv.shape());
+    assert_close(&format!("{what} dqkv"), &values(&dqkv), &expected, 2e-5, 1e-5);
+    let run = |x: &[f32]| values(&forward(&matrix(x, t, heads.width()), heads, starts, None).unwrap().output);
+    assert_slopes(&what, &mut random, &values(&qkv), &values(&dqkv), &values(&doutput), run);
+}
+
+#[test]
+fn packed_sequences_of_odd_lengths() {
+    let heads = Heads { queries: 6, keys: 2, size: 5 };
+    check_batch(1, heads, &[0, 1, 8, 9, 40, 53]);
+    check_batch(2, Heads { queries: 3, keys: 3, size: 8 }, &[0, 17]);
+    check_batch(3, Heads { queries: 4, keys: 1, size: 16 }, &[0, 3, 3, 10]);
+    check_batch(4, Heads { queries: 1, keys: 1, size: 1 }, &[0, 1]);
+}
+
+/// Blocks are of 64 rows forward and 128 backward.
+#[test]
+fn sequences_that_cross_block_sizes() {
+    let heads = Heads { queries: 2, keys: 1, size: 7 };
+    check_batch(5, heads, &[0, 63, 127, 192, 321]);
+    check_batch(6, heads, &[0, 128, 257]);
+}
+
+#[test]
+fn one_long_sequence() {
+    check_batch(7, Heads { queries: 2, keys: 2, size: 6 }, &[0, 700]);
+}
+
+/// No token moves another sequence's outputs or gradients, nor earlier outputs of its own.
+#[test]
+fn sequences_are_apart_and_the_future_is_hidden() {
+    let heads = Heads { queries: 2, keys: 1, size: 4 };
+    let starts = [0, 70, 100];
+    let mut random = Random::new(8);
+    let qkv = random_qkv(&mut random, 100, heads);
+    let mut moved = values(&qkv);
+    moved[60 * heads.width()..70 * heads.width()].fill(9.0);
+    let moved = matrix(&moved, 100, heads.width());
+    let doutput = random.matrix(100, 8);
+    let run = |qkv: &Tensor| {
+        let attended = forward(qkv, heads, &starts, None).unwrap();
+        let dqkv = backward(&doutput, qkv, &attended, heads, &starts).unwrap();
+        (values(&attended.output), values(&dqkv))
+    };
+    let ((before, dbefore), (after, dafter)) = (run(&qkv), run(&moved));
+    assert_eq!(before[..60 * 8], after[..60 * 8]);
+    assert_ne!(before[60 * 8..70 * 8], after[60 * 8..70 * 8]);
+    assert_eq!(before[70 * 8..], after[70 * 8..]);
+    assert_eq!(dbefore[70 * heads.width()..], dafter[70 * heads.width()..]);
+}
+
+#[test]
+fn every_sequence_sees_the_past() {
+    let heads = Heads { queries: 6, keys: 2, size: 5 };
+    for (past_len, starts) in [(1, vec![0, 1]), (67, vec![0, 1, 8, 73]), (3, vec![0, 70, 201])] {
+        let mut random = Random::new(9 + past_len as u64);
+        let mut past = Past::default();
+        // In two pieces, as a cache grows.
+        past.append(&random_qkv(&mut random, past_len / 2, heads), heads).unwrap();
+        past.append(&random_qkv(&mut random, past_len - past_len / 2, heads), heads).unwrap();
+        let qkv = random_qkv(&mut random, *starts.last().unwrap(), heads);
+        let (output, log_sums) = expected(&variable(&values(&qkv), qkv.shape()), heads, &starts, Some(&past));
+        let attended = forward(&qkv, heads, &starts, Some(&past)).unwrap();
+        assert_close("attention with a past", &values(&attended.output), &exact(&output), 2e-6, 2e-6);
+        assert_close("attention with a past, log-sums", &attended.log_sums, &exact(&log_sums), 2e-6, 2e-6);
+    }
+}
+
+#[test]
+fn an_empty_past_is_none() {
+    let heads = Heads { queries: 2, keys: 1, size: 4 };
+    let qkv = random_qkv(&mut Random::new(10), 9, heads);
+    let with = forward(&qkv, heads, &[0, 9], Some(&Past::default())).unwrap();
+    let without = forward(&qkv, heads, &[0, 9], None).unwrap();
+    assert_eq!(values(&with.output), values(&without.output));
+}
+
+#[test]
+fn far_scores_neither_overflow_nor_leave_a_nan() {
+    let heads = Heads { queries: 1, keys: 1, size: 1 };
+    // Scores of the second row: 1e4 and −1e4.
+    let qkv = matrix(&[1.0, 100.0, 5.0, 100.0, -100.0, 7.0], 2, 3);
+    let attended = forward(&qkv, heads, &[0, 2], None).unwrap();
+    assert_eq!(values(&attended.output), [5.0, 5.0]);
+    let dqkv = backward(&matrix(&[1.0, 1.0], 2, 1), &qkv, &attended, heads, &[0, 2]).unwrap();
+    assert_eq!(values(&dqkv), [0.0, 0.0, 2.0, 0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let heads = Heads { queries: 2, keys: 1, size: 3 };
+    let qkv = random_qkv(&mut Random::new(11), 4, heads);
+    let run = |heads, starts: &[usize]| forward(&qkv, heads, starts, None);
+    let attended = run(heads, &[0, 4]).unwrap();
+    assert!(run(Heads { keys: 0, ..heads }, &[0, 4]).is_err());
+    assert!(run(Heads { queries: 0, keys: 2, ..heads }, &[0, 4]).is_err(), "no queries");
+    assert!(run(Heads { queries: 3, keys: 2, ..heads }, &[0, 4]).is_err(), "3 queries for 2 keys");
+    assert!(run(Heads { size: 4, ..heads }, &[0, 4]).is_err());
+    for starts in [&[][..], &[0], &[0, 3], &[1, 4], &[0, 5], &[0, 3, 2, 4]] {
+        assert!(run(heads, starts).is_err(), "{starts:?}");
+        assert!(backward(&matrix(&[0.0; 24], 4, 6), &qkv, &attended, heads, starts).is_err());
+    }
+    let mut past = Past::default();
+    assert!(past.append(&qkv, Heads { size: 4, ..heads }).is_err());
+    for (keys, values) in [(2, 2), (3, 6), (6, 3)] {
+        let past = Past { keys: vec![0.0; keys], values: vec![0.0; values] };
+        assert!(forward(&qkv, heads, &[0, 4], Some(&past)).is_err(), "a past of {keys} and {values}");
+    }
+    assert!(backward(&matrix(&[0.0; 20], 4, 5), &qkv, &attended, heads, &[0, 4]).is_err());
+    let other = forward(&random_qkv(&mut Random::new(12), 3, heads), heads, &[0, 3], None).unwrap();
+    assert!(backward(&matrix(&[0.0; 24], 4, 6), &qkv, &other, heads, &[0, 4]).is_err(), "another batch's");
+}

@@ -1,0 +1,289 @@
+use candle_core::Var;
+use half::bf16;
+
+use super::*;
+use crate::checkpoint::{Dtype, Tensor as Stored};
+use crate::kernels::oracle::{
+    Random, assert_close, assert_slopes, constant, exact, gradients, matrix, values, variable,
+};
+use crate::nf4::{Quantized, Scheme};
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    F32,
+    Bf16,
+    Nf4,
+}
+
+/// A random weight, and the values it stands for.
+fn weight(random: &mut Random, kind: Kind, [n, k]: [usize; 2]) -> (Weight, Vec<f32>) {
+    let values = random.values(n * k, 1.0 / (k as f32).sqrt());
+    let stored = Stored::from_f32("w", vec![n, k], &values);
+    match kind {
+        Kind::F32 => (Weight::Dense(stored), values),
+        Kind::Bf16 => {
+            let halves: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+            let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+            let stored = Stored { dtype: Dtype::BF16, bytes: bytes.into(), ..stored };
+            (Weight::Dense(stored), halves.iter().map(|half| half.to_f32()).collect())
+        }
+        Kind::Nf4 => {
+            let quantized = Quantized::quantize(&stored, Scheme::default()).unwrap();
+            let values = quantized.dequantize();
+            (Weight::Quantized(quantized), values)
+        }
+    }
+}
+
+/// A stack of projections with its parameters, and the oracle's copy of both.
+struct Stack {
+    linear: Linear,
+    parameters: Vec<f32>,
+    /// W [N, K] and bias [N] of each projection.
+    frozen: Vec<(Vec<f32>, Option<Vec<f32>>)>,
+}
+
+/// N, the rank of the adapter if there is one, and whether there is a bias.
+type Shape = (usize, Option<usize>, bool);
+
+impl Stack {
+    fn new(random: &mut Random, kind: Kind, k: usize, shapes: &[Shape]) -> Self {
+        // Parameters of other layers lie before and between ours.
+        let mut parameters = random.values(7, 1.0);
+        let mut place = |random: &mut Random, len: usize| {
+            let start = parameters.len();
+            parameters.extend(random.values(len, 0.5));
+            parameters.extend([f32::NAN; 3]);
+            start..start + len
+        };
+        let (mut projections, mut frozen) = (Vec::new(), Vec::new());
+        for (index, &(n, rank, bias)) in shapes.iter().enumerate() {
+            let (weight, values) = weight(random, kind, [n, k]);
+            let bias = bias.then(|| random.values(n, 1.0));
+            let adapter = rank.map(|rank| AdapterSlot {
+                rank,
+                scale: 0.5 + index as f32,
+                a: place(random, rank * k),
+                b: place(random, n * rank),
+            });
+            frozen.push((values, bias.clone()));
+            projections.push(Projection { name: format!("p{index}"), weight, bias, adapter });
+        }
+        Self { linear: Linear::new(projections).unwrap(), parameters, frozen }
+    }
+
+    /// The oracle's y [T, ΣN] of x, and its variables A and B of each adapter.
+    fn expected(&self, x: &Var, adapted: bool) -> (candle_core::Tensor, Vec<(Var, Var)>) {
+        let (mut parts, mut adapters) = (Vec::new(), Vec::new());
+        for (projection, (weight, bias)) in self.linear.projections().iter().zip(&self.frozen) {
+            let [n, k] = projection.weight.shape();
+            let mut y = x.matmul(&constant(weight, &[n, k]).t().unwrap()).unwrap();
+            if let Some(bias) = bias {
+                y = y.broadcast_add(&constant(bias, &[n])).unwrap();
+            }
+            if let Some(slot) = projection.adapter.as_ref().filter(|_| adapted) {
+                let a = variable(&self.parameters[slot.a.clone()], &[slot.rank, k]);
+                let b = variable(&self.parameters[slot.b.clone()], &[n, slot.rank]);
+                let low = x.matmul(&a.t().unwrap()).unwrap();
+                let update = low.matmul(&b.t().unwrap()).unwrap();
+                y = (y + (update * f64::from(slot.scale)).unwrap()).unwrap();
+                adapters.push((a, b));
+            }
+            parts.push(y);
+        }
+        (candle_core::Tensor::cat(&parts, 1).unwrap(), adapters)
+    }
+}
+
+/// Forward and backward of a stack on t rows against candle.
+fn check_stack(random: &mut Random, kind: Kind, t: usize, k: usize, shapes: &[Shape]) {
+    let what = format!("linear {kind:?} {t}x{k} {shapes:?}");
+    let stack = Stack::new(random, kind, k, shapes);
+    let Stack { linear, parameters, .. } = &stack;
+    let n = linear.outputs();
+    let (x, dy) = (random.matrix(t, k), random.matrix(t, n));
+    let var = variable(&values(&x), &[t, k]);
+
+    let (expected, _) = stack.expected(&var, false);
+    let plain = forward(&x, linear, None).unwrap();
+    assert!(plain.low.is_empty());
+    assert_close(&format!("{what} without adapters"), &values(&plain.y), &exact(&expected), 3e-6, 3e-6);
+
+    let (expected, adapters) = stack.expected(&var, true);
+    let Output { y, low } = forward(&x, linear, Some(parameters)).unwrap();
+    assert_eq!(y.shape(), [t, n]);
+    assert_close(&what, &values(&y), &exact(&expected), 1e-5, 1e-5);
+
+    // The gradients are added to what is there.
+    let before = random.values(parameters.len(), 1.0);
+    let mut sums = before.clone();
+    let dx = backward(&dy, &x, &low, linear, parameters, &mut sums, true).unwrap().unwrap();
+    assert_eq!(dx.shape(), [t, k]);
+    let dy_values = values(&dy);
+    let [expected_dx] = gradients(&expected, &dy_values, [&var]);
+    assert_close(&format!("{what} dx"), &values(&dx), &expected_dx, 1e-5, 1e-5);
+    let mut untouched: Vec<bool> = vec![true; before.len()];
+    let slots = linear.projections().iter().filter_map(|projection| projection.adapter.as_ref());
+    for (slot, (a, b)) in slots.zip(&adapters) {
+        for (part, (range, expected)) in ["dA", "dB"]
+            .iter()
+            .zip([&slot.a, &slot.b].into_iter().zip(gradients(&expected, &dy_values, [a, b])))
+        {
+            let before = &before[range.clone()];
+            let expected: Vec<f64> =
+                expected.iter().zip(before).map(|(gradient, before)| gradient + f64::from(*before)).collect();
+            assert_close(&format!("{what} {part}"), &sums[range.clone()], &expected, 1e-5, 1e-5);
+            untouched[range.clone()].fill(false);
+        }
+    }
+    for (index, _) in untouched.iter().enumerate().filter(|(_, untouched)| **untouched) {
+        assert_eq!(sums[index], before[index], "{what}: parameter {index} is not ours");
+    }
+    let run = |x: &[f32]| values(&forward(&matrix(x, t, k), linear, Some(parameters)).unwrap().y);
+    assert_slopes(&format!("{what} dx"), random, &values(&x), &values(&dx), &dy_values, run);
+
+    let mut same = before.clone();
+    assert!(backward(&dy, &x, &low, linear, parameters, &mut same, false).unwrap().is_none());
+    assert_eq!(same, sums, "{what}: without dx");
+}
+
+const STACKS: [&[Shape]; 4] = [
+    &[(13, Some(3), true), (7, Some(2), false), (5, Some(1), true)],
+    &[(11, None, false), (9, Some(4), true), (3, None, true)],
+    &[(19, Some(8), false)],
+    &[(6, None, true), (17, None, false)],
+];
+
+/// One to four rows take another way than five and more.
+#[test]
+fn stacks_are_candles() {
+    let mut random = Random::new(1);
+    for kind in [Kind::F32, Kind::Bf16, Kind::Nf4] {
+        for t in [1, 2, 3, 4, 5, 33] {
+            for (shapes, k) in STACKS.iter().zip([37, 64, 129, 5]) {
+                check_stack(&mut random, kind, t, k, shapes);
+            }
+        }
+    }
+}
+
+/// More weights than are widened at a time, so that a projection is cut into blocks of rows.
+#[test]
+fn weights_of_several_blocks() {
+    let mut random = Random::new(2);
+    for kind in [Kind::Bf16, Kind::Nf4] {
+        for t in [2, 6] {
+            check_stack(&mut random, kind, t, 1023, &[(2071, Some(2), true), (3, None, false)]);
+        }
+    }
+}
+
+/// The gradients of A and B by finite differences of the parameters themselves.
+#[test]
+fn parameters_by_finite_differences() {
+    let mut random = Random::new(3);
+    let mut stack = Stack::new(&mut random, Kind::Nf4, 21, STACKS[0]);
+    stack.parameters.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = 0.0);
+    let Stack { linear, parameters, .. } = &stack;
+    let (x, dy) = (random.matrix(9, 21), random.matrix(9, linear.outputs()));
+    let low = forward(&x, linear, Some(parameters)).unwrap().low;
+    let mut gradients = vec![0.0; parameters.len()];
+    backward(&dy, &x, &low, linear, parameters, &mut gradients, false).unwrap();
+    let run = |parameters: &[f32]| values(&forward(&x, linear, Some(parameters)).unwrap().y);
+    assert_slopes("linear dA and dB", &mut random, parameters, &gradients, &values(&dy), run);
+}
+
+#[test]
+fn the_head_is_candles() {
+    let mut random = Random::new(4);
+    for kind in [Kind::Bf16, Kind::Nf4] {
+        for t in [0, 1, 4, 5, 30] {
+            let [n, k] = [301, 27];
+            let (weight, wide) = weight(&mut random, kind, [n, k]);
+            let (x, dy) = (random.values(t * k, 1.0), random.values(t * n, 1.0));
+            if t == 0 {
+                assert!(project(&x, t, &weight).unwrap().is_empty());
+                assert!(project_backward(&dy, t, &weight).unwrap().is_empty());
+                continue;
+            }
+            let var = variable(&x, &[t, k]);
+            let expected = var.matmul(&constant(&wide, &[n, k]).t().unwrap()).unwrap();
+            assert_close("head", &project(&x, t, &weight).unwrap(), &exact(&expected), 3e-6, 3e-6);
+            let [expected] = gradients(&expected, &dy, [&var]);
+            assert_close("head dx", &project_backward(&dy, t, &weight).unwrap(), &expected, 1e-5, 1e-5);
+        }
+    }
+}
+
+/// What the products promise about their destinations: one overwrites, the other adds.
+#[test]
+fn multiply_overwrites_and_its_transpose_adds() {
+    let mut random = Random::new(5);
+    let [n, k] = [10, 6];
+    let (weight, wide) = weight(&mut random, Kind::Nf4, [n, k]);
+    for t in [3, 8] {
+        let (x, dy) = (random.values(t * k, 1.0), random.values(t * n, 1.0));
+        let wide = constant(&wide, &[n, k]);
+        let mut y = vec![f32::NAN; t * n];
+        cpu::multiply(&mut y, &x, t, [&weight].into_iter(), n).unwrap();
+        let expected = constant(&x, &[t, k]).matmul(&wide.t().unwrap()).unwrap();
+        assert_close("multiply", &y, &exact(&expected), 3e-6, 3e-6);
+
+        let mut dx = x.clone();
+        cpu::multiply_transposed(&mut dx, &dy, t, [&weight].into_iter(), n).unwrap();
+        let expected = constant(&dy, &[t, n]).matmul(&wide).unwrap();
+        let expected = (expected + constant(&x, &[t, k])).unwrap();
+        assert_close("multiply transposed", &dx, &exact(&expected), 3e-6, 3e-6);
+    }
+}
+
+#[test]
+fn no_rows_are_no_mistake() {
+    let mut random = Random::new(6);
+    let stack = Stack::new(&mut random, Kind::Nf4, 8, STACKS[0]);
+    let x = matrix(&[], 0, 8);
+    let output = forward(&x, &stack.linear, Some(&stack.parameters)).unwrap();
+    assert_eq!(output.y.shape(), [0, stack.linear.outputs()]);
+    let mut gradients = vec![0.5; stack.parameters.len()];
+    let (linear, parameters) = (&stack.linear, &stack.parameters);
+    backward(&output.y, &x, &output.low, linear, parameters, &mut gradients, true).unwrap();
+    assert_eq!(gradients, vec![0.5; stack.parameters.len()]);
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let mut random = Random::new(7);
+    let mut projection = |n, k, bias: Option<usize>| Projection {
+        name: "p".into(),
+        weight: weight(&mut random, Kind::F32, [n, k]).0,
+        bias: bias.map(|len| vec![0.0; len]),
+        adapter: None,
+    };
+    assert!(Linear::new(vec![projection(3, 4, None), projection(3, 5, None)]).is_err());
+    assert!(Linear::new(vec![projection(3, 4, Some(4))]).is_err());
+
+    let stack = Stack::new(&mut random, Kind::F32, 8, STACKS[0]);
+    let (linear, parameters) = (&stack.linear, &stack.parameters[..]);
+    let (x, n, len) = (random.matrix(6, 8), linear.outputs(), parameters.len());
+    assert!(forward(&random.matrix(6, 7), linear, None).is_err());
+    assert!(forward(&Tensor::from_vec(vec![0.0; 8], &[8]).unwrap(), linear, None).is_err());
+    assert!(forward(&x, linear, Some(&parameters[..len - 9])).is_err(), "parameters cut short");
+    let Output { y: dy, low } = forward(&x, linear, Some(parameters)).unwrap();
+    let run = |dy: &Tensor, x: &Tensor, low: &[f32], parameters: &[f32], gradients: usize| {
+        backward(dy, x, low, linear, parameters, &mut vec![0.0; gradients], true).map(drop)
+    };
+    assert!(run(&dy, &x, &low, parameters, len).is_ok());
+    assert!(run(&random.matrix(5, n), &x, &low, parameters, len).is_err());
+    assert!(run(&dy, &random.matrix(6, 7), &low, parameters, len).is_err());
+    assert!(run(&dy, &x, &low[1..], parameters, len).is_err());
+    assert!(run(&dy, &x, &low, &parameters[..len - 9], len - 9).is_err(), "parameters cut short");
+    assert!(run(&dy, &x, &low, parameters, len - 9).is_err(), "fewer gradients than parameters");
+
+    let mut stack = Stack::new(&mut random, Kind::F32, 8, STACKS[2]);
+    stack.linear.projections_mut()[0].adapter.as_mut().unwrap().rank += 1;
+    assert!(forward(&x, &stack.linear, Some(&stack.parameters)).is_err(), "a rank that A and B have not");
+
+    let (weight, _) = weight(&mut random, Kind::F32, [5, 3]);
+    assert!(project(&[0.0; 7], 2, &weight).is_err());
+    assert!(project_backward(&[0.0; 9], 2, &weight).is_err());
+}
