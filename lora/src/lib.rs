@@ -2,6 +2,22 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`arguments`] | the command line |
+//! | [`config`] | a run, checked |
 //! | [`data`] | instruction data: files of examples, read and tokenized |
+//! | [`order`] | which examples a step sees |
+//! | [`schedule`] | learning rates |
+//! | [`train`] | the run: steps, evaluation, checkpoints |
+//! | [`checkpoint`] | `checkpoint-N`: writing and continuing |
+//! | [`output`] | the directory a run grows in |
+//! | [`record`] | the logs that transformers and LLaMA-Factory keep |
 
+pub mod arguments;
+pub mod checkpoint;
+pub mod config;
 pub mod data;
+pub mod order;
+pub mod output;
+pub mod record;
+pub mod schedule;
+pub mod train;

@@ -1,3 +1,4 @@
 //! What tests of several tools share.
 
 pub mod hub;
+pub mod tiny_model;

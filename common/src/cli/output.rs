@@ -152,11 +152,7 @@ impl OutputDirectory {
     }
 
     fn write_made_by(&self) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.made_by)? + "\n";
-        let new = self.partial.join(format!("{MADE_BY}.new"));
-        fs_err::write(&new, text)?;
-        sync(&new)?;
-        Ok(fs_err::rename(&new, self.partial.join(MADE_BY))?)
+        write_made_by(&self.partial, &self.made_by)
     }
 
     /// Syncs everything, gives the directory its final name and returns it.
@@ -205,6 +201,25 @@ pub fn parts_of(path: &Path) -> serde_json::Map<String, Value> {
 pub fn made_otherwise(path: &Path) -> Error {
     error!("{} exists and was made from something else", path.display())
         .hint("--force replaces it, -o chooses another name")
+}
+
+/// What made the result in `path`: the recipe its tool was given. `None` where `path` is not (yet)
+/// a result of ours.
+pub fn recipe_of(path: &Path) -> Option<Value> {
+    read_made_by(path)?.get_mut("recipe").map(Value::take)
+}
+
+/// Marks `path`, which grew in place, as the complete result of `tool` and `recipe`.
+pub fn mark_complete(path: &Path, tool: &str, recipe: &Value) -> Result<()> {
+    sync_tree(path)?;
+    write_made_by(path, &made_by(tool, recipe.clone()))
+}
+
+fn write_made_by(directory: &Path, made_by: &Value) -> Result<()> {
+    let new = directory.join(format!("{MADE_BY}.new"));
+    fs_err::write(&new, serde_json::to_string_pretty(made_by)? + "\n")?;
+    sync(&new)?;
+    Ok(fs_err::rename(&new, directory.join(MADE_BY))?)
 }
 
 fn made_by(tool: &str, recipe: Value) -> Value {

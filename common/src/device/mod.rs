@@ -1,5 +1,6 @@
 //! Where tensors live and products run.
 
+mod host_memory;
 mod tensor;
 
 use std::fmt;
@@ -7,6 +8,7 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
+pub use host_memory::{available_memory, peak_resident_memory};
 pub use tensor::Tensor;
 
 /// A place that holds tensors and computes with them.

@@ -13,6 +13,7 @@ mod config;
 mod decoder;
 mod head;
 mod load;
+mod memory;
 
 pub use adapters::{AdapterOptions, AdapterTensor, Adapters};
 pub use batch::{Batch, Sequence};
@@ -20,3 +21,4 @@ pub use cache::{Cache, KeyValueCache};
 pub use config::Config;
 pub use decoder::{Loss, Model};
 pub use load::{base_of_adapter, is_adapter};
+pub use memory::Plan;

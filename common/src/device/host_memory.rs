@@ -1,0 +1,17 @@
+//! The host's memory, as the kernel counts it; nothing where the kernel does not say.
+
+/// Bytes that programs can still take without swapping.
+pub fn available_memory() -> Option<u64> {
+    kibibytes("/proc/meminfo", "MemAvailable:")
+}
+
+/// The most bytes this process has held resident so far.
+pub fn peak_resident_memory() -> Option<u64> {
+    kibibytes("/proc/self/status", "VmHWM:")
+}
+
+fn kibibytes(file: &str, key: &str) -> Option<u64> {
+    let text = fs_err::read_to_string(file).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}

@@ -1,0 +1,136 @@
+//! `checkpoint-N`: a complete PEFT adapter, and all that continuing the run bit for bit needs.
+
+use std::path::{Path, PathBuf};
+
+use common::adapter::{Adapter, AdapterConfig};
+use common::checkpoint::{Checkpoint, Tensor, write_file};
+use common::cli::{Begun, OutputDirectory, recipe_of};
+use common::kernels::adamw::Moments;
+use common::model::Model;
+use common::{Context, Error, Result, error};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::record::History;
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+const PROGRESS: &str = "progress.json";
+
+/// Where a run stands after some steps.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps taken.
+    pub step: u64,
+    /// The logs so far.
+    pub history: History,
+}
+
+/// What a checkpoint is written from.
+pub struct State<'a> {
+    /// With the adapters' values.
+    pub model: &'a Model,
+    /// Of the adapter.
+    pub adapter: &'a AdapterConfig,
+    /// Of the optimizer.
+    pub moments: &'a Moments,
+    /// Where the run stands.
+    pub progress: Progress,
+    /// transformers' `trainer_state.json`.
+    pub trainer_state: &'a Value,
+    /// What the run's result depends on.
+    pub recipe: &'a Value,
+}
+
+/// Writes `output/checkpoint-N`, whole or not at all.
+pub fn save(output: &Path, model: &Path, state: &State<'_>) -> Result<PathBuf> {
+    let path = output.join(format!("checkpoint-{}", state.progress.step));
+    let begun = OutputDirectory::begin(&path, true, "lora-train", state.recipe.clone())?;
+    let Begun::New(directory) = begun else { return Ok(path) };
+    save_adapter(directory.path(), model, state.model, state.adapter)?;
+    let moments = |name: &str, values: &[f32]| Tensor::from_f32(name, vec![values.len()], values);
+    let tensors =
+        [moments("first_moment", &state.moments.first), moments("second_moment", &state.moments.second)];
+    write_file(&directory.path().join(OPTIMIZER), &tensors)?;
+    write_json(&directory.path().join("trainer_state.json"), state.trainer_state)?;
+    write_json(&directory.path().join(PROGRESS), &serde_json::to_value(&state.progress)?)?;
+    directory.commit()
+}
+
+/// Writes the adapter and, beside it, the tokenizer it was trained with.
+pub fn save_adapter(directory: &Path, base: &Path, model: &Model, config: &AdapterConfig) -> Result<()> {
+    model.adapter(config.clone()).save(directory)?;
+    for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
+    {
+        let source = base.join(file);
+        if source.exists() {
+            fs_err::copy(source, directory.join(file))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes indented JSON.
+pub fn write_json(path: &Path, value: &Value) -> Result<()> {
+    Ok(fs_err::write(path, serde_json::to_string_pretty(value)? + "\n")?)
+}
+
+/// The checkpoints in `output`, by their steps.
+pub fn list(output: &Path) -> Vec<(u64, PathBuf)> {
+    let Ok(entries) = fs_err::read_dir(output) else { return Vec::new() };
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let step = path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
+            Some((step, path))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Puts the model and the optimizer back where the checkpoint left them.
+pub fn load(path: &Path, recipe: &Value, model: &mut Model) -> Result<(Moments, Progress)> {
+    same_run(path, recipe)?;
+    let progress: Progress = serde_json::from_str(&fs_err::read_to_string(path.join(PROGRESS))?)
+        .with_context(|| path.join(PROGRESS).display().to_string())?;
+    model.set_adapter(&Adapter::load(path)?).with_context(|| path.display().to_string())?;
+    let tensors = Checkpoint::open_file(&path.join(OPTIMIZER))?;
+    let len = model.adapters().values.len();
+    let values = |name: &str| {
+        let values = tensors.tensor(name)?.to_f32()?;
+        match values.len() == len {
+            true => Ok(values),
+            false => Err(error!("tensor {name}: {len} values expected, found {}", values.len())
+                .context(path.join(OPTIMIZER).display())),
+        }
+    };
+    let moments =
+        Moments { first: values("first_moment")?, second: values("second_moment")?, steps: progress.step };
+    Ok((moments, progress))
+}
+
+/// A run continues only under the settings and data it began with.
+fn same_run(path: &Path, recipe: &Value) -> Result<()> {
+    let Some(saved) = recipe_of(path) else {
+        return Err(error!("{} is not a complete checkpoint", path.display())
+            .hint("remove it and --resume from the one before, or begin anew with --force"));
+    };
+    let differences: Vec<String> = recipe
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, value)| saved.get(key.as_str()) != Some(value))
+        .map(|(key, value)| {
+            format!("{key} was {}, now {value}", saved.get(key.as_str()).unwrap_or(&Value::Null))
+        })
+        .collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "cannot resume {} under other settings: {}",
+        path.display(),
+        differences.join("; ")
+    ))
+    .hint("use the settings it began with, or begin anew with --force or another -o"))
+}

@@ -1,0 +1,100 @@
+//! Which examples a step sees: a split fixed by the seed, then a new order for every epoch.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// Streams of the seed's generator, so that no two uses share random numbers. Epoch e uses stream
+/// `EPOCHS + e`.
+const SPLIT: u64 = 1;
+const EPOCHS: u64 = 1 << 32;
+
+/// A permutation of 0..len that depends on nothing but its arguments.
+fn permutation(len: usize, seed: u64, stream: u64) -> Vec<usize> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(stream);
+    let mut order: Vec<usize> = (0..len).collect();
+    order.shuffle(&mut random);
+    order
+}
+
+/// Splits 0..len into training and held-out examples, both in the order of the data. `size` is a
+/// share below 1, or a number; at least one example is left to train on.
+pub fn split(len: usize, size: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let wanted = if size < 1.0 { (len as f64 * size).ceil() } else { size.floor() };
+    let held_out = (wanted as usize).min(len.saturating_sub(1));
+    let order = permutation(len, seed, SPLIT);
+    let (validation, training) = order.split_at(held_out);
+    let sorted = |indices: &[usize]| {
+        let mut indices = indices.to_vec();
+        indices.sort_unstable();
+        indices
+    };
+    (sorted(training), sorted(validation))
+}
+
+/// The effective batches of a run.
+#[derive(Debug, Clone)]
+pub struct Order {
+    examples: usize,
+    batch: usize,
+    seed: u64,
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+impl Order {
+    /// Batches of `batch` of `examples` examples; the last of an epoch has what is left.
+    pub fn new(examples: usize, batch: usize, seed: u64) -> Self {
+        Self { examples, batch, seed, epoch: None }
+    }
+
+    /// Steps of one pass over the data.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.examples.div_ceil(self.batch).max(1) as u64
+    }
+
+    /// The examples of step `step`, counted from 0.
+    pub fn step(&mut self, step: u64) -> &[usize] {
+        let (epoch, within) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
+        if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
+            self.epoch = Some((epoch, permutation(self.examples, self.seed, EPOCHS + epoch)));
+        }
+        let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
+        let start = within as usize * self.batch;
+        &order[start..(start + self.batch).min(order.len())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_sees_every_example_once_and_the_next_in_another_order() {
+        let mut order = Order::new(10, 4, 7);
+        assert_eq!(order.steps_per_epoch(), 3);
+        let mut epoch = |first: u64| -> Vec<usize> {
+            (first..first + 3).flat_map(|step| order.step(step).to_vec()).collect()
+        };
+        let (first, second) = (epoch(0), epoch(3));
+        for seen in [&first, &second] {
+            let mut sorted = seen.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(first, second);
+        assert_eq!(Order::new(10, 4, 7).step(4), &second[4..8], "no step depends on those before");
+        assert_ne!(Order::new(10, 4, 8).step(0), &first[..4], "the seed decides");
+    }
+
+    #[test]
+    fn the_split_is_by_share_or_number() {
+        assert_eq!(split(100, 0.1, 1).1.len(), 10);
+        assert_eq!(split(100, 7.0, 1).1.len(), 7);
+        assert_eq!(split(3, 5.0, 1).0.len(), 1, "something is left to train on");
+        let (training, validation) = split(50, 0.2, 3);
+        let mut all = [training, validation].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..50).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,340 @@
+//! A training run, from the configuration to the adapter.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use common::adapter::{Adapter, AdapterConfig};
+use common::cli::{self, Unit, interrupted, note};
+use common::device::{available_memory, peak_resident_memory};
+use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
+use common::model::{AdapterOptions, Batch, Loss, Model, Plan, Sequence};
+use common::text::{ChatTemplate, Example, LabelOptions, Tokenizer};
+use common::{Context, Error, Result, error};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::{self, Progress, State};
+use crate::config::{Config, Length};
+use crate::data;
+use crate::order::{Order, split};
+use crate::output;
+use crate::record::{History, Record, Step};
+use crate::schedule::Schedule;
+
+/// Tokens of a pass on the host: enough that widening the weights is a small part of the work.
+const HOST_PASS_TOKENS: usize = 1024;
+/// The share of available memory that activations may take.
+const ACTIVATION_SHARE: u64 = 4;
+
+/// Everything a run needs, and where it stands.
+struct Run {
+    config: Config,
+    model: Model,
+    adapter: AdapterConfig,
+    plan: Plan,
+    training: Vec<Example>,
+    validation: Vec<Example>,
+    order: Order,
+    schedule: Schedule,
+    moments: Moments,
+    record: Record,
+    recipe: Value,
+}
+
+/// Trains and returns the directory of the adapter.
+pub fn train(config: Config) -> Result<PathBuf> {
+    let examples = read_examples(&config)?;
+    let recipe = config.recipe(&identify(&examples));
+    if output::is_complete(&config, &recipe)? {
+        return Ok(config.output);
+    }
+    let _lock = output::prepare(&config)?;
+    let (mut run, first_step) = Run::new(config, recipe, examples)?;
+    run.header();
+    run.steps(first_step)?;
+    run.finish(first_step)
+}
+
+fn read_examples(config: &Config) -> Result<Vec<Example>> {
+    let tokenizer = Tokenizer::load(&config.model)?;
+    let template = ChatTemplate::load(&config.model, &tokenizer)?;
+    let mut records = Vec::new();
+    for source in &config.data {
+        records.extend(data::load(source, config.strict)?);
+    }
+    let options = LabelOptions::answers(config.cutoff_len);
+    Ok(data::encode(&records, &tokenizer, &template, &options, config.strict)?.examples)
+}
+
+/// A hash of the tokens and of which are trained.
+fn identify(examples: &[Example]) -> String {
+    let mut hash = Sha256::new();
+    for example in examples {
+        hash.update((example.tokens.len() as u64).to_le_bytes());
+        for (token, trained) in example.tokens.iter().zip(&example.trained) {
+            hash.update(token.to_le_bytes());
+            hash.update([u8::from(*trained)]);
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Run {
+    /// Loads the model and puts it where the run begins, or continues; returns the first step.
+    fn new(config: Config, recipe: Value, examples: Vec<Example>) -> Result<(Self, u64)> {
+        let mut model = Model::load(&config.model, &config.device.open()?)?;
+        let (training, validation) = split(examples.len(), config.val_size, config.seed);
+        let pick = |indices: Vec<usize>| indices.into_iter().map(|i| examples[i].clone()).collect::<Vec<_>>();
+        let (training, validation) = (pick(training), pick(validation));
+        let order = Order::new(training.len(), config.effective_batch(), config.seed);
+        let (total, epochs) = match config.length {
+            Length::Steps(steps) => (steps, steps as f64 / order.steps_per_epoch() as f64),
+            Length::Epochs(epochs) => ((epochs * order.steps_per_epoch() as f64).ceil() as u64, epochs),
+        };
+        let schedule = Schedule {
+            kind: config.scheduler,
+            peak: config.learning_rate,
+            warmup: (config.warmup_ratio * total as f64).ceil() as u64,
+            total,
+        };
+        let adapter = begin_adapters(&config, &mut model)?;
+        let mut moments = Moments::new(model.adapters().values.len());
+        let mut progress = Progress { step: 0, history: History::default() };
+        if config.resume {
+            let last = checkpoint::list(&config.output).pop();
+            let (_, path) = last.ok_or_else(|| {
+                error!("no checkpoint in {}", config.output.display()).hint("begin without --resume")
+            })?;
+            (moments, progress) = checkpoint::load(&path, &recipe, &mut model)?;
+            note(format_args!("continuing {} after step {}", path.display(), progress.step));
+        }
+        let first = progress.step;
+        let record = Record::begin(&config.output, total, first, epochs, progress.history)?;
+        let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
+        let plan = model.config().plan(HOST_PASS_TOKENS, budget);
+        let run = Self {
+            config,
+            model,
+            adapter,
+            plan,
+            training,
+            validation,
+            order,
+            schedule,
+            moments,
+            record,
+            recipe,
+        };
+        Ok((run, first))
+    }
+
+    /// The lines that LLaMA-Factory's users look for.
+    fn header(&self) {
+        let Config { micro_batch, accumulation, .. } = self.config;
+        note("***** Running training *****");
+        note(format_args!("  Num examples = {}", self.training.len()));
+        let epochs = self.schedule.total.div_ceil(self.order.steps_per_epoch());
+        note(format_args!("  Num Epochs = {epochs}"));
+        note(format_args!("  Instantaneous batch size per device = {micro_batch}"));
+        note(format_args!("  Gradient Accumulation steps = {accumulation}"));
+        note(format_args!("  Total train batch size = {}", self.config.effective_batch()));
+        note(format_args!("  Total optimization steps = {}", self.schedule.total));
+        note(format_args!("  Number of trainable parameters = {}", self.model.adapters().values.len()));
+        let Plan { tokens, recomputed, activations } = self.plan;
+        let layers = self.model.config().layers;
+        note(format_args!(
+            "  Passes of up to {tokens} tokens, {recomputed} of {layers} blocks recomputed, {} MiB of activations",
+            activations >> 20
+        ));
+    }
+
+    fn steps(&mut self, first: u64) -> Result<()> {
+        let total = self.schedule.total;
+        let bar = cli::Progress::new("training", total, Unit::Items("steps"));
+        bar.set(first);
+        let mut gradients = vec![0.0; self.model.adapters().values.len()];
+        let (mut clock, mut tokens) = (Instant::now(), 0);
+        for index in first..total {
+            let step = self.step(index, &mut gradients)?;
+            self.record.step(step);
+            tokens += step.tokens;
+            bar.add(1);
+            bar.message(format!("loss {:.4}", step.loss));
+            let number = step.number;
+            if number.is_multiple_of(self.config.logging_steps) || number == total {
+                let loss = self.record.log(step)?;
+                note(format_args!(
+                    "step {number}/{total}: loss {loss:.4}, gradient norm {:.4}, learning rate {:.3e}, {:.0} tokens/s",
+                    step.grad_norm,
+                    step.learning_rate,
+                    tokens as f64 / clock.elapsed().as_secs_f64()
+                ));
+                (clock, tokens) = (Instant::now(), 0);
+            }
+            let evaluate = self.config.eval_steps.is_some_and(|every| number.is_multiple_of(every));
+            if (evaluate || number == total) && !self.validation.is_empty() {
+                self.evaluate(number)?;
+                clock = Instant::now();
+            }
+            if number.is_multiple_of(self.config.save_steps) || number == total {
+                self.save(number)?;
+            }
+            if interrupted() && number < total {
+                let path = self.save(number)?;
+                return Err(Error::interrupted(format!("interrupted; {} is saved", path.display()))
+                    .hint("the same command with --resume continues it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// One optimizer step: an effective batch in as few passes as the plan allows.
+    fn step(&mut self, index: u64, gradients: &mut [f32]) -> Result<Step> {
+        let number = index + 1;
+        let examples: Vec<&Example> = self.order.step(index).iter().map(|&i| &self.training[i]).collect();
+        let supervised: usize = examples.iter().map(|example| targets(example)).sum();
+        let scale = 1.0 / supervised.max(1) as f32;
+        gradients.fill(0.0);
+        let mut loss = Loss { sum: 0.0, tokens: 0 };
+        for pass in passes(&examples, self.plan.tokens) {
+            let found = self.model.loss_and_gradients(&pack(pass), scale, self.plan.recomputed, gradients)?;
+            loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
+        }
+        let mean = if loss.tokens == 0 { 0.0 } else { loss.mean() };
+        let hint = "the last checkpoint is untouched; try a smaller --learning-rate with --resume";
+        if !mean.is_finite() {
+            return Err(error!("step {number}: the loss is {mean}").hint(hint));
+        }
+        let norm = gradient_norm(gradients);
+        if !norm.is_finite() {
+            let tensor = self.model.adapters().first_non_finite(gradients).map(|tensor| tensor.name.clone());
+            let tensor = tensor.unwrap_or_else(|| "the sum of all".into());
+            return Err(error!("step {number}: the gradient of {tensor} is not finite").hint(hint));
+        }
+        let learning_rate = self.schedule.rate(index);
+        let clip = clip_factor(norm, self.config.max_grad_norm);
+        let optimizer = self.config.optimizer;
+        optimizer.step(
+            self.model.parameters_mut(),
+            gradients,
+            clip,
+            &mut self.moments,
+            learning_rate as f32,
+        )?;
+        let tokens = examples.iter().map(|example| example.tokens.len()).sum();
+        Ok(Step { number, loss: mean, grad_norm: norm, learning_rate, tokens })
+    }
+
+    /// The mean loss over all supervised tokens of the held-out examples.
+    fn evaluate(&mut self, step: u64) -> Result<()> {
+        let begun = Instant::now();
+        let examples: Vec<&Example> = self.validation.iter().collect();
+        let mut loss = Loss { sum: 0.0, tokens: 0 };
+        for pass in passes(&examples, self.plan.tokens) {
+            let found = self.model.loss(&pack(pass))?;
+            loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
+        }
+        let (mean, seconds) = (loss.mean(), begun.elapsed().as_secs_f64());
+        note(format_args!("step {step}: eval_loss {mean:.4} over {} examples", examples.len()));
+        self.record.evaluation(step, mean, examples.len(), seconds)
+    }
+
+    fn save(&self, step: u64) -> Result<PathBuf> {
+        let state = State {
+            model: &self.model,
+            adapter: &self.adapter,
+            moments: &self.moments,
+            progress: Progress { step, history: self.record.history().clone() },
+            trainer_state: &self.record.trainer_state(step, &self.config),
+            recipe: &self.recipe,
+        };
+        checkpoint::save(&self.config.output, &self.config.model, &state).context("cannot save a checkpoint")
+    }
+
+    /// Writes the adapter and the summaries, and marks the directory as complete.
+    fn finish(self, first: u64) -> Result<PathBuf> {
+        let Self { config, model, record, schedule, .. } = &self;
+        let output = &config.output;
+        let samples = (schedule.total - first) as f64 * config.effective_batch() as f64;
+        let summary = record.summary(samples);
+        checkpoint::save_adapter(output, &config.model, model, &self.adapter)?;
+        checkpoint::write_json(&output.join("train_results.json"), &summary)?;
+        checkpoint::write_json(&output.join("all_results.json"), &summary)?;
+        let state = record.trainer_state(schedule.total, config);
+        checkpoint::write_json(&output.join("trainer_state.json"), &state)?;
+        cli::mark_complete(output, "lora-train", &self.recipe)?;
+        if let Some(peak) = peak_resident_memory() {
+            note(format_args!("train_loss {}, peak memory {} MiB", summary["train_loss"], peak >> 20));
+        }
+        Ok(self.config.output)
+    }
+}
+
+/// New adapters, or those the run starts from; returns their configuration.
+fn begin_adapters(config: &Config, model: &mut Model) -> Result<AdapterConfig> {
+    let base = config.model.display().to_string();
+    if let Some(path) = &config.adapter {
+        let adapter = Adapter::load(path)?;
+        model.set_adapter(&adapter).with_context(|| path.display().to_string())?;
+        let mut adapter = adapter.config;
+        adapter.base_model_name_or_path = Some(base);
+        return Ok(adapter);
+    }
+    let options = AdapterOptions {
+        rank: config.rank,
+        alpha: config.alpha,
+        targets: config.targets.clone(),
+        seed: config.seed,
+    };
+    model.add_adapters(&options)?;
+    let targets = match config.targets.is_empty() {
+        true => ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+            .map(String::from)
+            .to_vec(),
+        false => config.targets.clone(),
+    };
+    Ok(AdapterConfig::new(base, config.rank, config.alpha, targets))
+}
+
+/// Cuts examples into passes of at most `tokens` tokens, in their order.
+fn passes<'a>(examples: &'a [&'a Example], tokens: usize) -> impl Iterator<Item = &'a [&'a Example]> {
+    let mut rest = examples;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fitting = rest.iter().take_while(|example| {
+            sum += example.tokens.len();
+            sum <= tokens
+        });
+        let count = fitting.count().max(1).min(rest.len());
+        let (pass, behind) = rest.split_at(count);
+        rest = behind;
+        (!pass.is_empty()).then_some(pass)
+    })
+}
+
+fn pack(examples: &[&Example]) -> Batch {
+    let sequences = examples.iter().map(|e| Sequence { tokens: &e.tokens, trained: &e.trained });
+    Batch::pack(sequences, 0)
+}
+
+/// Supervised tokens: a first token has no row that predicts it.
+fn targets(example: &Example) -> usize {
+    example.trained.iter().skip(1).filter(|&&trained| trained).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_keep_the_order_and_lose_nothing() {
+        let example = |len: usize| Example { tokens: vec![1; len], trained: vec![true; len] };
+        let examples: Vec<Example> = [3, 4, 9, 1, 1].map(example).to_vec();
+        let references: Vec<&Example> = examples.iter().collect();
+        let lengths: Vec<Vec<usize>> = passes(&references, 7)
+            .map(|pass| pass.iter().map(|example| example.tokens.len()).collect())
+            .collect();
+        assert_eq!(lengths, [vec![3, 4], vec![9], vec![1, 1]]);
+        assert_eq!(passes(&[], 7).count(), 0);
+    }
+}
