@@ -81,3 +81,23 @@ fn qwen2_5_as_transformers() {
         check("qwen2.5", &directory, &["literal_end", "literal_whole_turn"]);
     }
 }
+
+/// LLaMA-Factory's `qwen` is Qwen2.5's own template, tools included.
+#[test]
+fn the_template_called_qwen_is_qwens() {
+    let fallback = root().join("../shared");
+    let Some(directory) = directory("QLORA_TEST_SHARED", fallback, "data/qwen2.5-tokenizer") else { return };
+    let tokenizer = Tokenizer::load(&directory).unwrap();
+    let template = ChatTemplate::named("qwen", &tokenizer).unwrap();
+    let path = root().join("tests/golden/templates/qwen2.5.json");
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    for case in golden["cases"].as_array().unwrap() {
+        // LLaMA-Factory puts its own system message in the place of an empty one.
+        if case["name"] == "empty_system" {
+            continue;
+        }
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let tools: Vec<Value> = serde_json::from_value(case["tools"].clone()).unwrap_or_default();
+        assert_eq!(template.render(&messages, &tools, false).unwrap(), case["text"].as_str().unwrap());
+    }
+}

@@ -6,6 +6,7 @@
 //! (`transformers/utils/chat_template_utils.py`); this module provides the same.
 
 mod clock;
+mod named;
 mod python;
 
 use std::path::{Path, PathBuf};
