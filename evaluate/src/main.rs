@@ -37,8 +37,8 @@ struct Arguments {
     /// A model or an adapter; read from standard input where none is given
     model: Vec<PathBuf>,
 
-    /// The directory of MMLU's dev, val and test folders
-    #[arg(long, value_name = "DIR")]
+    /// The directory of MMLU's dev, val and test folders, or the zip archive of it
+    #[arg(long, value_name = "PATH")]
     data: PathBuf,
 
     /// Whose prompts are used

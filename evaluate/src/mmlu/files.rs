@@ -1,10 +1,12 @@
 //! The Hendrycks tree: `dev`, `val` and `test`, each with a CSV file per subject whose rows are a
-//! question, four choices and the letter of the answer, without a header.
+//! question, four choices and the letter of the answer, without a header. It may be a directory or
+//! the zip archive it comes in.
 
 use std::path::{Path, PathBuf};
 
 use common::{Context, Error, Result, bail, error};
 
+use super::archive::Archive;
 use super::{LETTERS, Question, Subject};
 
 /// Which questions are asked.
@@ -41,66 +43,99 @@ pub struct Selection {
 }
 
 /// Reads the subjects in `data`, in order of their names. The tree may be `data` itself or its
-/// folder `data`, as the archive unpacks.
+/// folder `data`, as the archive unpacks, or the archive.
 pub fn load(data: &Path, selection: &Selection) -> Result<Vec<Subject>> {
-    let split = selection.split.name();
-    let root = [data.to_path_buf(), data.join("data")]
-        .into_iter()
-        .find(|root| root.join(split).is_dir())
-        .ok_or_else(|| {
-            error!("{}: no folder {split} in it", data.display())
-                .hint("--data names the directory that holds MMLU's dev, val and test folders of CSV files")
-        })?;
-    let names = subjects_in(&root.join(split), split)?;
+    let tree = Tree::open(data, selection.split)?;
+    let names = tree.subjects(selection.split)?;
     for wanted in &selection.subjects {
         if !names.contains(wanted) {
-            return Err(Error::usage(format!("{}: no subject {wanted:?}", root.display()))
+            return Err(Error::usage(format!("{}: no subject {wanted:?}", data.display()))
                 .hint(format_args!("it has {}", names.join(", "))));
         }
     }
     let wanted = |name: &String| selection.subjects.is_empty() || selection.subjects.contains(name);
-    names.into_iter().filter(wanted).map(|name| subject(&root, name, selection)).collect()
+    names.into_iter().filter(wanted).map(|name| subject(&tree, name, selection)).collect()
 }
 
-fn subjects_in(folder: &Path, split: &str) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs_err::read_dir(folder)? {
-        let name = entry?.file_name();
-        if let Some(subject) = name.to_str().and_then(|name| name.strip_suffix(&format!("_{split}.csv"))) {
-            names.push(subject.to_owned());
+/// The folders of splits.
+enum Tree {
+    Directory(PathBuf),
+    /// With the folder in it that holds them, empty or ending in `/`.
+    Archive(Archive, String),
+}
+
+impl Tree {
+    fn open(data: &Path, split: Split) -> Result<Self> {
+        let split = split.name();
+        let missing = || {
+            error!("{}: no folder {split} in it", data.display())
+                .hint("--data names what holds MMLU's dev, val and test folders of CSV files")
+        };
+        if data.is_file() {
+            let archive = Archive::open(data)?;
+            let holds =
+                |root: &&str| archive.names().any(|name| name.starts_with(&format!("{root}{split}/")));
+            let root = ["", "data/"].into_iter().find(holds).ok_or_else(missing)?;
+            return Ok(Self::Archive(archive, root.to_owned()));
         }
+        let roots = [data.to_path_buf(), data.join("data")];
+        let root = roots.into_iter().find(|root| root.join(split).is_dir()).ok_or_else(missing)?;
+        Ok(Self::Directory(root))
     }
-    names.sort();
-    if names.is_empty() {
-        bail!("{}: no files named SUBJECT_{split}.csv", folder.display());
+
+    /// Names of the subjects of a split, in order.
+    fn subjects(&self, split: Split) -> Result<Vec<String>> {
+        let split = split.name();
+        let files: Vec<String> = match self {
+            Self::Directory(root) => fs_err::read_dir(root.join(split))?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<Result<_>>()?,
+            Self::Archive(archive, root) => {
+                let folder = format!("{root}{split}/");
+                archive.names().filter_map(|name| name.strip_prefix(&folder)).map(str::to_owned).collect()
+            }
+        };
+        let ending = format!("_{split}.csv");
+        let mut names: Vec<String> =
+            files.iter().filter_map(|name| name.strip_suffix(&ending)).map(str::to_owned).collect();
+        names.sort();
+        if names.is_empty() {
+            bail!("no files named SUBJECT_{split}.csv in the folder {split}");
+        }
+        Ok(names)
     }
-    Ok(names)
+
+    /// The questions of a subject in a split, and the name of their file.
+    fn questions(&self, subject: &str, split: &str) -> Result<(Vec<Question>, String)> {
+        let name = format!("{split}/{subject}_{split}.csv");
+        let (bytes, name) = match self {
+            Self::Directory(root) => {
+                let path = root.join(name);
+                (fs_err::read(&path)?, path.display().to_string())
+            }
+            Self::Archive(archive, root) => {
+                let name = format!("{root}{name}");
+                (archive.read(&name)?, name)
+            }
+        };
+        Ok((parse(&bytes).with_context(|| name.clone())?, name))
+    }
 }
 
-fn subject(root: &Path, name: String, selection: &Selection) -> Result<Subject> {
-    let path = |split: &str| root.join(split).join(format!("{name}_{split}.csv"));
-    let mut questions = read(&path(selection.split.name()))?;
+fn subject(tree: &Tree, name: String, selection: &Selection) -> Result<Subject> {
+    let (mut questions, _) = tree.questions(&name, selection.split.name())?;
     questions.truncate(selection.limit.unwrap_or(usize::MAX));
     let mut shots = Vec::new();
     if selection.shots > 0 {
-        shots = read(&path("dev"))?;
+        let file;
+        (shots, file) = tree.questions(&name, "dev")?;
         if shots.len() < selection.shots {
-            return Err(error!(
-                "{}: {} rows, --shots {}",
-                path("dev").display(),
-                shots.len(),
-                selection.shots
-            )
-            .hint(format_args!("--shots {} asks with all of them", shots.len())));
+            return Err(error!("{file}: {} rows, --shots {}", shots.len(), selection.shots)
+                .hint(format_args!("--shots {} asks with all of them", shots.len())));
         }
         shots.truncate(selection.shots);
     }
     Ok(Subject { name, shots, questions })
-}
-
-fn read(path: &Path) -> Result<Vec<Question>> {
-    let bytes = fs_err::read(path)?;
-    parse(&bytes).with_context(|| PathBuf::from(path).display().to_string())
 }
 
 /// Rows as Python's `csv` reads them: quoted fields may hold commas, newlines and doubled quotes.
@@ -180,6 +215,22 @@ mod tests {
                 .collect();
             assert_eq!(found, [("a", 1, "Q5", 1), ("b", 1, "Q3", 1)]);
         }
+    }
+
+    #[test]
+    fn the_archive_is_read_as_it_is() {
+        let files: [(&str, &[u8]); 3] = [
+            ("data/", b""),
+            ("data/dev/b_dev.csv", b"Q1,1,2,3,4,A\n"),
+            ("data/test/b_test.csv", b"Q3,1,2,3,4,C\n"),
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), super::super::archive::tests::zip(&files)).unwrap();
+        let subjects = load(file.path(), &Selection { shots: 1, ..Selection::default() }).unwrap();
+        assert_eq!((subjects[0].name.as_str(), subjects[0].shots[0].text.as_str()), ("b", "Q1"));
+        assert_eq!(subjects[0].questions[0].answer, 2);
+        let error = load(file.path(), &Selection { split: Split::Val, ..Selection::default() }).unwrap_err();
+        assert!(error.to_string().contains("no folder val"), "{error}");
     }
 
     #[test]

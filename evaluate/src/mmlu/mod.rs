@@ -2,10 +2,12 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`files`] | the Hendrycks tree of CSV files |
+//! | `files` | the Hendrycks tree of CSV files |
+//! | `archive` | the zip archive that the tree comes in |
 //! | [`subjects`] | which subject belongs to which category |
 //! | [`prompt`] | questions as the harness of a name prompts with them |
 
+mod archive;
 mod files;
 pub mod prompt;
 pub mod subjects;
