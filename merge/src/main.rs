@@ -1,3 +1,72 @@
 //! Folds LoRA adapters into a model's weights.
 
-fn main() {}
+mod base;
+mod export;
+mod fold;
+mod modelfile;
+mod plan;
+mod quality;
+mod request;
+mod verify;
+mod work;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use common::cli;
+
+/// Fold LoRA adapters into a model's weights
+#[derive(Parser, Debug)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    /// Adapter directories, or a LLaMA-Factory export.yaml; without any, paths are read from standard input
+    adapter: Vec<PathBuf>,
+
+    /// Model to fold into [default: the one that the adapter names]
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+
+    /// What each adapter counts for, such as 0.5,0.5 [default: 1 each]
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, value_name = "W,…")]
+    weights: Vec<f32>,
+
+    /// Largest file of weights, such as 5GB or 500MB [default: 5GB]
+    #[arg(long, value_parser = request::size, value_name = "SIZE")]
+    shard_size: Option<u64>,
+
+    /// Quantize the merged weights again, as the base was; this loses some of what was learnt
+    #[arg(long)]
+    requantize: bool,
+
+    /// Compute a sample of rows again from the written files and compare
+    #[arg(long)]
+    verify: bool,
+
+    #[command(flatten)]
+    common: cli::Common,
+}
+
+impl AsRef<cli::Common> for Arguments {
+    fn as_ref(&self) -> &cli::Common {
+        &self.common
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  merge out                                   into ./out-merged, onto the base that the adapter names
+  merge out --base Qwen2.5-7B-Instruct        onto the original weights instead of the quantized ones
+  merge export.yaml                           as LLaMA-Factory's export does
+  merge A B --weights 0.7,0.3 -o both         several adapters
+  lora-train q --data d.json -o out | merge -o merged | evaluate --data mmlu
+
+The result is a plain model directory. From a 4-bit base the weights are dequantized first.";
+
+fn main() -> ExitCode {
+    cli::run("merge", |arguments: Arguments| {
+        let paths = cli::inputs(&arguments.adapter)?.directories()?;
+        let request = request::Request::new(paths, arguments)?;
+        cli::print_path(&work::merge(&request)?)
+    })
+}

@@ -2,8 +2,10 @@
 
 mod config;
 mod plan;
+mod report;
 mod shard;
 mod source;
+mod verify;
 mod work;
 
 use std::path::PathBuf;
@@ -39,6 +41,18 @@ struct Arguments {
     /// Type that transformers computes in [default: the model's own]
     #[arg(long, value_enum, value_name = "TYPE")]
     compute_dtype: Option<ComputeDtype>,
+
+    /// Write each weight's error (RMS, largest, signal to noise) to FILE as JSON lines
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
+    /// Make nothing: check that the 4-bit directory DIR is what --against gives
+    #[arg(long, value_name = "DIR", requires = "against", conflicts_with_all = ["model", "output", "report"])]
+    verify: Option<PathBuf>,
+
+    /// The original model for --verify
+    #[arg(long, value_name = "SOURCE", requires = "verify")]
+    against: Option<PathBuf>,
 
     #[command(flatten)]
     common: cli::Common,
@@ -93,6 +107,7 @@ impl Arguments {
             },
             keep: self.keep.clone(),
             compute_dtype: self.compute_dtype.map(ComputeDtype::name),
+            report: self.report.clone(),
         }
     }
 }
@@ -101,6 +116,7 @@ const EXAMPLES: &str = "\
 Examples:
   quantize Qwen2.5-7B-Instruct                      into ./Qwen2.5-7B-Instruct-nf4
   fetch Qwen/Qwen2.5-7B-Instruct | quantize -o q    quantizes each file as it arrives
+  quantize --verify q --against DIR                 checks what was made, here or by bitsandbytes
   quantize DIR --keep 'layers\\.0\\.' -o q            leaves the first block as it is
 
 The result loads in transformers with bitsandbytes, and in lora-train, evaluate, chat and merge.
@@ -109,6 +125,10 @@ Run the same command again to go on after an interruption.";
 
 fn main() -> ExitCode {
     cli::run("quantize", |arguments: Arguments| {
+        if let (Some(directory), Some(source)) = (&arguments.verify, &arguments.against) {
+            verify::verify(directory, source)?;
+            return cli::print_path(directory);
+        }
         let inputs = cli::inputs(&arguments.model)?;
         let settings = arguments.settings();
         let result = work::quantize(inputs, &settings, arguments.common.output, arguments.common.force)?;

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use common::checkpoint::{INDEX, Index, SINGLE};
 use common::{Error, Result};
-use serde_json::{Value, json};
 
 /// A model's directory, complete or growing.
 #[derive(Debug)]
@@ -70,14 +68,4 @@ impl Source {
         }
         Ok(None)
     }
-}
-
-/// What tells one version of a file from another.
-pub fn identity(file: &Path) -> Result<Value> {
-    let metadata = fs_err::metadata(file)?;
-    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    Ok(json!({
-        "size": metadata.len(),
-        "modified": modified.map(|time| format!("{}.{:09}", time.as_secs(), time.subsec_nanos())),
-    }))
 }

@@ -12,17 +12,28 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::plan::{Fate, Plan};
-use crate::source::{Source, identity};
-use crate::{config, shard};
+use crate::source::Source;
+use crate::{config, report, shard};
 
 const CONFIG: &str = "config.json";
 
-/// What the result depends on beside the model.
+/// What is wanted beside the model.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub scheme: Scheme,
     pub keep: Vec<String>,
     pub compute_dtype: Option<&'static str>,
+    /// Where the errors of all weights are written; not part of the result.
+    pub report: Option<PathBuf>,
+}
+
+impl Settings {
+    fn report(&self, source: &Source, result: &Path) -> Result<()> {
+        match &self.report {
+            Some(file) => report::write(&source.directory, result, file),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Quantizes the one model among the inputs and returns the directory made.
@@ -59,6 +70,7 @@ pub fn quantize(
                 return Err(cli::made_otherwise(&path));
             }
             cli::note(format_args!("{} is already made; --force makes it again", path.display()));
+            settings.report(&source, &path)?;
             Ok(path)
         }
         Begun::New(output) => Work::new(&plan, source, output).finish(inputs, config, settings),
@@ -95,7 +107,7 @@ fn begin_source(inputs: &mut Inputs) -> Result<Source> {
 fn next(inputs: &mut Inputs, source: &mut Source) -> Result<bool> {
     let Some(input) = inputs.next() else { return Ok(false) };
     match input? {
-        Input::Directory(directory) if directory == source.directory => source.complete(),
+        Input::Directory(directory) if is_same_directory(&directory, &source.directory) => source.complete(),
         Input::Directory(directory) => {
             return Err(Error::usage(format!("one model expected, another found: {}", directory.display())));
         }
@@ -105,6 +117,10 @@ fn next(inputs: &mut Inputs, source: &mut Source) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+fn is_same_directory(left: &Path, right: &Path) -> bool {
+    left == right || fs_err::canonicalize(left).ok() == fs_err::canonicalize(right).ok()
 }
 
 fn await_all(inputs: &mut Inputs, source: &mut Source) -> Result<()> {
@@ -129,7 +145,7 @@ fn sha256(bytes: &[u8]) -> String {
 fn is_same(result: &Path, source: &Source) -> Result<bool> {
     let mut expected = serde_json::Map::new();
     for file in source.shards()?.unwrap_or_default() {
-        expected.insert(file.clone(), identity(&source.directory.join(file))?);
+        expected.insert(file.clone(), cli::identity(&source.directory.join(file))?);
     }
     let parts = cli::parts_of(result);
     Ok(parts.len() == expected.len() && expected.iter().all(|(file, from)| parts.get(file) == Some(from)))
@@ -173,6 +189,7 @@ impl<'a> Work<'a> {
         // The files were right each; now they have to be what the index says.
         Checkpoint::open(&self.source.directory)?;
         self.write_rest(config, settings)?;
+        settings.report(&self.source, self.output.path())?;
         self.summary();
         self.output.commit()
     }
@@ -188,7 +205,7 @@ impl<'a> Work<'a> {
         };
         progress.set_total(self.total_bytes(&shards)?);
         progress.message(file.clone());
-        let from = identity(&path)?;
+        let from = cli::identity(&path)?;
         let tensors = Checkpoint::open_file(&path)?;
         let specs = shard::outcome(&tensors, self.plan)?;
         for name in tensors.names().filter(|name| self.plan.fate(name) == Fate::Keep) {
@@ -199,6 +216,7 @@ impl<'a> Work<'a> {
             cli::note(format_args!("{file} is already quantized"));
             progress.add(size);
         } else {
+            self.output.check_space(size_of(&specs))?;
             shard::quantize(&tensors, self.plan, &self.output.path().join(&file), progress)
                 .with_context(|| path.display().to_string())
                 .hint("run the same command again; what is done is kept")?;
@@ -252,8 +270,7 @@ impl<'a> Work<'a> {
     }
 
     fn summary(&self) {
-        let specs = self.written.values().flatten();
-        let bytes: u64 = specs.filter_map(|spec| spec.size().ok()).map(|size| size as u64).sum();
+        let bytes: u64 = self.written.values().map(|specs| size_of(specs)).sum();
         cli::note(format_args!(
             "{:.2} GB in, {:.2} GB out ({:.1} %)",
             self.source_bytes as f64 / 1e9,
@@ -261,4 +278,9 @@ impl<'a> Work<'a> {
             100.0 * bytes as f64 / self.source_bytes.max(1) as f64
         ));
     }
+}
+
+/// The bytes of tensors whose sizes have been checked.
+fn size_of(specs: &[checkpoint::TensorSpec]) -> u64 {
+    specs.iter().filter_map(|spec| spec.size().ok()).map(|size| size as u64).sum()
 }

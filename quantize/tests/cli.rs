@@ -213,3 +213,52 @@ fn a_weight_that_is_not_finite_is_named() {
     assert!(stderr_of(&assert).contains(&format!("tensor {UP} has NaN at [3, 5]")), "{}", stderr_of(&assert));
     assert_eq!(names_in(parent.path()), ["source"], "nothing is left behind");
 }
+
+#[test]
+fn the_report_has_a_line_for_each_weight() {
+    let (parent, _) = model();
+    let arguments = ["source", "-o", "q", "--report", "errors.jsonl"];
+    let assert = quantize().current_dir(parent.path()).args(arguments).assert().success();
+    assert!(stderr_of(&assert).contains(" dB, largest error "), "{}", stderr_of(&assert));
+    let text = fs::read_to_string(parent.path().join("errors.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    for line in &lines {
+        let (snr, rms) = (line["snr_db"].as_f64().unwrap(), line["rms"].as_f64().unwrap());
+        // Evenly spread numbers of magnitude up to 1 have an RMS of 0.58.
+        assert!((15.0..25.0).contains(&snr), "{line}");
+        assert!((10.0_f64.powf(snr / 20.0) * rms - 0.58).abs() < 0.05, "{line}");
+        assert!(line["max"].as_f64().unwrap() < 0.2);
+    }
+    // Again, for a result that is there.
+    fs::remove_file(parent.path().join("errors.jsonl")).unwrap();
+    quantize().current_dir(parent.path()).args(arguments).assert().success();
+    assert_eq!(fs::read_to_string(parent.path().join("errors.jsonl")).unwrap(), text);
+}
+
+#[test]
+fn verifying_finds_what_was_changed() {
+    let (parent, source) = model();
+    quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().success();
+    let verify =
+        || quantize().current_dir(parent.path()).args(["--verify", "q", "--against", "source"]).assert();
+    assert!(stderr_of(&verify().success()).contains("2 weights in 4 bits are equal to the bit"));
+
+    let file = source.join(sharded_name(2, 2));
+    let intact = fs::read(&file).unwrap();
+    let mut changed = intact.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(&file, changed).unwrap();
+    assert!(stderr_of(&verify().code(1)).contains("differs from"));
+    fs::write(&file, intact).unwrap();
+
+    let mut other = weight(UP, [64, 96]);
+    let mut bytes = other.bytes.to_vec();
+    bytes[2 * (7 * 96 + 11)..][..2].copy_from_slice(&[0, 0]);
+    other.bytes = bytes.into();
+    write_file(&source.join(sharded_name(1, 2)), &[weight(Q, [48, 96]), other]).unwrap();
+    let error = stderr_of(&verify().code(1));
+    assert!(error.contains(UP) && error.contains("[7, 10]"), "{error}");
+    quantize().args(["--verify", "q"]).assert().code(2);
+}

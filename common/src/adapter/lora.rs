@@ -6,7 +6,7 @@ use std::path::Path;
 use super::AdapterConfig;
 use super::config::CONFIG;
 use crate::checkpoint::{self, Checkpoint, Tensor};
-use crate::{Result, bail};
+use crate::{Result, bail, cli};
 
 /// The low-rank update of one linear layer: `W + scale · B · A`.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,10 +98,7 @@ impl Adapter {
             tensors.push(Tensor { name: format!("{PREFIX}{name}"), ..tensor.clone() });
         }
         checkpoint::write_file(&directory.join(checkpoint::ADAPTER), &tensors)?;
-        let partial = directory.join(format!("{CONFIG}.partial"));
-        fs_err::write(&partial, serde_json::to_string_pretty(&self.config)? + "\n")?;
-        fs_err::File::open(&partial)?.sync_all()?;
-        Ok(fs_err::rename(&partial, directory.join(CONFIG))?)
+        cli::write_file(&directory.join(CONFIG), &(serde_json::to_string_pretty(&self.config)? + "\n"))
     }
 }
 

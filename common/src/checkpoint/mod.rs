@@ -17,7 +17,7 @@ pub use bytes::Bytes;
 pub use companions::{companions, copy_companion};
 pub use index::{INDEX, Index, SINGLE};
 pub use safetensors::Dtype;
-pub use tensor::Tensor;
+pub use tensor::{Tensor, narrow};
 pub use writer::{FileWriter, TensorSpec, sharded_name, write_file};
 
 use crate::{Context, Error, Result, bail};

@@ -95,6 +95,48 @@ fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Rounds f32 to the nearest BF16, F16 or F32, of two equally near the even one, as bytes; `out` is
+/// as long as the values take. Returns the index of the first result that is not finite.
+pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<Option<usize>> {
+    let mut finite = true;
+    match dtype {
+        Dtype::F32 => {
+            for (value, out) in values.iter().zip(out.as_chunks_mut::<4>().0) {
+                *out = value.to_le_bytes();
+                finite &= value.is_finite();
+            }
+        }
+        Dtype::BF16 => {
+            for (value, out) in values.iter().zip(out.as_chunks_mut::<2>().0) {
+                let bits = value.to_bits();
+                // Does not overflow: the caller hears of every exponent that is all ones.
+                let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+                finite &= (rounded & 0x7f80 != 0x7f80) & (bits & 0x7f80_0000 != 0x7f80_0000);
+                *out = (rounded as u16).to_le_bytes();
+            }
+        }
+        Dtype::F16 => {
+            let mut halves = [f16::ZERO; 1024];
+            for (values, out) in values.chunks(halves.len()).zip(out.chunks_mut(2 * halves.len())) {
+                let halves = &mut halves[..values.len()];
+                halves.convert_from_f32_slice(values);
+                for (half, out) in halves.iter().zip(out.as_chunks_mut::<2>().0) {
+                    *out = half.to_le_bytes();
+                    finite &= half.is_finite();
+                }
+            }
+        }
+        other => bail!("f32 cannot be stored as {other}, expected BF16, F16 or F32"),
+    }
+    if finite {
+        return Ok(None);
+    }
+    let mut stored = vec![0.0; values.len()];
+    widen(dtype, out, &mut stored);
+    let not_finite = |(value, stored): (&f32, &f32)| !value.is_finite() || !stored.is_finite();
+    Ok(values.iter().zip(&stored).position(not_finite))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +170,40 @@ mod tests {
         assert_eq!(part, [CHUNK as f32 - 1.0, CHUNK as f32, CHUNK as f32 + 1.0]);
         assert!(tensor.read_f32(0..2, &mut part).is_err());
         assert!(tensor.read_f32(values.len()..values.len() + 3, &mut part).is_err());
+    }
+
+    #[test]
+    fn narrowing_rounds_to_the_nearest_even() {
+        let narrowed = |dtype, value: f32| {
+            let mut out = [0; 2];
+            assert_eq!(narrow(dtype, &[value], &mut out).unwrap(), None, "{value}");
+            u16::from_le_bytes(out)
+        };
+        for exponent in (0..0x7f00_u32).step_by(7) {
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let value = f32::from_bits(exponent << 16 | low);
+                assert_eq!(narrowed(Dtype::BF16, value), bf16::from_f32(value).to_bits(), "{value:e}");
+                assert_eq!(narrowed(Dtype::BF16, -value), bf16::from_f32(-value).to_bits());
+            }
+        }
+        for value in [0.1, -65504.0, 65519.0, 1e-7, 0.333_251_95] {
+            assert_eq!(narrowed(Dtype::F16, value), f16::from_f32(value).to_bits());
+        }
+    }
+
+    #[test]
+    fn the_first_result_that_is_not_finite_is_found() {
+        let first = |dtype, values: &[f32]| narrow(dtype, values, &mut vec![0; 4 * values.len()]).unwrap();
+        for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
+            for bad in
+                [f32::NAN, -f32::NAN, f32::INFINITY, f32::from_bits(0x7fff_ffff), f32::from_bits(u32::MAX)]
+            {
+                assert_eq!(first(dtype, &[1.0, bad, bad]), Some(1), "{dtype} {bad}");
+            }
+        }
+        assert_eq!(first(Dtype::F16, &[1.0, 2.0, 65520.0]), Some(2), "too large for F16");
+        assert_eq!(first(Dtype::BF16, &[f32::MAX]), Some(0), "rounds up to infinity");
+        assert_eq!(first(Dtype::F32, &[f32::MAX]), None);
     }
 
     #[test]

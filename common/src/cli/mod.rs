@@ -22,8 +22,8 @@ pub use arguments::Common;
 pub use input::{Input, Inputs, inputs};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use output::{
-    Begun, OutputDirectory, answer, made_otherwise, mark_complete, parts_of, print_path, recipe_of, stdout,
-    write_file,
+    Begun, OutputDirectory, answer, identity, made_otherwise, mark_complete, parts_of, print_path, recipe_of,
+    stdout, write_file,
 };
 pub use progress::{Progress, Unit};
 pub use talk::{detail, is_quiet, note, prompt, talk_in_tests, warn};

@@ -9,6 +9,7 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
@@ -89,11 +90,12 @@ impl OutputDirectory {
     /// same one is for the caller to say, by [`parts_of`]; this only checks its recipe.
     pub fn begin_in_parts(path: &Path, force: bool, tool: &str, recipe: Value) -> Result<Begun> {
         let mut made_by = made_by(tool, recipe);
-        made_by["parts"] = json!({});
         let without_parts = |mut made_by: Value| {
             made_by["parts"] = json!({});
+            made_by["results"] = json!({});
             made_by
         };
+        made_by = without_parts(made_by);
         if !force && read_made_by(path).map(without_parts).as_ref() == Some(&made_by) {
             return Ok(Begun::Done(path.to_path_buf()));
         }
@@ -149,6 +151,27 @@ impl OutputDirectory {
     pub fn finish_part(&mut self, file: &str, made_from: Value) -> Result<()> {
         self.made_by["parts"][file] = made_from;
         self.write_made_by()
+    }
+
+    /// Records something about the result that it does not depend on, such as a measure of it.
+    pub fn record(&mut self, key: &str, value: Value) {
+        self.made_by["results"][key] = value;
+    }
+
+    /// Fails where the disk has no room for `bytes` more.
+    pub fn check_space(&self, bytes: u64) -> Result<()> {
+        let Ok(found) = rustix::fs::statvfs(&self.partial) else { return Ok(()) };
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        if free < bytes {
+            return Err(error!(
+                "{} takes {:.2} GB, the disk has {:.2} GB free",
+                self.destination.display(),
+                bytes as f64 / 1e9,
+                free as f64 / 1e9
+            )
+            .hint("free some disk space, or choose another place with -o"));
+        }
+        Ok(())
     }
 
     fn write_made_by(&self) -> Result<()> {
@@ -220,6 +243,16 @@ fn write_made_by(directory: &Path, made_by: &Value) -> Result<()> {
     fs_err::write(&new, serde_json::to_string_pretty(made_by)? + "\n")?;
     sync(&new)?;
     Ok(fs_err::rename(&new, directory.join(MADE_BY))?)
+}
+
+/// What tells one version of a file from another, for recipes and parts.
+pub fn identity(file: &Path) -> Result<Value> {
+    let metadata = fs_err::metadata(file)?;
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok(json!({
+        "size": metadata.len(),
+        "modified": modified.map(|time| format!("{}.{:09}", time.as_secs(), time.subsec_nanos())),
+    }))
 }
 
 fn made_by(tool: &str, recipe: Value) -> Value {

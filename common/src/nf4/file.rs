@@ -130,6 +130,15 @@ impl Quantized {
     }
 }
 
+/// The weight beside which bitsandbytes keeps this tensor; `None` for every other tensor.
+pub fn part_of<'a>(checkpoint: &Checkpoint, name: &'a str) -> Option<&'a str> {
+    let parts = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
+    let weight = parts.iter().find_map(|part| name.strip_suffix(part));
+    let weight = weight.or_else(|| Some(name.split_once(".quant_state.bitsandbytes__")?.0))?;
+    let quantized = [QuantType::Nf4, QuantType::Fp4];
+    quantized.iter().any(|&kind| checkpoint.contains(&state::key(weight, kind))).then_some(weight)
+}
+
 fn part_name(weight: &str, part: &str) -> String {
     format!("{weight}.{part}")
 }
@@ -217,6 +226,8 @@ mod tests {
                 let announced = Quantized::specs(&TensorSpec::from(&weight()), scheme).unwrap();
                 assert_eq!(by_name(announced), by_name(tensors.iter().map(TensorSpec::from).collect()));
                 let (_directory, checkpoint) = written(&tensors);
+                let parts = checkpoint.names().filter(|name| part_of(&checkpoint, name) == Some("w"));
+                assert_eq!(parts.count(), tensors.len() - 1, "all but the weight itself");
                 let read = Quantized::load(&checkpoint, "w").unwrap().unwrap();
                 assert_eq!(read.dequantize(), quantized.dequantize());
                 assert_eq!((read.shape(), read.block_size()), ([96, 200], 128));

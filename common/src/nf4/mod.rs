@@ -22,5 +22,6 @@ mod state;
 
 pub use codebook::{FP4, NF4, QuantType};
 pub use double::{NESTED_BLOCK_SIZE, dynamic_map};
+pub use file::part_of;
 pub use quantized::{Absmax, Quantized, Scheme};
 pub use state::BLOCK_SIZES;

@@ -153,6 +153,12 @@ impl Quantized {
         &self.absmax
     }
 
+    /// How it was quantized.
+    pub fn scheme(&self) -> Scheme {
+        let double_quant = matches!(self.absmax, Absmax::Nested { .. });
+        Scheme { quant_type: self.quant_type, block_size: self.block_size, double_quant }
+    }
+
     /// How many blocks there are.
     pub fn block_count(&self) -> usize {
         (self.shape[0] * self.shape[1]).div_ceil(self.block_size)

@@ -1,0 +1,73 @@
+//! The model that is folded into: its weights by name, dense or in 4 bits.
+
+use std::path::{Path, PathBuf};
+
+use common::checkpoint::{Checkpoint, Dtype, TensorSpec};
+use common::kernels::linear::Weight;
+use common::nf4::{Quantized, part_of};
+use common::{Context, Result};
+use serde_json::Value;
+
+/// The embedding table, and the head that may share it.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+pub const HEAD: &str = "lm_head.weight";
+
+/// A model directory.
+pub struct Base {
+    pub directory: PathBuf,
+    pub config: Value,
+    checkpoint: Checkpoint,
+}
+
+impl Base {
+    /// Opens a model, dense or with bitsandbytes' 4-bit weights.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let path = directory.join("config.json");
+        let text = fs_err::read(&path)
+            .map_err(|error| common::Error::from(error).hint("--base names a model's directory"))?;
+        let config = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        Ok(Self { directory: directory.to_path_buf(), config, checkpoint: Checkpoint::open(directory)? })
+    }
+
+    /// The weight files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.checkpoint.files()
+    }
+
+    /// The names of all weights; what lies beside a 4-bit weight is not one.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.checkpoint.names().filter(|name| part_of(&self.checkpoint, name).is_none())
+    }
+
+    /// Whether there is a weight of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.checkpoint.contains(name)
+    }
+
+    /// Whether the head is the embedding table.
+    pub fn has_tied_head(&self) -> bool {
+        !self.contains(HEAD)
+            && self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// A weight.
+    pub fn weight(&self, name: &str) -> Result<Weight> {
+        match Quantized::load(&self.checkpoint, name)? {
+            Some(quantized) => Ok(Weight::Quantized(quantized)),
+            None => Ok(Weight::Dense(self.checkpoint.tensor(name)?)),
+        }
+    }
+}
+
+/// What a weight is when it is dense: its name, the dtype it has or had, and its shape.
+pub fn dense_spec(name: &str, weight: &Weight) -> TensorSpec {
+    match weight {
+        Weight::Dense(tensor) => TensorSpec::new(name, tensor.dtype, tensor.shape.clone()),
+        Weight::Quantized(quantized) => TensorSpec::new(name, quantized.dtype(), quantized.shape()),
+    }
+}
+
+/// Whether numbers of this dtype can be folded into.
+pub fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32)
+}

@@ -1,0 +1,188 @@
+//! What is written: each tensor of the result, where it comes from, and the file it goes to.
+
+use std::collections::BTreeSet;
+
+use common::adapter::{Adapter, Lora};
+use common::checkpoint::{Dtype, SINGLE, Tensor, TensorSpec, sharded_name};
+use common::kernels::linear::Weight;
+use common::nf4::Quantized;
+use common::{Result, bail};
+
+use crate::base::{Base, EMBEDDING, HEAD, dense_spec, is_float};
+
+/// A tensor of the result.
+pub struct Piece<'a> {
+    /// Its name, dtype and shape when it is dense.
+    pub spec: TensorSpec,
+    /// What it begins as: a weight of the base, or what an adapter puts in its place.
+    pub weight: Weight,
+    /// What is added: updates, and what each counts for.
+    pub updates: Vec<(&'a Lora, f32)>,
+    /// Written in 4 bits again, as it was.
+    pub requantize: bool,
+}
+
+/// The files of the result.
+pub struct File<'a> {
+    pub name: String,
+    pub pieces: Vec<Piece<'a>>,
+    pub specs: Vec<TensorSpec>,
+}
+
+/// Everything that is written.
+pub struct Plan<'a> {
+    pub files: Vec<File<'a>>,
+    /// The head was the embedding table and is no longer.
+    pub untied: bool,
+}
+
+impl<'a> Plan<'a> {
+    /// Decides what becomes of each tensor of the base. What an adapter has and the base lacks is an
+    /// error that names it.
+    pub fn new(
+        base: &Base,
+        adapters: &'a [Adapter],
+        weights: &[f32],
+        shard_size: u64,
+        requantize: bool,
+    ) -> Result<Self> {
+        let mut unused: BTreeSet<String> = adapters
+            .iter()
+            .flat_map(|adapter| {
+                let modules = adapter.modules.keys().map(|module| format!("{module}.weight"));
+                modules.chain(adapter.replacements.keys().cloned())
+            })
+            .collect();
+        let changes = |name: &str| unused.contains(name);
+        // A head that is trained, or whose table is, cannot share the table any longer.
+        let untied = base.has_tied_head() && (changes(HEAD) || changes(EMBEDDING));
+        let mut pieces = Vec::new();
+        let mut names: Vec<(String, String)> = base.names().map(|name| (name.into(), name.into())).collect();
+        if untied {
+            names.push((HEAD.into(), EMBEDDING.into()));
+        }
+        for (name, source) in names {
+            unused.remove(&name);
+            pieces.push(piece(base, adapters, weights, name, &source, requantize)?);
+        }
+        if let Some(name) = unused.first() {
+            bail!("the adapter changes {name}, which {} does not have", base.directory.display());
+        }
+        Ok(Self { files: cut(pieces, shard_size)?, untied })
+    }
+
+    /// The bytes of all tensors.
+    pub fn size(&self) -> Result<u64> {
+        let specs = self.files.iter().flat_map(|file| &file.specs);
+        specs.map(|spec| Ok(spec.size()? as u64)).sum()
+    }
+
+    /// All tensors.
+    pub fn pieces(&self) -> impl Iterator<Item = &Piece<'a>> {
+        self.files.iter().flat_map(|file| &file.pieces)
+    }
+}
+
+fn piece<'a>(
+    base: &Base,
+    adapters: &'a [Adapter],
+    weights: &[f32],
+    name: String,
+    source: &str,
+    requantize: bool,
+) -> Result<Piece<'a>> {
+    let mut weight = base.weight(source)?;
+    let spec = dense_spec(&name, &weight);
+    let mut replaced = false;
+    for adapter in adapters {
+        if let Some(replacement) = adapter.replacements.get(&name) {
+            if std::mem::replace(&mut replaced, true) {
+                bail!("more than one adapter brings a {name} of its own");
+            }
+            if replacement.shape != spec.shape {
+                bail!("the adapter has {name} {:?}, the base {:?}", replacement.shape, spec.shape);
+            }
+            weight = Weight::Dense(replacement.clone());
+        }
+    }
+    let module = name.strip_suffix(".weight").unwrap_or(&name);
+    let mut updates = Vec::new();
+    for (adapter, &counts) in adapters.iter().zip(weights) {
+        let Some(lora) = adapter.modules.get(module) else { continue };
+        if spec.shape != [lora.outputs, lora.inputs] || !is_float(spec.dtype) {
+            bail!(
+                "the adapter of {module} is for a weight [{}, {}], the base has {} {:?}",
+                lora.outputs,
+                lora.inputs,
+                spec.dtype,
+                spec.shape
+            );
+        }
+        updates.push((lora, counts));
+    }
+    let requantize = requantize && matches!(weight, Weight::Quantized(_));
+    Ok(Piece { spec, weight, updates, requantize })
+}
+
+impl Piece<'_> {
+    /// The tensors that are written for it.
+    pub fn outcome(&self) -> Result<Vec<TensorSpec>> {
+        match &self.weight {
+            Weight::Quantized(quantized) if self.requantize => {
+                Quantized::specs(&self.spec, quantized.scheme())
+            }
+            _ => Ok(vec![self.spec.clone()]),
+        }
+    }
+
+    /// The tensor whose bytes are copied as they are, where nothing changes.
+    pub fn unchanged(&self) -> Option<&Tensor> {
+        match &self.weight {
+            Weight::Dense(tensor) if self.updates.is_empty() && tensor.dtype == self.spec.dtype => {
+                Some(tensor)
+            }
+            _ => None,
+        }
+    }
+
+    /// Rows and columns; of a vector, one row.
+    pub fn rows_and_columns(&self) -> (usize, usize) {
+        match self.spec.shape[..] {
+            [rows, columns] => (rows, columns),
+            _ => (1, self.spec.shape.iter().product()),
+        }
+    }
+
+    /// Bytes of a row.
+    pub fn row_size(&self) -> usize {
+        self.rows_and_columns().1 * if self.spec.dtype == Dtype::F32 { 4 } else { 2 }
+    }
+}
+
+/// Fills one file after the other, never cutting a tensor.
+fn cut(pieces: Vec<Piece<'_>>, shard_size: u64) -> Result<Vec<File<'_>>> {
+    let mut files: Vec<File> = Vec::new();
+    let mut filled = 0;
+    for piece in pieces {
+        let specs = piece.outcome()?;
+        let size = specs.iter().map(|spec| Ok(spec.size()? as u64)).sum::<Result<u64>>()?;
+        match files.last_mut() {
+            Some(file) if filled + size <= shard_size => {
+                filled += size;
+                file.pieces.push(piece);
+                file.specs.extend(specs);
+            }
+            _ => {
+                filled = size;
+                files.push(File { name: SINGLE.into(), pieces: vec![piece], specs });
+            }
+        }
+    }
+    let count = files.len();
+    if count > 1 {
+        for (number, file) in files.iter_mut().enumerate() {
+            file.name = sharded_name(number + 1, count);
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,143 @@
+//! What is asked for, from the command line and a LLaMA-Factory file, checked.
+
+use std::path::PathBuf;
+
+use common::adapter::{AdapterConfig, find_base};
+use common::cli;
+use common::{Error, Result};
+
+use crate::Arguments;
+use crate::export::Export;
+
+/// One merge.
+#[derive(Debug)]
+pub struct Request {
+    /// Adapter directories, at least one.
+    pub adapters: Vec<PathBuf>,
+    /// What each adapter counts for.
+    pub weights: Vec<f32>,
+    /// The model to fold into.
+    pub base: PathBuf,
+    /// The directory to make.
+    pub output: PathBuf,
+    /// Bytes of the largest file of weights; a larger tensor has a file of its own.
+    pub shard_size: u64,
+    pub requantize: bool,
+    pub verify: bool,
+    pub force: bool,
+}
+
+const DEFAULT_SHARD_SIZE: u64 = 5_000_000_000;
+
+impl Request {
+    /// Puts the paths, the options and perhaps a LLaMA-Factory file together; options win.
+    pub fn new(paths: Vec<PathBuf>, arguments: Arguments) -> Result<Self> {
+        let is_yaml = |path: &PathBuf| path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+        let export = match &paths[..] {
+            [path] if is_yaml(path) => Export::read(path)?,
+            _ => Export { adapters: paths, ..Export::default() },
+        };
+        let Some(first) = export.adapters.first() else {
+            return Err(Error::usage("no adapter given").hint("name an adapter's directory"));
+        };
+        if let Some(yaml) = export.adapters.iter().find(|path| is_yaml(path)) {
+            return Err(Error::usage(format!("{} has to be the only input", yaml.display())));
+        }
+        let weights = match arguments.weights.len() {
+            0 => vec![1.0; export.adapters.len()],
+            count if count == export.adapters.len() => arguments.weights,
+            count => {
+                let adapters = export.adapters.len();
+                return Err(Error::usage(format!("--weights has {count} numbers for {adapters} adapters")));
+            }
+        };
+        if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
+            return Err(Error::usage(format!("--weights: {weight} is not a finite number")));
+        }
+        let base = match arguments.base {
+            Some(base) => base,
+            None => {
+                let mut config = AdapterConfig::read(first)?;
+                if let Some(model) = export.model {
+                    config.base_model_name_or_path = Some(model);
+                }
+                find_base(first, &config)?
+            }
+        };
+        let output = match arguments.common.output.or(export.output) {
+            Some(output) => output,
+            None => default_output(first)?,
+        };
+        Ok(Self {
+            adapters: export.adapters,
+            weights,
+            base,
+            output,
+            shard_size: arguments.shard_size.or(export.shard_size).unwrap_or(DEFAULT_SHARD_SIZE),
+            requantize: arguments.requantize,
+            verify: arguments.verify,
+            force: arguments.common.force,
+        })
+    }
+}
+
+/// `./NAME-merged`, with the adapter's name.
+fn default_output(adapter: &std::path::Path) -> Result<PathBuf> {
+    let directory = fs_err::canonicalize(adapter)?;
+    match directory.file_name().and_then(|name| name.to_str()) {
+        Some(name) => Ok(PathBuf::from(format!("{name}-merged"))),
+        None => Err(Error::usage("the adapter's directory has no name").hint("name the result with -o")),
+    }
+}
+
+/// Bytes from `5GB`, `500MB` or a number; as in transformers, a GB is 10⁹ bytes and a GiB 2³⁰.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1 << 30,
+        unit => return Err(format!("unknown unit {unit}, expected KB, MB, GB, KiB, MiB or GiB")),
+    };
+    match digits.parse::<f64>() {
+        Ok(count) if count > 0.0 && count * (unit as f64) < 1e18 => Ok((count * unit as f64) as u64),
+        _ => Err("expected a size such as 5GB".into()),
+    }
+}
+
+/// Says what an adapter without a name of its base would need; used where several adapters differ.
+pub fn warn_of_other_bases(request: &Request) -> Result<()> {
+    let mut names = Vec::new();
+    for adapter in &request.adapters {
+        names.push(AdapterConfig::read(adapter)?.base_model_name_or_path);
+    }
+    if let Some(other) = names.iter().position(|name| *name != names[0]) {
+        cli::warn(format_args!(
+            "{} was trained on {}, {} on {}",
+            request.adapters[0].display(),
+            names[0].as_deref().unwrap_or("an unnamed base"),
+            request.adapters[other].display(),
+            names[other].as_deref().unwrap_or("an unnamed base"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("5GB"), Ok(5_000_000_000));
+        assert_eq!(size("1.5gib"), Ok(3 << 29));
+        assert_eq!(size("4096"), Ok(4096));
+        for bad in ["", "GB", "-1GB", "0", "5XB", "nanGB", "1e30GB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The whole of the work: tensor by tensor from the base to a directory.
+
+use std::path::{Path, PathBuf};
+
+use common::adapter::{Adapter, CONFIG};
+use common::checkpoint::{self, ADAPTER, FileWriter, INDEX, Index};
+use common::cli::{self, Begun, OutputDirectory, Progress, Unit};
+use common::{Context, Error, Result};
+use serde_json::{Value, json};
+
+use crate::base::Base;
+use crate::modelfile::modelfile;
+use crate::plan::{File, Plan};
+use crate::quality::{self, counterpart, is_quantized};
+use crate::request::{Request, warn_of_other_bases};
+use crate::verify;
+
+/// Merges and returns the directory made.
+pub fn merge(request: &Request) -> Result<PathBuf> {
+    let base = Base::open(&request.base)?;
+    warn_of_other_bases(request)?;
+    if request.requantize && !is_quantized(&base) {
+        return Err(Error::usage(format!("--requantize: {} is not quantized", base.directory.display()))
+            .hint("merge without it; quantize makes an NF4 directory of the result"));
+    }
+    let adapters: Vec<Adapter> =
+        request.adapters.iter().map(|path| Adapter::load(path)).collect::<Result<_>>()?;
+    let plan = Plan::new(&base, &adapters, &request.weights, request.shard_size, request.requantize)?;
+    let mut output = match OutputDirectory::begin_in_parts(
+        &request.output,
+        request.force,
+        "merge",
+        recipe(request, &base)?,
+    )? {
+        Begun::New(output) => output,
+        Begun::Done(path) => {
+            cli::note(format_args!("{} is already made; --force makes it again", path.display()));
+            if request.verify {
+                verify(&plan, &path)?;
+            }
+            return Ok(path);
+        }
+    };
+    let quality = describe(request, &base, &plan)?;
+    output.record("base", quality);
+    write_weights(&plan, &mut output)?;
+    write_rest(&base, &plan, output.path(), request)?;
+    if request.verify {
+        verify(&plan, output.path())?;
+    }
+    output.commit()
+}
+
+/// Everything that the bytes depend on.
+fn recipe(request: &Request, base: &Base) -> Result<Value> {
+    let mut files = serde_json::Map::new();
+    let mut add = |path: &Path| -> Result<()> {
+        files.insert(fs_err::canonicalize(path)?.display().to_string(), cli::identity(path)?);
+        Ok(())
+    };
+    add(&base.directory.join("config.json"))?;
+    base.files().try_for_each(&mut add)?;
+    for adapter in &request.adapters {
+        add(&adapter.join(CONFIG))?;
+        add(&adapter.join(ADAPTER))?;
+    }
+    Ok(json!({
+        "base": fs_err::canonicalize(&base.directory)?,
+        "files": files,
+        "weights": request.weights,
+        "shard_size": request.shard_size,
+        "requantize": request.requantize,
+    }))
+}
+
+/// Says which base is used and what that means, and returns it for the record.
+fn describe(request: &Request, base: &Base, plan: &Plan<'_>) -> Result<Value> {
+    let kind = if is_quantized(base) { "dequantized" } else { "original" };
+    cli::note(format_args!("base: {} ({kind} weights)", base.directory.display()));
+    let mut quality = json!({ "directory": base.directory, "weights": kind });
+    if let Some(other) = counterpart(base, &request.adapters[0])
+        && let Some(ratio) = quality::of_bases(plan, &other)?.ratio()
+    {
+        cli::note(format_args!(
+            "‖W − dequantized‖ / ‖ΔW‖ = {ratio:.2}, against {}",
+            other.directory.display()
+        ));
+        if !is_quantized(base) {
+            cli::note(
+                "the adapter was trained on the quantized weights; without --base it is folded into those",
+            );
+        }
+        quality["quantization_error_over_update"] = json!(ratio);
+    }
+    if request.requantize
+        && let Some(ratio) = quality::of_requantizing(plan)?.ratio()
+    {
+        cli::warn(format_args!(
+            "--requantize rounds the merged weights to 4 bits again: \
+             the error is {ratio:.2} times as large as what the adapter adds"
+        ));
+        quality["requantization_error_over_update"] = json!(ratio);
+    }
+    Ok(quality)
+}
+
+fn write_weights(plan: &Plan<'_>, output: &mut OutputDirectory) -> Result<()> {
+    let size = |file: &File<'_>| file.specs.iter().map(|spec| Ok(spec.size()? as u64)).sum::<Result<u64>>();
+    let progress = Progress::new("merge", plan.size()?, Unit::Bytes);
+    let mut needed = 0;
+    for file in plan.files.iter().filter(|file| !output.has_part(&file.name, &Value::Null)) {
+        needed += size(file)?;
+    }
+    output.check_space(needed)?;
+    for file in &plan.files {
+        if output.has_part(&file.name, &Value::Null) {
+            cli::note(format_args!("{} is already merged", file.name));
+            progress.add(size(file)?);
+            continue;
+        }
+        progress.message(file.name.clone());
+        let writer = FileWriter::create(&output.path().join(&file.name), file.specs.clone())?;
+        for piece in &file.pieces {
+            cli::check_interrupted().hint("run the same command again; what is done is kept")?;
+            piece.write(&writer, &progress)?;
+        }
+        writer.finish()?;
+        output.finish_part(&file.name, Value::Null)?;
+    }
+    Ok(())
+}
+
+/// Everything but the weights.
+fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request) -> Result<()> {
+    if plan.files.len() > 1 {
+        let mut index = Index::default();
+        for file in &plan.files {
+            index.weight_map.extend(file.specs.iter().map(|spec| (spec.name.clone(), file.name.clone())));
+        }
+        index.metadata.total_size = Some(plan.size()?);
+        fs_err::write(directory.join(INDEX), index.to_json()?)?;
+    }
+    let mut config = base.config.clone();
+    if let Some(config) = config.as_object_mut() {
+        if !request.requantize {
+            config.shift_remove("quantization_config");
+        }
+        if plan.untied {
+            config.insert("tie_word_embeddings".into(), json!(false));
+        }
+    }
+    fs_err::write(directory.join("config.json"), serde_json::to_string_pretty(&config)? + "\n")?;
+    for companion in checkpoint::companions(&base.directory)? {
+        checkpoint::copy_companion(&companion, directory)?;
+    }
+    if let Some(text) = modelfile(directory) {
+        fs_err::write(directory.join("Modelfile"), text)?;
+    }
+    Ok(())
+}
+
+fn verify(plan: &Plan<'_>, directory: &Path) -> Result<()> {
+    let rows = verify::rows(plan, directory).context("--verify")?;
+    cli::note(format_args!("{rows} rows computed again and found equal"));
+    Ok(())
+}

@@ -1,0 +1,343 @@
+//! The tool as a user runs it, on small models and adapters made here.
+
+#![allow(clippy::unwrap_used)] // a test file as a whole
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use common::checkpoint::{Checkpoint, Dtype, INDEX, Tensor, narrow, write_file};
+use common::nf4::{Quantized, Scheme};
+use tempfile::TempDir;
+
+const Q: &str = "model.layers.0.self_attn.q_proj";
+const UP: &str = "model.layers.0.mlp.up_proj";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+fn merge() -> Command {
+    Command::cargo_bin("merge").unwrap()
+}
+
+/// Numbers that look like weights, the same for the same seed.
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_000.0 - 1.0).collect()
+}
+
+fn bf16(name: &str, shape: &[usize], seed: usize) -> Tensor {
+    let values = numbers(shape.iter().product(), seed);
+    let mut bytes = vec![0; 2 * values.len()];
+    narrow(Dtype::BF16, &values, &mut bytes).unwrap();
+    Tensor { name: name.into(), dtype: Dtype::BF16, shape: shape.to_vec(), bytes: bytes.into() }
+}
+
+/// Two linear weights, a bias, and a table that is also the head.
+fn weights() -> Vec<Tensor> {
+    vec![
+        bf16(EMBEDDING, &[40, 24], 1),
+        bf16(&format!("{Q}.weight"), &[32, 24], 2),
+        bf16(&format!("{Q}.bias"), &[32], 3),
+        bf16(&format!("{UP}.weight"), &[56, 24], 4),
+    ]
+}
+
+/// A directory with a model `base`, its 4-bit twin `nf4`, and an adapter `adapter` of `nf4`.
+fn workplace() -> TempDir {
+    let parent = tempfile::tempdir().unwrap();
+    let config = r#"{"model_type": "qwen2", "tie_word_embeddings": true, "torch_dtype": "bfloat16"}"#;
+    for name in ["base", "nf4"] {
+        let directory = parent.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("config.json"), config).unwrap();
+        fs::write(directory.join("tokenizer_config.json"), "{}").unwrap();
+    }
+    write_file(&parent.path().join("base/model.safetensors"), &weights()).unwrap();
+    let quantized: Vec<Tensor> = weights()
+        .into_iter()
+        .flat_map(|tensor| match tensor.name.contains("proj.weight") {
+            true => {
+                Quantized::quantize(&tensor, Scheme::default()).unwrap().to_tensors(&tensor.name).unwrap()
+            }
+            false => vec![tensor],
+        })
+        .collect();
+    write_file(&parent.path().join("nf4/model.safetensors"), &quantized).unwrap();
+    let config = config.replace('}', r#", "quantization_config": {"quant_method": "bitsandbytes"}}"#);
+    fs::write(parent.path().join("nf4/config.json"), config).unwrap();
+    adapter(&parent.path().join("adapter"), "../nf4", r#""r": 4, "lora_alpha": 8"#, &[(Q, 4), (UP, 4)], &[]);
+    parent
+}
+
+/// Outputs of the linear weight of a module.
+fn outputs(module: &str) -> usize {
+    if module == UP {
+        56
+    } else if module == Q {
+        32
+    } else {
+        40
+    }
+}
+
+/// Writes an adapter with a rank for each module; `more` goes into the file as it is.
+fn adapter(directory: &Path, base: &str, keys: &str, modules: &[(&str, usize)], more: &[Tensor]) {
+    fs::create_dir_all(directory).unwrap();
+    let config = format!(
+        r#"{{"peft_type": "LORA", "base_model_name_or_path": "{base}", "target_modules": ["q_proj"], {keys}}}"#
+    );
+    fs::write(directory.join("adapter_config.json"), config).unwrap();
+    let mut tensors = more.to_vec();
+    for &(module, rank) in modules {
+        let name = |part| format!("base_model.model.{module}.{part}.weight");
+        let (a, b) = factors(module, rank);
+        tensors.push(Tensor::from_f32(name("lora_A"), vec![rank, 24], &a));
+        tensors.push(Tensor::from_f32(name("lora_B"), vec![outputs(module), rank], &b));
+    }
+    write_file(&directory.join("adapter_model.safetensors"), &tensors).unwrap();
+}
+
+fn factors(module: &str, rank: usize) -> (Vec<f32>, Vec<f32>) {
+    (numbers(rank * 24, 5 + module.len()), numbers(outputs(module) * rank, 6 + module.len()))
+}
+
+/// `weight + scale · B · A` in f64, rounded to bf16.
+fn folded(weight: &[f32], updates: &[(&str, usize, f64)]) -> Vec<f32> {
+    let mut sums: Vec<f64> = weight.iter().map(|&value| f64::from(value)).collect();
+    for &(module, rank, scale) in updates {
+        let (a, b) = factors(module, rank);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let (row, column) = (i / 24, i % 24);
+            let product = (0..rank).map(|k| f64::from(b[row * rank + k]) * f64::from(a[k * 24 + column]));
+            *sum += scale * product.sum::<f64>();
+        }
+    }
+    let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+    let mut bytes = vec![0; 2 * sums.len()];
+    narrow(Dtype::BF16, &sums, &mut bytes).unwrap();
+    Tensor { name: "".into(), dtype: Dtype::BF16, shape: vec![sums.len()], bytes: bytes.into() }
+        .to_f32()
+        .unwrap()
+}
+
+/// Equal but for one step of bf16 in the rare number that lies in the middle of two.
+fn assert_folded(directory: &Path, name: &str, expected: &[f32]) {
+    let found = Checkpoint::open(directory).unwrap().tensor(name).unwrap();
+    assert_eq!(found.dtype, Dtype::BF16);
+    for (i, (found, expected)) in found.to_f32().unwrap().iter().zip(expected).enumerate() {
+        assert!(
+            (found - expected).abs() <= expected.abs() / 128.0,
+            "{name} [{i}]: {found}, expected {expected}"
+        );
+    }
+    let differing = found.to_f32().unwrap().iter().zip(expected).filter(|(a, b)| a != b).count();
+    assert!(differing * 100 <= expected.len(), "{name}: {differing} of {} numbers differ", expected.len());
+}
+
+fn original(name: &str) -> Vec<f32> {
+    weights().into_iter().find(|tensor| tensor.name == name).unwrap().to_f32().unwrap()
+}
+
+fn dequantized(parent: &TempDir, name: &str) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(&parent.path().join("nf4")).unwrap();
+    Quantized::load(&checkpoint, name).unwrap().unwrap().dequantize()
+}
+
+fn run(parent: &TempDir, arguments: &[&str]) -> assert_cmd::assert::Assert {
+    merge().current_dir(parent.path()).args(arguments).assert()
+}
+
+fn stderr_of(assert: &assert_cmd::assert::Assert) -> String {
+    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+}
+
+fn config_of(directory: PathBuf) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap()
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_adapter_is_folded_into_the_dequantized_weights_of_its_base() {
+    let parent = workplace();
+    let assert = run(&parent, &["adapter", "--verify"]).success();
+    assert_eq!(assert.get_output().stdout, b"adapter-merged\n");
+    let result = parent.path().join("adapter-merged");
+    assert_eq!(
+        names_in(&result),
+        ["config.json", "made-by.json", "model.safetensors", "tokenizer_config.json"]
+    );
+    for module in [Q, UP] {
+        let name = format!("{module}.weight");
+        assert_folded(&result, &name, &folded(&dequantized(&parent, &name), &[(module, 4, 2.0)]));
+    }
+    let written = Checkpoint::open(&result).unwrap();
+    assert_eq!(written.names().count(), 4, "nothing is left of the quantization");
+    assert_eq!(written.tensor(EMBEDDING).unwrap().to_f32().unwrap(), original(EMBEDDING));
+    let config = config_of(result);
+    assert!(config.get("quantization_config").is_none());
+    assert_eq!(config["tie_word_embeddings"], true);
+}
+
+#[test]
+fn onto_the_original_what_quantization_moved_is_said_and_recorded() {
+    let parent = workplace();
+    let assert = run(&parent, &["adapter", "--base", "base", "-o", "m", "--verify"]).success();
+    assert!(stderr_of(&assert).contains("‖W − dequantized‖ / ‖ΔW‖ = 0.0"), "{}", stderr_of(&assert));
+    let name = format!("{Q}.weight");
+    assert_folded(&parent.path().join("m"), &name, &folded(&original(&name), &[(Q, 4, 2.0)]));
+    let made_by: serde_json::Value =
+        serde_json::from_slice(&fs::read(parent.path().join("m/made-by.json")).unwrap()).unwrap();
+    let base = &made_by["results"]["base"];
+    assert_eq!(base["weights"], "original");
+    assert!(base["quantization_error_over_update"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn scales_ranks_and_alphas_are_those_of_the_adapter() {
+    let parent = workplace();
+    let keys = r#""r": 4, "lora_alpha": 8, "use_rslora": true, "fan_in_fan_out": true,
+        "rank_pattern": {"up_proj": 9}, "alpha_pattern": {"mlp.up_proj": 6}"#;
+    adapter(&parent.path().join("adapter"), "../base", keys, &[(Q, 4), (UP, 9)], &[]);
+    run(&parent, &["adapter", "-o", "m"]).success();
+    for (module, rank, scale) in [(Q, 4, 4.0), (UP, 9, 2.0)] {
+        let name = format!("{module}.weight");
+        assert_folded(&parent.path().join("m"), &name, &folded(&original(&name), &[(module, rank, scale)]));
+    }
+}
+
+#[test]
+fn several_adapters_count_for_their_weights() {
+    let parent = workplace();
+    adapter(&parent.path().join("second"), "../base", r#""r": 2, "lora_alpha": 2"#, &[(UP, 2)], &[]);
+    let arguments = ["adapter", "second", "--base", "base", "--weights", "0.5,-0.25", "-o", "m", "--verify"];
+    run(&parent, &arguments).success();
+    let name = format!("{UP}.weight");
+    let expected = folded(&original(&name), &[(UP, 4, 1.0), (UP, 2, -0.25)]);
+    assert_folded(&parent.path().join("m"), &name, &expected);
+    run(&parent, &["adapter", "second", "--weights", "0.5", "-o", "n"]).code(2);
+}
+
+#[test]
+fn biases_and_whole_modules_replace_those_of_the_base() {
+    let parent = workplace();
+    let bias = numbers(32, 9);
+    let more = [Tensor::from_f32(format!("base_model.model.{Q}.base_layer.bias"), vec![32], &bias)];
+    adapter(
+        &parent.path().join("adapter"),
+        "../base",
+        r#""r": 4, "lora_alpha": 8, "bias": "all""#,
+        &[(Q, 4)],
+        &more,
+    );
+    run(&parent, &["adapter", "-o", "m", "--verify"]).success();
+    assert_folded(&parent.path().join("m"), &format!("{Q}.bias"), &folded(&bias, &[]));
+}
+
+#[test]
+fn a_trained_head_no_longer_shares_the_table() {
+    let parent = workplace();
+    adapter(&parent.path().join("adapter"), "../base", r#""r": 4, "lora_alpha": 8"#, &[("lm_head", 4)], &[]);
+    run(&parent, &["adapter", "-o", "m", "--verify"]).success();
+    let result = parent.path().join("m");
+    assert_folded(&result, HEAD, &folded(&original(EMBEDDING), &[("lm_head", 4, 2.0)]));
+    assert_eq!(
+        Checkpoint::open(&result).unwrap().tensor(EMBEDDING).unwrap().to_f32().unwrap(),
+        original(EMBEDDING)
+    );
+    assert_eq!(config_of(result)["tie_word_embeddings"], false);
+}
+
+#[test]
+fn llama_factorys_file_is_enough() {
+    let parent = workplace();
+    let yaml = "model_name_or_path: base\nadapter_name_or_path: adapter\ntemplate: qwen\nexport_dir: out/m\n\
+                export_size: 0.000003\nexport_device: cpu\nexport_legacy_format: false\n";
+    fs::write(parent.path().join("export.yaml"), yaml).unwrap();
+    let assert = run(&parent, &["export.yaml"]).success();
+    assert_eq!(assert.get_output().stdout, b"out/m\n");
+    let result = parent.path().join("out/m");
+    // 3 kB: the first tensor of 1,920 bytes, two of 1,600, and one of 2,688.
+    assert_eq!(names_in(&result).iter().filter(|name| name.starts_with("model-")).count(), 3);
+    assert!(result.join(INDEX).exists());
+    let name = format!("{UP}.weight");
+    assert_folded(&result, &name, &folded(&original(&name), &[(UP, 4, 2.0)]));
+}
+
+#[test]
+fn quantizing_again_says_what_it_costs() {
+    let parent = workplace();
+    let assert = run(&parent, &["adapter", "--requantize", "-o", "m"]).success();
+    assert!(stderr_of(&assert).contains("warning: --requantize"), "{}", stderr_of(&assert));
+    let name = format!("{Q}.weight");
+    let result = parent.path().join("m");
+    let found = Quantized::load(&Checkpoint::open(&result).unwrap(), &name).unwrap().unwrap().dequantize();
+    let expected = folded(&dequantized(&parent, &name), &[(Q, 4, 2.0)]);
+    let most = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.17 * most));
+    assert_eq!(config_of(result)["quantization_config"]["quant_method"], "bitsandbytes");
+    run(&parent, &["adapter", "--requantize", "--base", "base", "-o", "n"]).code(2);
+}
+
+#[test]
+fn what_does_not_fit_is_named_and_leaves_nothing() {
+    let parent = workplace();
+    let before = names_in(parent.path());
+    let error_of = |modules: &[(&str, usize)], keys: &str, more: &[Tensor]| {
+        adapter(&parent.path().join("adapter"), "../base", keys, modules, more);
+        let assert = run(&parent, &["adapter", "-o", "m"]).code(1);
+        assert_eq!(names_in(parent.path()), before, "nothing is left behind");
+        stderr_of(&assert)
+    };
+    let plain = r#""r": 4, "lora_alpha": 8"#;
+    let error = error_of(&[("model.layers.7.mlp.up_proj", 4)], plain, &[]);
+    assert!(error.contains("changes model.layers.7.mlp.up_proj.weight, which"), "{error}");
+    let error = error_of(&[(EMBEDDING.trim_end_matches(".weight"), 4)], r#""r": 8, "lora_alpha": 8"#, &[]);
+    assert!(error.contains("rank 4, adapter_config.json says 8"), "{error}");
+    let error = error_of(&[(Q, 4)], r#""r": 4, "lora_alpha": 8, "use_dora": true"#, &[]);
+    assert!(error.contains("use_dora"), "{error}");
+    let error = error_of(&[(Q, 4)], r#""r": 4, "lora_alpha": 1e39"#, &[]);
+    assert!(error.contains(&format!("tensor {Q}.weight becomes")), "{error}");
+    let extra = Tensor::from_f32("base_model.model.score.weight", vec![1], &[1.0]);
+    assert!(error_of(&[(Q, 4)], plain, &[extra]).contains("changes score.weight"));
+}
+
+#[test]
+fn a_base_that_is_missing_can_be_fetched_or_named() {
+    let parent = workplace();
+    adapter(&parent.path().join("adapter"), "Qwen/Qwen2.5-7B", r#""r": 4, "lora_alpha": 8"#, &[(Q, 4)], &[]);
+    let error = stderr_of(&run(&parent, &["adapter"]).code(1));
+    assert!(error.contains("hint: fetch Qwen/Qwen2.5-7B"), "{error}");
+    fs::rename(parent.path().join("base"), parent.path().join("Qwen2.5-7B")).unwrap();
+    run(&parent, &["adapter"]).success();
+}
+
+#[test]
+fn the_same_work_is_done_once_and_a_run_that_was_killed_goes_on() {
+    let parent = workplace();
+    let arguments = ["adapter", "-o", "m", "--shard-size", "3KB"];
+    run(&parent, &arguments).success();
+    let whole = fs::read(parent.path().join("m/model-00002-of-00003.safetensors")).unwrap();
+    assert!(stderr_of(&run(&parent, &arguments).success()).contains("already made"));
+    run(&parent, &["adapter", "-o", "m"]).code(1);
+
+    // As a run leaves it that is killed in its second file.
+    let partial = parent.path().join("m.partial");
+    fs::rename(parent.path().join("m"), &partial).unwrap();
+    let text = fs::read_to_string(partial.join("made-by.json")).unwrap();
+    let mut made_by: serde_json::Value = serde_json::from_str(&text).unwrap();
+    made_by["parts"].as_object_mut().unwrap().remove("model-00002-of-00003.safetensors");
+    fs::write(partial.join("made-by.json"), made_by.to_string()).unwrap();
+    fs::remove_file(partial.join("model-00002-of-00003.safetensors")).unwrap();
+    fs::write(partial.join("model-00002-of-00003.safetensors.partial"), "half").unwrap();
+    let stderr = stderr_of(&run(&parent, &arguments).success());
+    assert!(stderr.contains("model-00001-of-00003.safetensors is already merged"), "{stderr}");
+    assert_eq!(fs::read(parent.path().join("m/model-00002-of-00003.safetensors")).unwrap(), whole);
+    assert!(names_in(&parent.path().join("m")).iter().all(|name| !name.ends_with(".partial")));
+}
