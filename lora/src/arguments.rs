@@ -6,6 +6,7 @@ use clap::Parser;
 use common::cli::Common;
 use common::device::DeviceChoice;
 
+use crate::data::DataArguments;
 use crate::schedule::SchedulerType;
 
 const EXAMPLES: &str = "\
@@ -22,17 +23,9 @@ pub struct Arguments {
     #[arg(value_name = "MODEL")]
     pub model: Vec<PathBuf>,
 
-    /// JSON or JSON lines file of alpaca rows or messages; may be given more than once
-    #[arg(long, value_name = "FILE", required = true)]
-    pub data: Vec<PathBuf>,
-
-    /// Stop at the first malformed row in place of skipping it
-    #[arg(long)]
-    pub strict: bool,
-
-    /// Keep no more tokens of an example than this
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
-    pub cutoff_len: usize,
+    /// What is trained on
+    #[command(flatten)]
+    pub data: DataArguments,
 
     /// Examples held out for evaluation: a share below 1, or a number
     #[arg(long, value_name = "SIZE", default_value_t = 0.0)]

@@ -42,11 +42,11 @@ pub struct State<'a> {
 }
 
 /// Writes `output/checkpoint-N`, whole or not at all.
-pub fn save(output: &Path, model: &Path, state: &State<'_>) -> Result<PathBuf> {
+pub fn save(output: &Path, model: &Path, template: Option<&str>, state: &State<'_>) -> Result<PathBuf> {
     let path = output.join(format!("checkpoint-{}", state.progress.step));
     let begun = OutputDirectory::begin(&path, true, "lora-train", state.recipe.clone())?;
     let Begun::New(directory) = begun else { return Ok(path) };
-    save_adapter(directory.path(), model, state.model, state.adapter)?;
+    save_adapter(directory.path(), model, template, state.model, state.adapter)?;
     let moments = |name: &str, values: &[f32]| Tensor::from_f32(name, vec![values.len()], values);
     let tensors =
         [moments("first_moment", &state.moments.first), moments("second_moment", &state.moments.second)];
@@ -56,8 +56,15 @@ pub fn save(output: &Path, model: &Path, state: &State<'_>) -> Result<PathBuf> {
     directory.commit()
 }
 
-/// Writes the adapter and, beside it, the tokenizer it was trained with.
-pub fn save_adapter(directory: &Path, base: &Path, model: &Model, config: &AdapterConfig) -> Result<()> {
+/// Writes the adapter and, beside it, the tokenizer and the chat template it was trained with:
+/// those of `base`, or `template`.
+pub fn save_adapter(
+    directory: &Path,
+    base: &Path,
+    template: Option<&str>,
+    model: &Model,
+    config: &AdapterConfig,
+) -> Result<()> {
     model.adapter(config.clone()).save(directory)?;
     for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
     {
@@ -65,6 +72,9 @@ pub fn save_adapter(directory: &Path, base: &Path, model: &Model, config: &Adapt
         if source.exists() {
             fs_err::copy(source, directory.join(file))?;
         }
+    }
+    if let Some(template) = template {
+        fs_err::write(directory.join("chat_template.jinja"), template)?;
     }
     Ok(())
 }

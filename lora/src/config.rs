@@ -8,7 +8,7 @@ use common::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
-use crate::data::Source;
+use crate::data::DataArguments;
 use crate::schedule::SchedulerType;
 
 /// How long a run is.
@@ -31,12 +31,8 @@ pub struct Config {
     pub force: bool,
     /// Continue from the last checkpoint in `output`.
     pub resume: bool,
-    /// Files of examples.
-    pub data: Vec<Source>,
-    /// Stop at the first malformed row.
-    pub strict: bool,
-    /// Most tokens of an example.
-    pub cutoff_len: usize,
+    /// What is trained on.
+    pub data: DataArguments,
     /// Share (below 1) or number of held-out examples.
     pub val_size: f64,
     /// Rank of new adapters.
@@ -101,7 +97,6 @@ impl Config {
         }
         for (option, value) in [
             ("--lora-rank", a.lora_rank as u64),
-            ("--cutoff-len", a.cutoff_len as u64),
             ("--per-device-train-batch-size", a.per_device_train_batch_size as u64),
             ("--gradient-accumulation-steps", a.gradient_accumulation_steps as u64),
             ("--logging-steps", a.logging_steps),
@@ -131,9 +126,7 @@ impl Config {
             output,
             force: arguments.common.force,
             resume: arguments.resume,
-            data: arguments.data.into_iter().map(Source::file).collect(),
-            strict: arguments.strict,
-            cutoff_len: arguments.cutoff_len,
+            data: arguments.data,
             val_size: arguments.val_size,
             rank: arguments.lora_rank,
             alpha: arguments.lora_alpha.unwrap_or(2.0 * arguments.lora_rank as f64),

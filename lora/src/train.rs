@@ -8,14 +8,14 @@ use common::cli::{self, Unit, interrupted, note};
 use common::device::{available_memory, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
 use common::model::{AdapterOptions, Batch, Loss, Model, Plan, Sequence};
-use common::text::{ChatTemplate, Example, LabelOptions, Tokenizer};
+use common::text::Example;
 use common::{Context, Error, Result, error};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{self, Progress, State};
 use crate::config::{Config, Length};
-use crate::data;
+use crate::data::Prepared;
 use crate::order::{Order, split};
 use crate::output;
 use crate::record::{History, Record, Step};
@@ -39,31 +39,23 @@ struct Run {
     moments: Moments,
     record: Record,
     recipe: Value,
+    /// The chat template to be kept with the adapter, where it is not the model's own.
+    template: Option<String>,
 }
 
 /// Trains and returns the directory of the adapter.
 pub fn train(config: Config) -> Result<PathBuf> {
-    let examples = read_examples(&config)?;
+    let Prepared { examples, template } = config.data.prepare(&config.model)?;
     let recipe = config.recipe(&identify(&examples));
     if output::is_complete(&config, &recipe)? {
         return Ok(config.output);
     }
     let _lock = output::prepare(&config)?;
     let (mut run, first_step) = Run::new(config, recipe, examples)?;
+    run.template = template;
     run.header();
     run.steps(first_step)?;
     run.finish(first_step)
-}
-
-fn read_examples(config: &Config) -> Result<Vec<Example>> {
-    let tokenizer = Tokenizer::load(&config.model)?;
-    let template = ChatTemplate::load(&config.model, &tokenizer)?;
-    let mut records = Vec::new();
-    for source in &config.data {
-        records.extend(data::load(source, config.strict)?);
-    }
-    let options = LabelOptions::answers(config.cutoff_len);
-    Ok(data::encode(&records, &tokenizer, &template, &options, config.strict)?.examples)
 }
 
 /// A hash of the tokens and of which are trained.
@@ -124,6 +116,7 @@ impl Run {
             moments,
             record,
             recipe,
+            template: None,
         };
         Ok((run, first))
     }
@@ -248,7 +241,8 @@ impl Run {
             trainer_state: &self.record.trainer_state(step, &self.config),
             recipe: &self.recipe,
         };
-        checkpoint::save(&self.config.output, &self.config.model, &state).context("cannot save a checkpoint")
+        checkpoint::save(&self.config.output, &self.config.model, self.template.as_deref(), &state)
+            .context("cannot save a checkpoint")
     }
 
     /// Writes the adapter and the summaries, and marks the directory as complete.
@@ -257,7 +251,7 @@ impl Run {
         let output = &config.output;
         let samples = (schedule.total - first) as f64 * config.effective_batch() as f64;
         let summary = record.summary(samples);
-        checkpoint::save_adapter(output, &config.model, model, &self.adapter)?;
+        checkpoint::save_adapter(output, &config.model, self.template.as_deref(), model, &self.adapter)?;
         checkpoint::write_json(&output.join("train_results.json"), &summary)?;
         checkpoint::write_json(&output.join("all_results.json"), &summary)?;
         let state = record.trainer_state(schedule.total, config);

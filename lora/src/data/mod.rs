@@ -2,16 +2,20 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | [`arguments`] | the options that say what is trained on |
 //! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
 //! | `rows` | JSON and JSON lines as rows with their place in the file |
 //! | `alpaca` | rows with `instruction`, `input`, `output` |
 //! | `sharegpt` | rows with a list of messages |
-//! | [`encode`] | conversations as tokens with the trained ones marked, in parallel |
+//! | [`encode`](mod@encode) | conversations as tokens with the trained ones marked, in parallel |
+//! | `show` | an example for people |
 
 mod alpaca;
+pub mod arguments;
 pub mod encode;
 mod rows;
 mod sharegpt;
+mod show;
 pub mod source;
 
 use std::fmt;
@@ -22,6 +26,7 @@ use common::text::{Conversation, Message};
 use common::{Error, Result, cli, error};
 use serde_json::Value;
 
+pub use arguments::{DataArguments, Prepared};
 pub use encode::{Dataset, encode};
 pub use source::{Columns, Format, Source, Tags};
 

@@ -1,0 +1,101 @@
+//! The options that say what is trained on.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::text::{ChatTemplate, Example, LabelOptions, Tokenizer};
+use common::{Result, cli};
+
+use super::{Source, encode, load, show};
+
+/// What is trained on, named as LLaMA-Factory names it.
+#[derive(Args, Debug, Clone)]
+pub struct DataArguments {
+    /// JSON or JSON lines file of alpaca rows or messages; may be given more than once
+    #[arg(long, value_name = "FILE", required_unless_present = "dataset")]
+    pub data: Vec<PathBuf>,
+
+    /// Names of datasets in dataset_info.json, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub dataset: Vec<String>,
+
+    /// Where dataset_info.json is
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub dataset_dir: PathBuf,
+
+    /// Use no more than the first N rows of each dataset
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_samples: Option<u64>,
+
+    /// Stop at the first malformed row in place of skipping it
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Keep no more tokens of an example than this
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
+    pub cutoff_len: u64,
+
+    /// A template by its name in LLaMA-Factory, in place of the model's own
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
+
+    /// Train prompts as well as answers
+    #[arg(long)]
+    pub train_on_prompt: bool,
+
+    /// Train the last answer of a conversation only
+    #[arg(long)]
+    pub mask_history: bool,
+
+    /// Show the first N examples as they are trained, what is trained in green
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub show_examples: usize,
+}
+
+/// Examples, and the template they were made with if it is not the model's own.
+pub struct Prepared {
+    /// In the order of the data.
+    pub examples: Vec<Example>,
+    /// Jinja text.
+    pub template: Option<String>,
+}
+
+impl DataArguments {
+    /// Reads and tokenizes everything for the model in `directory`.
+    pub fn prepare(&self, directory: &Path) -> Result<Prepared> {
+        let tokenizer = Tokenizer::load(directory)?;
+        let template = match &self.template {
+            Some(name) => ChatTemplate::named(name, &tokenizer)?,
+            None => ChatTemplate::load(directory, &tokenizer)?,
+        };
+        let mut records = Vec::new();
+        for source in self.sources()? {
+            records.extend(load(&source, self.strict)?);
+        }
+        let options = LabelOptions {
+            cutoff_len: usize::try_from(self.cutoff_len).unwrap_or(usize::MAX),
+            train_on_prompt: self.train_on_prompt,
+            mask_history: self.mask_history,
+        };
+        let dataset = encode(&records, &tokenizer, &template, &options, self.strict)?;
+        for (index, example) in dataset.examples.iter().take(self.show_examples).enumerate() {
+            let text = show::shown(&tokenizer, example, std::io::stderr().is_terminal())?;
+            cli::note(format_args!("example {}, {} tokens:\n{text}", index + 1, example.tokens.len()));
+        }
+        let template = self.template.as_ref().map(|_| template.source().to_owned());
+        Ok(Prepared { examples: dataset.examples, template })
+    }
+
+    fn sources(&self) -> Result<Vec<Source>> {
+        let files = self.data.iter().map(|path| Ok(Source::file(path)));
+        let named = self.dataset.iter().map(|name| Source::named(name.trim(), &self.dataset_dir));
+        let mut sources = files.chain(named).collect::<Result<Vec<_>>>()?;
+        if let Some(most) = self.max_samples.and_then(|most| usize::try_from(most).ok()) {
+            for source in &mut sources {
+                source.max_samples = Some(source.max_samples.map_or(most, |own| own.min(most)));
+            }
+        }
+        Ok(sources)
+    }
+}
