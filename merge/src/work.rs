@@ -153,6 +153,12 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
     for companion in checkpoint::companions(&base.directory)? {
         checkpoint::copy_companion(&companion, directory)?;
     }
+    // An adapter may have been trained with a template of its own; the model is asked as it was trained.
+    for template in request.adapters.iter().map(|adapter| adapter.join("chat_template.jinja")) {
+        if template.exists() {
+            checkpoint::copy_companion(&template, directory)?;
+        }
+    }
     if let Some(text) = modelfile(directory) {
         fs_err::write(directory.join("Modelfile"), text)?;
     }

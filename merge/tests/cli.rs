@@ -186,6 +186,17 @@ fn an_adapter_is_folded_into_the_dequantized_weights_of_its_base() {
 }
 
 #[test]
+fn the_template_an_adapter_was_trained_with_goes_along() {
+    let parent = workplace();
+    fs::write(parent.path().join("nf4/chat_template.jinja"), "of the base").unwrap();
+    run(&parent, &["adapter", "-o", "plain"]).success();
+    fs::write(parent.path().join("adapter/chat_template.jinja"), "of the adapter").unwrap();
+    run(&parent, &["adapter", "-o", "own"]).success();
+    let template = |name| fs::read_to_string(parent.path().join(name).join("chat_template.jinja")).unwrap();
+    assert_eq!((template("plain").as_str(), template("own").as_str()), ("of the base", "of the adapter"));
+}
+
+#[test]
 fn onto_the_original_what_quantization_moved_is_said_and_recorded() {
     let parent = workplace();
     let assert = run(&parent, &["adapter", "--base", "base", "-o", "m", "--verify"]).success();
