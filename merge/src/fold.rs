@@ -14,8 +14,6 @@ use crate::plan::Piece;
 
 /// Numbers that a thread folds at a time: 1 MiB of f32, which stays in its cache.
 const BLOCK: usize = 1 << 18;
-/// Bytes that are copied at a time.
-const COPIED: usize = 16 << 20;
 
 impl Piece<'_> {
     /// Reads and folds the rows `rows` into `out` `[rows, columns]`, in f32.
@@ -39,10 +37,7 @@ impl Piece<'_> {
     pub fn write(&self, writer: &FileWriter, progress: &Progress) -> Result<()> {
         let name = &self.spec.name;
         if let Some(tensor) = self.unchanged() {
-            for (part, bytes) in tensor.bytes.chunks(COPIED).enumerate() {
-                writer.write_part(name, part * COPIED, bytes)?;
-                progress.add(bytes.len() as u64);
-            }
+            writer.copy(name, &tensor.bytes, |bytes| progress.add(bytes))?;
         } else if let Weight::Quantized(quantized) = &self.weight
             && self.requantize
         {

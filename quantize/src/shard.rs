@@ -9,9 +9,6 @@ use common::nf4::Quantized;
 
 use crate::plan::{Fate, Plan};
 
-/// Bytes that are copied at a time.
-const COPIED: usize = 16 << 20;
-
 /// The tensors that a source file becomes.
 pub fn outcome(source: &Checkpoint, plan: &Plan) -> Result<Vec<TensorSpec>> {
     let mut specs = Vec::new();
@@ -39,10 +36,7 @@ pub fn quantize(source: &Checkpoint, plan: &Plan, output: &Path, progress: &Prog
                 progress.add(tensor.bytes.len() as u64);
             }
             Fate::Keep | Fate::Copy => {
-                for (part, bytes) in tensor.bytes.chunks(COPIED).enumerate() {
-                    writer.write_part(&tensor.name, part * COPIED, bytes)?;
-                    progress.add(bytes.len() as u64);
-                }
+                writer.copy(&tensor.name, &tensor.bytes, |bytes| progress.add(bytes))?;
             }
         }
         tensor.bytes.release();

@@ -14,9 +14,12 @@ use safetensors::Dtype;
 use serde::Serialize;
 use serde::ser::SerializeMap;
 
-use super::Tensor;
 use super::header::size_in_bytes;
+use super::{Bytes, Tensor};
 use crate::{Context, Result, bail, error};
+
+/// Bytes that are copied at a time.
+const COPIED: usize = 16 << 20;
 
 /// What a tensor will be, before its bytes are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +147,20 @@ impl FileWriter {
         Ok(())
     }
 
+    /// Writes a tensor's bytes as they are, giving memory back as it goes: a table of gigabytes is
+    /// never resident as a whole. Calls `wrote` with the bytes of each step.
+    pub fn copy(&self, name: &str, bytes: &Bytes, mut wrote: impl FnMut(u64)) -> Result<()> {
+        for start in (0..bytes.len()).step_by(COPIED) {
+            let end = bytes.len().min(start + COPIED);
+            self.write_part(name, start, &bytes[start..end])?;
+            if let Some(copied) = bytes.slice(start..end) {
+                copied.release();
+            }
+            wrote((end - start) as u64);
+        }
+        Ok(())
+    }
+
     /// Checks that every tensor was written, brings the file to disk and gives it its name.
     pub fn finish(mut self) -> Result<()> {
         for (name, place) in &self.places {
@@ -248,6 +265,22 @@ mod tests {
         let read = Checkpoint::open_file(&path).unwrap();
         assert_eq!(&*read.tensor("b.weight").unwrap().bytes, [1, 2, 3]);
         assert_eq!(read.names().collect::<Vec<_>>(), ["z.weight", "c.weight", "a.weight", "b.weight"]);
+    }
+
+    #[test]
+    fn a_copy_takes_several_steps() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        let bytes: Vec<u8> = (0..2 * COPIED + 77).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&from, &bytes).unwrap();
+        let mapped = Bytes::map(&from).unwrap().slice(5..bytes.len()).unwrap();
+        let spec = TensorSpec::new("w", Dtype::U8, [mapped.len()]);
+        let writer = FileWriter::create(&to, vec![spec]).unwrap();
+        let mut steps = Vec::new();
+        writer.copy("w", &mapped, |step| steps.push(step as usize)).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(steps, [COPIED, COPIED, 72]);
+        assert!(*Checkpoint::open_file(&to).unwrap().tensor("w").unwrap().bytes == bytes[5..]);
     }
 
     #[test]
