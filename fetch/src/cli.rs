@@ -35,7 +35,7 @@ pub struct Arguments {
     pub exclude: Vec<String>,
 
     /// Parallel connections [default: as many as make it faster, up to 32]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32))]
     pub connections: Option<u16>,
 
     /// Seconds without a byte after which a connection is given up

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::config::Network;
 use crate::follow::{Followed, Follower};
 use crate::growth::Growth;
-use crate::hub::{Connection, Failure, Token};
+use crate::hub::{Connection, Connector, Failure, Token};
 use crate::rate::RateLimit;
 use crate::schedule::{Flight, Next, Schedule};
 use crate::transfer::{End, Remote, Transfers};
@@ -40,6 +40,7 @@ struct Shared {
     remotes: Vec<Remote>,
     schedule: Schedule,
     follower: Follower,
+    connector: Connector,
     token: Option<Token>,
     rate: RateLimit,
     network: Network,
@@ -60,6 +61,7 @@ pub enum Event {
 /// Brings all files. `place` gives a complete file its final name and announces it.
 pub async fn run(
     wanted: Vec<Wanted>,
+    connector: Connector,
     token: Option<Token>,
     network: &Network,
     mut place: impl FnMut(usize, &Remote) -> Result<()>,
@@ -67,7 +69,7 @@ pub async fn run(
     let count = wanted.len();
     let total: u64 = wanted.iter().map(|file| file.remote.partial.size).sum();
     let (events, mut reports) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::new(wanted, token, network));
+    let shared = Arc::new(Shared::new(wanted, connector, token, network));
     for (file, remote) in shared.remotes.iter().enumerate() {
         if remote.partial.size == 0 || shared.schedule.frontier(file) > 0 {
             shared.follow(file, &events);
@@ -113,7 +115,7 @@ async fn lane(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
 }
 
 impl Shared {
-    fn new(wanted: Vec<Wanted>, token: Option<Token>, network: &Network) -> Self {
+    fn new(wanted: Vec<Wanted>, connector: Connector, token: Option<Token>, network: &Network) -> Self {
         let sizes = wanted.iter().map(|file| (file.remote.partial.size, file.done.clone())).collect();
         let digests = wanted
             .iter()
@@ -123,6 +125,7 @@ impl Shared {
             schedule: Schedule::new(sizes),
             follower: Follower::new(digests),
             remotes: wanted.into_iter().map(|file| file.remote).collect(),
+            connector,
             token,
             rate: RateLimit::new(network.max_rate),
             network: network.clone(),
@@ -142,7 +145,7 @@ impl Shared {
     }
 
     async fn work(self: &Arc<Self>, events: &mpsc::UnboundedSender<Event>) -> Result<(), Failure> {
-        let mut connection = Connection::new(self.network.timeout)?;
+        let mut connection = self.connector.connect()?;
         let mut speed = None;
         let mut trouble = Trouble::default();
         loop {
@@ -170,7 +173,7 @@ impl Shared {
                         return Err(failure);
                     }
                     self.back_off(&failure, wait).await;
-                    connection = Connection::new(self.network.timeout)?;
+                    connection = self.connector.connect()?;
                 }
             }
         }

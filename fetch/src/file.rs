@@ -9,15 +9,15 @@ use reqwest::Url;
 use crate::config::{Config, Destination};
 use crate::disk::check_room;
 use crate::download::{self, Wanted};
-use crate::hub::{Connection, Description, describe, give_up_file};
+use crate::hub::{Connector, Description, describe, give_up_file};
 use crate::scratch::Scratch;
 use crate::transfer::Remote;
 use crate::verify::hash_file;
 
 /// Brings the file and prints its path.
 pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
-    let connection = Connection::new(config.network.timeout)?;
-    let found = describe(&connection, url, config.token.as_ref()).await.map_err(give_up_file)?;
+    let connector = Connector::new(config.network.timeout)?;
+    let found = describe(&connector.connect()?, url, config.token.as_ref()).await.map_err(give_up_file)?;
     let Some(size) = found.size else {
         return Err(common::error!("{url}: the server does not say how long the file is")
             .hint("fetch needs the length; curl or a browser may manage without"));
@@ -49,7 +49,7 @@ pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
     let mut remote = Remote::new(name, url.clone(), partial);
     remote.etag = found.etag;
     let wanted = Wanted { remote, digest: found.digest, done };
-    download::run(vec![wanted], config.token.clone(), &config.network, |_, remote| {
+    download::run(vec![wanted], connector, config.token.clone(), &config.network, |_, remote| {
         remote.partial.place(&path)
     })
     .await

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Connections to begin with, and at most, where the user does not say.
-const FIRST: usize = 4;
+const FIRST: usize = 8;
 const MOST: usize = 32;
 /// How long a number of connections is observed.
 const WINDOW: Duration = Duration::from_millis(400);
@@ -75,6 +75,7 @@ mod tests {
     #[test]
     fn grows_while_it_helps() {
         assert_eq!(settle(None, false, |connections| connections as u64 * 1000), MOST);
+        assert_eq!(settle(None, false, |connections| connections.min(17) as u64 * 1000), 32);
         assert_eq!(settle(None, false, |connections| connections.min(9) as u64 * 1000), 16);
         assert_eq!(settle(None, false, |_| 1000), 2 * FIRST);
     }

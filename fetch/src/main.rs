@@ -55,10 +55,8 @@ fn work(arguments: cli::Arguments) -> Result<()> {
         return check::check(directory);
     }
     let config = Config::new(arguments)?;
-    // The first call decides, and there is no other.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(4)
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
         .enable_all()
         .build()
         .context("cannot start threads")?;

@@ -14,7 +14,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 /// Bytes of a chunk, the unit that is either there or not; the last one of a file may be shorter.
-pub const CHUNK: u64 = 1 << 20;
+pub const CHUNK: u64 = 256 << 10;
 
 const WRITTEN: u8 = 1;
 

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use common::{Result, bail};
 use tokio::task::JoinSet;
 
-use crate::hub::{Connection, Listing, RemoteFile, Repository, describe, give_up};
+use crate::hub::{Connector, Listing, RemoteFile, Repository, describe, give_up};
 use crate::select::Selection;
 use crate::source::Kind;
 use crate::verify::Digest;
 
 /// Larger files come after all others: the others are what a reader of the directory opens first.
 const LARGE: u64 = 64 << 20;
-/// A file of this size whose listing does not say where it is stored is asked about on its own.
-const WORTH_ASKING: u64 = 1 << 20;
 /// Files asked about at a time.
 const ASKED_AT_ONCE: usize = 8;
 
@@ -41,7 +39,7 @@ pub async fn plan(
     listing: Listing,
     repository: &Repository,
     selection: &Selection,
-    connect: impl Fn() -> Result<Connection>,
+    connector: &Connector,
 ) -> Result<Plan> {
     let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
     let wanted = selection.choose(&names, repository.kind == Kind::Model)?;
@@ -56,7 +54,7 @@ pub async fn plan(
     if files.is_empty() {
         bail!("{} has no files at {}", repository.id, listing.commit);
     }
-    let files = complete(files, repository, &listing.commit, connect).await?;
+    let files = complete(files, repository, &listing.commit, connector).await?;
     let mut files: Vec<PlannedFile> = files.into_iter().map(known).collect::<Result<_>>()?;
     files.sort_by_key(|file| file.size >= LARGE);
     if files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size)).is_none() {
@@ -70,11 +68,9 @@ async fn complete(
     mut files: Vec<RemoteFile>,
     repository: &Repository,
     commit: &str,
-    connect: impl Fn() -> Result<Connection>,
+    connector: &Connector,
 ) -> Result<Vec<RemoteFile>> {
-    let open = |file: &RemoteFile| {
-        file.size.is_none() || file.digest.is_none() || (!file.is_certain && file.size >= Some(WORTH_ASKING))
-    };
+    let open = |file: &RemoteFile| file.size.is_none() || file.digest.is_none() || !file.is_certain;
     let open: Arc<Vec<(usize, String)>> = Arc::new(
         files
             .iter()
@@ -86,7 +82,7 @@ async fn complete(
     let mut workers = JoinSet::new();
     for worker in 0..ASKED_AT_ONCE.min(open.len()) {
         let (connection, repository, commit, open) =
-            (connect()?, repository.clone(), commit.to_string(), open.clone());
+            (connector.connect()?, repository.clone(), commit.to_string(), open.clone());
         workers.spawn(async move {
             let mut answers = Vec::new();
             for (index, path) in open.iter().skip(worker).step_by(ASKED_AT_ONCE) {

@@ -10,7 +10,7 @@ use common::{Result, bail};
 use crate::config::Config;
 use crate::disk::check_room;
 use crate::download::{self, Wanted};
-use crate::hub::{Connection, Repository, give_up, list};
+use crate::hub::{Connector, Repository, give_up, list};
 use crate::layout::{Finished, Layout};
 use crate::plan::{PlannedFile, plan};
 use crate::readable::bytes;
@@ -20,14 +20,13 @@ use crate::verify::hash_file;
 
 /// Brings the repository, printing each file's path when it is complete and the directory's last.
 pub async fn fetch(config: &Config, repository: &Repository) -> Result<()> {
-    let connection = Connection::new(config.network.timeout)?;
-    let listing = match list(&connection, repository, &config.revision).await {
+    let connector = Connector::new(config.network.timeout)?;
+    let listing = match list(&connector.connect()?, repository, &config.revision).await {
         Ok(listing) => listing,
         Err(error) => return use_complete_copy(config, repository, error),
     };
     let commit = listing.commit.clone();
-    let plan =
-        plan(listing, repository, &config.selection, || Connection::new(config.network.timeout)).await?;
+    let plan = plan(listing, repository, &config.selection, &connector).await?;
     if !plan.left_out.is_empty() {
         let names = plan.left_out.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
         note(format_args!("left out: {} files ({names} ...); --include '*' brings all", plan.left_out.len()));
@@ -49,7 +48,7 @@ pub async fn fetch(config: &Config, repository: &Repository) -> Result<()> {
     let missing = missing_files(config, &layout, &plan.files, last.as_ref())?;
     if !missing.is_empty() {
         layout.begin_change()?;
-        bring(config, repository, &commit, &layout, &missing).await?;
+        bring(config, repository, &connector, &commit, &layout, &missing).await?;
     } else if last.as_ref() == Some(&record) {
         note(format_args!("{} is already complete", layout.path().display()));
     }
@@ -130,6 +129,7 @@ fn is_ours(path: &Path, recorded: Option<&RecordedFile>) -> Result<bool> {
 async fn bring(
     config: &Config,
     repository: &Repository,
+    connector: &Connector,
     commit: &str,
     layout: &Layout,
     missing: &[PlannedFile],
@@ -149,7 +149,7 @@ async fn bring(
         let done = remote.partial.prepare()?;
         wanted.push(Wanted { remote, digest: file.digest.clone(), done });
     }
-    download::run(wanted, repository.token.clone(), &config.network, |index, remote| {
+    download::run(wanted, connector.clone(), repository.token.clone(), &config.network, |index, remote| {
         print_path(&layout.place(&missing[index], &remote.partial)?)
     })
     .await

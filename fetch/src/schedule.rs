@@ -20,7 +20,9 @@ use crate::partial::{CHUNK, chunk_count};
 /// A range takes a connection about this long.
 const RANGE_SECONDS: f64 = 2.0;
 /// Shortest and longest range, in chunks, while there is enough to do.
-const RANGE_CHUNKS: Range<usize> = 4..64;
+const RANGE_CHUNKS: Range<usize> = 16..256;
+/// Shortest range, in chunks, when the end is near and all connections are to share it.
+const SHORTEST: usize = 4;
 /// An idle connection takes work from one that would need longer than this.
 const WORTH_TAKING: Duration = Duration::from_millis(300);
 /// A chunk without a byte for so long is asked for a second time when nothing else is left.
@@ -324,7 +326,7 @@ impl State {
         }
         let fair = (self.missing / CHUNK) as usize / (2 * self.connections);
         let by_speed = speed.map_or(0, |speed| (speed * RANGE_SECONDS) as usize / CHUNK as usize);
-        let length = by_speed.clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(1));
+        let length = by_speed.clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(SHORTEST));
         for index in self.first_open..self.files.len() {
             let file = &mut self.files[index];
             let Some(first) = file.missing_from() else { continue };

@@ -7,7 +7,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -26,21 +26,29 @@ pub struct HubFile {
     pub content: Arc<Vec<u8>>,
     /// Whether it is in large-file storage, and known by its sha256.
     pub is_large: bool,
+    hash: Arc<OnceLock<String>>,
 }
 
 impl HubFile {
     /// A file with `length` bytes that look random and depend on `seed` only.
     pub fn new(path: &str, length: usize, seed: u64) -> Self {
-        Self { path: path.into(), content: Arc::new(noise(length, seed)), is_large: length > 100_000 }
+        Self::with(path, noise(length, seed), length > 100_000)
     }
 
-    fn sha256(&self) -> String {
-        hex(&Sha256::digest(self.content.as_slice()))
+    /// A file with this content.
+    pub fn with(path: &str, content: Vec<u8>, is_large: bool) -> Self {
+        Self { path: path.into(), content: Arc::new(content), is_large, hash: Arc::default() }
     }
 
-    fn git_sha1(&self) -> String {
-        let blob = Sha1::new_with_prefix(format!("blob {}\0", self.content.len()));
-        hex(&blob.chain_update(self.content.as_slice()).finalize())
+    /// The sha256 of a large file, the git object name of any other.
+    fn hash(&self) -> &str {
+        self.hash.get_or_init(|| {
+            if self.is_large {
+                return hex(&Sha256::digest(self.content.as_slice()));
+            }
+            let blob = Sha1::new_with_prefix(format!("blob {}\0", self.content.len()));
+            hex(&blob.chain_update(self.content.as_slice()).finalize())
+        })
     }
 }
 
@@ -276,7 +284,7 @@ fn answer(shared: &Shared, request: &Seen, fault: &Fault, stream: &TcpStream) ->
     let Some(file) = name.and_then(|name| shared.files.iter().find(|file| file.path == decode(name))) else {
         return head(stream, 404, &[("X-Error-Code", "EntryNotFound")], Some(0));
     };
-    let etag = format!("\"{}\"", if file.is_large { file.sha256() } else { file.git_sha1() });
+    let etag = format!("\"{}\"", file.hash());
     if behaviour.redirects && file.is_large && path.contains("/resolve/") {
         let (target, size) =
             (format!("{}/content/{}", shared.second, file.path), file.content.len().to_string());
@@ -327,11 +335,11 @@ fn tree(shared: &Shared) -> Vec<Value> {
     let entry = |file: &HubFile| {
         let size = file.content.len();
         match (file.is_large, shared.behaviour.hides_large_files) {
-            (false, _) => json!({ "type": "file", "path": file.path, "size": size, "oid": file.git_sha1() }),
+            (false, _) => json!({ "type": "file", "path": file.path, "size": size, "oid": file.hash() }),
             (true, true) => json!({ "type": "file", "path": file.path, "size": size, "oid": "f".repeat(40) }),
             (true, false) => json!({
                 "type": "file", "path": file.path, "size": size, "oid": "f".repeat(40),
-                "lfs": { "oid": file.sha256(), "size": size, "pointerSize": 134 },
+                "lfs": { "oid": file.hash(), "size": size, "pointerSize": 134 },
             }),
         }
     };

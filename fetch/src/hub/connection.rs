@@ -4,8 +4,11 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use common::Error;
+use common::cli::detail;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::ConfigVerifierExt;
 
 use super::{Token, http_date};
 
@@ -110,6 +113,13 @@ pub struct Answer {
     pub first_headers: HeaderMap,
 }
 
+/// Makes connections that trust what the system trusts; its certificates are read once.
+#[derive(Clone)]
+pub struct Connector {
+    tls: ClientConfig,
+    timeout: Duration,
+}
+
 /// One connection at a time, kept alive between requests; HTTP/1.1, or HTTP/2 where TLS offers it.
 ///
 /// Every connection has its own client, so that parallel requests never share a TCP stream and a
@@ -119,24 +129,39 @@ pub struct Connection {
     timeout: Duration,
 }
 
-impl Connection {
-    /// A connection that opens with its first request; `timeout` is the longest silence allowed.
+impl Connector {
+    /// `timeout` is the longest silence that connections allow.
     pub fn new(timeout: Duration) -> common::Result<Self> {
+        // The first call decides, and there is no other.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut tls = ClientConfig::with_platform_verifier().or_else(|error| {
+            // Plain http needs none.
+            detail(format_args!("{error}; https will trust nobody"));
+            let nobody = RootCertStore::empty();
+            Ok::<_, Error>(ClientConfig::builder().with_root_certificates(nobody).with_no_client_auth())
+        })?;
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { tls, timeout })
+    }
+
+    /// A connection that opens with its first request.
+    pub fn connect(&self) -> common::Result<Connection> {
+        let timeout = self.timeout;
         let client = reqwest::Client::builder()
             .user_agent(concat!("qlora-tools-fetch/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(self.tls.clone())
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT.min(timeout))
             .http2_initial_stream_window_size(HTTP2_WINDOW)
             .http2_initial_connection_window_size(HTTP2_WINDOW)
             .tcp_nodelay(true)
             .build()
-            .map_err(|error| {
-                Error::new(format!("cannot set up HTTP: {}", chain(&error)))
-                    .hint("install your system's ca-certificates package")
-            })?;
-        Ok(Self { client, timeout })
+            .map_err(|error| Error::new(format!("cannot set up HTTP: {}", chain(&error))))?;
+        Ok(Connection { client, timeout })
     }
+}
 
+impl Connection {
     /// Asks, follows redirects, and returns an answer with status 200 or 206.
     pub async fn send(&self, request: Request<'_>) -> Result<Answer, Failure> {
         let mut url = request.url.clone();
@@ -170,6 +195,10 @@ impl Connection {
         }
         match tokio::time::timeout(self.timeout, builder.send()).await {
             Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if chain(&error).contains("certificate") => Err(Failure::Fatal(
+                common::error!("cannot trust {}: {}", host(url), chain(&error))
+                    .hint("install the system's ca-certificates package, or set SSL_CERT_FILE to a private authority's"),
+            )),
             Ok(Err(error)) if error.is_connect() => {
                 Err(Failure::Unreachable(format!("cannot reach {}: {}", host(url), chain(&error))))
             }
@@ -282,10 +311,9 @@ fn host(url: &Url) -> String {
 }
 
 /// The causes of an error: reqwest's own text only says that a request or a body went wrong.
-fn chain(error: &dyn std::error::Error) -> String {
-    let first = error.source().unwrap_or(error);
-    let mut text = first.to_string();
-    let mut source = first.source();
+fn chain(error: &impl std::error::Error) -> String {
+    let mut text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let mut source = error.source().and_then(std::error::Error::source);
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.ends_with(&cause_text) {

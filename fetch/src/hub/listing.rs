@@ -116,13 +116,16 @@ async fn tree(
         }
         match next {
             Some(next) => url = next,
-            None => return Ok(files),
+            None => break,
         }
     }
+    // A mirror that leaves large-file storage out names the pointer's hash instead of the content's.
+    let tells_large_files = files.iter().any(|file| matches!(file.digest, Some(Digest::Sha256(_))));
+    files.iter_mut().for_each(|file| file.is_certain = tells_large_files);
+    Ok(files)
 }
 
 fn remote_file(entry: TreeEntry) -> RemoteFile {
-    let is_certain = entry.lfs.is_some();
     let (size, digest) = match entry.lfs {
         Some(large) => (
             large.size.or(entry.size),
@@ -130,7 +133,7 @@ fn remote_file(entry: TreeEntry) -> RemoteFile {
         ),
         None => (entry.size, entry.oid.and_then(|oid| Digest::git_sha1(&oid))),
     };
-    RemoteFile { path: entry.path, size, digest, is_certain }
+    RemoteFile { path: entry.path, size, digest, is_certain: true }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(url: &Url, json: serde_json::Value) -> Result<T, Failure> {

@@ -13,7 +13,7 @@ use crate::source::Kind;
 use crate::verify::Digest;
 
 pub use api::{give_up, give_up_file};
-pub use connection::{Answer, Connection, Failure, Request, next_piece};
+pub use connection::{Answer, Connection, Connector, Failure, Request, next_piece};
 pub use describe::{Description, describe};
 pub use listing::{Listing, is_commit, list};
 pub use token::Token;
@@ -40,7 +40,7 @@ pub struct RemoteFile {
     pub size: Option<u64>,
     /// What its content hashes to, where the listing says so.
     pub digest: Option<Digest>,
-    /// Whether the listing told large-file storage apart from git: a digest is that of the content.
+    /// Whether the listing tells large-file storage from git, so that a digest is that of the content.
     pub is_certain: bool,
 }
 
