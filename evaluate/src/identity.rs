@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use common::Result;
 use common::model::{base_of_adapter, is_adapter};
+use common::text::{ChatTemplate, Tokenizer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -32,6 +33,14 @@ pub fn text_home(directory: &Path, base: Option<&Path>) -> Result<PathBuf> {
         return Ok(directory.to_path_buf());
     }
     base.map_or_else(|| base_of_adapter(directory), |base| Ok(base.to_path_buf()))
+}
+
+/// The chat template called `name`, or the model's own.
+pub fn chat_template(home: &Path, tokenizer: &Tokenizer, name: Option<&str>) -> Result<ChatTemplate> {
+    match name {
+        Some(name) => ChatTemplate::named(name, tokenizer),
+        None => ChatTemplate::load(home, tokenizer),
+    }
 }
 
 /// SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files; small

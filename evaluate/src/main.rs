@@ -10,7 +10,8 @@ use common::device::DeviceChoice;
 use common::model::Model;
 use common::text::{ChatTemplate, Tokenizer};
 use common::{Context, Error, Result, error};
-use evaluate::identity::{identity, text_home};
+use evaluate::compare::compare;
+use evaluate::identity::{chat_template, identity, text_home};
 use evaluate::journal::Journal;
 use evaluate::mmlu::{self, Prompt, Selection, Split, Style, Subject};
 use evaluate::report::{Report, Scored};
@@ -31,19 +32,28 @@ use sha2::{Digest, Sha256};
 Examples:
   evaluate Qwen2.5-7B-Instruct-nf4 --data mmlu
   evaluate out --data mmlu --subjects astronomy,virology --limit 20 --details answers.jsonl
-  merge out -o merged | evaluate --data mmlu --style llamafactory"
+  merge out -o merged | evaluate --data mmlu --style llamafactory
+  evaluate --compare before.json after.json"
 )]
 struct Arguments {
     /// A model or an adapter; read from standard input where none is given
     model: Vec<PathBuf>,
 
     /// The directory of MMLU's dev, val and test folders, or the zip archive of it
-    #[arg(long, value_name = "PATH")]
-    data: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "compare")]
+    data: Option<PathBuf>,
+
+    /// Compare two reports of the same questions, and score nothing
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "data"])]
+    compare: Vec<PathBuf>,
 
     /// Whose prompts are used
     #[arg(long, value_enum, default_value_t)]
     style: Style,
+
+    /// A template by its name in LLaMA-Factory, in place of the model's own, for --style llamafactory
+    #[arg(long, value_name = "NAME")]
+    template: Option<String>,
 
     /// How many answered questions come first
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=5))]
@@ -96,6 +106,16 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    if let [first, second] = &arguments.compare[..] {
+        return cli::answer(compare(first, second)?);
+    }
+    if arguments.template.is_some() && arguments.style != Style::LlamaFactory {
+        return Err(Error::usage(format!(
+            "--template: --style {} prompts without one",
+            arguments.style.name()
+        ))
+        .hint("add --style llamafactory"));
+    }
     let directory = cli::inputs(&arguments.model)?.directory()?;
     let selection = Selection {
         split: arguments.split,
@@ -103,7 +123,8 @@ fn run(arguments: Arguments) -> Result<()> {
         subjects: arguments.subjects.clone(),
         limit: arguments.limit.map(|limit| limit as usize),
     };
-    let subjects = mmlu::load(&arguments.data, &selection)?;
+    let data = arguments.data.as_deref().ok_or_else(|| Error::usage("no --data given"))?;
+    let subjects = mmlu::load(data, &selection)?;
     let texts = Texts::load(&directory, &arguments)?;
     let recipe = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -147,7 +168,9 @@ impl Texts {
         let home = text_home(directory, arguments.base.as_deref())?;
         let tokenizer = Tokenizer::load(&home)?;
         let needs_template = arguments.style == Style::LlamaFactory;
-        let template = needs_template.then(|| ChatTemplate::load(&home, &tokenizer)).transpose()?;
+        let template = needs_template
+            .then(|| chat_template(&home, &tokenizer, arguments.template.as_deref()))
+            .transpose()?;
         Ok(Self { tokenizer, template, style: arguments.style, shots: arguments.shots.into() })
     }
 

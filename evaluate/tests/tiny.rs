@@ -202,6 +202,16 @@ fn chat_speaks_json_and_keeps_what_was_said() {
 }
 
 #[test]
+fn chat_takes_llama_factorys_file() {
+    let fixture = Fixture::new();
+    fixture.write("infer.yaml", "model_name_or_path: model\ndo_sample: false\nmax_new_tokens: 3\n");
+    let greedy = |arguments: &[&str]| stdout(fixture.run("chat", arguments).write_stdin("Hello\n"));
+    assert_eq!(greedy(&["infer.yaml"]), greedy(&["model", "--max-new-tokens", "3"]));
+    let error = failure(fixture.run("chat", &["infer.yaml", "--template", "none"]).write_stdin("Hi\n"), 2);
+    assert!(error.contains("no template is called \"none\"\nhint: the names are alpaca, "), "{error}");
+}
+
+#[test]
 fn chat_refuses_what_does_not_fit() {
     let fixture = Fixture::new();
     let long = "a".repeat(300) + "\n";
@@ -211,4 +221,18 @@ fn chat_refuses_what_does_not_fit() {
     assert!(error.contains("--top-p: more than 0 and at most 1 expected, found 2"), "{error}");
     let error = failure(fixture.run("chat", &["model", "--compare"]).write_stdin("Hi\n"), 2);
     assert!(error.contains("model is not an adapter"), "{error}");
+}
+
+#[test]
+fn two_reports_are_compared() {
+    let fixture = Fixture::new();
+    stdout(&mut fixture.evaluate(&["-o", "a.json"]));
+    stdout(&mut fixture.evaluate(&["-o", "b.json", "--no-prefix-cache"]));
+    let table = stdout(&mut fixture.run("evaluate", &["--compare", "a.json", "b.json"]));
+    assert!(table.contains("   +0.00  difference over 6 questions"), "{table}");
+    stdout(&mut fixture.evaluate(&["-o", "c.json", "--limit", "1"]));
+    let error = failure(&mut fixture.run("evaluate", &["--compare", "a.json", "c.json"]), 1);
+    assert!(error.contains("of other prompts\nhint: "), "{error}");
+    let error = failure(&mut fixture.evaluate(&["--template", "qwen", "-o", "d.json"]), 2);
+    assert!(error.contains("--style lm-eval prompts without one"), "{error}");
 }

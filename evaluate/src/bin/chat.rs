@@ -13,10 +13,11 @@ use common::model::{Model, is_adapter};
 use common::text::{ChatTemplate, Conversation, Message, StreamDecoder, Tokenizer};
 use common::{Context, Error, Result, error};
 use evaluate::chat::generate::{End, Generator, ModelEngine};
+use evaluate::chat::infer::Infer;
 use evaluate::chat::input::{Command, Entry, HELP, Typed};
 use evaluate::chat::session::{Session, turn_end};
 use evaluate::chat::settings::{Flags, Settings};
-use evaluate::identity::text_home;
+use evaluate::identity::{chat_template, text_home};
 use serde_json::{Value, json};
 
 /// Talk to a model or an adapter.
@@ -30,16 +31,21 @@ use serde_json::{Value, json};
 Examples:
   chat Qwen2.5-7B-Instruct-nf4
   chat out --compare
+  chat infer.yaml
   echo 'What is the capital of France?' | chat merged --temperature 0.7 --seed 1
   chat merged --json < conversations.jsonl > answers.jsonl"
 )]
 struct Arguments {
-    /// A model or an adapter; read from standard input where none is given
+    /// A model, an adapter or LLaMA-Factory's infer.yaml; read from standard input where none is given
     model: Option<PathBuf>,
 
     /// What the system says before the first message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+
+    /// A template by its name in LLaMA-Factory, in place of the model's own
+    #[arg(long, value_name = "NAME")]
+    template: Option<String>,
 
     #[command(flatten)]
     flags: Flags,
@@ -78,10 +84,19 @@ fn main() -> ExitCode {
     cli::run("chat", run)
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(mut arguments: Arguments) -> Result<()> {
     let given: Vec<PathBuf> = arguments.model.iter().cloned().collect();
     let from_stdin = given.is_empty() || given == [Path::new("-")];
-    let directory = cli::inputs(&given)?.directory()?;
+    let mut directory = cli::inputs(&given)?.directory()?;
+    if Infer::is(&directory) {
+        let infer = Infer::read(&directory)?;
+        let base;
+        (directory, base) = infer.paths()?;
+        arguments.base = arguments.base.or(base);
+        arguments.flags = infer.complete(arguments.flags);
+        arguments.template = arguments.template.or(infer.template);
+        arguments.system = arguments.system.or(infer.default_system);
+    }
     if arguments.compare && !is_adapter(&directory) {
         return Err(Error::usage(format!("--compare: {} is not an adapter", directory.display()))
             .hint("name the directory that lora-train wrote"));
@@ -96,7 +111,7 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let home = text_home(&directory, arguments.base.as_deref())?;
     let tokenizer = Tokenizer::load(&home)?;
-    let template = ChatTemplate::load(&home, &tokenizer)?;
+    let template = chat_template(&home, &tokenizer, arguments.template.as_deref())?;
     let ends = tokenizer.eos_token_id().into_iter().chain(turn_end(&tokenizer, &template));
     let settings = Settings::load(&home, &arguments.flags, ends)?;
     let device = arguments.device.open()?;

@@ -28,6 +28,10 @@ pub struct Flags {
     /// Most tokens of an answer
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_new_tokens: Option<u32>,
+
+    /// Whether to sample at all, where a file says so.
+    #[arg(skip)]
+    pub do_sample: Option<bool>,
 }
 
 /// How tokens are chosen and when an answer ends.
@@ -87,7 +91,7 @@ impl Settings {
         let stored = read(&directory.join("generation_config.json"))?;
         let config = read(&directory.join("config.json"))?;
         let asked = flags.temperature.is_some() || flags.top_p.is_some() || flags.top_k.is_some();
-        let sample = asked || stored.do_sample.unwrap_or(false);
+        let sample = flags.do_sample.unwrap_or(asked || stored.do_sample.unwrap_or(false));
         let chosen = |flag: Option<f32>, stored: Option<f32>| flag.or(stored).unwrap_or(1.0);
         let mut stops: Vec<u32> = [stored.eos_token_id, config.eos_token_id]
             .into_iter()

@@ -1,0 +1,121 @@
+//! LLaMA-Factory's infer.yaml.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use common::{Context, Error, Result, cli};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::settings::Flags;
+
+/// The keys of the file that say something here (`hparams/model_args.py`, `generating_args.py`).
+#[derive(Debug, Deserialize)]
+pub struct Infer {
+    /// The model, or the base of the adapter.
+    pub model_name_or_path: Option<PathBuf>,
+    /// The adapter.
+    pub adapter_name_or_path: Option<PathBuf>,
+    /// The name of a template.
+    pub template: Option<String>,
+    /// What the system says.
+    pub default_system: Option<String>,
+    do_sample: Option<bool>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<usize>,
+    repetition_penalty: Option<f32>,
+    max_new_tokens: Option<u32>,
+    #[serde(flatten)]
+    other: BTreeMap<String, Value>,
+}
+
+/// Keys that change nothing here: a model is loaded as it is stored.
+const WITHOUT_EFFECT: [&str; 8] = [
+    "finetuning_type",
+    "infer_backend",
+    "infer_dtype",
+    "quantization_bit",
+    "quantization_method",
+    "skip_special_tokens",
+    "stage",
+    "trust_remote_code",
+];
+
+impl Infer {
+    /// Whether a path is such a file.
+    pub fn is(path: &Path) -> bool {
+        path.extension().is_some_and(|end| end == "yaml" || end == "yml")
+    }
+
+    /// Reads a file. Paths in it are relative to the current directory, as in LLaMA-Factory.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs_err::read_to_string(path)?;
+        let infer: Self = serde_saphyr::from_str(&text)
+            .map_err(Error::new)
+            .with_context(|| format!("{} is not an infer.yaml", path.display()))?;
+        for key in infer.other.keys() {
+            match WITHOUT_EFFECT.contains(&key.as_str()) {
+                true => cli::detail(format_args!("{key} has no effect: a model is loaded as it is stored")),
+                false => cli::warn(format_args!("{}: {key} is not used", path.display())),
+            }
+        }
+        Ok(infer)
+    }
+
+    /// What to load, and its base where the file names one.
+    pub fn paths(&self) -> Result<(PathBuf, Option<PathBuf>)> {
+        match (&self.adapter_name_or_path, &self.model_name_or_path) {
+            (Some(adapter), base) => Ok((adapter.clone(), base.clone())),
+            (None, Some(model)) => Ok((model.clone(), None)),
+            (None, None) => {
+                Err(Error::usage("the file names no model").hint("add a line with model_name_or_path"))
+            }
+        }
+    }
+
+    /// `flags`, with what the file says where they say nothing.
+    pub fn complete(&self, flags: Flags) -> Flags {
+        let chosen = flags.temperature.is_some() || flags.top_p.is_some() || flags.top_k.is_some();
+        Flags {
+            temperature: flags.temperature.or(self.temperature),
+            top_p: flags.top_p.or(self.top_p),
+            top_k: flags.top_k.or(self.top_k),
+            repetition_penalty: flags.repetition_penalty.or(self.repetition_penalty),
+            max_new_tokens: flags.max_new_tokens.or(self.max_new_tokens),
+            do_sample: if chosen { Some(true) } else { self.do_sample },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Infer> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("infer.yaml");
+        fs_err::write(&path, text).unwrap();
+        Infer::read(&path)
+    }
+
+    #[test]
+    fn the_file_says_what_and_how_and_flags_overrule_it() {
+        let infer = read(
+            "model_name_or_path: model/Qwen\nadapter_name_or_path: out\ntemplate: qwen\ndo_sample: false\n\
+             temperature: 0.5\nmax_new_tokens: 7\nquantization_bit: 4\n",
+        )
+        .unwrap();
+        assert_eq!(infer.paths().unwrap(), ("out".into(), Some("model/Qwen".into())));
+        let flags = infer.complete(Flags::default());
+        assert_eq!((flags.do_sample, flags.max_new_tokens), (Some(false), Some(7)));
+        let flags = infer.complete(Flags { top_p: Some(0.9), ..Flags::default() });
+        assert_eq!((flags.do_sample, flags.temperature), (Some(true), Some(0.5)));
+    }
+
+    #[test]
+    fn what_is_no_such_file_is_refused() {
+        assert!(read("template: [").is_err());
+        assert!(read("template: qwen\n").unwrap().paths().is_err());
+    }
+}
