@@ -67,6 +67,14 @@ pub fn dense_spec(name: &str, weight: &Weight) -> TensorSpec {
     }
 }
 
+/// Gives back the memory of a weight that has been read.
+pub fn release(weight: &Weight) {
+    match weight {
+        Weight::Dense(tensor) => tensor.bytes.release(),
+        Weight::Quantized(quantized) => quantized.packed().release(),
+    }
+}
+
 /// Whether numbers of this dtype can be folded into.
 pub fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32)

@@ -10,6 +10,7 @@ use common::nf4::Quantized;
 use common::{Error, Result, bail};
 use rayon::prelude::*;
 
+use crate::base::release;
 use crate::plan::Piece;
 
 /// Numbers that a thread folds at a time: 1 MiB of f32, which stays in its cache.
@@ -55,10 +56,7 @@ impl Piece<'_> {
                 writer.write_part(name, offset, bytes)
             })?;
         }
-        match &self.weight {
-            Weight::Dense(tensor) => tensor.bytes.release(),
-            Weight::Quantized(quantized) => quantized.packed().release(),
-        }
+        release(&self.weight);
         Ok(())
     }
 

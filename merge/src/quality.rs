@@ -13,7 +13,7 @@ use common::kernels::linear::Weight;
 use common::nf4::Quantized;
 use serde_json::Value;
 
-use crate::base::Base;
+use crate::base::{Base, dense_spec, release};
 use crate::plan::{Piece, Plan};
 
 /// Rows of each weight that are looked at.
@@ -77,7 +77,7 @@ pub fn of_bases(plan: &Plan<'_>, counterpart: &Base) -> Result<Moved> {
             updates: Vec::new(),
             requantize: false,
         };
-        if crate::base::dense_spec(&piece.spec.name, &other.weight).shape != piece.spec.shape {
+        if dense_spec(&piece.spec.name, &other.weight).shape != piece.spec.shape {
             continue;
         }
         for row in sample(piece) {
@@ -88,6 +88,8 @@ pub fn of_bases(plan: &Plan<'_>, counterpart: &Base) -> Result<Moved> {
             moved
                 .add(differences(&plain, &counterpart).into_iter(), differences(&folded, &plain).into_iter());
         }
+        release(&piece.weight);
+        release(&other.weight);
     }
     Ok(moved)
 }

@@ -15,6 +15,8 @@ use crate::quality::{self, counterpart, is_quantized};
 use crate::request::{Request, warn_of_other_bases};
 use crate::verify;
 
+const TEMPLATE: &str = "chat_template.jinja";
+
 /// Merges and returns the directory made.
 pub fn merge(request: &Request) -> Result<PathBuf> {
     let base = Base::open(&request.base)?;
@@ -63,6 +65,10 @@ fn recipe(request: &Request, base: &Base) -> Result<Value> {
     for adapter in &request.adapters {
         add(&adapter.join(CONFIG))?;
         add(&adapter.join(ADAPTER))?;
+        Some(adapter.join(TEMPLATE))
+            .filter(|template| template.exists())
+            .as_deref()
+            .map_or(Ok(()), &mut add)?;
     }
     Ok(json!({
         "base": fs_err::canonicalize(&base.directory)?,
@@ -154,7 +160,7 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
         checkpoint::copy_companion(&companion, directory)?;
     }
     // An adapter may have been trained with a template of its own; the model is asked as it was trained.
-    for template in request.adapters.iter().map(|adapter| adapter.join("chat_template.jinja")) {
+    for template in request.adapters.iter().map(|adapter| adapter.join(TEMPLATE)) {
         if template.exists() {
             checkpoint::copy_companion(&template, directory)?;
         }

@@ -229,7 +229,9 @@ impl<'a> Work<'a> {
 
     /// The bytes of all weight files: as the index has them while they arrive.
     fn total_bytes(&self, shards: &[String]) -> Result<u64> {
-        if let Some(total) = self.source.index()?.and_then(|index| index.metadata.total_size) {
+        if let Some(total) =
+            self.source.index()?.and_then(|index| index.metadata.total_size).filter(|&size| size > 0)
+        {
             return Ok(total);
         }
         let size =
