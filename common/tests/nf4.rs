@@ -1,6 +1,6 @@
 //! The 4-bit codec against bitsandbytes: hard small blocks, every linear of a real model, and
 //! checkpoints that transformers and bitsandbytes saved. The goldens are written by
-//! scripts/golden/nf4.py, nf4_smollm2.py and tiny_models.py.
+//! scripts/golden/nf4.py, nf4_variants.py, nf4_smollm2.py and tiny_models.py.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
 
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use common::adapter::Adapter;
 use common::checkpoint::{Checkpoint, Tensor};
-use common::nf4::{Absmax, NF4, Quantized, Scheme, dynamic_map};
+use common::nf4::{Absmax, BLOCK_SIZES, NF4, QuantType, Quantized, Scheme, dynamic_map};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 const PLAIN: Scheme = Scheme { double_quant: false, ..NESTED };
-const NESTED: Scheme = Scheme { quant_type: common::nf4::QuantType::Nf4, block_size: 64, double_quant: true };
+const NESTED: Scheme = Scheme { quant_type: QuantType::Nf4, block_size: 64, double_quant: true };
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
@@ -66,6 +66,25 @@ fn hard_blocks_are_those_of_bitsandbytes() {
         }
         let nested = Quantized::quantize(&input, NESTED).unwrap();
         assert_codes_near(name, &nested, &part("dq.absmax").bytes);
+    }
+}
+
+#[test]
+fn every_block_size_of_both_types_is_that_of_bitsandbytes() {
+    let golden = Checkpoint::open_file(&golden().join("nf4_variants.safetensors")).unwrap();
+    let input = golden.tensor("input").unwrap();
+    for quant_type in [QuantType::Nf4, QuantType::Fp4] {
+        for block_size in BLOCK_SIZES {
+            let part = |part: &str| golden.get(&format!("{quant_type}.{block_size}.{part}"));
+            let quantized =
+                Quantized::quantize(&input, Scheme { quant_type, block_size, double_quant: false }).unwrap();
+            assert!(**quantized.packed() == *part("packed").unwrap().bytes, "{quant_type} {block_size}");
+            let Absmax::Plain(absmax) = quantized.absmax() else { panic!() };
+            assert_eq!(*absmax, part("absmax").unwrap().to_f32().unwrap(), "{quant_type} {block_size}");
+            if let Some(expected) = part("dequantized") {
+                assert!(quantized.dequantize() == expected.to_f32().unwrap(), "{quant_type} {block_size}");
+            }
+        }
     }
 }
 
