@@ -257,9 +257,8 @@ impl Run {
         let state = record.trainer_state(schedule.total, config);
         checkpoint::write_json(&output.join("trainer_state.json"), &state)?;
         cli::mark_complete(output, "lora-train", &self.recipe)?;
-        if let Some(peak) = peak_resident_memory() {
-            note(format_args!("train_loss {}, peak memory {} MiB", summary["train_loss"], peak >> 20));
-        }
+        let peak = peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
+        note(format_args!("train_loss {}{peak}", summary["train_loss"]));
         Ok(self.config.output)
     }
 }

@@ -12,10 +12,12 @@ mod progress;
 mod talk;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 
 use crate::Error;
+use crate::device::peak_resident_memory;
 use crate::error::Kind;
 
 pub use arguments::Common;
@@ -45,8 +47,13 @@ pub fn run<A: Parser + AsRef<Common>>(
     };
     let common: &Common = arguments.as_ref();
     talk::begin(tool, common.quiet, common.verbose);
+    let begun = Instant::now();
     match interrupt::listen().and_then(|()| work(arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            let peak = peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
+            talk::detail(format_args!("done in {:.2} s{peak}", begun.elapsed().as_secs_f64()));
+            ExitCode::SUCCESS
+        }
         Err(error) => end(&error),
     }
 }

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The main job on a real small model: quantize, fine-tune, merge, evaluate, talk. Everything is made
+# anew under demo/, but for the model, which is kept.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PWD/target/release:$PATH
+model=demo/model/SmolLM2-135M-Instruct
+data=scripts/demo/instructions.json
+questions=scripts/demo/mmlu
+asked="What is the currency of Tern Island?
+灯塔的猫叫什么名字？"
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+talk() { printf '%s\n' "$asked" | chat "$1" -q --max-new-tokens 40; }
+
+bash scripts/demo-model.sh "$model"
+rm -rf demo/nf4 demo/adapter demo/merged demo/*.log demo/*-report.json
+begun=$(date +%s)
+
+say "Before: what the model says about an island it has never heard of"
+talk "$model"
+evaluate "$model" --data "$questions" -o demo/before-report.json -v 2>demo/before.log
+
+say "quantize $model | lora-train --data $data | merge | evaluate --data $questions"
+quantize "$model" -o demo/nf4 -v 2> >(tee demo/quantize.log >&2) |
+    lora-train --data "$data" --learning-rate 2e-3 --num-train-epochs 5 --lr-scheduler-type cosine \
+        --warmup-ratio 0.1 --per-device-train-batch-size 4 --gradient-accumulation-steps 4 --val-size 0.05 \
+        -o demo/adapter -v 2> >(tee demo/lora-train.log >&2) |
+    merge -o demo/merged -v 2> >(tee demo/merge.log >&2) |
+    evaluate --data "$questions" -o demo/after-report.json -v 2> >(tee demo/after.log >&2)
+
+say "After: the same questions to the merged model"
+talk demo/merged
+
+say "In short"
+python3 scripts/demo/summary.py demo $(($(date +%s) - begun))
