@@ -50,7 +50,8 @@ pub fn run<A: Parser + AsRef<Common>>(
     let begun = Instant::now();
     match interrupt::listen().and_then(|()| work(arguments)) {
         Ok(()) => {
-            let peak = peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
+            let peak =
+                peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
             talk::detail(format_args!("done in {:.2} s{peak}", begun.elapsed().as_secs_f64()));
             ExitCode::SUCCESS
         }

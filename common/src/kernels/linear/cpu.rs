@@ -2,10 +2,11 @@
 //! then multiplied, then the next block.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Linear, Weight};
+use super::{Linear, Weight, lora};
 use crate::Result;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
 use crate::kernels::simd::vectorized;
@@ -37,29 +38,18 @@ pub(super) fn forward(
     linear: &Linear,
     parameters: Option<&[f32]>,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
-    let (k, n) = (linear.inputs, linear.outputs);
+    let n = linear.outputs;
     let mut y = vec![0.0; t * n];
-    multiply(&mut y, x, t, linear.projections.iter().map(|projection| &projection.weight), n)?;
+    multiply(&mut y, x, t, &weights(linear))?;
     add_bias(&mut y, linear);
-    let ranks = linear.ranks();
-    let mut low = Vec::new();
-    if let Some(parameters) = parameters.filter(|_| ranks > 0 && t > 0) {
-        low = vec![0.0; t * ranks];
-        let x = Matrix::new(x, t, k);
-        for (columns, rank_columns, adapter) in slots(linear) {
-            let a = Matrix::new(&parameters[adapter.a.clone()], adapter.rank, k);
-            let b = Matrix::new(&parameters[adapter.b.clone()], columns.len(), adapter.rank);
-            let out = MatrixMut::with_stride(&mut low[rank_columns.start..], t, adapter.rank, ranks);
-            product(out, 1.0, x, a.t(), Threads::All);
-            let low = Matrix::with_stride(&low[rank_columns.start..], t, adapter.rank, ranks);
-            let out = MatrixMut::with_stride(&mut y[columns.start..], t, columns.len(), n);
-            accumulate(out, adapter.scale, low, b.t(), Threads::All);
-        }
-    }
+    let low = match parameters.filter(|_| linear.has_adapter() && t > 0) {
+        Some(parameters) => lora::forward(&mut y, x, t, linear, parameters),
+        None => Vec::new(),
+    };
     Ok((y, low))
 }
 
-/// `dx = dy·W + scale·(dy·B)·A`, `dA += scale·(dy·B)ᵀ·x`, `dB += scale·dyᵀ·(x·Aᵀ)`.
+/// `dx = dy·W`, and the adapters' part of it; adds their gradients to `gradients`.
 #[allow(clippy::too_many_arguments)] // the op's inputs, as its shapes name them
 pub(super) fn backward(
     dy: &[f32],
@@ -71,51 +61,20 @@ pub(super) fn backward(
     gradients: &mut [f32],
     needs_dx: bool,
 ) -> Result<Option<Vec<f32>>> {
-    if t == 0 {
-        return Ok(needs_dx.then(Vec::new));
-    }
-    let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
     let mut dx = None;
     if needs_dx {
-        let mut values = vec![0.0; t * k];
-        let weights = linear.projections.iter().map(|projection| &projection.weight);
-        multiply_transposed(&mut values, dy, t, weights, n)?;
+        let mut values = vec![0.0; t * linear.inputs];
+        multiply_transposed(&mut values, dy, t, &weights(linear))?;
         dx = Some(values);
     }
-    let x = Matrix::new(x, t, k);
-    for (columns, rank_columns, adapter) in slots(linear) {
-        let rank = adapter.rank;
-        let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
-        let b = Matrix::new(&parameters[adapter.b.clone()], columns.len(), rank);
-        let low = Matrix::with_stride(&low[rank_columns.start..], t, rank, ranks);
-        let mut dlow = vec![0.0; t * rank];
-        product(MatrixMut::new(&mut dlow, t, rank), adapter.scale, dy, b, Threads::All);
-        let dlow = Matrix::new(&dlow, t, rank);
-        let da = MatrixMut::new(&mut gradients[adapter.a.clone()], rank, k);
-        accumulate(da, 1.0, dlow.t(), x, Threads::All);
-        let db = MatrixMut::new(&mut gradients[adapter.b.clone()], columns.len(), rank);
-        accumulate(db, adapter.scale, dy.t(), low, Threads::All);
-        if let Some(dx) = &mut dx {
-            let a = Matrix::new(&parameters[adapter.a.clone()], rank, k);
-            accumulate(MatrixMut::new(dx, t, k), 1.0, dlow, a, Threads::All);
-        }
+    if linear.has_adapter() && t > 0 {
+        lora::backward(dx.as_deref_mut(), dy, x, t, low, linear, parameters, gradients);
     }
     Ok(dx)
 }
 
-/// Each adapter with its columns of y and of x·Aᵀ.
-fn slots(
-    linear: &Linear,
-) -> impl Iterator<Item = (std::ops::Range<usize>, std::ops::Range<usize>, &super::AdapterSlot)> {
-    let (mut column, mut rank_column) = (0, 0);
-    linear.projections.iter().filter_map(move |projection| {
-        let columns = column..column + projection.weight.shape()[0];
-        column = columns.end;
-        let adapter = projection.adapter.as_ref()?;
-        let rank_columns = rank_column..rank_column + adapter.rank;
-        rank_column = rank_columns.end;
-        Some((columns, rank_columns, adapter))
-    })
+fn weights(linear: &Linear) -> Vec<&Weight> {
+    linear.projections.iter().map(|projection| &projection.weight).collect()
 }
 
 fn add_bias(y: &mut [f32], linear: &Linear) {
@@ -132,70 +91,89 @@ fn add_bias(y: &mut [f32], linear: &Linear) {
 }
 
 /// y [T, ΣN] = x [T, K] · Wᵀ for weights [N, K] stacked along N. Overwrites y.
-pub(super) fn multiply<'a>(
-    y: &mut [f32],
-    x: &[f32],
-    t: usize,
-    weights: impl Iterator<Item = &'a Weight>,
-    outputs: usize,
-) -> Result<()> {
+pub(super) fn multiply(y: &mut [f32], x: &[f32], t: usize, weights: &[&Weight]) -> Result<()> {
     if t == 0 {
         return Ok(());
     }
-    let mut first = 0;
-    for weight in weights {
-        let [n, k] = weight.shape();
-        if t <= FEW_ROWS {
+    let outputs = outputs(weights);
+    if t <= FEW_ROWS {
+        let mut first = 0;
+        for weight in weights {
             few_rows(&mut y[first..], x, t, weight, outputs)?;
-        } else {
-            for_blocks(weight, |rows, block| {
-                let out = MatrixMut::with_stride(&mut y[first + rows.start..], t, rows.len(), outputs);
-                let block = Matrix::new(block, rows.len(), k);
-                product(out, 1.0, Matrix::new(x, t, k), block.t(), Threads::All);
-            })?;
+            first += weight.shape()[0];
         }
-        first += n;
+        return Ok(());
     }
-    Ok(())
+    for_blocks(weights, |rows, block| {
+        let out = MatrixMut::with_stride(&mut y[rows.start..], t, rows.len(), outputs);
+        product(out, 1.0, Matrix::new(x, t, inputs(weights)), block.t(), Threads::All);
+    })
 }
 
 /// dx [T, K] += dy [T, ΣN] · W for weights [N, K] stacked along N.
-pub(super) fn multiply_transposed<'a>(
-    dx: &mut [f32],
-    dy: &[f32],
-    t: usize,
-    weights: impl Iterator<Item = &'a Weight>,
-    outputs: usize,
-) -> Result<()> {
-    let mut first = 0;
-    for weight in weights {
-        let [n, k] = weight.shape();
-        for_blocks(weight, |rows, block| {
-            let dy = Matrix::with_stride(&dy[first + rows.start..], t, rows.len(), outputs);
-            accumulate(MatrixMut::new(dx, t, k), 1.0, dy, Matrix::new(block, rows.len(), k), Threads::All);
-        })?;
-        first += n;
+pub(super) fn multiply_transposed(dx: &mut [f32], dy: &[f32], t: usize, weights: &[&Weight]) -> Result<()> {
+    if t == 0 {
+        return Ok(());
     }
-    Ok(())
+    let (k, outputs) = (inputs(weights), outputs(weights));
+    for_blocks(weights, |rows, block| {
+        let dy = Matrix::with_stride(&dy[rows.start..], t, rows.len(), outputs);
+        accumulate(MatrixMut::new(dx, t, k), 1.0, dy, block, Threads::All);
+    })
 }
 
-/// Gives the weight to `work` in blocks of rows, widened by all threads.
-fn for_blocks(weight: &Weight, mut work: impl FnMut(std::ops::Range<usize>, &[f32])) -> Result<()> {
-    let [n, k] = weight.shape();
-    let rows_in_block = (BLOCK_WEIGHTS / k.max(1)).clamp(1, n.max(1));
-    with_scratch(rows_in_block * k, |scratch| {
+/// K
+fn inputs(weights: &[&Weight]) -> usize {
+    weights.first().map_or(0, |weight| weight.shape()[1])
+}
+
+/// ΣN
+fn outputs(weights: &[&Weight]) -> usize {
+    weights.iter().map(|weight| weight.shape()[0]).sum()
+}
+
+/// Gives stacked weights to `work` in blocks of rows, widened by all threads.
+fn for_blocks(weights: &[&Weight], mut work: impl FnMut(Range<usize>, Matrix<'_>)) -> Result<()> {
+    let (n, k) = (outputs(weights), inputs(weights));
+    // Rows a multiple of 2 KiB apart fall into few sets of the cache, and a product reads columns.
+    let stride = if k.is_multiple_of(512) { k + 16 } else { k };
+    let rows_in_block = (BLOCK_WEIGHTS / stride.max(1)).clamp(1, n.max(1));
+    with_scratch(rows_in_block * stride, |scratch| {
         for start in (0..n).step_by(rows_in_block) {
             let rows = start..(start + rows_in_block).min(n);
-            let block = &mut scratch[..rows.len() * k];
+            let block = &mut scratch[..rows.len() * stride];
             let rows_in_task = rows.len().div_ceil(4 * rayon::current_num_threads());
-            block.par_chunks_mut((rows_in_task * k).max(1)).enumerate().try_for_each(|(i, out)| {
+            block.par_chunks_mut((rows_in_task * stride).max(1)).enumerate().try_for_each(|(i, out)| {
                 let first = rows.start + i * rows_in_task;
-                weight.read_rows(first..first + out.len() / k, out)
+                read_stacked(weights, first..first + out.len() / stride, stride, out)
             })?;
+            let block = Matrix::with_stride(block, rows.len(), k, stride);
             work(rows, block);
         }
         Ok(())
     })
+}
+
+/// Rows `rows` of stacked weights as f32, `stride` values apart.
+fn read_stacked(weights: &[&Weight], rows: Range<usize>, stride: usize, out: &mut [f32]) -> Result<()> {
+    let mut first = 0;
+    for weight in weights {
+        let [n, k] = weight.shape();
+        let own = rows.start.max(first)..rows.end.min(first + n);
+        if !own.is_empty() {
+            let out = &mut out[(own.start - rows.start) * stride..(own.end - rows.start) * stride];
+            let own = own.start - first..own.end - first;
+            if stride == k {
+                weight.read_rows(own, out)?;
+            } else {
+                for (row, out) in own.zip(out.chunks_mut(stride)) {
+                    weight.read_rows(row..row + 1, &mut out[..k])?;
+                }
+            }
+        }
+        first += n;
+    }
+    Ok(())
 }
 
 /// y [T, N] = x [T, K] · Wᵀ for a T so small that widening W is most of the work.

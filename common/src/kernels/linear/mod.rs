@@ -5,6 +5,7 @@
 //! that each product runs once over all of them.
 
 mod cpu;
+mod lora;
 mod weight;
 
 use std::ops::Range;
@@ -154,7 +155,7 @@ pub fn project(x: &[f32], t: usize, weight: &Weight) -> Result<Vec<f32>> {
         return Err(error!("project: {t} rows of {k} expected, found {} values", x.len()));
     }
     let mut y = vec![0.0; t * n];
-    cpu::multiply(&mut y, x, t, [weight].into_iter(), n)?;
+    cpu::multiply(&mut y, x, t, &[weight])?;
     Ok(y)
 }
 
@@ -165,12 +166,17 @@ pub fn project_backward(dy: &[f32], t: usize, weight: &Weight) -> Result<Vec<f32
         return Err(error!("project backward: {t} rows of {n} expected, found {} values", dy.len()));
     }
     let mut dx = vec![0.0; t * k];
-    cpu::multiply_transposed(&mut dx, dy, t, [weight].into_iter(), n)?;
+    cpu::multiply_transposed(&mut dx, dy, t, &[weight])?;
     Ok(dx)
 }
 
-/// Every A and B lies whole in a buffer of `len` values.
+/// Every A and B lies whole in a buffer of `len` values, and the A's one behind the other.
 fn check_adapters(linear: &Linear, len: usize) -> Result<()> {
+    let slots: Vec<&AdapterSlot> =
+        linear.projections.iter().filter_map(|projection| projection.adapter.as_ref()).collect();
+    if let Some(pair) = slots.windows(2).find(|pair| pair[0].a.end != pair[1].a.start) {
+        return Err(error!("adapters of a stack: A at {} expected, found {:?}", pair[0].a.end, pair[1].a));
+    }
     for Projection { name, weight, adapter, .. } in &linear.projections {
         let Some(AdapterSlot { rank, a, b, .. }) = adapter else { continue };
         let [n, k] = weight.shape();

@@ -48,27 +48,26 @@ type Shape = (usize, Option<usize>, bool);
 
 impl Stack {
     fn new(random: &mut Random, kind: Kind, k: usize, shapes: &[Shape]) -> Self {
-        // Parameters of other layers lie before and between ours.
+        // Parameters of other layers lie before and between ours; the A's of a stack are one matrix.
         let mut parameters = random.values(7, 1.0);
         let mut place = |random: &mut Random, len: usize| {
             let start = parameters.len();
             parameters.extend(random.values(len, 0.5));
-            parameters.extend([f32::NAN; 3]);
             start..start + len
         };
+        let a: Vec<_> = shapes.iter().map(|shape| shape.1.map(|rank| place(random, rank * k))).collect();
+        let b: Vec<_> =
+            shapes.iter().map(|shape| shape.1.map(|rank| place(random, shape.0 * rank))).collect();
         let (mut projections, mut frozen) = (Vec::new(), Vec::new());
         for (index, &(n, rank, bias)) in shapes.iter().enumerate() {
             let (weight, values) = weight(random, kind, [n, k]);
             let bias = bias.then(|| random.values(n, 1.0));
-            let adapter = rank.map(|rank| AdapterSlot {
-                rank,
-                scale: 0.5 + index as f32,
-                a: place(random, rank * k),
-                b: place(random, n * rank),
-            });
+            let slot = rank.zip(a[index].clone()).zip(b[index].clone());
+            let adapter = slot.map(|((rank, a), b)| AdapterSlot { rank, scale: 0.5 + index as f32, a, b });
             frozen.push((values, bias.clone()));
             projections.push(Projection { name: format!("p{index}"), weight, bias, adapter });
         }
+        parameters.extend([f32::NAN; 3]);
         Self { linear: Linear::new(projections).unwrap(), parameters, frozen }
     }
 
@@ -225,12 +224,12 @@ fn multiply_overwrites_and_its_transpose_adds() {
         let (x, dy) = (random.values(t * k, 1.0), random.values(t * n, 1.0));
         let wide = constant(&wide, &[n, k]);
         let mut y = vec![f32::NAN; t * n];
-        cpu::multiply(&mut y, &x, t, [&weight].into_iter(), n).unwrap();
+        cpu::multiply(&mut y, &x, t, &[&weight]).unwrap();
         let expected = constant(&x, &[t, k]).matmul(&wide.t().unwrap()).unwrap();
         assert_close("multiply", &y, &exact(&expected), 3e-6, 3e-6);
 
         let mut dx = x.clone();
-        cpu::multiply_transposed(&mut dx, &dy, t, [&weight].into_iter(), n).unwrap();
+        cpu::multiply_transposed(&mut dx, &dy, t, &[&weight]).unwrap();
         let expected = constant(&dy, &[t, n]).matmul(&wide).unwrap();
         let expected = (expected + constant(&x, &[t, k])).unwrap();
         assert_close("multiply transposed", &dx, &exact(&expected), 3e-6, 3e-6);

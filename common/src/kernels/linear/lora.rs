@@ -1,0 +1,77 @@
+//! The adapters' products on the host. The A's of a stack lie one behind the other, so that they
+//! are one matrix [ΣR, K] and the three products with it run once.
+
+use std::ops::Range;
+
+use super::{AdapterSlot, Linear};
+use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
+
+/// Returns x·Aᵀ [T, ΣR] and adds `scale·(x·Aᵀ)·Bᵀ` to y [T, ΣN].
+pub(super) fn forward(y: &mut [f32], x: &[f32], t: usize, linear: &Linear, parameters: &[f32]) -> Vec<f32> {
+    let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
+    let mut low = vec![0.0; t * ranks];
+    let a = Matrix::new(&parameters[stacked_a(linear)], ranks, k);
+    product(MatrixMut::new(&mut low, t, ranks), 1.0, Matrix::new(x, t, k), a.t(), Threads::All);
+    for (columns, rank_columns, adapter) in slots(linear) {
+        let b = Matrix::new(&parameters[adapter.b.clone()], columns.len(), adapter.rank);
+        let low = Matrix::with_stride(&low[rank_columns.start..], t, adapter.rank, ranks);
+        let out = MatrixMut::with_stride(&mut y[columns.start..], t, columns.len(), n);
+        accumulate(out, adapter.scale, low, b.t(), Threads::All);
+    }
+    low
+}
+
+/// With `dlow = scale·dy·B`: `dA += dlowᵀ·x`, `dB += scale·dyᵀ·(x·Aᵀ)`, and `dx += dlow·A` where dx
+/// is wanted.
+#[allow(clippy::too_many_arguments)] // the op's inputs, as its shapes name them
+pub(super) fn backward(
+    dx: Option<&mut [f32]>,
+    dy: &[f32],
+    x: &[f32],
+    t: usize,
+    low: &[f32],
+    linear: &Linear,
+    parameters: &[f32],
+    gradients: &mut [f32],
+) {
+    let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
+    let mut dlow = vec![0.0; t * ranks];
+    for (columns, rank_columns, adapter) in slots(linear) {
+        let rank = adapter.rank;
+        let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
+        let b = Matrix::new(&parameters[adapter.b.clone()], columns.len(), rank);
+        let out = MatrixMut::with_stride(&mut dlow[rank_columns.start..], t, rank, ranks);
+        product(out, adapter.scale, dy, b, Threads::All);
+        let low = Matrix::with_stride(&low[rank_columns.start..], t, rank, ranks);
+        let db = MatrixMut::new(&mut gradients[adapter.b.clone()], columns.len(), rank);
+        accumulate(db, adapter.scale, dy.t(), low, Threads::All);
+    }
+    let dlow = Matrix::new(&dlow, t, ranks);
+    let stack = stacked_a(linear);
+    let da = MatrixMut::new(&mut gradients[stack.clone()], ranks, k);
+    accumulate(da, 1.0, dlow.t(), Matrix::new(x, t, k), Threads::All);
+    if let Some(dx) = dx {
+        let a = Matrix::new(&parameters[stack], ranks, k);
+        accumulate(MatrixMut::new(dx, t, k), 1.0, dlow, a, Threads::All);
+    }
+}
+
+/// Where all A's of the stack lie, [ΣR, K].
+fn stacked_a(linear: &Linear) -> Range<usize> {
+    let mut slots = linear.projections.iter().filter_map(|projection| projection.adapter.as_ref());
+    let Some(first) = slots.next() else { return 0..0 };
+    first.a.start..slots.next_back().unwrap_or(first).a.end
+}
+
+/// Each adapter with its columns of y and of x·Aᵀ.
+fn slots(linear: &Linear) -> impl Iterator<Item = (Range<usize>, Range<usize>, &AdapterSlot)> {
+    let (mut column, mut rank_column) = (0, 0);
+    linear.projections.iter().filter_map(move |projection| {
+        let columns = column..column + projection.weight.shape()[0];
+        column = columns.end;
+        let adapter = projection.adapter.as_ref()?;
+        let rank_columns = rank_column..rank_column + adapter.rank;
+        rank_column = rank_columns.end;
+        Some((columns, rank_columns, adapter))
+    })
+}
