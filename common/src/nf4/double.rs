@@ -4,6 +4,8 @@
 
 use std::sync::LazyLock;
 
+use rayon::prelude::*;
+
 /// Blocks whose absmax are quantized together.
 pub const NESTED_BLOCK_SIZE: usize = 256;
 
@@ -63,18 +65,23 @@ pub(super) struct Nested {
     pub offset: f32,
 }
 
-/// Quantizes a tensor's absmax `[blocks]`, all finite.
+/// Quantizes a tensor's absmax `[blocks]`, all finite, on all threads.
 pub(super) fn quantize(absmax: &[f32]) -> Nested {
     let sum: f64 = absmax.iter().map(|&value| f64::from(value)).sum();
     let offset = if absmax.is_empty() { 0.0 } else { (sum / absmax.len() as f64) as f32 };
-    let mut codes = Vec::with_capacity(absmax.len());
-    let mut nested_absmax = Vec::with_capacity(absmax.len().div_ceil(NESTED_BLOCK_SIZE));
-    for block in absmax.chunks(NESTED_BLOCK_SIZE) {
-        let most = block.iter().fold(0.0_f32, |most, value| most.max((value - offset).abs()));
-        let reciprocal = 1.0 / most.max(f32::MIN_POSITIVE);
-        codes.extend(block.iter().map(|value| nearest((value - offset) * reciprocal)));
-        nested_absmax.push(most);
-    }
+    let mut codes = vec![0; absmax.len()];
+    let mut nested_absmax = vec![0.0; absmax.len().div_ceil(NESTED_BLOCK_SIZE)];
+    absmax
+        .par_chunks(NESTED_BLOCK_SIZE)
+        .zip(codes.par_chunks_mut(NESTED_BLOCK_SIZE))
+        .zip(&mut nested_absmax)
+        .for_each(|((block, codes), nested)| {
+            *nested = block.iter().fold(0.0_f32, |most, value| most.max((value - offset).abs()));
+            let reciprocal = 1.0 / nested.max(f32::MIN_POSITIVE);
+            for (code, value) in codes.iter_mut().zip(block) {
+                *code = nearest((value - offset) * reciprocal);
+            }
+        });
     Nested { codes, absmax: nested_absmax, offset }
 }
 
