@@ -33,6 +33,7 @@ for tool in nginx aria2c python3; do
     fi
 done
 
+chmod 755 "$work"
 mkdir "$work/files"
 python3 - "$work" "$shards" "$megabytes" "$port" "$commit" <<'PYTHON'
 import hashlib, json, os, sys

@@ -146,11 +146,11 @@ impl Shared {
 
     async fn work(self: &Arc<Self>, events: &mpsc::UnboundedSender<Event>) -> Result<(), Failure> {
         let mut connection = self.connector.connect()?;
-        let mut speed = None;
+        let mut pace = None;
         let mut trouble = Trouble::default();
         loop {
             self.keep_quiet().await;
-            let flight = match self.schedule.next(speed) {
+            let flight = match self.schedule.next(pace) {
                 Next::Flight(flight) => flight,
                 Next::Wait(limit) => {
                     self.schedule.wait(limit).await;
@@ -162,7 +162,7 @@ impl Shared {
             match outcome {
                 Ok(_) => {
                     trouble = Trouble::default();
-                    speed = Some(flight.speed());
+                    pace = Some(flight.pace());
                 }
                 Err(failure) if is_final(&failure) => return Err(failure),
                 Err(failure) => {

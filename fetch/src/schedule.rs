@@ -21,8 +21,12 @@ use crate::partial::{CHUNK, chunk_count};
 const RANGE_SECONDS: f64 = 2.0;
 /// Shortest and longest range, in chunks, while there is enough to do.
 const RANGE_CHUNKS: Range<usize> = 16..256;
+/// Length of a connection's first range, in chunks.
+const FIRST_CHUNKS: usize = 64;
 /// Shortest range, in chunks, when the end is near and all connections are to share it.
 const SHORTEST: usize = 4;
+/// A range takes at least so many times as long as the server takes to begin it.
+const WORTH_THE_WAIT: f64 = 3.0;
 /// An idle connection takes work from one that would need longer than this.
 const WORTH_TAKING: Duration = Duration::from_millis(300);
 /// A chunk without a byte for so long is asked for a second time when nothing else is left.
@@ -92,10 +96,30 @@ pub struct Progress {
     pub received: AtomicU64,
     /// Bytes received of a chunk that is not yet written.
     pub pending: AtomicU64,
-    /// Milliseconds from the beginning to the last byte.
+    /// Milliseconds from the request to the first byte.
+    first_byte: AtomicU64,
+    /// Milliseconds from the request to the last byte.
     last_byte: AtomicU64,
     /// Nothing of the range is needed any more.
     pub cancelled: Notify,
+}
+
+/// What a connection has shown of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes a second, from the first byte on.
+    pub speed: f64,
+    /// Seconds from a request to its first byte.
+    pub wait: f64,
+}
+
+impl Pace {
+    /// A range that keeps the connection busy, given a fair share of what is left; in chunks.
+    fn range(self, fair: usize) -> usize {
+        let chunks = |seconds: f64| (self.speed * seconds) as usize / CHUNK as usize;
+        let shortest = chunks(self.wait * WORTH_THE_WAIT).clamp(SHORTEST, RANGE_CHUNKS.end);
+        chunks(RANGE_SECONDS).clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(shortest))
+    }
 }
 
 /// What an idle connection does next.
@@ -120,15 +144,25 @@ pub enum Claim {
 impl Flight {
     /// Counts bytes as they arrive.
     pub fn receive(&self, bytes: u64) {
-        self.progress.received.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.progress.received.fetch_add(bytes, Ordering::Relaxed);
         self.progress.pending.fetch_add(bytes, Ordering::Relaxed);
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if before == 0 {
+            self.progress.first_byte.store(now, Ordering::Relaxed);
+        }
         self.progress.last_byte.store(now, Ordering::Relaxed);
     }
 
     /// Bytes a second since the request.
-    pub fn speed(&self) -> f64 {
+    fn speed(&self) -> f64 {
         self.progress.received.load(Ordering::Relaxed) as f64 / self.begun.elapsed().as_secs_f64().max(1e-6)
+    }
+
+    /// How the connection has done.
+    pub fn pace(&self) -> Pace {
+        let wait = self.progress.first_byte.load(Ordering::Relaxed) as f64 / 1000.0;
+        let elapsed = (self.begun.elapsed().as_secs_f64() - wait).max(1e-6);
+        Pace { speed: self.progress.received.load(Ordering::Relaxed) as f64 / elapsed, wait }
     }
 
     fn silence(&self) -> Duration {
@@ -164,10 +198,10 @@ impl Schedule {
         self.lock().connections = connections.max(1);
     }
 
-    /// What a connection that moves `speed` bytes a second does next.
-    pub fn next(&self, speed: Option<f64>) -> Next {
+    /// What a connection does next that has shown a certain pace.
+    pub fn next(&self, pace: Option<Pace>) -> Next {
         let mut state = self.lock();
-        match state.next_missing(speed).or_else(|| state.take_over()) {
+        match state.next_missing(pace).or_else(|| state.take_over()) {
             Some(flight) => Next::Flight(flight),
             None => Next::Wait(Duration::from_millis(100)),
         }
@@ -320,13 +354,12 @@ impl Schedule {
 
 impl State {
     /// The first run of missing chunks, as long as suits the connection.
-    fn next_missing(&mut self, speed: Option<f64>) -> Option<Flight> {
+    fn next_missing(&mut self, pace: Option<Pace>) -> Option<Flight> {
         while self.files.get(self.first_open).is_some_and(|file| file.missing_from().is_none()) {
             self.first_open += 1;
         }
         let fair = (self.missing / CHUNK) as usize / (2 * self.connections);
-        let by_speed = speed.map_or(0, |speed| (speed * RANGE_SECONDS) as usize / CHUNK as usize);
-        let length = by_speed.clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(SHORTEST));
+        let length = pace.map_or(FIRST_CHUNKS.min(fair).max(SHORTEST), |pace| pace.range(fair));
         for index in self.first_open..self.files.len() {
             let file = &mut self.files[index];
             let Some(first) = file.missing_from() else { continue };
@@ -440,5 +473,80 @@ impl FileState {
             _ => 0,
         };
         self.chunks.iter().enumerate().map(missing).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: f64 = 1e6;
+
+    fn schedule(chunks: &[usize]) -> Schedule {
+        Schedule::new(chunks.iter().map(|count| (*count as u64 * CHUNK, vec![false; *count])).collect())
+    }
+
+    fn next(schedule: &Schedule, pace: Option<Pace>) -> Option<Flight> {
+        match schedule.next(pace) {
+            Next::Flight(flight) => Some(flight),
+            Next::Wait(_) => None,
+        }
+    }
+
+    #[test]
+    fn ranges_suit_the_connection() {
+        let range = |speed, wait, fair| Pace { speed, wait }.range(fair) as f64 * CHUNK as f64 / MB;
+        assert!((3.0..6.0).contains(&range(1.0 * MB, 0.0, 1000)), "slow: a few megabytes");
+        assert!((30.0..50.0).contains(&range(20.0 * MB, 0.0, 1000)), "two seconds' worth");
+        assert!(range(20.0 * MB, 0.0, 1) < 2.0, "near the end all share what is left");
+        assert!(range(200.0 * MB, 0.05, 1) > 25.0, "unless asking takes longer than fetching");
+    }
+
+    #[test]
+    fn every_chunk_is_handed_out_once_and_in_order() {
+        let schedule = schedule(&[3, 100]);
+        schedule.set_connections(4);
+        let mut flights = Vec::new();
+        while let Some(flight) = next(&schedule, None) {
+            flights.push(flight);
+        }
+        let chunks: Vec<(usize, usize)> = flights
+            .iter()
+            .flat_map(|flight| flight.chunks.clone().map(|chunk| (flight.file, chunk)))
+            .collect();
+        let expected: Vec<(usize, usize)> =
+            (0..3).map(|chunk| (0, chunk)).chain((0..100).map(|chunk| (1, chunk))).collect();
+        assert_eq!(chunks, expected);
+        schedule.end(&flights[0]);
+        assert_eq!(next(&schedule, None).unwrap().file, 0, "what was not written is missing again");
+    }
+
+    #[test]
+    fn a_chunk_is_written_by_one_connection_only() {
+        let schedule = schedule(&[1]);
+        let flight = next(&schedule, None).unwrap();
+        assert_eq!(schedule.claim(&flight, 0), Claim::Write);
+        assert_eq!(schedule.claim(&flight, 0), Claim::Skip);
+        assert_eq!(schedule.frontier(0), 0);
+        assert!(!schedule.written(&flight, 0));
+        assert_eq!(schedule.frontier(0), CHUNK);
+        schedule.end(&flight);
+        assert!(next(&schedule, None).is_none());
+        schedule.start_over(0);
+        assert!(next(&schedule, None).is_some());
+    }
+
+    #[test]
+    fn without_ranges_one_connection_takes_the_whole_file() {
+        let schedule = schedule(&[40]);
+        schedule.set_connections(4);
+        let (first, second) = (next(&schedule, None).unwrap(), next(&schedule, None).unwrap());
+        assert!(schedule.ranges_are_ignored(&second).is_none());
+        let whole = schedule.ranges_are_ignored(&first).unwrap();
+        assert!(whole.is_whole && whole.chunks == (0..40));
+        schedule.end(&second);
+        assert!(next(&schedule, None).is_none(), "nobody else fetches from it");
+        schedule.end(&whole);
+        assert!(next(&schedule, None).unwrap().is_whole);
     }
 }
