@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::nf4::Quantized;
 use crate::{Result, error};
 
@@ -19,7 +19,8 @@ impl Weight {
     /// The weight `name` of a checkpoint, which must be [n, k].
     pub fn load(checkpoint: &Checkpoint, name: &str, expected: [usize; 2]) -> Result<Self> {
         let weight = match Quantized::load(checkpoint, name)? {
-            Some(quantized) => Self::Quantized(quantized),
+            // As bitsandbytes does, widened to the type that computes, whatever it was quantized from.
+            Some(quantized) => Self::Quantized(quantized.with_dtype(Dtype::F32)),
             None => Self::Dense(checkpoint.tensor(name)?),
         };
         match &weight {
