@@ -13,21 +13,16 @@ trap 'rm -rf "$place"' EXIT
 end() { grep -o 'done in .*' "$1"; }
 
 cargo run --release --quiet -p common --example nf4_speed
-for run in 1 2 3; do
-    quantize "$model" -o "$place/nf4" --force -v 2>"$place/log" >/dev/null
-    echo "quantize SmolLM2, run $run: $(end "$place/log")"
-done
+python3 scripts/bench-weights.py "$model"
+quantize "$model" -o "$place/nf4" -q >/dev/null
 lora-train "$place/nf4" --data "$data" --max-steps 4 --logging-steps 1 --cutoff-len 1024 \
     --per-device-train-batch-size 1 --gradient-accumulation-steps 16 -o "$place/adapter" -v \
     2>"$place/log" >/dev/null
 grep -o 'step .* tokens/s' "$place/log"
 echo "lora-train SmolLM2, batch 1 x 16: $(end "$place/log")"
-for run in 1 2 3; do
-    merge "$place/adapter" --base "$model" -o "$place/merged" --force -v 2>"$place/log" >/dev/null
-    echo "merge SmolLM2, run $run: $(end "$place/log")"
-done
 evaluate "$place/nf4" --data "$questions" -o "$place/report.json" -v 2>"$place/log" >/dev/null
 echo "evaluate 80 questions, shared prefixes: $(end "$place/log")"
 evaluate "$place/nf4" --data "$questions" -o "$place/whole.json" --no-prefix-cache -v 2>"$place/log" >/dev/null
 echo "evaluate 80 questions, whole prompts: $(end "$place/log")"
 "${PEERS_PYTHON:-python3}" scripts/bench-peers.py "$model" --data "$data"
+bash scripts/bench-fetch.sh

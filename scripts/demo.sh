@@ -23,11 +23,11 @@ evaluate "$model" --data "$questions" -o demo/before-report.json -v 2>demo/befor
 
 say "quantize $model | lora-train --data $data | merge | evaluate --data $questions"
 quantize "$model" -o demo/nf4 -v 2> >(tee demo/quantize.log >&2) |
-    lora-train --data "$data" --learning-rate 2e-3 --num-train-epochs 5 --lr-scheduler-type cosine \
+    lora-train --data "$data" --learning-rate 2e-3 --num-train-epochs 4 --lr-scheduler-type cosine \
         --warmup-ratio 0.1 --per-device-train-batch-size 4 --gradient-accumulation-steps 4 --val-size 0.05 \
         -o demo/adapter -v 2> >(tee demo/lora-train.log >&2) |
     merge -o demo/merged -v 2> >(tee demo/merge.log >&2) |
-    evaluate --data "$questions" -o demo/after-report.json -v 2> >(tee demo/after.log >&2)
+    evaluate --data "$questions" -o demo/after-report.json -v 2> >(tee demo/evaluate.log >&2)
 
 say "After: the same questions to the merged model"
 talk demo/merged

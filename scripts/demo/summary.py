@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Iterator
 
 
 def size(folder: Path) -> str:
@@ -26,10 +27,14 @@ def accuracy(report: Path) -> dict[str, float]:
     return {name: 100 * entry["acc,none"] for name, entry in results.items()}
 
 
-def done(log: Path) -> str:
-    """What a tool says of its time and memory when it ends."""
-    found = re.findall(r"done in ([\d.]+) s(?:, peak memory (\d+) MiB)?", log.read_text())
-    return f"{found[-1][0]} s, {found[-1][1] or '?'} MiB" if found else "?"
+def ends(folder: Path, tools: list[str]) -> Iterator[tuple[str, str]]:
+    """Each tool's own time and memory. In a pipe a tool waits for the one before it, so its time
+    is what passed since that one ended."""
+    before = 0.0
+    for tool in tools:
+        seconds, memory = re.findall(r"done in ([\d.]+) s(?:, peak memory (\d+) MiB)?", (folder / f"{tool}.log").read_text())[-1]
+        yield f"time, memory: {tool}", f"{float(seconds) - before:.1f} s, {memory or '?'} MiB"
+        before = float(seconds)
 
 
 def main() -> None:
@@ -44,8 +49,7 @@ def main() -> None:
         ("weights: merged", size(folder / "merged")),
         ("loss: first steps, last steps", f"{steps[0]:.2f}, {steps[-1]:.2f} (held out: {held_out[-1]:.2f})"),
         *((f"accuracy: {name}", f"{before[name]:.0f} %, {after[name]:.0f} %") for name in before),
-        *((f"time, memory: {tool}", done(folder / f"{tool}.log")) for tool in ("quantize", "lora-train", "merge")),
-        ("time, memory: evaluate", done(folder / "after.log")),
+        *ends(folder, ["quantize", "lora-train", "merge", "evaluate"]),
         ("time in all", f"{seconds} s"),
     ]
     for name, value in rows:
