@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +116,8 @@ pub struct Seen {
     pub authorization: Option<String>,
     /// It came to the second port.
     pub at_second_port: bool,
+    /// Which of the connections made so far it came over.
+    pub connection: usize,
     /// How many requests for file contents came before it.
     pub number: usize,
 }
@@ -126,6 +129,8 @@ struct Shared {
     behaviour: Behaviour,
     chooser: Mutex<Option<Arc<Chooser>>>,
     log: Mutex<Vec<Seen>>,
+    connections: AtomicUsize,
+    sent: AtomicU64,
     second: String,
 }
 
@@ -152,6 +157,8 @@ impl Hub {
             behaviour,
             chooser: Mutex::default(),
             log: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            sent: AtomicU64::new(0),
             second: address(&second),
         });
         let hub = Self { address: address(&first), shared: shared.clone() };
@@ -188,6 +195,11 @@ impl Hub {
         lock(&self.shared.log).clone()
     }
 
+    /// Bytes of file contents sent so far.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
+    }
+
     /// The tree as the hub would list it.
     pub fn tree(&self) -> Vec<Value> {
         tree(&self.shared)
@@ -210,13 +222,14 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
 
 fn serve(shared: &Shared, stream: &TcpStream, at_second_port: bool) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
+    let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
     let mut reader = BufReader::new(stream.try_clone()?);
     while let Some(request) = read_request(&mut reader, at_second_port)? {
         std::thread::sleep(shared.behaviour.latency);
         let (request, chooser) = {
             let mut log = lock(&shared.log);
             let number = log.iter().filter(|seen| is_content(&seen.target)).count();
-            let request = Seen { number, ..request };
+            let request = Seen { connection, number, ..request };
             log.push(request.clone());
             (request, lock(&shared.chooser).clone())
         };
@@ -242,7 +255,8 @@ fn read_request(reader: &mut impl BufRead, at_second_port: bool) -> std::io::Res
     }
     let mut words = line.split_whitespace().map(str::to_string);
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let mut seen = Seen { method, target, range: None, authorization: None, at_second_port, number: 0 };
+    let mut seen =
+        Seen { method, target, range: None, authorization: None, at_second_port, connection: 0, number: 0 };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
@@ -417,10 +431,13 @@ fn send_file(
 
 /// Sends a body, no faster than the connection is allowed to.
 fn send(shared: &Shared, mut stream: &TcpStream, body: &[u8]) -> std::io::Result<()> {
-    let Some(rate) = shared.behaviour.bytes_per_second else { return stream.write_all(body) };
-    for piece in body.chunks((rate / 50).max(1)) {
+    let rate = shared.behaviour.bytes_per_second;
+    for piece in body.chunks(rate.map_or(1 << 20, |rate| (rate / 50).max(1))) {
         stream.write_all(piece)?;
-        std::thread::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64));
+        shared.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        if let Some(rate) = rate {
+            std::thread::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64));
+        }
     }
     Ok(())
 }
