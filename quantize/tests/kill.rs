@@ -5,13 +5,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-use common::checkpoint::{Checkpoint, Dtype, INDEX, Index, Tensor, sharded_name, write_file};
+use common::checkpoint::{Dtype, INDEX, Index, Tensor, sharded_name, write_file};
+use tests::kill::kill_and_run_again;
 
 const SHARDS: usize = 4;
-const KILLS: usize = 30;
 
 fn make_model(directory: &Path) {
     fs::create_dir(directory).unwrap();
@@ -39,53 +38,13 @@ fn make_model(directory: &Path) {
 
 fn quantize(parent: &Path, output: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quantize"));
-    command.current_dir(parent).args(["source", "-q", "-o", output]).stdout(Stdio::null());
+    command.current_dir(parent).args(["source", "-q", "-o", output]);
     command
-}
-
-fn bytes_of(directory: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().into(), fs::read(path).unwrap()))
-        .collect();
-    files.sort();
-    files
 }
 
 #[test]
 fn killed_at_any_moment_and_run_again() {
     let parent = tempfile::tempdir().unwrap();
     make_model(&parent.path().join("source"));
-    let begun = std::time::Instant::now();
-    assert!(quantize(parent.path(), "undisturbed").status().unwrap().success());
-    let whole = begun.elapsed();
-    let expected = bytes_of(&parent.path().join("undisturbed"));
-
-    let (output, partial) = (parent.path().join("q"), parent.path().join("q.partial"));
-    let mut killed = 0;
-    for kill in 0..KILLS {
-        let mut run = quantize(parent.path(), "q").spawn().unwrap();
-        // Over the whole run and a little beyond, in no order.
-        let moment = whole.mul_f64((kill * 17 % KILLS) as f64 / KILLS as f64 * 1.1);
-        std::thread::sleep(moment.max(Duration::from_micros(500)));
-        run.kill().unwrap();
-        killed += usize::from(!run.wait().unwrap().success());
-        if output.exists() {
-            assert!(bytes_of(&output) == expected, "the final name stands for the whole");
-            fs::remove_dir_all(&output).unwrap();
-        } else if partial.exists() {
-            for shard in 0..SHARDS {
-                let file = partial.join(sharded_name(shard + 1, SHARDS));
-                assert!(!file.exists() || Checkpoint::open_file(&file).is_ok(), "{} is half", file.display());
-            }
-        }
-        // Every third is finished, the others are killed again where they are.
-        if kill % 3 == 2 {
-            assert!(quantize(parent.path(), "q").status().unwrap().success());
-            assert!(bytes_of(&output) == expected, "after kill {kill}");
-            fs::remove_dir_all(&output).unwrap();
-        }
-    }
-    assert!(killed > 0, "no run was killed before its end");
+    kill_and_run_again(parent.path(), |output| quantize(parent.path(), output));
 }

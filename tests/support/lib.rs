@@ -1,4 +1,5 @@
 //! What tests of several tools share.
 
 pub mod hub;
+pub mod kill;
 pub mod tiny_model;
