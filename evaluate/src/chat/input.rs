@@ -24,11 +24,17 @@ pub enum Entry {
 /// Messages as they are typed on a terminal.
 pub struct Typed {
     lines: Receiver<String>,
+    gap: Duration,
 }
 
 impl Typed {
     /// Reads from `source` on a thread of its own, so that a wait for it can be broken off.
     pub fn new(source: impl Read + Send + 'static) -> Self {
+        Self::with_gap(source, PASTE_GAP)
+    }
+
+    /// Lines within `gap` of each other are one message.
+    fn with_gap(source: impl Read + Send + 'static, gap: Duration) -> Self {
         let (sender, lines) = sync_channel(1024);
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines() {
@@ -38,7 +44,7 @@ impl Typed {
                 }
             }
         });
-        Self { lines }
+        Self { lines, gap }
     }
 
     /// The next message, or that `stopped` says to wait no longer.
@@ -53,7 +59,7 @@ impl Typed {
                 Err(RecvTimeoutError::Disconnected) => return Entry::End,
             }
         };
-        while let Ok(line) = self.lines.recv_timeout(PASTE_GAP) {
+        while let Ok(line) = self.lines.recv_timeout(self.gap) {
             text.push('\n');
             text.push_str(&line);
         }
@@ -122,7 +128,8 @@ mod tests {
 
     #[test]
     fn pasted_lines_are_one_message_and_the_end_is_told() {
-        let typed = Typed::new(std::io::Cursor::new("one\ntwo\n"));
+        // However long the reading thread takes.
+        let typed = Typed::with_gap(std::io::Cursor::new("one\ntwo\n"), Duration::from_secs(60));
         assert_eq!(typed.next(|| false), Entry::Text("one\ntwo".into()));
         assert_eq!(typed.next(|| false), Entry::End);
         assert_eq!(typed.next(|| true), Entry::Interrupted);
