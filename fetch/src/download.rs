@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::cli::{Progress, Unit, check_interrupted, detail, note, warn};
+use common::cli::{Part, Progress, Unit, check_interrupted, detail, note, warn};
 use common::{Error, Result};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -33,6 +33,13 @@ pub struct Wanted {
     pub digest: Option<Digest>,
     /// Chunks that an earlier run left.
     pub done: Vec<bool>,
+}
+
+impl Wanted {
+    /// Bytes that an earlier run left.
+    pub fn there(&self) -> u64 {
+        self.remote.partial.bytes_in(&self.done)
+    }
 }
 
 /// What all tasks share.
@@ -76,6 +83,7 @@ pub async fn run(
         }
     }
     let progress = Progress::new("fetch", total, Unit::Bytes);
+    progress.go_on_from(shared.schedule.arrived());
     let mut lanes = JoinSet::new();
     let mut growth = Growth::new(network.connections);
     let mut tick = tokio::time::interval(TICK);
@@ -94,7 +102,7 @@ pub async fn run(
                 check_interrupted().map_err(|error| error.hint("run the same command again to go on"))?;
                 let arrived = shared.schedule.arrived();
                 progress.set(arrived);
-                progress.message(shared.active_names());
+                progress.parts(&shared.active_parts());
                 let is_limited = shared.is_limited.load(Ordering::Relaxed);
                 for _ in lanes.len()..growth.connections(arrived, is_limited) {
                     lanes.spawn(lane(shared.clone(), events.clone()));
@@ -135,13 +143,12 @@ impl Shared {
     }
 
     /// The files on their way, for people.
-    fn active_names(&self) -> String {
-        let active = self.schedule.active_files();
-        let names: Vec<&str> = active.iter().take(2).map(|file| self.remotes[*file].name.as_str()).collect();
-        match active.len() - names.len() {
-            0 => names.join(", "),
-            more => format!("{} and {more} more", names.join(", ")),
-        }
+    fn active_parts(&self) -> Vec<Part> {
+        let part = |(file, done): (usize, u64)| {
+            let remote = &self.remotes[file];
+            Part { name: remote.name.clone(), done, total: remote.partial.size }
+        };
+        self.schedule.active_files().into_iter().map(part).collect()
     }
 
     async fn work(self: &Arc<Self>, events: &mpsc::UnboundedSender<Event>) -> Result<(), Failure> {

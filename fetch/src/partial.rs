@@ -63,6 +63,12 @@ impl PartialFile {
         Ok(vec![false; chunks])
     }
 
+    /// Bytes in the chunks that are there.
+    pub fn bytes_in(&self, done: &[bool]) -> u64 {
+        let chunks = (0_u64..).zip(done).filter(|(_, is_there)| **is_there);
+        chunks.map(|(index, _)| CHUNK.min(self.size.saturating_sub(index * CHUNK))).sum()
+    }
+
     /// Forgets all chunks.
     pub fn clear(&self) -> Result<()> {
         if self.has_map() {
@@ -177,6 +183,7 @@ mod tests {
             .write_chunk(2, &[Bytes::from_static(b"ab"), Bytes::from_static(b"cde")])
             .unwrap();
         assert_eq!(file.prepare().unwrap(), [false, false, true]);
+        assert_eq!(file.bytes_in(&[true, false, true]), CHUNK + 5);
         assert!(fs_err::read(&file.data).unwrap().ends_with(b"\0abcde"));
         assert_eq!(partial(directory.path(), "sha256 bb").prepare().unwrap(), [false; 3]);
     }

@@ -15,6 +15,14 @@ pub fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// What a run has to fetch, and what an earlier one has left for it.
+pub fn how_much(total: u64, there: u64) -> String {
+    match there {
+        0 => bytes(total),
+        _ => format!("{}; {} are there, {} to fetch", bytes(total), bytes(there), bytes(total - there)),
+    }
+}
+
 /// `500K`, `10M`, `1.5G` or a plain number; K, M and G are powers of 1024.
 pub fn parse(text: &str) -> Result<u64> {
     let upper = text.trim().to_ascii_uppercase();
@@ -42,6 +50,12 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+    }
+
+    #[test]
+    fn says_what_is_left() {
+        assert_eq!(how_much(3 << 20, 0), "3.0 MiB");
+        assert_eq!(how_much(3 << 20, 1 << 20), "3.0 MiB; 1.0 MiB are there, 2.0 MiB to fetch");
     }
 
     #[test]

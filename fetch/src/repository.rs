@@ -13,7 +13,7 @@ use crate::download::{self, Wanted};
 use crate::hub::{Connector, Repository, give_up, list};
 use crate::layout::{Finished, Layout};
 use crate::plan::{PlannedFile, plan};
-use crate::readable::bytes;
+use crate::readable::{bytes, how_much};
 use crate::record::{Record, RecordedFile};
 use crate::transfer::Remote;
 use crate::verify::hash_file;
@@ -48,7 +48,7 @@ pub async fn fetch(config: &Config, repository: &Repository) -> Result<()> {
     let missing = missing_files(config, &layout, &plan.files, last.as_ref())?;
     if !missing.is_empty() {
         layout.begin_change()?;
-        bring(config, repository, &connector, &commit, &layout, &missing).await?;
+        bring(config, repository, &connector, &commit, &layout, &plan.files, &missing).await?;
     } else if last.as_ref() == Some(&record) {
         note(format_args!("{} is already complete", layout.path().display()));
     }
@@ -126,16 +126,16 @@ fn is_ours(path: &Path, recorded: Option<&RecordedFile>) -> Result<bool> {
     }
 }
 
+/// Brings those of the files that are `missing`.
 async fn bring(
     config: &Config,
     repository: &Repository,
     connector: &Connector,
     commit: &str,
     layout: &Layout,
+    files: &[PlannedFile],
     missing: &[PlannedFile],
 ) -> Result<()> {
-    let total = bytes(missing.iter().map(|file| file.size).sum());
-    note(format_args!("{repository} at {commit}: {} files, {total}", missing.len()));
     let mut remotes = Vec::new();
     for file in missing {
         let url = repository.file_url(commit, &file.path);
@@ -149,6 +149,9 @@ async fn bring(
         let done = remote.partial.prepare()?;
         wanted.push(Wanted { remote, digest: file.digest.clone(), done });
     }
+    let total: u64 = files.iter().map(|file| file.size).sum();
+    let left: u64 = wanted.iter().map(|wanted| wanted.remote.partial.size - wanted.there()).sum();
+    note(format_args!("{repository} at {commit}: {} files, {}", files.len(), how_much(total, total - left)));
     download::run(wanted, connector.clone(), repository.token.clone(), &config.network, |index, remote| {
         print_path(&layout.place(&missing[index], &remote.partial)?)
     })

@@ -7,7 +7,7 @@
 //!
 //! A chunk is written by one connection only: whoever claims it first, whole and in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,6 +56,8 @@ struct State {
 struct FileState {
     size: u64,
     chunks: Vec<Chunk>,
+    /// Chunks that are there, whole, in bytes.
+    written: u64,
     /// No chunk before this one is missing.
     first_missing: usize,
     /// All chunks before this one are written.
@@ -240,6 +242,7 @@ impl Schedule {
         let file = &mut state.files[flight.file];
         file.chunks[chunk] = Chunk::Written;
         let gained = file.chunk_bytes(chunk);
+        file.written += gained;
         file.advance_frontier();
         state.written += gained;
         state.last_gain = Instant::now();
@@ -310,7 +313,7 @@ impl Schedule {
     pub fn start_over(&self, index: usize) {
         let mut state = self.lock();
         let file = &state.files[index];
-        let (size, written) = (file.size, file.size - file.missing());
+        let (size, written) = (file.size, file.written);
         let is_whole = file.is_whole;
         state.files[index] = FileState { is_whole, ..FileState::new(size, &vec![false; chunk_count(size)]) };
         state.first_open = state.first_open.min(index);
@@ -334,12 +337,15 @@ impl Schedule {
         state.written + pending
     }
 
-    /// Files that some connection is fetching, in order.
-    pub fn active_files(&self) -> Vec<usize> {
-        let mut files: Vec<usize> = self.lock().flights.values().map(|flight| flight.file).collect();
-        files.sort_unstable();
-        files.dedup();
-        files
+    /// Files that some connection is fetching, in order, each with the bytes that have arrived.
+    pub fn active_files(&self) -> Vec<(usize, u64)> {
+        let state = self.lock();
+        let mut files = BTreeMap::new();
+        for flight in state.flights.values() {
+            let arrived = files.entry(flight.file).or_insert(state.files[flight.file].written);
+            *arrived += flight.progress.pending.load(Ordering::Relaxed);
+        }
+        files.into_iter().collect()
     }
 
     /// When a chunk was last written.
@@ -442,8 +448,16 @@ impl State {
 impl FileState {
     fn new(size: u64, done: &[bool]) -> Self {
         let chunks = done.iter().map(|done| if *done { Chunk::Written } else { Chunk::Missing }).collect();
-        let mut file =
-            Self { size, chunks, first_missing: 0, frontier: 0, is_whole: false, whole_is_taken: false };
+        let mut file = Self {
+            size,
+            chunks,
+            written: 0,
+            first_missing: 0,
+            frontier: 0,
+            is_whole: false,
+            whole_is_taken: false,
+        };
+        file.written = size - file.missing();
         file.advance_frontier();
         file
     }
@@ -532,8 +546,25 @@ mod tests {
         assert_eq!(schedule.frontier(0), CHUNK);
         schedule.end(&flight);
         assert!(next(&schedule, None).is_none());
+        assert_eq!((schedule.arrived(), schedule.active_files()), (CHUNK, vec![]));
         schedule.start_over(0);
         assert!(next(&schedule, None).is_some());
+    }
+
+    #[test]
+    fn what_arrives_is_told_of_each_file() {
+        let schedule = Schedule::new(vec![(2 * CHUNK + 5, vec![true, false, true]), (CHUNK, vec![false])]);
+        schedule.set_connections(2);
+        let (first, second) = (next(&schedule, None).unwrap(), next(&schedule, None).unwrap());
+        first.receive(7);
+        second.receive(CHUNK);
+        assert_eq!(schedule.active_files(), [(0, CHUNK + 12), (1, CHUNK)]);
+        assert_eq!(schedule.arrived(), 2 * CHUNK + 12);
+        assert_eq!(schedule.claim(&second, 0), Claim::Write);
+        schedule.written(&second, 0);
+        schedule.end(&second);
+        assert_eq!(schedule.active_files(), [(0, CHUNK + 12)]);
+        assert_eq!(schedule.arrived(), 2 * CHUNK + 12);
     }
 
     #[test]

@@ -134,8 +134,11 @@ fn kill_and_go_on(sent: u64) -> u64 {
     run.assert_code(0);
     fetch.assert_holds("name", &files());
     let (_, arrived) = asked_and_arrived(&first_log);
+    if arrived.count() > CONNECTIONS * CHUNK && finished.len() < files().len() {
+        assert!(run.stderr.contains(" are there, "), "{}", run.stderr);
+    }
     let (again, _) = asked_and_arrived(&hub.log()[first_log.len()..]);
-    for file in finished {
+    for file in &finished {
         assert!(again.of(&file.path).is_empty(), "{} was complete and is fetched again", file.path);
     }
     let lost = again.in_common(&arrived);

@@ -27,7 +27,7 @@ pub use output::{
     Begun, OutputDirectory, answer, identity, made_otherwise, mark_complete, parts_of, print_path, recipe_of,
     stdout, write_file,
 };
-pub use progress::{Progress, Unit};
+pub use progress::{Part, Progress, Unit};
 pub use talk::{detail, is_quiet, note, prompt, talk_in_tests, warn};
 
 /// Parses the arguments, does the work and turns its outcome into the exit code.

@@ -12,6 +12,9 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Seconds between plain lines where stderr is not a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+/// Most lines below a bar, and most names in a plain line.
+const MOST_LINES: usize = 8;
+const MOST_NAMES: usize = 2;
 
 /// Runs `print` with the bars out of its way.
 pub(super) fn above_bars(print: impl FnOnce()) {
@@ -27,42 +30,67 @@ pub enum Unit {
     Items(&'static str),
 }
 
+/// A part of the work that is under way, such as a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its name, free of control characters.
+    pub name: String,
+    /// Units done.
+    pub done: u64,
+    /// Units in all.
+    pub total: u64,
+}
+
 /// Progress towards a total. Dropping it removes the bar.
 pub struct Progress {
     bar: ProgressBar,
+    /// Below the bar, one for each part.
+    lines: Mutex<Vec<ProgressBar>>,
     plain: Option<Mutex<Plain>>,
     unit: Unit,
 }
 
 struct Plain {
     begun: Instant,
+    begun_at: u64,
     shown: Instant,
     title: String,
 }
 
 impl Progress {
-    /// Begins with `total` units to do.
-    pub fn new(title: impl Into<Cow<'static, str>>, total: u64, unit: Unit) -> Self {
-        let title = title.into();
+    /// Begins with `total` units to do, or `None` where nobody knows.
+    pub fn new(title: impl Into<Cow<'static, str>>, total: impl Into<Option<u64>>, unit: Unit) -> Self {
+        let (title, total) = (title.into(), total.into());
         if super::is_quiet() {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-            return Self { bar, plain: None, unit };
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+            return Self { bar, lines: Mutex::default(), plain: None, unit };
         }
         if !std::io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
             let now = Instant::now();
-            let plain = Plain { begun: now, shown: now, title: title.into_owned() };
-            return Self { bar, plain: Some(Mutex::new(plain)), unit };
+            let plain = Plain { begun: now, begun_at: 0, shown: now, title: title.into_owned() };
+            return Self { bar, lines: Mutex::default(), plain: Some(Mutex::new(plain)), unit };
         }
-        let template = match unit {
-            Unit::Bytes => "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
-            Unit::Items(_) => "{prefix} {wide_bar} {pos}/{len} {per_sec} {eta} {msg}",
+        let template = match (unit, total) {
+            (Unit::Bytes, Some(_)) => "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
+            (Unit::Bytes, None) => "{prefix} {bytes} {bytes_per_sec} {msg}",
+            (Unit::Items(_), Some(_)) => "{prefix} {wide_bar} {pos}/{len} {per_sec} {eta} {msg}",
+            (Unit::Items(_), None) => "{prefix} {pos} {per_sec} {msg}",
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = BARS.add(ProgressBar::new(total));
+        let bar = BARS.add(ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()));
         bar.set_style(style);
         bar.set_prefix(title);
-        Self { bar, plain: None, unit }
+        Self { bar, lines: Mutex::default(), plain: None, unit }
+    }
+
+    /// Takes up work of which `position` units were done before: they say nothing about the rate.
+    pub fn go_on_from(&self, position: u64) {
+        self.bar.set_position(position);
+        self.bar.reset_eta();
+        if let Some(Ok(mut plain)) = self.plain.as_ref().map(Mutex::lock) {
+            plain.begun_at = position;
+        }
     }
 
     /// Counts `count` more as done.
@@ -87,6 +115,42 @@ impl Progress {
         self.bar.set_message(message);
     }
 
+    /// Shows what is under way: a line for each part on a terminal, the first names elsewhere.
+    pub fn parts(&self, parts: &[Part]) {
+        if self.plain.is_some() {
+            return self.message(names(parts));
+        }
+        let Ok(mut lines) = self.lines.lock() else { return };
+        if self.bar.is_hidden() {
+            return;
+        }
+        let texts = self.part_lines(parts);
+        while lines.len() < texts.len() {
+            let line = BARS.insert_after(lines.last().unwrap_or(&self.bar), ProgressBar::new_spinner());
+            line.set_style(
+                ProgressStyle::with_template("  {wide_msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            lines.push(line);
+        }
+        for superfluous in lines.drain(texts.len()..) {
+            superfluous.finish_and_clear();
+            BARS.remove(&superfluous);
+        }
+        for (line, text) in lines.iter().zip(texts) {
+            line.set_message(text);
+        }
+    }
+
+    fn part_lines(&self, parts: &[Part]) -> Vec<String> {
+        let line = |part: &Part| {
+            format!("{:>10} of {:>10}  {}", self.amount(part.done), self.amount(part.total), part.name)
+        };
+        let shown = if parts.len() > MOST_LINES { MOST_LINES - 1 } else { parts.len() };
+        let more = (parts.len() > shown).then(|| format!("and {} more", parts.len() - shown));
+        parts[..shown].iter().map(line).chain(more).collect()
+    }
+
     fn plain_line(&self) {
         let Some(plain) = &self.plain else { return };
         let Ok(mut plain) = plain.try_lock() else { return };
@@ -94,25 +158,68 @@ impl Progress {
             return;
         }
         plain.shown = Instant::now();
-        let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        let (done, total) = (self.bar.position(), self.bar.length());
         let seconds = plain.begun.elapsed().as_secs_f64();
-        let rate = done as f64 / seconds;
-        let left = if done == 0 { 0.0 } else { total.saturating_sub(done) as f64 / rate };
-        let (done, total, rate) = match self.unit {
-            Unit::Bytes => (
-                indicatif::BinaryBytes(done).to_string(),
-                indicatif::BinaryBytes(total).to_string(),
-                format!("{}/s", indicatif::BinaryBytes(rate as u64)),
-            ),
-            Unit::Items(name) => (done.to_string(), format!("{total} {name}"), format!("{rate:.1}/s")),
+        let rate = done.saturating_sub(plain.begun_at) as f64 / seconds;
+        let of_total = total.map_or(String::new(), |total| format!("/{}", self.amount(total)));
+        let left = match total {
+            Some(total) if rate > 0.0 => format!(", {:.0} s left", total.saturating_sub(done) as f64 / rate),
+            _ => String::new(),
+        };
+        let rate = match self.unit {
+            Unit::Bytes => format!(", {}/s", indicatif::BinaryBytes(rate as u64)),
+            Unit::Items(name) => format!(" {name}, {rate:.1}/s"),
         };
         let message = self.bar.message();
-        super::note(format_args!("{} {done}/{total}, {rate}, {left:.0} s left {message}", plain.title));
+        let done = self.amount(done);
+        super::note(format_args!("{} {done}{of_total}{rate}{left} {message}", plain.title));
+    }
+
+    fn amount(&self, count: u64) -> String {
+        match self.unit {
+            Unit::Bytes => indicatif::BinaryBytes(count).to_string(),
+            Unit::Items(_) => count.to_string(),
+        }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        self.parts(&[]);
         self.bar.finish_and_clear();
+    }
+}
+
+/// The first names, and how many more there are.
+fn names(parts: &[Part]) -> String {
+    let shown: Vec<&str> = parts.iter().take(MOST_NAMES).map(|part| part.name.as_str()).collect();
+    match parts.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(count: u64) -> Vec<Part> {
+        (0..count).map(|i| Part { name: format!("file-{i}"), done: i << 20, total: 3 << 30 }).collect()
+    }
+
+    #[test]
+    fn parts_have_a_line_each_while_there_is_room() {
+        let progress = Progress::new("fetch", 1, Unit::Bytes);
+        assert_eq!(progress.part_lines(&parts(2))[1], "  1.00 MiB of   3.00 GiB  file-1");
+        assert_eq!(progress.part_lines(&parts(8)).len(), 8);
+        let crowded = progress.part_lines(&parts(20));
+        assert_eq!((crowded.len(), crowded[7].as_str()), (8, "and 13 more"));
+    }
+
+    #[test]
+    fn a_plain_line_names_the_first() {
+        assert_eq!(names(&parts(0)), "");
+        assert_eq!(names(&parts(2)), "file-0, file-1");
+        assert_eq!(names(&parts(5)), "file-0, file-1 and 3 more");
     }
 }
