@@ -26,7 +26,7 @@ fn needed(file: &PartialFile) -> u64 {
 }
 
 /// Free bytes of the file system that holds `path`.
-fn free(path: &Path) -> Result<u64> {
+pub fn free(path: &Path) -> Result<u64> {
     let found = rustix::fs::statvfs(path)
         .map_err(std::io::Error::from)
         .with_context(|| format!("cannot ask for the free space of {}", path.display()))?;

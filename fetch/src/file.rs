@@ -10,7 +10,9 @@ use crate::config::{Config, Destination};
 use crate::disk::check_room;
 use crate::download::{self, Wanted};
 use crate::hub::{Connector, Description, describe, give_up_file};
+use crate::readable::how_much;
 use crate::scratch::Scratch;
+use crate::stream;
 use crate::transfer::Remote;
 use crate::verify::hash_file;
 
@@ -18,10 +20,6 @@ use crate::verify::hash_file;
 pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
     let connector = Connector::new(config.network.timeout)?;
     let found = describe(&connector.connect()?, url, config.token.as_ref()).await.map_err(give_up_file)?;
-    let Some(size) = found.size else {
-        return Err(common::error!("{url}: the server does not say how long the file is")
-            .hint("fetch needs the length; curl or a browser may manage without"));
-    };
     let path = match &config.destination {
         Destination::Path(path) if path.is_dir() => path.join(config.source.default_name()?),
         Destination::Path(path) => path.clone(),
@@ -31,10 +29,11 @@ pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
         }
     };
     if config.is_dry_run {
+        let size = found.size.map_or("?".into(), |size| size.to_string());
         return answer(format_args!("{size:>15} {}\n", path.display()));
     }
     if path.symlink_metadata().is_ok() && !config.force {
-        if !is_the_file(&path, size, &found)? {
+        if !is_the_file(&path, &found)? {
             return Err(common::error!("{} exists and is not {url}", path.display())
                 .hint("--force replaces it, -o chooses another name"));
         }
@@ -42,6 +41,24 @@ pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
         return print_path(&path);
     }
     let scratch = Scratch::open(&scratch_path(&path)?)?;
+    match found.size {
+        Some(size) => fetch_ranges(config, url, connector, found, size, &scratch, &path).await?,
+        None => fetch_stream(config, url, &connector, &found, &scratch, &path).await?,
+    }
+    scratch.remove()?;
+    print_path(&path)
+}
+
+/// Brings a file of known length over many connections.
+async fn fetch_ranges(
+    config: &Config,
+    url: &Url,
+    connector: Connector,
+    found: Description,
+    size: u64,
+    scratch: &Scratch,
+    path: &Path,
+) -> Result<()> {
     let partial = scratch.partial("file", size, identity(url, &found));
     check_room(scratch.path(), [&partial].into_iter())?;
     let done = partial.prepare()?;
@@ -49,20 +66,45 @@ pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
     let mut remote = Remote::new(name, url.clone(), partial);
     remote.etag = found.etag;
     let wanted = Wanted { remote, digest: found.digest, done };
+    note(format_args!("{}: {}", wanted.remote.name, how_much(size, wanted.there())));
     download::run(vec![wanted], connector, config.token.clone(), &config.network, |_, remote| {
-        remote.partial.place(&path)
+        remote.partial.place(path)
     })
     .await
-    .map_err(|failure| failure.into_error(give_up_file))?;
-    scratch.remove()?;
-    print_path(&path)
+    .map_err(|failure| failure.into_error(give_up_file))
 }
 
-/// Without a hash the length must do.
-fn is_the_file(path: &Path, size: u64, found: &Description) -> Result<bool> {
+/// Brings a file of unknown length.
+async fn fetch_stream(
+    config: &Config,
+    url: &Url,
+    connector: &Connector,
+    found: &Description,
+    scratch: &Scratch,
+    path: &Path,
+) -> Result<()> {
+    note(format_args!("{}: the server does not say how long it is; it comes in one stream", path.display()));
+    let partial = scratch.partial("file", 0, identity(url, found));
+    partial.prepare()?;
+    stream::bring(connector, config.token.as_ref(), &config.network, url, &partial.data)
+        .await
+        .map_err(|failure| failure.into_error(give_up_file))?;
+    if let Some(digest) = &found.digest {
+        let content = hash_file(&partial.data, digest)?;
+        if content != *digest {
+            return Err(
+                common::error!("{url}: expected {digest}, the server sent {content}").hint("try again later")
+            );
+        }
+    }
+    partial.place(path)
+}
+
+/// Without a hash the length must do, and without both nothing does.
+fn is_the_file(path: &Path, found: &Description) -> Result<bool> {
     let there = fs_err::metadata(path)?;
     Ok(there.is_file()
-        && there.len() == size
+        && found.size == Some(there.len())
         && match &found.digest {
             Some(digest) => hash_file(path, digest)? == *digest,
             None => true,

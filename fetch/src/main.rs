@@ -7,6 +7,7 @@
 //! | `hub/` | the hub's HTTP API: listing, redirects, token |
 //! | `plan`, `repository`, `file` | from a listing to a complete directory; one file by its address |
 //! | `download`, `schedule`, `transfer`, `growth`, `rate` | parallel ranges over many connections |
+//! | `stream` | one stream of unknown length |
 //! | `partial`, `follow`, `verify` | chunks on disk, hashing behind them |
 //! | `layout`: `directory`, `cache` | where files are put |
 //! | `record`, `check` | what says that all are there, and `--verify` |
@@ -35,6 +36,7 @@ mod schedule;
 mod scratch;
 mod select;
 mod source;
+mod stream;
 mod transfer;
 mod verify;
 

@@ -199,7 +199,7 @@ fn content_range(headers: &HeaderMap, size: u64) -> Result<Range<u64>, Failure> 
 }
 
 /// We ask for the bytes as they are; anything else would not be the file.
-fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+pub fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
     match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
         None | Some(b"" | b"identity") => Ok(()),
         Some(other) => Err(Failure::transient(format_args!(

@@ -46,13 +46,47 @@ fn what_is_there_already_is_not_overwritten() {
 }
 
 #[test]
-fn a_length_must_be_known_and_a_missing_file_is_an_error() {
+fn without_a_length_it_comes_in_one_stream() {
+    for fault in [Fault::Chunked(None), Fault::NoLength] {
+        let (hub, file) = hub();
+        let fetch = Fetch::new();
+        let url = format!("{}/content/data.json", hub.second_url());
+        hub.faults(move |_| fault.clone());
+        let dry = fetch.run(&hub, &[&url, "--dry-run"]);
+        assert_eq!(dry.stdout.split_whitespace().collect::<Vec<_>>(), ["?", "data.json"]);
+        let run = fetch.run(&hub, &[&url]);
+        run.assert_code(0);
+        assert_eq!(run.stdout, "data.json\n");
+        assert!(run.stderr.contains("does not say how long"), "{}", run.stderr);
+        assert!(std::fs::read(fetch.path("data.json")).unwrap() == *file.content);
+        assert_eq!(fetch.names_in("."), ["data.json"]);
+        // Nothing tells whether it is still the same.
+        fetch.run(&hub, &[&url]).assert_code(1);
+        fetch.run(&hub, &[&url, "--force"]).assert_code(0);
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_off_is_not_the_file() {
+    let (hub, file) = hub();
+    let fetch = Fetch::new();
+    let url = format!("{}/content/data.json", hub.second_url());
+    hub.faults(|_| Fault::Chunked(Some(1_000_000)));
+    let broken = fetch.run(&hub, &[&url, "--retries", "1"]);
+    broken.assert_code(1);
+    assert!(broken.stderr.contains("hint: "), "{}", broken.stderr);
+    assert!(!fetch.path("data.json").exists());
+
+    let before = hub.log().len();
+    hub.faults(move |seen| Fault::Chunked((seen.number < before + 4).then_some(1_000_000)));
+    fetch.run(&hub, &[&url]).assert_code(0);
+    assert!(std::fs::read(fetch.path("data.json")).unwrap() == *file.content);
+}
+
+#[test]
+fn a_missing_file_is_an_error() {
     let (hub, _) = hub();
     let fetch = Fetch::new();
     fetch.run(&hub, &[&format!("{}/content/other", hub.second_url())]).assert_code(1);
-    hub.faults(|_| Fault::Endless);
-    let endless = fetch.run(&hub, &[&format!("{}/content/data.json", hub.second_url())]);
-    endless.assert_code(1);
-    assert!(endless.stderr.contains("how long"), "{}", endless.stderr);
     assert!(fetch.names_in(".").is_empty());
 }

@@ -97,6 +97,11 @@ pub enum Fault {
     LyingLength(usize),
     /// No length is announced and the body does not end.
     Endless,
+    /// No length is announced: the whole file comes, and the connection is closed behind it.
+    NoLength,
+    /// No length is announced: the whole file comes in HTTP's chunked encoding, or only so many
+    /// bytes of it.
+    Chunked(Option<usize>),
     /// The body claims to be gzip.
     Gzip,
     /// A redirect to this address.
@@ -373,7 +378,7 @@ fn send_file(
     let asked = request.range.as_deref().and_then(|range| parse_range(range, size));
     let mut headers = vec![("ETag", etag.to_string()), ("X-Repo-Commit", COMMIT.to_string())];
     let (status, range) = match asked {
-        Some(range) if *fault != Fault::IgnoreRange => {
+        Some(range) if !matches!(fault, Fault::IgnoreRange | Fault::NoLength | Fault::Chunked(_)) => {
             let shift = if *fault == Fault::WrongContentRange { 1 } else { 0 };
             let text = format!("bytes {}-{}/{size}", range.start + shift, range.end - 1 + shift);
             headers.push(("Content-Range", text));
@@ -389,7 +394,11 @@ fn send_file(
             body[at] ^= 0x55;
         }
         Fault::LyingLength(more) => length = Some(body.len() + more),
-        Fault::Endless => length = None,
+        Fault::Endless | Fault::NoLength => length = None,
+        Fault::Chunked(_) => {
+            length = None;
+            headers.push(("Transfer-Encoding", "chunked".into()));
+        }
         Fault::Gzip => headers.push(("Content-Encoding", "gzip".into())),
         _ => {}
     }
@@ -422,6 +431,14 @@ fn send_file(
         Fault::Endless => loop {
             send(shared, stream, &body)?;
         },
+        Fault::Chunked(cut) => {
+            send(shared, stream, format!("{:x}\r\n", body.len()).as_bytes())?;
+            send(shared, stream, &body[..cut.unwrap_or(body.len())])?;
+            if cut.is_none() {
+                send(shared, stream, b"\r\n0\r\n\r\n")?;
+            }
+            Ok(false)
+        }
         _ => {
             send(shared, stream, &body)?;
             Ok(keeps)

@@ -26,11 +26,19 @@ pub async fn describe(
     url: &Url,
     token: Option<&Token>,
 ) -> Result<Description, Failure> {
-    let answer = match ask(connection, Method::HEAD, url, token).await {
+    match ask(connection, Method::HEAD, url, token).await {
         // Some servers sign addresses for GET only.
-        Err(Failure::Refused { .. }) => ask(connection, Method::GET, url, token).await?,
-        answer => answer?,
-    };
+        Err(Failure::Refused { .. }) => {}
+        answer => {
+            let answer = answer?;
+            let found = from_headers(&answer.first_headers, answer.response.headers());
+            // Some say how long a file is only when they send it.
+            if found.size.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+    let answer = ask(connection, Method::GET, url, token).await?;
     Ok(from_headers(&answer.first_headers, answer.response.headers()))
 }
 

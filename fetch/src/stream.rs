@@ -1,0 +1,80 @@
+//! A file of which no server says how long it is: one stream, complete where its body ends.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use common::Context;
+use common::cli::{Progress, Unit, check_interrupted, detail};
+use reqwest::{Method, Url};
+
+use crate::config::Network;
+use crate::disk;
+use crate::hub::{Connection, Connector, Failure, Request, Token, next_piece};
+use crate::rate::RateLimit;
+use crate::readable::bytes;
+use crate::transfer::check_encoding;
+
+/// First wait after a failure; doubled with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// A body without an end stops while the disk still has room for others.
+const LEFT_FREE: u64 = 256 << 20;
+
+/// Brings the file at `url` to `path`, from its beginning after each failure; returns its length.
+pub async fn bring(
+    connector: &Connector,
+    token: Option<&Token>,
+    network: &Network,
+    url: &Url,
+    path: &Path,
+) -> Result<u64, Failure> {
+    let room = disk::free(path.parent().unwrap_or(path))?.saturating_sub(LEFT_FREE);
+    let rate = RateLimit::new(network.max_rate);
+    let mut failures = 0;
+    loop {
+        let request = Request { method: Method::GET, url, range: None, token };
+        match receive(&connector.connect()?, request, &rate, room, path).await {
+            Err(failure @ (Failure::Transient { .. } | Failure::Unreachable(_))) => {
+                failures += 1;
+                if failures > network.retries {
+                    return Err(failure);
+                }
+                let asked = if let Failure::Transient { wait, .. } = &failure { *wait } else { None };
+                let wait = asked.unwrap_or(FIRST_WAIT * 2_u32.pow(failures.min(6)));
+                detail(format_args!("{failure}; from the beginning in {:.1} s", wait.as_secs_f32()));
+                tokio::time::sleep(wait).await;
+            }
+            end => return end,
+        }
+    }
+}
+
+/// One try. A body whose end is announced and does not come is a failure.
+async fn receive(
+    connection: &Connection,
+    request: Request<'_>,
+    rate: &RateLimit,
+    room: u64,
+    path: &Path,
+) -> Result<u64, Failure> {
+    let mut response = connection.send(request).await?.response;
+    check_encoding(response.headers())?;
+    let mut file = fs_err::File::create(path).map_err(common::Error::from)?;
+    let progress = Progress::new("fetch", None, Unit::Bytes);
+    let mut received = 0;
+    while let Some(piece) = next_piece(&mut response, connection.timeout()).await? {
+        check_interrupted()?;
+        rate.take(piece.len()).await;
+        received += piece.len() as u64;
+        if received > room {
+            return Err(Failure::Fatal(
+                common::error!("the server has sent {} and does not end", bytes(received))
+                    .hint("free some disk space if the file is really that long"),
+            ));
+        }
+        file.write_all(&piece).with_context(|| path.display())?;
+        progress.set(received);
+    }
+    file.sync_data().map_err(common::Error::from)?;
+    Ok(received)
+}
