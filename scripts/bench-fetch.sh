@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Compares fetch with aria2c and hf on loopback: one run, medians of RUNS downloads each.
+# Compares fetch with aria2c and hf on loopback: one run, medians of RUNS downloads each (5).
 #
 #   scripts/bench-fetch.sh            one file of 269 MB
 #   SHARDS=4 MB=1024 scripts/...      four files of 1 GiB
 #
-# nginx serves a hub's API from static files; the bad line is the test hub with 50 ms before every
-# answer and 1 % of the answers reset. Tools that are not installed are left out, saying so.
+# nginx serves a hub's API from static files; the bad lines are those of the test hub. Tools that are
+# not installed are left out, saying so.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
 fetch=${FETCH:-$repository/target/release/fetch}
-runs=${RUNS:-5}
 shards=${SHARDS:-1}
 megabytes=${MB:-257}
 work=$(mktemp -d "${BENCH_DIR:-/dev/shm}/bench-fetch.XXXXXX")
@@ -92,7 +91,7 @@ measure() {
     local label=$1
     shift
     : >"$work/times"
-    for _ in $(seq "$runs"); do
+    for _ in $(seq "${RUNS:-5}"); do
         rm -rf "$work/out" "$work/hf"
         /usr/bin/time -a -o "$work/times" -f "%e %U %S %M" "$@" >/dev/null 2>"$work/errors" ||
             { echo "$label failed:" >&2; tail -3 "$work/errors" >&2; return 0; }
@@ -139,23 +138,32 @@ if [ "$shards" = 1 ]; then
     done
 
     hub=${HUB:-$repository/target/release/examples/hub}
-    if [ -x "$hub" ]; then
-        echo "== 50 ms before every answer, 1 % of them reset"
-        "$hub" "$work/files" 50 1 >"$work/hub.url" &
-        children+=($!)
-        sleep 2
-        endpoint=$(cat "$work/hub.url")
-        ours "$endpoint"
-        aria 8 "$endpoint/bench/name/resolve/main"
-        aria 16 "$endpoint/bench/name/resolve/main"
-        echo "== 20 MiB/s a connection"
-        "$hub" "$work/files" 0 0 20971520 >"$work/hub.url" &
-        children+=($!)
-        sleep 2
-        endpoint=$(cat "$work/hub.url")
-        ours "$endpoint" -c 8
-        ours "$endpoint" -c 16
-    else
-        echo "bad line: skipped, build it with cargo build --release -p tests --example hub" >&2
+    if [ ! -x "$hub" ]; then
+        echo "bad lines: skipped, build them with cargo build --release --workspace --example hub" >&2
+        exit 0
     fi
+    # Starts the test hub with numbers as in tests/examples/hub.rs, and names its endpoint.
+    serve() {
+        rm -f "$work/hub.url"
+        "$hub" "$work/files" "$@" >"$work/hub.url" &
+        children+=($!)
+        until [ -s "$work/hub.url" ]; do sleep 0.1; done
+        endpoint=$(cat "$work/hub.url")
+    }
+    echo "== 50 ms before every answer, 1 % of them reset"
+    serve latency=50 resets=1
+    ours "$endpoint"
+    aria 8 "$endpoint/bench/name/resolve/main"
+    aria 16 "$endpoint/bench/name/resolve/main"
+    echo "== 50 ms before every answer, 4 % of them stall, 4 % come with 100 KB/s"
+    serve latency=50 stalls=4 slow=4 rate=20971520
+    ours "$endpoint"
+    ours "$endpoint" -c 16
+    RUNS=1 aria 16 "$endpoint/bench/name/resolve/main"
+    echo "== 20 MiB/s a connection"
+    serve rate=20971520
+    for connections in 8 16; do
+        ours "$endpoint" -c "$connections"
+        aria "$connections" "$endpoint/bench/name/resolve/main"
+    done
 fi

@@ -3,7 +3,7 @@
 //! Files are taken in order, small ones first, so that early files are complete while later ones
 //! are still on their way. A range has the length that a connection moves in about two seconds.
 //! When nothing is left to hand out, an idle connection takes half of the slowest range from the
-//! connection that has it, and asks once more for a chunk that does not come.
+//! connection that has it, and asks once more for a last chunk that is late.
 //!
 //! A chunk is written by one connection only: whoever claims it first, whole and in memory.
 
@@ -29,7 +29,8 @@ const SHORTEST: usize = 4;
 const WORTH_THE_WAIT: f64 = 3.0;
 /// An idle connection takes work from one that would need longer than this.
 const WORTH_TAKING: Duration = Duration::from_millis(300);
-/// A chunk without a byte for so long is asked for a second time when nothing else is left.
+/// A chunk that would need longer than this, or comes no further for so long, is asked for a second
+/// time when nothing else is left.
 const WORTH_ASKING_AGAIN: Duration = Duration::from_millis(500);
 
 /// All that is left to fetch.
@@ -155,9 +156,13 @@ impl Flight {
         self.progress.last_byte.store(now, Ordering::Relaxed);
     }
 
-    /// Bytes a second since the request.
-    fn speed(&self) -> f64 {
-        self.progress.received.load(Ordering::Relaxed) as f64 / self.begun.elapsed().as_secs_f64().max(1e-6)
+    /// How long the rest of the range takes at the speed since the request; at most a day.
+    fn time_left(&self) -> Duration {
+        let received = self.progress.received.load(Ordering::Relaxed) as f64;
+        let speed = received / self.begun.elapsed().as_secs_f64().max(1e-6);
+        let pending = self.progress.pending.load(Ordering::Relaxed);
+        let left = (self.chunks.len() as u64 * CHUNK).saturating_sub(pending);
+        Duration::from_secs_f64((left as f64 / speed.max(1.0)).min(86_400.0))
     }
 
     /// How the connection has done.
@@ -384,26 +389,19 @@ impl State {
         None
     }
 
-    /// Half of the range that would last longest, or the whole of one that is silent.
+    /// Half of the range that would last longest, or the whole of a single chunk that is late.
     fn take_over(&mut self) -> Option<Flight> {
-        let candidates = self.flights.values().filter(|flight| !flight.is_whole && !flight.chunks.is_empty());
-        let (_, id) = candidates
-            .filter_map(|flight| {
-                let left = (flight.chunks.len() as u64 * CHUNK) as f64;
-                let seconds = left / flight.speed().max(1.0);
-                let is_last = flight.chunks.len() == 1;
-                let is_shared = || {
-                    self.flights.values().any(|other| {
-                        other.id != flight.id && other.file == flight.file && other.chunks == flight.chunks
-                    })
-                };
-                let worth_it = match is_last {
-                    true => flight.silence() > WORTH_ASKING_AGAIN && !is_shared(),
-                    false => flight.begun.elapsed() > WORTH_TAKING && seconds > WORTH_TAKING.as_secs_f64(),
-                };
-                worth_it.then_some((seconds, flight.id))
+        let open = self.flights.values().filter(|flight| !flight.is_whole && !flight.chunks.is_empty());
+        let (_, id) = open
+            .filter(|flight| flight.chunks.len() > 1 || !self.is_shared(flight))
+            .map(|flight| (flight.time_left(), flight))
+            .filter(|(time_left, flight)| match flight.chunks.len() {
+                1 => flight.silence().max(*time_left) > WORTH_ASKING_AGAIN,
+                _ => *time_left > WORTH_TAKING,
             })
-            .max_by(|a, b| a.0.total_cmp(&b.0))?;
+            .filter(|(_, flight)| flight.begun.elapsed() > WORTH_TAKING)
+            .map(|(time_left, flight)| (time_left, flight.id))
+            .max()?;
         let flight = self.flights.get_mut(&id)?;
         let (file, chunks) = (flight.file, flight.chunks.clone());
         let middle = chunks.start + chunks.len() / 2;
@@ -411,6 +409,13 @@ impl State {
             flight.chunks.end = middle;
         }
         Some(self.launch(file, middle..chunks.end, false))
+    }
+
+    /// Whether the last chunk of `flight` has been asked for a second time.
+    fn is_shared(&self, flight: &Flight) -> bool {
+        self.flights
+            .values()
+            .any(|other| other.id != flight.id && other.file == flight.file && other.chunks == flight.chunks)
     }
 
     fn launch(&mut self, file: usize, chunks: Range<usize>, is_whole: bool) -> Flight {

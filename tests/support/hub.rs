@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha1::Sha1;
@@ -87,6 +87,8 @@ pub enum Fault {
     Truncate(usize),
     /// Nothing comes after so many bytes of the body, for so long.
     Stall(usize, Duration),
+    /// The body comes with so many bytes a second.
+    Slow(usize),
     /// The byte at this place of the answer is changed.
     WrongByte(usize),
     /// `Content-Range` names bytes that were not asked for.
@@ -424,6 +426,10 @@ fn send_file(
             send(shared, stream, rest)?;
             Ok(keeps)
         }
+        Fault::Slow(rate) => {
+            send_at(shared, stream, &body, Some(*rate))?;
+            Ok(keeps)
+        }
         Fault::LyingLength(_) => {
             send(shared, stream, &body)?;
             Ok(false)
@@ -447,13 +453,25 @@ fn send_file(
 }
 
 /// Sends a body, no faster than the connection is allowed to.
-fn send(shared: &Shared, mut stream: &TcpStream, body: &[u8]) -> std::io::Result<()> {
-    let rate = shared.behaviour.bytes_per_second;
-    for piece in body.chunks(rate.map_or(1 << 20, |rate| (rate / 50).max(1))) {
+fn send(shared: &Shared, stream: &TcpStream, body: &[u8]) -> std::io::Result<()> {
+    send_at(shared, stream, body, shared.behaviour.bytes_per_second)
+}
+
+fn send_at(
+    shared: &Shared,
+    mut stream: &TcpStream,
+    body: &[u8],
+    bytes_per_second: Option<usize>,
+) -> std::io::Result<()> {
+    let (begun, mut sent) = (Instant::now(), 0);
+    for piece in body.chunks(bytes_per_second.map_or(1 << 20, |rate| (rate / 50).max(1))) {
         stream.write_all(piece)?;
+        sent += piece.len();
         shared.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        if let Some(rate) = rate {
-            std::thread::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64));
+        if let Some(rate) = bytes_per_second {
+            // Whatever the write took counts: the rate is that of the whole body.
+            let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
     }
     Ok(())
