@@ -37,7 +37,8 @@ fn main() -> std::io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let content = std::fs::read(entry.path())?;
-        files.push(HubFile::with(&entry.file_name().to_string_lossy(), content, true));
+        let is_large = content.len() > 100_000;
+        files.push(HubFile::with(&entry.file_name().to_string_lossy(), content, is_large));
     }
     let behaviour = Behaviour {
         latency: Duration::from_millis(number("latency") as u64),

@@ -1,10 +1,10 @@
 //! A hub on a loopback port, which answers well or, on request, badly.
 //!
-//! It serves one repository through the hub's HTTP API: revision, paged tree, `resolve` with ranges
+//! It serves one repository through the hub's HTTP API: revision, paged tree, paths, `resolve` with ranges
 //! and, for large files, a redirect to a second port that plays the content network. A [`Fault`] is
 //! chosen for every request by a function of the test's own.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -121,6 +121,8 @@ pub struct Seen {
     pub range: Option<String>,
     /// The `Authorization` header.
     pub authorization: Option<String>,
+    /// The body of a form.
+    pub form: String,
     /// It came to the second port.
     pub at_second_port: bool,
     /// Which of the connections made so far it came over.
@@ -262,14 +264,27 @@ fn read_request(reader: &mut impl BufRead, at_second_port: bool) -> std::io::Res
     }
     let mut words = line.split_whitespace().map(str::to_string);
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let mut seen =
-        Seen { method, target, range: None, authorization: None, at_second_port, connection: 0, number: 0 };
+    let mut seen = Seen {
+        method,
+        target,
+        range: None,
+        authorization: None,
+        form: String::new(),
+        at_second_port,
+        connection: 0,
+        number: 0,
+    };
+    let mut length = 0;
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { return Ok(Some(seen)) };
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            reader.take(length).read_to_string(&mut seen.form)?;
+            return Ok(Some(seen));
+        };
         match name.to_ascii_lowercase().as_str() {
             "range" => seen.range = Some(value.trim().into()),
+            "content-length" => length = value.trim().parse().unwrap_or(0),
             "authorization" => seen.authorization = Some(value.trim().into()),
             _ => {}
         }
@@ -296,7 +311,7 @@ fn answer(shared: &Shared, request: &Seen, fault: &Fault, stream: &TcpStream) ->
         _ => {}
     }
     if let Some(rest) = path.strip_prefix("/api/") {
-        return answer_api(shared, rest, query, stream);
+        return answer_api(shared, request, rest, query, stream);
     }
     let name = match path.split_once("/resolve/") {
         Some((_, rest)) => rest.split_once('/').map(|(_, name)| name),
@@ -320,21 +335,41 @@ fn answer(shared: &Shared, request: &Seen, fault: &Fault, stream: &TcpStream) ->
     send_file(shared, request, fault, file, &etag, stream)
 }
 
-fn answer_api(shared: &Shared, rest: &str, query: &str, stream: &TcpStream) -> std::io::Result<bool> {
+fn answer_api(
+    shared: &Shared,
+    request: &Seen,
+    rest: &str,
+    query: &str,
+    stream: &TcpStream,
+) -> std::io::Result<bool> {
     let parts: Vec<&str> = rest.split('/').collect();
     match parts[..] {
         [_, _, _, "revision", "missing"] => {
             head(stream, 404, &[("X-Error-Code", "RevisionNotFound")], Some(0))
         }
-        [_, _, _, "revision", _] => {
+        [_, owner, name] | [_, owner, name, "revision", _] => {
             let siblings: Vec<Value> =
                 shared.files.iter().map(|file| json!({ "rfilename": file.path })).collect();
-            send_json(stream, &json!({ "sha": COMMIT, "siblings": siblings }), &[])
+            let info = json!({ "id": format!("{owner}/{name}"), "sha": COMMIT, "siblings": siblings });
+            send_json(stream, &request.method, &info, &[])
         }
-        [_, _, _, "tree", _] if shared.behaviour.has_no_tree => head(stream, 404, &[], Some(0)),
-        [_, _, _, "tree", commit] => {
+        [_, _, _, "paths-info", _] => {
+            let is_asked_for = |path: &str| {
+                request
+                    .form
+                    .split('&')
+                    .any(|pair| pair.strip_prefix("paths=").is_some_and(|asked| decode(asked) == path))
+            };
+            let mut entries = tree(shared);
+            entries.retain(|entry| entry["path"].as_str().is_some_and(is_asked_for));
+            send_json(stream, &request.method, &Value::from(entries), &[])
+        }
+        [_, _, _, "tree", _] | [_, _, _, "tree", _, ""] if shared.behaviour.has_no_tree => {
+            head(stream, 404, &[], Some(0))
+        }
+        [_, _, _, "tree", commit] | [_, _, _, "tree", commit, ""] => {
             if let Some(tree) = &shared.behaviour.tree {
-                return send_json(stream, tree, &[]);
+                return send_json(stream, &request.method, tree, &[]);
             }
             let entries = tree(shared);
             let page = if shared.behaviour.page == 0 { entries.len().max(1) } else { shared.behaviour.page };
@@ -346,7 +381,7 @@ fn answer_api(shared: &Shared, rest: &str, query: &str, stream: &TcpStream) -> s
                 parts[0], parts[1], parts[2]
             );
             let headers = if to < entries.len() { vec![("Link", link.as_str())] } else { vec![] };
-            send_json(stream, &Value::from(entries[from..to].to_vec()), &headers)
+            send_json(stream, &request.method, &Value::from(entries[from..to].to_vec()), &headers)
         }
         _ => head(stream, 404, &[("X-Error-Code", "RepoNotFound")], Some(0)),
     }
@@ -477,10 +512,17 @@ fn send_at(
     Ok(())
 }
 
-fn send_json(mut stream: &TcpStream, value: &Value, headers: &[(&str, &str)]) -> std::io::Result<bool> {
+fn send_json(
+    mut stream: &TcpStream,
+    method: &str,
+    value: &Value,
+    headers: &[(&str, &str)],
+) -> std::io::Result<bool> {
     let body = value.to_string();
     let keeps = head(stream, 200, headers, Some(body.len()))?;
-    stream.write_all(body.as_bytes())?;
+    if method != "HEAD" {
+        stream.write_all(body.as_bytes())?;
+    }
     Ok(keeps)
 }
 
