@@ -152,12 +152,14 @@ def adapter(folder: Path, base: Path) -> Iterator[Proof]:
 
 def base_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Every weight of a base, widened to f32; NF4 weights as bitsandbytes' dequantize_4bit
-    gives them, rounded to the dtype that they had before."""
+    gives them to a model that computes in f32, unrounded."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     weights = {name: value.float() for name, value in model.named_parameters() if not hasattr(value, "quant_state")}
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
-            weights[f"{name}.weight"] = bnb.dequantize_4bit(module.weight.data, module.weight.quant_state).float()
+            state = module.weight.quant_state
+            state.dtype = torch.float32
+            weights[f"{name}.weight"] = bnb.dequantize_4bit(module.weight.data, state)
     return weights
 
 

@@ -50,20 +50,21 @@ impl Base {
             && self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// A weight.
-    pub fn weight(&self, name: &str) -> Result<Weight> {
-        match Quantized::load(&self.checkpoint, name)? {
-            Some(quantized) => Ok(Weight::Quantized(quantized)),
-            None => Ok(Weight::Dense(self.checkpoint.tensor(name)?)),
-        }
-    }
-}
-
-/// What a weight is when it is dense: its name, the dtype it has or had, and its shape.
-pub fn dense_spec(name: &str, weight: &Weight) -> TensorSpec {
-    match weight {
-        Weight::Dense(tensor) => TensorSpec::new(name, tensor.dtype, tensor.shape.clone()),
-        Weight::Quantized(quantized) => TensorSpec::new(name, quantized.dtype(), quantized.shape()),
+    /// A weight, and what it is when it is dense: its name, the dtype it has or had, and its shape.
+    ///
+    /// A 4-bit weight dequantizes to f32 unrounded, as in the model that an adapter was trained over;
+    /// it is rounded once, when all has been added.
+    pub fn weight(&self, name: &str) -> Result<(TensorSpec, Weight)> {
+        Ok(match Quantized::load(&self.checkpoint, name)? {
+            Some(quantized) => (
+                TensorSpec::new(name, quantized.dtype(), quantized.shape()),
+                Weight::Quantized(quantized.with_dtype(Dtype::F32)),
+            ),
+            None => {
+                let tensor = self.checkpoint.tensor(name)?;
+                (TensorSpec::new(name, tensor.dtype, tensor.shape.clone()), Weight::Dense(tensor))
+            }
+        })
     }
 }
 

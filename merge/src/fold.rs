@@ -43,7 +43,7 @@ impl Piece<'_> {
             && self.requantize
         {
             let tensors = match self.updates.is_empty() {
-                true => quantized.to_tensors(name)?,
+                true => quantized.clone().with_dtype(self.spec.dtype).to_tensors(name)?,
                 false => Quantized::quantize(&self.folded()?, quantized.scheme())?.to_tensors(name)?,
             };
             for tensor in tensors {

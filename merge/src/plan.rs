@@ -8,7 +8,7 @@ use common::kernels::linear::Weight;
 use common::nf4::Quantized;
 use common::{Result, bail};
 
-use crate::base::{Base, EMBEDDING, HEAD, dense_spec, is_float};
+use crate::base::{Base, EMBEDDING, HEAD, is_float};
 
 /// A tensor of the result.
 pub struct Piece<'a> {
@@ -91,8 +91,8 @@ fn piece<'a>(
     source: &str,
     requantize: bool,
 ) -> Result<Piece<'a>> {
-    let mut weight = base.weight(source)?;
-    let spec = dense_spec(&name, &weight);
+    let (spec, mut weight) = base.weight(source)?;
+    let spec = TensorSpec { name: name.clone(), ..spec };
     let mut replaced = false;
     for adapter in adapters {
         if let Some(replacement) = adapter.replacements.get(&name) {

@@ -13,7 +13,7 @@ use common::kernels::linear::Weight;
 use common::nf4::Quantized;
 use serde_json::Value;
 
-use crate::base::{Base, dense_spec, release};
+use crate::base::{Base, release};
 use crate::plan::{Piece, Plan};
 
 /// Rows of each weight that are looked at.
@@ -71,13 +71,9 @@ pub fn of_bases(plan: &Plan<'_>, counterpart: &Base) -> Result<Moved> {
         if !counterpart.contains(&piece.spec.name) {
             continue;
         }
-        let other = Piece {
-            spec: piece.spec.clone(),
-            weight: counterpart.weight(&piece.spec.name)?,
-            updates: Vec::new(),
-            requantize: false,
-        };
-        if dense_spec(&piece.spec.name, &other.weight).shape != piece.spec.shape {
+        let (spec, weight) = counterpart.weight(&piece.spec.name)?;
+        let other = Piece { spec, weight, updates: Vec::new(), requantize: false };
+        if other.spec.shape != piece.spec.shape {
             continue;
         }
         for row in sample(piece) {

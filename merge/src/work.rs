@@ -62,6 +62,7 @@ fn recipe(request: &Request, base: &Base) -> Result<Value> {
     };
     add(&base.directory.join("config.json"))?;
     base.files().try_for_each(&mut add)?;
+    checkpoint::companions(&base.directory)?.iter().try_for_each(|companion| add(companion))?;
     for adapter in &request.adapters {
         add(&adapter.join(CONFIG))?;
         add(&adapter.join(ADAPTER))?;

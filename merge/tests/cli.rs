@@ -137,9 +137,10 @@ fn original(name: &str) -> Vec<f32> {
     weights().into_iter().find(|tensor| tensor.name == name).unwrap().to_f32().unwrap()
 }
 
+/// A weight of `nf4` as a model that computes in f32 sees it.
 fn dequantized(parent: &TempDir, name: &str) -> Vec<f32> {
     let checkpoint = Checkpoint::open(&parent.path().join("nf4")).unwrap();
-    Quantized::load(&checkpoint, name).unwrap().unwrap().dequantize()
+    Quantized::load(&checkpoint, name).unwrap().unwrap().with_dtype(Dtype::F32).dequantize()
 }
 
 fn run(parent: &TempDir, arguments: &[&str]) -> assert_cmd::assert::Assert {
@@ -288,12 +289,26 @@ fn quantizing_again_says_what_it_costs() {
     assert!(stderr_of(&assert).contains("warning: --requantize"), "{}", stderr_of(&assert));
     let name = format!("{Q}.weight");
     let result = parent.path().join("m");
-    let found = Quantized::load(&Checkpoint::open(&result).unwrap(), &name).unwrap().unwrap().dequantize();
+    let quantized = Quantized::load(&Checkpoint::open(&result).unwrap(), &name).unwrap().unwrap();
+    let found = quantized.dequantize();
     let expected = folded(&dequantized(&parent, &name), &[(Q, 4, 2.0)]);
+    assert_eq!(quantized.dtype(), Dtype::BF16, "it says what it was quantized from");
     let most = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.17 * most));
     assert_eq!(config_of(result)["quantization_config"]["quant_method"], "bitsandbytes");
     run(&parent, &["adapter", "--requantize", "--base", "base", "-o", "n"]).code(2);
+}
+
+#[test]
+fn what_no_adapter_changes_is_quantized_as_it_was() {
+    let parent = workplace();
+    adapter(&parent.path().join("adapter"), "../nf4", r#""r": 4, "lora_alpha": 8"#, &[(Q, 4)], &[]);
+    run(&parent, &["adapter", "--requantize", "-o", "m"]).success();
+    let (before, after) = (parent.path().join("nf4"), parent.path().join("m"));
+    let (before, after) = (Checkpoint::open(&before).unwrap(), Checkpoint::open(&after).unwrap());
+    for name in before.names().filter(|name| name.starts_with(UP)) {
+        assert_eq!(before.tensor(name).unwrap().bytes[..], after.tensor(name).unwrap().bytes[..], "{name}");
+    }
 }
 
 #[test]
@@ -351,4 +366,22 @@ fn the_same_work_is_done_once_and_a_run_that_was_killed_goes_on() {
     assert!(stderr.contains("model-00001-of-00003.safetensors is already merged"), "{stderr}");
     assert_eq!(fs::read(parent.path().join("m/model-00002-of-00003.safetensors")).unwrap(), whole);
     assert!(names_in(&parent.path().join("m")).iter().all(|name| !name.ends_with(".partial")));
+}
+
+#[test]
+fn a_change_in_any_file_of_the_base_is_noticed() {
+    let parent = workplace();
+    run(&parent, &["adapter", "-o", "m"]).success();
+    for (file, text) in [
+        ("tokenizer_config.json", r#"{"a": 1}"#),
+        ("chat_template.jinja", "new"),
+        ("generation_config.json", "{}"),
+    ] {
+        fs::write(parent.path().join("nf4").join(file), text).unwrap();
+        let stale = stderr_of(&run(&parent, &["adapter", "-o", "m"]).code(1));
+        assert!(stale.contains("made from something else") && stale.contains("--force"), "{file}: {stale}");
+        run(&parent, &["adapter", "-o", "m", "--force"]).success();
+        assert_eq!(fs::read_to_string(parent.path().join("m").join(file)).unwrap(), text);
+        assert!(stderr_of(&run(&parent, &["adapter", "-o", "m"]).success()).contains("already made"));
+    }
 }
