@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 
 use common::adapter::{Adapter, AdapterConfig};
 use common::checkpoint::{Checkpoint, Tensor, write_file};
-use common::cli::{Begun, OutputDirectory, recipe_of};
+use common::cli::{self, Begun, OutputDirectory, recipe_of};
 use common::kernels::adamw::Moments;
 use common::model::Model;
 use common::{Context, Error, Result, error};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::{Begin, Config};
 use crate::record::History;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
+/// In front of the step of a checkpoint that is being removed.
+const LEAVING: &str = ".removed-checkpoint-";
 
 /// Where a run stands after some steps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,9 +82,35 @@ pub fn save_adapter(
     Ok(())
 }
 
-/// Writes indented JSON.
+/// Writes indented JSON, whole or not at all.
 pub fn write_json(path: &Path, value: &Value) -> Result<()> {
-    Ok(fs_err::write(path, serde_json::to_string_pretty(value)? + "\n")?)
+    cli::write_file(path, &(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Removes the oldest checkpoints beyond `limit`, but never `kept` nor the last.
+pub fn rotate(output: &Path, limit: usize, kept: Option<u64>) -> Result<()> {
+    let checkpoints = list(output);
+    let last = checkpoints.last().map(|(step, _)| *step);
+    let surplus = checkpoints.len().saturating_sub(limit);
+    let can_go = |step: u64| Some(step) != kept && Some(step) != last;
+    for (step, path) in checkpoints.into_iter().filter(|(step, _)| can_go(*step)).take(surplus) {
+        // Under its name there is a whole checkpoint or none.
+        let leaving = output.join(format!("{LEAVING}{step}"));
+        fs_err::rename(path, &leaving)?;
+        fs_err::remove_dir_all(leaving)?;
+    }
+    Ok(())
+}
+
+/// Removes what a run that was killed in [`rotate`] left.
+pub fn remove_leftovers(output: &Path) -> Result<()> {
+    for entry in fs_err::read_dir(output)? {
+        let path = entry?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(LEAVING)) {
+            fs_err::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The checkpoints in `output`, by their steps.
@@ -96,6 +125,20 @@ pub fn list(output: &Path) -> Vec<(u64, PathBuf)> {
         .collect();
     found.sort();
     found
+}
+
+/// The checkpoint that the run continues from, if it continues one.
+pub fn to_resume(config: &Config) -> Result<Option<PathBuf>> {
+    match &config.begin {
+        Begin::New | Begin::Overwriting | Begin::Forced => Ok(None),
+        Begin::ResumedFrom(path) => Ok(Some(path.clone())),
+        Begin::Resumed => match list(&config.output).pop() {
+            Some((_, path)) => Ok(Some(path)),
+            None => {
+                Err(error!("no checkpoint in {}", config.output.display()).hint("begin without --resume"))
+            }
+        },
+    }
 }
 
 /// Puts the model and the optimizer back where the checkpoint left them.

@@ -4,12 +4,19 @@ use std::path::{Path, PathBuf};
 
 use common::device::DeviceChoice;
 use common::kernels::adamw::AdamW;
+use common::nf4::{QuantType, Scheme};
 use common::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
+use crate::arguments::adapter::{AdapterArguments, InitLoraWeights, QuantizationType};
+use crate::arguments::optimization::{OptimizationArguments, Strategy};
+use crate::arguments::reporting::{ReportTo, ReportingArguments};
 use crate::data::DataArguments;
-use crate::schedule::SchedulerType;
+use crate::every::Every;
+use crate::schedule::{SchedulerParameters, SchedulerType};
+use crate::yaml;
+use crate::yaml::effective::Settings;
 
 /// How long a run is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,31 +27,54 @@ pub enum Length {
     Steps(u64),
 }
 
+/// Where a run begins.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Begin {
+    /// At step 0, where nothing is in the way.
+    New,
+    /// At step 0, in the place of a finished run.
+    Overwriting,
+    /// At step 0, in the place of anything.
+    Forced,
+    /// At the last checkpoint in the output directory.
+    Resumed,
+    /// At this checkpoint.
+    ResumedFrom(PathBuf),
+}
+
 /// A run, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Model directory.
     pub model: PathBuf,
+    /// Its linear layers are quantized when it is loaded.
+    pub quantization: Option<Scheme>,
     /// Where adapters, logs and checkpoints go.
     pub output: PathBuf,
-    /// Replace what is in `output`.
-    pub force: bool,
-    /// Continue from the last checkpoint in `output`.
-    pub resume: bool,
+    /// Every option and its value.
+    pub settings: Settings,
+    /// Where the run begins.
+    pub begin: Begin,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
     /// What is trained on.
     pub data: DataArguments,
-    /// Share (below 1) or number of held-out examples.
-    pub val_size: f64,
     /// Rank of new adapters.
     pub rank: usize,
     /// Their scale is alpha / rank.
     pub alpha: f64,
+    /// Their scale is alpha / √rank.
+    pub rank_stabilized: bool,
+    /// How A begins.
+    pub initialization: InitLoraWeights,
     /// Modules with an adapter; empty means every linear layer of the blocks.
     pub targets: Vec<String>,
     /// Start from this adapter in place of a new one.
     pub adapter: Option<PathBuf>,
     /// The highest learning rate.
     pub learning_rate: f64,
+    /// B learns so many times as fast as A.
+    pub rate_of_b: f64,
     /// How long.
     pub length: Length,
     /// Examples of a micro-batch; a number for people, because passes are packed by tokens.
@@ -53,108 +83,133 @@ pub struct Config {
     pub accumulation: usize,
     /// How the learning rate falls.
     pub scheduler: SchedulerType,
+    /// Settings of that.
+    pub scheduler_parameters: SchedulerParameters,
     /// Share of the steps in which it rises.
     pub warmup_ratio: f64,
+    /// Steps in which it rises, or below 1 their share; in place of the ratio unless 0.
+    pub warmup_steps: f64,
     /// 0 does not clip.
     pub max_grad_norm: f64,
-    /// The optimizer.
-    pub optimizer: AdamW,
-    /// Of initial values, split and order.
+    /// Of both moments.
+    pub adam_betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub adam_epsilon: f64,
+    /// Decoupled.
+    pub weight_decay: f64,
+    /// Of initial values and split.
     pub seed: u64,
+    /// Of the order.
+    pub data_seed: u64,
+    /// A new order for every epoch.
+    pub shuffle: bool,
     /// Steps between log lines.
-    pub logging_steps: u64,
+    pub logging: Every,
+    /// Log the first step too.
+    pub log_first: bool,
     /// Steps between evaluations.
-    pub eval_steps: Option<u64>,
+    pub evaluation: Every,
+    /// Evaluate before the first step too.
+    pub evaluate_first: bool,
     /// Steps between checkpoints.
-    pub save_steps: u64,
+    pub saving: Every,
+    /// Most checkpoints that are kept.
+    pub save_total_limit: Option<usize>,
+    /// End with the best checkpoint's adapter.
+    pub load_best: bool,
+    /// Whether a greater loss is the better one.
+    pub greater_is_better: bool,
+    /// Stop after so many evaluations that were not the best.
+    pub patience: Option<usize>,
+    /// Draw the losses.
+    pub plot: bool,
+    /// Where TensorBoard's event files go.
+    pub tensorboard: Option<PathBuf>,
     /// Where to compute.
     pub device: DeviceChoice,
 }
 
 impl Config {
     /// Checks the arguments and waits for the model's path where it comes through a pipe.
-    pub fn new(arguments: Arguments) -> Result<Self> {
-        let positive = |option: &str, value: f64| match value > 0.0 && value.is_finite() {
-            true => Ok(()),
-            false => Err(Error::usage(format!("{option}: a positive number expected, found {value}"))),
-        };
-        let at_least_0 = |option: &str, value: f64| match value >= 0.0 && value.is_finite() {
-            true => Ok(()),
-            false => Err(Error::usage(format!("{option}: a number of at least 0 expected, found {value}"))),
-        };
-        let a = &arguments;
-        positive("--learning-rate", a.learning_rate)?;
-        positive("--num-train-epochs", a.num_train_epochs)?;
-        positive("--lora-alpha", a.lora_alpha.unwrap_or(1.0))?;
-        at_least_0("--max-grad-norm", a.max_grad_norm)?;
-        at_least_0("--weight-decay", a.weight_decay)?;
-        at_least_0("--val-size", a.val_size)?;
-        if !(0.0..=1.0).contains(&a.warmup_ratio) {
-            return Err(Error::usage(format!(
-                "--warmup-ratio: a share from 0 to 1 expected, found {}",
-                a.warmup_ratio
-            )));
-        }
-        for (option, value) in [
-            ("--lora-rank", a.lora_rank as u64),
-            ("--per-device-train-batch-size", a.per_device_train_batch_size as u64),
-            ("--gradient-accumulation-steps", a.gradient_accumulation_steps as u64),
-            ("--logging-steps", a.logging_steps),
-            ("--save-steps", a.save_steps),
-            ("--eval-steps", a.eval_steps.unwrap_or(1)),
-            ("--max-steps", a.max_steps.unwrap_or(1)),
-        ] {
-            if value == 0 {
-                return Err(Error::usage(format!("{option}: at least 1 expected, found 0")));
-            }
-        }
-        if a.eval_steps.is_some() && a.val_size == 0.0 {
-            return Err(Error::usage("--eval-steps without held-out examples").hint("add --val-size 0.1"));
-        }
-        let model = common::cli::inputs(&arguments.model)?.directory()?;
+    pub fn new(arguments: Arguments, settings: Settings) -> Result<Self> {
+        let Arguments { data, adapter, optimization, reporting, .. } = &arguments;
+        check_adapter(adapter)?;
+        check_optimization(optimization)?;
+        check_data(data)?;
+        let every = Reporting::new(reporting, data)?;
+        let models: Vec<PathBuf> =
+            arguments.model.clone();
+        let model = common::cli::inputs(&models)?.directory()?;
         let model = fs_err::canonicalize(model)?;
         if common::model::is_adapter(&model) {
             return Err(Error::usage(format!("{} is an adapter, not a model", model.display()))
                 .hint("name the base as MODEL and the adapter with --adapter-name-or-path"));
         }
-        let output = match arguments.common.output {
-            Some(output) => output,
+        let output = match &arguments.common.output {
+            Some(output) => output.clone(),
             None => default_output(&model)?,
         };
-        let all = arguments.lora_target.iter().any(|target| target == "all");
+        let all = adapter.lora_target.iter().any(|target| target == "all");
+        let o = optimization;
+        let steps = o.max_steps.and_then(|steps| u64::try_from(steps).ok());
+        let reports = reporting.report_to.contains(&ReportTo::Tensorboard);
         Ok(Self {
-            output,
-            force: arguments.common.force,
-            resume: arguments.resume,
-            data: arguments.data,
-            val_size: arguments.val_size,
-            rank: arguments.lora_rank,
-            alpha: arguments.lora_alpha.unwrap_or(2.0 * arguments.lora_rank as f64),
-            targets: if all { Vec::new() } else { arguments.lora_target },
-            adapter: arguments.adapter_name_or_path.map(fs_err::canonicalize).transpose()?,
-            learning_rate: arguments.learning_rate,
-            length: match arguments.max_steps {
-                Some(steps) => Length::Steps(steps),
-                None => Length::Epochs(arguments.num_train_epochs),
+            quantization: quantization(adapter),
+            settings,
+            begin: begin(&arguments),
+            dry_run: arguments.dry_run,
+            data: data.clone(),
+            rank: adapter.lora_rank,
+            alpha: adapter.lora_alpha.unwrap_or(2.0 * adapter.lora_rank as f64),
+            rank_stabilized: adapter.use_rslora,
+            initialization: adapter.init_lora_weights,
+            targets: match all {
+                true => Vec::new(),
+                false => adapter.lora_target.iter().map(|target| target.trim().to_owned()).collect(),
             },
-            micro_batch: arguments.per_device_train_batch_size,
-            accumulation: arguments.gradient_accumulation_steps,
-            scheduler: arguments.lr_scheduler_type,
-            warmup_ratio: arguments.warmup_ratio,
-            max_grad_norm: arguments.max_grad_norm,
-            optimizer: AdamW {
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                weight_decay: arguments.weight_decay as f32,
-            },
-            seed: arguments.seed,
-            logging_steps: arguments.logging_steps,
-            eval_steps: arguments.eval_steps,
-            save_steps: arguments.save_steps,
-            device: arguments.device,
+            adapter: adapter.adapter_name_or_path.clone().map(fs_err::canonicalize).transpose()?,
+            learning_rate: o.learning_rate,
+            rate_of_b: o.loraplus_lr_ratio.unwrap_or(1.0),
+            length: steps.map_or(Length::Epochs(o.num_train_epochs), Length::Steps),
+            micro_batch: o.per_device_train_batch_size,
+            accumulation: o.gradient_accumulation_steps,
+            scheduler: o.lr_scheduler_type,
+            scheduler_parameters: SchedulerParameters::parse(
+                o.lr_scheduler_kwargs.as_deref(),
+                o.lr_scheduler_type,
+            )?,
+            warmup_ratio: o.warmup_ratio,
+            warmup_steps: o.warmup_steps,
+            max_grad_norm: o.max_grad_norm,
+            adam_betas: [o.adam_beta1, o.adam_beta2],
+            adam_epsilon: o.adam_epsilon,
+            weight_decay: o.weight_decay,
+            seed: o.seed,
+            data_seed: o.data_seed.unwrap_or(o.seed),
+            shuffle: !o.disable_shuffling,
+            logging: every.logging,
+            log_first: reporting.logging_first_step,
+            evaluation: every.evaluation,
+            evaluate_first: reporting.eval_on_start,
+            saving: every.saving,
+            save_total_limit: reporting.save_total_limit,
+            load_best: reporting.load_best_model_at_end,
+            greater_is_better: reporting.greater_is_better,
+            patience: reporting.early_stopping_steps,
+            plot: reporting.plot_loss,
+            tensorboard: reports
+                .then(|| reporting.logging_dir.clone().unwrap_or_else(|| output.join("runs"))),
+            device: if arguments.use_cpu { DeviceChoice::Cpu } else { arguments.device },
             model,
+            output,
         })
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> AdamW {
+        let [beta1, beta2] = self.adam_betas.map(|beta| beta as f32);
+        let (epsilon, weight_decay) = (self.adam_epsilon as f32, self.weight_decay as f32);
+        AdamW { beta1, beta2, epsilon, weight_decay }
     }
 
     /// Examples of an optimizer step.
@@ -162,31 +217,219 @@ impl Config {
         self.micro_batch.saturating_mul(self.accumulation)
     }
 
-    /// Everything the result depends on. `examples` identifies the tokenized data, and with it the
-    /// tokenizer, the template and the cutoff.
-    pub fn recipe(&self, examples: &str) -> Value {
+    /// Everything the result depends on. `examples` and `held_out` identify the tokenized data, and
+    /// with it the tokenizer, the template and the cutoff.
+    pub fn recipe(&self, examples: &str, held_out: &str) -> Value {
         let (epochs, steps) = match self.length {
             Length::Epochs(epochs) => (json!(epochs), Value::Null),
             Length::Steps(steps) => (Value::Null, json!(steps)),
         };
+        let quantization = self.quantization.map(|scheme| {
+            let fp4 = scheme.quant_type == QuantType::Fp4;
+            json!({"type": if fp4 { "fp4" } else { "nf4" }, "double": scheme.double_quant})
+        });
+        // Evaluations choose the result only where the best checkpoint is, or where they end the run.
+        let chooses = self.load_best || self.patience.is_some();
+        let choice = json!({
+            "examples": held_out, "evaluation": self.evaluation, "saving": self.saving,
+            "load_best_model_at_end": self.load_best, "greater_is_better": self.greater_is_better,
+            "early_stopping_steps": self.patience,
+        });
         json!({
             "model": self.model,
+            "quantization": quantization,
             "examples": examples,
-            "val_size": self.val_size,
+            "val_size": self.data.val_size,
             "lora_rank": self.rank,
             "lora_alpha": self.alpha,
             "lora_target": self.targets,
+            "use_rslora": self.rank_stabilized,
+            "init_lora_weights": self.initialization,
             "adapter_name_or_path": self.adapter,
             "learning_rate": self.learning_rate,
+            "loraplus_lr_ratio": self.rate_of_b,
             "num_train_epochs": epochs,
             "max_steps": steps,
             "effective_batch": self.effective_batch(),
             "lr_scheduler_type": self.scheduler,
+            "lr_scheduler_kwargs": self.scheduler_parameters,
             "warmup_ratio": self.warmup_ratio,
+            "warmup_steps": self.warmup_steps,
             "max_grad_norm": self.max_grad_norm,
-            "weight_decay": self.optimizer.weight_decay,
+            "weight_decay": self.weight_decay,
+            "adam_beta1": self.adam_betas[0],
+            "adam_beta2": self.adam_betas[1],
+            "adam_epsilon": self.adam_epsilon,
             "seed": self.seed,
+            "data_seed": self.data_seed,
+            "shuffle": self.shuffle,
+            "choice": if chooses { choice } else { Value::Null },
         })
+    }
+}
+
+fn begin(arguments: &Arguments) -> Begin {
+    let from = arguments.resume_from_checkpoint.as_deref().filter(|from| *from != Path::new("false"));
+    match from {
+        _ if arguments.common.force => Begin::Forced,
+        Some(path) if path != Path::new("true") && !arguments.resume => {
+            Begin::ResumedFrom(path.to_path_buf())
+        }
+        Some(_) => Begin::Resumed,
+        None if arguments.resume => Begin::Resumed,
+        None if arguments.overwrite_output_dir => Begin::Overwriting,
+        None => Begin::New,
+    }
+}
+
+fn quantization(adapter: &AdapterArguments) -> Option<Scheme> {
+    let quant_type = match adapter.quantization_type {
+        QuantizationType::Nf4 => QuantType::Nf4,
+        QuantizationType::Fp4 => QuantType::Fp4,
+    };
+    let double_quant = adapter.double_quantization;
+    adapter.quantization_bit.map(|_| Scheme { quant_type, double_quant, ..Scheme::default() })
+}
+
+fn check_adapter(adapter: &AdapterArguments) -> Result<()> {
+    at_least_1("--lora-rank", adapter.lora_rank as i64)?;
+    positive("--lora-alpha", adapter.lora_alpha.unwrap_or(1.0))
+}
+
+fn check_optimization(a: &OptimizationArguments) -> Result<()> {
+    positive("--learning-rate", a.learning_rate)?;
+    positive("--loraplus-lr-ratio", a.loraplus_lr_ratio.unwrap_or(1.0))?;
+    positive("--num-train-epochs", a.num_train_epochs)?;
+    positive("--adam-epsilon", a.adam_epsilon)?;
+    at_least_0("--max-grad-norm", a.max_grad_norm)?;
+    at_least_0("--weight-decay", a.weight_decay)?;
+    at_least_0("--warmup-steps", a.warmup_steps)?;
+    if a.max_steps != Some(-1) {
+        at_least_1("--max-steps", a.max_steps.unwrap_or(1))?;
+    }
+    at_least_1("--per-device-train-batch-size", a.per_device_train_batch_size as i64)?;
+    at_least_1("--gradient-accumulation-steps", a.gradient_accumulation_steps as i64)?;
+    if !(0.0..=1.0).contains(&a.warmup_ratio) {
+        let found = a.warmup_ratio;
+        return Err(Error::usage(format!("--warmup-ratio: a share from 0 to 1 expected, found {found}")));
+    }
+    for (option, beta) in [("--adam-beta1", a.adam_beta1), ("--adam-beta2", a.adam_beta2)] {
+        if !(0.0..1.0).contains(&beta) {
+            return Err(Error::usage(format!("{option}: a decay from 0 to below 1 expected, found {beta}")));
+        }
+    }
+    Ok(())
+}
+
+fn check_data(data: &DataArguments) -> Result<()> {
+    at_least_0("--val-size", data.val_size)?;
+    if data.data.is_empty() && data.dataset.is_empty() {
+        return Err(Error::usage("nothing to train on")
+            .hint("--data names a file of examples, --dataset an entry of dataset_info.json"));
+    }
+    if data.mask_history && data.train_on_prompt {
+        return Err(Error::usage("--mask-history and --train-on-prompt exclude each other"));
+    }
+    if data.val_size > 0.0 && !(data.eval_data.is_empty() && data.eval_dataset.is_empty()) {
+        return Err(Error::usage("--val-size beside --eval-dataset or --eval-data")
+            .hint("hold out a part of the training data or other data, not both"));
+    }
+    Ok(())
+}
+
+/// When things are done.
+struct Reporting {
+    logging: Every,
+    evaluation: Every,
+    saving: Every,
+}
+
+impl Reporting {
+    fn new(a: &ReportingArguments, data: &DataArguments) -> Result<Self> {
+        let logging = Every::Steps(steps("--logging-steps", a.logging_steps)?);
+        let steps_or = |option, given: f64, strategy| -> Result<Every> {
+            match strategy {
+                Strategy::No => Ok(Every::Never),
+                Strategy::Steps => Ok(Every::Steps(steps(option, given)?)),
+                Strategy::Epoch => Ok(Every::Epoch),
+            }
+        };
+        let strategy = match (a.eval_strategy, a.eval_steps) {
+            (Some(strategy), _) => strategy,
+            (None, Some(_)) => Strategy::Steps,
+            (None, None) => Strategy::No,
+        };
+        let evaluation = steps_or("--eval-steps", a.eval_steps.unwrap_or(a.logging_steps), strategy)?;
+        let saving = steps_or("--save-steps", a.save_steps, a.save_strategy)?;
+        let asked = match strategy {
+            Strategy::No => {
+                [("--eval-on-start", a.eval_on_start), ("--load-best-model-at-end", a.load_best_model_at_end)]
+                    .into_iter()
+                    .find_map(|(option, asked)| asked.then_some(option))
+            }
+            _ if a.eval_strategy.is_some() => Some("--eval-strategy"),
+            _ => Some("--eval-steps"),
+        };
+        if let Some(option) = asked
+            && !data.holds_out()
+        {
+            return Err(Error::usage(format!("{option} without held-out examples"))
+                .hint("add --val-size 0.1, or name other data with --eval-dataset"));
+        }
+        at_least_1("--save-total-limit", a.save_total_limit.unwrap_or(1) as i64)?;
+        at_least_1("--early-stopping-steps", a.early_stopping_steps.unwrap_or(1) as i64)?;
+        if a.early_stopping_steps.is_some() && evaluation == Every::Never {
+            return Err(Error::usage("--early-stopping-steps without evaluations").hint("add --eval-steps"));
+        }
+        if a.load_best_model_at_end && !saves_what_is_evaluated(evaluation, saving) {
+            return Err(Error::usage("--load-best-model-at-end: every checkpoint has to be evaluated").hint(
+                "make --save-steps a multiple of --eval-steps, or give both strategies the same value",
+            ));
+        }
+        Ok(Self { logging, evaluation, saving })
+    }
+}
+
+/// Whether checkpoints fall on evaluations, as transformers demands.
+fn saves_what_is_evaluated(evaluation: Every, saving: Every) -> bool {
+    match (evaluation, saving) {
+        (Every::Steps(evaluation), Every::Steps(saving)) if evaluation >= 1.0 && saving >= 1.0 => {
+            saving % evaluation == 0.0
+        }
+        (Every::Never, _) | (_, Every::Never) => false,
+        (evaluation, saving) => evaluation == saving,
+    }
+}
+
+/// A number of steps, or a share of them.
+fn steps(option: &str, value: f64) -> Result<f64> {
+    positive(option, value)?;
+    match value < 1.0 || value.fract() == 0.0 {
+        true => Ok(value),
+        false => {
+            Err(Error::usage(format!("{option}: a whole number, or a share below 1 expected, found {value}")))
+        }
+    }
+}
+
+fn at_least_1(option: &str, value: i64) -> Result<()> {
+    match value >= 1 {
+        true => Ok(()),
+        false => Err(Error::usage(format!("{option}: at least 1 expected, found {value}"))),
+    }
+}
+
+fn positive(option: &str, value: f64) -> Result<()> {
+    match value > 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::usage(format!("{option}: a positive number expected, found {value}"))),
+    }
+}
+
+fn at_least_0(option: &str, value: f64) -> Result<()> {
+    match value >= 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::usage(format!("{option}: a number of at least 0 expected, found {value}"))),
     }
 }
 

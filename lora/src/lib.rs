@@ -7,17 +7,27 @@
 //! | [`data`] | instruction data: files of examples, read and tokenized |
 //! | [`order`] | which examples a step sees |
 //! | [`schedule`] | learning rates |
+//! | [`yaml`] | LLaMA-Factory's `train.yaml`, read and written |
+//! | [`every`] | when something is done again and again |
+//! | [`adapters`] | the adapters a run begins with |
+//! | [`best`] | the best checkpoint |
+//! | [`preview`] | what `--dry-run` shows |
 //! | [`train`] | the run: steps, evaluation, checkpoints |
 //! | [`checkpoint`] | `checkpoint-N`: writing and continuing |
 //! | [`output`] | the directory a run grows in |
 //! | [`record`] | the logs that transformers and LLaMA-Factory keep |
 
+pub mod adapters;
 pub mod arguments;
+pub mod best;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod every;
 pub mod order;
 pub mod output;
+pub mod preview;
 pub mod record;
 pub mod schedule;
 pub mod train;
+pub mod yaml;

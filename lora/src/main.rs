@@ -5,10 +5,14 @@ use std::process::ExitCode;
 use common::cli;
 use lora::arguments::Arguments;
 use lora::config::Config;
+use lora::yaml;
 
 fn main() -> ExitCode {
-    cli::run("lora-train", |arguments: Arguments| {
-        let output = lora::train::train(Config::new(arguments)?)?;
-        cli::print_path(&output)
+    cli::run("lora-train", |_: Arguments| {
+        let (arguments, settings) = yaml::complete(std::env::args_os().collect())?;
+        match lora::train::train(Config::new(arguments, settings)?)? {
+            Some(output) => cli::print_path(&output),
+            None => Ok(()),
+        }
     })
 }

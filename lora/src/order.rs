@@ -38,13 +38,15 @@ pub fn split(len: usize, size: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
 pub struct Order {
     examples: usize,
     batch: usize,
-    seed: u64,
+    /// `None` keeps the order of the data.
+    seed: Option<u64>,
     epoch: Option<(u64, Vec<usize>)>,
 }
 
 impl Order {
-    /// Batches of `batch` of `examples` examples; the last of an epoch has what is left.
-    pub fn new(examples: usize, batch: usize, seed: u64) -> Self {
+    /// Batches of `batch` of `examples` examples; the last of an epoch has what is left. Without a
+    /// seed every epoch has the order of the data.
+    pub fn new(examples: usize, batch: usize, seed: Option<u64>) -> Self {
         Self { examples, batch, seed, epoch: None }
     }
 
@@ -57,7 +59,11 @@ impl Order {
     pub fn step(&mut self, step: u64) -> &[usize] {
         let (epoch, within) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
         if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
-            self.epoch = Some((epoch, permutation(self.examples, self.seed, EPOCHS + epoch)));
+            let order = match self.seed {
+                Some(seed) => permutation(self.examples, seed, EPOCHS + epoch),
+                None => (0..self.examples).collect(),
+            };
+            self.epoch = Some((epoch, order));
         }
         let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
         let start = within as usize * self.batch;
@@ -71,7 +77,7 @@ mod tests {
 
     #[test]
     fn an_epoch_sees_every_example_once_and_the_next_in_another_order() {
-        let mut order = Order::new(10, 4, 7);
+        let mut order = Order::new(10, 4, Some(7));
         assert_eq!(order.steps_per_epoch(), 3);
         let mut epoch = |first: u64| -> Vec<usize> {
             (first..first + 3).flat_map(|step| order.step(step).to_vec()).collect()
@@ -83,8 +89,9 @@ mod tests {
             assert_eq!(sorted, (0..10).collect::<Vec<_>>());
         }
         assert_ne!(first, second);
-        assert_eq!(Order::new(10, 4, 7).step(4), &second[4..8], "no step depends on those before");
-        assert_ne!(Order::new(10, 4, 8).step(0), &first[..4], "the seed decides");
+        assert_eq!(Order::new(10, 4, Some(7)).step(4), &second[4..8], "no step depends on those before");
+        assert_ne!(Order::new(10, 4, Some(8)).step(0), &first[..4], "the seed decides");
+        assert_eq!(Order::new(10, 4, None).step(4), [4, 5, 6, 7], "without one, the data does");
     }
 
     #[test]

@@ -3,62 +3,68 @@
 
 use std::path::Path;
 
-use common::cli::{made_otherwise, note, recipe_of};
-use common::{Context, Result, error};
+use common::cli::{Lock, made_otherwise, note, recipe_of};
+use common::{Result, error};
 use serde_json::Value;
 
 use crate::checkpoint;
-use crate::config::Config;
+use crate::config::{Begin, Config};
+
+/// Files of a run beside its checkpoints.
+const FILES: [&str; 11] = [
+    "made-by.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "trainer_log.jsonl",
+    "trainer_state.json",
+    "training_args.yaml",
+    "train_results.json",
+    "eval_results.json",
+    "all_results.json",
+    "training_loss.png",
+    "training_eval_loss.png",
+];
 
 /// Whether the same run has been completed before.
 pub fn is_complete(config: &Config, recipe: &Value) -> Result<bool> {
-    if config.force {
-        return Ok(false);
-    }
-    match recipe_of(&config.output) {
-        Some(made) if made == *recipe => {
+    match (recipe_of(&config.output), &config.begin) {
+        (None, _) | (_, Begin::Forced) => Ok(false),
+        (Some(made), _) if made == *recipe => {
             note(format_args!("{} is already trained; --force trains it again", config.output.display()));
             Ok(true)
         }
-        Some(_) => Err(made_otherwise(&config.output)),
-        None => Ok(false),
+        (Some(_), Begin::Overwriting) => Ok(false),
+        (Some(_), _) => Err(made_otherwise(&config.output)),
     }
 }
 
-/// Makes the directory ready, and keeps other runs out of it while the lock lives. The kernel frees
-/// the lock when a process dies.
-pub fn prepare(config: &Config) -> Result<std::fs::File> {
+/// Makes the directory ready, and keeps other runs out of it while the lock lives.
+pub fn prepare(config: &Config) -> Result<Lock> {
     let output = config.output.as_path();
     fs_err::create_dir_all(output)?;
-    let lock = std::fs::File::create(output.join("lora-train.lock"))
-        .with_context(|| format!("cannot write into {}", output.display()))?;
-    lock.try_lock().map_err(|_| {
-        error!("another process is training into {}", output.display())
-            .hint("wait for it, or choose another name with -o")
-    })?;
-    let checkpoints = checkpoint::list(output);
-    match checkpoints.last() {
-        Some(_) if config.force => clear(output)?,
-        Some((step, _)) if !config.resume => {
+    let lock = Lock::of(output)?;
+    let is_finished = recipe_of(output).is_some();
+    match (&config.begin, checkpoint::list(output).last()) {
+        (Begin::Forced, _) => clear(output)?,
+        (Begin::Overwriting, _) if is_finished => clear(output)?,
+        (Begin::New | Begin::Overwriting, Some((step, _))) => {
             return Err(error!("{} holds an unfinished run of {step} steps", output.display())
                 .hint("--resume continues it, --force begins anew"));
         }
-        None if config.force => clear(output)?,
-        _ => {}
+        _ => checkpoint::remove_leftovers(output)?,
     }
     Ok(lock)
 }
 
-/// Removes what a run of ours writes, and nothing else.
+/// Removes what a run of ours writes, and nothing else. The mark that it is complete goes first.
 fn clear(output: &Path) -> Result<()> {
-    for (_, checkpoint) in checkpoint::list(output) {
-        fs_err::remove_dir_all(checkpoint)?;
-    }
-    for file in ["made-by.json", "adapter_model.safetensors", "adapter_config.json", "trainer_log.jsonl"] {
-        let path = output.join(file);
+    for path in FILES.map(|file| output.join(file)) {
         if path.exists() {
             fs_err::remove_file(path)?;
         }
     }
-    Ok(())
+    for (_, checkpoint) in checkpoint::list(output) {
+        fs_err::remove_dir_all(checkpoint)?;
+    }
+    checkpoint::remove_leftovers(output)
 }

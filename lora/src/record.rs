@@ -5,9 +5,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use common::{Context, Result};
+use common::{Context, Result, cli};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use crate::best::Best;
+use crate::config::Config;
+use crate::every::Every;
 
 /// The two logs of a run.
 pub struct Record {
@@ -15,7 +19,7 @@ pub struct Record {
     begun: Instant,
     total_steps: u64,
     first_step: u64,
-    epochs: f64,
+    steps_per_epoch: u64,
     history: History,
 }
 
@@ -27,11 +31,38 @@ pub struct History {
     /// Lines of `trainer_log.jsonl`.
     pub lines: Vec<Value>,
     /// Sum of all steps' losses.
+    #[serde(with = "exact")]
     pub loss_sum: f64,
     /// Tokens seen, prompts included.
     pub tokens_seen: u64,
     /// Losses since the last line.
+    #[serde(with = "exact_list")]
     pub pending: Vec<f64>,
+}
+
+/// Numbers by their bits: JSON is read back to the last digit but one.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        value.to_bits().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
+}
+
+mod exact_list {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        values.iter().map(|value| value.to_bits()).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        Ok(Vec::<u64>::deserialize(deserializer)?.into_iter().map(f64::from_bits).collect())
+    }
 }
 
 /// One optimizer step.
@@ -50,22 +81,24 @@ pub struct Step {
 }
 
 impl Record {
-    /// Begins the logs of a run of `total_steps` in `output`; `history` is what a checkpoint after
+    /// The logs of a run of `total_steps` in `output`; `history` is what a checkpoint after
     /// `first_step` steps kept.
-    pub fn begin(
+    pub fn new(
         output: &Path,
         total_steps: u64,
         first_step: u64,
-        epochs: f64,
+        steps_per_epoch: u64,
         history: History,
-    ) -> Result<Self> {
+    ) -> Self {
         let log = output.join("trainer_log.jsonl");
-        let mut text = String::new();
-        for line in &history.lines {
-            text += &format!("{line}\n");
-        }
-        fs_err::write(&log, text)?;
-        Ok(Self { log, begun: Instant::now(), total_steps, first_step, epochs, history })
+        Self { log, begun: Instant::now(), total_steps, first_step, steps_per_epoch, history }
+    }
+
+    /// Begins the file, with the lines that the checkpoint kept.
+    pub fn begin(&mut self) -> Result<()> {
+        self.begun = Instant::now();
+        let lines = self.history.lines.iter().map(|line| format!("{line}\n"));
+        cli::write_file(&self.log, &lines.collect::<String>())
     }
 
     /// What a checkpoint keeps.
@@ -86,66 +119,85 @@ impl Record {
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         let epoch = self.epoch(step.number);
         self.history.log_history.push(json!({
-            "epoch": epoch, "grad_norm": step.grad_norm, "learning_rate": step.learning_rate,
-            "loss": loss, "step": step.number,
+            "epoch": epoch, "grad_norm": significant(step.grad_norm),
+            "learning_rate": significant(step.learning_rate), "loss": significant(loss),
+            "step": step.number,
         }));
         let mut line = self.times(step.number);
         line.insert("loss".into(), json!(round(loss, 4)));
-        line.insert("lr".into(), json!(step.learning_rate));
+        line.insert("lr".into(), json!(significant(step.learning_rate)));
         self.write(line)?;
         Ok(loss)
     }
 
-    /// Writes a line for an evaluation of `examples` examples that took `seconds`.
-    pub fn evaluation(&mut self, step: u64, loss: f64, examples: usize, seconds: f64) -> Result<()> {
+    /// Writes a line for an evaluation of `examples` examples in `passes` passes that took `seconds`.
+    pub fn evaluation(
+        &mut self,
+        step: u64,
+        loss: f64,
+        examples: usize,
+        passes: usize,
+        seconds: f64,
+    ) -> Result<()> {
         let epoch = self.epoch(step);
         self.history.log_history.push(json!({
-            "epoch": epoch, "eval_loss": loss, "eval_runtime": round(seconds, 4),
+            "epoch": epoch, "eval_loss": significant(loss), "eval_runtime": round(seconds, 4),
             "eval_samples_per_second": round(examples as f64 / seconds, 3),
-            "eval_steps_per_second": round(examples as f64 / seconds, 3), "step": step,
+            "eval_steps_per_second": round(passes as f64 / seconds, 3), "step": step,
         }));
         let mut line = self.times(step);
         line.insert("eval_loss".into(), json!(round(loss, 4)));
         self.write(line)
     }
 
-    /// The summary that ends a run, under transformers' names.
-    pub fn summary(&self, samples: f64) -> Value {
+    /// The summary of a run that ended after `step` steps of `batch` examples, under transformers'
+    /// names. `parameters` are those that a token is multiplied with.
+    pub fn summary(&self, step: u64, batch: usize, parameters: usize) -> Map<String, Value> {
         let seconds = self.begun.elapsed().as_secs_f64();
-        let steps = self.total_steps.saturating_sub(self.first_step) as f64;
-        json!({
-            "epoch": self.epochs,
-            "train_loss": self.history.loss_sum / self.total_steps.max(1) as f64,
+        let steps = step.saturating_sub(self.first_step) as f64;
+        fields(json!({
+            "epoch": self.epoch(step),
+            "total_flos": 6.0 * self.history.tokens_seen as f64 * parameters as f64,
+            "train_loss": self.history.loss_sum / step.max(1) as f64,
             "train_runtime": round(seconds, 4),
-            "train_samples_per_second": round(samples / seconds, 3),
+            "train_samples_per_second": round(steps * batch as f64 / seconds, 3),
             "train_steps_per_second": round(steps / seconds, 3),
-        })
+        }))
+    }
+
+    /// The figures of the last evaluation, under transformers' names.
+    pub fn last_evaluation(&self) -> Option<Map<String, Value>> {
+        let last = self.history.log_history.iter().rev().find(|entry| entry.get("eval_loss").is_some())?;
+        let mut last = last.as_object()?.clone();
+        last.shift_remove("step");
+        Some(last)
     }
 
     /// transformers' `trainer_state.json` after `step` steps.
-    pub fn trainer_state(&self, step: u64, config: &crate::config::Config) -> Value {
+    pub fn trainer_state(&self, step: u64, config: &Config, best: Option<&Best>) -> Value {
+        let steps = |every: Every| every.steps(self.total_steps, self.steps_per_epoch);
         json!({
-            "best_global_step": null,
-            "best_metric": null,
-            "best_model_checkpoint": null,
+            "best_global_step": best.map(|best| best.step),
+            "best_metric": best.map(|best| best.eval_loss),
+            "best_model_checkpoint": best.map(|best| &best.path),
             "epoch": self.epoch(step),
-            "eval_steps": config.eval_steps,
+            "eval_steps": steps(config.evaluation),
             "global_step": step,
             "is_hyper_param_search": false,
             "is_local_process_zero": true,
             "is_world_process_zero": true,
             "log_history": self.history.log_history,
-            "logging_steps": config.logging_steps,
+            "logging_steps": steps(config.logging),
             "max_steps": self.total_steps,
             "num_input_tokens_seen": self.history.tokens_seen,
-            "num_train_epochs": self.epochs.ceil(),
-            "save_steps": config.save_steps,
+            "num_train_epochs": self.total_steps.div_ceil(self.steps_per_epoch),
+            "save_steps": steps(config.saving),
             "train_batch_size": config.micro_batch,
         })
     }
 
     fn epoch(&self, step: u64) -> f64 {
-        round(self.epochs * step as f64 / self.total_steps.max(1) as f64, 4)
+        round(step as f64 / self.steps_per_epoch as f64, 4)
     }
 
     /// The fields that every line begins with.
@@ -153,7 +205,7 @@ impl Record {
         let elapsed = self.begun.elapsed().as_secs_f64();
         let done = step.saturating_sub(self.first_step).max(1) as f64;
         let remaining = elapsed / done * self.total_steps.saturating_sub(step) as f64;
-        let fields = json!({
+        fields(json!({
             "current_steps": step,
             "total_steps": self.total_steps,
             "epoch": self.epoch(step),
@@ -162,11 +214,7 @@ impl Record {
             "remaining_time": clock(remaining),
             "throughput": round(self.history.tokens_seen as f64 / elapsed, 2),
             "total_tokens": self.history.tokens_seen,
-        });
-        match fields {
-            Value::Object(fields) => fields,
-            _ => Map::new(),
-        }
+        }))
     }
 
     fn write(&mut self, line: Map<String, Value>) -> Result<()> {
@@ -178,10 +226,22 @@ impl Record {
     }
 }
 
+fn fields(object: Value) -> Map<String, Value> {
+    match object {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
 /// `H:MM:SS`
 fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Twelve digits: more than anyone reads, and few enough that reading them back changes nothing.
+fn significant(value: f64) -> f64 {
+    format!("{value:.11e}").parse().unwrap_or(value)
 }
 
 fn round(value: f64, digits: i32) -> f64 {

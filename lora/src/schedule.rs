@@ -1,7 +1,12 @@
-//! Learning rates over a run, as transformers' schedulers give them.
+//! Learning rates over a run, as transformers' schedulers give them (`transformers/optimization.py`).
+
+use std::f64::consts::PI;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use common::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, Length};
 
 /// How the learning rate falls after its warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -12,8 +17,48 @@ pub enum SchedulerType {
     Linear,
     /// Along half a cosine to 0.
     Cosine,
-    /// Not at all.
+    /// Along half a cosine to 0, again and again.
+    CosineWithRestarts,
+    /// Along a power of what is left.
+    Polynomial,
+    /// Not at all, and without a warm-up.
     Constant,
+    /// Not at all, behind a warm-up.
+    ConstantWithWarmup,
+}
+
+/// transformers' `lr_scheduler_kwargs`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerParameters {
+    /// Waves of a cosine [0.5], or falls with restarts [1].
+    pub num_cycles: Option<f64>,
+    /// Of polynomial [1].
+    pub power: Option<f64>,
+    /// Where polynomial ends [1e-7].
+    pub lr_end: Option<f64>,
+}
+
+impl SchedulerParameters {
+    /// Reads JSON; names the scheduler does not have are refused.
+    pub fn parse(text: Option<&str>, kind: SchedulerType) -> Result<Self> {
+        let Some(text) = text else { return Ok(Self::default()) };
+        let option = "--lr-scheduler-kwargs";
+        let problem = |problem: String| Error::usage(format!("{option}: {problem}"));
+        let parameters: Self = serde_json::from_str(text).map_err(|error| problem(error.to_string()))?;
+        let cosine = matches!(kind, SchedulerType::Cosine | SchedulerType::CosineWithRestarts);
+        let polynomial = kind == SchedulerType::Polynomial;
+        for (name, value, fits) in [
+            ("num_cycles", parameters.num_cycles, cosine),
+            ("power", parameters.power, polynomial),
+            ("lr_end", parameters.lr_end, polynomial),
+        ] {
+            if value.is_some() && !fits {
+                return Err(problem(format!("the chosen scheduler has no {name}")));
+            }
+        }
+        Ok(parameters)
+    }
 }
 
 /// The learning rate of every step.
@@ -21,6 +66,8 @@ pub enum SchedulerType {
 pub struct Schedule {
     /// How it falls.
     pub kind: SchedulerType,
+    /// Settings of that.
+    pub parameters: SchedulerParameters,
     /// The highest rate.
     pub peak: f64,
     /// Steps in which it rises from 0.
@@ -30,19 +77,52 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// The schedule of a run, with the number of steps and of warm-up steps that transformers has
+    /// (`Trainer.set_initial_training_values`, `TrainingArguments.get_warmup_steps`).
+    pub fn of(config: &Config, steps_per_epoch: u64) -> Self {
+        let total = match config.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(epochs) => (epochs * steps_per_epoch as f64).ceil() as u64,
+        };
+        let share = |share: f64| (share * total as f64).ceil() as u64;
+        let warmup = match config.warmup_steps {
+            0.0 => share(config.warmup_ratio),
+            steps if steps < 1.0 => share(steps),
+            steps => steps as u64,
+        };
+        let Config { scheduler: kind, scheduler_parameters: parameters, learning_rate: peak, .. } = *config;
+        Self { kind, parameters, peak, warmup, total }
+    }
+
     /// The rate of step `step`, counted from 0.
     pub fn rate(&self, step: u64) -> f64 {
+        if self.kind == SchedulerType::Constant {
+            return self.peak;
+        }
         if step < self.warmup {
-            return self.peak * step as f64 / self.warmup as f64;
+            return self.peak * (step as f64 / self.warmup as f64);
         }
         let falling = self.total.saturating_sub(self.warmup).max(1) as f64;
-        let progress = ((step - self.warmup) as f64 / falling).min(1.0);
-        self.peak
-            * match self.kind {
-                SchedulerType::Constant => 1.0,
-                SchedulerType::Linear => 1.0 - progress,
-                SchedulerType::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+        let progress = (step - self.warmup) as f64 / falling;
+        let SchedulerParameters { num_cycles, power, lr_end } = self.parameters;
+        match self.kind {
+            SchedulerType::Constant | SchedulerType::ConstantWithWarmup => self.peak,
+            SchedulerType::Linear => self.peak * (self.total.saturating_sub(step) as f64 / falling).max(0.0),
+            SchedulerType::Cosine => {
+                let turns = num_cycles.unwrap_or(0.5) * 2.0;
+                self.peak * (0.5 * (1.0 + (PI * turns * progress).cos())).max(0.0)
             }
+            SchedulerType::CosineWithRestarts if progress >= 1.0 => 0.0,
+            SchedulerType::CosineWithRestarts => {
+                let within = (num_cycles.unwrap_or(1.0) * progress) % 1.0;
+                self.peak * (0.5 * (1.0 + (PI * within).cos())).max(0.0)
+            }
+            SchedulerType::Polynomial => {
+                let end = lr_end.unwrap_or(1e-7);
+                let left = (1.0 - progress).max(0.0);
+                (self.peak - end) * left.powf(power.unwrap_or(1.0)) + end
+            }
+        }
     }
 }
 
@@ -50,19 +130,43 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// `transformers.get_scheduler(NAME, optimizer, 2, 10)` with a rate of 1, steps 0, 1, 2, 6, 9.
+    /// `scripts/golden/schedules.py` asks transformers' `get_scheduler`.
     #[test]
     fn rates_are_transformers() {
-        let expected = [
-            (SchedulerType::Linear, [0.0, 0.5, 1.0, 0.5, 0.125]),
-            (SchedulerType::Cosine, [0.0, 0.5, 1.0, 0.5, 0.038_060_233_744_356_62]),
-            (SchedulerType::Constant, [0.0, 0.5, 1.0, 1.0, 1.0]),
-        ];
-        for (kind, rates) in expected {
-            let schedule = Schedule { kind, peak: 1.0, warmup: 2, total: 10 };
-            for (step, rate) in [0, 1, 2, 6, 9].into_iter().zip(rates) {
-                assert!((schedule.rate(step) - rate).abs() < 1e-12, "{kind:?} at {step}");
-            }
+        #[derive(Deserialize)]
+        struct Golden {
+            name: String,
+            kwargs: serde_json::Value,
+            peak: f64,
+            warmup: u64,
+            total: u64,
+            rates: Vec<f64>,
         }
+        let text = include_str!("../../tests/golden/schedules.json");
+        let golden: Vec<Golden> = serde_json::from_str(text).unwrap();
+        let mut kinds = std::collections::BTreeSet::new();
+        for Golden { name, kwargs, peak, warmup, total, rates } in golden {
+            let kind = SchedulerType::from_str(&name, false).unwrap();
+            let parameters = SchedulerParameters::parse(Some(&kwargs.to_string()), kind).unwrap();
+            let schedule = Schedule { kind, parameters, peak, warmup, total };
+            for (step, expected) in rates.iter().enumerate() {
+                let found = schedule.rate(step as u64);
+                assert!(
+                    (found - expected).abs() <= 1e-12 * peak,
+                    "{name} at {step}: {found}, not {expected}"
+                );
+            }
+            kinds.insert(name);
+        }
+        assert_eq!(kinds.len(), SchedulerType::value_variants().len());
+    }
+
+    #[test]
+    fn settings_of_another_scheduler_are_refused() {
+        let parse = |text, kind| SchedulerParameters::parse(Some(text), kind).map_err(|e| e.to_string());
+        assert!(parse(r#"{"power": 2}"#, SchedulerType::Polynomial).is_ok());
+        let error = parse(r#"{"power": 2}"#, SchedulerType::Cosine).unwrap_err();
+        assert!(error.contains("no power"), "{error}");
+        assert!(parse(r#"{"gamma": 2}"#, SchedulerType::Cosine).unwrap_err().contains("gamma"));
     }
 }

@@ -7,17 +7,21 @@ use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, Unit, interrupted, note};
 use common::device::{available_memory, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Loss, Model, Plan, Sequence};
+use common::model::{Batch, Loss, Model, Plan, Sequence};
 use common::text::Example;
 use common::{Context, Error, Result, error};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::adapters;
+use crate::best::{self, Best};
 use crate::checkpoint::{self, Progress, State};
-use crate::config::{Config, Length};
+use crate::config::Config;
 use crate::data::Prepared;
+use crate::every::Every;
 use crate::order::{Order, split};
 use crate::output;
+use crate::preview;
 use crate::record::{History, Record, Step};
 use crate::schedule::Schedule;
 
@@ -43,19 +47,27 @@ struct Run {
     template: Option<String>,
 }
 
-/// Trains and returns the directory of the adapter.
-pub fn train(config: Config) -> Result<PathBuf> {
-    let Prepared { examples, template } = config.data.prepare(&config.model)?;
-    let recipe = config.recipe(&identify(&examples));
+/// Trains and returns the directory of the adapter; nothing where no training was wanted.
+pub fn train(config: Config) -> Result<Option<PathBuf>> {
+    let Prepared { examples, held_out, template } = config.data.prepare(&config.model)?;
+    let recipe = config.recipe(&identify(&examples), &identify(&held_out));
+    if config.dry_run {
+        let (run, first_step) = Run::new(config, recipe, examples, held_out)?;
+        run.header();
+        preview::show(&run.config, &run.schedule, run.order.steps_per_epoch(), first_step);
+        return Ok(None);
+    }
     if output::is_complete(&config, &recipe)? {
-        return Ok(config.output);
+        return Ok(Some(config.output));
     }
     let _lock = output::prepare(&config)?;
-    let (mut run, first_step) = Run::new(config, recipe, examples)?;
+    config.settings.write(&config.output.join("training_args.yaml"), &config.model, &config.output)?;
+    let (mut run, first_step) = Run::new(config, recipe, examples, held_out)?;
     run.template = template;
     run.header();
-    run.steps(first_step)?;
-    run.finish(first_step)
+    run.record.begin()?;
+    let last_step = run.steps(first_step)?;
+    run.finish(last_step).map(Some)
 }
 
 /// A hash of the tokens and of which are trained.
@@ -73,35 +85,34 @@ fn identify(examples: &[Example]) -> String {
 
 impl Run {
     /// Loads the model and puts it where the run begins, or continues; returns the first step.
-    fn new(config: Config, recipe: Value, examples: Vec<Example>) -> Result<(Self, u64)> {
-        let mut model = Model::load(&config.model, &config.device.open()?)?;
-        let (training, validation) = split(examples.len(), config.val_size, config.seed);
+    fn new(
+        config: Config,
+        recipe: Value,
+        examples: Vec<Example>,
+        held_out: Vec<Example>,
+    ) -> Result<(Self, u64)> {
+        let device = config.device.open()?;
+        let mut model = match config.quantization {
+            Some(scheme) => Model::load_quantized(&config.model, scheme, &device)?,
+            None => Model::load(&config.model, &device)?,
+        };
+        let (training, validation) = split(examples.len(), config.data.val_size, config.seed);
         let pick = |indices: Vec<usize>| indices.into_iter().map(|i| examples[i].clone()).collect::<Vec<_>>();
-        let (training, validation) = (pick(training), pick(validation));
-        let order = Order::new(training.len(), config.effective_batch(), config.seed);
-        let (total, epochs) = match config.length {
-            Length::Steps(steps) => (steps, steps as f64 / order.steps_per_epoch() as f64),
-            Length::Epochs(epochs) => ((epochs * order.steps_per_epoch() as f64).ceil() as u64, epochs),
-        };
-        let schedule = Schedule {
-            kind: config.scheduler,
-            peak: config.learning_rate,
-            warmup: (config.warmup_ratio * total as f64).ceil() as u64,
-            total,
-        };
-        let adapter = begin_adapters(&config, &mut model)?;
+        let (training, mut validation) = (pick(training), pick(validation));
+        validation.extend(held_out);
+        let seed = config.shuffle.then_some(config.data_seed);
+        let order = Order::new(training.len(), config.effective_batch(), seed);
+        let schedule = Schedule::of(&config, order.steps_per_epoch());
+        let adapter = adapters::attach(&config, &mut model)?;
         let mut moments = Moments::new(model.adapters().values.len());
         let mut progress = Progress { step: 0, history: History::default() };
-        if config.resume {
-            let last = checkpoint::list(&config.output).pop();
-            let (_, path) = last.ok_or_else(|| {
-                error!("no checkpoint in {}", config.output.display()).hint("begin without --resume")
-            })?;
+        if let Some(path) = checkpoint::to_resume(&config)? {
             (moments, progress) = checkpoint::load(&path, &recipe, &mut model)?;
             note(format_args!("continuing {} after step {}", path.display(), progress.step));
         }
         let first = progress.step;
-        let record = Record::begin(&config.output, total, first, epochs, progress.history)?;
+        let per_epoch = order.steps_per_epoch();
+        let record = Record::new(&config.output, schedule.total, first, per_epoch, progress.history);
         let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
         let plan = model.config().plan(HOST_PASS_TOKENS, budget);
         let run = Self {
@@ -141,10 +152,18 @@ impl Run {
         ));
     }
 
-    fn steps(&mut self, first: u64) -> Result<()> {
+    /// Takes the steps behind `first` and returns the last one taken.
+    fn steps(&mut self, first: u64) -> Result<u64> {
         let total = self.schedule.total;
+        let per_epoch = self.order.steps_per_epoch();
+        let is_due = |every: Every, step: u64| {
+            every.steps(total, per_epoch).is_some_and(|steps| step.is_multiple_of(steps))
+        };
         let bar = cli::Progress::new("training", total, Unit::Items("steps"));
         bar.set(first);
+        if self.config.evaluate_first && first == 0 {
+            self.evaluate(0)?;
+        }
         let mut gradients = vec![0.0; self.model.adapters().values.len()];
         let (mut clock, mut tokens) = (Instant::now(), 0);
         for index in first..total {
@@ -154,7 +173,8 @@ impl Run {
             bar.add(1);
             bar.message(format!("loss {:.4}", step.loss));
             let number = step.number;
-            if number.is_multiple_of(self.config.logging_steps) || number == total {
+            let is_last = number == total;
+            if is_due(self.config.logging, number) || (self.config.log_first && number == 1) || is_last {
                 let loss = self.record.log(step)?;
                 note(format_args!(
                     "step {number}/{total}: loss {loss:.4}, gradient norm {:.4}, learning rate {:.3e}, {:.0} tokens/s",
@@ -164,21 +184,31 @@ impl Run {
                 ));
                 (clock, tokens) = (Instant::now(), 0);
             }
-            let evaluate = self.config.eval_steps.is_some_and(|every| number.is_multiple_of(every));
-            if (evaluate || number == total) && !self.validation.is_empty() {
+            let mut stops_early = false;
+            if (is_due(self.config.evaluation, number) || is_last) && !self.validation.is_empty() {
                 self.evaluate(number)?;
                 clock = Instant::now();
+                stops_early = self.has_lost_patience();
             }
-            if number.is_multiple_of(self.config.save_steps) || number == total {
+            if is_due(self.config.saving, number) || is_last || stops_early {
                 self.save(number)?;
             }
-            if interrupted() && number < total {
+            if stops_early && !is_last {
+                note(format_args!("step {number}: the held-out loss has not improved; stopping early"));
+                return Ok(number);
+            }
+            if interrupted() && !is_last {
                 let path = self.save(number)?;
                 return Err(Error::interrupted(format!("interrupted; {} is saved", path.display()))
                     .hint("the same command with --resume continues it"));
             }
         }
-        Ok(())
+        Ok(total)
+    }
+
+    fn has_lost_patience(&self) -> bool {
+        let since = best::evaluations_since_best(self.record.history(), self.config.greater_is_better);
+        self.config.patience.is_some_and(|patience| since >= patience)
     }
 
     /// One optimizer step: an effective batch in as few passes as the plan allows.
@@ -206,14 +236,10 @@ impl Run {
         }
         let learning_rate = self.schedule.rate(index);
         let clip = clip_factor(norm, self.config.max_grad_norm);
-        let optimizer = self.config.optimizer;
-        optimizer.step(
-            self.model.parameters_mut(),
-            gradients,
-            clip,
-            &mut self.moments,
-            learning_rate as f32,
-        )?;
+        let optimizer = self.config.optimizer();
+        let rates = self.model.adapters().learning_rates(learning_rate as f32, self.config.rate_of_b as f32);
+        let parameters = self.model.parameters_mut();
+        optimizer.step_at_rates(parameters, gradients, clip, &mut self.moments, &rates)?;
         let tokens = examples.iter().map(|example| example.tokens.len()).sum();
         Ok(Step { number, loss: mean, grad_norm: norm, learning_rate, tokens })
     }
@@ -223,70 +249,71 @@ impl Run {
         let begun = Instant::now();
         let examples: Vec<&Example> = self.validation.iter().collect();
         let mut loss = Loss { sum: 0.0, tokens: 0 };
+        let mut count = 0;
         for pass in passes(&examples, self.plan.tokens) {
             let found = self.model.loss(&pack(pass))?;
             loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
+            count += 1;
         }
         let (mean, seconds) = (loss.mean(), begun.elapsed().as_secs_f64());
         note(format_args!("step {step}: eval_loss {mean:.4} over {} examples", examples.len()));
-        self.record.evaluation(step, mean, examples.len(), seconds)
+        self.record.evaluation(step, mean, examples.len(), count, seconds)
     }
 
     fn save(&self, step: u64) -> Result<PathBuf> {
+        let Config { output, model, save_total_limit, load_best, .. } = &self.config;
+        let best = self.best(Some(step));
         let state = State {
             model: &self.model,
             adapter: &self.adapter,
             moments: &self.moments,
             progress: Progress { step, history: self.record.history().clone() },
-            trainer_state: &self.record.trainer_state(step, &self.config),
+            trainer_state: &self.record.trainer_state(step, &self.config, best.as_ref()),
             recipe: &self.recipe,
         };
-        checkpoint::save(&self.config.output, &self.config.model, self.template.as_deref(), &state)
-            .context("cannot save a checkpoint")
+        let path = checkpoint::save(output, model, self.template.as_deref(), &state)
+            .context("cannot save a checkpoint")?;
+        if let Some(limit) = save_total_limit {
+            let kept = best.filter(|_| *load_best).map(|best| best.step);
+            checkpoint::rotate(output, *limit, kept).context("cannot remove an old checkpoint")?;
+        }
+        Ok(path)
     }
 
-    /// Writes the adapter and the summaries, and marks the directory as complete.
-    fn finish(self, first: u64) -> Result<PathBuf> {
-        let Self { config, model, record, schedule, .. } = &self;
+    fn best(&self, being_saved: Option<u64>) -> Option<Best> {
+        let Config { output, greater_is_better, .. } = &self.config;
+        best::best(output, self.record.history(), *greater_is_better, being_saved)
+    }
+
+    /// Writes the adapter and the summaries, and marks the directory as complete after `last` steps.
+    fn finish(mut self, last: u64) -> Result<PathBuf> {
+        let best = self.best(None);
+        if let Some(best) = best.as_ref().filter(|_| self.config.load_best) {
+            self.model.set_adapter(&Adapter::load(&best.path)?)?;
+        }
+        let Self { config, model, record, .. } = &self;
         let output = &config.output;
-        let samples = (schedule.total - first) as f64 * config.effective_batch() as f64;
-        let summary = record.summary(samples);
+        let embedding = model.config().vocabulary * model.config().width;
+        let parameters = model.parameter_count().saturating_sub(embedding);
+        let mut summary = record.summary(last, config.effective_batch(), parameters);
         checkpoint::save_adapter(output, &config.model, self.template.as_deref(), model, &self.adapter)?;
-        checkpoint::write_json(&output.join("train_results.json"), &summary)?;
-        checkpoint::write_json(&output.join("all_results.json"), &summary)?;
-        let state = record.trainer_state(schedule.total, config);
+        checkpoint::write_json(&output.join("train_results.json"), &json!(summary))?;
+        let loss = summary["train_loss"].clone();
+        if let Some(evaluation) = record.last_evaluation() {
+            checkpoint::write_json(&output.join("eval_results.json"), &json!(evaluation))?;
+            summary.extend(evaluation);
+        }
+        checkpoint::write_json(&output.join("all_results.json"), &json!(summary))?;
+        let state = record.trainer_state(last, config, best.as_ref());
         checkpoint::write_json(&output.join("trainer_state.json"), &state)?;
         cli::mark_complete(output, "lora-train", &self.recipe)?;
         let peak = peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
-        note(format_args!("train_loss {}{peak}", summary["train_loss"]));
+        note(format_args!("train_loss {loss}{peak}"));
+        if let Some(Best { eval_loss, path, .. }) = best {
+            note(format_args!("the best checkpoint is {} with eval_loss {eval_loss:.4}", path.display()));
+        }
         Ok(self.config.output)
     }
-}
-
-/// New adapters, or those the run starts from; returns their configuration.
-fn begin_adapters(config: &Config, model: &mut Model) -> Result<AdapterConfig> {
-    let base = config.model.display().to_string();
-    if let Some(path) = &config.adapter {
-        let adapter = Adapter::load(path)?;
-        model.set_adapter(&adapter).with_context(|| path.display().to_string())?;
-        let mut adapter = adapter.config;
-        adapter.base_model_name_or_path = Some(base);
-        return Ok(adapter);
-    }
-    let options = AdapterOptions {
-        rank: config.rank,
-        alpha: config.alpha,
-        targets: config.targets.clone(),
-        seed: config.seed,
-    };
-    model.add_adapters(&options)?;
-    let targets = match config.targets.is_empty() {
-        true => ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-            .map(String::from)
-            .to_vec(),
-        false => config.targets.clone(),
-    };
-    Ok(AdapterConfig::new(base, config.rank, config.alpha, targets))
 }
 
 /// Cuts examples into passes of at most `tokens` tokens, in their order.

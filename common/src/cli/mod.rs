@@ -7,6 +7,7 @@
 mod arguments;
 mod input;
 mod interrupt;
+mod lock;
 mod output;
 mod progress;
 mod talk;
@@ -23,6 +24,7 @@ use crate::error::Kind;
 pub use arguments::Common;
 pub use input::{Input, Inputs, inputs};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
+pub use lock::Lock;
 pub use output::{
     Begun, OutputDirectory, answer, identity, made_otherwise, mark_complete, parts_of, print_path, recipe_of,
     stdout, write_file,

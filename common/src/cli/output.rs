@@ -13,6 +13,7 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
+use super::Lock;
 use crate::{Context, Error, Result};
 
 const MADE_BY: &str = "made-by.json";
@@ -63,7 +64,7 @@ pub struct OutputDirectory {
     destination: PathBuf,
     partial: PathBuf,
     made_by: Value,
-    _lock: std::fs::File,
+    _lock: Lock,
     /// Whether finished parts outlive a run that fails.
     in_parts: bool,
     committed: bool,
@@ -125,7 +126,8 @@ impl OutputDirectory {
         let mut partial_name = name.to_os_string();
         partial_name.push(".partial");
         let partial = path.with_file_name(partial_name);
-        let lock = lock_beside(&partial)?;
+        fs_err::create_dir_all(parent(&partial))?;
+        let lock = Lock::of(&partial)?;
         let destination = path.to_path_buf();
         Ok(Self { destination, partial, made_by, _lock: lock, in_parts, committed: false })
     }
@@ -208,7 +210,6 @@ impl Drop for OutputDirectory {
         if !self.committed && !self.has_parts() {
             let _ = fs_err::remove_dir_all(&self.partial);
         }
-        let _ = fs_err::remove_file(lock_path(&self.partial));
     }
 }
 
@@ -267,24 +268,6 @@ fn read_made_by(path: &Path) -> Option<Value> {
 
 fn is_empty_directory(path: &Path) -> bool {
     fs_err::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-fn lock_path(partial: &Path) -> PathBuf {
-    let mut name = partial.as_os_str().to_os_string();
-    name.push(".lock");
-    PathBuf::from(name)
-}
-
-/// Keeps two processes from writing one result; the kernel frees the lock when a process dies.
-fn lock_beside(partial: &Path) -> Result<std::fs::File> {
-    fs_err::create_dir_all(parent(partial))?;
-    let path = lock_path(partial);
-    let lock = std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    lock.try_lock().map_err(|_| {
-        error!("another process is writing {}", partial.display())
-            .hint("wait for it, or choose another name with -o")
-    })?;
-    Ok(lock)
 }
 
 fn parent(path: &Path) -> &Path {

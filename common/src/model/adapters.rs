@@ -21,10 +21,43 @@ pub struct AdapterOptions {
     pub rank: usize,
     /// The scale is alpha / R.
     pub alpha: f64,
+    /// The scale is alpha / √R (rsLoRA, arXiv:2312.03732).
+    pub rank_stabilized: bool,
     /// Module names as `q_proj`; empty means every linear layer of the blocks.
     pub targets: Vec<String>,
-    /// Seed of A's random values; B begins at zero.
+    /// How A begins; B begins at zero.
+    pub initialization: Initialization,
+    /// Seed of A's random values.
     pub seed: u64,
+}
+
+/// PEFT's distributions of A's first values (`LoraLayer.reset_lora_parameters`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Initialization {
+    /// Kaiming uniform with a = √5: within ±1/√K.
+    #[default]
+    Kaiming,
+    /// Normal with a standard deviation of 1/R.
+    Gaussian,
+}
+
+impl Initialization {
+    /// Fills an A of rank `rank` with `k` columns.
+    fn fill(self, a: &mut [f32], k: usize, rank: usize, random: &mut ChaCha8Rng) {
+        match self {
+            Self::Kaiming => {
+                let bound = 1.0 / (k as f32).sqrt();
+                a.fill_with(|| random.random_range(-bound..bound));
+            }
+            Self::Gaussian => a.fill_with(|| (normal(random) / rank as f64) as f32),
+        }
+    }
+}
+
+/// A normal number of mean 0 and variance 1 (Box and Muller 1958).
+fn normal(random: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - random.random::<f64>()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * random.random::<f64>()).cos()
 }
 
 /// One trainable matrix.
@@ -48,8 +81,7 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    /// New adapters on the targeted projections of `linears`: A as PEFT draws it (Kaiming uniform
-    /// with a = √5, so within ±1/√K), B zero.
+    /// New adapters on the targeted projections of `linears`.
     pub(super) fn new<'a>(
         linears: impl Iterator<Item = &'a mut Linear>,
         options: &AdapterOptions,
@@ -59,7 +91,8 @@ impl Adapters {
         }
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
         let mut adapters = Self::default();
-        let scale = (options.alpha / options.rank as f64) as f32;
+        let rank = options.rank as f64;
+        let scale = (options.alpha / if options.rank_stabilized { rank.sqrt() } else { rank }) as f32;
         let mut met = vec![false; options.targets.len()];
         for linear in linears {
             let k = linear.inputs();
@@ -71,8 +104,8 @@ impl Adapters {
             adapters.attach(linear, |index, _| targeted[index].then_some((options.rank, scale)))?;
             for projection in linear.projections() {
                 let Some(adapter) = &projection.adapter else { continue };
-                let bound = 1.0 / (k as f32).sqrt();
-                adapters.values[adapter.a.clone()].fill_with(|| random.random_range(-bound..bound));
+                let a = &mut adapters.values[adapter.a.clone()];
+                options.initialization.fill(a, k, options.rank, &mut random);
             }
         }
         if let Some(missed) = met.iter().position(|met| !met) {
@@ -187,6 +220,22 @@ impl Adapters {
         Adapter { config, modules: modules.collect(), replacements: BTreeMap::new() }
     }
 
+    /// Learning rates of all values, B's `ratio` times those of A (LoRA+, arXiv:2402.12354): ranges
+    /// that follow each other, each with its rate.
+    pub fn learning_rates(&self, rate: f32, ratio: f32) -> Vec<(Range<usize>, f32)> {
+        let mut rates: Vec<(Range<usize>, f32)> = Vec::new();
+        for tensor in &self.tensors {
+            let rate = if tensor.name.ends_with(".lora_B.weight") { rate * ratio } else { rate };
+            match rates.last_mut() {
+                Some((range, last)) if *last == rate && range.end == tensor.range.start => {
+                    range.end = tensor.range.end;
+                }
+                _ => rates.push((tensor.range.clone(), rate)),
+            }
+        }
+        rates
+    }
+
     /// The first tensor that holds a value that is not finite.
     pub fn first_non_finite(&self, values: &[f32]) -> Option<&AdapterTensor> {
         let position = values.iter().position(|value| !value.is_finite())?;
@@ -207,4 +256,39 @@ fn targets(targets: &[String], met: &mut [bool], module: &str) -> bool {
         }
     }
     any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaussian_values_have_pefts_spread() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut a = vec![0.0; 100_000];
+        Initialization::Gaussian.fill(&mut a, 64, 8, &mut random);
+        let mean = |of: &dyn Fn(f64) -> f64| a.iter().map(|&x| of(f64::from(x))).sum::<f64>() / 1e5;
+        assert!(mean(&|x| x).abs() < 2e-3);
+        assert!((mean(&|x| x * x).sqrt() - 0.125).abs() < 1e-3);
+        assert!((mean(&|x| f64::from(u8::from(x.abs() < 0.125))) - 0.6827).abs() < 5e-3, "one sigma");
+    }
+
+    #[test]
+    fn b_learns_faster_and_ranges_cover_everything() {
+        let tensor = |name: &str, range: Range<usize>| AdapterTensor {
+            name: format!("{name}.weight"),
+            shape: [1, range.len()],
+            range,
+        };
+        let tensors = vec![
+            tensor("q.lora_A", 0..4),
+            tensor("k.lora_A", 4..8),
+            tensor("q.lora_B", 8..10),
+            tensor("k.lora_B", 10..12),
+            tensor("o.lora_A", 12..16),
+        ];
+        let adapters = Adapters { values: vec![0.0; 16], tensors };
+        assert_eq!(adapters.learning_rates(0.5, 4.0), [(0..8, 0.5), (8..12, 2.0), (12..16, 0.5)]);
+        assert_eq!(adapters.learning_rates(0.5, 1.0), [(0..16, 0.5)], "one range where there is one rate");
+    }
 }

@@ -10,6 +10,7 @@ use crate::device::{Device, Tensor};
 use crate::kernels::attention::Past;
 use crate::kernels::embedding;
 use crate::kernels::linear::{Linear, Weight};
+use crate::nf4::Scheme;
 use crate::{Error, Result, error};
 
 /// A decoder with frozen weights and, where it has any, adapters.
@@ -42,6 +43,12 @@ impl Model {
     /// Loads a model directory (bf16, f16, f32 or NF4), or a PEFT adapter with the base it names.
     pub fn load(directory: &Path, device: &Device) -> Result<Self> {
         super::load::load(directory, None, device)
+    }
+
+    /// Loads a model directory and quantizes the linear layers of its blocks where they are not in
+    /// 4 bits already.
+    pub fn load_quantized(directory: &Path, scheme: Scheme, device: &Device) -> Result<Self> {
+        super::load::load_base(directory, Some(scheme), device)
     }
 
     /// Loads an adapter on another base than the one it names.

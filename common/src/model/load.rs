@@ -9,6 +9,7 @@ use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::kernels::linear::{Linear, Projection, Weight};
+use crate::nf4::Scheme;
 use crate::{Context, Result, error};
 
 /// Whether a directory holds a PEFT adapter and not a model.
@@ -23,22 +24,22 @@ pub fn base_of_adapter(directory: &Path) -> Result<PathBuf> {
 
 pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Result<Model> {
     if !is_adapter(directory) {
-        return load_base(directory, device);
+        return load_base(directory, None, device);
     }
     let base = match base {
         Some(base) => base.to_path_buf(),
         None => base_of_adapter(directory)?,
     };
-    let mut model = load_base(&base, device)?;
+    let mut model = load_base(&base, None, device)?;
     let adapter = Adapter::load(directory)?;
     model.set_adapter(&adapter).with_context(|| directory.display().to_string())?;
     Ok(model)
 }
 
-fn load_base(directory: &Path, device: &Device) -> Result<Model> {
+pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: &Device) -> Result<Model> {
     let config = Config::read(directory)?;
     let checkpoint = Checkpoint::open(directory)?;
-    let source = Source { checkpoint: &checkpoint, config: &config };
+    let source = Source { checkpoint: &checkpoint, config: &config, quantization };
     let embedding = source.weight("model.embed_tokens", [config.vocabulary, config.width])?;
     let head = Head {
         norm: source.vector("model.norm.weight", config.width)?,
@@ -55,6 +56,8 @@ fn load_base(directory: &Path, device: &Device) -> Result<Model> {
 struct Source<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a Config,
+    /// Of linear layers that are not quantized in the checkpoint.
+    quantization: Option<Scheme>,
 }
 
 impl Source<'_> {
@@ -88,7 +91,11 @@ impl Source<'_> {
             true => Some(self.vector(&format!("{name}.bias"), shape[0])?),
             false => None,
         };
-        Ok(Projection { weight: self.weight(&name, shape)?, bias, adapter: None, name })
+        let weight = match self.quantization {
+            Some(scheme) => self.weight(&name, shape)?.quantized(scheme)?,
+            None => self.weight(&name, shape)?,
+        };
+        Ok(Projection { weight, bias, adapter: None, name })
     }
 
     fn weight(&self, module: &str, shape: [usize; 2]) -> Result<Weight> {

@@ -15,7 +15,7 @@ mod head;
 mod load;
 mod memory;
 
-pub use adapters::{AdapterOptions, AdapterTensor, Adapters};
+pub use adapters::{AdapterOptions, AdapterTensor, Adapters, Initialization};
 pub use batch::{Batch, Sequence};
 pub use cache::{Cache, KeyValueCache};
 pub use config::Config;

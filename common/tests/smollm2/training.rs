@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use common::checkpoint::Checkpoint;
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Loss, Model, Sequence};
+use common::model::{AdapterOptions, Batch, Initialization, Loss, Model, Sequence};
 
 use super::{Base, Budget, PROJECTIONS, golden};
 
@@ -101,7 +101,14 @@ fn formula(t: usize, e: usize) -> f32 {
 /// The model with the formula's adapter, and where tensor t lies among its parameters.
 fn start() -> Option<(Model, Vec<Range<usize>>)> {
     let mut model = Base::Nf4.load()?;
-    let options = AdapterOptions { rank: 8, alpha: 16.0, targets: Vec::new(), seed: 0 };
+    let options = AdapterOptions {
+        rank: 8,
+        alpha: 16.0,
+        rank_stabilized: false,
+        targets: Vec::new(),
+        initialization: Initialization::Kaiming,
+        seed: 0,
+    };
     model.add_adapters(&options).unwrap();
     let tensors = &model.adapters().tensors;
     let by_name: HashMap<&str, &Range<usize>> =

@@ -13,12 +13,24 @@ use super::{Source, encode, load, show};
 #[derive(Args, Debug, Clone)]
 pub struct DataArguments {
     /// JSON or JSON lines file of alpaca rows or messages; may be given more than once
-    #[arg(long, value_name = "FILE", required_unless_present = "dataset")]
+    #[arg(long, value_name = "FILE")]
     pub data: Vec<PathBuf>,
 
     /// Names of datasets in dataset_info.json, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub dataset: Vec<String>,
+
+    /// File of examples held out for evaluation; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub eval_data: Vec<PathBuf>,
+
+    /// Names of datasets held out for evaluation, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub eval_dataset: Vec<String>,
+
+    /// Examples held out for evaluation: a share below 1, or a number
+    #[arg(long, value_name = "SIZE", default_value_t = 0.0)]
+    pub val_size: f64,
 
     /// Where dataset_info.json is
     #[arg(long, value_name = "DIR", default_value = "data")]
@@ -57,6 +69,8 @@ pub struct DataArguments {
 pub struct Prepared {
     /// In the order of the data.
     pub examples: Vec<Example>,
+    /// Those of data that is held out as a whole.
+    pub held_out: Vec<Example>,
     /// Jinja text.
     pub template: Option<String>,
 }
@@ -69,27 +83,39 @@ impl DataArguments {
             Some(name) => ChatTemplate::named(name, &tokenizer)?,
             None => ChatTemplate::load(directory, &tokenizer)?,
         };
-        let mut records = Vec::new();
-        for source in self.sources()? {
-            records.extend(load(&source, self.strict)?);
-        }
         let options = LabelOptions {
             cutoff_len: usize::try_from(self.cutoff_len).unwrap_or(usize::MAX),
             train_on_prompt: self.train_on_prompt,
             mask_history: self.mask_history,
         };
-        let dataset = encode(&records, &tokenizer, &template, &options, self.strict)?;
-        for (index, example) in dataset.examples.iter().take(self.show_examples).enumerate() {
+        let examples = |files: &[PathBuf], names: &[String]| -> Result<Vec<Example>> {
+            let mut records = Vec::new();
+            for source in self.sources(files, names)? {
+                records.extend(load(&source, self.strict)?);
+            }
+            match records.is_empty() {
+                true => Ok(Vec::new()),
+                false => Ok(encode(&records, &tokenizer, &template, &options, self.strict)?.examples),
+            }
+        };
+        let held_out = examples(&self.eval_data, &self.eval_dataset)?;
+        let examples = examples(&self.data, &self.dataset)?;
+        for (index, example) in examples.iter().take(self.show_examples).enumerate() {
             let text = show::shown(&tokenizer, example, std::io::stderr().is_terminal())?;
             cli::note(format_args!("example {}, {} tokens:\n{text}", index + 1, example.tokens.len()));
         }
         let template = self.template.as_ref().map(|_| template.source().to_owned());
-        Ok(Prepared { examples: dataset.examples, template })
+        Ok(Prepared { examples, held_out, template })
     }
 
-    fn sources(&self) -> Result<Vec<Source>> {
-        let files = self.data.iter().map(|path| Ok(Source::file(path)));
-        let named = self.dataset.iter().map(|name| Source::named(name.trim(), &self.dataset_dir));
+    /// Whether something is held out for evaluation.
+    pub fn holds_out(&self) -> bool {
+        self.val_size > 0.0 || !self.eval_data.is_empty() || !self.eval_dataset.is_empty()
+    }
+
+    fn sources(&self, files: &[PathBuf], names: &[String]) -> Result<Vec<Source>> {
+        let files = files.iter().map(|path| Ok(Source::file(path)));
+        let named = names.iter().map(|name| Source::named(name.trim(), &self.dataset_dir));
         let mut sources = files.chain(named).collect::<Result<Vec<_>>>()?;
         if let Some(most) = self.max_samples.and_then(|most| usize::try_from(most).ok()) {
             for source in &mut sources {

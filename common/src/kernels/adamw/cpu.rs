@@ -1,5 +1,7 @@
 //! The reference.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{AdamW, Moments};
@@ -10,6 +12,7 @@ const CHUNK: usize = 1 << 14;
 
 pub(super) fn step(
     optimizer: &AdamW,
+    range: Range<usize>,
     parameters: &mut [f32],
     gradients: &[f32],
     scale: f32,
@@ -21,11 +24,11 @@ pub(super) fn step(
     let step_size = (f64::from(learning_rate) / correct(beta1)) as f32;
     let root_correction = correct(beta2).sqrt() as f32;
     let decay = 1.0 - learning_rate * weight_decay;
-    let chunks = parameters
+    let chunks = parameters[range.clone()]
         .par_chunks_mut(CHUNK)
-        .zip(gradients.par_chunks(CHUNK))
-        .zip(moments.first.par_chunks_mut(CHUNK))
-        .zip(moments.second.par_chunks_mut(CHUNK));
+        .zip(gradients[range.clone()].par_chunks(CHUNK))
+        .zip(moments.first[range.clone()].par_chunks_mut(CHUNK))
+        .zip(moments.second[range].par_chunks_mut(CHUNK));
     chunks.for_each(|(((parameters, gradients), first), second)| {
         vectorized(|| {
             let values = parameters.iter_mut().zip(gradients).zip(first).zip(second);

@@ -3,6 +3,8 @@
 
 mod cpu;
 
+use std::ops::Range;
+
 use crate::{Result, error};
 
 /// What stays the same over a run.
@@ -47,12 +49,30 @@ impl AdamW {
         moments: &mut Moments,
         learning_rate: f32,
     ) -> Result<()> {
+        self.step_at_rates(parameters, gradients, scale, moments, &[(0..parameters.len(), learning_rate)])
+    }
+
+    /// As [`AdamW::step`], with a learning rate for each of some ranges of the parameters, which
+    /// follow each other; what is in none of them stays as it is.
+    pub fn step_at_rates(
+        &self,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        scale: f32,
+        moments: &mut Moments,
+        learning_rates: &[(Range<usize>, f32)],
+    ) -> Result<()> {
         let len = parameters.len();
+        if learning_rates.iter().any(|(range, _)| range.start > range.end || range.end > len) {
+            return Err(error!("adamw: learning rates of {len} parameters expected"));
+        }
         if [gradients.len(), moments.first.len(), moments.second.len()] != [len; 3] {
             return Err(error!("adamw: gradients and moments of {len} parameters expected"));
         }
         moments.steps += 1;
-        cpu::step(self, parameters, gradients, scale, moments, learning_rate);
+        for (range, learning_rate) in learning_rates {
+            cpu::step(self, range.clone(), parameters, gradients, scale, moments, *learning_rate);
+        }
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
-use crate::nf4::Quantized;
+use crate::nf4::{Quantized, Scheme};
 use crate::{Result, error};
 
 /// A frozen matrix [N, K].
@@ -31,6 +31,16 @@ impl Weight {
                 Err(error!("tensor {name}: shape {expected:?} expected, found {:?}", quantized.shape()))
             }
             _ => Ok(weight),
+        }
+    }
+
+    /// The weight in 4 bits; it stays as it is where it is in 4 bits already.
+    pub fn quantized(self, scheme: Scheme) -> Result<Self> {
+        match self {
+            Self::Dense(tensor) => {
+                Ok(Self::Quantized(Quantized::quantize(&tensor, scheme)?.with_dtype(Dtype::F32)))
+            }
+            quantized => Ok(quantized),
         }
     }
 

@@ -1,71 +1,13 @@
-//! `lora-train` as a user runs it, on a tiny model.
+//! A run from beginning to end: learning, resuming, refusing.
 
-#![allow(clippy::unwrap_used)] // a test file as a whole
+use std::path::Path;
 
-use std::path::{Path, PathBuf};
-
-use assert_cmd::Command;
 use common::adapter::Adapter;
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A folder with a model and data in it, where the tool runs.
-struct Place {
-    folder: TempDir,
-}
+use crate::place::Place;
 
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        tests::tiny_model::write(&folder.path().join("model"), 7);
-        let rows: Vec<Value> = (0..12)
-            .map(|i| {
-                let word = ["salt", "river", "lantern"][i % 3];
-                serde_json::json!({"instruction": format!("Say the word {}", i % 3), "input": "", "output": word})
-            })
-            .collect();
-        std::fs::write(folder.path().join("data.json"), serde_json::to_string(&rows).unwrap()).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::cargo_bin("lora-train").unwrap();
-        command.current_dir(self.folder.path()).args(arguments.split_whitespace());
-        command
-    }
-
-    /// Runs to a good end and returns stdout.
-    fn train(&self, arguments: &str) -> String {
-        let run = self.command(arguments).output().unwrap();
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-        String::from_utf8(run.stdout).unwrap()
-    }
-
-    /// Runs to a bad end and returns the exit code and stderr.
-    fn fail(&self, arguments: &str) -> (i32, String) {
-        let run = self.command(arguments).output().unwrap();
-        assert!(run.stdout.is_empty(), "a failed run names no result");
-        (run.status.code().unwrap(), String::from_utf8(run.stderr).unwrap())
-    }
-
-    fn adapter(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.path(name).join("adapter_model.safetensors")).unwrap()
-    }
-
-    fn losses(&self, output: &str) -> Vec<f64> {
-        let text = std::fs::read_to_string(self.path(output).join("trainer_log.jsonl")).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap())
-            .filter_map(|line| line["loss"].as_f64())
-            .collect()
-    }
-}
-
-const RUN: &str = "model --data data.json --learning-rate 1e-2 --logging-steps 1 \
+pub const RUN: &str = "model --data data.json --learning-rate 1e-2 --logging-steps 1 \
     --per-device-train-batch-size 2 --gradient-accumulation-steps 2";
 
 #[test]
@@ -104,9 +46,7 @@ fn the_header_and_the_files_are_those_people_know() {
     ] {
         assert!(stderr.contains(line), "{line} is missing from {stderr}");
     }
-    let json = |file: &str| -> Value {
-        serde_json::from_str(&std::fs::read_to_string(place.path("out").join(file)).unwrap()).unwrap()
-    };
+    let json = |file: &str| -> Value { place.json(&format!("out/{file}")) };
     assert_eq!(json("trainer_state.json")["global_step"], 2);
     let history = json("trainer_state.json")["log_history"].clone();
     assert_eq!(

@@ -1,0 +1,145 @@
+//! LLaMA-Factory's `train.yaml`.
+//!
+//! A file is turned into options and read by the same parser as the command line, so that both have
+//! the same names, types and checks. What the command line says itself goes before the file.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `keys` | what LLaMA-Factory knows beside our options: without effect here, or refused |
+//! | `nearest` | the key that a misspelt one was meant to be |
+//! | [`effective`] | `training_args.yaml`: the settings that a run had |
+
+pub mod effective;
+mod keys;
+mod nearest;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+use common::{Context, Error, Result, cli, error};
+use serde_json::{Map, Value};
+
+use crate::arguments::Arguments;
+use effective::Settings;
+
+/// Options that say how the tool is called and not what the run is.
+const NOT_KEYS: [&str; 8] = ["output", "force", "quiet", "verbose", "resume", "dry-run", "help", "version"];
+
+/// Whether a path is such a file.
+pub fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "yaml" || end == "yml")
+}
+
+/// The arguments of `line`, the program's whole command line, completed by the file it names; and
+/// the settings they come to.
+pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Settings)> {
+    let command = Arguments::command();
+    let matches = parse(&command, line.clone())?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(Error::usage)?;
+    let (files, models): (Vec<_>, Vec<_>) = arguments.model.iter().partition(|path| is_yaml(path));
+    let [file] = files[..] else {
+        return match files.get(1) {
+            None => Ok((arguments, Settings::new(&command, &matches))),
+            Some(second) => Err(Error::usage(format!(
+                "one file of settings expected, another found: {}",
+                second.display()
+            ))),
+        };
+    };
+    let keys = read(file)?;
+    let mut whole: Vec<OsString> = line.iter().take(1).cloned().collect();
+    whole.extend(options(&command, &matches, &keys).with_context(|| file.display().to_string())?);
+    if models.is_empty()
+        && let Some(model) = keys.get("model_name_or_path").and_then(Value::as_str)
+    {
+        whole.push(model.into());
+    }
+    let is_file = |argument: &OsString| Path::new(argument) == file.as_path();
+    whole.extend(line.iter().skip(1).filter(|argument| !is_file(argument)).cloned());
+    let matches = parse(&command, whole).with_context(|| file.display().to_string())?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(Error::usage)?;
+    let settings = Settings::new(&command, &matches);
+    Ok((arguments, settings))
+}
+
+fn parse(command: &Command, line: Vec<OsString>) -> Result<ArgMatches> {
+    command.clone().try_get_matches_from(line).map_err(|problem| {
+        // clap's report is for a terminal: its first paragraph says what is wrong.
+        let report = problem.to_string();
+        let first = report.lines().take_while(|line| !line.trim().is_empty());
+        let message = first.map(str::trim).collect::<Vec<_>>().join(" ");
+        Error::usage(message.trim_start_matches("error: ")).hint("lora-train --help lists the options")
+    })
+}
+
+fn read(file: &Path) -> Result<Map<String, Value>> {
+    let text = fs_err::read_to_string(file)?;
+    serde_saphyr::from_str(&text)
+        .map_err(|problem| error!("{problem}"))
+        .with_context(|| format!("{} is not a YAML file of keys and values", file.display()))
+}
+
+/// The file's keys as options, without those that the command line has itself.
+fn options(command: &Command, given: &ArgMatches, keys: &Map<String, Value>) -> Result<Vec<OsString>> {
+    let mut options = Vec::new();
+    for (key, value) in keys {
+        let texts = texts_of(key, value);
+        if key == "model_name_or_path" || texts.is_empty() {
+            continue;
+        }
+        let text = texts.join(",");
+        let key = keys::ALIASES.iter().find(|(alias, _)| alias == key).map_or(key.as_str(), |(_, key)| key);
+        let name = key.replace('_', "-");
+        let is_ours = key == "output_dir" || !NOT_KEYS.contains(&name.as_str());
+        let name = if key == "output_dir" { "output".to_owned() } else { name };
+        let ours = command.get_arguments().find(|argument| argument.get_long() == Some(&name));
+        let Some(option) = ours.filter(|_| is_ours && !key.contains('-')) else {
+            match keys::check(key, &text)? {
+                Some(why) => cli::note(format_args!("{key}: no effect here: {why}")),
+                None if keys::is_known(key) => {}
+                None => return Err(unknown(command, key)),
+            }
+            continue;
+        };
+        // Starting anew and continuing are said on the command line with one word.
+        let overruled = key == "resume_from_checkpoint"
+            && (given.get_flag("resume") || given.get_flag("force") || text == "false");
+        let on_line = given.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine);
+        if !on_line && !overruled {
+            let values = if option.get_value_delimiter().is_some() { vec![text] } else { texts };
+            options.extend(values.iter().map(|value| format!("--{name}={value}").into()));
+        }
+    }
+    Ok(options)
+}
+
+fn unknown(command: &Command, key: &str) -> Error {
+    let ours = command.get_arguments().filter_map(|argument| argument.get_long());
+    let ours = ours.filter(|name| !NOT_KEYS.contains(name)).map(|name| name.replace('-', "_"));
+    let own = ["model_name_or_path", "output_dir"].into_iter().chain(keys::known());
+    let known: Vec<String> = ours.chain(own.map(String::from)).collect();
+    Error::usage(format!("unknown key {key:?}")).hint(match nearest::nearest(key, &known) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => "remove it; lora-train --help lists what there is, with _ for -".into(),
+    })
+}
+
+/// The values of a key as an option has them; none where it is null.
+fn texts_of(key: &str, value: &Value) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match value {
+        Value::Null => Vec::new(),
+        // YAML 1.1 reads `no` as false.
+        Value::Bool(false) if key.ends_with("_strategy") => vec!["no".into()],
+        Value::Array(values) => values.iter().map(text).collect(),
+        other => vec![text(other)],
+    }
+}
+
+#[cfg(test)]
+mod tests;

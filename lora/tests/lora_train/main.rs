@@ -1,0 +1,9 @@
+//! `lora-train` as a user runs it, on a tiny model.
+
+#![allow(clippy::unwrap_used)] // a test file as a whole
+
+mod data;
+mod place;
+mod reporting;
+mod training;
+mod yaml;
