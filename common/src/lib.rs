@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`adapter`] | LoRA adapters as PEFT writes them |
+//! | [`chart`] | charts as PNG files |
 //! | [`checkpoint`] | safetensors directories: memory-mapped reading, atomic writing |
 //! | [`cli`] | the command-line contract: paths in and out, progress, exit codes |
 //! | [`device`] | where tensors live and products run |
@@ -13,6 +14,7 @@
 //! | [`text`] | tokenizer, chat templates, label masks |
 
 pub mod adapter;
+pub mod chart;
 pub mod checkpoint;
 pub mod cli;
 pub mod device;

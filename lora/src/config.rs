@@ -15,7 +15,6 @@ use crate::arguments::reporting::{ReportTo, ReportingArguments};
 use crate::data::DataArguments;
 use crate::every::Every;
 use crate::schedule::{SchedulerParameters, SchedulerType};
-use crate::yaml;
 use crate::yaml::effective::Settings;
 
 /// How long a run is.
@@ -137,8 +136,7 @@ impl Config {
         check_optimization(optimization)?;
         check_data(data)?;
         let every = Reporting::new(reporting, data)?;
-        let models: Vec<PathBuf> =
-            arguments.model.clone();
+        let models: Vec<PathBuf> = arguments.model.clone();
         let model = common::cli::inputs(&models)?.directory()?;
         let model = fs_err::canonicalize(model)?;
         if common::model::is_adapter(&model) {

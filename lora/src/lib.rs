@@ -15,6 +15,8 @@
 //! | [`train`] | the run: steps, evaluation, checkpoints |
 //! | [`checkpoint`] | `checkpoint-N`: writing and continuing |
 //! | [`output`] | the directory a run grows in |
+//! | [`plot`] | the losses as PNG files |
+//! | [`tensorboard`] | event files |
 //! | [`record`] | the logs that transformers and LLaMA-Factory keep |
 
 pub mod adapters;
@@ -26,8 +28,10 @@ pub mod data;
 pub mod every;
 pub mod order;
 pub mod output;
+pub mod plot;
 pub mod preview;
 pub mod record;
 pub mod schedule;
+pub mod tensorboard;
 pub mod train;
 pub mod yaml;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::best::Best;
 use crate::config::Config;
 use crate::every::Every;
+use crate::tensorboard::EventFile;
 
 /// The two logs of a run.
 pub struct Record {
@@ -21,6 +22,7 @@ pub struct Record {
     first_step: u64,
     steps_per_epoch: u64,
     history: History,
+    events: Option<EventFile>,
 }
 
 /// What a checkpoint keeps of the logs.
@@ -91,12 +93,13 @@ impl Record {
         history: History,
     ) -> Self {
         let log = output.join("trainer_log.jsonl");
-        Self { log, begun: Instant::now(), total_steps, first_step, steps_per_epoch, history }
+        Self { log, begun: Instant::now(), total_steps, first_step, steps_per_epoch, history, events: None }
     }
 
-    /// Begins the file, with the lines that the checkpoint kept.
-    pub fn begin(&mut self) -> Result<()> {
+    /// Begins the files, with what the checkpoint kept.
+    pub fn begin(&mut self, tensorboard: Option<&Path>) -> Result<()> {
         self.begun = Instant::now();
+        self.events = tensorboard.map(|path| EventFile::begin(path, self.first_step)).transpose()?;
         let lines = self.history.lines.iter().map(|line| format!("{line}\n"));
         cli::write_file(&self.log, &lines.collect::<String>())
     }
@@ -118,11 +121,11 @@ impl Record {
         let losses = std::mem::take(&mut self.history.pending);
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         let epoch = self.epoch(step.number);
-        self.history.log_history.push(json!({
+        self.enter(json!({
             "epoch": epoch, "grad_norm": significant(step.grad_norm),
             "learning_rate": significant(step.learning_rate), "loss": significant(loss),
             "step": step.number,
-        }));
+        }))?;
         let mut line = self.times(step.number);
         line.insert("loss".into(), json!(round(loss, 4)));
         line.insert("lr".into(), json!(significant(step.learning_rate)));
@@ -140,11 +143,11 @@ impl Record {
         seconds: f64,
     ) -> Result<()> {
         let epoch = self.epoch(step);
-        self.history.log_history.push(json!({
+        self.enter(json!({
             "epoch": epoch, "eval_loss": significant(loss), "eval_runtime": round(seconds, 4),
             "eval_samples_per_second": round(examples as f64 / seconds, 3),
             "eval_steps_per_second": round(passes as f64 / seconds, 3), "step": step,
-        }));
+        }))?;
         let mut line = self.times(step);
         line.insert("eval_loss".into(), json!(round(loss, 4)));
         self.write(line)
@@ -194,6 +197,21 @@ impl Record {
             "save_steps": steps(config.saving),
             "train_batch_size": config.micro_batch,
         })
+    }
+
+    /// Ends the logs with the summary of a run.
+    pub fn finish(&mut self, step: u64, summary: &Map<String, Value>) -> Result<()> {
+        let mut entry = summary.clone();
+        entry.insert("step".into(), step.into());
+        self.enter(Value::Object(entry))
+    }
+
+    fn enter(&mut self, entry: Value) -> Result<()> {
+        if let Some(events) = &mut self.events {
+            events.scalars(&entry)?;
+        }
+        self.history.log_history.push(entry);
+        Ok(())
     }
 
     fn epoch(&self, step: u64) -> f64 {

@@ -21,6 +21,7 @@ use crate::data::Prepared;
 use crate::every::Every;
 use crate::order::{Order, split};
 use crate::output;
+use crate::plot;
 use crate::preview;
 use crate::record::{History, Record, Step};
 use crate::schedule::Schedule;
@@ -65,9 +66,11 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let (mut run, first_step) = Run::new(config, recipe, examples, held_out)?;
     run.template = template;
     run.header();
-    run.record.begin()?;
-    let last_step = run.steps(first_step)?;
-    run.finish(last_step).map(Some)
+    run.record.begin(run.config.tensorboard.as_deref())?;
+    let last_step = run.steps(first_step);
+    // Also where the run was interrupted or has failed.
+    run.plot();
+    run.finish(last_step?).map(Some)
 }
 
 /// A hash of the tokens and of which are trained.
@@ -280,6 +283,14 @@ impl Run {
         Ok(path)
     }
 
+    fn plot(&self) {
+        if self.config.plot
+            && let Err(problem) = plot::save(&self.config.output, &self.record.history().log_history)
+        {
+            cli::warn(problem);
+        }
+    }
+
     fn best(&self, being_saved: Option<u64>) -> Option<Best> {
         let Config { output, greater_is_better, .. } = &self.config;
         best::best(output, self.record.history(), *greater_is_better, being_saved)
@@ -291,12 +302,14 @@ impl Run {
         if let Some(best) = best.as_ref().filter(|_| self.config.load_best) {
             self.model.set_adapter(&Adapter::load(&best.path)?)?;
         }
-        let Self { config, model, record, .. } = &self;
+        let Self { config, model, record, adapter, recipe, template, .. } = &mut self;
+        let template = template.as_deref();
         let output = &config.output;
         let embedding = model.config().vocabulary * model.config().width;
         let parameters = model.parameter_count().saturating_sub(embedding);
         let mut summary = record.summary(last, config.effective_batch(), parameters);
-        checkpoint::save_adapter(output, &config.model, self.template.as_deref(), model, &self.adapter)?;
+        record.finish(last, &summary)?;
+        checkpoint::save_adapter(output, &config.model, template, model, adapter)?;
         checkpoint::write_json(&output.join("train_results.json"), &json!(summary))?;
         let loss = summary["train_loss"].clone();
         if let Some(evaluation) = record.last_evaluation() {
@@ -306,7 +319,7 @@ impl Run {
         checkpoint::write_json(&output.join("all_results.json"), &json!(summary))?;
         let state = record.trainer_state(last, config, best.as_ref());
         checkpoint::write_json(&output.join("trainer_state.json"), &state)?;
-        cli::mark_complete(output, "lora-train", &self.recipe)?;
+        cli::mark_complete(output, "lora-train", recipe)?;
         let peak = peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
         note(format_args!("train_loss {loss}{peak}"));
         if let Some(Best { eval_loss, path, .. }) = best {

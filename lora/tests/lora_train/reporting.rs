@@ -137,3 +137,119 @@ fn a_run_continues_from_any_of_its_checkpoints() {
     let (code, said) = place.fail(&format!("{run} -o none --resume-from-checkpoint true"));
     assert!(code == 1 && said.contains("no checkpoint"), "{said}");
 }
+
+fn png_size(bytes: &[u8]) -> (u32, u32) {
+    assert!(bytes.starts_with(b"\x89PNG\r\n\x1a\n"));
+    let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    (number(16), number(20))
+}
+
+#[test]
+fn losses_are_drawn_unless_they_are_not_wanted() {
+    let place = Place::new();
+    let run = format!("{RUN} --max-steps 3 --val-size 2 --eval-steps 1");
+    place.train(&format!("{run} -o out"));
+    let charts =
+        ["training_loss.png", "training_eval_loss.png"].map(|file| place.read(&format!("out/{file}")));
+    for chart in &charts {
+        assert_eq!(png_size(chart), (1280, 800));
+    }
+    assert_ne!(charts[0], charts[1]);
+    place.train(&format!("{run} -o without --plot-loss=false"));
+    assert!(!place.path("without/training_loss.png").exists());
+    let (code, _) =
+        place.fail("model --data data.json -o bad --logging-steps 1 --learning-rate 1e30 --max-grad-norm 0");
+    assert!(code == 1 && place.path("bad/training_loss.png").exists(), "what led to a failure is drawn");
+}
+
+/// The scalars of an event file: tag, step and value. Reads no more than such a file has.
+fn scalars(bytes: &[u8]) -> Vec<(String, u64, f32)> {
+    let mut found = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+        let mut event = &rest[12..12 + length];
+        rest = &rest[16 + length..];
+        let mut step = 0;
+        while let Some((field, data)) = field(&mut event) {
+            match field {
+                2 => step = varint(&mut &data[..]),
+                5 => {
+                    let mut summary = data;
+                    while let Some((1, mut value)) = self::field(&mut summary) {
+                        let (_, tag) = self::field(&mut value).unwrap();
+                        let (_, number) = self::field(&mut value).unwrap();
+                        let number = f32::from_le_bytes(number.try_into().unwrap());
+                        found.push((String::from_utf8(tag.to_vec()).unwrap(), step, number));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn varint(bytes: &mut &[u8]) -> u64 {
+    let mut value = 0;
+    for shift in (0..).step_by(7) {
+        let byte = bytes[0];
+        *bytes = &bytes[1..];
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    value
+}
+
+fn field<'a>(message: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
+    if message.is_empty() {
+        return None;
+    }
+    let key = varint(message);
+    let before = *message;
+    let length = match key & 7 {
+        0 => {
+            varint(message);
+            before.len() - message.len()
+        }
+        1 => 8,
+        5 => 4,
+        _ => {
+            let length = varint(message) as usize;
+            let data = &message[..length];
+            *message = &message[length..];
+            return Some((key >> 3, data));
+        }
+    };
+    *message = &before[length..];
+    Some((key >> 3, &before[..length]))
+}
+
+#[test]
+fn tensorboard_gets_what_the_logs_have() {
+    let place = Place::new();
+    let run =
+        format!("{RUN} --max-steps 4 --val-size 2 --eval-steps 2 --report-to tensorboard --save-steps 2");
+    place.train(&format!("{run} -o out"));
+    let files = |folder: &str| -> Vec<Vec<u8>> {
+        let entries = fs_err::read_dir(place.path(folder)).unwrap();
+        entries.map(|entry| fs_err::read(entry.unwrap().path()).unwrap()).collect()
+    };
+    let [file] = &files("out/runs")[..] else { panic!("one file expected") };
+    let found = scalars(file);
+    let of = |tag: &str| -> Vec<(u64, f32)> {
+        found.iter().filter(|(name, ..)| name == tag).map(|(_, step, value)| (*step, *value)).collect()
+    };
+    let losses: Vec<f32> = of("train/loss").iter().map(|(_, loss)| (loss * 1e4).round() / 1e4).collect();
+    assert_eq!(losses, place.losses("out").iter().map(|&loss| loss as f32).collect::<Vec<_>>());
+    assert_eq!(of("eval/loss").iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4]);
+    assert_eq!(of("train/train_loss").len(), 1);
+    assert_eq!(of("train/grad_norm").len(), 4);
+    place.train(&format!("{run} -o again --logging-dir board --resume-from-checkpoint out/checkpoint-2"));
+    let resumed = scalars(&files("board")[0]);
+    assert!(resumed.iter().all(|(_, step, _)| *step > 2), "{resumed:?}");
+    place.train(&format!("{RUN} --max-steps 1 -o plain"));
+    assert!(!place.path("plain/runs").exists());
+}

@@ -1,0 +1,86 @@
+//! What every chart is drawn on.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use plotters::coord::Shift;
+use plotters::prelude::{BitMapBackend, Color, DrawingArea, FontStyle, IntoDrawingArea, IntoFont, TextStyle};
+use plotters::style::{RGBColor, register_font};
+
+use crate::{Error, Result};
+
+/// Width and height in pixels.
+pub const SIZE: (u32, u32) = (1280, 800);
+pub const BACKGROUND: RGBColor = RGBColor(255, 255, 255);
+pub const TEXT: RGBColor = RGBColor(32, 33, 36);
+pub const AXIS: RGBColor = RGBColor(95, 99, 104);
+pub const GRID: RGBColor = RGBColor(232, 234, 237);
+
+/// The name under which plotters knows the font.
+const FONT: &str = "Ubuntu Light";
+
+static FONT_IS_READABLE: LazyLock<bool> =
+    LazyLock::new(|| register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok());
+
+pub type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+
+/// Text of a height in pixels.
+pub fn text(height: u32) -> TextStyle<'static> {
+    (FONT, height).into_font().color(&TEXT.mix(1.0))
+}
+
+/// What plotters says when it cannot draw.
+pub fn problem(error: impl std::fmt::Display) -> Error {
+    Error::new(format!("cannot draw: {error}"))
+}
+
+/// Draws a PNG file, whole or not at all.
+pub fn save(path: &Path, draw: impl FnOnce(&Canvas) -> Result<()>) -> Result<()> {
+    if !*FONT_IS_READABLE {
+        return Err(problem("the built-in font is not readable"));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let file = builder.suffix(".png").tempfile_in(folder)?;
+    let canvas = BitMapBackend::new(file.path(), SIZE).into_drawing_area();
+    let drawn = canvas.fill(&BACKGROUND).map_err(problem).and_then(|()| draw(&canvas));
+    let drawn = drawn.and_then(|()| canvas.present().map_err(problem));
+    if drawn.is_err() {
+        // Dropping a canvas that could not be written tries again and panics.
+        std::mem::forget(canvas);
+        return drawn.map_err(|error| error.context(path.display()));
+    }
+    drop(canvas);
+    file.persist(path).map_err(|failed| Error::from(failed.error).context(path.display()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Draws without a file and returns the pixels, three bytes each.
+    pub fn pixels(draw: impl FnOnce(&Canvas) -> Result<()>) -> Vec<[u8; 3]> {
+        assert!(*FONT_IS_READABLE);
+        let mut bytes = vec![0; SIZE.0 as usize * SIZE.1 as usize * 3];
+        let canvas = BitMapBackend::with_buffer(&mut bytes, SIZE).into_drawing_area();
+        canvas.fill(&BACKGROUND).unwrap();
+        draw(&canvas).unwrap();
+        canvas.present().unwrap();
+        drop(canvas);
+        bytes.chunks_exact(3).map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chart.png");
+        assert!(save(&path, |_| Err(Error::new("no"))).unwrap_err().to_string().contains("chart.png"));
+        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
+        save(&path, |_| Ok(())).unwrap();
+        assert!(fs_err::read(&path).unwrap().starts_with(b"\x89PNG\r\n\x1a\n"));
+        assert!(save(&folder.path().join("no/chart.png"), |_| Ok(())).is_err());
+    }
+}
