@@ -44,6 +44,18 @@ impl LineChart {
         canvas::save(path, |canvas| self.draw(canvas))
     }
 
+    /// The corner that lines leave free: falling ones the upper, rising ones the lower.
+    fn legend(&self) -> SeriesLabelPosition {
+        let rises = |line: &Line| match (line.points.first(), line.points.last()) {
+            (Some((_, first)), Some((_, last))) => last > first,
+            _ => false,
+        };
+        match self.lines.iter().any(rises) {
+            true => SeriesLabelPosition::LowerRight,
+            false => SeriesLabelPosition::UpperRight,
+        }
+    }
+
     fn draw(&self, canvas: &Canvas) -> Result<()> {
         let points = || {
             let all = self.lines.iter().flat_map(|line| &line.points);
@@ -91,7 +103,7 @@ impl LineChart {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(self.legend())
             .margin(16)
             .legend_area_size(40)
             .background_style(BACKGROUND.mix(0.9))

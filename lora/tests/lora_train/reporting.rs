@@ -60,10 +60,10 @@ fn a_run_that_does_not_improve_stops_early() {
 fn held_out_data_of_its_own_and_evaluation_results() {
     let place = Place::new();
     place.write("held.json", r#"[{"instruction": "Say the word 1", "output": "river"}]"#);
-    let (_, said) = place.run(&format!(
+    let (_, said) = place.run(
         "model --data data.json -o out --max-steps 3 --eval-data held.json --eval-strategy steps \
-         --eval-on-start --logging-first-step --logging-steps 3"
-    ));
+         --eval-on-start --logging-first-step --logging-steps 3",
+    );
     assert!(said.contains("Num examples = 12\n") && said.contains("over 1 examples"), "{said}");
     assert_eq!(place.logged("out", "eval_loss").len(), 2, "at the start and every logging_steps");
     assert_eq!(place.losses("out").len(), 2, "the first step and the third");
