@@ -217,7 +217,7 @@ impl Config {
 
     /// Everything the result depends on. `examples` and `held_out` identify the tokenized data, and
     /// with it the tokenizer, the template and the cutoff.
-    pub fn recipe(&self, examples: &str, held_out: &str) -> Value {
+    pub fn recipe(&self, examples: &str, held_out: Option<&str>) -> Value {
         let (epochs, steps) = match self.length {
             Length::Epochs(epochs) => (json!(epochs), Value::Null),
             Length::Steps(steps) => (Value::Null, json!(steps)),

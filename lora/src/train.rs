@@ -1,6 +1,7 @@
 //! A training run, from the configuration to the adapter.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
@@ -11,13 +12,13 @@ use common::model::{Batch, Loss, Model, Plan, Sequence};
 use common::text::Example;
 use common::{Context, Error, Result, error};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::adapters;
 use crate::best::{self, Best};
 use crate::checkpoint::{self, Progress, State};
 use crate::config::Config;
 use crate::data::Prepared;
+use crate::data::store::{Examples, Selection};
 use crate::every::Every;
 use crate::order::{Order, split};
 use crate::output;
@@ -28,6 +29,8 @@ use crate::schedule::Schedule;
 
 /// Tokens of a pass on the host: enough that widening the weights is a small part of the work.
 const HOST_PASS_TOKENS: usize = 1024;
+/// Held-out examples that are in memory at a time.
+const LOADED: usize = 256;
 /// The share of available memory that activations may take.
 const ACTIVATION_SHARE: u64 = 4;
 
@@ -37,8 +40,8 @@ struct Run {
     model: Model,
     adapter: AdapterConfig,
     plan: Plan,
-    training: Vec<Example>,
-    validation: Vec<Example>,
+    training: Selection,
+    validation: Selection,
     order: Order,
     schedule: Schedule,
     moments: Moments,
@@ -51,7 +54,8 @@ struct Run {
 /// Trains and returns the directory of the adapter; nothing where no training was wanted.
 pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let Prepared { examples, held_out, template } = config.data.prepare(&config.model)?;
-    let recipe = config.recipe(&identify(&examples), &identify(&held_out));
+    let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
+    let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref());
     if config.dry_run {
         let (run, first_step) = Run::new(config, recipe, examples, held_out)?;
         run.header();
@@ -73,36 +77,25 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
     run.finish(last_step?).map(Some)
 }
 
-/// A hash of the tokens and of which are trained.
-fn identify(examples: &[Example]) -> String {
-    let mut hash = Sha256::new();
-    for example in examples {
-        hash.update((example.tokens.len() as u64).to_le_bytes());
-        for (token, trained) in example.tokens.iter().zip(&example.trained) {
-            hash.update(token.to_le_bytes());
-            hash.update([u8::from(*trained)]);
-        }
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Run {
     /// Loads the model and puts it where the run begins, or continues; returns the first step.
     fn new(
         config: Config,
         recipe: Value,
-        examples: Vec<Example>,
-        held_out: Vec<Example>,
+        examples: Arc<Examples>,
+        held_out: Option<Arc<Examples>>,
     ) -> Result<(Self, u64)> {
         let device = config.device.open()?;
         let mut model = match config.quantization {
             Some(scheme) => Model::load_quantized(&config.model, scheme, &device)?,
             None => Model::load(&config.model, &device)?,
         };
-        let (training, validation) = split(examples.len(), config.data.val_size, config.seed);
-        let pick = |indices: Vec<usize>| indices.into_iter().map(|i| examples[i].clone()).collect::<Vec<_>>();
-        let (training, mut validation) = (pick(training), pick(validation));
-        validation.extend(held_out);
+        let (training, validation) = split(examples.summary().examples, config.data.val_size, config.seed);
+        let training = Selection { examples: examples.clone(), indices: training };
+        let validation = match held_out {
+            Some(held_out) => Selection::all(held_out),
+            None => Selection { examples, indices: validation },
+        };
         let seed = config.shuffle.then_some(config.data_seed);
         let order = Order::new(training.len(), config.effective_batch(), seed);
         let schedule = Schedule::of(&config, order.steps_per_epoch());
@@ -217,8 +210,8 @@ impl Run {
     /// One optimizer step: an effective batch in as few passes as the plan allows.
     fn step(&mut self, index: u64, gradients: &mut [f32]) -> Result<Step> {
         let number = index + 1;
-        let examples: Vec<&Example> = self.order.step(index).iter().map(|&i| &self.training[i]).collect();
-        let supervised: usize = examples.iter().map(|example| targets(example)).sum();
+        let examples = self.training.get(self.order.step(index).iter().copied())?;
+        let supervised: usize = examples.iter().map(targets).sum();
         let scale = 1.0 / supervised.max(1) as f32;
         gradients.fill(0.0);
         let mut loss = Loss { sum: 0.0, tokens: 0 };
@@ -250,17 +243,19 @@ impl Run {
     /// The mean loss over all supervised tokens of the held-out examples.
     fn evaluate(&mut self, step: u64) -> Result<()> {
         let begun = Instant::now();
-        let examples: Vec<&Example> = self.validation.iter().collect();
         let mut loss = Loss { sum: 0.0, tokens: 0 };
         let mut count = 0;
-        for pass in passes(&examples, self.plan.tokens) {
-            let found = self.model.loss(&pack(pass))?;
-            loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
-            count += 1;
+        let positions: Vec<usize> = (0..self.validation.len()).collect();
+        for some in positions.chunks(LOADED) {
+            for pass in passes(&self.validation.get(some.iter().copied())?, self.plan.tokens) {
+                let found = self.model.loss(&pack(pass))?;
+                loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
+                count += 1;
+            }
         }
         let (mean, seconds) = (loss.mean(), begun.elapsed().as_secs_f64());
-        note(format_args!("step {step}: eval_loss {mean:.4} over {} examples", examples.len()));
-        self.record.evaluation(step, mean, examples.len(), count, seconds)
+        note(format_args!("step {step}: eval_loss {mean:.4} over {} examples", positions.len()));
+        self.record.evaluation(step, mean, positions.len(), count, seconds)
     }
 
     fn save(&self, step: u64) -> Result<PathBuf> {
@@ -330,7 +325,7 @@ impl Run {
 }
 
 /// Cuts examples into passes of at most `tokens` tokens, in their order.
-fn passes<'a>(examples: &'a [&'a Example], tokens: usize) -> impl Iterator<Item = &'a [&'a Example]> {
+fn passes(examples: &[Example], tokens: usize) -> impl Iterator<Item = &[Example]> {
     let mut rest = examples;
     std::iter::from_fn(move || {
         let mut sum = 0;
@@ -345,7 +340,7 @@ fn passes<'a>(examples: &'a [&'a Example], tokens: usize) -> impl Iterator<Item 
     })
 }
 
-fn pack(examples: &[&Example]) -> Batch {
+fn pack(examples: &[Example]) -> Batch {
     let sequences = examples.iter().map(|e| Sequence { tokens: &e.tokens, trained: &e.trained });
     Batch::pack(sequences, 0)
 }
@@ -363,8 +358,7 @@ mod tests {
     fn passes_keep_the_order_and_lose_nothing() {
         let example = |len: usize| Example { tokens: vec![1; len], trained: vec![true; len] };
         let examples: Vec<Example> = [3, 4, 9, 1, 1].map(example).to_vec();
-        let references: Vec<&Example> = examples.iter().collect();
-        let lengths: Vec<Vec<usize>> = passes(&references, 7)
+        let lengths: Vec<Vec<usize>> = passes(&examples, 7)
             .map(|pass| pass.iter().map(|example| example.tokens.len()).collect())
             .collect();
         assert_eq!(lengths, [vec![3, 4], vec![9], vec![1, 1]]);

@@ -9,6 +9,7 @@ mod input;
 mod interrupt;
 mod lock;
 mod output;
+mod place;
 mod progress;
 mod talk;
 
@@ -29,6 +30,7 @@ pub use output::{
     Begun, OutputDirectory, answer, identity, made_otherwise, mark_complete, parts_of, print_path, recipe_of,
     stdout, write_file,
 };
+pub use place::{cache_directory, tool};
 pub use progress::{Part, Progress, Unit};
 pub use talk::{detail, is_quiet, note, prompt, talk_in_tests, warn};
 

@@ -1,18 +1,16 @@
 //! The options that say what is trained on.
 
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use common::text::{ChatTemplate, Example, LabelOptions, Tokenizer};
-use common::{Result, cli};
+use common::Result;
 
-use super::{Source, encode, load, show};
+use super::Source;
 
 /// What is trained on, named as LLaMA-Factory names it.
 #[derive(Args, Debug, Clone)]
 pub struct DataArguments {
-    /// JSON or JSON lines file of alpaca rows or messages; may be given more than once
+    /// JSON, JSON lines, CSV or parquet file of alpaca rows or messages; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub data: Vec<PathBuf>,
 
@@ -60,60 +58,23 @@ pub struct DataArguments {
     #[arg(long)]
     pub mask_history: bool,
 
+    /// Tokenize again what an earlier run has tokenized and kept
+    #[arg(long)]
+    pub overwrite_cache: bool,
+
     /// Show the first N examples as they are trained, what is trained in green
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub show_examples: usize,
 }
 
-/// Examples, and the template they were made with if it is not the model's own.
-pub struct Prepared {
-    /// In the order of the data.
-    pub examples: Vec<Example>,
-    /// Those of data that is held out as a whole.
-    pub held_out: Vec<Example>,
-    /// Jinja text.
-    pub template: Option<String>,
-}
-
 impl DataArguments {
-    /// Reads and tokenizes everything for the model in `directory`.
-    pub fn prepare(&self, directory: &Path) -> Result<Prepared> {
-        let tokenizer = Tokenizer::load(directory)?;
-        let template = match &self.template {
-            Some(name) => ChatTemplate::named(name, &tokenizer)?,
-            None => ChatTemplate::load(directory, &tokenizer)?,
-        };
-        let options = LabelOptions {
-            cutoff_len: usize::try_from(self.cutoff_len).unwrap_or(usize::MAX),
-            train_on_prompt: self.train_on_prompt,
-            mask_history: self.mask_history,
-        };
-        let examples = |files: &[PathBuf], names: &[String]| -> Result<Vec<Example>> {
-            let mut records = Vec::new();
-            for source in self.sources(files, names)? {
-                records.extend(load(&source, self.strict)?);
-            }
-            match records.is_empty() {
-                true => Ok(Vec::new()),
-                false => Ok(encode(&records, &tokenizer, &template, &options, self.strict)?.examples),
-            }
-        };
-        let held_out = examples(&self.eval_data, &self.eval_dataset)?;
-        let examples = examples(&self.data, &self.dataset)?;
-        for (index, example) in examples.iter().take(self.show_examples).enumerate() {
-            let text = show::shown(&tokenizer, example, std::io::stderr().is_terminal())?;
-            cli::note(format_args!("example {}, {} tokens:\n{text}", index + 1, example.tokens.len()));
-        }
-        let template = self.template.as_ref().map(|_| template.source().to_owned());
-        Ok(Prepared { examples, held_out, template })
-    }
-
     /// Whether something is held out for evaluation.
     pub fn holds_out(&self) -> bool {
         self.val_size > 0.0 || !self.eval_data.is_empty() || !self.eval_dataset.is_empty()
     }
 
-    fn sources(&self, files: &[PathBuf], names: &[String]) -> Result<Vec<Source>> {
+    /// The files that are named, and those of the data sets that are named.
+    pub(super) fn sources(&self, files: &[PathBuf], names: &[String]) -> Result<Vec<Source>> {
         let files = files.iter().map(|path| Ok(Source::file(path)));
         let named = names.iter().map(|name| Source::named(name.trim(), &self.dataset_dir));
         let mut sources = files.chain(named).collect::<Result<Vec<_>>>()?;

@@ -4,30 +4,39 @@
 //! |---|---|
 //! | [`arguments`] | the options that say what is trained on |
 //! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
-//! | `rows` | JSON and JSON lines as rows with their place in the file |
+//! | `rows` | JSON, JSON lines, CSV and parquet, row by row |
+//! | `hub` | data sets that are downloaded |
 //! | `alpaca` | rows with `instruction`, `input`, `output` |
 //! | `sharegpt` | rows with a list of messages |
-//! | [`encode`](mod@encode) | conversations as tokens with the trained ones marked, in parallel |
+//! | [`prepare`] | all of it together, kept for the next run |
+//! | [`encode`] | conversations as tokens with the trained ones marked, in parallel |
+//! | [`store`] | tokenized examples in a file |
 //! | `show` | an example for people |
 
 mod alpaca;
 pub mod arguments;
 pub mod encode;
+mod hub;
+pub mod prepare;
 mod rows;
 mod sharegpt;
 mod show;
 pub mod source;
+pub mod store;
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::text::{Conversation, Message};
-use common::{Error, Result, cli, error};
+use common::{Error, Result, error};
 use serde_json::Value;
 
-pub use arguments::{DataArguments, Prepared};
-pub use encode::{Dataset, encode};
+pub use arguments::DataArguments;
+pub use encode::Encoder;
+pub use prepare::Prepared;
 pub use source::{Columns, Format, Source, Tags};
 
 /// A conversation and where it was written.
@@ -76,12 +85,17 @@ impl Malformed {
         Ok(())
     }
 
-    /// Warns about the rows that were skipped.
-    pub fn report(&self) {
-        if let Some(first) = &self.first {
-            let rows = if self.count == 1 { "1 row is".into() } else { format!("{} rows are", self.count) };
-            cli::warn(format_args!("{rows} malformed and skipped; the first: {first}"));
-        }
+    /// Adds those of other data.
+    pub fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.first = self.first.take().or(other.first);
+    }
+
+    /// A warning about the rows that were skipped, if there were any.
+    pub fn report(&self) -> Option<String> {
+        let first = self.first.as_ref()?;
+        let rows = if self.count == 1 { "1 row is".into() } else { format!("{} rows are", self.count) };
+        Some(format!("{rows} malformed and skipped; the first: {first}"))
     }
 
     fn first(&self) -> Option<&str> {
@@ -89,41 +103,62 @@ impl Malformed {
     }
 }
 
-/// Reads the conversations of `source`.
+/// Records that are handed on together.
+const BATCH: usize = 1024;
+
+/// What takes records: a batch of them, and how many bytes of the source are read.
+pub type Sink<'a> = &'a mut dyn FnMut(&[Record], u64) -> Result<ControlFlow<()>>;
+
+/// Reads the conversations of `source`, batch by batch, and returns what was none.
 ///
-/// Rows that are no conversation are skipped, counted and the first of them shown; under `strict`
-/// the first of them is the error. A file without a usable row is an error either way.
-pub fn load(source: &Source, strict: bool) -> Result<Vec<Record>> {
+/// Rows that are no conversation are skipped, counted and the first of them kept; under `strict`
+/// the first of them is the error. A source without a usable row is an error either way.
+pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
     let mut malformed = Malformed::default();
-    let mut records = Vec::new();
     let mut format = source.format;
-    for (place, row) in rows::read(&source.path)? {
-        if source.max_samples.is_some_and(|most| records.len() >= most) {
+    let most = source.max_samples.unwrap_or(usize::MAX);
+    let (mut usable, mut before) = (0, 0);
+    for file in &source.files {
+        let mut batch = Vec::new();
+        let mut last = 0;
+        rows::read(file, &mut |row| {
+            last = row.position;
+            let conversation = row.value.and_then(|value| {
+                let format = match format {
+                    Some(format) => format,
+                    None => *format.insert(source.recognise(&value)?),
+                };
+                conversation(&value, format, source)
+            });
+            match conversation {
+                Ok(conversation) => batch.push(Record { conversation, place: row.place }),
+                Err(problem) => malformed.add(&row.place, problem, strict)?,
+            }
+            if batch.len() == BATCH {
+                usable += batch.len();
+                if sink(&batch, before + last)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                batch.clear();
+            }
+            Ok(if usable + batch.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        before += last;
+        usable += batch.len();
+        if (!batch.is_empty() && sink(&batch, before)?.is_break()) || usable >= most {
             break;
         }
-        let conversation = row.and_then(|row| {
-            let format = match format {
-                Some(format) => format,
-                None => *format.insert(source.recognise(&row)?),
-            };
-            conversation(&row, format, source)
-        });
-        match conversation {
-            Ok(conversation) => records.push(Record { conversation, place }),
-            Err(problem) => malformed.add(&place, problem, strict)?,
-        }
     }
-    if records.is_empty() {
+    if usable == 0 {
         let problem = match malformed.first() {
             Some(first) => error!("no usable row; {first}"),
-            None => error!("{}: there are no rows", source.path.display()),
+            None => error!("{source}: there are no rows"),
         };
         return Err(problem.hint(
             "a row is {\"instruction\": ..., \"input\": ..., \"output\": ...} or {\"messages\": [{\"role\": ..., \"content\": ...}]}",
         ));
     }
-    malformed.report();
-    Ok(records)
+    Ok(malformed)
 }
 
 fn conversation(row: &Value, format: Format, source: &Source) -> Result<Conversation> {
@@ -145,6 +180,21 @@ fn text<'a>(row: &'a Value, column: &str) -> Result<Option<&'a str>> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(other) => Err(error!("{column}: a text expected, found {}", kind_of(other))),
+    }
+}
+
+/// A list in a column. Files of plain texts, as CSV, hold it as JSON.
+fn list<'a>(row: &'a Value, column: &str) -> Result<Option<Cow<'a, [Value]>>> {
+    match row.get(column) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(list)) => Ok(Some(Cow::Borrowed(list))),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        Some(Value::String(text)) if text.trim_start().starts_with('[') => {
+            let list: Vec<Value> =
+                serde_json::from_str(text).map_err(|problem| error!("{column}: {problem}"))?;
+            Ok(Some(Cow::Owned(list)))
+        }
+        Some(other) => Err(error!("{column}: a list expected, found {}", kind_of(other))),
     }
 }
 

@@ -6,16 +6,12 @@ use common::{Context, Result, bail, error};
 use serde_json::{Map, Value, json};
 
 use super::source::{Columns, Tags};
-use super::{kind_of, system_message, text};
+use super::{kind_of, list, system_message, text};
 
 /// The conversation of a row.
 pub fn conversation(row: &Value, columns: &Columns, tags: &Tags) -> Result<Conversation> {
     let column = columns.messages_of(row);
-    let turns = match row.get(column) {
-        None | Some(Value::Null) => bail!("{column} is missing"),
-        Some(Value::Array(turns)) => turns,
-        Some(other) => bail!("{column}: a list of messages expected, found {}", kind_of(other)),
-    };
+    let Some(turns) = list(row, column)? else { bail!("{column} is missing") };
     let mut messages: Vec<Message> = system_message(row, columns)?.into_iter().collect();
     for (index, turn) in turns.iter().enumerate() {
         messages.push(message(turn, tags).with_context(|| format!("{column}, message {}", index + 1))?);

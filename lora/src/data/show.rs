@@ -1,5 +1,7 @@
 //! An example for people: its text, with what is trained marked.
 
+use std::io::IsTerminal;
+
 use common::Result;
 use common::text::{Example, Tokenizer};
 
@@ -8,8 +10,8 @@ const BRACKETS: (&str, &str) = ("«", "»");
 
 /// The text of an example, special tokens included; what is trained is green, or in « » where there
 /// are no colours.
-pub fn shown(tokenizer: &Tokenizer, example: &Example, colours: bool) -> Result<String> {
-    let (begin, end) = if colours { GREEN } else { BRACKETS };
+pub fn shown(tokenizer: &Tokenizer, example: &Example) -> Result<String> {
+    let (begin, end) = if std::io::stderr().is_terminal() { GREEN } else { BRACKETS };
     let mut text = String::new();
     let mut from = 0;
     for run in example.trained.chunk_by(|a, b| a == b) {

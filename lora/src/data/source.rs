@@ -1,10 +1,13 @@
 //! Which file, in which format: a path, or a name in LLaMA-Factory's `dataset_info.json`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use common::{Context, Result, bail, error};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use super::hub;
 
 /// The two shapes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -100,11 +103,11 @@ impl Tags {
     }
 }
 
-/// A file of examples and how to read it.
+/// Files of examples and how to read them.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The file.
-    pub path: PathBuf,
+    /// The files, one after the other.
+    pub files: Vec<PathBuf>,
     /// Recognised by the first row where it is not given.
     pub format: Option<Format>,
     /// Names of columns.
@@ -120,6 +123,9 @@ pub struct Source {
 struct Entry {
     file_name: Option<String>,
     hf_hub_url: Option<String>,
+    subset: Option<String>,
+    folder: Option<String>,
+    split: Option<String>,
     formatting: Option<Format>,
     #[serde(default)]
     ranking: bool,
@@ -134,7 +140,7 @@ impl Source {
     /// A file in a format to be recognised.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
-            path: path.into(),
+            files: vec![path.into()],
             format: None,
             columns: Columns::default(),
             tags: Tags::default(),
@@ -168,17 +174,27 @@ impl Source {
                 bail!("it holds {media}, which lora-train does not train on");
             }
         }
-        let Some(file_name) = entry.file_name else {
-            let problem = error!("it has no file_name");
-            return Err(match entry.hf_hub_url {
-                Some(url) => problem.hint(format_args!("download {url} and name its file with --data")),
-                None => problem,
-            });
+        let files = match (entry.file_name, entry.hf_hub_url) {
+            (Some(file_name), _) => data_files(directory.join(file_name))?,
+            (None, Some(url)) => {
+                let folder = entry.folder.or(entry.subset);
+                let split = entry.split.as_deref().unwrap_or("train");
+                hub::files(hub::repository(&url)?, folder.as_deref(), split)?
+            }
+            (None, None) => {
+                return Err(error!("it has neither file_name nor hf_hub_url")
+                    .hint("download it and name its file with --data"));
+            }
         };
         let format = entry.formatting.unwrap_or(Format::Alpaca);
         let columns: Columns = serde_json::from_value(Value::Object(entry.columns)).context("columns")?;
-        let path = directory.join(file_name);
-        Ok(Self { path, format: Some(format), columns, tags: entry.tags, max_samples: entry.num_samples })
+        Ok(Self { files, format: Some(format), columns, tags: entry.tags, max_samples: entry.num_samples })
+    }
+
+    /// Everything that decides what is read from the files.
+    pub(super) fn reading(&self) -> String {
+        let Self { files, format, columns, tags, max_samples } = self;
+        format!("{} {format:?} {columns:?} {tags:?} {max_samples:?}", files.len())
     }
 
     /// The format of a row.
@@ -195,5 +211,30 @@ impl Source {
             "instruction and output, messages or conversations expected, found {}",
             if found.is_empty() { "nothing".into() } else { found.join(", ") }
         ))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.files[..] {
+            [] => f.write_str("no file"),
+            [file] => write!(f, "{}", file.display()),
+            [first, others @ ..] => write!(f, "{} and {} more", first.display(), others.len()),
+        }
+    }
+}
+
+/// A file, or the files in a folder.
+fn data_files(path: PathBuf) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path]);
+    }
+    let entries = fs_err::read_dir(&path)?.map(|entry| Ok(entry?.path()));
+    let mut files = entries.collect::<Result<Vec<_>>>()?;
+    files.retain(|file| file.is_file());
+    files.sort();
+    match files.is_empty() {
+        true => Err(error!("{} is empty", path.display())),
+        false => Ok(files),
     }
 }

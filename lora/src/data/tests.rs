@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use common::cli;
 use common::text::{ChatTemplate, LabelOptions, Tokenizer};
 use serde_json::json;
 
@@ -13,6 +14,30 @@ fn write(text: &str) -> tempfile::NamedTempFile {
 
 fn load_text(text: &str, strict: bool) -> Result<Vec<Record>> {
     load(&Source::file(write(text).path()), strict)
+}
+
+/// All records of a source.
+fn load(source: &Source, strict: bool) -> Result<Vec<Record>> {
+    let mut all = Vec::new();
+    records(source, strict, &mut |batch, _| {
+        all.extend_from_slice(batch);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(all)
+}
+
+/// Records as examples.
+fn encode(
+    records: &[Record],
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    options: &LabelOptions,
+    strict: bool,
+) -> Result<store::Examples> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut encoder = Encoder::new(tokenizer, template, options, strict, folder.path())?;
+    encoder.add(records)?;
+    encoder.finish(Malformed::default(), None)
 }
 
 fn turns(record: &Record) -> Vec<(&str, &str)> {
@@ -106,7 +131,7 @@ fn malformed_messages_say_which() {
             json!([{"role": "user", "content": [{"type": "image_url"}]}]),
             "message 1: content: only parts of type",
         ),
-        (json!("q"), "messages: a list of messages expected, found a text"),
+        (json!("q"), "messages: a list expected, found a text"),
     ] {
         let error = load_text(&json!([{"messages": messages}]).to_string(), false).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
@@ -143,7 +168,7 @@ fn dataset_info_names_columns_and_tags() {
                       "columns": {"messages": "talk"},
                       "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "it"}},
             "liked": {"file_name": "liked.json", "ranking": true},
-            "online": {"hf_hub_url": "someone/something"},
+            "neither": {"ms_hub_url": "someone/something"},
         }),
     );
     write("mine.json", json!([{"q": "1", "a": "2"}]));
@@ -154,9 +179,11 @@ fn dataset_info_names_columns_and_tags() {
         assert_eq!(records.len(), 1);
         assert_eq!(turns(&records[0]), [("user", "1"), ("assistant", "2")], "{name}");
     }
-    for (name, expected) in
-        [("liked", "ranking"), ("online", "file_name"), ("other", "has no dataset \"other\"")]
-    {
+    for (name, expected) in [
+        ("liked", "ranking"),
+        ("neither", "neither file_name nor hf_hub_url"),
+        ("other", "has no dataset \"other\""),
+    ] {
         let error = Source::named(name, directory.path()).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
@@ -184,14 +211,17 @@ fn examples_keep_their_order_and_cutoffs_are_counted() {
         .collect();
     let records = load_text(&Value::from(rows).to_string(), true).unwrap();
     let whole = encode(&records, &tokenizer, &template, &LabelOptions::answers(2048), true).unwrap();
-    assert_eq!((whole.examples.len(), whole.shortened_answers), (3000, 0));
-    for (i, example) in whole.examples.iter().enumerate().step_by(997) {
-        let text = tokenizer.decode(&example.tokens).unwrap();
+    assert_eq!((whole.summary().examples, whole.summary().warnings.len()), (3000, 0));
+    for i in (0..3000).step_by(997) {
+        let text = tokenizer.decode(&whole.get(i).unwrap().tokens).unwrap();
         assert!(text.contains(&format!("Say {i}.")), "{text}");
     }
     let short = encode(&records, &tokenizer, &template, &LabelOptions::answers(64), true).unwrap();
-    assert_eq!((short.shortened_answers, short.endless_answers), (2000, 2000));
-    assert!(short.tokens() <= 64 * 3000 && short.trained_tokens() < short.tokens());
+    let store::Summary { tokens, trained, warnings, .. } = short.summary();
+    let warning =
+        "2000 answers are shortened to fit 64 tokens (--cutoff-len); 2000 of them lost their end token";
+    assert_eq!(warnings, &[warning.to_owned()]);
+    assert!(*tokens <= 64 * 3000 && trained < tokens);
 }
 
 #[test]
@@ -221,6 +251,89 @@ fn the_demo_sets_of_llama_factory_are_usable_to_the_last_row() {
         let records = load(&Source::named(name, &data).unwrap(), true).unwrap();
         let options = LabelOptions::answers(2048);
         let dataset = encode(&records, &tokenizer, &template, &options, true).unwrap();
-        assert_eq!(dataset.examples.len(), records.len(), "{name}");
+        assert_eq!(dataset.summary().examples, records.len(), "{name}");
     }
+}
+
+#[test]
+fn csv_with_quotes_line_breaks_and_lists() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.csv");
+    let text = "\u{FEFF}instruction,input,output,history\r\n\"Add, \"\"please\"\"\",\"1\n2\",3,\r\n\
+        Hi,,\"[1, 2]\",\"[[\"\"a\"\", \"\"b\"\"]]\"\r\nonly,three,cells\r\nHo,,hum,nonsense\r\n";
+    fs_err::write(&path, text).unwrap();
+    let records = load(&Source::file(&path), false).unwrap();
+    assert_eq!(turns(&records[0]), [("user", "Add, \"please\"\n1\n2"), ("assistant", "3")]);
+    let expected = [("user", "a"), ("assistant", "b"), ("user", "Hi"), ("assistant", "[1, 2]")];
+    assert_eq!(turns(&records[1]), expected);
+    assert_eq!(records.len(), 2);
+    let error = load(&Source::file(&path), true).unwrap_err();
+    assert!(error.to_string().contains("row 3: ") && error.to_string().contains("3 fields"), "{error}");
+    let tabs = folder.path().join("rows.tsv");
+    fs_err::write(
+        &tabs,
+        "messages\n[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"}]\n"
+            .replace('"', "\"\"")
+            .replacen("[{", "\"[{", 1)
+            .replacen("}]", "}]\"", 1),
+    )
+    .unwrap();
+    assert_eq!(turns(&load(&Source::file(&tabs), true).unwrap()[0]), [("user", "q"), ("assistant", "a")]);
+}
+
+#[test]
+fn parquet_as_pyarrow_writes_it() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/rows");
+    let records = load(&Source::file(golden.join("alpaca.parquet")), false).unwrap();
+    assert_eq!(turns(&records[0]), [("user", "Add.\n1 2"), ("assistant", "3")]);
+    assert_eq!(turns(&records[1]), [("user", "Greet in 中文."), ("assistant", "你好 🙂")]);
+    assert_eq!(records.len(), 2);
+    let error = load(&Source::file(golden.join("alpaca.parquet")), true).unwrap_err();
+    assert!(error.to_string().contains("row 3: no answer"), "{error}");
+    let records = load(&Source::file(golden.join("messages.parquet")), true).unwrap();
+    assert_eq!(turns(&records[2]), [("user", "q2"), ("assistant", "a2")]);
+    let damaged = fs_err::read(golden.join("messages.parquet")).unwrap();
+    for length in [5, 100, damaged.len() - 1] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), &damaged[..length]).unwrap();
+        assert!(load(&Source::file(file.path()), false).is_err(), "{length} bytes");
+    }
+}
+
+#[test]
+fn rows_are_read_in_batches_and_no_further_than_wanted() {
+    let rows: String =
+        (0..2500).map(|i| format!("{}\n", json!({"instruction": i.to_string(), "output": "a"}))).collect();
+    let list = format!("[{}]", rows.trim_end().replace('\n', ","));
+    for text in [rows, list + "x"] {
+        let file = write(&text);
+        let mut source = Source::file(file.path());
+        source.max_samples = Some(2100);
+        let (mut sizes, mut positions) = (Vec::new(), Vec::new());
+        records(&source, true, &mut |batch, position| {
+            sizes.push(batch.len());
+            positions.push(position);
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        assert_eq!(sizes, [1024, 1024, 52], "what stands behind is not looked at");
+        assert!(positions.is_sorted() && positions[2] <= text.len() as u64, "{positions:?}");
+    }
+}
+
+#[test]
+fn a_dataset_may_be_a_folder_or_have_a_repository() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = json!([{"instruction": "q", "output": "a"}]).to_string();
+    fs_err::create_dir(folder.path().join("parts")).unwrap();
+    for name in ["parts/b.json", "parts/a.json"] {
+        fs_err::write(folder.path().join(name), &row).unwrap();
+    }
+    let info = json!({"parts": {"file_name": "parts"}, "bad": {"hf_hub_url": "no-owner"}});
+    fs_err::write(folder.path().join("dataset_info.json"), info.to_string()).unwrap();
+    let source = Source::named("parts", folder.path()).unwrap();
+    assert_eq!(load(&source, true).unwrap().len(), 2);
+    let error = Source::named("bad", folder.path()).unwrap_err();
+    assert!(error.to_string().contains("OWNER/NAME expected"), "{error}");
+    assert_eq!(hub::repository("https://host/datasets/o/n").unwrap(), "o/n");
 }

@@ -49,7 +49,6 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
             "media_dir",
         ],
     },
-    WithoutEffect { why: "tokens are made anew in every run", keys: &["overwrite_cache"] },
     WithoutEffect {
         why: "one process trains",
         keys: &[

@@ -51,3 +51,89 @@ fn a_template_by_name_goes_with_the_adapter() {
     let checkpoint = fs_err::read_to_string(place.path("out/checkpoint-1/chat_template.jinja"));
     assert_eq!(checkpoint.unwrap(), kept);
 }
+
+#[test]
+fn tokens_are_kept_until_something_changes() {
+    let place = place();
+    let tokenized_before =
+        |arguments: &str| train(&place, arguments).contains("6 examples, tokenized before");
+    assert!(!tokenized_before(""));
+    assert!(tokenized_before(""));
+    assert!(tokenized_before("--learning-rate 1e-3"), "tokens do not depend on it");
+    assert!(!tokenized_before("--overwrite-cache"));
+    for change in
+        ["--cutoff-len 20", "--train-on-prompt", "--mask-history", "--template default", "--max-samples 6"]
+    {
+        assert!(!tokenized_before(change), "{change}");
+        assert!(tokenized_before(change), "{change}");
+    }
+    let short = ["--cutoff-len 20"; 2].map(|change| train(&place, change));
+    for said in short {
+        assert!(said.contains("answers are shortened"), "warnings are kept too: {said}");
+    }
+    let words = place.text("words.json").replace("a5", "b5");
+    place.write("words.json", words);
+    assert!(!tokenized_before(""));
+    let tokenizer = place.text("model/tokenizer_config.json").replace("assistant", "helper");
+    place.write("model/tokenizer_config.json", tokenizer);
+    assert!(!tokenized_before(""));
+    for file in fs_err::read_dir(place.path("cache/qlora-tools/tokens")).unwrap() {
+        fs_err::write(file.unwrap().path(), "damaged").unwrap();
+    }
+    assert!(!tokenized_before(""), "what is damaged is made again");
+}
+
+#[test]
+fn csv_and_parquet_train() {
+    let place = Place::new();
+    place.write("rows.csv", "instruction,output\nq,a\nq2,a2\n");
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/rows/messages.parquet");
+    let (_, said) =
+        place.run(&format!("model --data rows.csv --data {golden} --max-steps 1 -o out --show-examples 5"));
+    assert!(said.contains("Num examples = 5\n") && said.contains("q2<|im_end|>"), "{said}");
+}
+
+#[test]
+fn malformed_rows_are_counted_and_strict_stops() {
+    let place = Place::new();
+    place.write("bad.jsonl", "{\"instruction\": \"q\", \"output\": \"a\"}\n{\"instruction\": 3\n{}\n");
+    let (_, said) = place.run("model --data bad.jsonl --max-steps 1 -o out");
+    assert!(
+        said.contains("2 rows are malformed and skipped; the first: bad.jsonl, line 2: not valid JSON"),
+        "{said}"
+    );
+    let (code, said) = place.fail("model --data bad.jsonl --max-steps 1 -o strict --strict");
+    assert!(code == 1 && said.contains("bad.jsonl, line 2") && said.contains("hint: mend the row"), "{said}");
+}
+
+#[test]
+fn a_dataset_of_the_hub_is_fetched_once() {
+    let fetch = assert_cmd::cargo::cargo_bin("lora-train").with_file_name("fetch");
+    if !fetch.exists() {
+        common::cli::talk_in_tests();
+        common::cli::note("skipped: fetch is not built");
+        return;
+    }
+    let file = |name: &str, rows: usize| {
+        let rows: serde_json::Value =
+            (0..rows).map(|i| json!({"instruction": format!("q{i}"), "output": "a"})).collect();
+        tests::hub::HubFile::with(name, rows.to_string().into_bytes(), false)
+    };
+    let hub = tests::hub::Hub::start(vec![file("train.json", 5), file("test.json", 2), file("notes.txt", 1)]);
+    let place = Place::new();
+    let info =
+        json!({"mine": {"hf_hub_url": "org/model"}, "other": {"hf_hub_url": "org/model", "split": "test"}});
+    place.write("dataset_info.json", info.to_string());
+    let run = |arguments: &str| {
+        let mut command =
+            place.command(&format!("model --dataset-dir . --max-steps 1 --force -o out {arguments}"));
+        let run = command.env("HF_ENDPOINT", hub.url()).output().unwrap();
+        String::from_utf8(run.stderr).unwrap()
+    };
+    let said = run("--dataset mine");
+    assert!(said.contains("downloading org/model") && said.contains("Num examples = 5\n"), "{said}");
+    let requests = hub.log().len();
+    let said = run("--dataset other");
+    assert!(said.contains("Num examples = 2\n") && !said.contains("downloading"), "{said}");
+    assert_eq!(hub.log().len(), requests, "what is there is not asked for again");
+}

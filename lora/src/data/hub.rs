@@ -1,0 +1,89 @@
+//! Data sets that dataset_info.json only names: `fetch` brings them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{Context, Error, Result, bail, cli, error};
+
+/// Kinds of files that hold rows.
+const KINDS: [&str; 4] = ["parquet", "jsonl", "json", "csv"];
+
+/// The files of a data set's repository that hold the rows of `split`, in `folder` of it if one is
+/// named. They are downloaded into the user's cache unless they are there.
+pub fn files(repository: &str, folder: Option<&str>, split: &str) -> Result<Vec<PathBuf>> {
+    let directory = cli::cache_directory("datasets")?.join(repository.replace('/', "--"));
+    // fetch writes its record last.
+    if !directory.join("fetch.json").exists() {
+        fetch(repository, &directory)?;
+    }
+    let root = folder.map_or_else(|| directory.clone(), |folder| directory.join(folder));
+    let mut found = Vec::new();
+    collect(&root, &mut found)?;
+    found.sort();
+    let of_split = |path: &PathBuf| {
+        let name = path.strip_prefix(&root).unwrap_or(path).to_string_lossy().to_lowercase();
+        name.split(|c: char| !c.is_alphanumeric()).any(|word| word == split)
+    };
+    if found.iter().any(of_split) {
+        found.retain(of_split);
+    }
+    // Repositories often hold the same rows as several kinds of file.
+    let kind =
+        KINDS.into_iter().find(|kind| found.iter().any(|path| path.extension().is_some_and(|e| e == *kind)));
+    let Some(kind) = kind else {
+        return Err(error!(
+            "{repository} has no JSON, JSON lines, CSV or parquet file in {}",
+            root.display()
+        ));
+    };
+    found.retain(|path| path.extension().is_some_and(|extension| extension == kind));
+    Ok(found)
+}
+
+fn fetch(repository: &str, directory: &Path) -> Result<()> {
+    let tool = cli::tool("fetch");
+    cli::note(format_args!("downloading {repository} into {}", directory.display()));
+    let mut command = Command::new(&tool);
+    command.args([repository, "--repo-type", "dataset", "--output"]).arg(directory);
+    for kind in KINDS {
+        command.arg("--include").arg(format!("*.{kind}"));
+    }
+    if cli::is_quiet() {
+        command.arg("--quiet");
+    }
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let by_hand = format!("fetch {repository} --repo-type dataset, then name its file with --data");
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) if status.code() == Some(130) => Err(Error::interrupted("interrupted")),
+        Ok(_) => Err(error!("{repository} could not be downloaded; see fetch's message above").hint(by_hand)),
+        Err(problem) => Err(Error::from(problem).context(format!("cannot run {}", tool.display())))
+            .hint("put fetch beside lora-train or on the PATH: cargo build --release"),
+    }
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs_err::read_dir(folder).context("the data set has no such folder")? {
+        let path = entry?.path();
+        let is_rows =
+            path.extension().and_then(|kind| kind.to_str()).is_some_and(|kind| KINDS.contains(&kind));
+        let is_record =
+            path.file_name().is_some_and(|name| name == "fetch.json" || name == "dataset_infos.json");
+        if path.is_dir() {
+            collect(&path, found)?;
+        } else if is_rows && !is_record {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Names a repository by its URL or its path, as `hf_hub_url` does.
+pub fn repository(url: &str) -> Result<&str> {
+    let name = url.trim_end_matches('/');
+    let name = name.rsplit_once("/datasets/").map_or(name, |(_, name)| name);
+    match name.split('/').count() {
+        2 => Ok(name),
+        _ => bail!("hf_hub_url: OWNER/NAME expected, found {url:?}"),
+    }
+}

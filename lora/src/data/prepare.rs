@@ -1,0 +1,182 @@
+//! Everything that is trained on, tokenized; kept in the user's cache for the next run.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use common::cli::{self, Progress, Unit};
+use common::text::{ChatTemplate, LabelOptions, Tokenizer};
+use common::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use super::store::Examples;
+use super::{DataArguments, Encoder, Source, records, show};
+
+/// Kept tokens that no run has used for so long are deleted.
+const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
+/// What besides data, tokenizer, template and settings decides the tokens.
+const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 1");
+
+/// Examples, and the template they were made with if it is not the model's own.
+pub struct Prepared {
+    /// In the order of the data.
+    pub examples: Arc<Examples>,
+    /// Those of data that is held out as a whole.
+    pub held_out: Option<Arc<Examples>>,
+    /// Jinja text.
+    pub template: Option<String>,
+}
+
+impl DataArguments {
+    /// Reads and tokenizes everything for the model in `directory`.
+    pub fn prepare(&self, directory: &Path) -> Result<Prepared> {
+        let tokenizer = Tokenizer::load(directory)?;
+        let template = match &self.template {
+            Some(name) => ChatTemplate::named(name, &tokenizer)?,
+            None => ChatTemplate::load(directory, &tokenizer)?,
+        };
+        let preparation = Preparation {
+            arguments: self,
+            model: directory,
+            tokenizer: &tokenizer,
+            template: &template,
+            options: LabelOptions {
+                cutoff_len: usize::try_from(self.cutoff_len).unwrap_or(usize::MAX),
+                train_on_prompt: self.train_on_prompt,
+                mask_history: self.mask_history,
+            },
+        };
+        let held_out = preparation.examples(self.sources(&self.eval_data, &self.eval_dataset)?)?;
+        let examples = preparation.examples(self.sources(&self.data, &self.dataset)?)?;
+        let Some(examples) = examples else { bail!("nothing to train on") };
+        for index in 0..self.show_examples.min(examples.summary().examples) {
+            let example = examples.get(index)?;
+            let text = show::shown(&tokenizer, &example)?;
+            cli::note(format_args!("example {}, {} tokens:\n{text}", index + 1, example.tokens.len()));
+        }
+        let template = self.template.as_ref().map(|_| template.source().to_owned());
+        Ok(Prepared { examples: Arc::new(examples), held_out: held_out.map(Arc::new), template })
+    }
+}
+
+/// What all data of a run is tokenized with.
+struct Preparation<'a> {
+    arguments: &'a DataArguments,
+    model: &'a Path,
+    tokenizer: &'a Tokenizer,
+    template: &'a ChatTemplate,
+    options: LabelOptions,
+}
+
+impl Preparation<'_> {
+    /// The examples of `sources`, as an earlier run has kept them or made anew; nothing of nothing.
+    fn examples(&self, sources: Vec<Source>) -> Result<Option<Examples>> {
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        let kept = match cli::cache_directory("tokens") {
+            Ok(cache) => Some(cache.join(self.key(&sources)?)),
+            Err(problem) => {
+                cli::detail(format_args!("tokens are not kept: {problem}"));
+                None
+            }
+        };
+        let reusable = kept.as_deref().filter(|path| path.exists() && !self.arguments.overwrite_cache);
+        let examples = match reusable.map(Examples::open) {
+            Some(Ok(examples)) => {
+                cli::note(format_args!("{} examples, tokenized before", examples.summary().examples));
+                examples
+            }
+            Some(Err(problem)) => {
+                cli::detail(format_args!("{problem}; tokenizing again"));
+                self.tokenize(&sources, kept.as_deref())?
+            }
+            None => self.tokenize(&sources, kept.as_deref())?,
+        };
+        if let Some(path) = kept {
+            keep(&path);
+        }
+        examples.summary().warnings.iter().for_each(cli::warn);
+        Ok(Some(examples))
+    }
+
+    fn tokenize(&self, sources: &[Source], kept: Option<&Path>) -> Result<Examples> {
+        let strict = self.arguments.strict;
+        let scratch = match kept.and_then(Path::parent) {
+            Some(cache) => cache.to_path_buf(),
+            None => std::env::temp_dir(),
+        };
+        let mut encoder = Encoder::new(self.tokenizer, self.template, &self.options, strict, &scratch)?;
+        let size = |file: &PathBuf| fs_err::metadata(file).map_or(0, |metadata| metadata.len());
+        let total: u64 = sources.iter().flat_map(|source| &source.files).map(size).sum();
+        let progress = Progress::new("tokenizing", total, Unit::Bytes);
+        let mut malformed = super::Malformed::default();
+        let mut before = 0;
+        for source in sources {
+            malformed.merge(records(source, strict, &mut |batch, position| {
+                cli::check_interrupted()?;
+                encoder.add(batch)?;
+                progress.set(before + position);
+                Ok(ControlFlow::Continue(()))
+            })?);
+            before += source.files.iter().map(size).sum::<u64>();
+        }
+        drop(progress);
+        encoder.finish(malformed, kept)
+    }
+
+    /// A name that is different wherever the tokens are.
+    fn key(&self, sources: &[Source]) -> Result<String> {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(VERSION.as_bytes());
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            part(&fs_err::read(self.model.join(name)).unwrap_or_default());
+        }
+        part(self.template.source().as_bytes());
+        part(format!("{:?} {}", self.options, self.arguments.strict).as_bytes());
+        for source in sources {
+            part(source.reading().as_bytes());
+            for file in &source.files {
+                part(&content(file)?);
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// SHA-256 of a file.
+fn content(path: &Path) -> Result<Vec<u8>> {
+    let mut file =
+        fs_err::File::open(path).hint("--data names a JSON, JSON lines, CSV or parquet file of examples")?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hash.finalize().to_vec()),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+/// Marks kept tokens as used, and deletes those that nothing has used for long.
+fn keep(path: &Path) {
+    let now = SystemTime::now();
+    if let Ok(file) = std::fs::File::options().append(true).open(path) {
+        let _ = file.set_modified(now);
+    }
+    let others =
+        path.parent().and_then(|cache| std::fs::read_dir(cache).ok()).into_iter().flatten().flatten();
+    for other in others {
+        let modified = other.metadata().and_then(|metadata| metadata.modified());
+        let unused = modified.ok().and_then(|modified| now.duration_since(modified).ok());
+        if unused.is_some_and(|unused| unused > KEPT) {
+            let _ = std::fs::remove_file(other.path());
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Tokenized examples in a file, so that they take no memory however many they are.
+//!
+//! The file, little-endian: eight bytes that name the format; for each token a u32, the highest bit
+//! of which says whether it is trained; for each example the u32 number of its tokens; a JSON
+//! object with the rest; the u64 length of that.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use common::text::Example;
+use common::{Context, Result, bail, error};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+const MAGIC: &[u8; 8] = b"LTOKENS1";
+const TRAINED: u32 = 1 << 31;
+
+/// What is said of all examples together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Number of examples.
+    pub examples: usize,
+    /// Number of their tokens.
+    pub tokens: u64,
+    /// Number of those that are trained.
+    pub trained: u64,
+    /// SHA-256 of lengths, tokens and what is trained.
+    pub identity: String,
+    /// What the user has to know about the data they were made from.
+    pub warnings: Vec<String>,
+}
+
+/// Examples that are being written.
+pub struct Writer {
+    file: BufWriter<tempfile::NamedTempFile>,
+    lengths: Vec<u32>,
+    hash: Sha256,
+    summary: Summary,
+}
+
+impl Writer {
+    /// A file in `directory` that has no name yet.
+    pub fn new(directory: &Path) -> Result<Self> {
+        let file = tempfile::NamedTempFile::new_in(directory)
+            .with_context(|| format!("cannot write in {}", directory.display()))?;
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        file.write_all(MAGIC)?;
+        Ok(Self { file, lengths: Vec::new(), hash: Sha256::new(), summary: Summary::default() })
+    }
+
+    /// Adds an example.
+    pub fn push(&mut self, example: &Example) -> Result<()> {
+        let length = u32::try_from(example.tokens.len()).map_err(|_| error!("an example is too long"))?;
+        self.lengths.push(length);
+        self.hash.update(length.to_le_bytes());
+        let mut bytes = Vec::with_capacity(4 * example.tokens.len());
+        for (&token, &trained) in example.tokens.iter().zip(&example.trained) {
+            if token >= TRAINED {
+                bail!("token {token} is out of range");
+            }
+            bytes.extend((if trained { token | TRAINED } else { token }).to_le_bytes());
+            self.summary.trained += u64::from(trained);
+        }
+        self.hash.update(&bytes);
+        self.summary.tokens += u64::from(length);
+        self.summary.examples += 1;
+        Ok(self.file.write_all(&bytes)?)
+    }
+
+    /// Whether nothing has been added.
+    pub fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    /// Ends the file; it appears whole at `path`, or is deleted with the last use where there is
+    /// none.
+    pub fn finish(mut self, warnings: Vec<String>, path: Option<&Path>) -> Result<Examples> {
+        for length in &self.lengths {
+            self.file.write_all(&length.to_le_bytes())?;
+        }
+        let identity = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let summary = Summary { identity, warnings, ..self.summary };
+        let text = serde_json::to_string(&summary)?;
+        self.file.write_all(text.as_bytes())?;
+        self.file.write_all(&(text.len() as u64).to_le_bytes())?;
+        let file = self.file.into_inner().map_err(|failed| failed.into_error())?;
+        file.as_file().sync_all()?;
+        let file = match path {
+            Some(path) => file.persist(path).map_err(|failed| failed.error)?,
+            None => file.into_file(),
+        };
+        Examples::new(file, summary, self.lengths)
+    }
+}
+
+/// Examples in a file.
+#[derive(Debug)]
+pub struct Examples {
+    file: Mutex<File>,
+    /// Where the tokens of each begin, counted in tokens, and where the last ends.
+    starts: Vec<u64>,
+    summary: Summary,
+}
+
+impl Examples {
+    fn new(file: File, summary: Summary, lengths: Vec<u32>) -> Result<Self> {
+        let mut starts = Vec::with_capacity(lengths.len() + 1);
+        let mut end = 0;
+        starts.push(end);
+        for length in lengths {
+            end += u64::from(length);
+            starts.push(end);
+        }
+        if end != summary.tokens || starts.len() != summary.examples + 1 {
+            bail!("lengths that do not add up");
+        }
+        Ok(Self { file: Mutex::new(file), starts, summary })
+    }
+
+    /// Opens a file that [`Writer`] wrote.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::read(path).with_context(|| path.display().to_string())
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let (mut magic, mut length) = ([0; 8], [0; 8]);
+        file.read_exact(&mut magic)?;
+        file.seek(SeekFrom::End(-8))?;
+        file.read_exact(&mut length)?;
+        let length = u64::from_le_bytes(length);
+        let Some(text) = size.checked_sub(16).and_then(|rest| rest.checked_sub(length)) else {
+            bail!("not a file of tokens");
+        };
+        if &magic != MAGIC {
+            bail!("not a file of tokens");
+        }
+        file.seek(SeekFrom::Start(8 + text))?;
+        let summary: Summary = serde_json::from_reader((&mut file).take(length))?;
+        let tokens = summary.tokens.checked_mul(4);
+        let lengths = (summary.examples as u64).checked_mul(4);
+        if tokens.zip(lengths).and_then(|(a, b)| a.checked_add(b)) != Some(text) {
+            bail!("a size that is not what it says");
+        }
+        file.seek(SeekFrom::Start(8 + 4 * summary.tokens))?;
+        let mut bytes = BufReader::with_capacity(1 << 20, &mut file);
+        let lengths = (0..summary.examples).map(|_| {
+            let mut length = [0; 4];
+            bytes.read_exact(&mut length).map(|()| u32::from_le_bytes(length))
+        });
+        let lengths = lengths.collect::<std::io::Result<_>>()?;
+        Self::new(file, summary, lengths)
+    }
+
+    /// What is said of all of them.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// The example at `index`.
+    pub fn get(&self, index: usize) -> Result<Example> {
+        let (Some(&start), Some(&end)) = (self.starts.get(index), self.starts.get(index + 1)) else {
+            bail!("there is no example {index}");
+        };
+        let mut bytes = vec![0; 4 * (end - start) as usize];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(8 + 4 * start))?;
+        file.read_exact(&mut bytes).context("cannot read the tokens of an example")?;
+        let words =
+            bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+        Ok(Example {
+            tokens: words.clone().map(|word| word & !TRAINED).collect(),
+            trained: words.map(|word| word & TRAINED != 0).collect(),
+        })
+    }
+}
+
+/// Some of the examples, in an order.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// All of them.
+    pub examples: std::sync::Arc<Examples>,
+    /// The chosen ones.
+    pub indices: Vec<usize>,
+}
+
+impl Selection {
+    /// All examples.
+    pub fn all(examples: std::sync::Arc<Examples>) -> Self {
+        Self { indices: (0..examples.summary.examples).collect(), examples }
+    }
+
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// Those at `positions` of the selection.
+    pub fn get(&self, positions: impl IntoIterator<Item = usize>) -> Result<Vec<Example>> {
+        positions
+            .into_iter()
+            .map(|position| match self.indices.get(position) {
+                Some(&index) => self.examples.get(index),
+                None => Err(error!("there is no example {position}")),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examples() -> Vec<Example> {
+        (0..20u32)
+            .map(|i| Example {
+                tokens: (i..2 * i).collect(),
+                trained: (i..2 * i).map(|token| token % 3 == 0).collect(),
+            })
+            .collect()
+    }
+
+    fn write(directory: &Path, examples: &[Example], path: Option<&Path>) -> Examples {
+        let mut writer = Writer::new(directory).unwrap();
+        examples.iter().for_each(|example| writer.push(example).unwrap());
+        writer.finish(vec!["mind the gap".into()], path).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let (expected, written) = (examples(), write(folder.path(), &examples(), Some(&path)));
+        for store in [written, Examples::open(&path).unwrap(), write(folder.path(), &examples(), None)] {
+            let Summary { examples, tokens, trained, warnings, .. } = store.summary().clone();
+            assert_eq!((examples, tokens, warnings), (20, 190, vec!["mind the gap".to_owned()]));
+            assert_eq!(trained as usize, expected.iter().flat_map(|e| &e.trained).filter(|t| **t).count());
+            for (index, example) in expected.iter().enumerate().rev() {
+                assert_eq!(store.get(index).unwrap(), *example);
+            }
+            assert!(store.get(20).is_err());
+        }
+        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 1, "what has no name is gone");
+    }
+
+    #[test]
+    fn every_token_and_every_label_is_in_the_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = |examples: &[Example]| write(folder.path(), examples, None).summary().identity.clone();
+        let original = identity(&examples());
+        let mut other = examples();
+        other[5].trained[2] ^= true;
+        assert_ne!(identity(&other), original);
+        let mut other = examples();
+        other[7].tokens[0] += 1;
+        assert_ne!(identity(&other), original);
+        let mut other = examples();
+        let moved = (other[8].tokens.remove(0), other[8].trained.remove(0));
+        other[7].tokens.push(moved.0);
+        other[7].trained.push(moved.1);
+        assert_ne!(identity(&other), original, "where one ends");
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write(folder.path(), &examples(), Some(&path));
+        let whole = fs_err::read(&path).unwrap();
+        for length in (0..whole.len()).step_by(7) {
+            fs_err::write(&path, &whole[..length]).unwrap();
+            assert!(Examples::open(&path).is_err(), "{length} bytes");
+        }
+        fs_err::write(&path, [&whole[..], &[0xff; 8]].concat()).unwrap();
+        assert!(Examples::open(&path).is_err());
+    }
+}
