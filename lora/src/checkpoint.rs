@@ -102,12 +102,16 @@ pub fn rotate(output: &Path, limit: usize, kept: Option<u64>) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a run that was killed in [`rotate`] left.
+/// Removes what a run that was killed in [`rotate`], or while it wrote a file, has left.
 pub fn remove_leftovers(output: &Path) -> Result<()> {
     for entry in fs_err::read_dir(output)? {
         let path = entry?.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(LEAVING)) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_partial = name.starts_with("checkpoint-") && name.ends_with(".partial");
+        if path.is_dir() && (name.starts_with(LEAVING) || is_partial) {
             fs_err::remove_dir_all(path)?;
+        } else if path.is_file() && name.starts_with(cli::TEMPORARY) {
+            fs_err::remove_file(path)?;
         }
     }
     Ok(())

@@ -10,11 +10,13 @@
 //! | [`yaml`] | LLaMA-Factory's `train.yaml`, read and written |
 //! | [`every`] | when something is done again and again |
 //! | [`adapters`] | the adapters a run begins with |
+//! | [`health`] | tensors that cannot learn, losses that jump |
 //! | [`best`] | the best checkpoint |
 //! | [`preview`] | what `--dry-run` shows |
 //! | [`train`] | the run: steps, evaluation, checkpoints |
 //! | [`checkpoint`] | `checkpoint-N`: writing and continuing |
 //! | [`output`] | the directory a run grows in |
+//! | [`pace`] | tokens a second and memory |
 //! | [`plot`] | the losses as PNG files |
 //! | [`tensorboard`] | event files |
 //! | [`record`] | the logs that transformers and LLaMA-Factory keep |
@@ -26,8 +28,10 @@ pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod every;
+pub mod health;
 pub mod order;
 pub mod output;
+pub mod pace;
 pub mod plot;
 pub mod preview;
 pub mod record;

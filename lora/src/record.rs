@@ -80,6 +80,8 @@ pub struct Step {
     pub learning_rate: f64,
     /// Its tokens, prompts included.
     pub tokens: usize,
+    /// Those that are trained.
+    pub supervised: usize,
 }
 
 impl Record {
@@ -218,18 +220,23 @@ impl Record {
         round(step as f64 / self.steps_per_epoch as f64, 4)
     }
 
+    /// The time that the steps behind `step` will take, as `H:MM:SS`.
+    pub fn remaining(&self, step: u64) -> String {
+        let done = step.saturating_sub(self.first_step).max(1) as f64;
+        let left = self.total_steps.saturating_sub(step) as f64;
+        clock(self.begun.elapsed().as_secs_f64() / done * left)
+    }
+
     /// The fields that every line begins with.
     fn times(&self, step: u64) -> Map<String, Value> {
         let elapsed = self.begun.elapsed().as_secs_f64();
-        let done = step.saturating_sub(self.first_step).max(1) as f64;
-        let remaining = elapsed / done * self.total_steps.saturating_sub(step) as f64;
         fields(json!({
             "current_steps": step,
             "total_steps": self.total_steps,
             "epoch": self.epoch(step),
             "percentage": round(100.0 * step as f64 / self.total_steps.max(1) as f64, 2),
             "elapsed_time": clock(elapsed),
-            "remaining_time": clock(remaining),
+            "remaining_time": self.remaining(step),
             "throughput": round(self.history.tokens_seen as f64 / elapsed, 2),
             "total_tokens": self.history.tokens_seen,
         }))

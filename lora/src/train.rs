@@ -8,7 +8,7 @@ use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, Unit, interrupted, note};
 use common::device::{available_memory, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
-use common::model::{Batch, Loss, Model, Plan, Sequence};
+use common::model::{Adapters, Batch, Loss, Model, Plan, Sequence};
 use common::text::Example;
 use common::{Context, Error, Result, error};
 use serde_json::{Value, json};
@@ -18,10 +18,12 @@ use crate::best::{self, Best};
 use crate::checkpoint::{self, Progress, State};
 use crate::config::Config;
 use crate::data::Prepared;
-use crate::data::store::{Examples, Selection};
+use crate::data::store::{Examples, Selection, Summary};
 use crate::every::Every;
+use crate::health::Health;
 use crate::order::{Order, split};
 use crate::output;
+use crate::pace::Pace;
 use crate::plot;
 use crate::preview;
 use crate::record::{History, Record, Step};
@@ -46,6 +48,7 @@ struct Run {
     schedule: Schedule,
     moments: Moments,
     record: Record,
+    health: Health,
     recipe: Value,
     /// The chat template to be kept with the adapter, where it is not the model's own.
     template: Option<String>,
@@ -122,6 +125,7 @@ impl Run {
             schedule,
             moments,
             record,
+            health: Health::default(),
             recipe,
             template: None,
         };
@@ -134,6 +138,8 @@ impl Run {
         note("***** Running training *****");
         note(format_args!("  Num examples = {}", self.training.len()));
         let epochs = self.schedule.total.div_ceil(self.order.steps_per_epoch());
+        let Summary { tokens, trained, .. } = self.training.examples.summary();
+        note(format_args!("  Num tokens = {tokens}, of which {trained} are trained"));
         note(format_args!("  Num Epochs = {epochs}"));
         note(format_args!("  Instantaneous batch size per device = {micro_batch}"));
         note(format_args!("  Gradient Accumulation steps = {accumulation}"));
@@ -161,29 +167,32 @@ impl Run {
             self.evaluate(0)?;
         }
         let mut gradients = vec![0.0; self.model.adapters().values.len()];
-        let (mut clock, mut tokens) = (Instant::now(), 0);
+        let mut pace = Pace::new();
         for index in first..total {
-            let step = self.step(index, &mut gradients)?;
+            let Some(step) = self.step(index, &mut gradients)? else { return Err(self.interrupt(index)?) };
             self.record.step(step);
-            tokens += step.tokens;
+            if let Some(jump) = self.health.check_loss(step.number, step.loss) {
+                cli::warn(jump);
+            }
+            let speed = pace.step(&step);
             bar.add(1);
-            bar.message(format!("loss {:.4}", step.loss));
+            bar.message(format!("loss {:.4}, {speed}", step.loss));
             let number = step.number;
             let is_last = number == total;
             if is_due(self.config.logging, number) || (self.config.log_first && number == 1) || is_last {
                 let loss = self.record.log(step)?;
                 note(format_args!(
-                    "step {number}/{total}: loss {loss:.4}, gradient norm {:.4}, learning rate {:.3e}, {:.0} tokens/s",
+                    "step {number}/{total}: loss {loss:.4}, gradient norm {:.4}, learning rate {:.3e}, {speed}, {} left",
                     step.grad_norm,
                     step.learning_rate,
-                    tokens as f64 / clock.elapsed().as_secs_f64()
+                    self.record.remaining(number)
                 ));
-                (clock, tokens) = (Instant::now(), 0);
+                pace = Pace::new();
             }
             let mut stops_early = false;
             if (is_due(self.config.evaluation, number) || is_last) && !self.validation.is_empty() {
                 self.evaluate(number)?;
-                clock = Instant::now();
+                pace = Pace::new();
                 stops_early = self.has_lost_patience();
             }
             if is_due(self.config.saving, number) || is_last || stops_early {
@@ -194,12 +203,21 @@ impl Run {
                 return Ok(number);
             }
             if interrupted() && !is_last {
-                let path = self.save(number)?;
-                return Err(Error::interrupted(format!("interrupted; {} is saved", path.display()))
-                    .hint("the same command with --resume continues it"));
+                return Err(self.interrupt(number)?);
             }
         }
         Ok(total)
+    }
+
+    /// Saves what `step` steps have come to, and says how to go on.
+    fn interrupt(&self, step: u64) -> Result<Error> {
+        if step == 0 {
+            return Ok(Error::interrupted("interrupted before the end of the first step; nothing is saved")
+                .hint("the same command begins again"));
+        }
+        let path = self.save(step)?;
+        Ok(Error::interrupted(format!("interrupted; {} is saved", path.display()))
+            .hint("the same command with --resume continues it"))
     }
 
     fn has_lost_patience(&self) -> bool {
@@ -207,15 +225,19 @@ impl Run {
         self.config.patience.is_some_and(|patience| since >= patience)
     }
 
-    /// One optimizer step: an effective batch in as few passes as the plan allows.
-    fn step(&mut self, index: u64, gradients: &mut [f32]) -> Result<Step> {
+    /// One optimizer step: an effective batch in as few passes as the plan allows. Nothing where a
+    /// signal came between two passes: then nothing has changed.
+    fn step(&mut self, index: u64, gradients: &mut [f32]) -> Result<Option<Step>> {
         let number = index + 1;
         let examples = self.training.get(self.order.step(index).iter().copied())?;
         let supervised: usize = examples.iter().map(targets).sum();
         let scale = 1.0 / supervised.max(1) as f32;
         gradients.fill(0.0);
         let mut loss = Loss { sum: 0.0, tokens: 0 };
-        for pass in passes(&examples, self.plan.tokens) {
+        for (count, pass) in passes(&examples, self.plan.tokens).enumerate() {
+            if count > 0 && interrupted() {
+                return Ok(None);
+            }
             let found = self.model.loss_and_gradients(&pack(pass), scale, self.plan.recomputed, gradients)?;
             loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
         }
@@ -230,6 +252,10 @@ impl Run {
             let tensor = tensor.unwrap_or_else(|| "the sum of all".into());
             return Err(error!("step {number}: the gradient of {tensor} is not finite").hint(hint));
         }
+        if self.health.wants_gradients() && supervised > 0 {
+            let Adapters { tensors, values } = self.model.adapters();
+            self.health.check_gradients(tensors, values, gradients).context(format!("step {number}"))?;
+        }
         let learning_rate = self.schedule.rate(index);
         let clip = clip_factor(norm, self.config.max_grad_norm);
         let optimizer = self.config.optimizer();
@@ -237,7 +263,7 @@ impl Run {
         let parameters = self.model.parameters_mut();
         optimizer.step_at_rates(parameters, gradients, clip, &mut self.moments, &rates)?;
         let tokens = examples.iter().map(|example| example.tokens.len()).sum();
-        Ok(Step { number, loss: mean, grad_norm: norm, learning_rate, tokens })
+        Ok(Some(Step { number, loss: mean, grad_norm: norm, learning_rate, tokens, supervised }))
     }
 
     /// The mean loss over all supervised tokens of the held-out examples.

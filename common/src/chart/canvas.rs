@@ -41,6 +41,7 @@ pub fn save(path: &Path, draw: impl FnOnce(&Canvas) -> Result<()>) -> Result<()>
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
+    builder.prefix(crate::cli::TEMPORARY);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder.suffix(".png").tempfile_in(folder)?;

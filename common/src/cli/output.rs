@@ -18,6 +18,9 @@ use crate::{Context, Error, Result};
 
 const MADE_BY: &str = "made-by.json";
 
+/// How the names of files begin that have not got their own yet; a tool that is killed leaves them.
+pub const TEMPORARY: &str = ".tmp";
+
 /// Standard output, for answers that are streamed. A closed pipe ends the tool quietly.
 pub fn stdout() -> impl Write {
     std::io::stdout()
@@ -41,6 +44,7 @@ pub fn print_path(path: &Path) -> Result<()> {
 pub fn write_file(path: &Path, text: &str) -> Result<()> {
     let folder = parent(path);
     let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file =

@@ -5,6 +5,11 @@ pub fn available_memory() -> Option<u64> {
     kibibytes("/proc/meminfo", "MemAvailable:")
 }
 
+/// The bytes that this process holds resident.
+pub fn resident_memory() -> Option<u64> {
+    kibibytes("/proc/self/status", "VmRSS:")
+}
+
 /// The most bytes this process has held resident so far.
 pub fn peak_resident_memory() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM:")

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
-pub use host_memory::{available_memory, peak_resident_memory};
+pub use host_memory::{available_memory, peak_resident_memory, resident_memory};
 pub use tensor::Tensor;
 
 /// A place that holds tensors and computes with them.

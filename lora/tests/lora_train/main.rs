@@ -5,5 +5,6 @@
 mod data;
 mod place;
 mod reporting;
+mod survival;
 mod training;
 mod yaml;
