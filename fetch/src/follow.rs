@@ -1,7 +1,8 @@
 //! Hashing behind the download: each file's bytes as soon as all before them are written.
 //!
 //! The bytes are read back from the page cache, where they have just been put, so that ranges may
-//! arrive in any order and a resumed file is hashed like any other.
+//! arrive in any order and a resumed file is hashed like any other. Then they are sent on to the disk,
+//! so that little is left to do when the last byte arrives.
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -10,6 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use common::{Context, Result};
 
 use crate::verify::{BLOCK, Digest, Hasher};
+
+/// Hashed bytes that wait in memory for the disk before it is told to write them.
+const UNWRITTEN: u64 = 64 << 20;
 
 /// How far the hashing of each file is.
 pub struct Follower {
@@ -22,6 +26,8 @@ struct State {
     expected: Option<Digest>,
     hasher: Option<Hasher>,
     hashed: u64,
+    /// Bytes that are on the disk.
+    synced: u64,
     /// Some thread is hashing this file, or has finished it.
     is_busy: bool,
     was_wrong: bool,
@@ -45,7 +51,16 @@ impl Follower {
     pub fn new(files: Vec<(PathBuf, u64, Option<Digest>)>) -> Self {
         let begin = |(path, size, expected): (PathBuf, u64, Option<Digest>)| {
             let hasher = expected.as_ref().map(|digest| Hasher::like(digest, size));
-            Mutex::new(State { path, size, expected, hasher, hashed: 0, is_busy: false, was_wrong: false })
+            Mutex::new(State {
+                path,
+                size,
+                expected,
+                hasher,
+                hashed: 0,
+                synced: 0,
+                is_busy: false,
+                was_wrong: false,
+            })
         };
         Self { files: files.into_iter().map(begin).collect() }
     }
@@ -57,9 +72,9 @@ impl Follower {
 
     /// Hashes up to `frontier()`, which may move on meanwhile. Blocks; call [`Follower::begin`] first.
     pub fn follow(&self, file: usize, frontier: impl Fn() -> u64) -> Result<Followed> {
-        let (path, size, mut hasher, mut hashed) = {
+        let (path, size, mut hasher, mut hashed, mut synced) = {
             let mut state = self.lock(file);
-            (state.path.clone(), state.size, state.hasher.take(), state.hashed)
+            (state.path.clone(), state.size, state.hasher.take(), state.hashed, state.synced)
         };
         let data = if size == 0 { fs_err::File::create(&path)? } else { fs_err::File::open(&path)? };
         let mut block = vec![0; BLOCK];
@@ -68,12 +83,17 @@ impl Follower {
             let end = frontier();
             if hashed == end {
                 if end < size {
-                    (state.hasher, state.hashed, state.is_busy) = (hasher, hashed, false);
+                    (state.hasher, state.hashed, state.synced) = (hasher, hashed, synced);
+                    state.is_busy = false;
                     return Ok(Followed::Behind);
                 }
                 break;
             }
             drop(state);
+            if hashed - synced >= UNWRITTEN {
+                data.sync_data()?;
+                synced = hashed;
+            }
             let Some(hasher) = &mut hasher else {
                 hashed = end;
                 continue;
@@ -101,7 +121,7 @@ impl Follower {
     pub fn start_over(&self, file: usize) -> bool {
         let mut state = self.lock(file);
         state.hasher = state.expected.as_ref().map(|digest| Hasher::like(digest, state.size));
-        (state.hashed, state.is_busy) = (0, false);
+        (state.hashed, state.synced, state.is_busy) = (0, 0, false);
         !std::mem::replace(&mut state.was_wrong, true)
     }
 

@@ -4,6 +4,7 @@
 //! and, for large files, a redirect to a second port that plays the content network. A [`Fault`] is
 //! chosen for every request by a function of the test's own.
 
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
@@ -423,12 +424,12 @@ fn send_file(
         }
         _ => (200, 0..size),
     };
-    let mut body = file.content[range].to_vec();
+    let mut body = Cow::from(&file.content[range]);
     let mut length = Some(body.len());
     match fault {
         Fault::WrongByte(at) if !body.is_empty() => {
             let at = at % body.len();
-            body[at] ^= 0x55;
+            body.to_mut()[at] ^= 0x55;
         }
         Fault::LyingLength(more) => length = Some(body.len() + more),
         Fault::Endless | Fault::NoLength => length = None,
