@@ -13,6 +13,7 @@ use crate::config::Network;
 use crate::follow::{Followed, Follower};
 use crate::growth::Growth;
 use crate::hub::{Connection, Connector, Failure, Token};
+use crate::partial::CHUNK;
 use crate::rate::RateLimit;
 use crate::schedule::{Flight, Next, Schedule};
 use crate::transfer::{End, Remote, Transfers};
@@ -153,6 +154,7 @@ impl Shared {
 
     async fn work(self: &Arc<Self>, events: &mpsc::UnboundedSender<Event>) -> Result<(), Failure> {
         let mut connection = self.connector.connect()?;
+        let mut chunk = Vec::with_capacity(CHUNK as usize);
         let mut pace = None;
         let mut trouble = Trouble::default();
         loop {
@@ -164,7 +166,7 @@ impl Shared {
                     continue;
                 }
             };
-            let outcome = self.fly(&connection, &flight, events).await;
+            let outcome = self.fly(&connection, &flight, &mut chunk, events).await;
             self.schedule.end(&flight);
             match outcome {
                 Ok(_) => {
@@ -214,13 +216,14 @@ impl Shared {
         self: &Arc<Self>,
         connection: &Connection,
         flight: &Flight,
+        chunk: &mut Vec<u8>,
         events: &mpsc::UnboundedSender<Event>,
     ) -> Result<End, Failure> {
         let transfers = Transfers { schedule: &self.schedule, token: self.token.as_ref(), rate: &self.rate };
         let remote = &self.remotes[flight.file];
         let on_chunk = || self.follow(flight.file, events);
         tokio::select! {
-            outcome = transfers.carry(connection, remote, flight, on_chunk) => outcome,
+            outcome = transfers.carry(connection, remote, flight, chunk, on_chunk) => outcome,
             () = flight.progress.cancelled.notified() => Ok(End::Done),
         }
     }

@@ -8,7 +8,6 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use common::{Context, Result};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -122,13 +121,10 @@ impl PartialFile {
 }
 
 impl Writer {
-    /// Writes chunk `index`, given in pieces, and then notes that it is there.
-    pub fn write_chunk(&self, index: usize, pieces: &[Bytes]) -> Result<()> {
-        let mut offset = index as u64 * CHUNK;
-        for piece in pieces {
-            self.data.file().write_all_at(piece, offset).with_context(|| self.data.path().display())?;
-            offset += piece.len() as u64;
-        }
+    /// Writes chunk `index`, and then notes that it is there.
+    pub fn write_chunk(&self, index: usize, chunk: &[u8]) -> Result<()> {
+        let offset = index as u64 * CHUNK;
+        self.data.file().write_all_at(chunk, offset).with_context(|| self.data.path().display())?;
         if let Some(map) = &self.map {
             map.file()
                 .write_all_at(&[WRITTEN], self.map_start + index as u64)
@@ -178,10 +174,7 @@ mod tests {
         let file = partial(directory.path(), "sha256 aa");
         assert_eq!(file.prepare().unwrap(), [false; 3]);
         assert_eq!(fs_err::metadata(&file.data).unwrap().len(), file.size);
-        file.open()
-            .unwrap()
-            .write_chunk(2, &[Bytes::from_static(b"ab"), Bytes::from_static(b"cde")])
-            .unwrap();
+        file.open().unwrap().write_chunk(2, b"abcde").unwrap();
         assert_eq!(file.prepare().unwrap(), [false, false, true]);
         assert_eq!(file.bytes_in(&[true, false, true]), CHUNK + 5);
         assert!(fs_err::read(&file.data).unwrap().ends_with(b"\0abcde"));
@@ -194,7 +187,7 @@ mod tests {
         let file = partial(directory.path(), "sha256 aa");
         for damage in [0, 1] {
             file.prepare().unwrap();
-            file.open().unwrap().write_chunk(0, &[Bytes::from(vec![7; CHUNK as usize])]).unwrap();
+            file.open().unwrap().write_chunk(0, &[7; CHUNK as usize]).unwrap();
             let damaged = [&file.map, &file.data][damage];
             let length = fs_err::metadata(damaged).unwrap().len();
             fs_err::OpenOptions::new().write(true).open(damaged).unwrap().set_len(length - 1).unwrap();

@@ -61,11 +61,15 @@ pub struct Transfers<'a> {
 
 impl Transfers<'_> {
     /// Brings the range of `flight`. `on_chunk` is called after each chunk that has been written.
+    ///
+    /// What arrives is collected in `chunk`, which the connection keeps: the pieces themselves would
+    /// each keep a whole read buffer alive.
     pub async fn carry(
         &self,
         connection: &Connection,
         remote: &Remote,
         flight: &Flight,
+        chunk: &mut Vec<u8>,
         on_chunk: impl Fn(),
     ) -> Result<End, Failure> {
         let size = remote.partial.size;
@@ -93,7 +97,7 @@ impl Transfers<'_> {
 
         let writer = remote.partial.open()?;
         let mut position = body.start;
-        let mut pieces = Vec::new();
+        chunk.clear();
         while let Some(mut piece) = next_piece(&mut answer, connection.timeout()).await? {
             self.rate.take(piece.len()).await;
             flight.receive(piece.len() as u64);
@@ -108,13 +112,13 @@ impl Transfers<'_> {
                 let chunk_end = ((index as u64 + 1) * CHUNK).min(size);
                 let part = piece.split_to(piece.len().min((chunk_end - position) as usize));
                 position += part.len() as u64;
-                pieces.push(part);
+                chunk.extend_from_slice(&part);
                 if position < chunk_end {
                     continue;
                 }
                 match self.schedule.claim(&flight, index) {
                     Claim::Write => {
-                        if let Err(error) = writer.write_chunk(index, &pieces) {
+                        if let Err(error) = writer.write_chunk(index, chunk) {
                             self.schedule.not_written(&flight, index);
                             return Err(Failure::Fatal(error));
                         }
@@ -127,7 +131,7 @@ impl Transfers<'_> {
                     Claim::Skip => {}
                     Claim::Stop => return Ok(End::Done),
                 }
-                pieces.clear();
+                chunk.clear();
             }
         }
         if position < wanted.end {
