@@ -21,6 +21,8 @@ pub struct Record {
     total_steps: u64,
     first_step: u64,
     steps_per_epoch: u64,
+    /// Those that a token is multiplied with.
+    parameters: usize,
     history: History,
     events: Option<EventFile>,
 }
@@ -85,17 +87,27 @@ pub struct Step {
 }
 
 impl Record {
-    /// The logs of a run of `total_steps` in `output`; `history` is what a checkpoint after
-    /// `first_step` steps kept.
+    /// The logs of a run of `total_steps` in `output`, in which a token is multiplied with
+    /// `parameters`; `history` is what a checkpoint after `first_step` steps kept.
     pub fn new(
         output: &Path,
         total_steps: u64,
         first_step: u64,
         steps_per_epoch: u64,
+        parameters: usize,
         history: History,
     ) -> Self {
         let log = output.join("trainer_log.jsonl");
-        Self { log, begun: Instant::now(), total_steps, first_step, steps_per_epoch, history, events: None }
+        Self {
+            log,
+            begun: Instant::now(),
+            total_steps,
+            first_step,
+            steps_per_epoch,
+            parameters,
+            history,
+            events: None,
+        }
     }
 
     /// Begins the files, with what the checkpoint kept.
@@ -156,13 +168,13 @@ impl Record {
     }
 
     /// The summary of a run that ended after `step` steps of `batch` examples, under transformers'
-    /// names. `parameters` are those that a token is multiplied with.
-    pub fn summary(&self, step: u64, batch: usize, parameters: usize) -> Map<String, Value> {
+    /// names.
+    pub fn summary(&self, step: u64, batch: usize) -> Map<String, Value> {
         let seconds = self.begun.elapsed().as_secs_f64();
         let steps = step.saturating_sub(self.first_step) as f64;
         fields(json!({
             "epoch": self.epoch(step),
-            "total_flos": 6.0 * self.history.tokens_seen as f64 * parameters as f64,
+            "total_flos": self.operations(),
             "train_loss": self.history.loss_sum / step.max(1) as f64,
             "train_runtime": round(seconds, 4),
             "train_samples_per_second": round(steps * batch as f64 / seconds, 3),
@@ -197,7 +209,11 @@ impl Record {
             "num_input_tokens_seen": self.history.tokens_seen,
             "num_train_epochs": self.total_steps.div_ceil(self.steps_per_epoch),
             "save_steps": steps(config.saving),
+            "stateful_callbacks": {},
+            "total_flos": self.operations(),
             "train_batch_size": config.micro_batch,
+            "trial_name": null,
+            "trial_params": null,
         })
     }
 
@@ -205,6 +221,7 @@ impl Record {
     pub fn finish(&mut self, step: u64, summary: &Map<String, Value>) -> Result<()> {
         let mut entry = summary.clone();
         entry.insert("step".into(), step.into());
+        entry.sort_keys();
         self.enter(Value::Object(entry))
     }
 
@@ -214,6 +231,12 @@ impl Record {
         }
         self.history.log_history.push(entry);
         Ok(())
+    }
+
+    /// Floating-point operations so far, as transformers estimates them: six for each token and
+    /// parameter.
+    fn operations(&self) -> f64 {
+        6.0 * self.history.tokens_seen as f64 * self.parameters as f64
     }
 
     fn epoch(&self, step: u64) -> f64 {

@@ -110,8 +110,11 @@ impl Run {
             note(format_args!("continuing {} after step {}", path.display(), progress.step));
         }
         let first = progress.step;
+        let embedding = model.config().vocabulary * model.config().width;
+        let parameters = model.parameter_count().saturating_sub(embedding);
         let per_epoch = order.steps_per_epoch();
-        let record = Record::new(&config.output, schedule.total, first, per_epoch, progress.history);
+        let record =
+            Record::new(&config.output, schedule.total, first, per_epoch, parameters, progress.history);
         let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
         let plan = model.config().plan(HOST_PASS_TOKENS, budget);
         let run = Self {
@@ -326,9 +329,7 @@ impl Run {
         let Self { config, model, record, adapter, recipe, template, .. } = &mut self;
         let template = template.as_deref();
         let output = &config.output;
-        let embedding = model.config().vocabulary * model.config().width;
-        let parameters = model.parameter_count().saturating_sub(embedding);
-        let mut summary = record.summary(last, config.effective_batch(), parameters);
+        let mut summary = record.summary(last, config.effective_batch());
         record.finish(last, &summary)?;
         checkpoint::save_adapter(output, &config.model, template, model, adapter)?;
         checkpoint::write_json(&output.join("train_results.json"), &json!(summary))?;

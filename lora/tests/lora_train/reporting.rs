@@ -69,6 +69,10 @@ fn held_out_data_of_its_own_and_evaluation_results() {
     assert_eq!(place.losses("out").len(), 2, "the first step and the third");
     let results = place.json("out/eval_results.json");
     assert!(results["eval_loss"].as_f64().unwrap() > 0.0 && results["eval_runtime"].is_number(), "{results}");
+    place.write("dataset_info.json", r#"{"held": {"file_name": "held.json"}}"#);
+    let (_, said) =
+        place.run("model --data data.json -o named --max-steps 1 --eval-dataset held --dataset-dir .");
+    assert!(said.contains("over 1 examples"), "{said}");
     let all = place.json("out/all_results.json");
     assert!(all["eval_loss"] == results["eval_loss"] && all["train_loss"].is_number(), "{all}");
     assert!(all["total_flos"].as_f64().unwrap() > 0.0);

@@ -97,8 +97,9 @@ fn a_second_signal_ends_at_once() {
 #[test]
 fn twenty_kills_change_nothing() {
     let place = Place::new();
+    let run = RUN.replace("--logging-steps 1", "--logging-steps 4");
     let run =
-        format!("{RUN} --num-train-epochs 6 --save-steps 2 --save-total-limit 3 --val-size 2 --eval-steps 3");
+        format!("{run} --num-train-epochs 6 --save-steps 2 --save-total-limit 3 --val-size 2 --eval-steps 3");
     place.train(&format!("{run} -o whole"));
     let begun = Instant::now();
     place.train(&format!("{run} -o timed"));
