@@ -177,8 +177,11 @@ fn same_run(path: &Path, recipe: &Value) -> Result<()> {
         .into_iter()
         .flatten()
         .filter(|(key, value)| saved.get(key.as_str()) != Some(value))
-        .map(|(key, value)| {
-            format!("{key} was {}, now {value}", saved.get(key.as_str()).unwrap_or(&Value::Null))
+        .map(|(key, value)| match key.as_str() {
+            "examples" => "the examples are others: data, tokenizer, template, cutoff_len or what is \
+                           trained of them has changed"
+                .to_owned(),
+            key => format!("{key} was {}, now {value}", saved.get(key).unwrap_or(&Value::Null)),
         })
         .collect();
     if differences.is_empty() {

@@ -23,6 +23,8 @@ pub struct Record {
     steps_per_epoch: u64,
     /// Those that a token is multiplied with.
     parameters: usize,
+    /// Tokens that were seen before this process began.
+    first_tokens: u64,
     history: History,
     events: Option<EventFile>,
 }
@@ -98,6 +100,7 @@ impl Record {
         history: History,
     ) -> Self {
         let log = output.join("trainer_log.jsonl");
+        let first_tokens = history.tokens_seen;
         Self {
             log,
             begun: Instant::now(),
@@ -105,6 +108,7 @@ impl Record {
             first_step,
             steps_per_epoch,
             parameters,
+            first_tokens,
             history,
             events: None,
         }
@@ -260,7 +264,7 @@ impl Record {
             "percentage": round(100.0 * step as f64 / self.total_steps.max(1) as f64, 2),
             "elapsed_time": clock(elapsed),
             "remaining_time": self.remaining(step),
-            "throughput": round(self.history.tokens_seen as f64 / elapsed, 2),
+            "throughput": round((self.history.tokens_seen - self.first_tokens) as f64 / elapsed, 2),
             "total_tokens": self.history.tokens_seen,
         }))
     }

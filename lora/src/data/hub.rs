@@ -17,11 +17,16 @@ pub fn files(repository: &str, folder: Option<&str>, split: &str) -> Result<Vec<
         fetch(repository, &directory)?;
     }
     let root = folder.map_or_else(|| directory.clone(), |folder| directory.join(folder));
+    choose(&root, split).with_context(|| repository.to_owned())
+}
+
+/// The files of one kind in `root` that hold the rows of `split`, or all where none is called so.
+fn choose(root: &Path, split: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    collect(&root, &mut found)?;
+    collect(root, &mut found)?;
     found.sort();
     let of_split = |path: &PathBuf| {
-        let name = path.strip_prefix(&root).unwrap_or(path).to_string_lossy().to_lowercase();
+        let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().to_lowercase();
         name.split(|c: char| !c.is_alphanumeric()).any(|word| word == split)
     };
     if found.iter().any(of_split) {
@@ -31,10 +36,7 @@ pub fn files(repository: &str, folder: Option<&str>, split: &str) -> Result<Vec<
     let kind =
         KINDS.into_iter().find(|kind| found.iter().any(|path| path.extension().is_some_and(|e| e == *kind)));
     let Some(kind) = kind else {
-        return Err(error!(
-            "{repository} has no JSON, JSON lines, CSV or parquet file in {}",
-            root.display()
-        ));
+        return Err(error!("no JSON, JSON lines, CSV or parquet file in {}", root.display()));
     };
     found.retain(|path| path.extension().is_some_and(|extension| extension == kind));
     Ok(found)
@@ -85,5 +87,29 @@ pub fn repository(url: &str) -> Result<&str> {
     match name.split('/').count() {
         2 => Ok(name),
         _ => bail!("hf_hub_url: OWNER/NAME expected, found {url:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_kind_of_file_and_the_split_that_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let chosen = |split: &str| -> Result<Vec<String>> {
+            let name = |path: &PathBuf| path.strip_prefix(folder.path()).unwrap().display().to_string();
+            Ok(choose(folder.path(), split)?.iter().map(name).collect())
+        };
+        assert!(chosen("train").unwrap_err().to_string().contains("no JSON"));
+        fs_err::create_dir(folder.path().join("data")).unwrap();
+        let add = |name: &str| fs_err::write(folder.path().join(name), "").unwrap();
+        ["fetch.json", "notes.txt", "rows.json"].into_iter().for_each(add);
+        assert_eq!(chosen("train").unwrap(), ["rows.json"], "where no file is called after the split");
+        ["data/train-00001.parquet", "data/train-00000.parquet", "data/test-00000.parquet", "train.csv"]
+            .into_iter()
+            .for_each(add);
+        assert_eq!(chosen("train").unwrap(), ["data/train-00000.parquet", "data/train-00001.parquet"]);
+        assert_eq!(chosen("test").unwrap(), ["data/test-00000.parquet"]);
     }
 }

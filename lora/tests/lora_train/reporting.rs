@@ -138,6 +138,9 @@ fn a_run_continues_from_any_of_its_checkpoints() {
     let (code, said) =
         place.fail(&format!("{run} -o no --seed 1 --resume-from-checkpoint whole/checkpoint-2"));
     assert!(code == 1 && said.contains("seed was 42, now 1"), "{said}");
+    let (_, said) =
+        place.fail(&format!("{run} -o no --cutoff-len 30 --resume-from-checkpoint whole/checkpoint-2"));
+    assert!(said.contains("the examples are others"), "{said}");
     let (code, said) = place.fail(&format!("{run} -o none --resume-from-checkpoint true"));
     assert!(code == 1 && said.contains("no checkpoint"), "{said}");
 }
