@@ -155,8 +155,8 @@ if [ "$shards" = 1 ]; then
     ours "$endpoint"
     aria 8 "$endpoint/bench/name/resolve/main"
     aria 16 "$endpoint/bench/name/resolve/main"
-    echo "== 50 ms before every answer, 4 % of them stall, 4 % come with 100 KB/s"
-    serve latency=50 stalls=4 slow=4 rate=20971520
+    echo "== 20 MiB/s a connection, 50 ms before every answer, 8 % of them stall, 8 % come with 100 KB/s"
+    serve latency=50 stalls=8 slow=8 rate=20971520
     ours "$endpoint"
     ours "$endpoint" -c 16
     RUNS=1 aria 16 "$endpoint/bench/name/resolve/main"

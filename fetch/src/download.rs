@@ -10,12 +10,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Network;
+use crate::flight::Flight;
 use crate::follow::{Followed, Follower};
 use crate::growth::Growth;
 use crate::hub::{Connection, Connector, Failure, Token};
 use crate::partial::CHUNK;
 use crate::rate::RateLimit;
-use crate::schedule::{Flight, Next, Schedule};
+use crate::schedule::{Next, Schedule};
 use crate::transfer::{End, Remote, Transfers};
 use crate::verify::Digest;
 

@@ -6,7 +6,7 @@
 //! | `source`, `select`, `names` | what is asked for, which files of it, and which names are refused |
 //! | `hub/` | the hub's HTTP API: listing, redirects, token |
 //! | `plan`, `repository`, `file` | from a listing to a complete directory; one file by its address |
-//! | `download`, `schedule`, `transfer`, `growth`, `rate` | parallel ranges over many connections |
+//! | `download`, `schedule`, `flight`, `transfer`, `growth`, `rate` | parallel ranges over many connections |
 //! | `stream` | one stream of unknown length |
 //! | `partial`, `follow`, `verify` | chunks on disk, hashing behind them |
 //! | `layout`: `directory`, `cache` | where files are put |
@@ -21,6 +21,7 @@ mod directory;
 mod disk;
 mod download;
 mod file;
+mod flight;
 mod follow;
 mod growth;
 mod hub;

@@ -2,37 +2,24 @@
 //!
 //! Files are taken in order, small ones first, so that early files are complete while later ones
 //! are still on their way. A range has the length that a connection moves in about two seconds.
-//! When nothing is left to hand out, an idle connection takes half of the slowest range from the
+//! When nothing is left to hand out, an idle connection takes its share of the slowest range from the
 //! connection that has it, and asks once more for a last chunk that is late.
 //!
 //! A chunk is written by one connection only: whoever claims it first, whole and in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::flight::{Flight, Pace, SHORTEST};
 use crate::partial::{CHUNK, chunk_count};
 
-/// A range takes a connection about this long.
-const RANGE_SECONDS: f64 = 2.0;
-/// Shortest and longest range, in chunks, while there is enough to do.
-const RANGE_CHUNKS: Range<usize> = 16..256;
 /// Length of a connection's first range, in chunks.
 const FIRST_CHUNKS: usize = 64;
-/// Shortest range, in chunks, when the end is near and all connections are to share it.
-const SHORTEST: usize = 4;
-/// A range takes at least so many times as long as the server takes to begin it.
-const WORTH_THE_WAIT: f64 = 3.0;
-/// An idle connection takes work from one that would need longer than this.
-const WORTH_TAKING: Duration = Duration::from_millis(300);
-/// A chunk that would need longer than this, or comes no further for so long, is asked for a second
-/// time when nothing else is left.
-const WORTH_ASKING_AGAIN: Duration = Duration::from_millis(500);
-
 /// All that is left to fetch.
 pub struct Schedule {
     state: Mutex<State>,
@@ -77,54 +64,6 @@ enum Chunk {
     Written,
 }
 
-/// A range on its way, as one connection sees it.
-#[derive(Clone)]
-pub struct Flight {
-    id: u64,
-    /// Index of the file.
-    pub file: usize,
-    /// Chunks asked for. Others may take the last of them over meanwhile.
-    pub chunks: Range<usize>,
-    /// The whole file in one stream, chunks that are there already included.
-    pub is_whole: bool,
-    begun: Instant,
-    /// Shared between the connection and the scheduler.
-    pub progress: Arc<Progress>,
-}
-
-/// What a connection tells while it is fetching.
-#[derive(Default)]
-pub struct Progress {
-    /// Bytes received.
-    pub received: AtomicU64,
-    /// Bytes received of a chunk that is not yet written.
-    pub pending: AtomicU64,
-    /// Milliseconds from the request to the first byte.
-    first_byte: AtomicU64,
-    /// Milliseconds from the request to the last byte.
-    last_byte: AtomicU64,
-    /// Nothing of the range is needed any more.
-    pub cancelled: Notify,
-}
-
-/// What a connection has shown of itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// Bytes a second, from the first byte on.
-    pub speed: f64,
-    /// Seconds from a request to its first byte.
-    pub wait: f64,
-}
-
-impl Pace {
-    /// A range that keeps the connection busy, given a fair share of what is left; in chunks.
-    fn range(self, fair: usize) -> usize {
-        let chunks = |seconds: f64| (self.speed * seconds) as usize / CHUNK as usize;
-        let shortest = chunks(self.wait * WORTH_THE_WAIT).clamp(SHORTEST, RANGE_CHUNKS.end);
-        chunks(RANGE_SECONDS).clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(shortest))
-    }
-}
-
 /// What an idle connection does next.
 pub enum Next {
     /// Fetch this.
@@ -142,40 +81,6 @@ pub enum Claim {
     Skip,
     /// The rest of the range is not wanted any more.
     Stop,
-}
-
-impl Flight {
-    /// Counts bytes as they arrive.
-    pub fn receive(&self, bytes: u64) {
-        let before = self.progress.received.fetch_add(bytes, Ordering::Relaxed);
-        self.progress.pending.fetch_add(bytes, Ordering::Relaxed);
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if before == 0 {
-            self.progress.first_byte.store(now, Ordering::Relaxed);
-        }
-        self.progress.last_byte.store(now, Ordering::Relaxed);
-    }
-
-    /// How long the rest of the range takes at the speed since the request; at most a day.
-    fn time_left(&self) -> Duration {
-        let received = self.progress.received.load(Ordering::Relaxed) as f64;
-        let speed = received / self.begun.elapsed().as_secs_f64().max(1e-6);
-        let pending = self.progress.pending.load(Ordering::Relaxed);
-        let left = (self.chunks.len() as u64 * CHUNK).saturating_sub(pending);
-        Duration::from_secs_f64((left as f64 / speed.max(1.0)).min(86_400.0))
-    }
-
-    /// How the connection has done.
-    pub fn pace(&self) -> Pace {
-        let wait = self.progress.first_byte.load(Ordering::Relaxed) as f64 / 1000.0;
-        let elapsed = (self.begun.elapsed().as_secs_f64() - wait).max(1e-6);
-        Pace { speed: self.progress.received.load(Ordering::Relaxed) as f64 / elapsed, wait }
-    }
-
-    fn silence(&self) -> Duration {
-        let last_byte = Duration::from_millis(self.progress.last_byte.load(Ordering::Relaxed));
-        self.begun.elapsed().saturating_sub(last_byte)
-    }
 }
 
 impl Schedule {
@@ -208,7 +113,7 @@ impl Schedule {
     /// What a connection does next that has shown a certain pace.
     pub fn next(&self, pace: Option<Pace>) -> Next {
         let mut state = self.lock();
-        match state.next_missing(pace).or_else(|| state.take_over()) {
+        match state.next_missing(pace).or_else(|| state.take_over(pace)) {
             Some(flight) => Next::Flight(flight),
             None => Next::Wait(Duration::from_millis(100)),
         }
@@ -389,33 +294,24 @@ impl State {
         None
     }
 
-    /// Half of the range that would last longest, or the whole of a single chunk that is late.
-    fn take_over(&mut self) -> Option<Flight> {
-        let open = self.flights.values().filter(|flight| !flight.is_whole && !flight.chunks.is_empty());
-        let (_, id) = open
-            .filter(|flight| flight.chunks.len() > 1 || !self.is_shared(flight))
-            .map(|flight| (flight.time_left(), flight))
-            .filter(|(time_left, flight)| match flight.chunks.len() {
-                1 => flight.silence().max(*time_left) > WORTH_ASKING_AGAIN,
-                _ => *time_left > WORTH_TAKING,
-            })
-            .filter(|(_, flight)| flight.begun.elapsed() > WORTH_TAKING)
-            .map(|(time_left, flight)| (time_left, flight.id))
-            .max()?;
+    /// The end of the range that would last longest, or once more a single chunk that is late.
+    fn take_over(&mut self, pace: Option<Pace>) -> Option<Flight> {
+        let late = self.flights.values().filter(|flight| flight.is_worth_taking() && !self.is_helped(flight));
+        let (_, id) = late.map(|flight| (flight.time_left(), flight.id)).max()?;
         let flight = self.flights.get_mut(&id)?;
         let (file, chunks) = (flight.file, flight.chunks.clone());
-        let middle = chunks.start + chunks.len() / 2;
-        if chunks.len() > 1 {
-            flight.chunks.end = middle;
+        if chunks.len() == 1 {
+            return Some(self.launch(file, chunks, false));
         }
+        let middle = chunks.start + flight.share(pace);
+        flight.chunks.end = middle;
         Some(self.launch(file, middle..chunks.end, false))
     }
 
-    /// Whether the last chunk of `flight` has been asked for a second time.
-    fn is_shared(&self, flight: &Flight) -> bool {
-        self.flights
-            .values()
-            .any(|other| other.id != flight.id && other.file == flight.file && other.chunks == flight.chunks)
+    /// Whether the last chunk of `flight` has been asked for again, and may well come that way.
+    fn is_helped(&self, flight: &Flight) -> bool {
+        let is_same = |other: &&Flight| other.file == flight.file && other.chunks == flight.chunks;
+        self.flights.values().filter(is_same).any(|other| !other.is_worth_taking())
     }
 
     fn launch(&mut self, file: usize, chunks: Range<usize>, is_whole: bool) -> Flight {
@@ -499,8 +395,6 @@ impl FileState {
 mod tests {
     use super::*;
 
-    const MB: f64 = 1e6;
-
     fn schedule(chunks: &[usize]) -> Schedule {
         Schedule::new(chunks.iter().map(|count| (*count as u64 * CHUNK, vec![false; *count])).collect())
     }
@@ -510,15 +404,6 @@ mod tests {
             Next::Flight(flight) => Some(flight),
             Next::Wait(_) => None,
         }
-    }
-
-    #[test]
-    fn ranges_suit_the_connection() {
-        let range = |speed, wait, fair| Pace { speed, wait }.range(fair) as f64 * CHUNK as f64 / MB;
-        assert!((3.0..6.0).contains(&range(1.0 * MB, 0.0, 1000)), "slow: a few megabytes");
-        assert!((30.0..50.0).contains(&range(20.0 * MB, 0.0, 1000)), "two seconds' worth");
-        assert!(range(20.0 * MB, 0.0, 1) < 2.0, "near the end all share what is left");
-        assert!(range(200.0 * MB, 0.05, 1) > 25.0, "unless asking takes longer than fetching");
     }
 
     #[test]
@@ -570,6 +455,22 @@ mod tests {
         schedule.end(&second);
         assert_eq!(schedule.active_files(), [(0, CHUNK + 12)]);
         assert_eq!(schedule.arrived(), 2 * CHUNK + 12);
+    }
+
+    #[test]
+    fn a_last_chunk_is_asked_for_again_while_nobody_brings_it() {
+        let schedule = schedule(&[1]);
+        let first = next(&schedule, None).unwrap();
+        assert!(next(&schedule, None).is_none(), "it has just begun");
+        let age = |flight: &Flight| {
+            schedule.lock().flights.get_mut(&flight.id).unwrap().begun -= Duration::from_secs(1);
+        };
+        age(&first);
+        let second = next(&schedule, None).unwrap();
+        assert_eq!(second.chunks, 0..1);
+        assert!(next(&schedule, None).is_none(), "the second may bring it");
+        age(&second);
+        assert_eq!(next(&schedule, None).unwrap().chunks, 0..1, "neither does");
     }
 
     #[test]

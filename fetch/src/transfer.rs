@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode, Url};
 
+use crate::flight::Flight;
 use crate::hub::{Connection, Failure, Request, Token, next_piece};
 use crate::partial::{CHUNK, PartialFile};
 use crate::rate::RateLimit;
-use crate::schedule::{Claim, Flight, Schedule};
+use crate::schedule::{Claim, Schedule};
 
 /// A file to bring.
 pub struct Remote {

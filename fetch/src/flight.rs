@@ -1,0 +1,188 @@
+//! A range on its way over one connection, and what the connection has shown of itself.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::partial::CHUNK;
+
+/// A range takes a connection about this long.
+const RANGE_SECONDS: f64 = 2.0;
+/// Shortest and longest range, in chunks, while there is enough to do.
+const RANGE_CHUNKS: Range<usize> = 16..256;
+/// Shortest range, in chunks, when the end is near and all connections are to share it.
+pub const SHORTEST: usize = 4;
+/// A range takes at least so many times as long as the server takes to begin it.
+const WORTH_THE_WAIT: f64 = 3.0;
+/// An idle connection takes work from one that would need longer than this.
+const WORTH_TAKING: Duration = Duration::from_millis(300);
+/// A chunk that would need longer than this, or comes no further for so long, is asked for a second
+/// time when nothing else is left.
+const WORTH_ASKING_AGAIN: Duration = Duration::from_millis(500);
+
+/// A range on its way, as one connection sees it.
+#[derive(Clone)]
+pub struct Flight {
+    /// Tells it from others.
+    pub id: u64,
+    /// Index of the file.
+    pub file: usize,
+    /// Chunks asked for. Others may take the last of them over meanwhile.
+    pub chunks: Range<usize>,
+    /// The whole file in one stream, chunks that are there already included.
+    pub is_whole: bool,
+    /// When it was asked for.
+    pub begun: Instant,
+    /// Shared between the connection and the scheduler.
+    pub progress: Arc<Progress>,
+}
+
+/// What a connection tells while it is fetching.
+#[derive(Default)]
+pub struct Progress {
+    /// Bytes received.
+    pub received: AtomicU64,
+    /// Bytes received of a chunk that is not yet written.
+    pub pending: AtomicU64,
+    /// Milliseconds from the request to the first byte.
+    first_byte: AtomicU64,
+    /// Milliseconds from the request to the last byte.
+    last_byte: AtomicU64,
+    /// Nothing of the range is needed any more.
+    pub cancelled: Notify,
+}
+
+/// What a connection has shown of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes a second, from the first byte on.
+    pub speed: f64,
+    /// Seconds from a request to its first byte.
+    pub wait: f64,
+}
+
+impl Pace {
+    /// A range that keeps the connection busy, given a fair share of what is left; in chunks.
+    pub fn range(self, fair: usize) -> usize {
+        let chunks = |seconds: f64| (self.speed * seconds) as usize / CHUNK as usize;
+        let shortest = chunks(self.wait * WORTH_THE_WAIT).clamp(SHORTEST, RANGE_CHUNKS.end);
+        chunks(RANGE_SECONDS).clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(shortest))
+    }
+}
+
+impl Flight {
+    /// Counts bytes as they arrive.
+    pub fn receive(&self, bytes: u64) {
+        let before = self.progress.received.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.pending.fetch_add(bytes, Ordering::Relaxed);
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if before == 0 {
+            self.progress.first_byte.store(now, Ordering::Relaxed);
+        }
+        self.progress.last_byte.store(now, Ordering::Relaxed);
+    }
+
+    /// Bytes a second since the request.
+    fn speed(&self) -> f64 {
+        self.progress.received.load(Ordering::Relaxed) as f64 / self.begun.elapsed().as_secs_f64().max(1e-6)
+    }
+
+    /// How long the rest of the range takes at the speed since the request; at most a day.
+    pub fn time_left(&self) -> Duration {
+        let pending = self.progress.pending.load(Ordering::Relaxed);
+        let left = (self.chunks.len() as u64 * CHUNK).saturating_sub(pending);
+        Duration::from_secs_f64((left as f64 / self.speed().max(1.0)).min(86_400.0))
+    }
+
+    /// Whether an idle connection should help.
+    pub fn is_worth_taking(&self) -> bool {
+        let is_late = match self.chunks.len() {
+            0 => false,
+            1 => self.is_silent() || self.time_left() > WORTH_ASKING_AGAIN,
+            _ => self.is_silent() || self.time_left() > WORTH_TAKING,
+        };
+        is_late && !self.is_whole && self.begun.elapsed() > WORTH_TAKING
+    }
+
+    /// How many chunks a connection keeps from which one of a certain `pace` takes over: so many
+    /// that both end together; where nothing comes any more, the one that has begun to come.
+    pub fn share(&self, pace: Option<Pace>) -> usize {
+        let (own, count) = (self.speed(), self.chunks.len());
+        let other = pace.map_or(own, |pace| pace.speed);
+        let fair = (count as f64 * own / (own + other).max(1.0)).ceil() as usize;
+        if self.is_silent() { 1 } else { fair.clamp(1, count.max(2) - 1) }
+    }
+
+    /// How the connection has done.
+    pub fn pace(&self) -> Pace {
+        let wait = self.progress.first_byte.load(Ordering::Relaxed) as f64 / 1000.0;
+        let elapsed = (self.begun.elapsed().as_secs_f64() - wait).max(1e-6);
+        Pace { speed: self.progress.received.load(Ordering::Relaxed) as f64 / elapsed, wait }
+    }
+
+    fn is_silent(&self) -> bool {
+        let last_byte = Duration::from_millis(self.progress.last_byte.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last_byte) > WORTH_ASKING_AGAIN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: f64 = 1e6;
+
+    #[test]
+    fn ranges_suit_the_connection() {
+        let range = |speed, wait, fair| Pace { speed, wait }.range(fair) as f64 * CHUNK as f64 / MB;
+        assert!((3.0..6.0).contains(&range(1.0 * MB, 0.0, 1000)), "slow: a few megabytes");
+        assert!((30.0..50.0).contains(&range(20.0 * MB, 0.0, 1000)), "two seconds' worth");
+        assert!(range(20.0 * MB, 0.0, 1) < 2.0, "near the end all share what is left");
+        assert!(range(200.0 * MB, 0.05, 1) > 25.0, "unless asking takes longer than fetching");
+    }
+
+    /// A range of so many chunks, asked for `age` ago; `received` bytes have come, the last of them
+    /// `silent_for` ago.
+    fn flight(chunks: usize, age: Duration, received: u64, silent_for: Duration) -> Flight {
+        let flight = Flight {
+            id: 1,
+            file: 0,
+            chunks: 0..chunks,
+            is_whole: false,
+            begun: Instant::now() - age,
+            progress: Arc::default(),
+        };
+        flight.progress.received.store(received, Ordering::Relaxed);
+        let last_byte = (age - silent_for).as_millis();
+        flight.progress.last_byte.store(u64::try_from(last_byte).unwrap(), Ordering::Relaxed);
+        flight
+    }
+
+    const LONG: Duration = Duration::from_secs(100);
+    const NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn both_end_together_when_work_is_taken_over() {
+        let share = |flight: &Flight, speed| flight.share(Some(Pace { speed, wait: 0.0 }));
+        let slow = flight(40, LONG, 100_000_000, NOW);
+        assert_eq!(share(&slow, 1.0 * MB), 20, "as fast as the other");
+        assert_eq!(share(&slow, 3.0 * MB), 10, "a third as fast");
+        assert_eq!((share(&slow, 1000.0 * MB), share(&slow, 1.0)), (1, 39), "neither has nothing");
+        assert_eq!(slow.share(None), 20);
+        let silent = flight(40, LONG, 1_000_000_000, Duration::from_secs(1));
+        assert_eq!(share(&silent, 1.0 * MB), 1, "however fast it was");
+    }
+
+    #[test]
+    fn help_is_for_those_who_need_it() {
+        assert!(flight(40, LONG, 100_000_000, NOW).is_worth_taking());
+        assert!(flight(1, LONG, 1_000_000, NOW).is_worth_taking(), "a slow last chunk");
+        assert!(flight(1, LONG, 1_000_000_000, Duration::from_secs(1)).is_worth_taking(), "a silent one");
+        assert!(!flight(1, LONG, 1_000_000_000, NOW).is_worth_taking(), "it is about to end");
+        assert!(!flight(40, Duration::from_millis(1), 0, NOW).is_worth_taking(), "it has just begun");
+        assert!(!flight(0, LONG, 0, LONG).is_worth_taking());
+    }
+}
