@@ -9,6 +9,10 @@ use serde_json::{Map, Value};
 
 use super::hub;
 
+/// Public datasets that need no `dataset_info.json`: those for supervised fine-tuning that
+/// LLaMA-Factory lists, with its names, in the form of that file.
+const KNOWN: &str = include_str!("known.json");
+
 /// The two shapes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -148,19 +152,31 @@ impl Source {
         }
     }
 
-    /// The dataset called `name` in the `dataset_info.json` of `directory`.
+    /// The dataset called `name` in the `dataset_info.json` of `directory`, or the public one that
+    /// LLaMA-Factory calls so.
     pub fn named(name: &str, directory: &Path) -> Result<Self> {
         let path = directory.join("dataset_info.json");
-        let text = fs_err::read_to_string(&path)
-            .hint("--dataset-dir names the directory of dataset_info.json; --data FILE needs none")?;
-        let mut entries: Map<String, Value> =
-            serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
-        let Some(entry) = entries.remove(name) else {
-            let names: Vec<&str> = entries.keys().map(String::as_str).collect();
-            return Err(error!("{} has no dataset {name:?}", path.display())
-                .hint(format_args!("it has {}", names.join(", "))));
+        let mut entries: Map<String, Value> = Map::new();
+        if path.exists() {
+            let text = fs_err::read_to_string(&path)?;
+            entries = serde_json::from_str(&text)
+                .with_context(|| format!("{} is not valid JSON", path.display()))?;
+        }
+        let mut known: Map<String, Value> = serde_json::from_str(KNOWN)?;
+        let (entry, place) = match (entries.remove(name), known.remove(name)) {
+            (Some(entry), _) => (entry, path.display().to_string()),
+            (None, Some(entry)) => (entry, "public datasets".to_owned()),
+            (None, None) if !path.exists() => {
+                return Err(error!("there is no dataset {name:?}, and no {}", path.display())
+                    .hint("--dataset-dir names the directory of dataset_info.json; --data FILE needs none"));
+            }
+            (None, None) => {
+                let names: Vec<&str> = entries.keys().map(String::as_str).collect();
+                return Err(error!("{} has no dataset {name:?}", path.display())
+                    .hint(format_args!("it has {}", names.join(", "))));
+            }
         };
-        let within = || format!("{}, {name}", path.display());
+        let within = || format!("{place}, {name}");
         let entry: Entry = serde_json::from_value(entry).with_context(within)?;
         Self::from_entry(entry, directory).with_context(within)
     }

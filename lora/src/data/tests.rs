@@ -337,3 +337,20 @@ fn a_dataset_may_be_a_folder_or_have_a_repository() {
     assert!(error.to_string().contains("OWNER/NAME expected"), "{error}");
     assert_eq!(hub::repository("https://host/datasets/o/n").unwrap(), "o/n");
 }
+
+#[test]
+fn every_public_dataset_is_described_as_a_file_would_describe_it() {
+    let known: serde_json::Map<String, Value> = serde_json::from_str(include_str!("known.json")).unwrap();
+    assert!(known.contains_key("alpaca_gpt4_zh"));
+    for (name, entry) in known {
+        let url = entry["hf_hub_url"].as_str().unwrap();
+        assert_eq!(hub::repository(url).unwrap(), url, "{name}");
+        for column in entry.get("columns").and_then(Value::as_object).into_iter().flat_map(|c| c.keys()) {
+            assert!(
+                ["prompt", "query", "response", "system", "messages", "tools"].contains(&column.as_str())
+            );
+        }
+    }
+    let error = Source::named("no_such_data", Path::new("/nowhere")).unwrap_err();
+    assert!(error.hint_text().unwrap().contains("--dataset-dir"), "{error}");
+}

@@ -77,7 +77,7 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
         ],
     },
     WithoutEffect {
-        why: "the CPU computes in f32, and adapters are always f32",
+        why: "the device decides, and adapters are always f32",
         keys: &[
             "fp16",
             "bf16",

@@ -125,15 +125,19 @@ fn a_dataset_of_the_hub_is_fetched_once() {
         json!({"mine": {"hf_hub_url": "org/model"}, "other": {"hf_hub_url": "org/model", "split": "test"}});
     place.write("dataset_info.json", info.to_string());
     let run = |arguments: &str| {
-        let mut command =
-            place.command(&format!("model --dataset-dir . --max-steps 1 --force -o out {arguments}"));
+        let mut command = place.command(&format!("model --max-steps 1 --force -o out {arguments}"));
         let run = command.env("HF_ENDPOINT", hub.url()).output().unwrap();
         String::from_utf8(run.stderr).unwrap()
     };
-    let said = run("--dataset mine");
+    let said = run("--dataset mine --dataset-dir .");
     assert!(said.contains("downloading org/model") && said.contains("Num examples = 5\n"), "{said}");
+    let said = run("--dataset alpaca_gpt4_zh --dataset-dir nowhere");
+    assert!(
+        said.contains("downloading llamafactory/alpaca_gpt4_zh") && said.contains("Num examples = 5\n"),
+        "{said}"
+    );
     let requests = hub.log().len();
-    let said = run("--dataset other");
+    let said = run("--dataset other --dataset-dir .");
     assert!(said.contains("Num examples = 2\n") && !said.contains("downloading"), "{said}");
     assert_eq!(hub.log().len(), requests, "what is there is not asked for again");
 }
