@@ -20,8 +20,8 @@ fi
 PATH=$repository/target/release:$PATH
 work=$(mktemp -d)
 disk=$work/disk
-hub=
-trap '[ -z "$hub" ] || kill "$hub"; umount "$disk" 2>/dev/null || true; rm -rf "$work"' EXIT
+servers=()
+trap 'for server in "${servers[@]:-}"; do [ -z "$server" ] || kill "$server"; done; umount "$disk" 2>/dev/null || true; rm -rf "$work"' EXIT
 mkdir "$disk"
 failed=0
 
@@ -103,7 +103,7 @@ goes_on merge "${merge[@]}"
 
 if [ -x "$repository/target/release/examples/hub" ]; then
     "$repository/target/release/examples/hub" "$model" >"$work/url" &
-    hub=$!
+    servers+=($!)
     until [ -s "$work/url" ]; do sleep 0.1; done
     fetch=(fetch bench/name -q --endpoint "$(cat "$work/url")")
     disk 20
@@ -114,4 +114,28 @@ if [ -x "$repository/target/release/examples/hub" ]; then
 else
     echo "skipped fetch: the test hub is not built" >&2
 fi
+
+rm -f "$work/url"
+python3 - >"$work/url" <<'PYTHON' &
+import http.server
+
+class Endless(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        while self.command == "GET":
+            self.wfile.write(bytes(1 << 20))
+
+    do_HEAD = do_GET
+    log_message = log_error = lambda *_: None
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+server.handle_error = lambda *_: None
+print(f"http://127.0.0.1:{server.server_port}/endless", flush=True)
+server.serve_forever()
+PYTHON
+servers+=($!)
+until [ -s "$work/url" ]; do sleep 0.1; done
+disk 300
+refused "fetch, a file without an end" fetch "$(cat "$work/url")" -q
 exit "$failed"

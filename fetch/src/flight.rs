@@ -97,14 +97,14 @@ impl Flight {
         Duration::from_secs_f64((left as f64 / self.speed().max(1.0)).min(86_400.0))
     }
 
-    /// Whether an idle connection should help.
-    pub fn is_worth_taking(&self) -> bool {
+    /// Whether an idle connection that has shown a certain `pace` should help.
+    pub fn is_worth_taking(&self, pace: Option<Pace>) -> bool {
         let is_late = match self.chunks.len() {
             0 => false,
-            1 => self.is_silent() || self.time_left() > WORTH_ASKING_AGAIN,
-            _ => self.is_silent() || self.time_left() > WORTH_TAKING,
+            1 => self.is_silent(pace) || self.time_left() > WORTH_ASKING_AGAIN,
+            _ => self.is_silent(pace) || self.time_left() > WORTH_TAKING,
         };
-        is_late && !self.is_whole && self.begun.elapsed() > WORTH_TAKING
+        is_late && !self.is_whole && self.begun.elapsed() > WORTH_TAKING.max(usual_wait(pace))
     }
 
     /// How many chunks a connection keeps from which one of a certain `pace` takes over: so many
@@ -113,7 +113,7 @@ impl Flight {
         let (own, count) = (self.speed(), self.chunks.len());
         let other = pace.map_or(own, |pace| pace.speed);
         let fair = (count as f64 * own / (own + other).max(1.0)).ceil() as usize;
-        if self.is_silent() { 1 } else { fair.clamp(1, count.max(2) - 1) }
+        if self.is_silent(pace) { 1 } else { fair.clamp(1, count.max(2) - 1) }
     }
 
     /// How the connection has done.
@@ -123,10 +123,15 @@ impl Flight {
         Pace { speed: self.progress.received.load(Ordering::Relaxed) as f64 / elapsed, wait }
     }
 
-    fn is_silent(&self) -> bool {
+    fn is_silent(&self, pace: Option<Pace>) -> bool {
         let last_byte = Duration::from_millis(self.progress.last_byte.load(Ordering::Relaxed));
-        self.begun.elapsed().saturating_sub(last_byte) > WORTH_ASKING_AGAIN
+        self.begun.elapsed().saturating_sub(last_byte) > WORTH_ASKING_AGAIN.max(usual_wait(pace))
     }
+}
+
+/// A server that takes long to begin is not late before it takes twice as long.
+fn usual_wait(pace: Option<Pace>) -> Duration {
+    Duration::from_secs_f64(2.0 * pace.map_or(0.0, |pace| pace.wait.clamp(0.0, 3600.0)))
 }
 
 #[cfg(test)]
@@ -178,11 +183,15 @@ mod tests {
 
     #[test]
     fn help_is_for_those_who_need_it() {
-        assert!(flight(40, LONG, 100_000_000, NOW).is_worth_taking());
-        assert!(flight(1, LONG, 1_000_000, NOW).is_worth_taking(), "a slow last chunk");
-        assert!(flight(1, LONG, 1_000_000_000, Duration::from_secs(1)).is_worth_taking(), "a silent one");
-        assert!(!flight(1, LONG, 1_000_000_000, NOW).is_worth_taking(), "it is about to end");
-        assert!(!flight(40, Duration::from_millis(1), 0, NOW).is_worth_taking(), "it has just begun");
-        assert!(!flight(0, LONG, 0, LONG).is_worth_taking());
+        assert!(flight(40, LONG, 100_000_000, NOW).is_worth_taking(None));
+        assert!(flight(1, LONG, 1_000_000, NOW).is_worth_taking(None), "a slow last chunk");
+        assert!(flight(1, LONG, 1_000_000_000, Duration::from_secs(1)).is_worth_taking(None), "a silent one");
+        assert!(!flight(1, LONG, 1_000_000_000, NOW).is_worth_taking(None), "it is about to end");
+        assert!(!flight(40, Duration::from_millis(1), 0, NOW).is_worth_taking(None), "it has just begun");
+        assert!(!flight(0, LONG, 0, LONG).is_worth_taking(None));
+        let waiting = flight(40, Duration::from_secs(1), 0, Duration::from_secs(1));
+        let used_to = |wait| Some(Pace { speed: MB, wait });
+        assert!(waiting.is_worth_taking(used_to(0.1)));
+        assert!(!waiting.is_worth_taking(used_to(0.8)), "the server takes its time");
     }
 }

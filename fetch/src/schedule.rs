@@ -296,8 +296,9 @@ impl State {
 
     /// The end of the range that would last longest, or once more a single chunk that is late.
     fn take_over(&mut self, pace: Option<Pace>) -> Option<Flight> {
-        let late = self.flights.values().filter(|flight| flight.is_worth_taking() && !self.is_helped(flight));
-        let (_, id) = late.map(|flight| (flight.time_left(), flight.id)).max()?;
+        let is_open = |flight: &&Flight| flight.is_worth_taking(pace) && !self.is_helped(flight, pace);
+        let (_, id) =
+            self.flights.values().filter(is_open).map(|flight| (flight.time_left(), flight.id)).max()?;
         let flight = self.flights.get_mut(&id)?;
         let (file, chunks) = (flight.file, flight.chunks.clone());
         if chunks.len() == 1 {
@@ -309,9 +310,9 @@ impl State {
     }
 
     /// Whether the last chunk of `flight` has been asked for again, and may well come that way.
-    fn is_helped(&self, flight: &Flight) -> bool {
+    fn is_helped(&self, flight: &Flight, pace: Option<Pace>) -> bool {
         let is_same = |other: &&Flight| other.file == flight.file && other.chunks == flight.chunks;
-        self.flights.values().filter(is_same).any(|other| !other.is_worth_taking())
+        self.flights.values().filter(is_same).any(|other| !other.is_worth_taking(pace))
     }
 
     fn launch(&mut self, file: usize, chunks: Range<usize>, is_whole: bool) -> Flight {

@@ -20,8 +20,24 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// A body without an end stops while the disk still has room for others.
 const LEFT_FREE: u64 = 256 << 20;
 
-/// Brings the file at `url` to `path`, from its beginning after each failure; returns its length.
+/// Brings the file at `url` to `path`, where a failure leaves nothing; returns its length.
 pub async fn bring(
+    connector: &Connector,
+    token: Option<&Token>,
+    network: &Network,
+    url: &Url,
+    path: &Path,
+) -> Result<u64, Failure> {
+    let outcome = try_again(connector, token, network, url, path).await;
+    if outcome.is_err() {
+        // What has come cannot be gone on with. The failure is told, whatever becomes of this.
+        let _ = fs_err::remove_file(path);
+    }
+    outcome
+}
+
+/// Begins anew after each failure that may pass.
+async fn try_again(
     connector: &Connector,
     token: Option<&Token>,
     network: &Network,
