@@ -31,22 +31,6 @@ pub struct Arguments {
     #[arg(value_name = "MODEL")]
     pub model: Vec<PathBuf>,
 
-    /// What is trained on
-    #[command(flatten)]
-    pub data: DataArguments,
-
-    /// What is trained
-    #[command(flatten)]
-    pub adapter: AdapterArguments,
-
-    /// How it is trained
-    #[command(flatten)]
-    pub optimization: OptimizationArguments,
-
-    /// What is logged, evaluated and saved on the way
-    #[command(flatten)]
-    pub reporting: ReportingArguments,
-
     /// Print the plan and the schedule, and train nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -74,6 +58,22 @@ pub struct Arguments {
     /// Output, --force, --quiet and --verbose
     #[command(flatten)]
     pub common: Common,
+
+    /// What is trained on
+    #[command(flatten, next_help_heading = "Data")]
+    pub data: DataArguments,
+
+    /// What is trained
+    #[command(flatten, next_help_heading = "Adapter")]
+    pub adapter: AdapterArguments,
+
+    /// How it is trained
+    #[command(flatten, next_help_heading = "Optimization")]
+    pub optimization: OptimizationArguments,
+
+    /// What is logged, evaluated and saved on the way
+    #[command(flatten, next_help_heading = "Logs, evaluation and checkpoints")]
+    pub reporting: ReportingArguments,
 }
 
 impl AsRef<Common> for Arguments {
