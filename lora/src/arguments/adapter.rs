@@ -41,7 +41,8 @@ pub struct AdapterArguments {
     pub quantization_type: QuantizationType,
 
     /// Quantize the scales of --quantization-bit too
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value_t = true,
+        action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub double_quantization: bool,
 }
 

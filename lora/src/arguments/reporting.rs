@@ -51,7 +51,8 @@ pub struct ReportingArguments {
     pub metric_for_best_model: String,
 
     /// Whether more of the metric is better
-    #[arg(long, value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value_t = false,
+        action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub greater_is_better: bool,
 
     /// Stop after this many evaluations in a row that were not the best
@@ -60,7 +61,8 @@ pub struct ReportingArguments {
 
     /// Draw training_loss.png and training_eval_loss.png
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+        default_value_t = true, default_missing_value = "true",
+        action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub plot_loss: bool,
 
     /// Where else to log, separated by commas

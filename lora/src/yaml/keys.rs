@@ -512,7 +512,9 @@ pub fn check(key: &str, value: &str) -> Result<Option<&'static str>> {
     let Some(found) = LIMITED.iter().find(|group| group.keys.contains(&key)) else { return Ok(None) };
     let same = |harmless: &&str| {
         let numbers = harmless.parse::<f64>().ok().zip(value.parse::<f64>().ok());
-        *harmless == value || numbers.is_some_and(|(a, b)| a == b)
+        // YAML 1.1 has three words for false.
+        let falsehoods = *harmless == "false" && ["no", "off"].contains(&value.to_lowercase().as_str());
+        *harmless == value || falsehoods || numbers.is_some_and(|(a, b)| a == b)
     };
     match found.harmless.iter().any(same) {
         true => Ok(None),

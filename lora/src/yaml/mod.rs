@@ -27,9 +27,9 @@ use effective::Settings;
 /// Options that say how the tool is called and not what the run is.
 const NOT_KEYS: [&str; 8] = ["output", "force", "quiet", "verbose", "resume", "dry-run", "help", "version"];
 
-/// Whether a path is such a file.
+/// Whether a path is such a file; as in LLaMA-Factory it may be JSON, which is YAML too.
 pub fn is_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end == "yaml" || end == "yml")
+    path.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|name| end == *name))
 }
 
 /// The arguments of `line`, the program's whole command line, completed by the file it names; and
@@ -39,6 +39,9 @@ pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Settings)> {
     let matches = parse(&command, line.clone())?;
     let arguments = Arguments::from_arg_matches(&matches).map_err(Error::usage)?;
     let (files, models): (Vec<_>, Vec<_>) = arguments.model.iter().partition(|path| is_yaml(path));
+    if let Some(setting) = models.iter().find_map(|path| misplaced(&command, path)) {
+        return Err(setting);
+    }
     let [file] = files[..] else {
         return match files.get(1) {
             None => Ok((arguments, Settings::new(&command, &matches))),
@@ -64,6 +67,15 @@ pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Settings)> {
     Ok((arguments, settings))
 }
 
+/// LLaMA-Factory takes `key=value` behind its file; here settings on the command line are options.
+fn misplaced(command: &Command, path: &Path) -> Option<Error> {
+    let (key, value) = path.to_str()?.split_once('=')?;
+    let option = key.replace('_', "-");
+    let is_option = command.get_arguments().any(|argument| argument.get_long() == Some(&option));
+    let error = Error::usage(format!("{key}={value} is neither a model nor an option"));
+    (is_option && !path.exists()).then(|| error.hint(format_args!("--{option} {value}")))
+}
+
 fn parse(command: &Command, line: Vec<OsString>) -> Result<ArgMatches> {
     command.clone().try_get_matches_from(line).map_err(|problem| {
         // clap's report is for a terminal: its first paragraph says what is wrong.
@@ -79,6 +91,7 @@ fn read(file: &Path) -> Result<Map<String, Value>> {
     serde_saphyr::from_str(&text)
         .map_err(|problem| error!("{problem}"))
         .with_context(|| format!("{} is not a YAML file of keys and values", file.display()))
+        .hint("a file of examples is named with --data")
 }
 
 /// The file's keys as options, without those that the command line has itself.

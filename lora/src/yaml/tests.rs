@@ -72,6 +72,28 @@ fn what_is_written_is_read_as_the_same() {
 }
 
 #[test]
+fn truths_may_be_spelt_as_people_spell_them() {
+    let file = "use_rslora: yes\ndouble_quantization: off\nplot_loss: 'No'\nuse_dora: off\nuse_galore: False\n\
+        mask_history: on\ngreater_is_better: True\n";
+    let (arguments, _) = lines("", file).unwrap();
+    assert!(arguments.adapter.use_rslora && arguments.data.mask_history);
+    assert!(arguments.reporting.greater_is_better);
+    assert!(!arguments.adapter.double_quantization && !arguments.reporting.plot_loss);
+    assert!(lines("", "use_dora: yes\n").is_err());
+}
+
+#[test]
+fn settings_of_llama_factorys_command_line_are_understood_enough_to_mend_them() {
+    let error = lines("learning_rate=2e-5", "seed: 1\n").unwrap_err();
+    assert_eq!(error.hint_text(), Some("--learning-rate 2e-5"), "{error}");
+}
+
+#[test]
+fn a_key_twice_is_a_mistake() {
+    assert!(lines("", "seed: 1\nseed: 2\n").unwrap_err().to_string().contains("seed"));
+}
+
+#[test]
 fn two_files_are_one_too_many() {
     let error = lines("other.yaml", "seed: 1\n").unwrap_err();
     assert!(error.to_string().contains("other.yaml"), "{error}");

@@ -164,6 +164,17 @@ fn overwriting_spares_an_unfinished_run() {
 }
 
 #[test]
+fn settings_may_be_json_and_examples_are_not_taken_for_them() {
+    let place = Place::new();
+    let settings = json!({"model_name_or_path": "model", "data": "data.json", "max_steps": 5});
+    place.write("train.json", settings.to_string());
+    let (_, said) = place.run("train.json --dry-run");
+    assert!(said.contains("Total optimization steps = 5\n"), "{said}");
+    let (_, said) = place.fail("model data.json -o out");
+    assert!(said.contains("hint: a file of examples is named with --data"), "{said}");
+}
+
+#[test]
 fn a_pipe_gives_the_model_to_a_file_without_one() {
     let place = place(FILE.trim_start_matches("model_name_or_path: model\n"));
     let run = place.command("train.yaml --max-steps 1").write_stdin("model\n").output().unwrap();
