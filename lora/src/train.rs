@@ -69,10 +69,11 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
         return Ok(Some(config.output));
     }
     let _lock = output::prepare(&config)?;
-    config.settings.write(&config.output.join("training_args.yaml"), &config.model, &config.output)?;
     let (mut run, first_step) = Run::new(config, recipe, examples, held_out)?;
     run.template = template;
     run.header();
+    let Config { settings, output, model, .. } = &run.config;
+    settings.write(&output.join("training_args.yaml"), model, output)?;
     run.record.begin(run.config.tensorboard.as_deref())?;
     let last_step = run.steps(first_step);
     // Also where the run was interrupted or has failed.
