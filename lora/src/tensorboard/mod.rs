@@ -1,7 +1,7 @@
 //! TensorBoard's event files: scalars over steps.
 //!
 //! A file is a sequence of `tensorflow.Event` messages, each framed as a TFRecord. A run that
-//! continues begins a file of its own, whose first message tells TensorBoard to forget what earlier
+//! continues, or begins anew, has a file of its own, which tells TensorBoard to forget what earlier
 //! files say of the steps that are taken again.
 //!
 //! | file | what it is |
@@ -31,12 +31,15 @@ impl EventFile {
     /// Begins a file in `directory`, which is created, for a run that has taken `first_step` steps.
     pub fn begin(directory: &Path, first_step: u64) -> Result<Self> {
         fs_err::create_dir_all(directory)?;
+        let is_events = |name: std::ffi::OsString| name.to_string_lossy().contains("tfevents");
+        let has_others =
+            fs_err::read_dir(directory)?.any(|entry| entry.is_ok_and(|entry| is_events(entry.file_name())));
         let name = format!("events.out.tfevents.{}.lora-train.{}", now().as_secs(), std::process::id());
         let path = directory.join(name);
         let file = fs_err::File::create(&path)?.into_parts().0;
         let mut events = Self { path, file };
         events.write(&event::version(seconds()))?;
-        if first_step > 0 {
+        if first_step > 0 || has_others {
             events.write(&event::restart(seconds(), first_step + 1))?;
         }
         Ok(events)
@@ -71,4 +74,27 @@ fn now() -> std::time::Duration {
 
 fn seconds() -> f64 {
     now().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_file_voids_the_steps_it_takes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = |first_step: u64| {
+            let events = EventFile::begin(folder.path(), first_step).unwrap();
+            let size = fs_err::metadata(&events.path).unwrap().len();
+            // The next one would have the same name within a second.
+            fs_err::rename(&events.path, folder.path().join(format!("events.out.tfevents.{first_step}.old")))
+                .unwrap();
+            size
+        };
+        let (alone, again, continued) = (size(0), size(0), size(7));
+        let record = |message: &[u8]| record::framed(message).len() as u64;
+        assert_eq!(alone, record(&event::version(0.0)));
+        assert_eq!(again, alone + record(&event::restart(0.0, 1)));
+        assert_eq!(continued, again);
+    }
 }
