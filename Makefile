@@ -2,11 +2,14 @@
 # make test    every test
 # make check   formatting and lints
 # make bench   speed and memory, beside the Python peers where they are installed
+# make bench-gpu   speed and memory on an NVIDIA GPU, on random weights of a 7B shape
 
 MODEL := demo/model/SmolLM2-135M-Instruct
+# NVIDIA's run-time compiler from PyPI: kernels are compiled in tests on machines without a GPU.
+NVRTC := target/nvrtc
 CARGO ?= cargo
 
-.PHONY: build demo test check bench model clean-demo
+.PHONY: build demo test check bench bench-gpu model clean-demo
 
 build:
 	$(CARGO) build --release --workspace --locked
@@ -14,10 +17,14 @@ build:
 demo: build
 	bash scripts/demo.sh
 
-# The tests on the real model say that they are skipped where it cannot be had.
-test:
+# The tests on the real model, and those that compile kernels, say that they are skipped where what
+# they need cannot be had.
+test: $(NVRTC)
 	-bash scripts/demo-model.sh $(MODEL)
-	$(CARGO) test --release --workspace --locked
+	CUDA_HOME=$${CUDA_HOME:-$(CURDIR)/$(NVRTC)/nvidia/cu13} $(CARGO) test --release --workspace --locked
+
+$(NVRTC):
+	-python3 -m pip install --quiet --target $@ 'nvidia-cuda-nvrtc==13.0.*'
 
 check:
 	$(CARGO) fmt --all --check
@@ -25,6 +32,9 @@ check:
 
 bench: build model
 	bash scripts/bench.sh
+
+bench-gpu: build
+	bash scripts/bench-gpu.sh
 
 model: build
 	bash scripts/demo-model.sh $(MODEL)

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use common::cli::{self, Progress, Unit};
-use common::device::DeviceChoice;
+use common::device::{Device, DeviceChoice};
 use common::model::Model;
 use common::text::{ChatTemplate, Tokenizer};
 use common::{Context, Error, Result, error};
@@ -19,6 +19,10 @@ use evaluate::score::{Passes, score};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+
+/// Tokens of a pass: enough that widening weights is a small part of it, few enough for the memory.
+const HOST_PASS_TOKENS: usize = 2048;
+const GPU_PASS_TOKENS: usize = 8192;
 
 /// Score a model on multiple-choice questions (MMLU).
 ///
@@ -79,13 +83,13 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
 
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Most tokens that go through the model at a time
-    #[arg(long, value_name = "N", default_value_t = 2048)]
-    pass_tokens: usize,
+    /// Most tokens that go through the model at a time [default: 2048, on a GPU 8192]
+    #[arg(long, value_name = "N")]
+    pass_tokens: Option<usize>,
 
     /// Run the shots again with every question
     #[arg(long)]
@@ -254,7 +258,11 @@ fn score_all(
         Some(base) => Model::load_with_base(directory, base, &device)?,
         None => Model::load(directory, &device)?,
     };
-    let passes = Passes { tokens: arguments.pass_tokens, share_prefix: !arguments.no_prefix_cache };
+    let tokens = arguments.pass_tokens.unwrap_or(match &device {
+        Device::Cpu => HOST_PASS_TOKENS,
+        Device::Cuda(_) => GPU_PASS_TOKENS,
+    });
+    let passes = Passes { tokens, share_prefix: !arguments.no_prefix_cache };
     let (mut journal, done) = Journal::open(report, recipe)?;
     if !done.is_empty() {
         cli::note(format_args!("{} of {} subjects are scored already", done.len(), subjects.len()));

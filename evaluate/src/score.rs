@@ -6,6 +6,7 @@
 
 use common::model::{Batch, Cache, KeyValueCache, Model, Sequence};
 use common::{Result, bail};
+use rayon::prelude::*;
 
 /// A model as scoring sees it.
 pub trait Scorer {
@@ -73,8 +74,9 @@ pub fn score<S: Scorer>(
         let tokens: Vec<&[u32]> = pass.iter().map(|&index| &prompts[index][shared..]).collect();
         let logits = model.last_logits(prefix.as_ref(), &tokens)?;
         let vocabulary = logits.len() / pass.len();
-        for (&index, row) in pass.iter().zip(logits.chunks_exact(vocabulary)) {
-            logprobs[index] = answer_logprobs(row, answers)?;
+        let rows = logits.par_chunks_exact(vocabulary).map(|row| answer_logprobs(row, answers));
+        for (&index, row) in pass.iter().zip(rows.collect::<Result<Vec<_>>>()?) {
+            logprobs[index] = row;
         }
         scored(pass.len())?;
         rest = later;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use common::adapter::{Adapter, AdapterConfig};
 use common::checkpoint::{Checkpoint, Tensor, write_file};
 use common::cli::{self, Begun, OutputDirectory, recipe_of};
+use common::device::Vector;
 use common::kernels::adamw::Moments;
 use common::model::Model;
 use common::{Context, Error, Result, error};
@@ -50,9 +51,11 @@ pub fn save(output: &Path, model: &Path, template: Option<&str>, state: &State<'
     let begun = OutputDirectory::begin(&path, true, "lora-train", state.recipe.clone())?;
     let Begun::New(directory) = begun else { return Ok(path) };
     save_adapter(directory.path(), model, template, state.model, state.adapter)?;
-    let moments = |name: &str, values: &[f32]| Tensor::from_f32(name, vec![values.len()], values);
-    let tensors =
-        [moments("first_moment", &state.moments.first), moments("second_moment", &state.moments.second)];
+    let moments = |name: &str, values: &Vector| {
+        Ok::<_, Error>(Tensor::from_f32(name, vec![values.len()], &values.to_vec()?))
+    };
+    let Moments { first, second, .. } = state.moments;
+    let tensors = [moments("first_moment", first)?, moments("second_moment", second)?];
     write_file(&directory.path().join(OPTIMIZER), &tensors)?;
     write_json(&directory.path().join("trainer_state.json"), state.trainer_state)?;
     write_json(&directory.path().join(PROGRESS), &serde_json::to_value(&state.progress)?)?;
@@ -68,7 +71,7 @@ pub fn save_adapter(
     model: &Model,
     config: &AdapterConfig,
 ) -> Result<()> {
-    model.adapter(config.clone()).save(directory)?;
+    model.adapter(config.clone())?.save(directory)?;
     for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
     {
         let source = base.join(file);
@@ -156,7 +159,7 @@ pub fn load(path: &Path, recipe: &Value, model: &mut Model) -> Result<(Moments, 
     let values = |name: &str| {
         let values = tensors.tensor(name)?.to_f32()?;
         match values.len() == len {
-            true => Ok(values),
+            true => Vector::from_vec(values, model.device()),
             false => Err(error!("tensor {name}: {len} values expected, found {}", values.len())
                 .context(path.join(OPTIMIZER).display())),
         }

@@ -17,6 +17,7 @@
 //! | [`checkpoint`] | `checkpoint-N`: writing and continuing |
 //! | [`output`] | the directory a run grows in |
 //! | [`pace`] | tokens a second and memory |
+//! | [`passes`] | how a batch is cut into passes, and what they keep |
 //! | [`plot`] | the losses as PNG files |
 //! | [`tensorboard`] | event files |
 //! | [`record`] | the logs that transformers and LLaMA-Factory keep |
@@ -32,6 +33,7 @@ pub mod health;
 pub mod order;
 pub mod output;
 pub mod pace;
+pub mod passes;
 pub mod plot;
 pub mod preview;
 pub mod record;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use common::device::{peak_resident_memory, resident_memory};
+use common::device::{Device, peak_resident_memory, resident_memory};
 
 use crate::record::Step;
 
@@ -13,6 +13,7 @@ pub struct Pace {
     since: Instant,
     tokens: usize,
     supervised: usize,
+    device: Device,
 }
 
 /// Tokens a second, and memory.
@@ -22,14 +23,14 @@ pub struct Speed {
     pub tokens: f64,
     /// Trained tokens a second.
     pub supervised: f64,
-    /// Bytes in use, and the most that have been.
+    /// Bytes in use on the device, and the most that have been.
     pub memory: Option<(u64, u64)>,
 }
 
 impl Pace {
     /// Begins to count now.
-    pub fn new() -> Self {
-        Self { since: Instant::now(), tokens: 0, supervised: 0 }
+    pub fn new(device: &Device) -> Self {
+        Self { since: Instant::now(), tokens: 0, supervised: 0, device: device.clone() }
     }
 
     /// Counts a step.
@@ -40,14 +41,11 @@ impl Pace {
         Speed {
             tokens: self.tokens as f64 / seconds,
             supervised: self.supervised as f64 / seconds,
-            memory: resident_memory().zip(peak_resident_memory()),
+            memory: match &self.device {
+                Device::Cpu => resident_memory().zip(peak_resident_memory()),
+                Device::Cuda(gpu) => gpu.memory().ok().map(|memory| (memory.used, memory.peak)),
+            },
         }
-    }
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, Unit, interrupted, note};
-use common::device::{available_memory, peak_resident_memory};
+use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
-use common::model::{Adapters, Batch, Loss, Model, Plan, Sequence};
-use common::text::Example;
+use common::model::{Adapters, Loss, Model, Plan};
 use common::{Context, Error, Result, error};
 use serde_json::{Value, json};
 
@@ -24,17 +23,14 @@ use crate::health::Health;
 use crate::order::{Order, split};
 use crate::output;
 use crate::pace::Pace;
+use crate::passes::{self, pack, passes, targets};
 use crate::plot;
 use crate::preview;
 use crate::record::{History, Record, Step};
 use crate::schedule::Schedule;
 
-/// Tokens of a pass on the host: enough that widening the weights is a small part of the work.
-const HOST_PASS_TOKENS: usize = 1024;
 /// Held-out examples that are in memory at a time.
 const LOADED: usize = 256;
-/// The share of available memory that activations may take.
-const ACTIVATION_SHARE: u64 = 4;
 
 /// Everything a run needs, and where it stands.
 struct Run {
@@ -104,7 +100,7 @@ impl Run {
         let order = Order::new(training.len(), config.effective_batch(), seed);
         let schedule = Schedule::of(&config, order.steps_per_epoch());
         let adapter = adapters::attach(&config, &mut model)?;
-        let mut moments = Moments::new(model.adapters().values.len());
+        let mut moments = Moments::new(model.adapters().values.len(), model.device())?;
         let mut progress = Progress { step: 0, history: History::default() };
         if let Some(path) = checkpoint::to_resume(&config)? {
             (moments, progress) = checkpoint::load(&path, &recipe, &mut model)?;
@@ -116,8 +112,7 @@ impl Run {
         let per_epoch = order.steps_per_epoch();
         let record =
             Record::new(&config.output, schedule.total, first, per_epoch, parameters, progress.history);
-        let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
-        let plan = model.config().plan(HOST_PASS_TOKENS, budget);
+        let plan = passes::plan(&config, &model, &training)?;
         let run = Self {
             config,
             model,
@@ -170,8 +165,8 @@ impl Run {
         if self.config.evaluate_first && first == 0 {
             self.evaluate(0)?;
         }
-        let mut gradients = vec![0.0; self.model.adapters().values.len()];
-        let mut pace = Pace::new();
+        let mut gradients = Vector::zeros(self.model.adapters().values.len(), self.model.device())?;
+        let mut pace = Pace::new(self.model.device());
         for index in first..total {
             let Some(step) = self.step(index, &mut gradients)? else { return Err(self.interrupt(index)?) };
             self.record.step(step);
@@ -191,12 +186,12 @@ impl Run {
                     step.learning_rate,
                     self.record.remaining(number)
                 ));
-                pace = Pace::new();
+                pace = Pace::new(self.model.device());
             }
             let mut stops_early = false;
             if (is_due(self.config.evaluation, number) || is_last) && !self.validation.is_empty() {
                 self.evaluate(number)?;
-                pace = Pace::new();
+                pace = Pace::new(self.model.device());
                 stops_early = self.has_lost_patience();
             }
             if is_due(self.config.saving, number) || is_last || stops_early {
@@ -231,12 +226,12 @@ impl Run {
 
     /// One optimizer step: an effective batch in as few passes as the plan allows. Nothing where a
     /// signal came between two passes: then nothing has changed.
-    fn step(&mut self, index: u64, gradients: &mut [f32]) -> Result<Option<Step>> {
+    fn step(&mut self, index: u64, gradients: &mut Vector) -> Result<Option<Step>> {
         let number = index + 1;
         let examples = self.training.get(self.order.step(index).iter().copied())?;
         let supervised: usize = examples.iter().map(targets).sum();
         let scale = 1.0 / supervised.max(1) as f32;
-        gradients.fill(0.0);
+        gradients.fill_zero()?;
         let mut loss = Loss { sum: 0.0, tokens: 0 };
         for (count, pass) in passes(&examples, self.plan.tokens).enumerate() {
             if count > 0 && interrupted() {
@@ -250,15 +245,16 @@ impl Run {
         if !mean.is_finite() {
             return Err(error!("step {number}: the loss is {mean}").hint(hint));
         }
-        let norm = gradient_norm(gradients);
+        let norm = gradient_norm(gradients)?;
         if !norm.is_finite() {
-            let tensor = self.model.adapters().first_non_finite(gradients).map(|tensor| tensor.name.clone());
+            let tensor = self.model.adapters().first_non_finite(gradients)?.map(|tensor| tensor.name.clone());
             let tensor = tensor.unwrap_or_else(|| "the sum of all".into());
             return Err(error!("step {number}: the gradient of {tensor} is not finite").hint(hint));
         }
         if self.health.wants_gradients() && supervised > 0 {
             let Adapters { tensors, values } = self.model.adapters();
-            self.health.check_gradients(tensors, values, gradients).context(format!("step {number}"))?;
+            let (values, gradients) = (values.to_vec()?, gradients.to_vec()?);
+            self.health.check_gradients(tensors, &values, &gradients).context(format!("step {number}"))?;
         }
         let learning_rate = self.schedule.rate(index);
         let clip = clip_factor(norm, self.config.max_grad_norm);
@@ -343,53 +339,15 @@ impl Run {
         let state = record.trainer_state(last, config, best.as_ref());
         checkpoint::write_json(&output.join("trainer_state.json"), &state)?;
         cli::mark_complete(output, "lora-train", recipe)?;
-        let peak = peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
+        let mut peak =
+            peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
+        if let Device::Cuda(gpu) = model.device() {
+            peak += &format!(", peak GPU memory {} MiB", gpu.memory()?.peak >> 20);
+        }
         note(format_args!("train_loss {loss}{peak}"));
         if let Some(Best { eval_loss, path, .. }) = best {
             note(format_args!("the best checkpoint is {} with eval_loss {eval_loss:.4}", path.display()));
         }
         Ok(self.config.output)
-    }
-}
-
-/// Cuts examples into passes of at most `tokens` tokens, in their order.
-fn passes(examples: &[Example], tokens: usize) -> impl Iterator<Item = &[Example]> {
-    let mut rest = examples;
-    std::iter::from_fn(move || {
-        let mut sum = 0;
-        let fitting = rest.iter().take_while(|example| {
-            sum += example.tokens.len();
-            sum <= tokens
-        });
-        let count = fitting.count().max(1).min(rest.len());
-        let (pass, behind) = rest.split_at(count);
-        rest = behind;
-        (!pass.is_empty()).then_some(pass)
-    })
-}
-
-fn pack(examples: &[Example]) -> Batch {
-    let sequences = examples.iter().map(|e| Sequence { tokens: &e.tokens, trained: &e.trained });
-    Batch::pack(sequences, 0)
-}
-
-/// Supervised tokens: a first token has no row that predicts it.
-fn targets(example: &Example) -> usize {
-    example.trained.iter().skip(1).filter(|&&trained| trained).count()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passes_keep_the_order_and_lose_nothing() {
-        let example = |len: usize| Example { tokens: vec![1; len], trained: vec![true; len] };
-        let examples: Vec<Example> = [3, 4, 9, 1, 1].map(example).to_vec();
-        let lengths: Vec<Vec<usize>> = passes(&examples, 7)
-            .map(|pass| pass.iter().map(|example| example.tokens.len()).collect())
-            .collect();
-        assert_eq!(lengths, [vec![3, 4], vec![9], vec![1, 1]]);
-        assert_eq!(passes(&[], 7).count(), 0);
     }
 }

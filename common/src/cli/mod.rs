@@ -11,6 +11,7 @@ mod lock;
 mod output;
 mod place;
 mod progress;
+mod size;
 mod talk;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ pub use output::{
 };
 pub use place::{cache_directory, tool};
 pub use progress::{Part, Progress, Unit};
+pub use size::size;
 pub use talk::{detail, is_quiet, note, prompt, talk_in_tests, warn};
 
 /// Parses the arguments, does the work and turns its outcome into the exit code.

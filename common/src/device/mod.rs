@@ -1,41 +1,54 @@
 //! Where tensors live and products run.
 
+pub mod cuda;
 mod host_memory;
 mod tensor;
+mod vector;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::{Error, Result};
 
+use cuda::Gpu;
 pub use host_memory::{available_memory, peak_resident_memory, resident_memory};
 pub use tensor::Tensor;
+pub use vector::{GpuVector, Vector};
 
 /// A place that holds tensors and computes with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
     /// The host's cores, in f32.
     Cpu,
+    /// A GPU, in bf16 with sums in f32.
+    Cuda(Arc<Gpu>),
 }
 
 /// What `--device` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The fastest device there is.
+    /// The first GPU where there is one, else the host's cores.
     #[default]
     Auto,
     /// The host's cores.
     Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
 }
 
 impl FromStr for DeviceChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            _ => Err(Error::usage(format!("unknown device {text:?}, expected auto or cpu"))),
+        match text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number))) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("cuda", None) => Ok(Self::Cuda(0)),
+            ("cuda", Some(number)) if number.parse::<u16>().is_ok() => {
+                Ok(Self::Cuda(number.parse().unwrap_or_default()))
+            }
+            _ => Err(Error::usage(format!("unknown device {text:?}, expected auto, cpu, cuda or cuda:N"))),
         }
     }
 }
@@ -43,10 +56,28 @@ impl FromStr for DeviceChoice {
 impl DeviceChoice {
     /// Opens the device, and says what `auto` chose and why.
     pub fn open(self) -> Result<Device> {
-        if self == Self::Auto {
-            crate::cli::detail(format_args!("device: cpu, {} threads", rayon::current_num_threads()));
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal)?)),
+            Self::Auto if Gpu::count() == 0 => {
+                let threads = rayon::current_num_threads();
+                crate::cli::detail(format_args!("device: cpu, {threads} threads (no NVIDIA GPU was found)"));
+                Ok(Device::Cpu)
+            }
+            Self::Auto => match Gpu::open(0) {
+                Ok(gpu) => {
+                    crate::cli::note(format_args!("device: cuda:0, {}", gpu.name()));
+                    Ok(Device::Cuda(gpu))
+                }
+                Err(error) => {
+                    crate::cli::warn(format_args!("device: cpu, because the GPU cannot be used: {error}"));
+                    if let Some(hint) = error.hint_text() {
+                        crate::cli::note(format_args!("hint: {hint}"));
+                    }
+                    Ok(Device::Cpu)
+                }
+            },
         }
-        Ok(Device::Cpu)
     }
 }
 
@@ -54,6 +85,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(gpu) => write!(f, "cuda:{}", gpu.ordinal()),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! A tensor of activations or gradients on a device.
 //!
-//! On the host it is a contiguous f32 candle tensor. Tensors are values: an op returns a new one.
+//! On the host it is a contiguous f32 candle tensor, on a GPU a buffer of bf16. Tensors are values:
+//! an op returns a new one.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use candle_core::Storage;
 
+use super::Device;
+use super::cuda::GpuTensor;
 use crate::{Error, Result, error};
 
 /// A tensor of activations or gradients, row-major and contiguous.
@@ -13,6 +16,8 @@ use crate::{Error, Result, error};
 pub enum Tensor {
     /// f32 on the host.
     Cpu(candle_core::Tensor),
+    /// bf16 on a GPU.
+    Cuda(GpuTensor),
 }
 
 /// The values of a host tensor, borrowed through the guard `G` of its storage.
@@ -43,10 +48,38 @@ impl Tensor {
         Ok(Self::Cpu(candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?))
     }
 
+    /// A tensor of `shape` on `device` from its values, which a GPU rounds to bf16.
+    pub fn on(device: &Device, values: Vec<f32>, shape: &[usize]) -> Result<Self> {
+        match device {
+            Device::Cpu => Self::from_vec(values, shape),
+            Device::Cuda(gpu) => {
+                let values: Vec<half::bf16> = values.into_iter().map(half::bf16::from_f32).collect();
+                Ok(Self::Cuda(GpuTensor::from_values(gpu, &values, shape)?))
+            }
+        }
+    }
+
+    /// The values in f32.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        match self {
+            Self::Cpu(_) => Ok(self.host()?.to_vec()),
+            Self::Cuda(tensor) => tensor.to_vec(),
+        }
+    }
+
+    /// The tensor on the GPU, for an op whose other operands are there.
+    pub fn gpu(&self) -> Result<&GpuTensor> {
+        match self {
+            Self::Cpu(_) => Err(Error::new("a tensor on a GPU expected, found one on the host")),
+            Self::Cuda(tensor) => Ok(tensor),
+        }
+    }
+
     /// The extents, outermost first.
     pub fn shape(&self) -> &[usize] {
         match self {
             Self::Cpu(tensor) => tensor.dims(),
+            Self::Cuda(tensor) => tensor.shape(),
         }
     }
 
@@ -81,6 +114,7 @@ impl Tensor {
                 }
                 Ok(HostSlice { storage, start, len: end - start })
             }
+            Self::Cuda(_) => Err(Error::new("a tensor on the host expected, found one on a GPU")),
         }
     }
 
@@ -88,6 +122,7 @@ impl Tensor {
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         match self {
             Self::Cpu(tensor) => Ok(Self::Cpu(tensor.reshape(shape)?)),
+            Self::Cuda(tensor) => Ok(Self::Cuda(tensor.reshape(shape)?)),
         }
     }
 
@@ -95,6 +130,16 @@ impl Tensor {
     pub fn add(&self, other: &Self) -> Result<Self> {
         match (self, other) {
             (Self::Cpu(a), Self::Cpu(b)) => Ok(Self::Cpu(a.add(b)?)),
+            (Self::Cuda(a), other) => Ok(Self::Cuda(a.add(other.gpu()?)?)),
+            (Self::Cpu(_), Self::Cuda(_)) => Err(Error::new("add: tensors of one device expected")),
+        }
+    }
+
+    /// Rows `rows` of a matrix [T, C], shared and not copied.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        match self {
+            Self::Cpu(tensor) => Ok(Self::Cpu(tensor.narrow(0, rows.start, rows.len())?)),
+            Self::Cuda(tensor) => Ok(Self::Cuda(tensor.rows(rows)?)),
         }
     }
 
@@ -106,6 +151,7 @@ impl Tensor {
                     candle_core::Tensor::from_slice(indices, indices.len(), &candle_core::Device::Cpu)?;
                 Ok(Self::Cpu(tensor.index_select(&indices, 0)?))
             }
+            Self::Cuda(tensor) => Ok(Self::Cuda(tensor.gather_rows(indices)?)),
         }
     }
 
@@ -119,6 +165,7 @@ impl Tensor {
                 let zeros = candle_core::Tensor::zeros((rows, columns), candle_core::DType::F32, device)?;
                 Ok(Self::Cpu(zeros.index_add(&indices, tensor, 0)?))
             }
+            Self::Cuda(tensor) => Ok(Self::Cuda(tensor.scatter_rows(indices, rows)?)),
         }
     }
 }

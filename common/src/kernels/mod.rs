@@ -1,5 +1,6 @@
 //! The operations of the model, one folder each: `mod.rs` checks shapes and picks the device,
-//! `cpu.rs` is the plain reference, forward beside backward.
+//! `cpu.rs` is the plain reference, forward beside backward, `cuda.rs` the launch of the kernels in the
+//! `.cu` file beside it.
 //!
 //! Letters in shapes: T tokens, C model width, H heads, K key/value heads, D head size, F
 //! feed-forward width, V vocabulary, R LoRA rank, N and K outputs and inputs of a linear layer.
@@ -13,6 +14,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub(crate) mod exp;
 pub mod linear;
+pub mod linear_cross_entropy;
 #[cfg(test)]
 mod oracle;
 pub mod product;
@@ -20,3 +22,19 @@ pub mod rms_norm;
 pub mod rope;
 pub(crate) mod simd;
 pub mod swiglu;
+
+/// Every file of kernels, for those who compile them ahead of their use.
+pub fn sources() -> Vec<&'static crate::device::cuda::Source> {
+    let attention = attention::cuda::SOURCES.iter().map(|(_, source)| source);
+    let others = [
+        &crate::device::cuda::TENSOR,
+        &adamw::cuda::SOURCE,
+        &linear::cuda::SOURCE,
+        &linear::cuda::LORA,
+        &linear_cross_entropy::cuda::SOURCE,
+        &rms_norm::cuda::SOURCE,
+        &rope::cuda::SOURCE,
+        &swiglu::cuda::SOURCE,
+    ];
+    attention.chain(others).collect()
+}

@@ -11,6 +11,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::adapter::{self, Adapter, AdapterConfig};
+use crate::device::{Device, Vector};
 use crate::kernels::linear::{AdapterSlot, Linear};
 use crate::{Error, Result, error};
 
@@ -72,25 +73,31 @@ pub struct AdapterTensor {
 }
 
 /// All trainable parameters of a model.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug)]
 pub struct Adapters {
     /// All A and B, one behind the other.
-    pub values: Vec<f32>,
+    pub values: Vector,
     /// What lies where.
     pub tensors: Vec<AdapterTensor>,
 }
 
 impl Adapters {
+    /// No adapters.
+    pub(super) fn none() -> Self {
+        Self { values: Vector::Cpu(Vec::new()), tensors: Vec::new() }
+    }
+
     /// New adapters on the targeted projections of `linears`.
     pub(super) fn new<'a>(
         linears: impl Iterator<Item = &'a mut Linear>,
         options: &AdapterOptions,
+        device: &Device,
     ) -> Result<Self> {
         if options.rank == 0 {
             return Err(Error::usage("lora rank: at least 1 expected, found 0"));
         }
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
-        let mut adapters = Self::default();
+        let mut adapters = Layout::default();
         let rank = options.rank as f64;
         let scale = (options.alpha / if options.rank_stabilized { rank.sqrt() } else { rank }) as f32;
         let mut met = vec![false; options.targets.len()];
@@ -115,15 +122,16 @@ impl Adapters {
             ))
             .hint("targets are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj, or all"));
         }
-        Ok(adapters)
+        adapters.on(device)
     }
 
     /// The adapters of a PEFT directory.
     pub(super) fn from_adapter<'a>(
         linears: impl Iterator<Item = &'a mut Linear>,
         adapter: &Adapter,
+        device: &Device,
     ) -> Result<Self> {
-        let mut adapters = Self::default();
+        let mut adapters = Layout::default();
         if let Some(name) = adapter.replacements.keys().next() {
             return Err(error!("the adapter replaces {name} of its base, which only merge supports")
                 .hint("merge the adapter and use the merged model"));
@@ -160,9 +168,65 @@ impl Adapters {
             )
             .hint("the adapter was made for another model; name its base with --base"));
         }
-        Ok(adapters)
+        adapters.on(device)
     }
 
+    /// The values as a PEFT adapter.
+    pub(super) fn to_adapter<'a>(
+        &self,
+        linears: impl Iterator<Item = &'a Linear>,
+        config: AdapterConfig,
+    ) -> Result<Adapter> {
+        let values = self.values.to_vec()?;
+        let projections = linears
+            .flat_map(|linear| linear.projections().iter().map(|projection| (projection, linear.inputs())));
+        let modules = projections.filter_map(|(projection, k)| {
+            let slot = projection.adapter.as_ref()?;
+            let n = projection.weight.shape()[0];
+            let lora = adapter::Lora {
+                a: values[slot.a.clone()].to_vec(),
+                b: values[slot.b.clone()].to_vec(),
+                rank: slot.rank,
+                inputs: k,
+                outputs: n,
+                scale: slot.scale,
+            };
+            Some((projection.name.clone(), lora))
+        });
+        Ok(Adapter { config, modules: modules.collect(), replacements: BTreeMap::new() })
+    }
+
+    /// Learning rates of all values, B's `ratio` times those of A (LoRA+, arXiv:2402.12354): ranges
+    /// that follow each other, each with its rate.
+    pub fn learning_rates(&self, rate: f32, ratio: f32) -> Vec<(Range<usize>, f32)> {
+        let mut rates: Vec<(Range<usize>, f32)> = Vec::new();
+        for tensor in &self.tensors {
+            let rate = if tensor.name.ends_with(".lora_B.weight") { rate * ratio } else { rate };
+            match rates.last_mut() {
+                Some((range, last)) if *last == rate && range.end == tensor.range.start => {
+                    range.end = tensor.range.end;
+                }
+                _ => rates.push((tensor.range.clone(), rate)),
+            }
+        }
+        rates
+    }
+
+    /// The first tensor that holds a value that is not finite.
+    pub fn first_non_finite(&self, values: &Vector) -> Result<Option<&AdapterTensor>> {
+        let position = values.to_vec()?.iter().position(|value| !value.is_finite());
+        Ok(position.and_then(|position| self.tensors.iter().find(|tensor| tensor.range.contains(&position))))
+    }
+}
+
+/// Adapters while they are laid out, on the host.
+#[derive(Default)]
+struct Layout {
+    values: Vec<f32>,
+    tensors: Vec<AdapterTensor>,
+}
+
+impl Layout {
     /// Gives each chosen projection of a stack its place: all A's of the stack, then all B's.
     fn attach(
         &mut self,
@@ -196,50 +260,8 @@ impl Adapters {
         Ok(())
     }
 
-    /// The values as a PEFT adapter.
-    pub(super) fn to_adapter<'a>(
-        &self,
-        linears: impl Iterator<Item = &'a Linear>,
-        config: AdapterConfig,
-    ) -> Adapter {
-        let projections = linears
-            .flat_map(|linear| linear.projections().iter().map(|projection| (projection, linear.inputs())));
-        let modules = projections.filter_map(|(projection, k)| {
-            let slot = projection.adapter.as_ref()?;
-            let n = projection.weight.shape()[0];
-            let lora = adapter::Lora {
-                a: self.values[slot.a.clone()].to_vec(),
-                b: self.values[slot.b.clone()].to_vec(),
-                rank: slot.rank,
-                inputs: k,
-                outputs: n,
-                scale: slot.scale,
-            };
-            Some((projection.name.clone(), lora))
-        });
-        Adapter { config, modules: modules.collect(), replacements: BTreeMap::new() }
-    }
-
-    /// Learning rates of all values, B's `ratio` times those of A (LoRA+, arXiv:2402.12354): ranges
-    /// that follow each other, each with its rate.
-    pub fn learning_rates(&self, rate: f32, ratio: f32) -> Vec<(Range<usize>, f32)> {
-        let mut rates: Vec<(Range<usize>, f32)> = Vec::new();
-        for tensor in &self.tensors {
-            let rate = if tensor.name.ends_with(".lora_B.weight") { rate * ratio } else { rate };
-            match rates.last_mut() {
-                Some((range, last)) if *last == rate && range.end == tensor.range.start => {
-                    range.end = tensor.range.end;
-                }
-                _ => rates.push((tensor.range.clone(), rate)),
-            }
-        }
-        rates
-    }
-
-    /// The first tensor that holds a value that is not finite.
-    pub fn first_non_finite(&self, values: &[f32]) -> Option<&AdapterTensor> {
-        let position = values.iter().position(|value| !value.is_finite())?;
-        self.tensors.iter().find(|tensor| tensor.range.contains(&position))
+    fn on(self, device: &Device) -> Result<Adapters> {
+        Ok(Adapters { values: Vector::from_vec(self.values, device)?, tensors: self.tensors })
     }
 }
 
@@ -287,7 +309,7 @@ mod tests {
             tensor("k.lora_B", 10..12),
             tensor("o.lora_A", 12..16),
         ];
-        let adapters = Adapters { values: vec![0.0; 16], tensors };
+        let adapters = Adapters { values: Vector::Cpu(vec![0.0; 16]), tensors };
         assert_eq!(adapters.learning_rates(0.5, 4.0), [(0..8, 0.5), (8..12, 2.0), (12..16, 0.5)]);
         assert_eq!(adapters.learning_rates(0.5, 1.0), [(0..16, 0.5)], "one range where there is one rate");
     }

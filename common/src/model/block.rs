@@ -2,8 +2,8 @@
 //! residual stream. The forward and its backward stand side by side.
 
 use super::config::Config;
-use crate::device::Tensor;
-use crate::kernels::attention::{self, Attended, Heads, Past};
+use crate::device::{Device, Tensor, Vector};
+use crate::kernels::attention::{self, Attended, Heads, Past, Sequences};
 use crate::kernels::linear::{self, Linear};
 use crate::kernels::rope::Angles;
 use crate::kernels::{rms_norm, rope, swiglu};
@@ -12,15 +12,15 @@ use crate::{Result, error};
 /// The weights of a block.
 pub struct Block {
     /// [C]
-    pub input_norm: Vec<f32>,
+    pub input_norm: Vector,
     /// Query, key and value, stacked.
     pub qkv: Linear,
-    /// Norms of query and key heads, [D] each.
-    pub head_norms: Option<(Vec<f32>, Vec<f32>)>,
+    /// Norms of the query heads, then of the key heads, [H + K, D].
+    pub head_norms: Option<Vector>,
     /// Output of the attention.
     pub output: Linear,
     /// [C]
-    pub post_norm: Vec<f32>,
+    pub post_norm: Vector,
     /// Gate and up, stacked.
     pub gate_up: Linear,
     /// Down.
@@ -32,21 +32,26 @@ pub struct Pass<'a> {
     pub heads: Heads,
     pub epsilon: f32,
     pub angles: Angles,
-    pub starts: &'a [usize],
+    pub sequences: Sequences,
     /// The adapters' values; `None` leaves the adapters out.
-    pub parameters: Option<&'a [f32]>,
+    pub parameters: Option<&'a Vector>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass of the model that `config` describes.
-    pub fn new(config: &Config, batch: &'a super::Batch, parameters: Option<&'a [f32]>) -> Self {
-        Self {
+    pub fn new(
+        config: &Config,
+        batch: &super::Batch,
+        parameters: Option<&'a Vector>,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(Self {
             heads: config.heads,
             epsilon: config.epsilon,
-            angles: Angles::new(&batch.positions, &config.frequencies, 1.0),
-            starts: &batch.starts,
+            angles: Angles::new(&batch.positions, &config.frequencies, 1.0, device)?,
+            sequences: Sequences::new(&batch.starts, config.heads, device)?,
             parameters,
-        }
+        })
     }
 }
 
@@ -63,7 +68,7 @@ pub struct Kept {
     /// [T, 2F]
     gate_up: Tensor,
     /// x·Aᵀ of the four linear layers.
-    low: [Vec<f32>; 4],
+    low: [Option<Tensor>; 4],
 }
 
 impl Block {
@@ -73,13 +78,13 @@ impl Block {
         let qkv = linear::forward(&normed, &self.qkv, pass.parameters)?;
         let (raw_qkv, qkv, low_qkv) = match &self.head_norms {
             Some(norms) => {
-                let normed = rms_norm::forward_heads(&qkv.y, &head_weights(norms, pass.heads), pass.epsilon)?;
+                let normed = rms_norm::forward_heads(&qkv.y, norms, pass.heads.size, pass.epsilon)?;
                 (Some(qkv.y), normed, qkv.low)
             }
             None => (None, qkv.y, qkv.low),
         };
         let qkv = rope::forward(&qkv, turned_columns(pass.heads), &pass.angles)?;
-        let attended = attention::forward(&qkv, pass.heads, pass.starts, past)?;
+        let attended = attention::forward(&qkv, pass.heads, &pass.sequences, past)?;
         let output = linear::forward(&attended.output, &self.output, pass.parameters)?;
         let middle = x.add(&output.y)?;
         let normed = rms_norm::forward(&middle, &self.post_norm, pass.epsilon)?;
@@ -92,42 +97,46 @@ impl Block {
     }
 
     /// dx [T, C] from dy [T, C]; adds the adapters' gradients to `gradients`. Below the first
-    /// adapter no one needs dx, and it is not computed.
+    /// adapter no one needs dx, and it is not computed. What the forward kept is given up piece by
+    /// piece, so that its memory serves the gradients.
     pub fn backward(
         &self,
         dy: &Tensor,
         x: &Tensor,
-        kept: &Kept,
+        kept: Kept,
         pass: &Pass,
-        gradients: &mut [f32],
+        gradients: &mut Vector,
         needs_dx: bool,
     ) -> Result<Option<Tensor>> {
         let parameters = pass.parameters.ok_or_else(|| error!("backward without parameters"))?;
-        let [low_qkv, low_output, low_gate_up, low_down] = &kept.low;
-        let mut through = |linear: &Linear, dy: &Tensor, x: &Tensor, low: &[f32], needs_dx: bool| {
-            linear::backward(dy, x, low, linear, parameters, gradients, needs_dx)
+        let Kept { raw_qkv, qkv, attended, middle, gate_up, low } = kept;
+        let [low_qkv, low_output, low_gate_up, low_down] = &low;
+        let mut through = |linear: &Linear, dy: &Tensor, x: &Tensor, low: &Option<Tensor>, needs_dx: bool| {
+            linear::backward(dy, x, low.as_ref(), linear, parameters, gradients, needs_dx)
         };
         let wanted =
             |dx: Option<Tensor>| dx.ok_or_else(|| error!("a gradient that was asked for is missing"));
 
-        let hidden = swiglu::forward(&kept.gate_up)?;
+        let hidden = swiglu::forward(&gate_up)?;
         let dhidden = wanted(through(&self.down, dy, &hidden, low_down, true)?)?;
-        let dgate_up = swiglu::backward(&dhidden, &kept.gate_up)?;
-        let normed = rms_norm::forward(&kept.middle, &self.post_norm, pass.epsilon)?;
+        drop(hidden);
+        let dgate_up = swiglu::backward(&dhidden, &gate_up)?;
+        drop((dhidden, gate_up));
+        let normed = rms_norm::forward(&middle, &self.post_norm, pass.epsilon)?;
         let dnormed = wanted(through(&self.gate_up, &dgate_up, &normed, low_gate_up, true)?)?;
-        let dmiddle = dy.add(&rms_norm::backward(&dnormed, &kept.middle, &self.post_norm, pass.epsilon)?)?;
+        drop(dgate_up);
+        let dmiddle = rms_norm::backward(&dnormed, &middle, &self.post_norm, Some(dy), pass.epsilon)?;
 
-        let attended = &kept.attended;
         let dattended = wanted(through(&self.output, &dmiddle, &attended.output, low_output, true)?)?;
-        let dqkv = attention::backward(&dattended, &kept.qkv, attended, pass.heads, pass.starts)?;
+        let dqkv = attention::backward(&dattended, &qkv, &attended, pass.heads, &pass.sequences)?;
         let mut dqkv = rope::backward(&dqkv, turned_columns(pass.heads), &pass.angles)?;
-        if let (Some(norms), Some(raw)) = (&self.head_norms, &kept.raw_qkv) {
-            dqkv = rms_norm::backward_heads(&dqkv, raw, &head_weights(norms, pass.heads), pass.epsilon)?;
+        if let (Some(norms), Some(raw)) = (&self.head_norms, &raw_qkv) {
+            dqkv = rms_norm::backward_heads(&dqkv, raw, norms, pass.heads.size, pass.epsilon)?;
         }
         let normed = rms_norm::forward(x, &self.input_norm, pass.epsilon)?;
         let dnormed = through(&self.qkv, &dqkv, &normed, low_qkv, needs_dx)?;
         dnormed
-            .map(|dnormed| dmiddle.add(&rms_norm::backward(&dnormed, x, &self.input_norm, pass.epsilon)?))
+            .map(|dnormed| rms_norm::backward(&dnormed, x, &self.input_norm, Some(&dmiddle), pass.epsilon))
             .transpose()
     }
 
@@ -152,10 +161,4 @@ impl Kept {
 /// Queries and keys turn, values do not.
 fn turned_columns(heads: Heads) -> usize {
     (heads.queries + heads.keys) * heads.size
-}
-
-/// One weight a head: the queries', then the keys'.
-fn head_weights((query, key): &(Vec<f32>, Vec<f32>), heads: Heads) -> Vec<&[f32]> {
-    let queries = std::iter::repeat_n(query.as_slice(), heads.queries);
-    queries.chain(std::iter::repeat_n(key.as_slice(), heads.keys)).collect()
 }

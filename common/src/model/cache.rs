@@ -3,7 +3,7 @@
 use crate::kernels::attention::Past;
 
 /// The keys and values of every block for the first tokens of a text.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct KeyValueCache {
     pub(super) layers: Vec<Past>,
     pub(super) len: usize,
@@ -24,7 +24,7 @@ impl KeyValueCache {
     pub fn truncate(&mut self, len: usize) {
         if len < self.len {
             for past in &mut self.layers {
-                past.truncate(self.len, len);
+                past.truncate(len);
             }
             self.len = len;
         }

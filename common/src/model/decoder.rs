@@ -6,7 +6,7 @@ use super::block::{Block, Kept, Pass};
 use super::head::Head;
 use super::{AdapterOptions, Adapters, Batch, Cache, Config};
 use crate::adapter::{Adapter, AdapterConfig};
-use crate::device::{Device, Tensor};
+use crate::device::{Device, Tensor, Vector};
 use crate::kernels::attention::Past;
 use crate::kernels::embedding;
 use crate::kernels::linear::{Linear, Weight};
@@ -72,24 +72,26 @@ impl Model {
     }
 
     /// The values of the trainable parameters, for the optimizer.
-    pub fn parameters_mut(&mut self) -> &mut [f32] {
+    pub fn parameters_mut(&mut self) -> &mut Vector {
         &mut self.adapters.values
     }
 
     /// Attaches new adapters, in the place of any there were.
     pub fn add_adapters(&mut self, options: &AdapterOptions) -> Result<()> {
-        self.adapters = Adapters::new(self.blocks.iter_mut().flat_map(Block::linears_mut), options)?;
+        let linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
+        self.adapters = Adapters::new(linears, options, &self.device)?;
         Ok(())
     }
 
     /// Attaches the adapters of a PEFT directory, in the place of any there were.
     pub fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
-        self.adapters = Adapters::from_adapter(self.blocks.iter_mut().flat_map(Block::linears_mut), adapter)?;
+        let linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
+        self.adapters = Adapters::from_adapter(linears, adapter, &self.device)?;
         Ok(())
     }
 
     /// The adapters as PEFT writes them.
-    pub fn adapter(&self, config: AdapterConfig) -> Adapter {
+    pub fn adapter(&self, config: AdapterConfig) -> Result<Adapter> {
         self.adapters.to_adapter(self.linears(), config)
     }
 
@@ -106,10 +108,14 @@ impl Model {
             .flat_map(Linear::projections)
             .map(|p| elements(&p.weight) + p.bias.as_ref().map_or(0, Vec::len));
         let norms = self.blocks.iter().map(|block| {
-            let heads = block.head_norms.as_ref().map_or(0, |(query, key)| query.len() + key.len());
+            let heads = block.head_norms.as_ref().map_or(0, |_| 2 * self.config.heads.size);
             block.input_norm.len() + block.post_norm.len() + heads
         });
-        let head = if self.config.tied_head { 0 } else { elements(&self.head.weight) };
+        let head = if self.config.tied_head {
+            0
+        } else {
+            self.head.projection.inputs() * self.head.projection.outputs()
+        };
         elements(&self.embedding)
             + linears.sum::<usize>()
             + norms.sum::<usize>()
@@ -136,8 +142,8 @@ impl Model {
             return Ok(Loss { sum: 0.0, tokens: 0 });
         }
         let hidden = self.hidden(batch, Cache::None, self.parameters())?;
-        let sum = self.head.loss(&hidden.gather_rows(&batch.supervised)?, &batch.targets)?;
-        Ok(Loss { sum, tokens: batch.targets.len() })
+        let losses = self.head.loss(&hidden.gather_rows(&batch.supervised)?, &batch.targets)?;
+        Ok(Loss { sum: losses.sum()?, tokens: batch.targets.len() })
     }
 
     /// The loss of a batch; adds the gradients of `scale` times its sum to `gradients`, which has
@@ -148,7 +154,7 @@ impl Model {
         batch: &Batch,
         scale: f32,
         recomputed: usize,
-        gradients: &mut [f32],
+        gradients: &mut Vector,
     ) -> Result<Loss> {
         if self.adapters.values.is_empty() || gradients.len() != self.adapters.values.len() {
             return Err(error!(
@@ -179,7 +185,7 @@ impl Model {
             x = y;
         }
         let rows = x.gather_rows(&batch.supervised)?;
-        let (sum, drows) = self.head.loss_and_gradient(&rows, &batch.targets, scale)?;
+        let (losses, drows) = self.head.loss_and_gradient(&rows, &batch.targets, scale)?;
         let mut dx = drows.scatter_rows(&batch.supervised, batch.len())?;
         for index in (first..self.blocks.len()).rev() {
             let block = &self.blocks[index];
@@ -188,20 +194,21 @@ impl Model {
                 Some(saved) => saved,
                 None => block.forward(&x, &pass, None)?.1,
             };
-            match block.backward(&dx, &x, &saved, &pass, gradients, index > first)? {
+            match block.backward(&dx, &x, saved, &pass, gradients, index > first)? {
                 Some(below) => dx = below,
                 None => break,
             }
         }
-        Ok(Loss { sum, tokens: batch.targets.len() })
+        // Asked for last: a GPU computes all of the pass before it answers.
+        Ok(Loss { sum: losses.sum()?, tokens: batch.targets.len() })
     }
 
-    fn parameters(&self) -> Option<&[f32]> {
-        (!self.adapters.values.is_empty()).then_some(self.adapters.values.as_slice())
+    fn parameters(&self) -> Option<&Vector> {
+        (!self.adapters.values.is_empty()).then_some(&self.adapters.values)
     }
 
     /// The residual stream behind the last block, [T, C].
-    fn hidden(&self, batch: &Batch, mut cache: Cache<'_>, parameters: Option<&[f32]>) -> Result<Tensor> {
+    fn hidden(&self, batch: &Batch, mut cache: Cache<'_>, parameters: Option<&Vector>) -> Result<Tensor> {
         let pass = self.pass(batch, cache.len(), parameters)?;
         if matches!(cache, Cache::Extend(_)) && batch.starts.len() != 2 {
             return Err(Error::new("a cache is extended by one sequence at a time"));
@@ -210,8 +217,10 @@ impl Model {
         for (index, block) in self.blocks.iter().enumerate() {
             let (y, kept) = block.forward(&x, &pass, cache.past(index))?;
             if let Cache::Extend(cache) = &mut cache {
-                cache.layers.resize_with(self.blocks.len(), Past::default);
-                cache.layers[index].append(kept.qkv(), self.config.heads)?;
+                match cache.layers.get_mut(index) {
+                    Some(past) => past.append(kept.qkv(), self.config.heads)?,
+                    None => cache.layers.push(Past::new(kept.qkv(), self.config.heads)?),
+                }
             }
             x = y;
         }
@@ -221,7 +230,7 @@ impl Model {
         Ok(x)
     }
 
-    fn pass<'a>(&self, batch: &'a Batch, past: usize, parameters: Option<&'a [f32]>) -> Result<Pass<'a>> {
+    fn pass<'a>(&self, batch: &Batch, past: usize, parameters: Option<&'a Vector>) -> Result<Pass<'a>> {
         let longest = batch.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
         if longest + past > self.config.max_positions {
             return Err(error!(
@@ -234,6 +243,6 @@ impl Model {
         if batch.is_empty() {
             return Err(Error::new("an empty batch"));
         }
-        Ok(Pass::new(&self.config, batch, parameters))
+        Pass::new(&self.config, batch, parameters, &self.device)
     }
 }

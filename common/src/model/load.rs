@@ -7,7 +7,7 @@ use super::head::Head;
 use super::{Adapters, Config, Model};
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::checkpoint::Checkpoint;
-use crate::device::Device;
+use crate::device::{Device, Vector};
 use crate::kernels::linear::{Linear, Projection, Weight};
 use crate::nf4::Scheme;
 use crate::{Context, Result, error};
@@ -39,18 +39,25 @@ pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Re
 pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: &Device) -> Result<Model> {
     let config = Config::read(directory)?;
     let checkpoint = Checkpoint::open(directory)?;
-    let source = Source { checkpoint: &checkpoint, config: &config, quantization };
-    let embedding = source.weight("model.embed_tokens", [config.vocabulary, config.width])?;
-    let head = Head {
-        norm: source.vector("model.norm.weight", config.width)?,
+    let source = Source { checkpoint: &checkpoint, config: &config, quantization, device };
+    let table = [config.vocabulary, config.width];
+    let embedding = source.weight("model.embed_tokens", table)?;
+    let head = Projection {
+        name: "lm_head".into(),
         weight: match config.tied_head {
             true => embedding.clone(),
-            false => source.weight("lm_head", [config.vocabulary, config.width])?,
+            false => source.weight("lm_head", table)?,
         },
+        bias: None,
+        adapter: None,
+    };
+    let head = Head {
+        norm: source.norm("model.norm.weight", config.width)?,
+        projection: Linear::new(vec![head])?.to_device(device)?,
         epsilon: config.epsilon,
     };
     let blocks = (0..config.layers).map(|layer| source.block(layer)).collect::<Result<_>>()?;
-    Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::default(), config })
+    Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::none(), config })
 }
 
 struct Source<'a> {
@@ -58,6 +65,7 @@ struct Source<'a> {
     config: &'a Config,
     /// Of linear layers that are not quantized in the checkpoint.
     quantization: Option<Scheme>,
+    device: &'a Device,
 }
 
 impl Source<'_> {
@@ -66,17 +74,17 @@ impl Source<'_> {
         let (c, f, heads) = (config.width, config.feed_forward, config.heads);
         let (q, kv) = (heads.queries * heads.size, heads.keys * heads.size);
         let path = |module: &str| format!("model.layers.{layer}.{module}");
-        let norm = |module: &str, len| self.vector(&path(&format!("{module}.weight")), len);
+        let norm = |module: &str, len| self.norm(&path(&format!("{module}.weight")), len);
         let stack = |modules: &[(&str, usize)], k: usize, bias: bool| {
             let projections = modules.iter().map(|&(module, n)| self.projection(path(module), [n, k], bias));
-            Linear::new(projections.collect::<Result<_>>()?)
+            Linear::new(projections.collect::<Result<_>>()?)?.to_device(self.device)
         };
         let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
         Ok(Block {
             input_norm: norm("input_layernorm", c)?,
             qkv: stack(&qkv, c, config.qkv_bias)?,
             head_norms: match config.head_norm {
-                true => Some((norm("self_attn.q_norm", heads.size)?, norm("self_attn.k_norm", heads.size)?)),
+                true => Some(self.head_norms(&path("self_attn"))?),
                 false => None,
             },
             output: stack(&[("self_attn.o_proj", c)], q, config.output_bias)?,
@@ -84,6 +92,19 @@ impl Source<'_> {
             gate_up: stack(&[("mlp.gate_proj", f), ("mlp.up_proj", f)], c, config.mlp_bias)?,
             down: stack(&[("mlp.down_proj", c)], f, config.mlp_bias)?,
         })
+    }
+
+    /// The weight of a norm, where it is used.
+    fn norm(&self, name: &str, len: usize) -> Result<Vector> {
+        Vector::from_vec(self.vector(name, len)?, self.device)
+    }
+
+    /// The norm of every query head, then of every key head, [H + K, D].
+    fn head_norms(&self, attention: &str) -> Result<Vector> {
+        let heads = self.config.heads;
+        let query = self.vector(&format!("{attention}.q_norm.weight"), heads.size)?;
+        let key = self.vector(&format!("{attention}.k_norm.weight"), heads.size)?;
+        Vector::from_vec([query.repeat(heads.queries), key.repeat(heads.keys)].concat(), self.device)
     }
 
     fn projection(&self, name: String, shape: [usize; 2], bias: bool) -> Result<Projection> {

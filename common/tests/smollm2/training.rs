@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use common::checkpoint::Checkpoint;
+use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
 use common::model::{AdapterOptions, Batch, Initialization, Loss, Model, Sequence};
 
@@ -76,7 +77,7 @@ impl Golden {
         assert_eq!(counts, (TENSORS, TENSORS, TENSORS * SAMPLES));
         for (t, place) in places.iter().enumerate() {
             let (found, expected) = (&found[place.clone()], expected_norms[t]);
-            norms.meet(gradient_norm(found), expected, expected, || format!("tensor {t}"));
+            norms.meet(norm(found), expected, expected, || format!("tensor {t}"));
             let root_mean_square = expected / (found.len() as f64).sqrt();
             for sample in t * SAMPLES..(t + 1) * SAMPLES {
                 let (index, value) = (indices[sample] as usize, values[sample]);
@@ -121,8 +122,9 @@ fn start() -> Option<(Model, Vec<Range<usize>>)> {
             }
         }
     }
+    let parameters = model.parameters_mut().host_mut().unwrap();
     for (t, place) in places.iter().enumerate() {
-        let values = &mut model.parameters_mut()[place.clone()];
+        let values = &mut parameters[place.clone()];
         values.iter_mut().enumerate().for_each(|(e, value)| *value = formula(t, e));
     }
     Some((model, places))
@@ -134,11 +136,15 @@ fn pack(rows: &[Row]) -> Batch {
 }
 
 /// The loss of a batch, and the gradients of its mean.
-fn gradients(model: &Model, batch: &Batch, recomputed: usize) -> (Loss, Vec<f32>) {
-    let mut gradients = vec![0.0; model.adapters().values.len()];
+fn gradients(model: &Model, batch: &Batch, recomputed: usize) -> (Loss, Vector) {
+    let mut gradients = Vector::zeros(model.adapters().values.len(), &Device::Cpu).unwrap();
     let scale = 1.0 / batch.targets.len() as f32;
     let loss = model.loss_and_gradients(batch, scale, recomputed, &mut gradients).unwrap();
     (loss, gradients)
+}
+
+fn norm(values: &[f32]) -> f64 {
+    gradient_norm(&Vector::Cpu(values.to_vec())).unwrap()
 }
 
 #[test]
@@ -151,13 +157,13 @@ fn gradients_and_ten_steps_are_pefts() {
     let mut first = None;
 
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-    let mut moments = Moments::new(model.adapters().values.len());
+    let mut moments = Moments::new(model.adapters().values.len(), &Device::Cpu).unwrap();
     for (step, rows) in golden.rows().chunks(ROWS_PER_STEP).enumerate() {
         let (loss, gradients) = gradients(&model, &pack(rows), 0);
         if step == 0 {
-            first = Some(golden.compare("grad", &gradients, &places, 3e-4, gradient_unit));
+            first = Some(golden.compare("grad", gradients.host().unwrap(), &places, 3e-4, gradient_unit));
         }
-        let norm = gradient_norm(&gradients);
+        let norm = gradient_norm(&gradients).unwrap();
         losses.meet(loss.mean(), expected_losses[step], 1.0, || format!("step {step}"));
         norms.meet(norm, expected_norms[step], expected_norms[step], || format!("step {step}"));
         let clip = clip_factor(norm, 1.0);
@@ -165,7 +171,8 @@ fn gradients_and_ten_steps_are_pefts() {
     }
     // Where gradients are near zero Adam divides rounding by rounding, so weights may part by a
     // small share of a step.
-    let after = golden.compare("after", &model.adapters().values, &places, 0.05, |_, _| LEARNING_RATE.into());
+    let values = model.adapters().values.host().unwrap();
+    let after = golden.compare("after", values, &places, 0.05, |_, _| LEARNING_RATE.into());
     let budgets = [losses, norms].into_iter().chain(first.unwrap()).chain(after);
     budgets.for_each(Budget::settle);
 }
@@ -182,20 +189,22 @@ fn packed_is_unpacked_is_accumulated() {
     rows.truncate(ROWS_PER_STEP);
     let whole = pack(&rows);
     let (loss, packed) = gradients(&model, &whole, 0);
+    let packed = packed.host().unwrap();
     for (what, rows_in_pass) in [("one by one", 1), ("accumulated in twos", 2)] {
-        let mut cut = vec![0.0; packed.len()];
+        let mut cut = Vector::zeros(packed.len(), &Device::Cpu).unwrap();
         let mut sum = 0.0;
         for rows in rows.chunks(rows_in_pass) {
             let scale = 1.0 / whole.targets.len() as f32;
             sum += model.loss_and_gradients(&pack(rows), scale, 0, &mut cut).unwrap().sum;
         }
+        let cut = cut.host().unwrap();
         let mut losses = Budget::new(format!("loss, packed and {what}"), 5e-6);
         losses.meet(sum / whole.targets.len() as f64, loss.mean(), 1.0, || what.into());
         losses.settle();
         let mut entries = Budget::new(format!("gradients, packed and {what}"), 3e-4);
         for (t, place) in places.iter().enumerate() {
             let (cut, packed) = (&cut[place.clone()], &packed[place.clone()]);
-            let root_mean_square = gradient_norm(packed) / (packed.len() as f64).sqrt();
+            let root_mean_square = norm(packed) / (packed.len() as f64).sqrt();
             for (&cut, &packed) in cut.iter().zip(packed) {
                 let (cut, packed) = (f64::from(cut), f64::from(packed));
                 entries.meet(cut, packed, gradient_unit(packed, root_mean_square), || format!("tensor {t}"));
@@ -209,8 +218,12 @@ fn packed_is_unpacked_is_accumulated() {
 fn recomputed_is_kept_bit_for_bit() {
     let Some((model, _)) = start() else { return };
     let batch = pack(&Golden::open().rows()[..2]);
-    let kept = gradients(&model, &batch, 0);
+    let run = |recomputed| {
+        let (loss, gradients) = gradients(&model, &batch, recomputed);
+        (loss, gradients.to_vec().unwrap())
+    };
+    let kept = run(0);
     for recomputed in [7, model.config().layers] {
-        assert!(gradients(&model, &batch, recomputed) == kept, "{recomputed} blocks recomputed");
+        assert!(run(recomputed) == kept, "{recomputed} blocks recomputed");
     }
 }

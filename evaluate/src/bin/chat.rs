@@ -66,7 +66,7 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
 
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 

@@ -47,9 +47,13 @@ pub struct Arguments {
     #[arg(long)]
     pub overwrite_output_dir: bool,
 
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+
+    /// GPU memory to stay within, as 24GiB [default: what is free, less 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = common::cli::size)]
+    pub vram_budget: Option<u64>,
 
     /// Compute on the CPU: --device cpu
     #[arg(long)]

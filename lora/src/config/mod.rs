@@ -127,6 +127,8 @@ pub struct Config {
     pub tensorboard: Option<PathBuf>,
     /// Where to compute.
     pub device: DeviceChoice,
+    /// Bytes of GPU memory to stay within.
+    pub vram_budget: Option<u64>,
 }
 
 impl Config {
@@ -199,6 +201,7 @@ impl Config {
             tensorboard: reports
                 .then(|| reporting.logging_dir.clone().unwrap_or_else(|| output.join("runs"))),
             device: if arguments.use_cpu { DeviceChoice::Cpu } else { arguments.device },
+            vram_budget: arguments.vram_budget,
             model,
             output,
         })

@@ -1,5 +1,6 @@
 //! The optimizer and its schedule against PEFT and torch.
 
+use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments};
 use common::model::{AdapterTensor, Adapters};
 use lora::schedule::{Schedule, SchedulerParameters, SchedulerType};
@@ -30,14 +31,14 @@ fn loraplus_steps_are_pefts() {
     };
     let tensor = |name: &str, shape, range| AdapterTensor { name: format!("0.{name}.weight"), shape, range };
     let tensors = vec![tensor("lora_A", [2, 3], 0..6), tensor("lora_B", [4, 2], 6..14)];
-    let mut adapters = Adapters { values: numbers(&golden["start"]), tensors };
-    let mut moments = Moments::new(adapters.values.len());
+    let mut adapters = Adapters { values: Vector::Cpu(numbers(&golden["start"])), tensors };
+    let mut moments = Moments::new(adapters.values.len(), &Device::Cpu).unwrap();
     let steps = golden["steps"].as_array().unwrap();
     for (index, step) in steps.iter().enumerate() {
         let rates = adapters.learning_rates(schedule.rate(index as u64) as f32, setting("ratio") as f32);
-        let gradients = numbers(&step["gradients"]);
+        let gradients = Vector::Cpu(numbers(&step["gradients"]));
         optimizer.step_at_rates(&mut adapters.values, &gradients, 1.0, &mut moments, &rates).unwrap();
-        for (found, expected) in adapters.values.iter().zip(numbers(&step["after"])) {
+        for (found, expected) in adapters.values.host().unwrap().iter().zip(numbers(&step["after"])) {
             assert!((found - expected).abs() < 2e-6, "step {index}: {found}, not {expected}");
         }
     }

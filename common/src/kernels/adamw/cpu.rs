@@ -4,31 +4,30 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{AdamW, Moments};
+use super::{AdamW, Factors};
 use crate::kernels::simd::vectorized;
 
 /// Parameters of one task; fixes the order of the norm's sum.
 const CHUNK: usize = 1 << 14;
 
+#[allow(clippy::too_many_arguments)] // the op's inputs, as its formula names them
 pub(super) fn step(
     optimizer: &AdamW,
     range: Range<usize>,
+    factors: &Factors,
     parameters: &mut [f32],
     gradients: &[f32],
     scale: f32,
-    moments: &mut Moments,
-    learning_rate: f32,
+    first: &mut [f32],
+    second: &mut [f32],
 ) {
-    let AdamW { beta1, beta2, epsilon, weight_decay } = *optimizer;
-    let correct = |beta: f32| 1.0 - f64::from(beta).powi(moments.steps.min(i32::MAX as u64) as i32);
-    let step_size = (f64::from(learning_rate) / correct(beta1)) as f32;
-    let root_correction = correct(beta2).sqrt() as f32;
-    let decay = 1.0 - learning_rate * weight_decay;
+    let AdamW { beta1, beta2, epsilon, .. } = *optimizer;
+    let Factors { decay, step_size, root_correction } = *factors;
     let chunks = parameters[range.clone()]
         .par_chunks_mut(CHUNK)
         .zip(gradients[range.clone()].par_chunks(CHUNK))
-        .zip(moments.first[range.clone()].par_chunks_mut(CHUNK))
-        .zip(moments.second[range].par_chunks_mut(CHUNK));
+        .zip(first[range.clone()].par_chunks_mut(CHUNK))
+        .zip(second[range].par_chunks_mut(CHUNK));
     chunks.for_each(|(((parameters, gradients), first), second)| {
         vectorized(|| {
             let values = parameters.iter_mut().zip(gradients).zip(first).zip(second);

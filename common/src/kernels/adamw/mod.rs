@@ -2,9 +2,11 @@
 //! by, over one contiguous f32 buffer of all trainable parameters.
 
 mod cpu;
+pub(super) mod cuda;
 
 use std::ops::Range;
 
+use crate::device::{Device, Vector};
 use crate::{Result, error};
 
 /// What stays the same over a run.
@@ -21,21 +23,31 @@ pub struct AdamW {
 }
 
 /// First and second moments, and the number of steps taken.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Moments {
     /// Running mean of gradients.
-    pub first: Vec<f32>,
+    pub first: Vector,
     /// Running mean of squared gradients.
-    pub second: Vec<f32>,
+    pub second: Vector,
     /// Steps taken.
     pub steps: u64,
 }
 
 impl Moments {
-    /// Moments of `len` parameters before the first step.
-    pub fn new(len: usize) -> Self {
-        Self { first: vec![0.0; len], second: vec![0.0; len], steps: 0 }
+    /// Moments of `len` parameters before the first step, where the parameters are.
+    pub fn new(len: usize, device: &Device) -> Result<Self> {
+        Ok(Self { first: Vector::zeros(len, device)?, second: Vector::zeros(len, device)?, steps: 0 })
     }
+}
+
+/// What the formula multiplies by in step `steps`.
+struct Factors {
+    /// 1 − rate · weight decay
+    decay: f32,
+    /// rate / (1 − β₁ᵗ)
+    step_size: f32,
+    /// √(1 − β₂ᵗ)
+    root_correction: f32,
 }
 
 impl AdamW {
@@ -43,21 +55,22 @@ impl AdamW {
     /// clipping factor).
     pub fn step(
         &self,
-        parameters: &mut [f32],
-        gradients: &[f32],
+        parameters: &mut Vector,
+        gradients: &Vector,
         scale: f32,
         moments: &mut Moments,
         learning_rate: f32,
     ) -> Result<()> {
-        self.step_at_rates(parameters, gradients, scale, moments, &[(0..parameters.len(), learning_rate)])
+        let all = 0..parameters.len();
+        self.step_at_rates(parameters, gradients, scale, moments, &[(all, learning_rate)])
     }
 
     /// As [`AdamW::step`], with a learning rate for each of some ranges of the parameters, which
     /// follow each other; what is in none of them stays as it is.
     pub fn step_at_rates(
         &self,
-        parameters: &mut [f32],
-        gradients: &[f32],
+        parameters: &mut Vector,
+        gradients: &Vector,
         scale: f32,
         moments: &mut Moments,
         learning_rates: &[(Range<usize>, f32)],
@@ -69,17 +82,42 @@ impl AdamW {
         if [gradients.len(), moments.first.len(), moments.second.len()] != [len; 3] {
             return Err(error!("adamw: gradients and moments of {len} parameters expected"));
         }
-        moments.steps += 1;
         for (range, learning_rate) in learning_rates {
-            cpu::step(self, range.clone(), parameters, gradients, scale, moments, *learning_rate);
+            let factors = self.factors(moments.steps + 1, *learning_rate);
+            match parameters {
+                Vector::Cpu(parameters) => {
+                    let (first, second) = (moments.first.host_mut()?, moments.second.host_mut()?);
+                    let gradients = gradients.host()?;
+                    cpu::step(self, range.clone(), &factors, parameters, gradients, scale, first, second);
+                }
+                Vector::Cuda(parameters) => {
+                    let (first, second) = (moments.first.gpu()?, moments.second.gpu()?);
+                    let vectors = [parameters, gradients.gpu()?, first, second];
+                    cuda::step(self, range, &factors, vectors, scale)?;
+                }
+            }
         }
+        moments.steps += 1;
         Ok(())
+    }
+
+    /// The bias corrections in f64, as torch computes them.
+    fn factors(&self, steps: u64, learning_rate: f32) -> Factors {
+        let correct = |beta: f32| 1.0 - f64::from(beta).powi(steps.min(i32::MAX as u64) as i32);
+        Factors {
+            decay: 1.0 - learning_rate * self.weight_decay,
+            step_size: (f64::from(learning_rate) / correct(self.beta1)) as f32,
+            root_correction: correct(self.beta2).sqrt() as f32,
+        }
     }
 }
 
 /// The Euclidean norm of all gradients, summed in f64 in a fixed order.
-pub fn gradient_norm(gradients: &[f32]) -> f64 {
-    cpu::norm(gradients)
+pub fn gradient_norm(gradients: &Vector) -> Result<f64> {
+    match gradients {
+        Vector::Cpu(gradients) => Ok(cpu::norm(gradients)),
+        Vector::Cuda(gradients) => cuda::norm(gradients),
+    }
 }
 
 /// torch's `clip_grad_norm_` factor: `min(1, max_norm / (norm + 1e-6))`; 1 where `max_norm` is 0.

@@ -8,11 +8,12 @@ use crate::kernels::oracle::{Random, assert_close, constant, exact, variable};
 #[test]
 fn two_steps_by_hand() {
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let mut parameters = vec![1.0f32, -2.0];
-    let mut moments = Moments::new(2);
+    let mut parameters = Vector::Cpu(vec![1.0, -2.0]);
+    let mut moments = Moments::new(2, &Device::Cpu).unwrap();
     let (mut p, mut m, mut v) = ([1.0f64, -2.0], [0.0f64; 2], [0.0f64; 2]);
     for (step, gradients) in [[0.5f32, -1.5], [-0.25, 0.75]].into_iter().enumerate() {
-        optimizer.step(&mut parameters, &gradients, 1.0, &mut moments, 0.1).unwrap();
+        optimizer.step(&mut parameters, &Vector::Cpu(gradients.to_vec()), 1.0, &mut moments, 0.1).unwrap();
+        let parameters = parameters.host().unwrap();
         for i in 0..2 {
             let g = f64::from(gradients[i]);
             m[i] = 0.9 * m[i] + 0.1 * g;
@@ -27,7 +28,7 @@ fn two_steps_by_hand() {
 
 #[test]
 fn clipping_is_torchs() {
-    assert_eq!(gradient_norm(&[3.0, 4.0]), 5.0);
+    assert_eq!(norm(&[3.0, 4.0]), 5.0);
     assert_eq!(clip_factor(5.0, 1.0), (1.0 / 5.000001) as f32);
     assert_eq!(clip_factor(0.5, 1.0), 1.0);
     assert_eq!(clip_factor(5.0, 0.0), 1.0);
@@ -39,8 +40,9 @@ fn steps_are_candles() {
     let optimizer = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-6, weight_decay: 0.1 };
     for len in [1, 17, 2 * (1 << 14) + 5] {
         let mut random = Random::new(len as u64);
-        let mut parameters = random.values(len, 1.0);
-        let var = variable(&parameters, &[len]);
+        let start = random.values(len, 1.0);
+        let var = variable(&start, &[len]);
+        let mut parameters = Vector::Cpu(start);
         let mut expected = Candles::new(
             vec![var.clone()],
             ParamsAdamW {
@@ -52,16 +54,17 @@ fn steps_are_candles() {
             },
         )
         .unwrap();
-        let mut moments = Moments::new(len);
+        let mut moments = Moments::new(len, &Device::Cpu).unwrap();
         for (rate, scale) in [(0.01f32, 1.0f32), (0.02, 0.5), (0.015, 1.0), (0.0, 0.25), (0.005, 0.125)] {
             let gradients = random.values(len, 2.0);
-            optimizer.step(&mut parameters, &gradients, scale, &mut moments, rate).unwrap();
             let loss = var.mul(&constant(&gradients, &[len])).unwrap().sum_all().unwrap();
+            let gradients = Vector::Cpu(gradients);
+            optimizer.step(&mut parameters, &gradients, scale, &mut moments, rate).unwrap();
             expected.set_learning_rate(rate.into());
             expected.backward_step(&(loss * f64::from(scale)).unwrap()).unwrap();
         }
         assert_eq!(moments.steps, 5);
-        assert_close("adamw", &parameters, &exact(&var), 2e-6, 1e-6);
+        assert_close("adamw", parameters.host().unwrap(), &exact(&var), 2e-6, 1e-6);
     }
 }
 
@@ -69,17 +72,23 @@ fn steps_are_candles() {
 fn the_norm_is_exact_over_many_values() {
     let values = Random::new(1).values(100_003, 3.0);
     let expected = exact(&constant(&values, &[values.len()]).sqr().unwrap().sum_all().unwrap())[0].sqrt();
-    assert!((gradient_norm(&values) / expected - 1.0).abs() < 1e-12);
-    assert_eq!(gradient_norm(&[]), 0.0);
-    assert!(gradient_norm(&[1.0, f32::NAN]).is_nan());
+    assert!((norm(&values) / expected - 1.0).abs() < 1e-12);
+    assert_eq!(norm(&[]), 0.0);
+    assert!(norm(&[1.0, f32::NAN]).is_nan());
 }
 
 #[test]
 fn wrong_lengths_are_errors_and_change_nothing() {
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     for (gradients, moments) in [(2, 3), (3, 2)] {
-        let (mut parameters, mut moments) = ([1.0; 3], Moments::new(moments));
-        assert!(optimizer.step(&mut parameters, &vec![1.0; gradients], 1.0, &mut moments, 0.1).is_err());
-        assert_eq!((parameters, moments.steps), ([1.0; 3], 0));
+        let mut parameters = Vector::Cpu(vec![1.0; 3]);
+        let mut moments = Moments::new(moments, &Device::Cpu).unwrap();
+        let gradients = Vector::Cpu(vec![1.0; gradients]);
+        assert!(optimizer.step(&mut parameters, &gradients, 1.0, &mut moments, 0.1).is_err());
+        assert_eq!((parameters.host().unwrap(), moments.steps), (&[1.0; 3][..], 0));
     }
+}
+
+fn norm(values: &[f32]) -> f64 {
+    gradient_norm(&Vector::Cpu(values.to_vec())).unwrap()
 }

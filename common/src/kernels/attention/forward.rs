@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Heads, Past};
+use super::Heads;
+use super::past::HostPast;
 use crate::kernels::exp::exp;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
 use crate::kernels::simd::vectorized;
@@ -13,7 +14,12 @@ use crate::kernels::simd::vectorized;
 const BLOCK: usize = 64;
 
 /// Output [T, H·D] and log-sums [T, H].
-pub(super) fn run(qkv: &[f32], heads: Heads, starts: &[usize], past: Option<&Past>) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn run(
+    qkv: &[f32],
+    heads: Heads,
+    starts: &[usize],
+    past: Option<&HostPast>,
+) -> (Vec<f32>, Vec<f32>) {
     let t = starts.last().copied().unwrap_or(0);
     let mut output = vec![0.0; t * heads.queries * heads.size];
     let mut log_sums = vec![0.0; t * heads.queries];
@@ -45,7 +51,7 @@ fn block(
     heads: Heads,
     sequence: usize,
     rows: Range<usize>,
-    past: Option<&Past>,
+    past: Option<&HostPast>,
     output: &mut [f32],
     log_sums: &mut [f32],
 ) {

@@ -5,12 +5,16 @@
 //! the backward computes the probabilities again from each row's log-sum-exp (Dao et al. 2022).
 
 mod backward;
+pub(super) mod cuda;
 mod forward;
+mod past;
 
 use std::ops::Range;
 
-use crate::device::Tensor;
+use crate::device::{Device, Tensor, Vector};
 use crate::{Result, error};
+
+pub use past::Past;
 
 /// How the columns of a [T, (H + 2K)·D] matrix are heads: H queries, then K keys, then K values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,54 +49,54 @@ impl Heads {
     }
 }
 
-/// Keys and values, turned and ready, that every sequence of a batch sees before its own tokens.
-#[derive(Debug, Clone, Default)]
-pub struct Past {
-    /// [P, K·D]
-    pub keys: Vec<f32>,
-    /// [P, K·D]
-    pub values: Vec<f32>,
-}
-
-impl Past {
-    /// Adds the keys and values of qkv [T, (H + 2K)·D] behind what is there.
-    pub fn append(&mut self, qkv: &Tensor, heads: Heads) -> Result<()> {
-        check(qkv, heads)?;
-        let columns = heads.keys * heads.size;
-        for row in qkv.host()?.chunks_exact(heads.width()) {
-            let (keys, values) = row[heads.queries * heads.size..].split_at(columns);
-            self.keys.extend_from_slice(keys);
-            self.values.extend_from_slice(values);
-        }
-        Ok(())
-    }
-
-    /// Keeps the first `len` of its `tokens` rows.
-    pub fn truncate(&mut self, tokens: usize, len: usize) {
-        let columns = self.keys.len() / tokens.max(1);
-        self.keys.truncate(len * columns);
-        self.values.truncate(len * columns);
-    }
-}
-
 /// What the forward gives: the output, and what its backward needs.
 pub struct Attended {
     /// [T, H·D]
     pub output: Tensor,
     /// Each row's log of the sum of exponentials of its scores, [T, H].
-    pub log_sums: Vec<f32>,
+    pub log_sums: Vector,
 }
 
-/// Attention of qkv [T, (H + 2K)·D] within the sequences that `starts` bounds (first 0, last T).
-pub fn forward(qkv: &Tensor, heads: Heads, starts: &[usize], past: Option<&Past>) -> Result<Attended> {
+/// The sequences of a batch, laid end to end.
+pub struct Sequences {
+    /// Bounds: first 0, last T.
+    starts: Vec<usize>,
+    /// The same for a GPU, as its kernels take their work.
+    on_gpu: Option<cuda::Tasks>,
+}
+
+impl Sequences {
+    /// Sequences that `starts` bounds: first 0, last T.
+    pub fn new(starts: &[usize], heads: Heads, device: &Device) -> Result<Self> {
+        if starts.first() != Some(&0) || !starts.is_sorted() {
+            return Err(error!("attention: sequence bounds from 0 on expected, found {starts:?}"));
+        }
+        let on_gpu = match device {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(cuda::Tasks::new(gpu, starts, heads)?),
+        };
+        Ok(Self { starts: starts.to_vec(), on_gpu })
+    }
+
+    fn tasks(&self) -> Result<&cuda::Tasks> {
+        self.on_gpu.as_ref().ok_or_else(|| error!("attention: sequences for a GPU expected"))
+    }
+}
+
+/// Attention of qkv [T, (H + 2K)·D] within its sequences, and to the past before each of them.
+pub fn forward(qkv: &Tensor, heads: Heads, sequences: &Sequences, past: Option<&Past>) -> Result<Attended> {
     let t = check(qkv, heads)?;
-    check_starts(starts, t)?;
-    past.map_or(Ok(()), |past| check_past(past, heads))?;
+    check_starts(&sequences.starts, t)?;
+    let past = past.filter(|past| !past.is_empty());
+    past.map_or(Ok(()), |past| past.check(heads))?;
     match qkv {
         Tensor::Cpu(_) => {
-            let (output, log_sums) = forward::run(&qkv.host()?, heads, starts, past);
-            Ok(Attended { output: Tensor::from_vec(output, &[t, heads.queries * heads.size])?, log_sums })
+            let past = past.map(Past::host).transpose()?;
+            let (output, log_sums) = forward::run(&qkv.host()?, heads, &sequences.starts, past);
+            let output = Tensor::from_vec(output, &[t, heads.queries * heads.size])?;
+            Ok(Attended { output, log_sums: Vector::Cpu(log_sums) })
         }
+        Tensor::Cuda(qkv) => cuda::forward(qkv, heads, sequences.tasks()?, past),
     }
 }
 
@@ -102,10 +106,10 @@ pub fn backward(
     qkv: &Tensor,
     attended: &Attended,
     heads: Heads,
-    starts: &[usize],
+    sequences: &Sequences,
 ) -> Result<Tensor> {
     let t = check(qkv, heads)?;
-    check_starts(starts, t)?;
+    check_starts(&sequences.starts, t)?;
     doutput.expect("attention backward: doutput", &[t, heads.queries * heads.size])?;
     attended.output.expect("attention backward: output", doutput.shape())?;
     if attended.log_sums.len() != t * heads.queries {
@@ -117,10 +121,13 @@ pub fn backward(
     }
     match qkv {
         Tensor::Cpu(_) => {
-            let output = attended.output.host()?;
+            let (output, log_sums) = (attended.output.host()?, attended.log_sums.host()?);
             let dqkv =
-                backward::run(&doutput.host()?, &qkv.host()?, &output, &attended.log_sums, heads, starts);
+                backward::run(&doutput.host()?, &qkv.host()?, &output, log_sums, heads, &sequences.starts);
             Tensor::from_vec(dqkv, qkv.shape())
+        }
+        Tensor::Cuda(qkv) => {
+            cuda::backward(doutput.gpu()?, qkv, attended, heads, sequences.tasks()?).map(Tensor::Cuda)
         }
     }
 }
@@ -134,15 +141,6 @@ fn check(qkv: &Tensor, heads: Heads) -> Result<usize> {
         return Err(error!("attention: qkv with {} columns expected, found {width}", heads.width()));
     }
     Ok(t)
-}
-
-fn check_past(past: &Past, heads: Heads) -> Result<()> {
-    let (keys, values, columns) = (past.keys.len(), past.values.len(), heads.keys * heads.size);
-    if keys == values && keys.is_multiple_of(columns) {
-        Ok(())
-    } else {
-        Err(error!("attention: a past of rows of {columns} expected, found {keys} and {values} values"))
-    }
 }
 
 fn check_starts(starts: &[usize], t: usize) -> Result<()> {

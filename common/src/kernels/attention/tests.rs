@@ -1,4 +1,4 @@
-use candle_core::{D, DType, Device};
+use candle_core::{D, DType};
 use candle_nn::ops::softmax;
 
 use super::*;
@@ -16,7 +16,7 @@ fn one_head(q: &Exact, k: &Exact, v: &Exact, past: usize) -> (Exact, Exact) {
     let scores = (q.matmul(&k.t().unwrap()).unwrap() / (d as f64).sqrt()).unwrap();
     let hidden: Vec<f64> =
         (0..n).flat_map(|row| (0..keys).map(move |key| if key > past + row { -1e9 } else { 0.0 })).collect();
-    let scores = (scores + Exact::from_vec(hidden, (n, keys), &Device::Cpu).unwrap()).unwrap();
+    let scores = (scores + Exact::from_vec(hidden, (n, keys), &candle_core::Device::Cpu).unwrap()).unwrap();
     let output = softmax(&scores, D::Minus1).unwrap().matmul(v).unwrap();
     (output, scores.exp().unwrap().sum_keepdim(1).unwrap().log().unwrap())
 }
@@ -25,11 +25,11 @@ fn one_head(q: &Exact, k: &Exact, v: &Exact, past: usize) -> (Exact, Exact) {
 fn expected(qkv: &Exact, heads: Heads, starts: &[usize], past: Option<&Past>) -> (Exact, Exact) {
     let columns =
         |of: &Exact, range: Range<usize>| of.narrow(1, range.start, range.len()).unwrap().contiguous();
-    let past_len = past.map_or(0, |past| past.keys.len() / (heads.keys * heads.size));
-    let with_past = |own: Exact, values: fn(&Past) -> &Vec<f32>, h: usize| {
+    let past_len = past.map_or(0, Past::len);
+    let with_past = |own: Exact, values: fn(&past::HostPast) -> &Vec<f32>, h: usize| {
         let Some(past) = past else { return own };
         let shape = (past_len, heads.keys * heads.size);
-        let past = Exact::from_slice(values(past), shape, &Device::Cpu).unwrap();
+        let past = Exact::from_slice(values(past.host().unwrap()), shape, &candle_core::Device::Cpu).unwrap();
         let first = (h / (heads.queries / heads.keys)) * heads.size;
         let past = columns(&past.to_dtype(DType::F64).unwrap(), first..first + heads.size).unwrap();
         Exact::cat(&[past, own], 0).unwrap()
@@ -51,6 +51,10 @@ fn expected(qkv: &Exact, heads: Heads, starts: &[usize], past: Option<&Past>) ->
     (Exact::cat(&outputs, 0).unwrap(), Exact::cat(&log_sums, 0).unwrap())
 }
 
+fn sequences(starts: &[usize], heads: Heads) -> Sequences {
+    Sequences::new(starts, heads, &Device::Cpu).unwrap()
+}
+
 fn random_qkv(random: &mut Random, t: usize, heads: Heads) -> Tensor {
     // ±3 makes some rows attend to few keys and others to many.
     matrix(&random.values(t * heads.width(), 3.0), t, heads.width())
@@ -64,16 +68,19 @@ fn check_batch(seed: u64, heads: Heads, starts: &[usize]) {
     let doutput = random.matrix(t, heads.queries * heads.size);
     let var = variable(&values(&qkv), qkv.shape());
     let (output, log_sums) = expected(&var, heads, starts, None);
-    let attended = forward(&qkv, heads, starts, None).unwrap();
+    let sequences = sequences(starts, heads);
+    let attended = forward(&qkv, heads, &sequences, None).unwrap();
     let what = format!("attention {heads:?} {starts:?}");
     assert_close(&what, &values(&attended.output), &exact(&output), 2e-6, 2e-6);
-    assert_close(&format!("{what} log-sums"), &attended.log_sums, &exact(&log_sums), 2e-6, 2e-6);
+    let found = attended.log_sums.host().unwrap();
+    assert_close(&format!("{what} log-sums"), found, &exact(&log_sums), 2e-6, 2e-6);
 
     let [expected] = gradients(&output, &values(&doutput), [&var]);
-    let dqkv = backward(&doutput, &qkv, &attended, heads, starts).unwrap();
+    let dqkv = backward(&doutput, &qkv, &attended, heads, &sequences).unwrap();
     assert_eq!(dqkv.shape(), qkv.shape());
     assert_close(&format!("{what} dqkv"), &values(&dqkv), &expected, 2e-5, 1e-5);
-    let run = |x: &[f32]| values(&forward(&matrix(x, t, heads.width()), heads, starts, None).unwrap().output);
+    let run =
+        |x: &[f32]| values(&forward(&matrix(x, t, heads.width()), heads, &sequences, None).unwrap().output);
     assert_slopes(&what, &mut random, &values(&qkv), &values(&dqkv), &values(&doutput), run);
 }
 
@@ -103,7 +110,7 @@ fn one_long_sequence() {
 #[test]
 fn sequences_are_apart_and_the_future_is_hidden() {
     let heads = Heads { queries: 2, keys: 1, size: 4 };
-    let starts = [0, 70, 100];
+    let sequences = sequences(&[0, 70, 100], heads);
     let mut random = Random::new(8);
     let qkv = random_qkv(&mut random, 100, heads);
     let mut moved = values(&qkv);
@@ -111,8 +118,8 @@ fn sequences_are_apart_and_the_future_is_hidden() {
     let moved = matrix(&moved, 100, heads.width());
     let doutput = random.matrix(100, 8);
     let run = |qkv: &Tensor| {
-        let attended = forward(qkv, heads, &starts, None).unwrap();
-        let dqkv = backward(&doutput, qkv, &attended, heads, &starts).unwrap();
+        let attended = forward(qkv, heads, &sequences, None).unwrap();
+        let dqkv = backward(&doutput, qkv, &attended, heads, &sequences).unwrap();
         (values(&attended.output), values(&dqkv))
     };
     let ((before, dbefore), (after, dafter)) = (run(&qkv), run(&moved));
@@ -127,15 +134,15 @@ fn every_sequence_sees_the_past() {
     let heads = Heads { queries: 6, keys: 2, size: 5 };
     for (past_len, starts) in [(1, vec![0, 1]), (67, vec![0, 1, 8, 73]), (3, vec![0, 70, 201])] {
         let mut random = Random::new(9 + past_len as u64);
-        let mut past = Past::default();
         // In two pieces, as a cache grows.
-        past.append(&random_qkv(&mut random, past_len / 2, heads), heads).unwrap();
+        let mut past = Past::new(&random_qkv(&mut random, past_len / 2, heads), heads).unwrap();
         past.append(&random_qkv(&mut random, past_len - past_len / 2, heads), heads).unwrap();
         let qkv = random_qkv(&mut random, *starts.last().unwrap(), heads);
         let (output, log_sums) = expected(&variable(&values(&qkv), qkv.shape()), heads, &starts, Some(&past));
-        let attended = forward(&qkv, heads, &starts, Some(&past)).unwrap();
+        let attended = forward(&qkv, heads, &sequences(&starts, heads), Some(&past)).unwrap();
         assert_close("attention with a past", &values(&attended.output), &exact(&output), 2e-6, 2e-6);
-        assert_close("attention with a past, log-sums", &attended.log_sums, &exact(&log_sums), 2e-6, 2e-6);
+        let found = attended.log_sums.host().unwrap();
+        assert_close("attention with a past, log-sums", found, &exact(&log_sums), 2e-6, 2e-6);
     }
 }
 
@@ -143,9 +150,16 @@ fn every_sequence_sees_the_past() {
 fn an_empty_past_is_none() {
     let heads = Heads { queries: 2, keys: 1, size: 4 };
     let qkv = random_qkv(&mut Random::new(10), 9, heads);
-    let with = forward(&qkv, heads, &[0, 9], Some(&Past::default())).unwrap();
-    let without = forward(&qkv, heads, &[0, 9], None).unwrap();
-    assert_eq!(values(&with.output), values(&without.output));
+    let run =
+        |past: Option<&Past>| values(&forward(&qkv, heads, &sequences(&[0, 9], heads), past).unwrap().output);
+    let without = run(None);
+    let mut past = Past::new(&matrix(&[], 0, heads.width()), heads).unwrap();
+    assert!(past.is_empty());
+    assert_eq!(run(Some(&past)), without);
+    past.append(&qkv, heads).unwrap();
+    assert_ne!(run(Some(&past)), without);
+    past.truncate(0);
+    assert_eq!(run(Some(&past)), without);
 }
 
 #[test]
@@ -153,33 +167,64 @@ fn far_scores_neither_overflow_nor_leave_a_nan() {
     let heads = Heads { queries: 1, keys: 1, size: 1 };
     // Scores of the second row: 1e4 and −1e4.
     let qkv = matrix(&[1.0, 100.0, 5.0, 100.0, -100.0, 7.0], 2, 3);
-    let attended = forward(&qkv, heads, &[0, 2], None).unwrap();
+    let sequences = sequences(&[0, 2], heads);
+    let attended = forward(&qkv, heads, &sequences, None).unwrap();
     assert_eq!(values(&attended.output), [5.0, 5.0]);
-    let dqkv = backward(&matrix(&[1.0, 1.0], 2, 1), &qkv, &attended, heads, &[0, 2]).unwrap();
+    let dqkv = backward(&matrix(&[1.0, 1.0], 2, 1), &qkv, &attended, heads, &sequences).unwrap();
     assert_eq!(values(&dqkv), [0.0, 0.0, 2.0, 0.0, 0.0, 0.0]);
+}
+
+/// What is left of a past is the past of the tokens that are left.
+#[test]
+fn a_past_forgets_its_end() {
+    let heads = Heads { queries: 4, keys: 2, size: 3 };
+    let mut random = Random::new(13);
+    let (qkv, before) = (random_qkv(&mut random, 5, heads), random_qkv(&mut random, 9, heads));
+    let run =
+        |past: &Past| values(&forward(&qkv, heads, &sequences(&[0, 5], heads), Some(past)).unwrap().output);
+    let mut past = Past::new(&before, heads).unwrap();
+    for len in [9, 12, 6, 1] {
+        past.truncate(len);
+        assert_eq!(past.len(), len.min(9));
+        let rest = Past::new(&before.rows(0..len.min(9)).unwrap(), heads).unwrap();
+        assert_eq!(run(&past), run(&rest));
+    }
+    past.append(&before.rows(1..9).unwrap(), heads).unwrap();
+    assert_eq!(run(&past), run(&Past::new(&before, heads).unwrap()));
 }
 
 #[test]
 fn wrong_shapes_are_errors() {
     let heads = Heads { queries: 2, keys: 1, size: 3 };
     let qkv = random_qkv(&mut Random::new(11), 4, heads);
-    let run = |heads, starts: &[usize]| forward(&qkv, heads, starts, None);
-    let attended = run(heads, &[0, 4]).unwrap();
+    let run =
+        |heads, starts: &[usize]| forward(&qkv, heads, &Sequences::new(starts, heads, &Device::Cpu)?, None);
+    let run_back = |doutput: &Tensor, attended: &Attended, starts: &[usize]| {
+        backward(doutput, &qkv, attended, heads, &Sequences::new(starts, heads, &Device::Cpu)?)
+    };
+    let (attended, doutput) = (run(heads, &[0, 4]).unwrap(), matrix(&[0.0; 24], 4, 6));
+    assert!(run_back(&doutput, &attended, &[0, 4]).is_ok());
     assert!(run(Heads { keys: 0, ..heads }, &[0, 4]).is_err());
     assert!(run(Heads { queries: 0, keys: 2, ..heads }, &[0, 4]).is_err(), "no queries");
     assert!(run(Heads { queries: 3, keys: 2, ..heads }, &[0, 4]).is_err(), "3 queries for 2 keys");
     assert!(run(Heads { size: 4, ..heads }, &[0, 4]).is_err());
     for starts in [&[][..], &[0], &[0, 3], &[1, 4], &[0, 5], &[0, 3, 2, 4]] {
         assert!(run(heads, starts).is_err(), "{starts:?}");
-        assert!(backward(&matrix(&[0.0; 24], 4, 6), &qkv, &attended, heads, starts).is_err());
+        assert!(run_back(&doutput, &attended, starts).is_err(), "{starts:?}");
     }
-    let mut past = Past::default();
+    let mut past = Past::new(&qkv, heads).unwrap();
     assert!(past.append(&qkv, Heads { size: 4, ..heads }).is_err());
-    for (keys, values) in [(2, 2), (3, 6), (6, 3)] {
-        let past = Past { keys: vec![0.0; keys], values: vec![0.0; values] };
-        assert!(forward(&qkv, heads, &[0, 4], Some(&past)).is_err(), "a past of {keys} and {values}");
+    assert_eq!(past.len(), 4);
+    assert!(Past::new(&qkv, Heads { size: 4, ..heads }).is_err());
+    for other in [Heads { size: 2, ..heads }, Heads { keys: 2, ..heads }, Heads { size: 6, ..heads }] {
+        let past = Past::new(&random_qkv(&mut Random::new(12), 3, other), other).unwrap();
+        let run = forward(&qkv, heads, &sequences(&[0, 4], heads), Some(&past));
+        assert!(run.is_err(), "a past of {other:?}");
     }
-    assert!(backward(&matrix(&[0.0; 20], 4, 5), &qkv, &attended, heads, &[0, 4]).is_err());
-    let other = forward(&random_qkv(&mut Random::new(12), 3, heads), heads, &[0, 3], None).unwrap();
-    assert!(backward(&matrix(&[0.0; 24], 4, 6), &qkv, &other, heads, &[0, 4]).is_err(), "another batch's");
+    assert!(run_back(&matrix(&[0.0; 20], 4, 5), &attended, &[0, 4]).is_err());
+    let other = random_qkv(&mut Random::new(12), 3, heads);
+    let other = forward(&other, heads, &sequences(&[0, 3], heads), None).unwrap();
+    assert!(run_back(&doutput, &other, &[0, 4]).is_err(), "another batch's");
+    let other = Attended { log_sums: other.log_sums, ..run(heads, &[0, 4]).unwrap() };
+    assert!(run_back(&doutput, &other, &[0, 4]).is_err(), "another batch's log-sums");
 }

@@ -1,5 +1,8 @@
 //! Token embeddings: rows of a frozen table. It has no backward, because nothing below it trains.
 
+use rayon::prelude::*;
+
+use crate::device::cuda::GpuTensor;
 use crate::device::{Device, Tensor};
 use crate::kernels::linear::Weight;
 use crate::{Result, error};
@@ -18,6 +21,15 @@ pub fn forward(tokens: &[u32], table: &Weight, device: &Device) -> Result<Tensor
                 table.read_rows(token as usize..token as usize + 1, x)?;
             }
             Tensor::from_vec(x, &[tokens.len(), c])
+        }
+        // The table stays on the host: a gigabyte of GPU memory for a few rows of a pass.
+        Device::Cuda(gpu) => {
+            let shape = [tokens.len(), c];
+            let x = GpuTensor::from_staging(gpu, &shape, |x| {
+                let rows = x.par_chunks_exact_mut(c).zip(tokens);
+                rows.map(|(x, &token)| table.read_row_bf16(token as usize, x)).collect()
+            })?;
+            Ok(Tensor::Cuda(x))
         }
     }
 }

@@ -37,15 +37,12 @@ pub(super) fn forward(
     t: usize,
     linear: &Linear,
     parameters: Option<&[f32]>,
-) -> Result<(Vec<f32>, Vec<f32>)> {
+) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
     let n = linear.outputs;
     let mut y = vec![0.0; t * n];
     multiply(&mut y, x, t, &weights(linear))?;
     add_bias(&mut y, linear);
-    let low = match parameters.filter(|_| linear.has_adapter() && t > 0) {
-        Some(parameters) => lora::forward(&mut y, x, t, linear, parameters),
-        None => Vec::new(),
-    };
+    let low = parameters.map(|parameters| lora::forward(&mut y, x, t, linear, parameters));
     Ok((y, low))
 }
 
@@ -55,7 +52,7 @@ pub(super) fn backward(
     dy: &[f32],
     x: &[f32],
     t: usize,
-    low: &[f32],
+    low: Option<&[f32]>,
     linear: &Linear,
     parameters: &[f32],
     gradients: &mut [f32],
@@ -67,13 +64,13 @@ pub(super) fn backward(
         multiply_transposed(&mut values, dy, t, &weights(linear))?;
         dx = Some(values);
     }
-    if linear.has_adapter() && t > 0 {
+    if let Some(low) = low {
         lora::backward(dx.as_deref_mut(), dy, x, t, low, linear, parameters, gradients);
     }
     Ok(dx)
 }
 
-fn weights(linear: &Linear) -> Vec<&Weight> {
+pub(super) fn weights(linear: &Linear) -> Vec<&Weight> {
     linear.projections.iter().map(|projection| &projection.weight).collect()
 }
 
@@ -91,7 +88,7 @@ fn add_bias(y: &mut [f32], linear: &Linear) {
 }
 
 /// y [T, ΣN] = x [T, K] · Wᵀ for weights [N, K] stacked along N. Overwrites y.
-pub(super) fn multiply(y: &mut [f32], x: &[f32], t: usize, weights: &[&Weight]) -> Result<()> {
+pub(in crate::kernels) fn multiply(y: &mut [f32], x: &[f32], t: usize, weights: &[&Weight]) -> Result<()> {
     if t == 0 {
         return Ok(());
     }
@@ -111,7 +108,12 @@ pub(super) fn multiply(y: &mut [f32], x: &[f32], t: usize, weights: &[&Weight]) 
 }
 
 /// dx [T, K] += dy [T, ΣN] · W for weights [N, K] stacked along N.
-pub(super) fn multiply_transposed(dx: &mut [f32], dy: &[f32], t: usize, weights: &[&Weight]) -> Result<()> {
+pub(in crate::kernels) fn multiply_transposed(
+    dx: &mut [f32],
+    dy: &[f32],
+    t: usize,
+    weights: &[&Weight],
+) -> Result<()> {
     if t == 0 {
         return Ok(());
     }

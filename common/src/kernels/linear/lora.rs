@@ -57,14 +57,14 @@ pub(super) fn backward(
 }
 
 /// Where all A's of the stack lie, [ΣR, K].
-fn stacked_a(linear: &Linear) -> Range<usize> {
+pub(super) fn stacked_a(linear: &Linear) -> Range<usize> {
     let mut slots = linear.projections.iter().filter_map(|projection| projection.adapter.as_ref());
     let Some(first) = slots.next() else { return 0..0 };
     first.a.start..slots.next_back().unwrap_or(first).a.end
 }
 
 /// Each adapter with its columns of y and of x·Aᵀ.
-fn slots(linear: &Linear) -> impl Iterator<Item = (Range<usize>, Range<usize>, &AdapterSlot)> {
+pub(super) fn slots(linear: &Linear) -> impl Iterator<Item = (Range<usize>, Range<usize>, &AdapterSlot)> {
     let (mut column, mut rank_column) = (0, 0);
     linear.projections.iter().filter_map(move |projection| {
         let columns = column..column + projection.weight.shape()[0];

@@ -5,13 +5,16 @@
 //! that each product runs once over all of them.
 
 mod cpu;
+pub(in crate::kernels) mod cuda;
 mod lora;
 mod weight;
 
 use std::ops::Range;
 
-use crate::device::Tensor;
+use crate::device::{Device, Tensor, Vector};
 use crate::{Result, error};
+
+pub(in crate::kernels) use cpu::{multiply, multiply_transposed};
 
 pub use weight::Weight;
 
@@ -45,6 +48,8 @@ pub struct Linear {
     projections: Vec<Projection>,
     inputs: usize,
     outputs: usize,
+    /// The weights on a GPU, where the layer has been moved to one.
+    on_gpu: Option<cuda::Stack>,
 }
 
 impl Linear {
@@ -62,7 +67,15 @@ impl Linear {
             }
             outputs += n;
         }
-        Ok(Self { projections, inputs, outputs })
+        Ok(Self { projections, inputs, outputs, on_gpu: None })
+    }
+
+    /// Copies the weights to where they are multiplied; on the host they stay as they are mapped.
+    pub fn to_device(mut self, device: &Device) -> Result<Self> {
+        if let Device::Cuda(gpu) = device {
+            self.on_gpu = Some(cuda::Stack::new(gpu, &self.projections)?);
+        }
+        Ok(self)
     }
 
     /// K
@@ -100,20 +113,27 @@ impl Linear {
 pub struct Output {
     /// [T, ΣN]
     pub y: Tensor,
-    /// x·Aᵀ [T, ΣR], which the backward needs; empty without adapters.
-    pub low: Vec<f32>,
+    /// x·Aᵀ [T, ΣR], which the backward needs; nothing without adapters. On a GPU ΣR is rounded up
+    /// to a multiple of 8.
+    pub low: Option<Tensor>,
 }
 
 /// y [T, ΣN] from x [T, K]. Without `parameters` the adapters are left out.
-pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<&[f32]>) -> Result<Output> {
+pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<&Vector>) -> Result<Output> {
     let (t, _) = check(x, linear.inputs, "linear: x")?;
+    let parameters = parameters.filter(|_| linear.has_adapter() && t > 0);
     if let Some(parameters) = parameters {
         check_adapters(linear, parameters.len())?;
     }
     match x {
         Tensor::Cpu(_) => {
-            let (y, low) = cpu::forward(&x.host()?, t, linear, parameters)?;
+            let (y, low) = cpu::forward(&x.host()?, t, linear, parameters.map(Vector::host).transpose()?)?;
+            let low = low.map(|low| Tensor::from_vec(low, &[t, linear.ranks()])).transpose()?;
             Ok(Output { y: Tensor::from_vec(y, &[t, linear.outputs])?, low })
+        }
+        Tensor::Cuda(x) => {
+            let (y, low) = cuda::forward(x, linear, parameters.map(Vector::gpu).transpose()?)?;
+            Ok(Output { y: Tensor::Cuda(y), low: low.map(Tensor::Cuda) })
         }
     }
 }
@@ -123,51 +143,47 @@ pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<&[f32]>) -> Resul
 pub fn backward(
     dy: &Tensor,
     x: &Tensor,
-    low: &[f32],
+    low: Option<&Tensor>,
     linear: &Linear,
-    parameters: &[f32],
-    gradients: &mut [f32],
+    parameters: &Vector,
+    gradients: &mut Vector,
     needs_dx: bool,
 ) -> Result<Option<Tensor>> {
     let (t, _) = check(x, linear.inputs, "linear backward: x")?;
     dy.expect("linear backward: dy", &[t, linear.outputs])?;
     check_adapters(linear, parameters.len().min(gradients.len()))?;
-    if low.len() != t * linear.ranks() {
-        return Err(error!(
-            "linear backward: {} low-rank values expected, found {}",
-            t * linear.ranks(),
-            low.len()
-        ));
-    }
+    let low = match (low, linear.has_adapter() && t > 0) {
+        (low, true) => Some(low.ok_or_else(|| error!("linear backward: x·Aᵀ of the forward expected"))?),
+        (_, false) => None,
+    };
     match x {
         Tensor::Cpu(_) => {
-            let (dy, x) = (dy.host()?, x.host()?);
-            let dx = cpu::backward(&dy, &x, t, low, linear, parameters, gradients, needs_dx)?;
+            low.map_or(Ok(()), |low| low.expect("linear backward: x·Aᵀ", &[t, linear.ranks()]))?;
+            let (dy, x, low) = (dy.host()?, x.host()?, low.map(Tensor::host).transpose()?);
+            let (parameters, gradients) = (parameters.host()?, gradients.host_mut()?);
+            let dx = cpu::backward(&dy, &x, t, low.as_deref(), linear, parameters, gradients, needs_dx)?;
             dx.map(|dx| Tensor::from_vec(dx, &[t, linear.inputs])).transpose()
+        }
+        Tensor::Cuda(x) => {
+            let low = low.map(Tensor::gpu).transpose()?;
+            let (parameters, gradients) = (parameters.gpu()?, gradients.gpu()?);
+            let dx = cuda::backward(dy.gpu()?, x, low, linear, parameters, gradients, needs_dx)?;
+            Ok(dx.map(Tensor::Cuda))
         }
     }
 }
 
-/// y [T, N] from x [T, K] and one frozen weight [N, K]: the language-model head on chosen rows.
-pub fn project(x: &[f32], t: usize, weight: &Weight) -> Result<Vec<f32>> {
-    let [n, k] = weight.shape();
-    if x.len() != t * k {
-        return Err(error!("project: {t} rows of {k} expected, found {} values", x.len()));
+/// y [T, ΣN] from x [T, K] without bias and adapters, in f32 on the host: the logits of chosen rows.
+pub fn project(x: &Tensor, linear: &Linear) -> Result<Vec<f32>> {
+    let (t, _) = check(x, linear.inputs, "project: x")?;
+    match x {
+        Tensor::Cpu(_) => {
+            let mut y = vec![0.0; t * linear.outputs];
+            cpu::multiply(&mut y, &x.host()?, t, &cpu::weights(linear))?;
+            Ok(y)
+        }
+        Tensor::Cuda(x) => cuda::project(x, linear),
     }
-    let mut y = vec![0.0; t * n];
-    cpu::multiply(&mut y, x, t, &[weight])?;
-    Ok(y)
-}
-
-/// dx [T, K] from dy [T, N]: the backward of [`project`].
-pub fn project_backward(dy: &[f32], t: usize, weight: &Weight) -> Result<Vec<f32>> {
-    let [n, k] = weight.shape();
-    if dy.len() != t * n {
-        return Err(error!("project backward: {t} rows of {n} expected, found {} values", dy.len()));
-    }
-    let mut dx = vec![0.0; t * k];
-    cpu::multiply_transposed(&mut dx, dy, t, &[weight])?;
-    Ok(dx)
 }
 
 /// Every A and B lies whole in a buffer of `len` values, and the A's one behind the other.

@@ -38,7 +38,7 @@ fn weight(random: &mut Random, kind: Kind, [n, k]: [usize; 2]) -> (Weight, Vec<f
 /// A stack of projections with its parameters, and the oracle's copy of both.
 struct Stack {
     linear: Linear,
-    parameters: Vec<f32>,
+    parameters: Vector,
     /// W [N, K] and bias [N] of each projection.
     frozen: Vec<(Vec<f32>, Option<Vec<f32>>)>,
 }
@@ -68,11 +68,12 @@ impl Stack {
             projections.push(Projection { name: format!("p{index}"), weight, bias, adapter });
         }
         parameters.extend([f32::NAN; 3]);
-        Self { linear: Linear::new(projections).unwrap(), parameters, frozen }
+        Self { linear: Linear::new(projections).unwrap(), parameters: Vector::Cpu(parameters), frozen }
     }
 
     /// The oracle's y [T, ΣN] of x, and its variables A and B of each adapter.
     fn expected(&self, x: &Var, adapted: bool) -> (candle_core::Tensor, Vec<(Var, Var)>) {
+        let parameters = self.parameters.host().unwrap();
         let (mut parts, mut adapters) = (Vec::new(), Vec::new());
         for (projection, (weight, bias)) in self.linear.projections().iter().zip(&self.frozen) {
             let [n, k] = projection.weight.shape();
@@ -81,8 +82,8 @@ impl Stack {
                 y = y.broadcast_add(&constant(bias, &[n])).unwrap();
             }
             if let Some(slot) = projection.adapter.as_ref().filter(|_| adapted) {
-                let a = variable(&self.parameters[slot.a.clone()], &[slot.rank, k]);
-                let b = variable(&self.parameters[slot.b.clone()], &[n, slot.rank]);
+                let a = variable(&parameters[slot.a.clone()], &[slot.rank, k]);
+                let b = variable(&parameters[slot.b.clone()], &[n, slot.rank]);
                 let low = x.matmul(&a.t().unwrap()).unwrap();
                 let update = low.matmul(&b.t().unwrap()).unwrap();
                 y = (y + (update * f64::from(slot.scale)).unwrap()).unwrap();
@@ -105,7 +106,7 @@ fn check_stack(random: &mut Random, kind: Kind, t: usize, k: usize, shapes: &[Sh
 
     let (expected, _) = stack.expected(&var, false);
     let plain = forward(&x, linear, None).unwrap();
-    assert!(plain.low.is_empty());
+    assert!(plain.low.is_none());
     assert_close(&format!("{what} without adapters"), &values(&plain.y), &exact(&expected), 3e-6, 3e-6);
 
     let (expected, adapters) = stack.expected(&var, true);
@@ -115,8 +116,9 @@ fn check_stack(random: &mut Random, kind: Kind, t: usize, k: usize, shapes: &[Sh
 
     // The gradients are added to what is there.
     let before = random.values(parameters.len(), 1.0);
-    let mut sums = before.clone();
-    let dx = backward(&dy, &x, &low, linear, parameters, &mut sums, true).unwrap().unwrap();
+    let mut sums = Vector::Cpu(before.clone());
+    let dx = backward(&dy, &x, low.as_ref(), linear, parameters, &mut sums, true).unwrap().unwrap();
+    let sums = sums.host().unwrap();
     assert_eq!(dx.shape(), [t, k]);
     let dy_values = values(&dy);
     let [expected_dx] = gradients(&expected, &dy_values, [&var]);
@@ -141,9 +143,9 @@ fn check_stack(random: &mut Random, kind: Kind, t: usize, k: usize, shapes: &[Sh
     let run = |x: &[f32]| values(&forward(&matrix(x, t, k), linear, Some(parameters)).unwrap().y);
     assert_slopes(&format!("{what} dx"), random, &values(&x), &values(&dx), &dy_values, run);
 
-    let mut same = before.clone();
-    assert!(backward(&dy, &x, &low, linear, parameters, &mut same, false).unwrap().is_none());
-    assert_eq!(same, sums, "{what}: without dx");
+    let mut same = Vector::Cpu(before);
+    assert!(backward(&dy, &x, low.as_ref(), linear, parameters, &mut same, false).unwrap().is_none());
+    assert_eq!(same.host().unwrap(), sums, "{what}: without dx");
 }
 
 const STACKS: [&[Shape]; 4] = [
@@ -182,14 +184,17 @@ fn weights_of_several_blocks() {
 fn parameters_by_finite_differences() {
     let mut random = Random::new(3);
     let mut stack = Stack::new(&mut random, Kind::Nf4, 21, STACKS[0]);
-    stack.parameters.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = 0.0);
+    let parameters = stack.parameters.host_mut().unwrap();
+    parameters.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = 0.0);
     let Stack { linear, parameters, .. } = &stack;
     let (x, dy) = (random.matrix(9, 21), random.matrix(9, linear.outputs()));
     let low = forward(&x, linear, Some(parameters)).unwrap().low;
-    let mut gradients = vec![0.0; parameters.len()];
-    backward(&dy, &x, &low, linear, parameters, &mut gradients, false).unwrap();
-    let run = |parameters: &[f32]| values(&forward(&x, linear, Some(parameters)).unwrap().y);
-    assert_slopes("linear dA and dB", &mut random, parameters, &gradients, &values(&dy), run);
+    let mut gradients = Vector::zeros(parameters.len(), &Device::Cpu).unwrap();
+    backward(&dy, &x, low.as_ref(), linear, parameters, &mut gradients, false).unwrap();
+    let run =
+        |parameters: &[f32]| values(&forward(&x, linear, Some(&Vector::Cpu(parameters.to_vec()))).unwrap().y);
+    let (parameters, gradients) = (parameters.host().unwrap(), gradients.host().unwrap());
+    assert_slopes("linear dA and dB", &mut random, parameters, gradients, &values(&dy), run);
 }
 
 #[test]
@@ -199,17 +204,20 @@ fn the_head_is_candles() {
         for t in [0, 1, 4, 5, 30] {
             let [n, k] = [301, 27];
             let (weight, wide) = weight(&mut random, kind, [n, k]);
-            let (x, dy) = (random.values(t * k, 1.0), random.values(t * n, 1.0));
+            let projection = Projection { name: "head".into(), weight, bias: None, adapter: None };
+            let head = Linear::new(vec![projection]).unwrap();
+            let (x, dy) = (random.matrix(t, k), random.values(t * n, 1.0));
+            let mut dx = vec![0.0; t * k];
+            multiply_transposed(&mut dx, &dy, t, &[&head.projections()[0].weight]).unwrap();
             if t == 0 {
-                assert!(project(&x, t, &weight).unwrap().is_empty());
-                assert!(project_backward(&dy, t, &weight).unwrap().is_empty());
+                assert!(project(&x, &head).unwrap().is_empty());
                 continue;
             }
-            let var = variable(&x, &[t, k]);
+            let var = variable(&values(&x), &[t, k]);
             let expected = var.matmul(&constant(&wide, &[n, k]).t().unwrap()).unwrap();
-            assert_close("head", &project(&x, t, &weight).unwrap(), &exact(&expected), 3e-6, 3e-6);
+            assert_close("head", &project(&x, &head).unwrap(), &exact(&expected), 3e-6, 3e-6);
             let [expected] = gradients(&expected, &dy, [&var]);
-            assert_close("head dx", &project_backward(&dy, t, &weight).unwrap(), &expected, 1e-5, 1e-5);
+            assert_close("head dx", &dx, &expected, 1e-5, 1e-5);
         }
     }
 }
@@ -243,10 +251,11 @@ fn no_rows_are_no_mistake() {
     let x = matrix(&[], 0, 8);
     let output = forward(&x, &stack.linear, Some(&stack.parameters)).unwrap();
     assert_eq!(output.y.shape(), [0, stack.linear.outputs()]);
-    let mut gradients = vec![0.5; stack.parameters.len()];
+    let mut gradients = Vector::Cpu(vec![0.5; stack.parameters.len()]);
     let (linear, parameters) = (&stack.linear, &stack.parameters);
-    backward(&output.y, &x, &output.low, linear, parameters, &mut gradients, true).unwrap();
-    assert_eq!(gradients, vec![0.5; stack.parameters.len()]);
+    let dx = backward(&output.y, &x, output.low.as_ref(), linear, parameters, &mut gradients, true);
+    assert_eq!(dx.unwrap().unwrap().shape(), [0, 8]);
+    assert_eq!(gradients.host().unwrap(), vec![0.5; parameters.len()]);
 }
 
 #[test]
@@ -262,27 +271,34 @@ fn wrong_shapes_are_errors() {
     assert!(Linear::new(vec![projection(3, 4, Some(4))]).is_err());
 
     let stack = Stack::new(&mut random, Kind::F32, 8, STACKS[0]);
-    let (linear, parameters) = (&stack.linear, &stack.parameters[..]);
+    let (linear, parameters) = (&stack.linear, &stack.parameters);
     let (x, n, len) = (random.matrix(6, 8), linear.outputs(), parameters.len());
+    let short = Vector::Cpu(parameters.host().unwrap()[..len - 9].to_vec());
     assert!(forward(&random.matrix(6, 7), linear, None).is_err());
     assert!(forward(&Tensor::from_vec(vec![0.0; 8], &[8]).unwrap(), linear, None).is_err());
-    assert!(forward(&x, linear, Some(&parameters[..len - 9])).is_err(), "parameters cut short");
+    assert!(forward(&x, linear, Some(&short)).is_err(), "parameters cut short");
     let Output { y: dy, low } = forward(&x, linear, Some(parameters)).unwrap();
-    let run = |dy: &Tensor, x: &Tensor, low: &[f32], parameters: &[f32], gradients: usize| {
-        backward(dy, x, low, linear, parameters, &mut vec![0.0; gradients], true).map(drop)
+    let run = |dy: &Tensor, x: &Tensor, low: Option<&Tensor>, parameters: &Vector, gradients: usize| {
+        let mut gradients = Vector::zeros(gradients, &Device::Cpu)?;
+        backward(dy, x, low, linear, parameters, &mut gradients, true).map(drop)
     };
-    assert!(run(&dy, &x, &low, parameters, len).is_ok());
-    assert!(run(&random.matrix(5, n), &x, &low, parameters, len).is_err());
-    assert!(run(&dy, &random.matrix(6, 7), &low, parameters, len).is_err());
-    assert!(run(&dy, &x, &low[1..], parameters, len).is_err());
-    assert!(run(&dy, &x, &low, &parameters[..len - 9], len - 9).is_err(), "parameters cut short");
-    assert!(run(&dy, &x, &low, parameters, len - 9).is_err(), "fewer gradients than parameters");
+    let low = low.unwrap();
+    let ranks = linear.ranks();
+    assert_eq!(low.shape(), [6, ranks]);
+    assert!(run(&dy, &x, Some(&low), parameters, len).is_ok());
+    assert!(run(&random.matrix(5, n), &x, Some(&low), parameters, len).is_err());
+    assert!(run(&dy, &random.matrix(6, 7), Some(&low), parameters, len).is_err());
+    assert!(run(&dy, &x, None, parameters, len).is_err(), "x·Aᵀ left out");
+    assert!(run(&dy, &x, Some(&low.rows(1..6).unwrap()), parameters, len).is_err());
+    assert!(run(&dy, &x, Some(&random.matrix(6, ranks - 1)), parameters, len).is_err());
+    assert!(run(&dy, &x, Some(&low), &short, len - 9).is_err(), "parameters cut short");
+    assert!(run(&dy, &x, Some(&low), parameters, len - 9).is_err(), "fewer gradients than parameters");
 
     let mut stack = Stack::new(&mut random, Kind::F32, 8, STACKS[2]);
     stack.linear.projections_mut()[0].adapter.as_mut().unwrap().rank += 1;
     assert!(forward(&x, &stack.linear, Some(&stack.parameters)).is_err(), "a rank that A and B have not");
 
-    let (weight, _) = weight(&mut random, Kind::F32, [5, 3]);
-    assert!(project(&[0.0; 7], 2, &weight).is_err());
-    assert!(project_backward(&[0.0; 9], 2, &weight).is_err());
+    assert!(project(&random.matrix(2, 8), linear).is_ok());
+    assert!(project(&random.matrix(2, 7), linear).is_err());
+    assert!(project(&Tensor::from_vec(vec![0.0; 8], &[8]).unwrap(), linear).is_err());
 }

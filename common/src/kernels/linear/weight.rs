@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::nf4::{Quantized, Scheme};
 use crate::{Result, error};
@@ -50,6 +52,21 @@ impl Weight {
             Self::Dense(tensor) => [tensor.shape[0], tensor.shape[1]],
             Self::Quantized(quantized) => quantized.shape(),
         }
+    }
+
+    /// A row as bf16, [K].
+    pub fn read_row_bf16(&self, row: usize, out: &mut [bf16]) -> Result<()> {
+        if let Self::Dense(tensor) = self
+            && tensor.dtype == Dtype::BF16
+        {
+            let size = 2 * tensor.shape[1];
+            bytemuck::cast_slice_mut(out).copy_from_slice(&tensor.bytes[row * size..(row + 1) * size]);
+            return Ok(());
+        }
+        let mut wide = vec![0.0; out.len()];
+        self.read_rows(row..row + 1, &mut wide)?;
+        out.iter_mut().zip(wide).for_each(|(out, value)| *out = bf16::from_f32(value));
+        Ok(())
     }
 
     /// Rows `rows` as f32, [rows.len(), K].

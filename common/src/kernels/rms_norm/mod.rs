@@ -2,53 +2,77 @@
 //! last dimension, `rms(x) = sqrt(mean(x²) + eps)`. The weight is frozen and gets no gradient.
 
 mod cpu;
+pub(super) mod cuda;
 
-use crate::device::Tensor;
+use crate::device::{Tensor, Vector};
 use crate::{Result, error};
 
 /// y [T, C] from x [T, C] and weight [C].
-pub fn forward(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
+pub fn forward(x: &Tensor, weight: &Vector, eps: f32) -> Result<Tensor> {
     let (_, c) = x.matrix("rms_norm: x")?;
     check_weight(weight, c)?;
     match x {
-        Tensor::Cpu(_) => Tensor::from_vec(cpu::forward(&x.host()?, weight, eps), x.shape()),
+        Tensor::Cpu(_) => Tensor::from_vec(cpu::forward(&x.host()?, weight.host()?, eps), x.shape()),
+        Tensor::Cuda(x) => cuda::forward(x, weight.gpu()?, eps).map(Tensor::Cuda),
     }
 }
 
-/// dx [T, C] from dy [T, C] and the forward's inputs.
-pub fn backward(dy: &Tensor, x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
+/// dx [T, C] from dy [T, C] and the forward's inputs; plus `residual` [T, C], the gradient that goes
+/// around the norm, where there is one.
+pub fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Vector,
+    residual: Option<&Tensor>,
+    eps: f32,
+) -> Result<Tensor> {
     let (_, c) = x.matrix("rms_norm backward: x")?;
     check_weight(weight, c)?;
     dy.expect("rms_norm backward: dy", x.shape())?;
-    match x {
-        Tensor::Cpu(_) => Tensor::from_vec(cpu::backward(&dy.host()?, &x.host()?, weight, eps), x.shape()),
-    }
-}
-
-/// Normalizes each head on its own (Qwen3): head i of x [T, ≥ weights.len()·D] by `weights[i]` [D];
-/// the columns behind the last of them are copied.
-pub fn forward_heads(x: &Tensor, weights: &[&[f32]], eps: f32) -> Result<Tensor> {
-    let (_, width) = x.matrix("rms_norm of heads: x")?;
-    check_heads(weights, width)?;
-    match x {
-        Tensor::Cpu(_) => Tensor::from_vec(cpu::forward_heads(&x.host()?, width, weights, eps), x.shape()),
-    }
-}
-
-/// dx from dy and the inputs of [`forward_heads`].
-pub fn backward_heads(dy: &Tensor, x: &Tensor, weights: &[&[f32]], eps: f32) -> Result<Tensor> {
-    let (_, width) = x.matrix("rms_norm of heads backward: x")?;
-    check_heads(weights, width)?;
-    dy.expect("rms_norm of heads backward: dy", x.shape())?;
+    residual.map_or(Ok(()), |residual| residual.expect("rms_norm backward: residual", x.shape()))?;
     match x {
         Tensor::Cpu(_) => {
-            let dx = cpu::backward_heads(&dy.host()?, &x.host()?, width, weights, eps);
-            Tensor::from_vec(dx, x.shape())
+            let dx = cpu::backward(&dy.host()?, &x.host()?, weight.host()?, eps);
+            let dx = Tensor::from_vec(dx, x.shape())?;
+            residual.map_or(Ok(dx.clone()), |residual| residual.add(&dx))
+        }
+        Tensor::Cuda(x) => {
+            let residual = residual.map(Tensor::gpu).transpose()?;
+            cuda::backward(dy.gpu()?, x, weight.gpu()?, residual, eps).map(Tensor::Cuda)
         }
     }
 }
 
-fn check_weight(weight: &[f32], c: usize) -> Result<()> {
+/// Normalizes each head of `d` columns on its own (Qwen3): head i of x [T, width] by row i of
+/// `weights` [heads, d]; the columns behind the last of them are copied.
+pub fn forward_heads(x: &Tensor, weights: &Vector, d: usize, eps: f32) -> Result<Tensor> {
+    let (_, width) = x.matrix("rms_norm of heads: x")?;
+    check_heads(weights, d, width)?;
+    match x {
+        Tensor::Cpu(_) => {
+            let weights: Vec<&[f32]> = weights.host()?.chunks_exact(d).collect();
+            Tensor::from_vec(cpu::forward_heads(&x.host()?, width, &weights, eps), x.shape())
+        }
+        Tensor::Cuda(x) => cuda::forward_heads(x, weights.gpu()?, d, eps).map(Tensor::Cuda),
+    }
+}
+
+/// dx from dy and the inputs of [`forward_heads`].
+pub fn backward_heads(dy: &Tensor, x: &Tensor, weights: &Vector, d: usize, eps: f32) -> Result<Tensor> {
+    let (_, width) = x.matrix("rms_norm of heads backward: x")?;
+    check_heads(weights, d, width)?;
+    dy.expect("rms_norm of heads backward: dy", x.shape())?;
+    match x {
+        Tensor::Cpu(_) => {
+            let weights: Vec<&[f32]> = weights.host()?.chunks_exact(d).collect();
+            let dx = cpu::backward_heads(&dy.host()?, &x.host()?, width, &weights, eps);
+            Tensor::from_vec(dx, x.shape())
+        }
+        Tensor::Cuda(x) => cuda::backward_heads(dy.gpu()?, x, weights.gpu()?, d, eps).map(Tensor::Cuda),
+    }
+}
+
+fn check_weight(weight: &Vector, c: usize) -> Result<()> {
     if weight.len() == c && c > 0 {
         Ok(())
     } else {
@@ -56,12 +80,12 @@ fn check_weight(weight: &[f32], c: usize) -> Result<()> {
     }
 }
 
-fn check_heads(weights: &[&[f32]], width: usize) -> Result<()> {
-    let Some(first) = weights.first().filter(|first| !first.is_empty()) else {
-        return Err(error!("rms_norm of heads: at least one weight expected"));
-    };
-    if weights.iter().any(|weight| weight.len() != first.len()) || weights.len() * first.len() > width {
-        return Err(error!("rms_norm of heads: {} heads of {} exceed {width}", weights.len(), first.len()));
+fn check_heads(weights: &Vector, d: usize, width: usize) -> Result<()> {
+    if d == 0 || weights.is_empty() || !weights.len().is_multiple_of(d) || weights.len() > width {
+        return Err(error!(
+            "rms_norm of heads: heads of {d} within {width} expected, found [{}]",
+            weights.len()
+        ));
     }
     Ok(())
 }

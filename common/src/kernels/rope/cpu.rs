@@ -3,13 +3,20 @@
 use rayon::prelude::*;
 
 use super::Angles;
+use crate::Result;
 use crate::kernels::simd::vectorized;
 
-pub(super) fn turn(x: &[f32], width: usize, columns: usize, angles: &Angles, direction: f32) -> Vec<f32> {
-    let half = angles.half;
+pub(super) fn turn(
+    x: &[f32],
+    width: usize,
+    columns: usize,
+    angles: &Angles,
+    direction: f32,
+) -> Result<Vec<f32>> {
+    let (half, all_cos, all_sin) = (angles.half, angles.cos.host()?, angles.sin.host()?);
     let mut y = x.to_vec();
     y.par_chunks_mut(width).enumerate().for_each(|(t, row)| {
-        let (cos, sin) = (&angles.cos[t * half..][..half], &angles.sin[t * half..][..half]);
+        let (cos, sin) = (&all_cos[t * half..][..half], &all_sin[t * half..][..half]);
         vectorized(|| {
             for head in row[..columns].chunks_exact_mut(2 * half) {
                 let (y1, y2) = head.split_at_mut(half);
@@ -21,5 +28,5 @@ pub(super) fn turn(x: &[f32], width: usize, columns: usize, angles: &Angles, dir
             }
         });
     });
-    y
+    Ok(y)
 }

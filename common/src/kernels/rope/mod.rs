@@ -2,24 +2,36 @@
 //! checkpoints: element d of a head turns with element d + D/2.
 
 mod cpu;
+pub(super) mod cuda;
 
-use crate::device::Tensor;
+use crate::device::{Device, Tensor, Vector};
 use crate::{Result, error};
 
 /// Cosines and sines of a batch's angles, [T, D/2] each; the same for every layer.
 pub struct Angles {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    cos: Vector,
+    sin: Vector,
     half: usize,
 }
 
 impl Angles {
     /// Angles `positions[t] · frequencies[d]`, in f32 as transformers computes them; `scale`
     /// multiplies cosines and sines (1 but for YaRN).
-    pub fn new(positions: &[u32], frequencies: &[f32], scale: f32) -> Self {
-        let angles = positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f));
-        let (cos, sin) = angles.map(|angle| (angle.cos() * scale, angle.sin() * scale)).unzip();
-        Self { cos, sin, half: frequencies.len() }
+    pub fn new(positions: &[u32], frequencies: &[f32], scale: f32, device: &Device) -> Result<Self> {
+        let half = frequencies.len();
+        match device {
+            Device::Cpu => {
+                let angles = positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f));
+                let (cos, sin) = angles.map(|angle| (angle.cos() * scale, angle.sin() * scale)).unzip();
+                Ok(Self { cos: Vector::Cpu(cos), sin: Vector::Cpu(sin), half })
+            }
+            Device::Cuda(gpu) => {
+                let [cos, sin] = [(); 2].map(|()| Vector::zeros(positions.len() * half, device));
+                let (cos, sin) = (cos?, sin?);
+                cuda::angles(gpu, cos.gpu()?, sin.gpu()?, positions, frequencies, scale)?;
+                Ok(Self { cos, sin, half })
+            }
+        }
     }
 }
 
@@ -47,8 +59,9 @@ fn turn(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<T
     }
     match x {
         Tensor::Cpu(_) => {
-            Tensor::from_vec(cpu::turn(&x.host()?, width, columns, angles, direction), x.shape())
+            Tensor::from_vec(cpu::turn(&x.host()?, width, columns, angles, direction)?, x.shape())
         }
+        Tensor::Cuda(x) => cuda::turn(x, columns, angles, direction).map(Tensor::Cuda),
     }
 }
 

@@ -1,6 +1,7 @@
 //! SwiGLU (Shazeer 2020): `h = silu(gate) · up`, with gate and up side by side in one matrix.
 
 mod cpu;
+pub(super) mod cuda;
 
 use crate::device::Tensor;
 use crate::{Result, error};
@@ -10,6 +11,7 @@ pub fn forward(gate_up: &Tensor) -> Result<Tensor> {
     let (t, f) = halves(gate_up)?;
     match gate_up {
         Tensor::Cpu(_) => Tensor::from_vec(cpu::forward(&gate_up.host()?, f), &[t, f]),
+        Tensor::Cuda(gate_up) => cuda::forward(gate_up, f).map(Tensor::Cuda),
     }
 }
 
@@ -19,6 +21,7 @@ pub fn backward(dh: &Tensor, gate_up: &Tensor) -> Result<Tensor> {
     dh.expect("swiglu backward: dh", &[t, f])?;
     match gate_up {
         Tensor::Cpu(_) => Tensor::from_vec(cpu::backward(&dh.host()?, &gate_up.host()?, f), gate_up.shape()),
+        Tensor::Cuda(gate_up) => cuda::backward(dh.gpu()?, gate_up, f).map(Tensor::Cuda),
     }
 }
 

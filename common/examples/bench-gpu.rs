@@ -1,0 +1,193 @@
+//! Speed and memory of training, scoring and decoding on a GPU, for `make bench-gpu`.
+//!
+//! ```text
+//! bench-gpu MODEL train LENGTHS VRAM_BUDGET_GIB [STEPS]
+//! bench-gpu MODEL score COUNTxTOKENS
+//! bench-gpu MODEL decode TOKENS
+//! ```
+//!
+//! LENGTHS is `16x155` (sequences times tokens of a step), or a JSON list of lengths, of which each
+//! step takes the next 16. Tokens are random, and every second half of a sequence is trained.
+//! Prints one JSON object.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use common::device::cuda::Gpu;
+use common::device::{Device, Vector};
+use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
+use common::model::{AdapterOptions, Batch, Cache, Initialization, KeyValueCache, Model, Sequence};
+use common::{Error, Result, cli};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// Examples of an effective batch: the yardstick's 1 × 16.
+const BATCH: usize = 16;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(result) => cli::answer(result).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+        Err(error) => {
+            cli::warn(format_args!("{error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<Value> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let [model, what, rest @ ..] = arguments.as_slice() else {
+        return Err(Error::usage("expected MODEL, then train, score or decode"));
+    };
+    let gpu = Gpu::open(0)?;
+    let begun = Instant::now();
+    let mut model = Model::load(Path::new(model), &Device::Cuda(gpu.clone()))?;
+    gpu.synchronize()?;
+    let load_seconds = begun.elapsed().as_secs_f64();
+    let options = AdapterOptions {
+        rank: 8,
+        alpha: 16.0,
+        rank_stabilized: false,
+        targets: Vec::new(),
+        initialization: Initialization::Kaiming,
+        seed: 0,
+    };
+    let mut result = match (*what, rest) {
+        ("train", [lengths, budget, steps @ ..]) => {
+            model.add_adapters(&options)?;
+            let steps = steps.first().map_or(10, |steps| steps.parse().unwrap_or(10));
+            train(&mut model, &gpu, lengths, budget.parse().unwrap_or(0.0), steps)?
+        }
+        ("score", [shape]) => score(&model, &gpu, shape)?,
+        ("decode", [tokens]) => decode(&model, tokens.parse().unwrap_or(64))?,
+        _ => {
+            return Err(Error::usage(
+                "expected train LENGTHS BUDGET [STEPS], score COUNTxTOKENS or decode TOKENS",
+            ));
+        }
+    };
+    result["gpu"] = json!(gpu.name());
+    result["load_seconds"] = json!(load_seconds);
+    result["peak_mib"] = json!(gpu.memory()?.peak >> 20);
+    Ok(result)
+}
+
+/// The lengths of each step's sequences, as often as asked for.
+fn steps_of(lengths: &str, steps: usize) -> Result<Vec<Vec<usize>>> {
+    if let Some((count, tokens)) = lengths.split_once('x') {
+        let parse =
+            |text: &str| text.parse::<usize>().map_err(|error| Error::usage(format!("{lengths}: {error}")));
+        return Ok(vec![vec![parse(tokens)?; parse(count)?]; steps]);
+    }
+    let all: Vec<usize> = serde_json::from_str(&fs_err::read_to_string(lengths)?)?;
+    let mut endless = all.iter().copied().cycle();
+    Ok((0..steps).map(|_| endless.by_ref().take(BATCH).collect()).collect())
+}
+
+fn sequences(random: &mut ChaCha8Rng, vocabulary: usize, lengths: &[usize]) -> Vec<(Vec<u32>, Vec<bool>)> {
+    let mut sequence = |len: usize| {
+        let tokens = (0..len).map(|_| random.random_range(0..vocabulary as u32)).collect();
+        (tokens, (0..len).map(|t| t >= len / 2).collect())
+    };
+    lengths.iter().map(|&len| sequence(len)).collect()
+}
+
+fn train(model: &mut Model, gpu: &Gpu, lengths: &str, budget_gib: f64, steps: usize) -> Result<Value> {
+    const WARM_UP: usize = 3;
+    let device = model.device().clone();
+    let count = model.adapters().values.len();
+    let mut moments = Moments::new(count, &device)?;
+    let mut gradients = Vector::zeros(count, &device)?;
+    let lengths = steps_of(lengths, steps + WARM_UP)?;
+    let memory = gpu.memory()?;
+    let budget = match budget_gib > 0.0 {
+        true => (budget_gib * f64::from(1 << 30)) as u64,
+        false => memory.used + memory.free - (1 << 30),
+    };
+    let wanted = lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1);
+    let plan = model.config().plan(wanted, budget.saturating_sub(memory.used), &device);
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
+    for (step, lengths) in lengths.iter().enumerate() {
+        let examples = sequences(&mut random, model.config().vocabulary, lengths);
+        let supervised: usize =
+            examples.iter().map(|(_, trained)| trained.iter().skip(1).filter(|t| **t).count()).sum();
+        let begun = Instant::now();
+        gradients.fill_zero()?;
+        let (mut loss, mut first) = (0.0, 0);
+        while first < examples.len() {
+            let mut last = first + 1;
+            while last < examples.len()
+                && examples[first..=last].iter().map(|e| e.0.len()).sum::<usize>() <= plan.tokens
+            {
+                last += 1;
+            }
+            let pass = examples[first..last].iter().map(|(tokens, trained)| Sequence { tokens, trained });
+            let batch = Batch::pack(pass, 0);
+            let scale = 1.0 / supervised as f32;
+            loss += model.loss_and_gradients(&batch, scale, plan.recomputed, &mut gradients)?.sum;
+            first = last;
+        }
+        let clip = clip_factor(gradient_norm(&gradients)?, 1.0);
+        optimizer.step(model.parameters_mut(), &gradients, clip, &mut moments, 1e-4)?;
+        gpu.synchronize()?;
+        losses.push(loss / supervised as f64);
+        if step >= WARM_UP {
+            seconds.push(begun.elapsed().as_secs_f64());
+            tokens += lengths.iter().sum::<usize>();
+        }
+    }
+    let total: f64 = seconds.iter().sum();
+    Ok(json!({
+        "what": "train", "tokens_per_second": tokens as f64 / total,
+        "step_seconds": median(&mut seconds), "pass_tokens": plan.tokens, "recomputed": plan.recomputed,
+        "planned_mib": (memory.used + plan.activations) >> 20, "first_loss": losses[0], "last_loss": losses.last(),
+    }))
+}
+
+fn score(model: &Model, gpu: &Gpu, shape: &str) -> Result<Value> {
+    let lengths = steps_of(shape, 1)?.remove(0);
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut seconds = Vec::new();
+    for step in 0..8 {
+        let examples = sequences(&mut random, model.config().vocabulary, &lengths);
+        let batch = Batch::pack(examples.iter().map(|(tokens, _)| Sequence { tokens, trained: &[] }), 0);
+        let begun = Instant::now();
+        model.logits(&batch, &batch.last_rows(), Cache::None)?;
+        gpu.synchronize()?;
+        if step > 1 {
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    let median = median(&mut seconds);
+    Ok(
+        json!({"what": "score", "tokens_per_second": lengths.iter().sum::<usize>() as f64 / median, "seconds": median}),
+    )
+}
+
+fn decode(model: &Model, tokens: usize) -> Result<Value> {
+    let mut cache = KeyValueCache::new();
+    let prompt: Vec<u32> = (0..64).collect();
+    model.logits(&Batch::prompt(&prompt, 0), &[63], Cache::Extend(&mut cache))?;
+    let (mut next, mut seconds) = (1, Vec::new());
+    for step in 0..tokens + 8 {
+        let begun = Instant::now();
+        let logits = model.logits(&Batch::prompt(&[next], cache.len()), &[0], Cache::Extend(&mut cache))?;
+        next =
+            logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index as u32);
+        if step >= 8 {
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    let median = median(&mut seconds);
+    Ok(json!({"what": "decode", "tokens_per_second": 1.0 / median, "seconds": median}))
+}
+
+fn median(seconds: &mut [f64]) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}

@@ -1,0 +1,159 @@
+//! Writes a checkpoint of random weights in the shape that a config.json describes, so that anyone can
+//! measure a model without its weights.
+//!
+//! ```text
+//! cargo run --release -p common --example random-checkpoint -- CONFIG.json OUT [nf4|bf16]
+//! ```
+//!
+//! Files that stand beside the config.json (tokenizer and chat template) are copied. Weights are
+//! uniform with the standard deviation 0.02 that models begin their training with; norms are 1.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use common::checkpoint::{Dtype, Tensor, sharded_name, write_file};
+use common::model::Config;
+use common::nf4::{Quantized, Scheme};
+use common::{Context, Error, Result, cli, error};
+use half::bf16;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+/// √3 · 0.02: the bound of a uniform distribution with standard deviation 0.02.
+const BOUND: f32 = 0.034_641;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::warn(format_args!("{error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (config, output, kind) = match arguments.as_slice() {
+        [config, output] => (config, output, "nf4"),
+        [config, output, kind] if kind == "nf4" || kind == "bf16" => (config, output, kind.as_str()),
+        _ => return Err(Error::usage("expected CONFIG.json OUT [nf4|bf16]")),
+    };
+    let (source, output) = (PathBuf::from(config), PathBuf::from(output));
+    let mut json: Value =
+        serde_json::from_str(&fs_err::read_to_string(&source)?).context(source.display())?;
+    let config = Config::parse(&json)?;
+    fs_err::create_dir_all(&output)?;
+    copy_companions(&source, &output)?;
+
+    let mut weight_map = serde_json::Map::new();
+    let files = config.layers + 1;
+    let mut seed = 1;
+    for file in 0..files {
+        let name = sharded_name(file + 1, files);
+        let mut tensors = Vec::new();
+        for (tensor, shape, quantized) in if file == 0 { outer(&config) } else { block(&config, file - 1) } {
+            seed += 1;
+            let values = random(&tensor, shape, seed);
+            match quantized && kind == "nf4" {
+                true => tensors.extend(Quantized::quantize(&values, Scheme::default())?.to_tensors(&tensor)?),
+                false => tensors.push(values),
+            }
+        }
+        weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), json!(name))));
+        write_file(&output.join(name), &tensors)?;
+    }
+    let index = json!({"metadata": {}, "weight_map": weight_map});
+    cli::write_file(&output.join("model.safetensors.index.json"), &index.to_string())?;
+    if kind == "nf4" {
+        json["quantization_config"] = json!({
+            "quant_method": "bitsandbytes", "load_in_4bit": true, "load_in_8bit": false,
+            "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": true,
+            "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8",
+        });
+    }
+    cli::write_file(&output.join("config.json"), &serde_json::to_string_pretty(&json)?)?;
+    cli::print_path(&output)
+}
+
+/// Name, shape, and whether quantizing reaches it.
+type Planned = (String, Vec<usize>, bool);
+
+/// Embedding, last norm and head.
+fn outer(config: &Config) -> Vec<Planned> {
+    let table = vec![config.vocabulary, config.width];
+    let mut tensors = vec![
+        ("model.embed_tokens.weight".into(), table.clone(), false),
+        ("model.norm.weight".into(), vec![config.width], false),
+    ];
+    if !config.tied_head {
+        tensors.push(("lm_head.weight".into(), table, false));
+    }
+    tensors
+}
+
+fn block(config: &Config, layer: usize) -> Vec<Planned> {
+    let (c, f, heads) = (config.width, config.feed_forward, config.heads);
+    let (q, kv) = (heads.queries * heads.size, heads.keys * heads.size);
+    let mut tensors = Vec::new();
+    let mut linear = |module: &str, n: usize, k: usize, bias: bool| {
+        tensors.push((format!("model.layers.{layer}.{module}.weight"), vec![n, k], true));
+        if bias {
+            tensors.push((format!("model.layers.{layer}.{module}.bias"), vec![n], false));
+        }
+    };
+    linear("self_attn.q_proj", q, c, config.qkv_bias);
+    linear("self_attn.k_proj", kv, c, config.qkv_bias);
+    linear("self_attn.v_proj", kv, c, config.qkv_bias);
+    linear("self_attn.o_proj", c, q, config.output_bias);
+    linear("mlp.gate_proj", f, c, config.mlp_bias);
+    linear("mlp.up_proj", f, c, config.mlp_bias);
+    linear("mlp.down_proj", c, f, config.mlp_bias);
+    let mut norm = |module: &str, len: usize| {
+        tensors.push((format!("model.layers.{layer}.{module}.weight"), vec![len], false));
+    };
+    norm("input_layernorm", c);
+    norm("post_attention_layernorm", c);
+    if config.head_norm {
+        norm("self_attn.q_norm", heads.size);
+        norm("self_attn.k_norm", heads.size);
+    }
+    tensors
+}
+
+/// A bf16 tensor: ones for a norm, uniform numbers for everything else.
+fn random(name: &str, shape: Vec<usize>, seed: u64) -> Tensor {
+    const PIECE: usize = 1 << 16;
+    let norm = name.ends_with("norm.weight");
+    let count: usize = shape.iter().product();
+    let mut bytes = vec![0u8; 2 * count];
+    bytes.par_chunks_mut(2 * PIECE).enumerate().for_each(|(piece, bytes)| {
+        // A linear congruential generator per piece; its high bits are random enough for weights.
+        let mut state = (seed << 32 | piece as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for value in bytes.chunks_exact_mut(2) {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let unit = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+            let number = if norm { 1.0 } else { unit * BOUND };
+            value.copy_from_slice(&bf16::from_f32(number).to_le_bytes());
+        }
+    });
+    Tensor { name: name.to_owned(), dtype: Dtype::BF16, shape, bytes: bytes.into() }
+}
+
+/// Copies tokenizer and chat template.
+fn copy_companions(config: &Path, output: &Path) -> Result<()> {
+    let directory = config.parent().ok_or_else(|| error!("{} is in no directory", config.display()))?;
+    for name in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+    ] {
+        let from = directory.join(name);
+        if from.exists() {
+            fs_err::copy(from, output.join(name))?;
+        }
+    }
+    Ok(())
+}

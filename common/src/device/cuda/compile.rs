@@ -1,0 +1,126 @@
+//! Kernels are compiled when they are first used, for the GPU at hand, and kept on disk.
+
+use std::ffi::{CStr, CString, c_char};
+use std::path::{Path, PathBuf};
+
+use cudarc::nvrtc::{result, sys};
+use sha2::{Digest, Sha256};
+
+use crate::{Context, Result, error};
+
+/// A file of kernels.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// As messages and the cache name it.
+    pub name: &'static str,
+    /// CUDA C++ without includes; the prelude is pasted in front.
+    pub text: &'static str,
+}
+
+const PRELUDE: &str = include_str!("prelude.cuh");
+
+/// Machine code of a source, from the cache on disk or from the compiler. `architecture` is the
+/// compute capability, as 90 for 9.0.
+pub(super) fn machine_code(source: &Source, architecture: u32) -> Result<Vec<u8>> {
+    let path = cached(source, architecture);
+    if let Some(code) = path.as_ref().and_then(|path| std::fs::read(path).ok()) {
+        return Ok(code);
+    }
+    let compiled = compile(source, architecture)?;
+    if let Some(path) = path {
+        // A cache that cannot be written costs a second the next time, no more.
+        if let Err(error) = store(&path, &compiled.code) {
+            crate::cli::detail(format_args!("compiled kernels are not kept: {error}"));
+        }
+    }
+    Ok(compiled.code)
+}
+
+/// `$XDG_CACHE_HOME/qlora-tools/kernels/NAME-HASH.cubin`: the hash is of all that the code depends on.
+fn cached(source: &Source, architecture: u32) -> Option<PathBuf> {
+    let directory = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let root = directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")))?;
+    let mut hash = Sha256::new();
+    hash.update(PRELUDE);
+    hash.update([0]);
+    hash.update(source.text);
+    hash.update(format!("\0sm_{architecture} nvrtc {:?}", version()));
+    let hash: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    Some(root.join("qlora-tools/kernels").join(format!("{}-sm_{architecture}-{hash}.cubin", source.name)))
+}
+
+/// Written beside and renamed: processes that start at once never see half a file.
+fn store(path: &Path, code: &[u8]) -> Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs_err::create_dir_all(directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    std::io::Write::write_all(&mut file, code)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// What the compiler made, and what it said.
+#[derive(Debug)]
+pub struct Compiled {
+    /// A cubin.
+    pub code: Vec<u8>,
+    /// Warnings, and the registers and memory that each kernel takes.
+    pub log: String,
+}
+
+/// NVRTC's version, as (13, 0).
+fn version() -> (i32, i32) {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: writes two integers.
+    #[allow(unsafe_code)]
+    unsafe {
+        sys::nvrtcVersion(&mut major, &mut minor);
+    }
+    (major, minor)
+}
+
+/// Compiles a source with NVRTC, which must be loadable.
+pub fn compile(source: &Source, architecture: u32) -> Result<Compiled> {
+    let text = CString::new([PRELUDE, source.text].concat()).map_err(|_| error!("a kernel with a NUL"))?;
+    let name =
+        CString::new(format!("{}.cu", source.name)).map_err(|_| error!("a kernel's name with a NUL"))?;
+    let architecture_option = CString::new(format!("--gpu-architecture=sm_{architecture}"))
+        .map_err(|_| error!("an architecture with a NUL"))?;
+    let options: [*const c_char; 4] = [
+        architecture_option.as_ptr(),
+        c"--std=c++17".as_ptr(),
+        c"-default-device".as_ptr(),
+        c"--ptxas-options=-v".as_ptr(),
+    ];
+    let program = result::create_program(&text, Some(&name))
+        .map_err(|error| error!("NVRTC cannot begin {}: {error:?}", source.name))?;
+    // SAFETY: `program` is live until it is destroyed below; sizes are asked for before each copy.
+    #[allow(unsafe_code)]
+    unsafe {
+        let status = sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr());
+        let mut size = 0;
+        sys::nvrtcGetProgramLogSize(program, &mut size);
+        let mut log = vec![0u8; size.max(1)];
+        sys::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
+        let log =
+            CStr::from_bytes_until_nul(&log).map_or_else(|_| "".into(), CStr::to_string_lossy).into_owned();
+        let mut code = Vec::new();
+        if status == sys::nvrtcResult::NVRTC_SUCCESS {
+            let mut size = 0;
+            sys::nvrtcGetCUBINSize(program, &mut size);
+            code = vec![0u8; size];
+            sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast());
+        }
+        let mut program = program;
+        sys::nvrtcDestroyProgram(&mut program);
+        if code.is_empty() {
+            return Err(error!(
+                "NVRTC {:?} cannot compile {} for sm_{architecture}: {status:?}\n{log}",
+                version(),
+                source.name
+            ))
+            .hint("a GPU newer than the compiler needs a newer nvidia-cuda-nvrtc; or use --device cpu");
+        }
+        Ok(Compiled { code, log })
+    }
+}

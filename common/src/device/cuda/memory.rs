@@ -1,0 +1,155 @@
+//! Buffers on the GPU and copies to and from them.
+
+use std::ffi::c_void;
+
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result, sys,
+};
+use half::bf16;
+
+use super::{Gpu, address, failed};
+use crate::{Context, Result};
+
+/// What a GPU's memory holds, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Free for everyone, and what this process has set aside and does not use.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+    /// In use by this process's buffers.
+    pub used: u64,
+    /// The most that was in use at a time.
+    pub peak: u64,
+}
+
+/// Page-locked memory that values pass through on their way to the GPU.
+pub(super) struct Staging {
+    memory: PinnedHostSlice<bf16>,
+    /// When the last copy from it is done.
+    copied: CudaEvent,
+}
+
+impl Staging {
+    fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
+        // SAFETY: written before it is copied.
+        #[allow(unsafe_code)]
+        let memory = unsafe { context.alloc_pinned(len) }.map_err(failed)?;
+        Ok(Self { memory, copied: context.new_event(None).map_err(failed)? })
+    }
+}
+
+/// Freed buffers stay with the process: giving memory back and asking again costs milliseconds.
+pub(super) fn keep_freed_memory(context: &CudaContext) -> Result<()> {
+    let mut threshold = u64::MAX;
+    // SAFETY: the pool lives as long as the device; the attribute is a u64.
+    #[allow(unsafe_code)]
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device()).map_err(failed)?;
+        result::mem_pool::set_attribute(
+            pool,
+            sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+            (&raw mut threshold).cast::<c_void>(),
+        )
+        .map_err(failed)
+    }
+}
+
+impl Gpu {
+    /// A buffer whose content is arbitrary. It is freed behind the work that was asked for before.
+    pub fn allocate<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>> {
+        // SAFETY: the ops write every value before they read it; zero bytes need one.
+        #[allow(unsafe_code)]
+        let allocated = unsafe { self.stream.alloc(len.max(1)) };
+        allocated.map_err(failed).with_context(|| format!("{} bytes of GPU memory", len * size_of::<T>()))
+    }
+
+    /// A buffer of zeros.
+    pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>> {
+        let mut slice = self.allocate(len)?;
+        self.fill_zero(&mut slice)?;
+        Ok(slice)
+    }
+
+    /// Overwrites a buffer with zeros.
+    pub fn fill_zero<T: DeviceRepr + ValidAsZeroBits>(&self, slice: &mut CudaSlice<T>) -> Result<()> {
+        self.stream.memset_zeros(slice).map_err(failed)
+    }
+
+    /// A buffer with these values.
+    pub fn upload<T: DeviceRepr>(&self, values: &[T]) -> Result<CudaSlice<T>> {
+        let mut slice = self.allocate(values.len())?;
+        if !values.is_empty() {
+            self.stream.memcpy_htod(values, &mut slice).map_err(failed)?;
+        }
+        Ok(slice)
+    }
+
+    /// A buffer with the `len` values that `fill` writes into page-locked memory, from which the GPU
+    /// copies at full speed while the host goes on.
+    pub fn upload_staged(
+        &self,
+        len: usize,
+        fill: impl FnOnce(&mut [bf16]) -> Result<()>,
+    ) -> Result<CudaSlice<bf16>> {
+        let slice = self.allocate(len)?;
+        let mut staging = self.staging.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let staging = match &mut *staging {
+            Some(staging) if staging.memory.len() >= len => staging,
+            place => place.insert(Staging::new(&self.context, len.next_power_of_two())?),
+        };
+        // The copy before this one may still read.
+        staging.copied.synchronize().map_err(failed)?;
+        let values = &mut staging.memory.as_mut_slice().map_err(failed)?[..len];
+        fill(values)?;
+        if len > 0 {
+            // SAFETY: both hold `len` values, and the memory stays as it is until `copied`.
+            #[allow(unsafe_code)]
+            unsafe { result::memcpy_htod_async(address(&slice), values, self.stream.cu_stream()) }
+                .map_err(failed)?;
+            staging.copied.record(&self.stream).map_err(failed)?;
+        }
+        Ok(slice)
+    }
+
+    /// The first `len` values of a buffer, after all that was asked for is done.
+    pub fn download<T: DeviceRepr + Default + Clone>(
+        &self,
+        slice: &CudaSlice<T>,
+        len: usize,
+    ) -> Result<Vec<T>> {
+        let mut values = vec![T::default(); len];
+        if len > 0 {
+            self.stream.memcpy_dtoh(&slice.slice(..len), &mut values).map_err(failed)?;
+        }
+        self.synchronize()?;
+        Ok(values)
+    }
+
+    /// A copy of a buffer.
+    pub fn duplicate<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<CudaSlice<T>> {
+        self.stream.clone_dtod(slice).map_err(failed)
+    }
+
+    /// How full the memory is.
+    pub fn memory(&self) -> Result<Memory> {
+        let (free, total) = self.context.mem_get_info().map_err(failed)?;
+        let attribute = |attribute| -> Result<u64> {
+            let mut value = 0u64;
+            // SAFETY: the pool lives as long as the device; these attributes are u64.
+            #[allow(unsafe_code)]
+            unsafe {
+                let pool = result::device::get_default_mem_pool(self.context.cu_device()).map_err(failed)?;
+                result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast::<c_void>())
+                    .map_err(failed)?;
+            }
+            Ok(value)
+        };
+        let used = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+        let reserved = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        let peak = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
+        Ok(Memory { free: free as u64 + reserved.saturating_sub(used), total: total as u64, used, peak })
+    }
+}

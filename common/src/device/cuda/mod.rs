@@ -1,0 +1,189 @@
+//! One GPU, through the driver alone: kernels are compiled when they are first used, matrix products
+//! are cuBLASLt's. Built without CUDA; libraries are looked for when a GPU is opened.
+//!
+//! Order on the device: everything runs on one stream, so that work and the freeing of buffers
+//! follow the order of the calls. The one exception is [`Gpu::ahead`], the stream on which the next
+//! weight is widened while a product runs; it meets the other through the events of
+//! [`Gpu::widened`].
+
+mod compile;
+mod launch;
+mod libraries;
+mod memory;
+mod products;
+mod tensor;
+mod widened;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, sys};
+
+use crate::{Context, Error, Result, error};
+
+pub use compile::{Compiled, Source, compile};
+pub use launch::{Argument, Grid, address};
+pub use libraries::find_compiler;
+pub use products::{Factor, Precision, Product};
+pub use tensor::GpuTensor;
+pub(crate) use tensor::SOURCE as TENSOR;
+
+/// The oldest compute capability that the kernels are written for: Ampere's.
+const OLDEST: u32 = 80;
+
+/// An open GPU.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    /// Where everything runs.
+    stream: Arc<CudaStream>,
+    /// Where weights are widened ahead of the products.
+    ahead: Arc<CudaStream>,
+    ordinal: usize,
+    name: String,
+    /// The compute capability, as 90 for 9.0.
+    architecture: u32,
+    multiprocessors: usize,
+    loaded: Mutex<Loaded>,
+    products: products::Products,
+    widened: Mutex<widened::DoubleBuffer>,
+    /// Page-locked memory that rows of the embedding pass through.
+    staging: Mutex<Option<memory::Staging>>,
+}
+
+/// Kernels that have been used.
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<&'static str, Arc<CudaModule>>,
+    functions: HashMap<(&'static str, &'static str), CudaFunction>,
+    constants: HashMap<(&'static str, &'static str), i32>,
+}
+
+impl Gpu {
+    /// How many GPUs there are; none without a driver.
+    pub fn count() -> usize {
+        match libraries::driver_is_present() {
+            true => CudaContext::device_count().map_or(0, |count| usize::try_from(count).unwrap_or(0)),
+            false => 0,
+        }
+    }
+
+    /// Opens GPU `ordinal`.
+    pub fn open(ordinal: usize) -> Result<Arc<Self>> {
+        if !libraries::driver_is_present() {
+            return Err(Error::new("there is no NVIDIA driver: libcuda.so.1 was not found")
+                .hint("install the driver, or use --device cpu"));
+        }
+        let count = Self::count();
+        if ordinal >= count {
+            return Err(error!("GPU {ordinal} was asked for, and there are {count}")
+                .hint("nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides some; or use --device cpu"));
+        }
+        let context = CudaContext::new(ordinal).map_err(failed).context("cannot open the GPU")?;
+        let name = context.name().map_err(failed)?;
+        let (major, minor) = context.compute_capability().map_err(failed)?;
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(attribute).map_err(failed)?;
+        let architecture = u32::try_from(major * 10 + minor).unwrap_or(0);
+        if architecture < OLDEST {
+            return Err(error!(
+                "{name} has compute capability {major}.{minor}, and 8.0 is needed (Ampere, 2020)"
+            )
+            .hint("use another GPU, or --device cpu"));
+        }
+        libraries::find_compiler()?;
+        libraries::find_products()?;
+        // SAFETY: the type's documentation says how streams and buffers are ordered by hand.
+        #[allow(unsafe_code)]
+        unsafe {
+            context.disable_event_tracking();
+        }
+        let stream = context.new_stream().map_err(failed)?;
+        let ahead = context.new_stream().map_err(failed)?;
+        memory::keep_freed_memory(&context)?;
+        let products = products::Products::new(&stream)?;
+        let widened = Mutex::new(widened::DoubleBuffer::new(&context, &stream)?);
+        Ok(Arc::new(Self {
+            context,
+            stream,
+            ahead,
+            ordinal,
+            name,
+            architecture,
+            multiprocessors: usize::try_from(multiprocessors).unwrap_or(1).max(1),
+            loaded: Mutex::default(),
+            products,
+            widened,
+            staging: Mutex::default(),
+        }))
+    }
+
+    /// As NVIDIA calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which of the GPUs.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// The compute capability, as 90 for 9.0.
+    pub fn architecture(&self) -> u32 {
+        self.architecture
+    }
+
+    /// How many processors it has, for kernels that size their grids by them.
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// The newest CUDA version that the driver supports, as 13000 for 13.0.
+    pub fn driver_version() -> i32 {
+        let mut version = 0;
+        // SAFETY: writes one integer.
+        #[allow(unsafe_code)]
+        unsafe {
+            sys::cuDriverGetVersion(&mut version);
+        }
+        version
+    }
+
+    /// Waits until all that was asked for is done; errors of kernels come out here.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(failed)
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed)
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gpu({}, {})", self.ordinal, self.name)
+    }
+}
+
+impl PartialEq for Gpu {
+    fn eq(&self, other: &Self) -> bool {
+        self.ordinal == other.ordinal
+    }
+}
+
+impl Eq for Gpu {}
+
+/// The driver's error as ours.
+fn failed(error: DriverError) -> Error {
+    let name =
+        error.error_name().map_or_else(|_| format!("{error:?}"), |name| name.to_string_lossy().into_owned());
+    let text =
+        error.error_string().map_or_else(|_| String::new(), |text| format!(": {}", text.to_string_lossy()));
+    let ours = error!("{name}{text}");
+    match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            ours.hint("other programs may hold GPU memory (nvidia-smi); ask for less with --vram-budget or --cutoff-len")
+        }
+        _ => ours,
+    }
+}

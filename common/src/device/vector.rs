@@ -1,0 +1,151 @@
+//! f32 values on a device that stay in one place: frozen vectors, and the adapters' parameters,
+//! gradients and moments.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::CudaSlice;
+
+use super::Device;
+use super::cuda::{Gpu, address};
+use crate::{Error, Result, error};
+
+/// A row of f32 values.
+#[derive(Debug)]
+pub enum Vector {
+    /// On the host.
+    Cpu(Vec<f32>),
+    /// On a GPU.
+    Cuda(GpuVector),
+}
+
+/// A row of f32 values on a GPU.
+#[derive(Debug)]
+pub struct GpuVector {
+    gpu: Arc<Gpu>,
+    values: CudaSlice<f32>,
+    len: usize,
+}
+
+impl Vector {
+    /// Zeros.
+    pub fn zeros(len: usize, device: &Device) -> Result<Self> {
+        match device {
+            Device::Cpu => Ok(Self::Cpu(vec![0.0; len])),
+            Device::Cuda(gpu) => Ok(Self::Cuda(GpuVector { gpu: gpu.clone(), values: gpu.zeros(len)?, len })),
+        }
+    }
+
+    /// Arbitrary values on a GPU, for a kernel to write.
+    pub fn on_gpu(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
+        Ok(Self::Cuda(GpuVector { gpu: gpu.clone(), values: gpu.allocate(len)?, len }))
+    }
+
+    /// These values, moved to the device.
+    pub fn from_vec(values: Vec<f32>, device: &Device) -> Result<Self> {
+        match device {
+            Device::Cpu => Ok(Self::Cpu(values)),
+            Device::Cuda(gpu) => Ok(Self::Cuda(GpuVector {
+                gpu: gpu.clone(),
+                values: gpu.upload(&values)?,
+                len: values.len(),
+            })),
+        }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Cpu(values) => values.len(),
+            Self::Cuda(vector) => vector.len,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values, where they are on the host.
+    pub fn host(&self) -> Result<&[f32]> {
+        match self {
+            Self::Cpu(values) => Ok(values),
+            Self::Cuda(_) => Err(Error::new("values on the host expected, found them on a GPU")),
+        }
+    }
+
+    /// The values to change, where they are on the host.
+    pub fn host_mut(&mut self) -> Result<&mut [f32]> {
+        match self {
+            Self::Cpu(values) => Ok(values),
+            Self::Cuda(_) => Err(Error::new("values on the host expected, found them on a GPU")),
+        }
+    }
+
+    /// The values, where they are on a GPU.
+    pub fn gpu(&self) -> Result<&GpuVector> {
+        match self {
+            Self::Cpu(_) => Err(Error::new("values on a GPU expected, found them on the host")),
+            Self::Cuda(vector) => Ok(vector),
+        }
+    }
+
+    /// A copy of the values.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        match self {
+            Self::Cpu(values) => Ok(values.clone()),
+            Self::Cuda(GpuVector { gpu, values, len }) => gpu.download(values, *len),
+        }
+    }
+
+    /// Overwrites all values with zeros.
+    pub fn fill_zero(&mut self) -> Result<()> {
+        match self {
+            Self::Cpu(values) => {
+                values.fill(0.0);
+                Ok(())
+            }
+            Self::Cuda(GpuVector { gpu, values, .. }) => gpu.fill_zero(values),
+        }
+    }
+
+    /// A copy on the same device.
+    pub fn duplicate(&self) -> Result<Self> {
+        match self {
+            Self::Cpu(values) => Ok(Self::Cpu(values.clone())),
+            Self::Cuda(GpuVector { gpu, values, len }) => {
+                Ok(Self::Cuda(GpuVector { gpu: gpu.clone(), values: gpu.duplicate(values)?, len: *len }))
+            }
+        }
+    }
+}
+
+impl GpuVector {
+    /// Where it lives.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The address of the first value.
+    pub fn address(&self) -> u64 {
+        address(&self.values)
+    }
+
+    /// The address of the first of these values.
+    pub fn address_of(&self, range: &Range<usize>) -> Result<u64> {
+        match range.start <= range.end && range.end <= self.len {
+            true => Ok(self.address() + 4 * range.start as u64),
+            false => Err(error!("values {range:?} of {}", self.len)),
+        }
+    }
+}

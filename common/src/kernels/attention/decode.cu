@@ -1,0 +1,151 @@
+// Causal attention of a few new rows of one sequence behind a long past.
+//
+// Reading the past is the work, so it is split over thread blocks (Dao et al. 2023, Flash-Decoding),
+// each of which leaves its output and log-sum; a second kernel combines them, in their order. The query
+// heads that share a key head, and the rows, are together the rows of the scores: row r of the T·H/K is
+// token r / (H/K), head r % (H/K) of the group. A thread block owns 16 of those; each of its warps takes
+// 16 of every 64 keys, with a softmax of its own.
+
+constexpr int DECODE_ROWS = 16;
+constexpr int DECODE_KEYS = 16 * WARPS;
+constexpr int DECODE_STAGE_BYTES = 2 * DECODE_KEYS * ROW_BYTES;
+constexpr int DECODE_SHARED_BYTES = DECODE_ROWS * ROW_BYTES + 2 * DECODE_STAGE_BYTES;
+static_assert(WARPS * DECODE_ROWS * (HEAD_SIZE + 2) * 4 <= 2 * DECODE_STAGE_BYTES, "the warps' results lie in the stages");
+
+extern "C" __constant__ int attention_decode_rows = DECODE_ROWS;
+extern "C" __constant__ int attention_decode_keys = DECODE_KEYS;
+extern "C" __constant__ int attention_decode_shared_bytes = DECODE_SHARED_BYTES;
+
+// Launch: grid (splits, K, ceil(T·H/K / DECODE_ROWS)), splits = ceil((P + T) / keys_per_split).
+extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
+    float* split_out,           // [splits, T, H·D]
+    float* split_log_sums,      // [splits, T, H], -inf where a row sees no key of the split
+    const bf16* qkv,            // [T, (H + 2K)·D]
+    const bf16* past_keys,      // [P, K·D], rows past_stride elements apart
+    const bf16* past_values,    // [P, K·D], likewise
+    int tokens,                 // T
+    int heads,                  // H
+    int key_heads,              // K
+    int past_count,             // P
+    int past_stride,
+    int keys_per_split,         // a multiple of DECODE_KEYS
+    float scale) {
+    const int split = blockIdx.x, key_head = blockIdx.y;
+    const int group = heads / key_heads;
+    const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
+    const int key_count = past_count + tokens;
+    const bf16* own = qkv - (long long)past_count * stride;  // the first token is row P of the keys
+    const Rows keys = {own + (heads + key_head) * HEAD_SIZE, stride, key_count,
+                       past_keys + key_head * HEAD_SIZE, past_stride, past_count};
+    const Rows values = {own + (heads + key_heads + key_head) * HEAD_SIZE, stride, key_count,
+                         past_values + key_head * HEAD_SIZE, past_stride, past_count};
+    const unsigned query_tile = shared_address();
+    const unsigned stages = query_tile + DECODE_ROWS * ROW_BYTES;  // [2][keys, then values]
+    const int lane = threadIdx.x % 32, warp = warp_number();
+    const unsigned warp_offset = warp * 16 * ROW_BYTES;
+
+    const auto copy_stage = [&](unsigned stage, int key) {
+        copy_rows<DECODE_KEYS>(stage, keys, key);
+        copy_rows<DECODE_KEYS>(stage + DECODE_KEYS * ROW_BYTES, values, key);
+    };
+    for (int i = threadIdx.x; i < DECODE_ROWS * PIECES; i += THREADS) {
+        const int row = blockIdx.z * DECODE_ROWS + i / PIECES, token = row / group;
+        const bool present = token < tokens;
+        const bf16* query = qkv + (long long)(present ? token : 0) * stride + (key_head * group + row % group) * HEAD_SIZE;
+        copy_16_bytes(query_tile + i / PIECES * ROW_BYTES + i % PIECES * 16, query + i % PIECES * 8, present);
+    }
+    const int first = split * keys_per_split, last = min(first + keys_per_split, key_count);
+    copy_stage(stages, first);
+
+    float result[1][PIECES][4];
+    clear(result);
+    Softmax<1> softmax;
+    unsigned stage = stages, next_stage = stages + DECODE_STAGE_BYTES;
+    for (int key = first; key < last; key += DECODE_KEYS) {
+        wait_for_copies();
+        __syncthreads();
+        if (key + DECODE_KEYS < last) copy_stage(next_stage, key + DECODE_KEYS);
+        float scores[1][2][4];
+        clear(scores);
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            unsigned left[1][4];
+            load_left(left, query_tile + down_offset() + step * STEP_BYTES);
+            multiply_transposed<1, 16>(scores, left, stage + warp_offset + across_offset() + step * STEP_BYTES);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int token = (blockIdx.z * DECODE_ROWS + half * 8 + lane / 4) / group;
+            const int limit = past_count + token - key - warp * 16 - lane % 4 * 2;
+#pragma unroll
+            for (int n = 0; n < 2; ++n)
+#pragma unroll
+                for (int j = 0; j < 2; ++j)
+                    if (n * 8 + j > limit) scores[0][n][2 * half + j] = MINUS_INFINITY;
+        }
+        softmax.add(scores, result, scale * LOG2_E);
+        unsigned left[1][4];
+        to_left(left, scores, 0);
+        multiply(result, left, stage + DECODE_KEYS * ROW_BYTES + warp_offset + down_offset());
+        const unsigned free_stage = stage;
+        stage = next_stage;
+        next_stage = free_stage;
+    }
+    softmax.finish();
+
+    // The warps' results, in shared memory: outputs [WARPS, 16, D], maxima and sums [WARPS, 16].
+    const unsigned outputs = stages, maxima = outputs + WARPS * DECODE_ROWS * HEAD_SIZE * 4;
+    const unsigned sums = maxima + WARPS * DECODE_ROWS * 4;
+    __syncthreads();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int row = warp * DECODE_ROWS + half * 8 + lane / 4;
+#pragma unroll
+        for (int d = 0; d < PIECES; ++d)
+#pragma unroll
+            for (int j = 0; j < 2; ++j)
+                store_shared(outputs + (row * HEAD_SIZE + d * 8 + lane % 4 * 2 + j) * 4, result[0][d][2 * half + j]);
+        if (lane % 4 == 0) {
+            store_shared(maxima + row * 4, softmax.maximum[0][half]);
+            store_shared(sums + row * 4, softmax.sum[0][half]);
+        }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < DECODE_ROWS * HEAD_SIZE; i += THREADS) {
+        const int row = i / HEAD_SIZE, column = i % HEAD_SIZE;
+        const int of_all = blockIdx.z * DECODE_ROWS + row, token = of_all / group;
+        if (token >= tokens) break;
+        float highest = MINUS_INFINITY;
+        for (int w = 0; w < WARPS; ++w) highest = fmaxf(highest, load_shared(maxima + (w * DECODE_ROWS + row) * 4));
+        const float base = highest == MINUS_INFINITY ? 0.0f : highest;
+        float sum = 0.0f, output = 0.0f;
+        for (int w = 0; w < WARPS; ++w) {
+            const int at = w * DECODE_ROWS + row;
+            const float weight = power_of_two((load_shared(maxima + at * 4) - base) * (scale * LOG2_E));
+            sum += weight * load_shared(sums + at * 4);
+            output += weight * load_shared(outputs + (at * HEAD_SIZE + column) * 4);
+        }
+        const long long at = ((long long)split * tokens + token) * heads + key_head * group + of_all % group;
+        split_out[at * HEAD_SIZE + column] = sum > 0.0f ? output / sum : 0.0f;
+        if (column == 0) split_log_sums[at] = base * scale + logf(sum);
+    }
+}
+
+// Launch: T·H blocks of D threads.
+extern "C" __global__ void __launch_bounds__(HEAD_SIZE) attention_decode_combine(
+    bf16* out,                      // [T, H·D]
+    const float* split_out,         // [splits, T, H·D]
+    const float* split_log_sums,    // [splits, T, H]
+    int splits) {
+    const int row = blockIdx.x, rows = gridDim.x;
+    float highest = MINUS_INFINITY;
+    for (int split = 0; split < splits; ++split) highest = fmaxf(highest, split_log_sums[split * rows + row]);
+    float sum = 0.0f, output = 0.0f;
+    for (int split = 0; split < splits; ++split) {
+        const int at = split * rows + row;
+        const float weight = power_of_two((split_log_sums[at] - highest) * LOG2_E);
+        sum += weight;
+        output += weight * split_out[(long long)at * HEAD_SIZE + threadIdx.x];
+    }
+    out[(long long)row * HEAD_SIZE + threadIdx.x] = to_bf16(output / sum);
+}

@@ -1,0 +1,108 @@
+// Causal attention of packed sequences behind an optional shared past, forward.
+//
+// A thread block owns FORWARD_ROWS query rows of one head and goes through the keys that its last
+// row sees, a tile at a time, with a running softmax: nothing of the size of the scores is kept
+// (Dao et al. 2022). A warp owns 32 of the rows. The values of a tile arrive while its scores are
+// computed, the keys of the next tile while the values are used.
+
+constexpr int FORWARD_ROWS = 128;
+constexpr int FORWARD_KEYS = 32;
+constexpr int FORWARD_STAGE_BYTES = 2 * FORWARD_KEYS * ROW_BYTES;
+constexpr int FORWARD_SHARED_BYTES = FORWARD_ROWS * ROW_BYTES + 2 * FORWARD_STAGE_BYTES;
+
+extern "C" __constant__ int attention_forward_rows = FORWARD_ROWS;
+extern "C" __constant__ int attention_forward_shared_bytes = FORWARD_SHARED_BYTES;
+
+// Launch: tasks·H blocks. A task is a block of FORWARD_ROWS rows, those with the most keys first.
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
+    bf16* out,                  // [T, H·D]
+    float* log_sums,            // [T, H], log of the sum of exponentials of the scaled scores
+    const bf16* qkv,            // [T, (H + 2K)·D]
+    const bf16* past_keys,      // [P, K·D], rows past_stride elements apart
+    const bf16* past_values,    // [P, K·D], likewise
+    const int4* tasks,          // [tasks]
+    int heads,                  // H
+    int key_heads,              // K
+    int past_count,             // P
+    int past_stride,
+    float scale) {
+    const int head = blockIdx.x % heads;
+    const int key_head = head / (heads / key_heads);
+    const Block block = block_of(tasks[blockIdx.x / heads]);
+    const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
+    const bf16* sequence = qkv + (long long)block.start * stride;
+    const int key_count = past_count + block.length;
+    const bf16* own = sequence - (long long)past_count * stride;  // its first token is row P of the keys
+    const Rows queries = {sequence + head * HEAD_SIZE, stride, block.length};
+    const Rows keys = {own + (heads + key_head) * HEAD_SIZE, stride, key_count,
+                       past_keys + key_head * HEAD_SIZE, past_stride, past_count};
+    const Rows values = {own + (heads + key_heads + key_head) * HEAD_SIZE, stride, key_count,
+                         past_values + key_head * HEAD_SIZE, past_stride, past_count};
+
+    const unsigned query_tile = shared_address();
+    const unsigned stages = query_tile + FORWARD_ROWS * ROW_BYTES;  // [2][keys, then values]
+    const int lane = threadIdx.x % 32;
+    const int warp_row = warp_number() * 32;
+    const int first = block.first + warp_row;  // the warp's first row
+    const unsigned warp_queries = query_tile + warp_row * ROW_BYTES + down_offset();
+
+    copy_rows<FORWARD_ROWS>(query_tile, queries, block.first);
+    copy_rows<FORWARD_KEYS>(stages, keys, 0);
+    copy_rows<FORWARD_KEYS>(stages + FORWARD_KEYS * ROW_BYTES, values, 0);
+    const int seen = past_count + min(block.first + FORWARD_ROWS, block.length);
+    float result[2][PIECES][4];
+    clear(result);
+    Softmax<2> softmax;
+    unsigned stage = stages, next_stage = stages + FORWARD_STAGE_BYTES;
+    for (int key = 0; key < seen; key += FORWARD_KEYS) {
+        const unsigned key_tile = stage, value_tile = stage + FORWARD_KEYS * ROW_BYTES;
+        wait_for_copies();
+        __syncthreads();
+        if (key + FORWARD_KEYS < seen) {
+            copy_rows<FORWARD_KEYS>(next_stage, keys, key + FORWARD_KEYS);
+            copy_rows<FORWARD_KEYS>(next_stage + FORWARD_KEYS * ROW_BYTES, values, key + FORWARD_KEYS);
+        }
+        stage = next_stage;
+        next_stage = key_tile;
+        if (first >= block.length || key > past_count + first + 31) continue;
+
+        float scores[2][FORWARD_KEYS / 8][4];
+        clear(scores);
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            unsigned left[2][4];
+            load_left(left, warp_queries + step * STEP_BYTES);
+            multiply_transposed<2, FORWARD_KEYS>(scores, left, key_tile + across_offset() + step * STEP_BYTES);
+        }
+        // A row sees keys up to its own position behind the past.
+        if (key + FORWARD_KEYS - 1 > past_count + first) {
+            const int limit = past_count + first + lane / 4 - key - lane % 4 * 2;
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+#pragma unroll
+                for (int n = 0; n < FORWARD_KEYS / 8; ++n)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j)
+                        if (n * 8 + j % 2 > limit + i * 16 + j / 2 * 8) scores[i][n][j] = MINUS_INFINITY;
+        }
+        softmax.add(scores, result, scale * LOG2_E);
+#pragma unroll
+        for (int step = 0; step < FORWARD_KEYS / 16; ++step) {
+            unsigned left[2][4];
+            to_left(left, scores, step);
+            multiply(result, left, value_tile + down_offset() + step * 16 * ROW_BYTES);
+        }
+    }
+
+    softmax.finish();
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = first + i * 16 + half * 8 + lane / 4;
+            if (row >= block.length) continue;
+            const long long at = (long long)(block.start + row) * heads + head;
+            store_row(out + at * HEAD_SIZE, result[i], half, 1.0f / softmax.sum[i][half]);
+            if (lane % 4 == 0) log_sums[at] = softmax.maximum[i][half] * scale + logf(softmax.sum[i][half]);
+        }
+}

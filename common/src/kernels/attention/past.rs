@@ -1,0 +1,159 @@
+//! Keys and values of tokens that came before.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaSlice;
+use half::bf16;
+
+use super::{Heads, check, cuda};
+use crate::device::Tensor;
+use crate::device::cuda::Gpu;
+use crate::{Error, Result, error};
+
+/// Keys and values, turned and ready, that every sequence of a batch sees before its own tokens.
+#[derive(Debug)]
+pub enum Past {
+    /// f32 on the host.
+    Cpu(HostPast),
+    /// bf16 on a GPU.
+    Cuda(GpuPast),
+}
+
+/// Rows on the host.
+#[derive(Debug, Default)]
+pub struct HostPast {
+    /// [P, K·D]
+    pub(super) keys: Vec<f32>,
+    /// [P, K·D]
+    pub(super) values: Vec<f32>,
+    len: usize,
+}
+
+/// Rows on a GPU, in buffers with room for more.
+#[derive(Debug)]
+pub struct GpuPast {
+    pub(super) gpu: Arc<Gpu>,
+    /// [capacity, K·D]
+    pub(super) keys: CudaSlice<bf16>,
+    /// [capacity, K·D]
+    pub(super) values: CudaSlice<bf16>,
+    pub(super) len: usize,
+    pub(super) columns: usize,
+}
+
+impl Past {
+    /// The keys and values of qkv [T, (H + 2K)·D].
+    pub fn new(qkv: &Tensor, heads: Heads) -> Result<Self> {
+        let mut past = match qkv {
+            Tensor::Cpu(_) => Self::Cpu(HostPast::default()),
+            Tensor::Cuda(qkv) => {
+                Self::Cuda(GpuPast::new(qkv.gpu(), heads.keys * heads.size, qkv.shape()[0])?)
+            }
+        };
+        past.append(qkv, heads)?;
+        Ok(past)
+    }
+
+    /// Adds the keys and values of qkv [T, (H + 2K)·D] behind what is there.
+    pub fn append(&mut self, qkv: &Tensor, heads: Heads) -> Result<()> {
+        let t = check(qkv, heads)?;
+        self.check(heads)?;
+        match self {
+            Self::Cpu(past) => {
+                let columns = heads.keys * heads.size;
+                for row in qkv.host()?.chunks_exact(heads.width()) {
+                    let (keys, values) = row[heads.queries * heads.size..].split_at(columns);
+                    past.keys.extend_from_slice(keys);
+                    past.values.extend_from_slice(values);
+                }
+                past.len += t;
+                Ok(())
+            }
+            Self::Cuda(past) => past.append(qkv.gpu()?, heads),
+        }
+    }
+
+    /// P, the tokens it holds.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Cpu(past) => past.len,
+            Self::Cuda(past) => past.len,
+        }
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        match self {
+            Self::Cpu(past) if len < past.len => {
+                let columns = past.keys.len() / past.len;
+                past.keys.truncate(len * columns);
+                past.values.truncate(len * columns);
+                past.len = len;
+            }
+            Self::Cpu(_) => {}
+            Self::Cuda(past) => past.len = past.len.min(len),
+        }
+    }
+
+    pub(super) fn host(&self) -> Result<&HostPast> {
+        match self {
+            Self::Cpu(past) => Ok(past),
+            Self::Cuda(_) => Err(Error::new("attention: a past on the host expected, found one on a GPU")),
+        }
+    }
+
+    pub(super) fn gpu(&self) -> Result<&GpuPast> {
+        match self {
+            Self::Cpu(_) => Err(Error::new("attention: a past on a GPU expected, found one on the host")),
+            Self::Cuda(past) => Ok(past),
+        }
+    }
+
+    pub(super) fn check(&self, heads: Heads) -> Result<()> {
+        let columns = match self {
+            Self::Cpu(past) if past.len == 0 => return Ok(()),
+            Self::Cpu(past) => past.keys.len() / past.len,
+            Self::Cuda(past) => past.columns,
+        };
+        match columns == heads.keys * heads.size {
+            true => Ok(()),
+            false => Err(error!(
+                "attention: a past of rows of {} expected, found {columns}",
+                heads.keys * heads.size
+            )),
+        }
+    }
+}
+
+impl GpuPast {
+    fn new(gpu: &Arc<Gpu>, columns: usize, tokens: usize) -> Result<Self> {
+        let room = tokens * columns;
+        let (keys, values) = (gpu.allocate(room)?, gpu.allocate(room)?);
+        Ok(Self { gpu: gpu.clone(), keys, values, len: 0, columns })
+    }
+
+    /// Tokens there is room for.
+    fn capacity(&self) -> usize {
+        self.keys.len() / self.columns
+    }
+
+    fn append(&mut self, qkv: &crate::device::cuda::GpuTensor, heads: Heads) -> Result<()> {
+        let tokens = qkv.shape()[0];
+        if self.len + tokens > self.capacity() {
+            // Twice as much: a token at a time costs a copy now and then, not each time.
+            let room = (self.len + tokens).max(2 * self.capacity()).next_multiple_of(64);
+            let mut grown = Self::new(&self.gpu, self.columns, room)?;
+            cuda::copy_past(self, &grown, heads)?;
+            grown.len = self.len;
+            *self = grown;
+        }
+        cuda::append(qkv, heads, self)?;
+        self.len += tokens;
+        Ok(())
+    }
+}

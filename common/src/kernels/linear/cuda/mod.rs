@@ -1,0 +1,221 @@
+//! Linear layers on a GPU. A quantized weight is widened to bf16 into scratch, on a second stream while
+//! the product before it runs, and multiplied whole; for a few rows it is multiplied as it is.
+
+mod lora;
+mod weight;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::CudaSlice;
+use half::bf16;
+
+use super::{Linear, Projection};
+use crate::device::GpuVector;
+use crate::device::cuda::{Argument, Factor, Gpu, GpuTensor, Precision, Product, Source, address};
+use crate::{Result, error};
+
+use weight::Frozen;
+
+pub(in crate::kernels) use lora::SOURCE as LORA;
+
+pub(in crate::kernels) static SOURCE: Source =
+    Source { name: "quantized", text: include_str!("../quantized.cu") };
+
+/// Up to this many rows of x, a quantized weight is read once and never widened.
+const FEW_ROWS: usize = 8;
+
+/// The frozen part of a stack on a GPU.
+pub struct Stack {
+    weights: Vec<Frozen>,
+    /// bf16 [ΣN]; zero where a projection has none.
+    bias: Option<CudaSlice<bf16>>,
+}
+
+impl Stack {
+    pub(super) fn new(gpu: &Arc<Gpu>, projections: &[Projection]) -> Result<Self> {
+        let weights =
+            projections.iter().map(|p| Frozen::upload(gpu, &p.weight)).collect::<Result<Vec<_>>>()?;
+        let mut bias = None;
+        if projections.iter().any(|projection| projection.bias.is_some()) {
+            let values = projections.iter().flat_map(|projection| {
+                let n = projection.weight.shape()[0];
+                let zeros = || vec![0.0; n];
+                projection.bias.clone().unwrap_or_else(zeros)
+            });
+            bias = Some(gpu.upload(&values.map(bf16::from_f32).collect::<Vec<_>>())?);
+        }
+        let quantized = weights.iter().all(Frozen::is_quantized);
+        if quantized {
+            let len = weights.iter().map(|weight| weight.rows() * weight.columns()).sum();
+            gpu.reserve_widened(len)?;
+        }
+        Ok(Self { weights, bias })
+    }
+
+    fn is_quantized(&self) -> bool {
+        self.weights.iter().all(Frozen::is_quantized)
+    }
+
+    /// Each weight with its columns of y.
+    fn columns(&self) -> impl Iterator<Item = (Range<usize>, &Frozen)> {
+        let mut first = 0;
+        self.weights.iter().map(move |weight| {
+            let columns = first..first + weight.rows();
+            first = columns.end;
+            (columns, weight)
+        })
+    }
+
+    /// Gives `multiply` the weights one behind the other as bf16 [N, K]: all at once where they are
+    /// quantized, else each as it lies. Also the columns of y that they make.
+    fn widened(&self, gpu: &Gpu, mut multiply: impl FnMut(Range<usize>, u64) -> Result<()>) -> Result<()> {
+        if !self.is_quantized() {
+            return self
+                .columns()
+                .try_for_each(|(columns, weight)| multiply(columns, weight.dense_address()?));
+        }
+        let k = self.weights.first().map_or(0, Frozen::columns);
+        let n = self.weights.iter().map(Frozen::rows).sum::<usize>();
+        gpu.widened(
+            n * k,
+            |stream, scratch| {
+                self.columns().try_for_each(|(columns, weight)| {
+                    weight.dequantize(gpu, stream, address(scratch) + 2 * (columns.start * k) as u64)
+                })
+            },
+            |scratch| multiply(0..n, address(scratch)),
+        )
+    }
+}
+
+fn stack(linear: &Linear) -> Result<&Stack> {
+    linear
+        .on_gpu
+        .as_ref()
+        .ok_or_else(|| error!("the weights of {} are not on the GPU", linear.projections[0].name))
+}
+
+/// y [T, ΣN] and x·Aᵀ [T, ΣR].
+pub(super) fn forward(
+    x: &GpuTensor,
+    linear: &Linear,
+    parameters: Option<&GpuVector>,
+) -> Result<(GpuTensor, Option<GpuTensor>)> {
+    let (gpu, stack) = (x.gpu(), stack(linear)?);
+    let (t, k, n) = (x.shape()[0], linear.inputs, linear.outputs);
+    let y = GpuTensor::new(gpu, &[t, n])?;
+    // The adapters' part is written first: the product then adds to it what is rounded once.
+    let low = parameters.map(|parameters| lora::forward(&y, x, linear, parameters)).transpose()?;
+    if t <= FEW_ROWS && stack.is_quantized() && k.is_multiple_of(32) {
+        for (columns, weight) in stack.columns() {
+            let bias = stack.bias.as_ref().map(|bias| address(bias) + 2 * columns.start as u64);
+            weight.multiply_rows(&y, columns, x, bias, low.is_some())?;
+        }
+        return Ok((y, low));
+    }
+    stack.widened(gpu, |columns, weights| {
+        gpu.product(&Product {
+            shape: [t, columns.len(), k],
+            a: Factor::new(x.address(), k),
+            b: Factor::new(weights, k).t(),
+            out: y.address() + 2 * columns.start as u64,
+            out_stride: n,
+            precision: Precision::Bf16,
+            alpha: 1.0,
+            beta: if low.is_some() { 1.0 } else { 0.0 },
+            bias: stack.bias.as_ref().map(|bias| address(bias) + 2 * columns.start as u64),
+        })
+    })?;
+    Ok((y, low))
+}
+
+/// `dx = dy·W` and the adapters' part of it; adds their gradients to `gradients`.
+pub(super) fn backward(
+    dy: &GpuTensor,
+    x: &GpuTensor,
+    low: Option<&GpuTensor>,
+    linear: &Linear,
+    parameters: &GpuVector,
+    gradients: &GpuVector,
+    needs_dx: bool,
+) -> Result<Option<GpuTensor>> {
+    let dx = match needs_dx {
+        true => Some(GpuTensor::new(x.gpu(), x.shape())?),
+        false => None,
+    };
+    if let Some(low) = low {
+        lora::backward(dx.as_ref(), dy, x, low, linear, parameters, gradients)?;
+    }
+    if let Some(dx) = &dx {
+        multiply_transposed(dx, dy, linear, low.is_some())?;
+    }
+    Ok(dx)
+}
+
+/// dx [T, K] = dy [T, ΣN]·W, added to what dx holds where `adds` is set.
+pub(in crate::kernels) fn multiply_transposed(
+    dx: &GpuTensor,
+    dy: &GpuTensor,
+    linear: &Linear,
+    adds: bool,
+) -> Result<()> {
+    let (t, k, n) = (dy.shape()[0], linear.inputs, linear.outputs);
+    let mut adds = adds;
+    stack(linear)?.widened(dx.gpu(), |columns, weights| {
+        let product = Product {
+            shape: [t, k, columns.len()],
+            a: Factor::new(dy.address() + 2 * columns.start as u64, n),
+            b: Factor::new(weights, k),
+            out: dx.address(),
+            out_stride: k,
+            precision: Precision::Bf16,
+            alpha: 1.0,
+            beta: if adds { 1.0 } else { 0.0 },
+            bias: None,
+        };
+        adds = true;
+        dx.gpu().product(&product)
+    })
+}
+
+/// y [T, ΣN] = x [T, K]·Wᵀ in `precision`, at `out`.
+pub(in crate::kernels) fn multiply(
+    out: u64,
+    precision: Precision,
+    x: &GpuTensor,
+    linear: &Linear,
+) -> Result<()> {
+    let (t, k, n) = (x.shape()[0], linear.inputs, linear.outputs);
+    let size = match precision {
+        Precision::Bf16 => 2,
+        Precision::F32 => 4,
+    };
+    stack(linear)?.widened(x.gpu(), |columns, weights| {
+        x.gpu().product(&Product {
+            shape: [t, columns.len(), k],
+            a: Factor::new(x.address(), k),
+            b: Factor::new(weights, k).t(),
+            out: out + size * columns.start as u64,
+            out_stride: n,
+            precision,
+            alpha: 1.0,
+            beta: 0.0,
+            bias: None,
+        })
+    })
+}
+
+/// y [T, ΣN] in f32 on the host.
+pub(super) fn project(x: &GpuTensor, linear: &Linear) -> Result<Vec<f32>> {
+    let len = x.shape()[0] * linear.outputs;
+    let y = x.gpu().allocate::<f32>(len)?;
+    multiply(address(&y), Precision::F32, x, linear)?;
+    x.gpu().download(&y, len)
+}
+
+impl From<&GpuVector> for Argument {
+    fn from(vector: &GpuVector) -> Self {
+        vector.address().into()
+    }
+}

@@ -1,0 +1,138 @@
+// What a 4-bit weight [N, K] is made of: see nf4/quantized.rs. Blocks of 1 << block_shift numbers run
+// on across rows. With double quantization (map is not null) the absmax of block b is
+// map[codes[b]] * absmax[b >> nested_shift] + offset, and absmax[b] otherwise.
+struct Scales {
+    const float* absmax;
+    const uint8* codes;
+    const float* map;
+    float offset;
+    int block_shift;
+    int nested_shift;
+};
+
+__device__ __forceinline__ float scale_of(const Scales& scales, int64 element) {
+    int64 block = element >> scales.block_shift;
+    if (!scales.map) return scales.absmax[block];
+    return scales.map[scales.codes[block]] * scales.absmax[block >> scales.nested_shift] + scales.offset;
+}
+
+// weight[len] in bf16 from packed[len / 2], the even number of a pair in the high four bits. A thread
+// widens four groups of eight numbers, each a 4-byte load and a 16-byte store that its neighbours
+// continue, all loads before the first use. Numbers are rounded once, as bitsandbytes rounds them.
+#define GROUPS 4
+extern "C" __global__ void __launch_bounds__(256) dequantize(
+    bf16* weight, const uint8* packed, const float* values, const float* absmax, const uint8* codes, const float* map,
+    float offset, int block_shift, int nested_shift, int64 len) {
+    __shared__ float table[16];
+    if (threadIdx.x < 16) table[threadIdx.x] = values[threadIdx.x];
+    __syncthreads();
+    Scales scales = {absmax, codes, map, offset, block_shift, nested_shift};
+    int64 first = ((int64)blockIdx.x * GROUPS * blockDim.x + threadIdx.x) * 8;
+    unsigned bits[GROUPS];
+    float scale[GROUPS];
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        int64 element = first + (int64)g * blockDim.x * 8;
+        if (element + 8 > len) continue;
+        bits[g] = *reinterpret_cast<const unsigned*>(packed + element / 2);
+        scale[g] = scale_of(scales, element);
+    }
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        int64 element = first + (int64)g * blockDim.x * 8;
+        if (element + 8 > len) {
+            for (; element < len; element++) {
+                int code = packed[element / 2] >> (element % 2 ? 0 : 4) & 15;
+                weight[element] = to_bf16(table[code] * scale_of(scales, element));
+            }
+            return;
+        }
+        Eight v;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            unsigned byte = bits[g] >> (8 * j);
+            v.values[2 * j] = table[byte >> 4 & 15] * scale[g];
+            v.values[2 * j + 1] = table[byte & 15] * scale[g];
+        }
+        store_eight(weight + element, v);
+    }
+}
+
+// y[t, n] = sum over k of x[t, k] * weight[n, k], plus bias[n] and what y holds where `add` is set, for
+// T rows of x: each packed weight is read once and never written wide. A warp takes R rows n, so that
+// more loads are in flight and x is widened once for all of them; a lane takes 32 numbers of each row
+// at a time: 16 bytes, of one block. K is a multiple of 32.
+template <int T, int R>
+__device__ __forceinline__ void multiply_rows(bf16* y, int y_stride, const bf16* x, int x_stride, const uint8* packed,
+                                              const float* table, const Scales& scales, const bf16* bias, int n, int k,
+                                              int add) {
+    int first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * R, lane = threadIdx.x % 32;
+    if (first >= n) return;
+    float sums[R][T] = {};
+    for (int i = lane * 32; i < k; i += 1024) {
+        uint4 bits[R];
+        float scale[R];
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            // The last rows of a ragged N are read twice and written once.
+            int64 start = (int64)min(first + r, n - 1) * k + i;
+            bits[r] = __ldcs(reinterpret_cast<const uint4*>(packed + start / 2));
+            scale[r] = scale_of(scales, start);
+        }
+        float part[R][T] = {};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            Eight v[T];
+#pragma unroll
+            for (int t = 0; t < T; t++) v[t] = load_eight(x + (int64)t * x_stride + i + w * 8);
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                unsigned word = w == 0 ? bits[r].x : w == 1 ? bits[r].y : w == 2 ? bits[r].z : bits[r].w;
+                // Codes of the even and of the odd numbers, a byte each.
+                unsigned even = word >> 4 & 0x0f0f0f0fu, odd = word & 0x0f0f0f0fu;
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    float first_weight = table[__byte_perm(even, 0, 0x4440 + j)];
+                    float second_weight = table[__byte_perm(odd, 0, 0x4440 + j)];
+#pragma unroll
+                    for (int t = 0; t < T; t++) {
+                        part[r][t] = fmaf(v[t].values[2 * j], first_weight, part[r][t]);
+                        part[r][t] = fmaf(v[t].values[2 * j + 1], second_weight, part[r][t]);
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < R; r++)
+#pragma unroll
+            for (int t = 0; t < T; t++) sums[r][t] = fmaf(part[r][t], scale[r], sums[r][t]);
+    }
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+#pragma unroll
+        for (int t = 0; t < T; t++) {
+            float sum = warp_sum(sums[r][t]);
+            if (lane > 0 || first + r >= n) continue;
+            bf16* out = y + (int64)t * y_stride + first + r;
+            *out = to_bf16(sum + (bias ? to_float(bias[first + r]) : 0.0f) + (add ? to_float(*out) : 0.0f));
+        }
+    }
+}
+
+#define QUANTIZED_ROWS(T, R)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(128) quantized_rows_##T##x##R(                                      \
+        bf16* y, int y_stride, const bf16* x, int x_stride, const uint8* packed, const float* values,                \
+        const float* absmax, const uint8* codes, const float* map, float offset, int block_shift, int nested_shift,  \
+        const bf16* bias, int n, int k, int add) {                                                                   \
+        __shared__ float table[16];                                                                                  \
+        if (threadIdx.x < 16) table[threadIdx.x] = values[threadIdx.x];                                              \
+        __syncthreads();                                                                                             \
+        Scales scales = {absmax, codes, map, offset, block_shift, nested_shift};                                     \
+        multiply_rows<T, R>(y, y_stride, x, x_stride, packed, table, scales, bias, n, k, add);                       \
+    }
+
+QUANTIZED_ROWS(1, 1)
+QUANTIZED_ROWS(1, 2)
+QUANTIZED_ROWS(2, 2)
+QUANTIZED_ROWS(4, 1)
+QUANTIZED_ROWS(8, 1)

@@ -1,0 +1,52 @@
+//! On a GPU: logits in bf16, read and overwritten by one kernel, a block of threads a row.
+
+use super::Losses;
+use crate::Result;
+use crate::device::cuda::{GpuTensor, Grid, Precision, Source, address};
+use crate::kernels::linear::Linear;
+use crate::kernels::linear::cuda::{multiply, multiply_transposed};
+
+pub(in crate::kernels) static SOURCE: Source =
+    Source { name: "cross_entropy", text: include_str!("cross_entropy.cu") };
+
+/// Bytes of logits that exist at a time: enough rows that reading the weight is hidden by the product.
+const CHUNK_BYTES: usize = 160 << 20;
+/// Threads of a row.
+const THREADS: usize = 1024;
+
+/// The rows' losses and, with `scale`, dx.
+pub(super) fn run(
+    x: &GpuTensor,
+    head: &Linear,
+    targets: &[u32],
+    scale: Option<f32>,
+) -> Result<(Losses, Option<GpuTensor>)> {
+    let (gpu, n, v) = (x.gpu(), targets.len(), head.outputs());
+    let losses = gpu.allocate::<f32>(n)?;
+    let places = gpu.upload(targets)?;
+    let dx = scale.map(|_| GpuTensor::new(gpu, x.shape())).transpose()?;
+    let rows = chunk_rows(v).min(n.max(1));
+    let logits = GpuTensor::new(gpu, &[rows, v])?;
+    for start in (0..n).step_by(rows) {
+        let chunk = start..(start + rows).min(n);
+        let logits = logits.rows(0..chunk.len())?;
+        multiply(logits.address(), Precision::Bf16, &x.rows(chunk.clone())?, head)?;
+        let arguments = [
+            (address(&losses) + 4 * start as u64).into(),
+            (&logits).into(),
+            (address(&places) + 4 * start as u64).into(),
+            (v as i32).into(),
+            scale.unwrap_or(0.0).into(),
+        ];
+        gpu.launch(&SOURCE, "cross_entropy", Grid::new(chunk.len(), THREADS), &arguments)?;
+        if let Some(dx) = &dx {
+            multiply_transposed(&dx.rows(chunk)?, &logits, head, false)?;
+        }
+    }
+    Ok((Losses::Cuda(gpu.clone(), losses, n), dx))
+}
+
+/// Rows whose logits exist at a time.
+pub(crate) fn chunk_rows(vocabulary: usize) -> usize {
+    (CHUNK_BYTES / 2 / vocabulary).max(1)
+}

@@ -1,0 +1,76 @@
+//! The projection to the vocabulary and cross-entropy against target tokens in one op, in chunks of
+//! rows, so that the logits of a pass never exist whole.
+
+mod cpu;
+pub(super) mod cuda;
+
+pub(crate) use cuda::chunk_rows;
+
+use super::linear::Linear;
+use crate::device::Tensor;
+use crate::device::cuda::Gpu;
+use crate::{Result, error};
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaSlice;
+
+/// The losses of rows, which a GPU may still be computing.
+pub enum Losses {
+    /// Their sum.
+    Cpu(f64),
+    /// One of each row, where it is computed.
+    Cuda(Arc<Gpu>, CudaSlice<f32>, usize),
+}
+
+impl Losses {
+    /// Their sum, in the order of the rows.
+    pub fn sum(self) -> Result<f64> {
+        match self {
+            Self::Cpu(sum) => Ok(sum),
+            Self::Cuda(gpu, losses, rows) => {
+                Ok(gpu.download(&losses, rows)?.into_iter().map(f64::from).sum())
+            }
+        }
+    }
+}
+
+/// `−log softmax(x·Wᵀ)[target]` of rows x [n, C] for W [V, C] and targets [n].
+pub fn forward(x: &Tensor, head: &Linear, targets: &[u32]) -> Result<Losses> {
+    check(x, head, targets)?;
+    match x {
+        Tensor::Cpu(_) => Ok(Losses::Cpu(cpu::forward(&x.host()?, head, targets)?)),
+        Tensor::Cuda(x) => Ok(cuda::run(x, head, targets, None)?.0),
+    }
+}
+
+/// As [`forward`], and dx [n, C] of `scale` times the sum of the losses.
+pub fn forward_backward(x: &Tensor, head: &Linear, targets: &[u32], scale: f32) -> Result<(Losses, Tensor)> {
+    check(x, head, targets)?;
+    match x {
+        Tensor::Cpu(_) => {
+            let (sum, dx) = cpu::forward_backward(&x.host()?, head, targets, scale)?;
+            Ok((Losses::Cpu(sum), Tensor::from_vec(dx, x.shape())?))
+        }
+        Tensor::Cuda(x) => match cuda::run(x, head, targets, Some(scale))? {
+            (losses, Some(dx)) => Ok((losses, Tensor::Cuda(dx))),
+            (_, None) => Err(error!("cross-entropy: a gradient that was asked for is missing")),
+        },
+    }
+}
+
+fn check(x: &Tensor, head: &Linear, targets: &[u32]) -> Result<()> {
+    x.expect("cross-entropy: x", &[targets.len(), head.inputs()])?;
+    if head.outputs() == 0 || head.inputs() == 0 {
+        return Err(error!("cross-entropy: an empty head, [{}, {}]", head.outputs(), head.inputs()));
+    }
+    match targets.iter().find(|&&target| target as usize >= head.outputs()) {
+        Some(target) => {
+            Err(error!("cross-entropy: token {target} is outside the vocabulary of {}", head.outputs()))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

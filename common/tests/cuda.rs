@@ -1,0 +1,371 @@
+//! Every kernel on the GPU against its twin on the host: the same inputs, rounded to bf16; buffers
+//! that hold NaN before; the same bits in two runs. Skipped, saying so, without a GPU.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+#![allow(clippy::print_stderr)] // says what is skipped, and how far apart the twins are
+
+use std::sync::Arc;
+
+use common::checkpoint::Tensor as Stored;
+use common::device::cuda::Gpu;
+use common::device::{Device, Tensor, Vector};
+use common::kernels::adamw::{AdamW, Moments, gradient_norm};
+use common::kernels::attention::{self, Heads, Past, Sequences};
+use common::kernels::embedding;
+use common::kernels::linear::{self, AdapterSlot, Linear, Projection, Weight};
+use common::kernels::rope::{self, Angles};
+use common::kernels::{linear_cross_entropy, rms_norm, swiglu};
+use common::nf4::{QuantType, Quantized, Scheme};
+use half::bf16;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Rounding to bf16 moves a value by up to 2⁻⁹ of itself, and by 2⁻⁹/√3 in the mean square.
+const BF16: f64 = 3e-3;
+
+struct Check {
+    cuda: Device,
+    random: ChaCha8Rng,
+    failures: Vec<String>,
+}
+
+impl Check {
+    /// Values that bf16 holds exactly.
+    fn values(&mut self, len: usize, bound: f32) -> Vec<f32> {
+        (0..len).map(|_| bf16::from_f32(self.random.random_range(-bound..bound)).to_f32()).collect()
+    }
+
+    fn pair(&mut self, shape: &[usize], bound: f32) -> (Tensor, Tensor) {
+        let values = self.values(shape.iter().product(), bound);
+        (
+            Tensor::on(&Device::Cpu, values.clone(), shape).unwrap(),
+            Tensor::on(&self.cuda, values, shape).unwrap(),
+        )
+    }
+
+    fn vectors(&mut self, len: usize, bound: f32) -> (Vector, Vector) {
+        let values = self.values(len, bound);
+        (Vector::Cpu(values.clone()), Vector::from_vec(values, &self.cuda).unwrap())
+    }
+
+    /// The norm of the difference, as a share of the norm of what is expected; 0 is to the bit.
+    fn close(&mut self, what: &str, expected: &[f32], found: &[f32], bound: f64) {
+        assert_eq!(expected.len(), found.len(), "{what}");
+        let norm =
+            |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        let pairs = || expected.iter().zip(found).map(|(&e, &f)| f64::from(e) - f64::from(f));
+        let apart = norm(&mut pairs()) / norm(&mut expected.iter().map(|&e| f64::from(e))).max(1e-30);
+        eprintln!("{what}: {apart:.2e} of {bound:.0e}");
+        // NaN is not close to anything.
+        if apart.partial_cmp(&bound).is_none_or(std::cmp::Ordering::is_gt) {
+            let worst =
+                pairs().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).map_or(0, |worst| worst.0);
+            let (e, f, len) = (expected[worst], found[worst], expected.len());
+            self.failures.push(format!("{what}: {apart:.2e}, at {worst} of {len} {e} and {f}"));
+        }
+    }
+
+    fn same(&mut self, what: &str, expected: &Tensor, found: &Tensor, bound: f64) {
+        assert_eq!(expected.shape(), found.shape(), "{what}");
+        self.close(what, &expected.to_vec().unwrap(), &found.to_vec().unwrap(), bound);
+    }
+}
+
+/// Buffers come from a pool: filled with NaN and given back, they are what the next ops write into.
+fn poison(gpu: &Arc<Gpu>) {
+    for len in [1usize << 10, 1 << 14, 1 << 18, 1 << 22] {
+        for _ in 0..4 {
+            drop(gpu.upload(&vec![f32::NAN; len]).unwrap());
+        }
+    }
+    gpu.synchronize().unwrap();
+}
+
+#[test]
+fn kernels_are_their_twins() {
+    if Gpu::count() == 0 {
+        eprintln!("skipped: there is no GPU");
+        return;
+    }
+    let gpu = Gpu::open(0).unwrap();
+    poison(&gpu);
+    let mut check =
+        Check { cuda: Device::Cuda(gpu.clone()), random: ChaCha8Rng::seed_from_u64(1), failures: Vec::new() };
+    elementwise(&mut check);
+    poison(&gpu);
+    linears(&mut check);
+    poison(&gpu);
+    heads(&mut check);
+    poison(&gpu);
+    attentions(&mut check);
+    optimizer(&mut check);
+    assert!(check.failures.is_empty(), "{}", check.failures.join("\n"));
+}
+
+fn elementwise(check: &mut Check) {
+    for (t, c) in [(1, 8), (3, 72), (65, 576), (17, 3584), (5, 12_296)] {
+        let what = format!("{t}x{c}");
+        let (x, gx) = check.pair(&[t, c], 2.0);
+        let (dy, gdy) = check.pair(&[t, c], 1.0);
+        let (weight, gweight) = check.vectors(c, 1.5);
+        let y = rms_norm::forward(&x, &weight, 1e-5).unwrap();
+        check.same(&format!("rms_norm {what}"), &y, &rms_norm::forward(&gx, &gweight, 1e-5).unwrap(), BF16);
+        for residual in [false, true] {
+            let (around, garound) = (residual.then_some(&dy), residual.then_some(&gdy));
+            let dx = rms_norm::backward(&dy, &x, &weight, around, 1e-5).unwrap();
+            let gdx = rms_norm::backward(&gdy, &gx, &gweight, garound, 1e-5).unwrap();
+            check.same(&format!("rms_norm dx {what}"), &dx, &gdx, BF16);
+        }
+        check.same(&format!("add {what}"), &x.add(&dy).unwrap(), &gx.add(&gdy).unwrap(), BF16);
+        if c % 16 == 0 {
+            let h = swiglu::forward(&x).unwrap();
+            check.same(&format!("swiglu {what}"), &h, &swiglu::forward(&gx).unwrap(), BF16);
+            let (dh, gdh) = check.pair(&[t, c / 2], 1.0);
+            let (d, gd) = (swiglu::backward(&dh, &x).unwrap(), swiglu::backward(&gdh, &gx).unwrap());
+            check.same(&format!("swiglu d {what}"), &d, &gd, BF16);
+        }
+        let rows: Vec<u32> = (0..t as u32).rev().step_by(2).collect();
+        let (some, gsome) = (x.gather_rows(&rows).unwrap(), gx.gather_rows(&rows).unwrap());
+        check.same(&format!("gather {what}"), &some, &gsome, 0.0);
+        let (back, gback) = (some.scatter_rows(&rows, t).unwrap(), gsome.scatter_rows(&rows, t).unwrap());
+        check.same(&format!("scatter {what}"), &back, &gback, 0.0);
+    }
+    for (t, heads, rest, d) in [(1, 1, 0, 64), (33, 12, 3, 64), (9, 32, 4, 128), (7, 5, 2, 80), (4, 3, 1, 96)]
+    {
+        let width = (heads + rest) * d;
+        let (x, gx) = check.pair(&[t, width], 2.0);
+        let (dy, gdy) = check.pair(&[t, width], 1.0);
+        let positions: Vec<u32> = (0..t as u32).map(|t| t * 977).collect();
+        let frequencies: Vec<f32> = (0..d / 2).map(|i| 1e4f32.powf(-(i as f32) / (d / 2) as f32)).collect();
+        let angles = Angles::new(&positions, &frequencies, 1.0, &Device::Cpu).unwrap();
+        let gangles = Angles::new(&positions, &frequencies, 1.0, &check.cuda).unwrap();
+        let what = format!("{t}x{heads}+{rest}x{d}");
+        let y = rope::forward(&x, heads * d, &angles).unwrap();
+        check.same(&format!("rope {what}"), &y, &rope::forward(&gx, heads * d, &gangles).unwrap(), BF16);
+        let y = rope::backward(&dy, heads * d, &angles).unwrap();
+        check.same(&format!("rope d {what}"), &y, &rope::backward(&gdy, heads * d, &gangles).unwrap(), BF16);
+        let (weights, gweights) = check.vectors(heads * d, 1.5);
+        let y = rms_norm::forward_heads(&x, &weights, d, 1e-6).unwrap();
+        let gy = rms_norm::forward_heads(&gx, &gweights, d, 1e-6).unwrap();
+        check.same(&format!("rms_norm of heads {what}"), &y, &gy, BF16);
+        let dx = rms_norm::backward_heads(&dy, &x, &weights, d, 1e-6).unwrap();
+        let gdx = rms_norm::backward_heads(&gdy, &gx, &gweights, d, 1e-6).unwrap();
+        check.same(&format!("rms_norm of heads dx {what}"), &dx, &gdx, BF16);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Dense,
+    Quantized(Scheme),
+}
+
+fn weight(check: &mut Check, kind: Kind, [n, k]: [usize; 2]) -> Weight {
+    let values = check.values(n * k, 1.0 / (k as f32).sqrt());
+    let stored = Stored::from_f32("w", vec![n, k], &values);
+    match kind {
+        Kind::Dense => Weight::Dense(stored),
+        Kind::Quantized(scheme) => Weight::Quantized(Quantized::quantize(&stored, scheme).unwrap()),
+    }
+}
+
+/// The same stack on both devices, with its parameters.
+fn stack(
+    check: &mut Check,
+    kind: Kind,
+    k: usize,
+    shapes: &[(usize, Option<usize>)],
+) -> ([Linear; 2], Vec<f32>) {
+    let mut len = 5;
+    let mut place = |size: usize| {
+        len += size;
+        len - size..len
+    };
+    let a: Vec<_> = shapes.iter().map(|shape| shape.1.map(|rank| place(rank * k))).collect();
+    let b: Vec<_> = shapes.iter().map(|shape| shape.1.map(|rank| place(shape.0 * rank))).collect();
+    let weights: Vec<_> = shapes.iter().map(|&(n, _)| weight(check, kind, [n, k])).collect();
+    let biases: Vec<_> = shapes.iter().map(|&(n, _)| check.values(n, 1.0)).collect();
+    let linear = |device: &Device| {
+        let projections = shapes.iter().enumerate().map(|(i, &(_, rank))| Projection {
+            name: format!("p{i}"),
+            weight: weights[i].clone(),
+            bias: (i != 1).then(|| biases[i].clone()),
+            adapter: rank.map(|rank| AdapterSlot {
+                rank,
+                scale: 0.5 + i as f32,
+                a: a[i].clone().unwrap(),
+                b: b[i].clone().unwrap(),
+            }),
+        });
+        Linear::new(projections.collect()).unwrap().to_device(device).unwrap()
+    };
+    let linears = [linear(&Device::Cpu), linear(&check.cuda)];
+    (linears, check.values(len + 3, 0.3))
+}
+
+fn linears(check: &mut Check) {
+    let nf4 = Scheme::default();
+    let kinds = [
+        Kind::Dense,
+        Kind::Quantized(nf4),
+        Kind::Quantized(Scheme { double_quant: false, block_size: 128, ..nf4 }),
+        Kind::Quantized(Scheme { quant_type: QuantType::Fp4, block_size: 256, ..nf4 }),
+    ];
+    let shapes: [&[(usize, Option<usize>)]; 4] = [
+        &[(64, Some(8))],
+        &[(96, Some(4)), (32, None), (40, Some(16))],
+        &[(72, Some(3))],
+        &[(128, None), (64, None)],
+    ];
+    for kind in kinds {
+        for (k, t, shapes) in [
+            (64, 1, shapes[0]),
+            (96, 3, shapes[1]),
+            (576, 8, shapes[1]),
+            (200, 5, shapes[0]),
+            (576, 65, shapes[1]),
+            (192, 130, shapes[2]),
+            (320, 77, shapes[3]),
+        ] {
+            let what = format!("linear {kind:?} {t}x{k} {shapes:?}");
+            let ([linear, glinear], parameters) = stack(check, kind, k, shapes);
+            let (x, gx) = check.pair(&[t, k], 1.0);
+            let (dy, gdy) = check.pair(&[t, linear.outputs()], 1.0);
+            let device = check.cuda.clone();
+            let (host, gpu) =
+                (Vector::Cpu(parameters.clone()), Vector::from_vec(parameters.clone(), &device).unwrap());
+            let plain = linear::forward(&x, &linear, None).unwrap();
+            let gplain = linear::forward(&gx, &glinear, None).unwrap();
+            check.same(&format!("{what} plain"), &plain.y, &gplain.y, BF16);
+            let y = linear::forward(&x, &linear, Some(&host)).unwrap();
+            let gy = linear::forward(&gx, &glinear, Some(&gpu)).unwrap();
+            check.same(&what, &y.y, &gy.y, 2.0 * BF16);
+            let again = linear::forward(&gx, &glinear, Some(&gpu)).unwrap();
+            check.same(&format!("{what} again"), &gy.y, &again.y, 0.0);
+            let before = check.values(parameters.len(), 0.5);
+            let (mut sums, mut gsums) =
+                (Vector::Cpu(before.clone()), Vector::from_vec(before, &device).unwrap());
+            let dx = linear::backward(&dy, &x, y.low.as_ref(), &linear, &host, &mut sums, true).unwrap();
+            let gdx = linear::backward(&gdy, &gx, gy.low.as_ref(), &glinear, &gpu, &mut gsums, true).unwrap();
+            check.same(&format!("{what} dx"), &dx.unwrap(), &gdx.unwrap(), 2.0 * BF16);
+            let (sums, gsums) = (sums.to_vec().unwrap(), gsums.to_vec().unwrap());
+            check.close(&format!("{what} dA, dB"), &sums, &gsums, 2.0 * BF16);
+            let (logits, glogits) =
+                (linear::project(&x, &linear).unwrap(), linear::project(&gx, &glinear).unwrap());
+            check.close(&format!("{what} project"), &logits, &glogits, BF16);
+        }
+    }
+    // Widened weights are what bitsandbytes rounds to bf16, to the bit.
+    for kind in &kinds[1..] {
+        let Weight::Quantized(quantized) = weight(check, *kind, [72, 200]) else { panic!("{kind:?}") };
+        let expected = quantized.clone().with_dtype(common::checkpoint::Dtype::BF16).dequantize();
+        let projection =
+            Projection { name: "w".into(), weight: Weight::Quantized(quantized), bias: None, adapter: None };
+        let linear = Linear::new(vec![projection]).unwrap().to_device(&check.cuda).unwrap();
+        let identity: Vec<f32> = (0..200 * 200).map(|i| if i % 201 == 0 { 1.0 } else { 0.0 }).collect();
+        let x = Tensor::on(&check.cuda, identity, &[200, 200]).unwrap();
+        let found = linear::project(&x, &linear).unwrap();
+        let transposed: Vec<f32> = (0..72 * 200).map(|i| found[i % 200 * 72 + i / 200]).collect();
+        check.close(&format!("dequantize {kind:?}"), &expected, &transposed, 0.0);
+    }
+}
+
+fn heads(check: &mut Check) {
+    for (n, v, c) in [(3, 1000, 64), (70, 49_152, 128), (1700, 50_001, 64)] {
+        let projection = Projection {
+            name: "lm_head".into(),
+            weight: weight(check, Kind::Dense, [v, c]),
+            bias: None,
+            adapter: None,
+        };
+        let build = |device: &Device| {
+            let projection = Projection {
+                name: "lm_head".into(),
+                weight: projection.weight.clone(),
+                bias: None,
+                adapter: None,
+            };
+            Linear::new(vec![projection]).unwrap().to_device(device).unwrap()
+        };
+        let (head, ghead) = (build(&Device::Cpu), build(&check.cuda));
+        let (x, gx) = check.pair(&[n, c], 4.0);
+        let targets: Vec<u32> = (0..n).map(|_| check.random.random_range(0..v as u32)).collect();
+        let loss = linear_cross_entropy::forward(&x, &head, &targets).unwrap().sum().unwrap();
+        let gloss = linear_cross_entropy::forward(&gx, &ghead, &targets).unwrap().sum().unwrap();
+        check.close(&format!("loss {n}x{v}"), &[loss as f32], &[gloss as f32], 1e-3);
+        let (losses, dx) = linear_cross_entropy::forward_backward(&x, &head, &targets, 0.01).unwrap();
+        let (glosses, gdx) = linear_cross_entropy::forward_backward(&gx, &ghead, &targets, 0.01).unwrap();
+        assert_eq!(losses.sum().unwrap(), loss);
+        assert_eq!(glosses.sum().unwrap(), gloss);
+        check.same(&format!("loss dx {n}x{v}"), &dx, &gdx, 2.0 * BF16);
+    }
+    let table = weight(check, Kind::Dense, [50, 24]);
+    let (x, gx) = (
+        embedding::forward(&[3, 49, 0, 3], &table, &Device::Cpu).unwrap(),
+        embedding::forward(&[3, 49, 0, 3], &table, &check.cuda).unwrap(),
+    );
+    check.same("embedding", &x, &gx, 0.0);
+}
+
+fn attentions(check: &mut Check) {
+    let batches: [&[usize]; 5] =
+        [&[0, 1], &[0, 1, 3, 20, 83, 147, 212, 341, 541], &[0, 3, 3, 10], &[0, 700], &[0, 128, 256, 263]];
+    for (queries, keys, size) in [(9, 3, 64), (28, 4, 128), (4, 4, 80), (6, 2, 96), (32, 8, 128)] {
+        let heads = Heads { queries, keys, size };
+        for starts in batches {
+            let t = *starts.last().unwrap();
+            let what = format!("attention {queries}/{keys}x{size} {starts:?}");
+            let (qkv, gqkv) = check.pair(&[t, heads.width()], 2.0);
+            let (dy, gdy) = check.pair(&[t, queries * size], 1.0);
+            let sequences = Sequences::new(starts, heads, &Device::Cpu).unwrap();
+            let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
+            let y = attention::forward(&qkv, heads, &sequences, None).unwrap();
+            let gy = attention::forward(&gqkv, heads, &gsequences, None).unwrap();
+            check.same(&what, &y.output, &gy.output, 2.0 * BF16);
+            let (sums, gsums) = (y.log_sums.to_vec().unwrap(), gy.log_sums.to_vec().unwrap());
+            check.close(&format!("{what} log-sums"), &sums, &gsums, 1e-3);
+            let d = attention::backward(&dy, &qkv, &y, heads, &sequences).unwrap();
+            let gd = attention::backward(&gdy, &gqkv, &gy, heads, &gsequences).unwrap();
+            check.same(&format!("{what} d"), &d, &gd, 3.0 * BF16);
+            let again = attention::backward(&gdy, &gqkv, &gy, heads, &gsequences).unwrap();
+            check.same(&format!("{what} d again"), &gd, &again, 0.0);
+        }
+        for (past_len, starts) in
+            [(5, &[0, 1][..]), (700, &[0, 1]), (2051, &[0, 8]), (64, &[0, 7]), (701, &[0, 50, 51, 180, 300])]
+        {
+            let t = *starts.last().unwrap();
+            let what = format!("attention {queries}/{keys}x{size} behind {past_len} {starts:?}");
+            // In two pieces, as a cache grows.
+            let (first, gfirst) = check.pair(&[past_len / 2 + 1, heads.width()], 2.0);
+            let (second, gsecond) = check.pair(&[past_len - past_len / 2 - 1, heads.width()], 2.0);
+            let mut past = Past::new(&first, heads).unwrap();
+            let mut gpast = Past::new(&gfirst, heads).unwrap();
+            past.append(&second, heads).unwrap();
+            gpast.append(&gsecond, heads).unwrap();
+            let (qkv, gqkv) = check.pair(&[t, heads.width()], 2.0);
+            let sequences = Sequences::new(starts, heads, &Device::Cpu).unwrap();
+            let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
+            let y = attention::forward(&qkv, heads, &sequences, Some(&past)).unwrap();
+            let gy = attention::forward(&gqkv, heads, &gsequences, Some(&gpast)).unwrap();
+            check.same(&what, &y.output, &gy.output, 2.0 * BF16);
+        }
+    }
+}
+
+fn optimizer(check: &mut Check) {
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-6, weight_decay: 0.1 };
+    for len in [1, 17, 100_003] {
+        let (mut parameters, mut gparameters) = check.vectors(len, 1.0);
+        let mut moments = Moments::new(len, &Device::Cpu).unwrap();
+        let mut gmoments = Moments::new(len, &check.cuda).unwrap();
+        for (rate, scale) in [(0.01f32, 1.0f32), (0.02, 0.5), (0.0, 0.25)] {
+            let (gradients, ggradients) = check.vectors(len, 2.0);
+            let (norm, gnorm) = (gradient_norm(&gradients).unwrap(), gradient_norm(&ggradients).unwrap());
+            check.close(&format!("norm {len}"), &[norm as f32], &[gnorm as f32], 1e-6);
+            optimizer.step(&mut parameters, &gradients, scale, &mut moments, rate).unwrap();
+            optimizer.step(&mut gparameters, &ggradients, scale, &mut gmoments, rate).unwrap();
+        }
+        let (found, gfound) = (parameters.to_vec().unwrap(), gparameters.to_vec().unwrap());
+        check.close(&format!("adamw {len}"), &found, &gfound, 1e-6);
+    }
+}

@@ -1,0 +1,172 @@
+//! A whole model on the GPU in bf16 against the same model on the host in f32: gradients, and the
+//! losses of twenty steps. Skipped, saying so, without a GPU or without a model.
+//!
+//! The model is `QLORA_TEST_MODEL`, else `demo/model/SmolLM2-135M-Instruct` or its NF4 form.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+#![allow(clippy::print_stderr)] // says what is skipped, and how far apart the devices are
+
+use std::path::{Path, PathBuf};
+
+use common::checkpoint::Checkpoint;
+use common::device::cuda::Gpu;
+use common::device::{Device, Vector};
+use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
+use common::model::{AdapterOptions, Batch, Cache, Initialization, KeyValueCache, Model, Sequence};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const STEPS: usize = 20;
+
+fn model_directory() -> Option<PathBuf> {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/SmolLM2-135M-Instruct");
+    let named = std::env::var_os("QLORA_TEST_MODEL").map(PathBuf::from);
+    let found = named.unwrap_or(demo);
+    if Gpu::count() == 0 {
+        eprintln!("skipped: there is no GPU");
+        return None;
+    }
+    if !found.join("config.json").exists() {
+        eprintln!("skipped: there is no model in {}", found.display());
+        return None;
+    }
+    Some(found)
+}
+
+/// The model with adapters whose A and B are both random.
+fn load(directory: &Path, device: &Device) -> Model {
+    let mut model = Model::load(directory, device).unwrap();
+    let options = AdapterOptions {
+        rank: 8,
+        alpha: 16.0,
+        rank_stabilized: false,
+        targets: Vec::new(),
+        initialization: Initialization::Kaiming,
+        seed: 3,
+    };
+    model.add_adapters(&options).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let count = model.adapters().values.len();
+    let values = (0..count).map(|_| random.random_range(-0.02..0.02)).collect();
+    *model.parameters_mut() = Vector::from_vec(values, device).unwrap();
+    model
+}
+
+/// Four rows of a real data set a step, as the goldens of training have them.
+fn batches() -> Vec<Batch> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/training.safetensors");
+    let golden = Checkpoint::open_file(&path).unwrap();
+    let integers = |name: &str| -> Vec<i32> {
+        let tensor = golden.tensor(name).unwrap();
+        tensor.bytes.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect()
+    };
+    let (ids, labels) = (integers("rows.ids"), integers("rows.labels"));
+    let mut start = 0;
+    let rows: Vec<(Vec<u32>, Vec<bool>)> = integers("rows.lengths")
+        .into_iter()
+        .map(|length| {
+            let range = start..start + length as usize;
+            start = range.end;
+            let tokens = ids[range.clone()].iter().map(|&id| id as u32).collect();
+            (tokens, labels[range].iter().map(|&label| label >= 0).collect())
+        })
+        .collect();
+    let pack = |rows: &[(Vec<u32>, Vec<bool>)]| {
+        Batch::pack(rows.iter().map(|(tokens, trained)| Sequence { tokens, trained }), 0)
+    };
+    rows.chunks(4).map(pack).collect()
+}
+
+fn train(directory: &Path, device: &Device, recomputed: usize) -> (Vec<f64>, Vec<f32>, Vec<f32>) {
+    let mut model = load(directory, device);
+    let batches = batches();
+    let count = model.adapters().values.len();
+    let mut moments = Moments::new(count, device).unwrap();
+    let mut gradients = Vector::zeros(count, device).unwrap();
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let (mut losses, mut first) = (Vec::new(), Vec::new());
+    for step in 0..STEPS {
+        let batch = &batches[step % batches.len()];
+        gradients.fill_zero().unwrap();
+        let scale = 1.0 / batch.targets.len() as f32;
+        losses.push(model.loss_and_gradients(batch, scale, recomputed, &mut gradients).unwrap().mean());
+        if step == 0 {
+            first = gradients.to_vec().unwrap();
+        }
+        let norm = gradient_norm(&gradients).unwrap();
+        assert!(norm.is_finite(), "step {step}: the gradient's norm is {norm}");
+        let clip = clip_factor(norm, 1.0);
+        optimizer.step(model.parameters_mut(), &gradients, clip, &mut moments, 1e-3).unwrap();
+    }
+    (losses, first, model.adapters().values.to_vec().unwrap())
+}
+
+#[test]
+fn training_is_the_hosts_within_bf16_and_twice_the_same() {
+    let Some(directory) = model_directory() else { return };
+    let cuda = Device::Cuda(Gpu::open(0).unwrap());
+    let (losses, gradients, parameters) = train(&directory, &cuda, 0);
+    let again = train(&directory, &cuda, 0);
+    assert!((&losses, &parameters) == (&again.0, &again.2), "two runs give the same bytes");
+    let recomputed = train(&directory, &cuda, usize::MAX);
+    assert!((&losses, &parameters) == (&recomputed.0, &recomputed.2), "recomputing changes no bit");
+
+    let (expected_losses, expected_gradients, _) = train(&directory, &Device::Cpu, 0);
+    let model = load(&directory, &Device::Cpu);
+    let norm =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let mut apart: Vec<(f64, &str)> = Vec::new();
+    for tensor in &model.adapters().tensors {
+        let (expected, found) = (&expected_gradients[tensor.range.clone()], &gradients[tensor.range.clone()]);
+        let difference = norm(&mut expected.iter().zip(found).map(|(e, f)| e - f));
+        apart.push((difference / norm(&mut expected.iter().copied()), &tensor.name));
+    }
+    apart.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (apart, name) in apart.iter().take(5) {
+        eprintln!("gradient of {name}: {apart:.2e} apart");
+    }
+    for (step, (expected, found)) in expected_losses.iter().zip(&losses).enumerate() {
+        eprintln!("step {step}: loss {expected:.5} on the host, {found:.5} on the GPU");
+    }
+    let (expected, found) = (&expected_gradients, &gradients);
+    let same = expected.iter().zip(found).filter(|(e, f)| e.signum() == f.signum()).count();
+    let (median, signs) = (apart[apart.len() / 2].0, same as f64 / found.len() as f64);
+    eprintln!("gradients: {median:.2e} apart in the median, {:.1} % of one sign", 100.0 * signs);
+    // PEFT's gradients of these rows in bf16 are 0.11, 0.05 and 98.3 % from its own in f32
+    // (scripts/golden/bf16.py): queries and keys suffer most, whose gradients are small differences.
+    assert!(apart[0].0 < 0.2 && median < 0.08 && signs > 0.97, "{:?}, {median}, {signs}", apart[0]);
+    for (expected, found) in expected_losses.iter().zip(&losses) {
+        assert!((found / expected - 1.0).abs() < 0.01, "{found} and {expected}");
+    }
+}
+
+#[test]
+fn decoding_and_scoring_behind_a_cache_are_the_whole_pass() {
+    let Some(directory) = model_directory() else { return };
+    let cuda = Device::Cuda(Gpu::open(0).unwrap());
+    let (host, gpu) = (load(&directory, &Device::Cpu), load(&directory, &cuda));
+    let tokens: Vec<u32> = (0..90).map(|t| t * 37 % 1000).collect();
+    let rows: Vec<u32> = (0..90).collect();
+    let whole = gpu.logits(&Batch::prompt(&tokens, 0), &rows, Cache::None).unwrap();
+    let expected = host.logits(&Batch::prompt(&tokens, 0), &rows, Cache::None).unwrap();
+    let v = gpu.config().vocabulary;
+    let apart = |a: &[f32], b: &[f32]| {
+        let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        (sum / a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>()).sqrt()
+    };
+    eprintln!("logits: {:.2e} apart", apart(&expected, &whole));
+    assert!(apart(&expected, &whole) < 3e-2);
+    // Pieces that take the few-rows path, the many-rows path, and one token at a time.
+    let mut cache = KeyValueCache::new();
+    let mut first = 0;
+    for piece in [50, 8, 20, 3, 1, 1, 1, 6] {
+        let part = &tokens[first..first + piece];
+        let rows: Vec<u32> = (0..piece as u32).collect();
+        let batch = Batch::prompt(part, cache.len());
+        let logits = gpu.logits(&batch, &rows, Cache::Extend(&mut cache)).unwrap();
+        let difference = apart(&whole[first * v..(first + piece) * v], &logits);
+        assert!(difference < 4e-2, "tokens {first} to {}: {difference:.2e}", first + piece);
+        first += piece;
+    }
+    assert_eq!(first, tokens.len());
+}

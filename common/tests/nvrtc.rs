@@ -1,0 +1,55 @@
+//! Every kernel compiles for every GPU that users have, without a GPU, and hot kernels spill nothing.
+//!
+//! Needs NVRTC: `make test` installs it (PyPI's nvidia-cuda-nvrtc). Skipped, saying so, without it.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+#![allow(clippy::print_stderr)] // what each kernel takes
+
+use common::device::cuda::compile;
+use common::kernels::sources;
+use rayon::prelude::*;
+
+/// A100; RTX 3090; RTX 4090 and L40S; H100; B200; RTX 5090.
+const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
+
+#[test]
+fn every_kernel_compiles_for_every_gpu_without_spills() {
+    if let Err(error) = common::device::cuda::find_compiler() {
+        eprintln!("skipped: {error}");
+        return;
+    }
+    let all: Vec<_> = sources()
+        .into_iter()
+        .flat_map(|source| ARCHITECTURES.map(|architecture| (source, architecture)))
+        .collect();
+    let reports: Vec<String> = all
+        .par_iter()
+        .map(|(source, architecture)| {
+            let compiled = compile(source, *architecture).unwrap_or_else(|error| panic!("{error}"));
+            assert!(compiled.code.starts_with(b"\x7fELF"), "{}", source.name);
+            report(source.name, *architecture, &compiled.log)
+        })
+        .collect();
+    reports.iter().for_each(|report| eprint!("{report}"));
+}
+
+/// Registers and spilled bytes of each kernel, from what ptxas says; a spill is a failure.
+fn report(source: &str, architecture: u32, log: &str) -> String {
+    let (mut report, mut kernel) = (String::new(), "");
+    for line in log.lines() {
+        if let Some(name) = line.split("Compiling entry function '").nth(1) {
+            kernel = name.split('\'').next().unwrap_or("");
+        }
+        let before = |word: &str| {
+            line.split(word).next()?.split([',', ' ']).rfind(|part| !part.is_empty())?.parse::<u32>().ok()
+        };
+        if let (true, Some(spilled)) = (line.contains("spill stores"), before(" bytes spill stores")) {
+            assert_eq!(spilled, 0, "{source} sm_{architecture} {kernel} spills {spilled} bytes");
+        }
+        if let (true, Some(registers)) = (line.contains("Used "), before(" registers")) {
+            report += &format!("sm_{architecture} {source} {kernel}: {registers} registers\n");
+        }
+    }
+    assert!(!report.is_empty(), "ptxas reports registers of {source}");
+    report
+}

@@ -1,0 +1,92 @@
+//! How the examples of an effective batch are cut into passes through the model.
+
+use common::device::{Device, available_memory};
+use common::model::{Batch, Model, Plan, Sequence};
+use common::text::Example;
+use common::{Result, error};
+
+use crate::config::Config;
+use crate::data::store::Selection;
+
+/// Tokens of a pass on the host: enough that widening the weights is a small part of the work.
+const HOST_PASS_TOKENS: usize = 1024;
+/// The share of available host memory that activations may take.
+const ACTIVATION_SHARE: u64 = 4;
+/// Most tokens of a pass on a GPU: more do not make its products faster.
+const GPU_PASS_TOKENS: usize = 16384;
+/// GPU memory that is left alone: the context, kernels, and what the pool cannot use.
+const GPU_MARGIN: u64 = 1 << 30;
+
+/// What passes may hold. On a GPU a whole effective batch is one pass where memory allows.
+pub fn plan(config: &Config, model: &Model, training: &Selection) -> Result<Plan> {
+    let device = model.device();
+    let Device::Cuda(gpu) = device else {
+        let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
+        return Ok(model.config().plan(HOST_PASS_TOKENS, budget, device));
+    };
+    let memory = gpu.memory()?;
+    let budget = config.vram_budget.unwrap_or(memory.used + memory.free.saturating_sub(GPU_MARGIN));
+    // The gradients, which do not exist yet, are as large as the parameters.
+    let gradients = 4 * model.adapters().values.len() as u64;
+    let left = budget.saturating_sub(memory.used + gradients);
+    // Half as much again as a batch has on average; no example is longer than the cut-off.
+    let summary = training.examples.summary();
+    let mean = summary.tokens / summary.examples.max(1) as u64;
+    let batch = mean as usize * config.effective_batch() * 3 / 2;
+    let longest =
+        usize::try_from(config.data.cutoff_len).unwrap_or(usize::MAX).min(model.config().max_positions);
+    let tokens = batch.min(GPU_PASS_TOKENS).max(longest);
+    let plan = model.config().plan(tokens, left, device);
+    if plan.activations > left {
+        return Err(error!(
+            "{} MiB of GPU memory are left beside weights and optimizer, and the shortest pass takes {}",
+            left >> 20,
+            plan.activations >> 20
+        )
+        .hint("raise --vram-budget, or close other programs that hold GPU memory (nvidia-smi)"));
+    }
+    Ok(plan)
+}
+
+/// Cuts examples into passes of at most `tokens` tokens, in their order.
+pub fn passes(examples: &[Example], tokens: usize) -> impl Iterator<Item = &[Example]> {
+    let mut rest = examples;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fitting = rest.iter().take_while(|example| {
+            sum += example.tokens.len();
+            sum <= tokens
+        });
+        let count = fitting.count().max(1).min(rest.len());
+        let (pass, behind) = rest.split_at(count);
+        rest = behind;
+        (!pass.is_empty()).then_some(pass)
+    })
+}
+
+/// One pass of the model.
+pub fn pack(examples: &[Example]) -> Batch {
+    let sequences = examples.iter().map(|e| Sequence { tokens: &e.tokens, trained: &e.trained });
+    Batch::pack(sequences, 0)
+}
+
+/// Supervised tokens: a first token has no row that predicts it.
+pub fn targets(example: &Example) -> usize {
+    example.trained.iter().skip(1).filter(|&&trained| trained).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_keep_the_order_and_lose_nothing() {
+        let example = |len: usize| Example { tokens: vec![1; len], trained: vec![true; len] };
+        let examples: Vec<Example> = [3, 4, 9, 1, 1].map(example).to_vec();
+        let lengths: Vec<Vec<usize>> = passes(&examples, 7)
+            .map(|pass| pass.iter().map(|example| example.tokens.len()).collect())
+            .collect();
+        assert_eq!(lengths, [vec![3, 4], vec![9], vec![1, 1]]);
+        assert_eq!(passes(&[], 7).count(), 0);
+    }
+}
