@@ -368,4 +368,24 @@ fn optimizer(check: &mut Check) {
         let (found, gfound) = (parameters.to_vec().unwrap(), gparameters.to_vec().unwrap());
         check.close(&format!("adamw {len}"), &found, &gfound, 1e-6);
     }
+    // In 8 bits: two tensors whose blocks run on, one behind an incomplete block, one too small for it.
+    let (tensors, len) = ([0..51_200, 51_200..70_003, 70_003..100_000, 100_000..100_003], 100_003);
+    let (mut parameters, mut gparameters) = check.vectors(len, 1.0);
+    let mut moments = Moments::in_8_bits(tensors.clone(), &Device::Cpu).unwrap();
+    let mut gmoments = Moments::in_8_bits(tensors, &check.cuda).unwrap();
+    for bound in [2.0, 1e-4, 1.0] {
+        let (gradients, ggradients) = check.vectors(len, bound);
+        let rates = [(0..51_200, 0.01), (51_200..len, 0.02)];
+        optimizer.step_at_rates(&mut parameters, &gradients, 0.5, &mut moments, &rates).unwrap();
+        optimizer.step_at_rates(&mut gparameters, &ggradients, 0.5, &mut gmoments, &rates).unwrap();
+    }
+    let (found, gfound) = (parameters.to_vec().unwrap(), gparameters.to_vec().unwrap());
+    check.close("adamw in 8 bits", &found[..100_000], &gfound[..100_000], 0.0);
+    let (moments, gmoments) = (moments.to_tensors().unwrap(), gmoments.to_tensors().unwrap());
+    for (moment, gmoment) in moments.iter().zip(&gmoments) {
+        let is_in_8_bits = moment.name.ends_with(".codes") || moment.name.ends_with(".absmax");
+        if is_in_8_bits && *moment.bytes != *gmoment.bytes {
+            check.failures.push(format!("adamw in 8 bits: {} differs", moment.name));
+        }
+    }
 }

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use common::adapter::{Adapter, AdapterConfig};
-use common::checkpoint::{Checkpoint, Tensor, write_file};
+use common::checkpoint::{Checkpoint, write_file};
 use common::cli::{self, Begun, OutputDirectory, recipe_of};
-use common::device::Vector;
 use common::kernels::adamw::Moments;
 use common::model::Model;
 use common::{Context, Error, Result, error};
@@ -51,12 +50,7 @@ pub fn save(output: &Path, model: &Path, template: Option<&str>, state: &State<'
     let begun = OutputDirectory::begin(&path, true, "lora-train", state.recipe.clone())?;
     let Begun::New(directory) = begun else { return Ok(path) };
     save_adapter(directory.path(), model, template, state.model, state.adapter)?;
-    let moments = |name: &str, values: &Vector| {
-        Ok::<_, Error>(Tensor::from_f32(name, vec![values.len()], &values.to_vec()?))
-    };
-    let Moments { first, second, .. } = state.moments;
-    let tensors = [moments("first_moment", first)?, moments("second_moment", second)?];
-    write_file(&directory.path().join(OPTIMIZER), &tensors)?;
+    write_file(&directory.path().join(OPTIMIZER), &state.moments.to_tensors()?)?;
     write_json(&directory.path().join("trainer_state.json"), state.trainer_state)?;
     write_json(&directory.path().join(PROGRESS), &serde_json::to_value(&state.progress)?)?;
     directory.commit()
@@ -148,25 +142,17 @@ pub fn to_resume(config: &Config) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Puts the model and the optimizer back where the checkpoint left them.
-pub fn load(path: &Path, recipe: &Value, model: &mut Model) -> Result<(Moments, Progress)> {
+/// Puts the model and the optimizer back where the checkpoint left them. `moments` are those of a run
+/// that begins.
+pub fn load(path: &Path, recipe: &Value, model: &mut Model, moments: &mut Moments) -> Result<Progress> {
     same_run(path, recipe)?;
     let progress: Progress = serde_json::from_str(&fs_err::read_to_string(path.join(PROGRESS))?)
         .with_context(|| path.join(PROGRESS).display().to_string())?;
     model.set_adapter(&Adapter::load(path)?).with_context(|| path.display().to_string())?;
-    let tensors = Checkpoint::open_file(&path.join(OPTIMIZER))?;
-    let len = model.adapters().values.len();
-    let values = |name: &str| {
-        let values = tensors.tensor(name)?.to_f32()?;
-        match values.len() == len {
-            true => Vector::from_vec(values, model.device()),
-            false => Err(error!("tensor {name}: {len} values expected, found {}", values.len())
-                .context(path.join(OPTIMIZER).display())),
-        }
-    };
-    let moments =
-        Moments { first: values("first_moment")?, second: values("second_moment")?, steps: progress.step };
-    Ok((moments, progress))
+    let saved = Checkpoint::open_file(&path.join(OPTIMIZER))?;
+    moments.load(&saved, model.device()).with_context(|| path.join(OPTIMIZER).display().to_string())?;
+    moments.steps = progress.step;
+    Ok(progress)
 }
 
 /// A run continues only under the settings and data it began with.

@@ -100,10 +100,14 @@ impl Run {
         let order = Order::new(training.len(), config.effective_batch(), seed);
         let schedule = Schedule::of(&config, order.steps_per_epoch());
         let adapter = adapters::attach(&config, &mut model)?;
-        let mut moments = Moments::new(model.adapters().values.len(), model.device())?;
+        let Adapters { values, tensors } = model.adapters();
+        let mut moments = match config.optimizer_name.is_in_8_bits() {
+            true => Moments::in_8_bits(tensors.iter().map(|tensor| tensor.range.clone()), model.device())?,
+            false => Moments::new(values.len(), model.device())?,
+        };
         let mut progress = Progress { step: 0, history: History::default() };
         if let Some(path) = checkpoint::to_resume(&config)? {
-            (moments, progress) = checkpoint::load(&path, &recipe, &mut model)?;
+            progress = checkpoint::load(&path, &recipe, &mut model, &mut moments)?;
             note(format_args!("continuing {} after step {}", path.display(), progress.step));
         }
         let first = progress.step;
@@ -145,6 +149,10 @@ impl Run {
         note(format_args!("  Total train batch size = {}", self.config.effective_batch()));
         note(format_args!("  Total optimization steps = {}", self.schedule.total));
         note(format_args!("  Number of trainable parameters = {}", self.model.adapters().values.len()));
+        if self.config.optimizer_name.is_paged() {
+            let kib = self.moments.bytes() >> 10;
+            note(format_args!("  Nothing is paged: the moments of these parameters take {kib} KiB"));
+        }
         let Plan { tokens, recomputed, activations } = self.plan;
         let layers = self.model.config().layers;
         note(format_args!(

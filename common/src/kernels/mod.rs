@@ -29,6 +29,7 @@ pub fn sources() -> Vec<&'static crate::device::cuda::Source> {
     let others = [
         &crate::device::cuda::TENSOR,
         &adamw::cuda::SOURCE,
+        &adamw::cuda::IN_8_BITS,
         &linear::cuda::SOURCE,
         &linear::cuda::LORA,
         &linear_cross_entropy::cuda::SOURCE,

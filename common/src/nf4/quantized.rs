@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::simd::Simd;
-use super::{NESTED_BLOCK_SIZE, QuantType, block, dequantize, double, dynamic_map};
+use super::{DynamicMap, NESTED_BLOCK_SIZE, QuantType, block, dequantize, double};
 use crate::checkpoint::{Bytes, Dtype, Tensor};
 use crate::{Result, bail};
 
@@ -105,7 +105,7 @@ impl Quantized {
             let nested = double::quantize(&absmax);
             Absmax::Nested {
                 codes: nested.codes.into(),
-                map: Box::new(*dynamic_map()),
+                map: Box::new(DynamicMap::signed().values),
                 absmax: nested.absmax,
                 offset: nested.offset,
                 block_size: NESTED_BLOCK_SIZE,

@@ -52,9 +52,9 @@ pub struct OptimizationArguments {
     #[arg(long, value_name = "NORM", default_value_t = 1.0)]
     pub max_grad_norm: f64,
 
-    /// The optimizer; all three names are AdamW with torch's arithmetic
-    #[arg(long, value_name = "NAME", value_parser = optimizer, default_value = "adamw_torch")]
-    pub optim: String,
+    /// The optimizer: AdamW with torch's arithmetic, or with bitsandbytes' 8-bit moments
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = OptimizerName::Torch)]
+    pub optim: OptimizerName,
 
     /// Decoupled weight decay of AdamW
     #[arg(long, value_name = "DECAY", default_value_t = 0.0)]
@@ -97,12 +97,40 @@ pub enum Strategy {
     Epoch,
 }
 
-fn optimizer(text: &str) -> Result<String, String> {
-    match text {
-        "adamw_torch" | "adamw_torch_fused" | "adamw_hf" => Ok(text.to_owned()),
-        "paged_adamw_32bit" | "paged_adamw_8bit" | "adamw_8bit" | "adamw_bnb_8bit" => {
-            Err("its moments live in GPU memory; on the CPU use adamw_torch".into())
-        }
-        _ => Err("known are adamw_torch, adamw_torch_fused and adamw_hf".into()),
+/// transformers' names of AdamW.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OptimizerName {
+    /// Moments in f32.
+    #[value(name = "adamw_torch")]
+    Torch,
+    /// The same.
+    #[value(name = "adamw_torch_fused")]
+    Fused,
+    /// The same.
+    #[value(name = "adamw_hf")]
+    HuggingFace,
+    /// Moments in 8 bits.
+    #[value(name = "adamw_8bit")]
+    EightBit,
+    /// The same.
+    #[value(name = "adamw_bnb_8bit")]
+    BitsAndBytes,
+    /// Moments in f32; nothing is paged.
+    #[value(name = "paged_adamw_32bit", alias = "paged_adamw")]
+    Paged,
+    /// Moments in 8 bits; nothing is paged.
+    #[value(name = "paged_adamw_8bit")]
+    PagedEightBit,
+}
+
+impl OptimizerName {
+    /// Whether the moments are kept in 8 bits.
+    pub fn is_in_8_bits(self) -> bool {
+        matches!(self, Self::EightBit | Self::BitsAndBytes | Self::PagedEightBit)
+    }
+
+    /// Whether it asks for moments that move to the host where GPU memory runs out.
+    pub fn is_paged(self) -> bool {
+        matches!(self, Self::Paged | Self::PagedEightBit)
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
 use crate::arguments::adapter::{AdapterArguments, InitLoraWeights, QuantizationType};
+use crate::arguments::optimization::OptimizerName;
 use crate::arguments::reporting::ReportTo;
 use crate::data::DataArguments;
 use crate::every::Every;
@@ -91,6 +92,8 @@ pub struct Config {
     pub warmup_steps: f64,
     /// 0 does not clip.
     pub max_grad_norm: f64,
+    /// How AdamW keeps its moments.
+    pub optimizer_name: OptimizerName,
     /// Of both moments.
     pub adam_betas: [f64; 2],
     /// Added to the root of the second moment.
@@ -182,6 +185,7 @@ impl Config {
             warmup_ratio: o.warmup_ratio,
             warmup_steps: o.warmup_steps,
             max_grad_norm: o.max_grad_norm,
+            optimizer_name: o.optim,
             adam_betas: [o.adam_beta1, o.adam_beta2],
             adam_epsilon: o.adam_epsilon,
             weight_decay: o.weight_decay,
@@ -259,6 +263,7 @@ impl Config {
             "warmup_steps": self.warmup_steps,
             "max_grad_norm": self.max_grad_norm,
             "weight_decay": self.weight_decay,
+            "moments": if self.optimizer_name.is_in_8_bits() { "8 bits" } else { "32 bits" },
             "adam_beta1": self.adam_betas[0],
             "adam_beta2": self.adam_betas[1],
             "adam_epsilon": self.adam_epsilon,

@@ -116,7 +116,6 @@ fn a_key_that_cannot_be_honoured_is_never_passed_over() {
         ("neftune_noise_alpha: 5", "neftune_noise_alpha", "set it to 0"),
         ("packing: true", "packing", "gradient_accumulation_steps"),
         ("additional_target: lm_head", "additional_target", "remove it"),
-        ("optim: paged_adamw_8bit", "--optim", "GPU"),
         ("optim: sgd", "--optim", "adamw_torch"),
         ("quantization_bit: 8", "--quantization-bit", "4 bits"),
         ("report_to: wandb", "--report-to", "tensorboard"),

@@ -1,36 +1,70 @@
-//! The optimizer on a GPU: a thread a parameter.
+//! The optimizer on a GPU: a thread a parameter; in 8 bits, a block of threads a block of moments.
 
 use std::ops::Range;
 
-use super::{AdamW, Factors};
-use crate::Result;
+use super::Formula;
+use super::quantized::{BLOCK, GpuQuantized};
 use crate::device::GpuVector;
-use crate::device::cuda::{Argument, Grid, Source};
+use crate::device::cuda::{Argument, Grid, Source, address};
+use crate::{Result, error};
 
 pub(in crate::kernels) static SOURCE: Source = Source { name: "adamw", text: include_str!("adamw.cu") };
+pub(in crate::kernels) static IN_8_BITS: Source = Source { name: "adamw8", text: include_str!("adamw8.cu") };
 
 const THREADS: usize = 256;
 /// Blocks that share the values of a norm; fixed, and with it the order of the sum.
 const NORM_BLOCKS: usize = 512;
+/// Most blocks that step in 8 bits at a time: enough to fill a GPU, few enough to read the maps once.
+const STEP_BLOCKS: usize = 2048;
 
-/// A step of the parameters in `range`; `vectors` are parameters, gradients, first and second moments.
+/// A step of the parameters in `range`, whose moments are those in `own`.
 pub(super) fn step(
-    optimizer: &AdamW,
+    formula: &Formula,
+    parameters: &GpuVector,
+    gradients: &GpuVector,
     range: &Range<usize>,
-    factors: &Factors,
-    vectors: [&GpuVector; 4],
-    scale: f32,
+    [first, second]: [&GpuVector; 2],
+    own: &Range<usize>,
 ) -> Result<()> {
-    let AdamW { beta1, beta2, epsilon, .. } = *optimizer;
-    let gpu = vectors[0].gpu();
-    let mut arguments: Vec<Argument> = Vec::new();
-    for vector in vectors {
-        arguments.push(vector.address_of(range)?.into());
+    let mut arguments: Vec<Argument> = vec![
+        parameters.address_of(range)?.into(),
+        gradients.address_of(range)?.into(),
+        first.address_of(own)?.into(),
+        second.address_of(own)?.into(),
+        (range.len() as i64).into(),
+    ];
+    arguments.extend(formula.numbers().map(Argument::from));
+    parameters.gpu().launch(&SOURCE, "adamw_step", Grid::cover(range.len(), THREADS), &arguments)
+}
+
+/// The same where moments are in 8 bits; `own` begins with a block.
+pub(super) fn step_in_8_bits(
+    formula: &Formula,
+    parameters: &GpuVector,
+    gradients: &GpuVector,
+    range: &Range<usize>,
+    moments: &GpuQuantized,
+    own: &Range<usize>,
+) -> Result<()> {
+    let GpuQuantized { gpu, codes, absmax, maps, len } = moments;
+    if own.end > *len || own.len() != range.len() {
+        return Err(error!("adamw: moments {own:?} of {len}"));
     }
-    arguments.push((range.len() as i64).into());
-    let numbers = [scale, beta1, beta2, epsilon, factors.decay, factors.step_size, factors.root_correction];
-    arguments.extend(numbers.map(Argument::from));
-    gpu.launch(&SOURCE, "adamw_step", Grid::cover(range.len(), THREADS), &arguments)
+    let codes = |moment: usize| address(&codes[moment]) + own.start as u64;
+    let absmax = |moment: usize| address(&absmax[moment]) + 4 * (own.start / BLOCK) as u64;
+    let mut arguments: Vec<Argument> = vec![
+        parameters.address_of(range)?.into(),
+        gradients.address_of(range)?.into(),
+        codes(0).into(),
+        absmax(0).into(),
+        codes(1).into(),
+        absmax(1).into(),
+        maps.into(),
+        (range.len() as i64).into(),
+    ];
+    arguments.extend(formula.numbers().map(Argument::from));
+    let blocks = range.len().div_ceil(BLOCK).min(STEP_BLOCKS);
+    gpu.launch(&IN_8_BITS, "adamw8_step", Grid::new(blocks, BLOCK), &arguments)
 }
 
 pub(super) fn norm(values: &GpuVector) -> Result<f64> {

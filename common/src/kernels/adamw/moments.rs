@@ -1,0 +1,162 @@
+//! What AdamW keeps of each parameter between steps, in f32 or in 8 bits.
+
+use std::ops::Range;
+
+use super::quantized::{BLOCK, Blocks, Quantized};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::device::{Device, Vector};
+use crate::{Error, Result, error};
+
+/// Tensors with fewer values keep f32 moments: bitsandbytes' `min_8bit_size`.
+pub const LEAST_IN_8_BITS: usize = 4096;
+
+/// First and second moments, and the number of steps taken.
+#[derive(Debug)]
+pub struct Moments {
+    /// One behind the other; all parameters together.
+    pub(super) parts: Vec<Part>,
+    /// Steps taken.
+    pub steps: u64,
+}
+
+/// The moments of neighbouring parameters.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Which parameters.
+    pub range: Range<usize>,
+    pub storage: Storage,
+}
+
+/// How moments are kept.
+#[derive(Debug)]
+pub(super) enum Storage {
+    /// As f32 values: 8 bytes a parameter.
+    Exact { first: Vector, second: Vector },
+    /// As bitsandbytes' 8-bit optimizers keep them: 2 bytes a parameter, and 8 for each block of 256.
+    Quantized(Quantized),
+}
+
+impl Moments {
+    /// f32 moments of `len` parameters before the first step, where the parameters are.
+    pub fn new(len: usize, device: &Device) -> Result<Self> {
+        Self::of_parts([(0..len, false)], device)
+    }
+
+    /// 8-bit moments before the first step of parameters that are made of `tensors`, which follow
+    /// each other. As in bitsandbytes' optimizers blocks begin anew with each tensor, and tensors of
+    /// fewer than [`LEAST_IN_8_BITS`] values keep f32 moments.
+    pub fn in_8_bits(tensors: impl IntoIterator<Item = Range<usize>>, device: &Device) -> Result<Self> {
+        let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
+        for tensor in tensors {
+            let in_8_bits = tensor.len() >= LEAST_IN_8_BITS;
+            match parts.last_mut() {
+                // Behind a whole number of blocks the next tensor's blocks begin by themselves.
+                Some((range, kind))
+                    if *kind == in_8_bits && (!in_8_bits || range.len().is_multiple_of(BLOCK)) =>
+                {
+                    range.end = tensor.end;
+                }
+                _ => parts.push((tensor, in_8_bits)),
+            }
+        }
+        Self::of_parts(parts, device)
+    }
+
+    /// Ranges that follow each other, and whether their moments are kept in 8 bits.
+    fn of_parts(parts: impl IntoIterator<Item = (Range<usize>, bool)>, device: &Device) -> Result<Self> {
+        let part = |(range, in_8_bits): (Range<usize>, bool)| {
+            let len = range.len();
+            let storage = match in_8_bits {
+                true => Storage::Quantized(Quantized::zeros(len, device)?),
+                false => {
+                    Storage::Exact { first: Vector::zeros(len, device)?, second: Vector::zeros(len, device)? }
+                }
+            };
+            Ok(Part { range, storage })
+        };
+        Ok(Self { parts: parts.into_iter().map(part).collect::<Result<_>>()?, steps: 0 })
+    }
+
+    /// Number of parameters.
+    pub fn len(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.range.end)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The memory they take.
+    pub fn bytes(&self) -> usize {
+        let of = |part: &Part| match part.storage {
+            Storage::Exact { .. } => 8 * part.range.len(),
+            Storage::Quantized(_) => 2 * part.range.len() + 8 * part.range.len().div_ceil(BLOCK),
+        };
+        self.parts.iter().map(of).sum()
+    }
+
+    /// The moments as tensors of a file, for the parts N of the parameters: `first_moment.N` (F32), or
+    /// `first_moment.N.codes` (U8) and `first_moment.N.absmax` (F32), and the second moments likewise.
+    pub fn to_tensors(&self) -> Result<Vec<Tensor>> {
+        let mut tensors = Vec::new();
+        for (index, part) in self.parts.iter().enumerate() {
+            match &part.storage {
+                Storage::Exact { first, second } => {
+                    for (name, moment) in NAMES.iter().zip([first, second]) {
+                        let (name, shape) = (format!("{name}.{index}"), vec![moment.len()]);
+                        tensors.push(Tensor::from_f32(name, shape, &moment.to_vec()?));
+                    }
+                }
+                Storage::Quantized(moments) => {
+                    for (name, Blocks { codes, absmax }) in NAMES.iter().zip(moments.to_host()?) {
+                        let shape = vec![absmax.len()];
+                        tensors.push(Tensor::from_f32(format!("{name}.{index}.absmax"), shape, &absmax));
+                        let (name, shape) = (format!("{name}.{index}.codes"), vec![codes.len()]);
+                        tensors.push(Tensor { name, dtype: Dtype::U8, shape, bytes: codes.into() });
+                    }
+                }
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Takes over what [`Moments::to_tensors`] gave of moments of the same parameters and kind.
+    pub fn load(&mut self, file: &Checkpoint, device: &Device) -> Result<()> {
+        for (index, part) in self.parts.iter_mut().enumerate() {
+            let len = part.range.len();
+            match &mut part.storage {
+                Storage::Exact { first, second } => {
+                    for (name, moment) in NAMES.iter().zip([first, second]) {
+                        let saved = tensor(file, &format!("{name}.{index}"), Dtype::F32, len)?;
+                        *moment = Vector::from_vec(saved.to_f32()?, device)?;
+                    }
+                }
+                Storage::Quantized(moments) => {
+                    let blocks = |name: &str| {
+                        let codes = tensor(file, &format!("{name}.{index}.codes"), Dtype::U8, len)?;
+                        let name = format!("{name}.{index}.absmax");
+                        let absmax = tensor(file, &name, Dtype::F32, len.div_ceil(BLOCK))?.to_f32()?;
+                        Ok::<_, Error>(Blocks { codes: codes.bytes.to_vec(), absmax })
+                    };
+                    *moments = Quantized::on(device, [blocks(NAMES[0])?, blocks(NAMES[1])?])?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+const NAMES: [&str; 2] = ["first_moment", "second_moment"];
+
+fn tensor(file: &Checkpoint, name: &str, dtype: Dtype, len: usize) -> Result<Tensor> {
+    let tensor = file.tensor(name)?;
+    match tensor.dtype == dtype && tensor.element_count() == len {
+        true => Ok(tensor),
+        false => Err(error!(
+            "tensor {name}: {len} values in {dtype} expected, found {} in {}",
+            tensor.element_count(),
+            tensor.dtype
+        )),
+    }
+}

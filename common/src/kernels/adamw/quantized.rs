@@ -1,0 +1,104 @@
+//! Moments in 8 bits, as bitsandbytes' blockwise 8-bit optimizers keep them (Dettmers and others
+//! 2021, arXiv:2110.02861): each value is a code of a dynamic data type, signed for the first moment
+//! and unsigned for the second, times the largest magnitude in its block of 256.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaSlice;
+
+use crate::Result;
+use crate::device::Device;
+use crate::device::cuda::Gpu;
+use crate::nf4::DynamicMap;
+
+/// Values that share a scale.
+pub(super) const BLOCK: usize = 256;
+
+/// Both moments of neighbouring parameters.
+#[derive(Debug)]
+pub(super) enum Quantized {
+    /// On the host.
+    Cpu([Blocks; 2]),
+    /// On a GPU.
+    Cuda(GpuQuantized),
+}
+
+/// One moment of neighbouring parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Blocks {
+    /// [len]
+    pub codes: Vec<u8>,
+    /// The largest magnitude in each block, [ceil(len / 256)].
+    pub absmax: Vec<f32>,
+}
+
+/// Both moments of neighbouring parameters on a GPU: [`Blocks`], and what codes mean.
+#[derive(Debug)]
+pub(super) struct GpuQuantized {
+    pub gpu: Arc<Gpu>,
+    pub codes: [CudaSlice<u8>; 2],
+    pub absmax: [CudaSlice<f32>; 2],
+    /// Values and thresholds of the signed map, then of the unsigned one, [4, 256].
+    pub maps: CudaSlice<f32>,
+    pub len: usize,
+}
+
+impl Quantized {
+    /// Moments of `len` parameters that are all zero.
+    pub fn zeros(len: usize, device: &Device) -> Result<Self> {
+        let blocks = |map: &DynamicMap| Blocks {
+            codes: vec![map.nearest(0.0); len],
+            absmax: vec![0.0; len.div_ceil(BLOCK)],
+        };
+        Self::on(device, [blocks(DynamicMap::signed()), blocks(DynamicMap::unsigned())])
+    }
+
+    /// These moments, moved to the device.
+    pub fn on(device: &Device, moments: [Blocks; 2]) -> Result<Self> {
+        let Device::Cuda(gpu) = device else { return Ok(Self::Cpu(moments)) };
+        let mut maps = Vec::new();
+        for map in [DynamicMap::signed(), DynamicMap::unsigned()] {
+            maps.extend(map.values);
+            maps.extend(map.thresholds);
+            maps.push(f32::INFINITY);
+        }
+        let [first, second] = &moments;
+        Ok(Self::Cuda(GpuQuantized {
+            codes: [gpu.upload(&first.codes)?, gpu.upload(&second.codes)?],
+            absmax: [gpu.upload(&first.absmax)?, gpu.upload(&second.absmax)?],
+            maps: gpu.upload(&maps)?,
+            len: first.codes.len(),
+            gpu: gpu.clone(),
+        }))
+    }
+
+    /// A copy on the host.
+    pub fn to_host(&self) -> Result<[Blocks; 2]> {
+        match self {
+            Self::Cpu(moments) => Ok(moments.clone()),
+            Self::Cuda(GpuQuantized { gpu, codes, absmax, len, .. }) => {
+                let blocks = |moment: usize| {
+                    let absmax = gpu.download(&absmax[moment], len.div_ceil(BLOCK))?;
+                    Ok::<_, crate::Error>(Blocks { codes: gpu.download(&codes[moment], *len)?, absmax })
+                };
+                Ok([blocks(0)?, blocks(1)?])
+            }
+        }
+    }
+}
+
+/// The values of a block, [codes.len()].
+pub(super) fn dequantize(map: &DynamicMap, codes: &[u8], absmax: f32, values: &mut [f32]) {
+    for (value, &code) in values.iter_mut().zip(codes) {
+        *value = map.value(code) * absmax;
+    }
+}
+
+/// The nearest codes of the values of a block; returns the block's absmax.
+pub(super) fn quantize(map: &DynamicMap, values: &[f32], codes: &mut [u8]) -> f32 {
+    let absmax = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = map.nearest(value / absmax.max(f32::MIN_POSITIVE));
+    }
+    absmax
+}
