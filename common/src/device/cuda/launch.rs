@@ -41,6 +41,11 @@ impl Argument {
     pub fn address(pointer: Option<u64>) -> Self {
         Self(pointer.unwrap_or(0))
     }
+
+    /// The bits, as a structure in GPU memory holds them.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
 }
 
 impl From<i32> for Argument {

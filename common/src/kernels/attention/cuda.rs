@@ -209,36 +209,30 @@ pub(super) fn backward(
 /// Copies the keys and values of qkv behind the first `past.len` rows.
 pub(super) fn append(qkv: &GpuTensor, heads: Heads, past: &GpuPast) -> Result<()> {
     let (t, columns) = (qkv.shape()[0], heads.keys * heads.size);
-    let from = qkv.address() + 2 * (heads.queries * heads.size) as u64;
-    for (part, to) in [&past.keys, &past.values].into_iter().enumerate() {
-        let from = from + 2 * (part * columns) as u64;
-        let to = address(to) + 2 * (past.len * columns) as u64;
-        copy_columns(qkv.gpu(), heads, to, from, heads.width(), t, columns)?;
-    }
-    Ok(())
+    let keys = qkv.address() + 2 * (heads.queries * heads.size) as u64;
+    let to = [&past.keys, &past.values].map(|rows| address(rows) + 2 * (past.len * columns) as u64);
+    copy_columns(qkv.gpu(), heads, to, [keys, keys + 2 * columns as u64], heads.width(), t)
 }
 
 /// Copies all rows of a past to the start of another.
 pub(super) fn copy_past(from: &GpuPast, to: &GpuPast, heads: Heads) -> Result<()> {
-    for (from_rows, to_rows) in [(&from.keys, &to.keys), (&from.values, &to.values)] {
-        let columns = from.columns;
-        copy_columns(&from.gpu, heads, address(to_rows), address(from_rows), columns, from.len, columns)?;
-    }
-    Ok(())
+    let addresses = |past: &GpuPast| [address(&past.keys), address(&past.values)];
+    copy_columns(&from.gpu, heads, addresses(to), addresses(from), from.columns, from.len)
 }
 
+/// Copies rows of keys and values, `stride` numbers apart, to rows that are not apart.
 fn copy_columns(
     gpu: &Gpu,
     heads: Heads,
-    to: u64,
-    from: u64,
+    to: [u64; 2],
+    from: [u64; 2],
     stride: usize,
     rows: usize,
-    columns: usize,
 ) -> Result<()> {
-    let sizes = [stride, columns].map(|size| (size as i32).into());
-    let arguments = [&[to.into(), from.into()], &sizes[..]].concat();
-    gpu.launch(source(heads)?, "copy_columns", Grid::new(rows, 128), &arguments)
+    let sizes = [stride, heads.keys * heads.size].map(|size| (size as i32).into());
+    let arguments = [&to.map(Argument::from)[..], &from.map(Argument::from), &sizes].concat();
+    let grid = Grid { blocks: (rows, 2, 1), threads: 128, shared: 0 };
+    gpu.launch(source(heads)?, "copy_columns", grid, &arguments)
 }
 
 /// The buffers, the length and the row stride of a past, or of none.

@@ -119,20 +119,36 @@ __device__ __forceinline__ void multiply_rows(bf16* y, int y_stride, const bf16*
     }
 }
 
+// A projection of a stack, as linear/cuda/weight.rs lays it out.
+struct Part {
+    const uint8* packed;
+    const float* values;
+    const float* absmax;
+    const uint8* codes;
+    const float* map;
+    float offset;
+    int block_shift;
+    int nested_shift;
+    int rows;          // N
+    int first_column;  // of y
+    int unused;
+};
+
+// Grid (blocks of the largest projection, projections): a stack is one launch.
 #define QUANTIZED_ROWS(T, R)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(128) quantized_rows_##T##x##R(                                      \
-        bf16* y, int y_stride, const bf16* x, int x_stride, const uint8* packed, const float* values,                \
-        const float* absmax, const uint8* codes, const float* map, float offset, int block_shift, int nested_shift,  \
-        const bf16* bias, int n, int k, int add) {                                                                   \
+    extern "C" __global__ void __launch_bounds__(128) quantized_rows_##T(                                            \
+        bf16* y, int y_stride, const bf16* x, int x_stride, const Part* parts, const bf16* bias, int k, int add) {    \
         __shared__ float table[16];                                                                                  \
-        if (threadIdx.x < 16) table[threadIdx.x] = values[threadIdx.x];                                              \
+        const Part part = parts[blockIdx.y];                                                                         \
+        if (blockIdx.x * (blockDim.x / 32) * R >= part.rows) return;                                                 \
+        if (threadIdx.x < 16) table[threadIdx.x] = part.values[threadIdx.x];                                         \
         __syncthreads();                                                                                             \
-        Scales scales = {absmax, codes, map, offset, block_shift, nested_shift};                                     \
-        multiply_rows<T, R>(y, y_stride, x, x_stride, packed, table, scales, bias, n, k, add);                       \
+        Scales scales = {part.absmax, part.codes, part.map, part.offset, part.block_shift, part.nested_shift};       \
+        multiply_rows<T, R>(y + part.first_column, y_stride, x, x_stride, part.packed, table, scales,                \
+                            bias ? bias + part.first_column : nullptr, part.rows, k, add);                           \
     }
 
-QUANTIZED_ROWS(1, 1)
 QUANTIZED_ROWS(1, 2)
-QUANTIZED_ROWS(2, 2)
+QUANTIZED_ROWS(2, 1)
 QUANTIZED_ROWS(4, 1)
 QUANTIZED_ROWS(8, 1)

@@ -12,7 +12,7 @@ use half::bf16;
 
 use super::{Linear, Projection};
 use crate::device::GpuVector;
-use crate::device::cuda::{Argument, Factor, Gpu, GpuTensor, Precision, Product, Source, address};
+use crate::device::cuda::{Argument, Factor, Gpu, GpuTensor, Grid, Precision, Product, Source, address};
 use crate::{Result, error};
 
 use weight::Frozen;
@@ -24,12 +24,16 @@ pub(in crate::kernels) static SOURCE: Source =
 
 /// Up to this many rows of x, a quantized weight is read once and never widened.
 const FEW_ROWS: usize = 8;
+/// Warps of a block that multiplies them.
+const WARPS_OF_BLOCK: usize = 4;
 
 /// The frozen part of a stack on a GPU.
 pub struct Stack {
     weights: Vec<Frozen>,
     /// bf16 [ΣN]; zero where a projection has none.
     bias: Option<CudaSlice<bf16>>,
+    /// Where the parts of quantized weights lie, for the kernels of few rows.
+    parts: Option<CudaSlice<u64>>,
 }
 
 impl Stack {
@@ -45,12 +49,14 @@ impl Stack {
             });
             bias = Some(gpu.upload(&values.map(bf16::from_f32).collect::<Vec<_>>())?);
         }
-        let quantized = weights.iter().all(Frozen::is_quantized);
-        if quantized {
-            let len = weights.iter().map(|weight| weight.rows() * weight.columns()).sum();
+        let mut stack = Self { weights, bias, parts: None };
+        if stack.is_quantized() {
+            let len = stack.weights.iter().map(|weight| weight.rows() * weight.columns()).sum();
             gpu.reserve_widened(len)?;
+            let parts = stack.columns().map(|(columns, weight)| weight.part(columns.start));
+            stack.parts = Some(gpu.upload(&parts.collect::<Result<Vec<_>>>()?.concat())?);
         }
-        Ok(Self { weights, bias })
+        Ok(stack)
     }
 
     fn is_quantized(&self) -> bool {
@@ -65,6 +71,34 @@ impl Stack {
             first = columns.end;
             (columns, weight)
         })
+    }
+
+    /// y [T, ΣN] from x [T, K] for few rows of any number, the weights as they are; adds to what y holds
+    /// where `adds` is set.
+    fn multiply_rows(&self, y: &GpuTensor, x: &GpuTensor, parts: &CudaSlice<u64>, adds: bool) -> Result<()> {
+        let (tokens, k, n) = (x.shape()[0], x.shape()[1], y.shape()[1]);
+        let largest = self.weights.iter().map(Frozen::rows).max().unwrap_or(0);
+        let bias = Argument::address(self.bias.as_ref().map(address));
+        let mut token = 0;
+        while token < tokens {
+            // Rows of x, rows of the weight that a warp takes, and the kernel that does.
+            let (rows, by_warp, kernel) = match tokens - token {
+                1 => (1, 2, "quantized_rows_1"),
+                2 | 3 => (2, 1, "quantized_rows_2"),
+                4..=7 => (4, 1, "quantized_rows_4"),
+                _ => (8, 1, "quantized_rows_8"),
+            };
+            let [y_stride, x_stride] = [n, k].map(|size| Argument::from(size as i32));
+            let out = (y.address() + 2 * (token * n) as u64).into();
+            let from = (x.address() + 2 * (token * k) as u64).into();
+            let arguments =
+                [out, y_stride, from, x_stride, parts.into(), bias, x_stride, i32::from(adds).into()];
+            let blocks = (largest.div_ceil(WARPS_OF_BLOCK * by_warp), self.weights.len(), 1);
+            let grid = Grid { blocks, threads: 32 * WARPS_OF_BLOCK, shared: 0 };
+            x.gpu().launch(&SOURCE, kernel, grid, &arguments)?;
+            token += rows;
+        }
+        Ok(())
     }
 
     /// Gives `multiply` the weights one behind the other as bf16 [N, K]: all at once where they are
@@ -107,11 +141,8 @@ pub(super) fn forward(
     let y = GpuTensor::new(gpu, &[t, n])?;
     // The adapters' part is written first: the product then adds to it what is rounded once.
     let low = parameters.map(|parameters| lora::forward(&y, x, linear, parameters)).transpose()?;
-    if t <= FEW_ROWS && stack.is_quantized() && k.is_multiple_of(32) {
-        for (columns, weight) in stack.columns() {
-            let bias = stack.bias.as_ref().map(|bias| address(bias) + 2 * columns.start as u64);
-            weight.multiply_rows(&y, columns, x, bias, low.is_some())?;
-        }
+    if let Some(parts) = stack.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
+        stack.multiply_rows(&y, x, parts, low.is_some())?;
         return Ok((y, low));
     }
     stack.widened(gpu, |columns, weights| {

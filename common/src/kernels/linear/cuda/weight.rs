@@ -1,6 +1,5 @@
 //! A frozen weight on a GPU: bf16, or 4 bits as they are stored.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
@@ -10,17 +9,12 @@ use rayon::prelude::*;
 use super::super::Weight;
 use super::SOURCE;
 use crate::checkpoint::Dtype;
-use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, address};
+use crate::device::cuda::{Argument, Gpu, Grid, address};
 use crate::nf4::{Absmax, Quantized};
 use crate::{Result, error};
 
 /// Values that a block of threads widens: 256 threads, four groups of eight.
 const WIDENED_BY_BLOCK: usize = 256 * 4 * 8;
-/// Rows of a weight from which a warp takes two at a time: fewer would leave processors idle.
-const NARROW: usize = 2048;
-/// Warps of a block that multiplies a few rows of x.
-const WARPS_OF_BLOCK: usize = 4;
-
 /// A frozen matrix [N, K].
 pub(super) enum Frozen {
     Dense { values: CudaSlice<u8>, shape: [usize; 2] },
@@ -116,41 +110,21 @@ impl Frozen {
         gpu.launch_on(stream, &SOURCE, "dequantize", grid, &arguments.concat())
     }
 
-    /// Columns `columns` of y [T, ΣN] from x [T, K], for few rows of x; adds to what y holds where `adds`
-    /// is set.
-    pub(super) fn multiply_rows(
-        &self,
-        y: &GpuTensor,
-        columns: Range<usize>,
-        x: &GpuTensor,
-        bias: Option<u64>,
-        adds: bool,
-    ) -> Result<()> {
+    /// The weight as `quantized.cu` has it in a `Part` that begins at column `first_column` of y.
+    pub(super) fn part(&self, first_column: usize) -> Result<[u64; 8]> {
         let weight = self.quantized()?;
-        let [n, k] = weight.shape;
-        let (tokens, y_stride) = (x.shape()[0], y.shape()[1]);
-        let mut token = 0;
-        while token < tokens {
-            // Rows of x, rows of the weight that a warp takes, and the kernel that does.
-            let (rows, by_warp, kernel) = match tokens - token {
-                1 if n < NARROW => (1, 1, "quantized_rows_1x1"),
-                1 => (1, 2, "quantized_rows_1x2"),
-                2 | 3 => (2, 2, "quantized_rows_2x2"),
-                4..=7 => (4, 1, "quantized_rows_4x1"),
-                _ => (8, 1, "quantized_rows_8x1"),
-            };
-            let out = y.address() + 2 * (token * y_stride + columns.start) as u64;
-            let from = x.address() + 2 * (token * k) as u64;
-            let [out_stride, from_stride, n_rows, depth] =
-                [y_stride, k, n, k].map(|size| Argument::from(size as i32));
-            let places = [out.into(), out_stride, from.into(), from_stride, (&weight.packed).into()];
-            let rest = [Argument::address(bias), n_rows, depth, i32::from(adds).into()];
-            let arguments = [&places[..], &weight.scales()[..], &rest[..]].concat();
-            let grid = Grid::new(n.div_ceil(WARPS_OF_BLOCK * by_warp), 32 * WARPS_OF_BLOCK);
-            x.gpu().launch(&SOURCE, kernel, grid, &arguments)?;
-            token += rows;
-        }
-        Ok(())
+        let two = |low: i32, high: i32| u64::from(low as u32) | u64::from(high as u32) << 32;
+        let [values, absmax, codes, map, ..] = weight.scales().map(Argument::bits);
+        Ok([
+            address(&weight.packed),
+            values,
+            absmax,
+            codes,
+            map,
+            two(weight.offset.to_bits() as i32, weight.block_shift),
+            two(weight.nested_shift, weight.shape[0] as i32),
+            two(first_column as i32, 0),
+        ])
     }
 }
 
