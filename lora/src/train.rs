@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, Unit, interrupted, note};
+use common::device::cuda::Gpu;
 use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
 use common::model::{Adapters, Loss, Model, Plan};
@@ -152,6 +153,25 @@ impl Run {
         if self.config.optimizer_name.is_paged() {
             let kib = self.moments.bytes() >> 10;
             note(format_args!("  Nothing is paged: the moments of these parameters take {kib} KiB"));
+        }
+        if let Device::Cuda(gpu) = self.model.device() {
+            let (architecture, driver) = (gpu.architecture(), Gpu::driver_version());
+            note(format_args!(
+                "  GPU = {}, compute capability {}.{}, driver for CUDA {}.{}",
+                gpu.name(),
+                architecture / 10,
+                architecture % 10,
+                driver / 1000,
+                driver % 1000 / 10
+            ));
+            if let Ok(memory) = gpu.memory() {
+                note(format_args!(
+                    "  GPU memory = {} MiB for weights, adapters and optimizer, {} MiB free of {}",
+                    memory.used >> 20,
+                    memory.free >> 20,
+                    memory.total >> 20
+                ));
+            }
         }
         let Plan { tokens, recomputed, activations } = self.plan;
         let layers = self.model.config().layers;

@@ -108,16 +108,6 @@ impl Vector {
             Self::Cuda(GpuVector { gpu, values, .. }) => gpu.fill_zero(values),
         }
     }
-
-    /// A copy on the same device.
-    pub fn duplicate(&self) -> Result<Self> {
-        match self {
-            Self::Cpu(values) => Ok(Self::Cpu(values.clone())),
-            Self::Cuda(GpuVector { gpu, values, len }) => {
-                Ok(Self::Cuda(GpuVector { gpu: gpu.clone(), values: gpu.duplicate(values)?, len: *len }))
-            }
-        }
-    }
 }
 
 impl GpuVector {

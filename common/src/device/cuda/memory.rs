@@ -128,11 +128,6 @@ impl Gpu {
         Ok(values)
     }
 
-    /// A copy of a buffer.
-    pub fn duplicate<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<CudaSlice<T>> {
-        self.stream.clone_dtod(slice).map_err(failed)
-    }
-
     /// How full the memory is.
     pub fn memory(&self) -> Result<Memory> {
         let (free, total) = self.context.mem_get_info().map_err(failed)?;
