@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 
-use crate::{Context, Result, error};
+use crate::{Context, Result, cli, error};
 
 /// A file of kernels.
 #[derive(Debug, Clone, Copy)]
@@ -23,37 +23,31 @@ const PRELUDE: &str = include_str!("prelude.cuh");
 /// compute capability, as 90 for 9.0.
 pub(super) fn machine_code(source: &Source, architecture: u32) -> Result<Vec<u8>> {
     let path = cached(source, architecture);
-    if let Some(code) = path.as_ref().and_then(|path| std::fs::read(path).ok()) {
+    if let Some(code) = path.as_ref().ok().and_then(|path| std::fs::read(path).ok()) {
         return Ok(code);
     }
     let compiled = compile(source, architecture)?;
-    if let Some(path) = path {
-        // A cache that cannot be written costs a second the next time, no more.
-        if let Err(error) = store(&path, &compiled.code) {
-            crate::cli::detail(format_args!("compiled kernels are not kept: {error}"));
-        }
+    // A cache that cannot be written costs a second the next time, no more.
+    if let Err(error) = path.and_then(|path| store(&path, &compiled.code)) {
+        cli::detail(format_args!("compiled kernels are not kept: {error}"));
     }
     Ok(compiled.code)
 }
 
-/// `$XDG_CACHE_HOME/qlora-tools/kernels/NAME-HASH.cubin`: the hash is of all that the code depends on.
-fn cached(source: &Source, architecture: u32) -> Option<PathBuf> {
-    let directory = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let root = directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")))?;
+/// `NAME-HASH.cubin` in the user's cache: the hash is of all that the code depends on.
+fn cached(source: &Source, architecture: u32) -> Result<PathBuf> {
     let mut hash = Sha256::new();
     hash.update(PRELUDE);
     hash.update([0]);
     hash.update(source.text);
     hash.update(format!("\0sm_{architecture} nvrtc {:?}", version()));
     let hash: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    Some(root.join("qlora-tools/kernels").join(format!("{}-sm_{architecture}-{hash}.cubin", source.name)))
+    Ok(cli::cache_directory("kernels")?.join(format!("{}-sm_{architecture}-{hash}.cubin", source.name)))
 }
 
 /// Written beside and renamed: processes that start at once never see half a file.
 fn store(path: &Path, code: &[u8]) -> Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs_err::create_dir_all(directory)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
     std::io::Write::write_all(&mut file, code)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
