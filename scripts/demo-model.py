@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -283,6 +284,15 @@ def write_model(gguf_file: Path, folder: Path) -> None:
     write_safetensors(folder / "model.safetensors", weights)
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make a Hugging Face directory of SmolLM2-135M-Instruct.")
     parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="directory to make")
@@ -307,9 +317,12 @@ def main() -> None:
         model = work / "model"
         model.mkdir()
         write_model(gguf_file, model)
+        for path in [*model.iterdir(), model]:
+            sync(path)
         if out.exists():
             shutil.rmtree(out)
         model.rename(out)
+    sync(out.parent)
     print(out)
 
 

@@ -141,14 +141,23 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether a finished result was made from these files.
+/// Whether a finished result was made from these weights and companions.
 fn is_same(result: &Path, source: &Source) -> Result<bool> {
-    let mut expected = serde_json::Map::new();
-    for file in source.shards()?.unwrap_or_default() {
-        expected.insert(file.clone(), cli::identity(&source.directory.join(file))?);
-    }
+    let shards = source.shards()?.unwrap_or_default();
+    let mut files: Vec<PathBuf> = shards.iter().map(|file| source.directory.join(file)).collect();
+    files.extend(checkpoint::companions(&source.directory)?);
     let parts = cli::parts_of(result);
-    Ok(parts.len() == expected.len() && expected.iter().all(|(file, from)| parts.get(file) == Some(from)))
+    for file in &files {
+        if parts.get(&name_of(file)) != Some(&cli::identity(file)?) {
+            return Ok(false);
+        }
+    }
+    Ok(parts.len() == files.len())
+}
+
+/// The key of a file among the parts of a result.
+fn name_of(file: &Path) -> String {
+    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 struct Work<'a> {
@@ -266,7 +275,9 @@ impl<'a> Work<'a> {
         let text = config::with_quantization(config, settings.scheme, settings.compute_dtype, &self.kept)?;
         fs_err::write(directory.join(CONFIG), text)?;
         for companion in checkpoint::companions(&self.source.directory)? {
-            checkpoint::copy_companion(&companion, directory)?;
+            let from = cli::identity(&companion)?;
+            checkpoint::copy_companion(&companion, self.output.path())?;
+            self.output.finish_part(&name_of(&companion), from)?;
         }
         Ok(())
     }

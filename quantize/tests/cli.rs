@@ -181,6 +181,35 @@ fn the_same_work_is_done_once_and_changed_weights_are_noticed() {
 }
 
 #[test]
+fn a_companion_that_changed_came_or_went_is_noticed() {
+    let (parent, source) = model();
+    let run = |arguments: &[&str]| {
+        quantize().current_dir(parent.path()).args(["source", "-o", "q"]).args(arguments).assert()
+    };
+    run(&[]).success();
+    let template = source.join("chat_template.jinja");
+    let changes: [&dyn Fn(); 3] = [
+        &|| fs::write(source.join("tokenizer.json"), r#"{"version": "1.0"}"#).unwrap(),
+        &|| fs::write(&template, "{{ messages }}").unwrap(),
+        &|| fs::remove_file(&template).unwrap(),
+    ];
+    for change in changes {
+        change();
+        let stderr = stderr_of(&run(&[]).code(1));
+        assert!(stderr.contains("made from something else"), "{stderr}");
+        assert!(stderr.contains("hint: --force replaces it"), "{stderr}");
+        run(&["--force"]).success();
+        assert!(stderr_of(&run(&[]).success()).contains("already made"));
+        let tokenizer = |directory: &Path| fs::read(directory.join("tokenizer.json")).unwrap();
+        assert_eq!(tokenizer(&parent.path().join("q")), tokenizer(&source));
+        assert_eq!(parent.path().join("q/chat_template.jinja").exists(), template.exists());
+    }
+    // What no result takes along may change.
+    fs::write(source.join("README.md"), "more about it").unwrap();
+    assert!(stderr_of(&run(&[]).success()).contains("already made"));
+}
+
+#[test]
 fn what_cannot_be_quantized_is_refused_by_name() {
     let (parent, source) = model();
     let error_of = |config: &str| {
