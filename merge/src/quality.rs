@@ -10,7 +10,7 @@ use common::Result;
 use common::adapter::{AdapterConfig, find_base};
 use common::checkpoint::{Tensor, narrow};
 use common::kernels::linear::Weight;
-use common::nf4::Quantized;
+use common::nf4::{Quantized, Scheme};
 use serde_json::Value;
 
 use crate::base::{Base, release};
@@ -78,14 +78,29 @@ pub fn of_bases(plan: &Plan<'_>, counterpart: &Base) -> Result<Moved> {
         }
         for row in sample(piece) {
             let (plain, folded, counterpart) = (plain(piece, row)?, rows(piece, row)?, rows(&other, row)?);
-            let differences = |left: &[f32], right: &[f32]| -> Vec<f32> {
-                left.iter().zip(right).map(|(left, right)| left - right).collect()
-            };
-            moved
-                .add(differences(&plain, &counterpart).into_iter(), differences(&folded, &plain).into_iter());
+            moved.add(differences(&plain, &counterpart), differences(&folded, &plain));
         }
         release(&piece.weight);
         release(&other.weight);
+    }
+    Ok(moved)
+}
+
+/// Compares the weights of an original base with what they are in NF4, as if the adapter had been
+/// trained over that.
+pub fn of_quantizing(plan: &Plan<'_>) -> Result<Moved> {
+    let mut moved = Moved::default();
+    for piece in plan.pieces().filter(|piece| !piece.updates.is_empty()) {
+        for row in sample(piece) {
+            let plain = plain(piece, row)?;
+            if plain.iter().any(|value| !value.is_finite()) {
+                // Whoever writes it names it.
+                continue;
+            }
+            let dequantized = through_4_bits(piece, &plain, Scheme::default())?;
+            moved.add(differences(&plain, &dequantized), differences(&rows(piece, row)?, &plain));
+        }
+        release(&piece.weight);
     }
     Ok(moved)
 }
@@ -97,22 +112,25 @@ pub fn of_requantizing(plan: &Plan<'_>) -> Result<Moved> {
         let Weight::Quantized(quantized) = &piece.weight else { continue };
         for row in sample(piece) {
             let folded = rows(piece, row)?;
-            let mut bytes = vec![0; piece.row_size()];
-            narrow(piece.spec.dtype, &folded, &mut bytes)?;
-            // A row by itself: its blocks may begin elsewhere than in the whole, which changes single
-            // numbers and not their spread.
-            let shape = vec![1, folded.len()];
-            let tensor =
-                Tensor { name: piece.spec.name.clone(), dtype: piece.spec.dtype, shape, bytes: bytes.into() };
-            let again = Quantized::quantize(&tensor, quantized.scheme())?.dequantize();
-            let plain = plain(piece, row)?;
-            moved.add(
-                folded.iter().zip(&again).map(|(folded, again)| folded - again),
-                folded.iter().zip(&plain).map(|(folded, plain)| folded - plain),
-            );
+            let again = through_4_bits(piece, &folded, quantized.scheme())?;
+            moved.add(differences(&folded, &again), differences(&folded, &plain(piece, row)?));
         }
     }
     Ok(moved)
+}
+
+/// A row quantized and dequantized. By itself: its blocks may begin elsewhere than in the whole,
+/// which changes single numbers and not their spread.
+fn through_4_bits(piece: &Piece<'_>, row: &[f32], scheme: Scheme) -> Result<Vec<f32>> {
+    let mut bytes = vec![0; piece.row_size()];
+    narrow(piece.spec.dtype, row, &mut bytes)?;
+    let (name, shape) = (piece.spec.name.clone(), vec![1, row.len()]);
+    let tensor = Tensor { name, dtype: piece.spec.dtype, shape, bytes: bytes.into() };
+    Ok(Quantized::quantize(&tensor, scheme)?.dequantize())
+}
+
+fn differences<'a>(left: &'a [f32], right: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+    left.iter().zip(right).map(|(left, right)| left - right)
 }
 
 /// Rows at even distances.

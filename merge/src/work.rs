@@ -45,7 +45,7 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
     };
     let quality = describe(request, &base, &plan)?;
     output.record("base", quality);
-    write_weights(&plan, &mut output)?;
+    write_weights(&base, &plan, &mut output)?;
     write_rest(&base, &plan, output.path(), request)?;
     if request.verify {
         verify(&plan, output.path())?;
@@ -85,14 +85,19 @@ fn describe(request: &Request, base: &Base, plan: &Plan<'_>) -> Result<Value> {
     let kind = if is_quantized(base) { "dequantized" } else { "original" };
     cli::note(format_args!("base: {} ({kind} weights)", base.directory.display()));
     let mut quality = json!({ "directory": base.directory, "weights": kind });
-    if let Some(other) = counterpart(base, &request.adapters[0])
-        && let Some(ratio) = quality::of_bases(plan, &other)?.ratio()
-    {
-        cli::note(format_args!(
-            "‖W − dequantized‖ / ‖ΔW‖ = {ratio:.2}, against {}",
-            other.directory.display()
-        ));
-        if !is_quantized(base) {
+    let other = counterpart(base, &request.adapters[0]);
+    let moved = match &other {
+        Some(other) => Some(quality::of_bases(plan, other)?),
+        None if is_quantized(base) => None,
+        None => Some(quality::of_quantizing(plan)?),
+    };
+    if let Some(ratio) = moved.and_then(|moved| moved.ratio()) {
+        let against = match &other {
+            Some(other) => format!("against {}", other.directory.display()),
+            None => "should the adapter have been trained over NF4 weights".into(),
+        };
+        cli::note(format_args!("‖W − dequantized‖ / ‖ΔW‖ = {ratio:.2}, {against}"));
+        if other.is_some() && !is_quantized(base) {
             cli::note(
                 "the adapter was trained on the quantized weights; without --base it is folded into those",
             );
@@ -111,10 +116,13 @@ fn describe(request: &Request, base: &Base, plan: &Plan<'_>) -> Result<Value> {
     Ok(quality)
 }
 
-fn write_weights(plan: &Plan<'_>, output: &mut OutputDirectory) -> Result<()> {
+fn write_weights(base: &Base, plan: &Plan<'_>, output: &mut OutputDirectory) -> Result<()> {
     let size = |file: &File<'_>| file.specs.iter().map(|spec| Ok(spec.size()? as u64)).sum::<Result<u64>>();
     let progress = Progress::new("merge", plan.size()?, Unit::Bytes);
     let mut needed = 0;
+    for companion in checkpoint::companions(&base.directory)? {
+        needed += fs_err::metadata(companion)?.len();
+    }
     for file in plan.files.iter().filter(|file| !output.has_part(&file.name, &Value::Null)) {
         needed += size(file)?;
     }

@@ -100,8 +100,8 @@ fn factors(module: &str, rank: usize) -> (Vec<f32>, Vec<f32>) {
     (numbers(rank * 24, 5 + module.len()), numbers(outputs(module) * rank, 6 + module.len()))
 }
 
-/// `weight + scale · B · A` in f64, rounded to bf16.
-fn folded(weight: &[f32], updates: &[(&str, usize, f64)]) -> Vec<f32> {
+/// `weight + scale · B · A` in f64.
+fn folded_exactly(weight: &[f32], updates: &[(&str, usize, f64)]) -> Vec<f32> {
     let mut sums: Vec<f64> = weight.iter().map(|&value| f64::from(value)).collect();
     for &(module, rank, scale) in updates {
         let (a, b) = factors(module, rank);
@@ -111,7 +111,12 @@ fn folded(weight: &[f32], updates: &[(&str, usize, f64)]) -> Vec<f32> {
             *sum += scale * product.sum::<f64>();
         }
     }
-    let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+    sums.into_iter().map(|sum| sum as f32).collect()
+}
+
+/// [`folded_exactly`], rounded to bf16.
+fn folded(weight: &[f32], updates: &[(&str, usize, f64)]) -> Vec<f32> {
+    let sums = folded_exactly(weight, updates);
     let mut bytes = vec![0; 2 * sums.len()];
     narrow(Dtype::BF16, &sums, &mut bytes).unwrap();
     Tensor { name: "".into(), dtype: Dtype::BF16, shape: vec![sums.len()], bytes: bytes.into() }
@@ -209,6 +214,51 @@ fn onto_the_original_what_quantization_moved_is_said_and_recorded() {
     let base = &made_by["results"]["base"];
     assert_eq!(base["weights"], "original");
     assert!(base["quantization_error_over_update"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn onto_an_original_without_a_4_bit_twin_what_quantization_would_move_is_said() {
+    let parent = workplace();
+    let ratio = |output: &str| {
+        run(&parent, &["adapter", "--base", "base", "-o", output]).success();
+        let made_by = fs::read(parent.path().join(output).join("made-by.json")).unwrap();
+        let made_by: serde_json::Value = serde_json::from_slice(&made_by).unwrap();
+        made_by["results"]["base"]["quantization_error_over_update"].as_f64().unwrap()
+    };
+    let with_twin = ratio("with");
+    adapter(&parent.path().join("adapter"), "../base", r#""r": 4, "lora_alpha": 8"#, &[(Q, 4), (UP, 4)], &[]);
+    let assert = run(&parent, &["adapter"]).success();
+    assert!(stderr_of(&assert).contains("should the adapter have been trained over NF4"));
+    let without = ratio("without");
+    assert!((without / with_twin - 1.0).abs() < 0.2, "{without}, {with_twin} from the whole tensor");
+}
+
+#[test]
+fn verifying_forgives_what_cancels_and_finds_what_was_changed() {
+    let parent = workplace();
+    let base = parent.path().join("base");
+    // The update all but cancels the weight, and f32 keeps the last bits of both.
+    let opposite: Vec<f32> = folded_exactly(&vec![0.0; 32 * 24], &[(Q, 4, -2.0)]);
+    let mut tensors = weights();
+    tensors[1] = Tensor::from_f32(format!("{Q}.weight"), vec![32, 24], &opposite);
+    write_file(&base.join("model.safetensors"), &tensors).unwrap();
+    let verify = || run(&parent, &["adapter", "--base", "base", "-o", "m", "--verify"]);
+    let assert = verify().success();
+    assert!(stderr_of(&assert).contains("rows computed again and found equal"), "{}", stderr_of(&assert));
+
+    let file = parent.path().join("m/model.safetensors");
+    let intact = fs::read(&file).unwrap();
+    for tensor in Checkpoint::open(&parent.path().join("m")).unwrap().tensors() {
+        let mut bytes = intact.clone();
+        let place = intact.windows(tensor.bytes.len()).position(|part| *part == *tensor.bytes).unwrap();
+        // The highest byte of each number, which has its exponent.
+        let width = tensor.bytes.len() / tensor.shape.iter().product::<usize>();
+        for top in (place + width - 1..place + tensor.bytes.len()).step_by(width) {
+            bytes[top] ^= 0x3f;
+        }
+        fs::write(&file, bytes).unwrap();
+        assert!(stderr_of(&verify().code(1)).contains(&tensor.name), "{}", tensor.name);
+    }
 }
 
 #[test]

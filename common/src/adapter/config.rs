@@ -11,6 +11,9 @@ use crate::{Context, Error, Result, bail, error};
 /// The file in an adapter's directory.
 pub const CONFIG: &str = "adapter_config.json";
 
+/// What to do with an adapter of a kind that is not supported.
+pub(super) const MERGE_IN_PEFT: &str = "merge this adapter in PEFT with merge_and_unload()";
+
 /// What `adapter_config.json` says, with PEFT's names and defaults. Keys that are not listed here
 /// are read past, except those that would change the result; see [`AdapterConfig::read`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -146,8 +149,7 @@ impl AdapterConfig {
         }
         for (key, what) in UNSUPPORTED {
             if self.other.get(key).is_some_and(is_set) {
-                return Err(error!("{key} is set: {what} is not supported")
-                    .hint("merge this adapter in PEFT with merge_and_unload()"));
+                return Err(error!("{key} is set: {what} is not supported").hint(MERGE_IN_PEFT));
             }
         }
         if let Value::String(init) = &self.init_lora_weights

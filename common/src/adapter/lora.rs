@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::AdapterConfig;
-use super::config::CONFIG;
+use super::config::{CONFIG, MERGE_IN_PEFT};
 use crate::checkpoint::{self, Checkpoint, Tensor};
-use crate::{Result, bail, cli};
+use crate::{Result, bail, cli, error};
 
 /// The low-rank update of one linear layer: `W + scale · B · A`.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,11 +63,12 @@ impl Adapter {
             } else if let Some(module) = module(name, "lora_B") {
                 b.insert(module.to_string(), tensor);
             } else if name.contains("lora_") {
-                bail!(
+                return Err(error!(
                     "{}: tensor {} is of a kind of adapter that is not supported",
                     file.display(),
                     tensor.name
-                );
+                )
+                .hint(MERGE_IN_PEFT));
             } else {
                 let name = name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".");
                 replacements.insert(name.clone(), Tensor { name, ..tensor });
