@@ -6,6 +6,7 @@
 //! | [`chart`] | charts as PNG files |
 //! | [`checkpoint`] | safetensors directories: memory-mapped reading, atomic writing |
 //! | [`cli`] | the command-line contract: paths in and out, progress, exit codes |
+//! | [`data`] | instruction data: files, formats, conversations |
 //! | [`device`] | where tensors live and products run |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`kernels`] | the operations of the model, forward beside backward |
@@ -17,6 +18,7 @@ pub mod adapter;
 pub mod chart;
 pub mod checkpoint;
 pub mod cli;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod kernels;

@@ -17,7 +17,7 @@
 //! | [`checkpoint`] | `checkpoint-N`: writing and continuing |
 //! | [`output`] | the directory a run grows in |
 //! | [`pace`] | tokens a second and memory |
-//! | [`passes`] | how a batch is cut into passes, and what they keep |
+//! | [`passes`] | how many tokens a pass holds, and what it keeps |
 //! | [`plot`] | the losses as PNG files |
 //! | [`tensorboard`] | event files |
 //! | [`record`] | the logs that transformers and LLaMA-Factory keep |

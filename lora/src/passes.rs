@@ -1,8 +1,7 @@
-//! How the examples of an effective batch are cut into passes through the model.
+//! How many tokens a pass through the model may hold.
 
 use common::device::{Device, available_memory};
-use common::model::{Batch, Model, Plan, Sequence};
-use common::text::Example;
+use common::model::{Model, Plan};
 use common::{Result, error};
 
 use crate::config::Config;
@@ -46,47 +45,4 @@ pub fn plan(config: &Config, model: &Model, training: &Selection) -> Result<Plan
         .hint("raise --vram-budget, or close other programs that hold GPU memory (nvidia-smi)"));
     }
     Ok(plan)
-}
-
-/// Cuts examples into passes of at most `tokens` tokens, in their order.
-pub fn passes(examples: &[Example], tokens: usize) -> impl Iterator<Item = &[Example]> {
-    let mut rest = examples;
-    std::iter::from_fn(move || {
-        let mut sum = 0;
-        let fitting = rest.iter().take_while(|example| {
-            sum += example.tokens.len();
-            sum <= tokens
-        });
-        let count = fitting.count().max(1).min(rest.len());
-        let (pass, behind) = rest.split_at(count);
-        rest = behind;
-        (!pass.is_empty()).then_some(pass)
-    })
-}
-
-/// One pass of the model.
-pub fn pack(examples: &[Example]) -> Batch {
-    let sequences = examples.iter().map(|e| Sequence { tokens: &e.tokens, trained: &e.trained });
-    Batch::pack(sequences, 0)
-}
-
-/// Supervised tokens: a first token has no row that predicts it.
-pub fn targets(example: &Example) -> usize {
-    example.trained.iter().skip(1).filter(|&&trained| trained).count()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passes_keep_the_order_and_lose_nothing() {
-        let example = |len: usize| Example { tokens: vec![1; len], trained: vec![true; len] };
-        let examples: Vec<Example> = [3, 4, 9, 1, 1].map(example).to_vec();
-        let lengths: Vec<Vec<usize>> = passes(&examples, 7)
-            .map(|pass| pass.iter().map(|example| example.tokens.len()).collect())
-            .collect();
-        assert_eq!(lengths, [vec![3, 4], vec![9], vec![1, 1]]);
-        assert_eq!(passes(&[], 7).count(), 0);
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, Unit, interrupted, note};
+use common::data::passes::{pack, passes, targets};
 use common::device::cuda::Gpu;
 use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
@@ -24,7 +25,7 @@ use crate::health::Health;
 use crate::order::{Order, split};
 use crate::output;
 use crate::pace::Pace;
-use crate::passes::{self, pack, passes, targets};
+use crate::passes;
 use crate::plot;
 use crate::preview;
 use crate::record::{History, Record, Step};

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use common::Result;
-
-use super::Source;
+use common::data::Source;
 
 /// What is trained on, named as LLaMA-Factory names it.
 #[derive(Args, Debug, Clone)]

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use common::data::{Malformed, Record};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, LabelOptions, Tokenizer};
 use common::{Error, Result};
 use rayon::prelude::*;
 
 use super::store::{Examples, Writer};
-use super::{Malformed, Record};
 
 /// Turns records into examples, in their order.
 ///

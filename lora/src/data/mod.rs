@@ -1,213 +1,22 @@
-//! Instruction data: files of examples as LLaMA-Factory's users have them, read and tokenized.
+//! Instruction data, tokenized and kept.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | [`arguments`] | the options that say what is trained on |
-//! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
-//! | `rows` | JSON, JSON lines, CSV and parquet, row by row |
-//! | `hub` | data sets that are downloaded |
-//! | `alpaca` | rows with `instruction`, `input`, `output` |
-//! | `sharegpt` | rows with a list of messages |
 //! | [`prepare`] | all of it together, kept for the next run |
 //! | [`encode`] | conversations as tokens with the trained ones marked, in parallel |
 //! | [`store`] | tokenized examples in a file |
 //! | `show` | an example for people |
 
-mod alpaca;
 pub mod arguments;
 pub mod encode;
-mod hub;
 pub mod prepare;
-mod rows;
-mod sharegpt;
 mod show;
-pub mod source;
 pub mod store;
-
-use std::borrow::Cow;
-use std::fmt;
-use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use common::text::{Conversation, Message};
-use common::{Error, Result, error};
-use serde_json::Value;
 
 pub use arguments::DataArguments;
 pub use encode::Encoder;
 pub use prepare::Prepared;
-pub use source::{Columns, Format, Source, Tags};
-
-/// A conversation and where it was written.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// What was said.
-    pub conversation: Conversation,
-    /// The row it comes from.
-    pub place: Place,
-}
-
-/// A row of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The file.
-    pub file: Arc<PathBuf>,
-    /// Where in it: the number of a row or of a line, from 1.
-    pub row: usize,
-    /// Whether `row` counts lines (JSON lines) or rows (a JSON list).
-    pub is_line: bool,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.is_line { "line" } else { "row" };
-        write!(f, "{}, {what} {}", self.file.display(), self.row)
-    }
-}
-
-/// Rows that cannot be used: how many, and what is wrong with the first.
-#[derive(Debug, Default)]
-pub struct Malformed {
-    count: usize,
-    first: Option<String>,
-}
-
-impl Malformed {
-    /// Counts a row, or under `strict` fails with what is wrong with it.
-    pub fn add(&mut self, place: &Place, problem: Error, strict: bool) -> Result<()> {
-        let problem = problem.context(place);
-        if strict {
-            return Err(problem.hint("mend the row, or leave --strict out to skip such rows"));
-        }
-        self.count += 1;
-        self.first.get_or_insert_with(|| problem.to_string());
-        Ok(())
-    }
-
-    /// Adds those of other data.
-    pub fn merge(&mut self, other: Self) {
-        self.count += other.count;
-        self.first = self.first.take().or(other.first);
-    }
-
-    /// A warning about the rows that were skipped, if there were any.
-    pub fn report(&self) -> Option<String> {
-        let first = self.first.as_ref()?;
-        let rows = if self.count == 1 { "1 row is".into() } else { format!("{} rows are", self.count) };
-        Some(format!("{rows} malformed and skipped; the first: {first}"))
-    }
-
-    fn first(&self) -> Option<&str> {
-        self.first.as_deref()
-    }
-}
-
-/// Records that are handed on together.
-const BATCH: usize = 1024;
-
-/// What takes records: a batch of them, and how many bytes of the source are read.
-pub type Sink<'a> = &'a mut dyn FnMut(&[Record], u64) -> Result<ControlFlow<()>>;
-
-/// Reads the conversations of `source`, batch by batch, and returns what was none.
-///
-/// Rows that are no conversation are skipped, counted and the first of them kept; under `strict`
-/// the first of them is the error. A source without a usable row is an error either way.
-pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
-    let mut malformed = Malformed::default();
-    let mut format = source.format;
-    let most = source.max_samples.unwrap_or(usize::MAX);
-    let (mut usable, mut before) = (0, 0);
-    for file in &source.files {
-        let mut batch = Vec::new();
-        let mut last = 0;
-        rows::read(file, &mut |row| {
-            last = row.position;
-            let conversation = row.value.and_then(|value| {
-                let format = match format {
-                    Some(format) => format,
-                    None => *format.insert(source.recognise(&value)?),
-                };
-                conversation(&value, format, source)
-            });
-            match conversation {
-                Ok(conversation) => batch.push(Record { conversation, place: row.place }),
-                Err(problem) => malformed.add(&row.place, problem, strict)?,
-            }
-            if batch.len() == BATCH {
-                usable += batch.len();
-                if sink(&batch, before + last)?.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-                batch.clear();
-            }
-            Ok(if usable + batch.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
-        before += last;
-        usable += batch.len();
-        if (!batch.is_empty() && sink(&batch, before)?.is_break()) || usable >= most {
-            break;
-        }
-    }
-    if usable == 0 {
-        let problem = match malformed.first() {
-            Some(first) => error!("no usable row; {first}"),
-            None => error!("{source}: there are no rows"),
-        };
-        return Err(problem.hint(
-            "a row is {\"instruction\": ..., \"input\": ..., \"output\": ...} or {\"messages\": [{\"role\": ..., \"content\": ...}]}",
-        ));
-    }
-    Ok(malformed)
-}
-
-fn conversation(row: &Value, format: Format, source: &Source) -> Result<Conversation> {
-    match format {
-        Format::Alpaca => alpaca::conversation(row, &source.columns),
-        Format::ShareGpt => sharegpt::conversation(row, &source.columns, &source.tags),
-    }
-}
-
-/// The system message of a row that keeps it in a column of its own.
-fn system_message(row: &Value, columns: &Columns) -> Result<Option<Message>> {
-    let Some(column) = &columns.system else { return Ok(None) };
-    Ok(text(row, column)?.filter(|system| !system.is_empty()).map(|system| Message::new("system", system)))
-}
-
-/// The text in `row[column]`; `None` where there is none or it is null.
-fn text<'a>(row: &'a Value, column: &str) -> Result<Option<&'a str>> {
-    match row.get(column) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(error!("{column}: a text expected, found {}", kind_of(other))),
-    }
-}
-
-/// A list in a column. Files of plain texts, as CSV, hold it as JSON.
-fn list<'a>(row: &'a Value, column: &str) -> Result<Option<Cow<'a, [Value]>>> {
-    match row.get(column) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(list)) => Ok(Some(Cow::Borrowed(list))),
-        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-        Some(Value::String(text)) if text.trim_start().starts_with('[') => {
-            let list: Vec<Value> =
-                serde_json::from_str(text).map_err(|problem| error!("{column}: {problem}"))?;
-            Ok(Some(Cow::Owned(list)))
-        }
-        Some(other) => Err(error!("{column}: a list expected, found {}", kind_of(other))),
-    }
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::cli::{self, Progress, Unit};
+use common::data::{Malformed, Source, records};
 use common::text::{ChatTemplate, LabelOptions, Tokenizer};
 use common::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::store::Examples;
-use super::{DataArguments, Encoder, Source, records, show};
+use super::{DataArguments, Encoder, show};
 
 /// Kept tokens that no run has used for so long are deleted.
 const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
@@ -112,7 +113,7 @@ impl Preparation<'_> {
         let size = |file: &PathBuf| fs_err::metadata(file).map_or(0, |metadata| metadata.len());
         let total: u64 = sources.iter().flat_map(|source| &source.files).map(size).sum();
         let progress = Progress::new("tokenizing", total, Unit::Bytes);
-        let mut malformed = super::Malformed::default();
+        let mut malformed = Malformed::default();
         let mut before = 0;
         for source in sources {
             malformed.merge(records(source, strict, &mut |batch, position| {

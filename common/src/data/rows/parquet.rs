@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Context, Error, Result, error};
+use crate::{Context, Error, Result, error};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row as Columns};
 use serde_json::{Map, Value, json};

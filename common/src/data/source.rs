@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use common::{Context, Result, bail, error};
+use crate::{Context, Result, bail, error};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -208,7 +208,7 @@ impl Source {
     }
 
     /// Everything that decides what is read from the files.
-    pub(super) fn reading(&self) -> String {
+    pub fn reading(&self) -> String {
         let Self { files, format, columns, tags, max_samples } = self;
         format!("{} {format:?} {columns:?} {tags:?} {max_samples:?}", files.len())
     }

@@ -1,7 +1,7 @@
 //! Rows with `instruction`, `input`, `output`, and optionally `system` and `history`.
 
-use common::text::{Conversation, Message};
-use common::{Result, bail, error};
+use crate::text::{Conversation, Message};
+use crate::{Result, bail, error};
 use serde_json::Value;
 
 use super::source::Columns;

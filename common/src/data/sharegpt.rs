@@ -1,8 +1,8 @@
 //! Rows with a list of messages: ShareGPT's `conversations` of `from` and `value`, or OpenAI's
 //! `messages` of `role` and `content`, with tool calls of either kind.
 
-use common::text::{Conversation, Message};
-use common::{Context, Result, bail, error};
+use crate::text::{Conversation, Message};
+use crate::{Context, Result, bail, error};
 use serde_json::{Map, Value, json};
 
 use super::source::{Columns, Tags};

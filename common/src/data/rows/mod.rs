@@ -9,16 +9,18 @@ use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use common::{Context, Result, bail};
+use crate::{Context, Result, bail};
 use serde_json::Value;
 
 use super::Place;
 
 /// A row, where it stands, and how many bytes of the file are read with it.
 pub struct Row {
+    /// Where it stands.
     pub place: Place,
     /// Or what is wrong with it.
     pub value: Result<Value>,
+    /// Bytes of the file up to its end.
     pub position: u64,
 }
 
@@ -30,7 +32,7 @@ pub fn read(path: &Path, sink: Sink) -> Result<()> {
     let hint = "--data names a JSON, JSON lines, CSV or parquet file of examples";
     let file = fs_err::File::open(path).hint(hint)?;
     if file.metadata()?.is_dir() {
-        return Err(common::error!("{} is a directory", path.display()).hint(hint));
+        return Err(crate::error!("{} is a directory", path.display()).hint(hint));
     }
     let mut bytes = BufReader::with_capacity(1 << 16, file);
     let start = bytes.fill_buf().with_context(|| path.display().to_string())?;

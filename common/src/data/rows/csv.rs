@@ -4,7 +4,7 @@ use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Context, Error, Result, bail};
+use crate::{Context, Error, Result, bail};
 use serde_json::{Map, Value};
 
 use super::{Row, Sink};

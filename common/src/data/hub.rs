@@ -1,9 +1,9 @@
-//! Data sets that dataset_info.json only names: `fetch` brings them.
+//! Data sets that are only named: `fetch` brings them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Context, Error, Result, bail, cli, error};
+use crate::{Context, Error, Result, bail, cli, error};
 
 /// Kinds of files that hold rows.
 const KINDS: [&str; 4] = ["parquet", "jsonl", "json", "csv"];
@@ -11,13 +11,20 @@ const KINDS: [&str; 4] = ["parquet", "jsonl", "json", "csv"];
 /// The files of a data set's repository that hold the rows of `split`, in `folder` of it if one is
 /// named. They are downloaded into the user's cache unless they are there.
 pub fn files(repository: &str, folder: Option<&str>, split: &str) -> Result<Vec<PathBuf>> {
-    let directory = cli::cache_directory("datasets")?.join(repository.replace('/', "--"));
-    // fetch writes its record last.
-    if !directory.join("fetch.json").exists() {
-        fetch(repository, &directory)?;
-    }
+    let directory = download(repository, "datasets", &KINDS.map(|kind| format!("*.{kind}")))?;
     let root = folder.map_or_else(|| directory.clone(), |folder| directory.join(folder));
     choose(&root, split).with_context(|| repository.to_owned())
+}
+
+/// The files of a data set's repository that match a glob of `include`, in a directory that is kept
+/// in the folder `cache` of the user's cache.
+pub fn download(repository: &str, cache: &str, include: &[String]) -> Result<PathBuf> {
+    let directory = cli::cache_directory(cache)?.join(repository.replace('/', "--"));
+    // fetch writes its record last.
+    if !directory.join("fetch.json").exists() {
+        fetch(repository, &directory, include)?;
+    }
+    Ok(directory)
 }
 
 /// The files of one kind in `root` that hold the rows of `split`, or all where none is called so.
@@ -42,13 +49,13 @@ fn choose(root: &Path, split: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn fetch(repository: &str, directory: &Path) -> Result<()> {
+fn fetch(repository: &str, directory: &Path, include: &[String]) -> Result<()> {
     let tool = cli::tool("fetch");
     cli::note(format_args!("downloading {repository} into {}", directory.display()));
     let mut command = Command::new(&tool);
     command.args([repository, "--repo-type", "dataset", "--output"]).arg(directory);
-    for kind in KINDS {
-        command.arg("--include").arg(format!("*.{kind}"));
+    for glob in include {
+        command.arg("--include").arg(glob);
     }
     if cli::is_quiet() {
         command.arg("--quiet");
@@ -60,7 +67,7 @@ fn fetch(repository: &str, directory: &Path) -> Result<()> {
         Ok(status) if status.code() == Some(130) => Err(Error::interrupted("interrupted")),
         Ok(_) => Err(error!("{repository} could not be downloaded; see fetch's message above").hint(by_hand)),
         Err(problem) => Err(Error::from(problem).context(format!("cannot run {}", tool.display())))
-            .hint("put fetch beside lora-train or on the PATH: cargo build --release"),
+            .hint("put fetch beside this program or on the PATH: cargo build --release"),
     }
 }
 
