@@ -11,8 +11,10 @@ use common::device::cuda::Gpu;
 use common::device::{Device, Tensor, Vector};
 use common::kernels::adamw::{AdamW, Moments, gradient_norm};
 use common::kernels::attention::{self, Heads, Past, Sequences};
+use common::kernels::dropout::{self, Dropout};
 use common::kernels::embedding;
-use common::kernels::linear::{self, AdapterSlot, Linear, Projection, Weight};
+use common::kernels::linear::{self, AdapterSlot, Linear, Parameters, Projection, Weight};
+use common::kernels::philox::Draws;
 use common::kernels::rope::{self, Angles};
 use common::kernels::{linear_cross_entropy, rms_norm, swiglu};
 use common::nf4::{QuantType, Quantized, Scheme};
@@ -117,6 +119,14 @@ fn elementwise(check: &mut Check) {
             check.same(&format!("rms_norm dx {what}"), &dx, &gdx, BF16);
         }
         check.same(&format!("add {what}"), &x.add(&dy).unwrap(), &gx.add(&gdy).unwrap(), BF16);
+        let draws = Draws { seed: 5 << 33 | 1, step: 2, stream: 7, first_row: 3 };
+        let dropout = Dropout::new(0.3, draws).unwrap();
+        let (y, gy) = (dropout::forward(&x, &dropout).unwrap(), dropout::forward(&gx, &dropout).unwrap());
+        check.same(&format!("dropout {what}"), &y, &gy, BF16);
+        let mask = |y: &Tensor| -> Vec<f32> {
+            y.to_vec().unwrap().iter().map(|&y| f32::from(u8::from(y != 0.0))).collect()
+        };
+        check.close(&format!("dropout's mask {what}"), &mask(&y), &mask(&gy), 0.0);
         if c % 16 == 0 {
             let h = swiglu::forward(&x).unwrap();
             check.same(&format!("swiglu {what}"), &h, &swiglu::forward(&gx).unwrap(), BF16);
@@ -237,19 +247,26 @@ fn linears(check: &mut Check) {
             let plain = linear::forward(&x, &linear, None).unwrap();
             let gplain = linear::forward(&gx, &glinear, None).unwrap();
             check.same(&format!("{what} plain"), &plain.y, &gplain.y, BF16);
-            let y = linear::forward(&x, &linear, Some(&host)).unwrap();
-            let gy = linear::forward(&gx, &glinear, Some(&gpu)).unwrap();
-            check.same(&what, &y.y, &gy.y, 2.0 * BF16);
-            let again = linear::forward(&gx, &glinear, Some(&gpu)).unwrap();
-            check.same(&format!("{what} again"), &gy.y, &again.y, 0.0);
-            let before = check.values(parameters.len(), 0.5);
-            let (mut sums, mut gsums) =
-                (Vector::Cpu(before.clone()), Vector::from_vec(before, &device).unwrap());
-            let dx = linear::backward(&dy, &x, y.low.as_ref(), &linear, &host, &mut sums, true).unwrap();
-            let gdx = linear::backward(&gdy, &gx, gy.low.as_ref(), &glinear, &gpu, &mut gsums, true).unwrap();
-            check.same(&format!("{what} dx"), &dx.unwrap(), &gdx.unwrap(), 2.0 * BF16);
-            let (sums, gsums) = (sums.to_vec().unwrap(), gsums.to_vec().unwrap());
-            check.close(&format!("{what} dA, dB"), &sums, &gsums, 2.0 * BF16);
+            let draws = Draws { seed: 1 << 40 | 2, step: 3, stream: 0, first_row: 4 };
+            for dropout in [None, Some(Dropout::new(0.25, draws).unwrap())] {
+                let what = format!("{what} {}", if dropout.is_some() { "dropped" } else { "whole" });
+                let (host, gpu) =
+                    (Parameters { values: &host, dropout }, Parameters { values: &gpu, dropout });
+                let y = linear::forward(&x, &linear, Some(host)).unwrap();
+                let gy = linear::forward(&gx, &glinear, Some(gpu)).unwrap();
+                check.same(&what, &y.y, &gy.y, 2.0 * BF16);
+                let again = linear::forward(&gx, &glinear, Some(gpu)).unwrap();
+                check.same(&format!("{what} again"), &gy.y, &again.y, 0.0);
+                let before = check.values(parameters.len(), 0.5);
+                let (mut sums, mut gsums) =
+                    (Vector::Cpu(before.clone()), Vector::from_vec(before, &device).unwrap());
+                let dx = linear::backward(&dy, &x, y.low.as_ref(), &linear, host, &mut sums, true).unwrap();
+                let gdx =
+                    linear::backward(&gdy, &gx, gy.low.as_ref(), &glinear, gpu, &mut gsums, true).unwrap();
+                check.same(&format!("{what} dx"), &dx.unwrap(), &gdx.unwrap(), 2.0 * BF16);
+                let (sums, gsums) = (sums.to_vec().unwrap(), gsums.to_vec().unwrap());
+                check.close(&format!("{what} dA, dB"), &sums, &gsums, 2.0 * BF16);
+            }
             let (logits, glogits) =
                 (linear::project(&x, &linear).unwrap(), linear::project(&gx, &glinear).unwrap());
             check.close(&format!("{what} project"), &logits, &glogits, BF16);
@@ -301,8 +318,8 @@ fn heads(check: &mut Check) {
     }
     let table = weight(check, Kind::Dense, [50, 24]);
     let (x, gx) = (
-        embedding::forward(&[3, 49, 0, 3], &table, &Device::Cpu).unwrap(),
-        embedding::forward(&[3, 49, 0, 3], &table, &check.cuda).unwrap(),
+        embedding::forward(&[3, 49, 0, 3], &table, None, &Device::Cpu).unwrap(),
+        embedding::forward(&[3, 49, 0, 3], &table, None, &check.cuda).unwrap(),
     );
     check.same("embedding", &x, &gx, 0.0);
 }

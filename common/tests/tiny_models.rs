@@ -1,5 +1,6 @@
 //! Tiny random models of every family against transformers, PEFT and bitsandbytes
-//! (`scripts/golden/tiny_models.py`): logits, losses and every adapter's gradients.
+//! (`scripts/golden/tiny_models.py`): logits, losses and every adapter's gradients, and one of them with
+//! dropout and NEFTune's noise (`scripts/golden/noise.py`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,9 +9,13 @@ use std::path::{Path, PathBuf};
 use common::adapter::{Adapter, AdapterConfig};
 use common::checkpoint::{Checkpoint, Tensor};
 use common::device::{Device, Vector};
-use common::model::{Batch, Cache, KeyValueCache, Model, Sequence};
+use common::model::{Batch, Cache, KeyValueCache, Model, Noise, Sequence};
 
 const FAMILIES: [&str; 5] = ["llama", "llama3-rope", "mistral", "qwen2", "qwen3"];
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+}
 
 struct Golden {
     directory: PathBuf,
@@ -19,8 +24,7 @@ struct Golden {
 
 impl Golden {
     fn open(family: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-        let directory = root.join(family);
+        let directory = golden().join("models").join(family);
         let expected = Checkpoint::open_file(&directory.join("expected.safetensors")).unwrap();
         Self { directory, expected }
     }
@@ -128,6 +132,60 @@ fn loss_and_every_gradient_are_pefts() {
                 assert!(difference < 1e-4, "{family}: {name} differs by {difference:e}");
             }
         }
+    }
+}
+
+/// As in `scripts/golden/noise.py`.
+const NOISE: Noise =
+    Noise { seed: (9 << 32) + 11, step: 5, first_token: 0, dropout: 0.3, neftune_alpha: 8.0 };
+
+#[test]
+fn dropout_is_pefts_and_noise_is_transformers() {
+    let golden = Golden::open("llama");
+    let expected = Checkpoint::open_file(&self::golden().join("noise.safetensors")).unwrap();
+    let values = |name: &str| expected.tensor(name).unwrap().to_f32().unwrap();
+    let model = golden.model("dense", true);
+    for (case, noise) in [
+        ("dropout", Noise { neftune_alpha: 0.0, ..NOISE }),
+        ("neftune", Noise { dropout: 0.0, ..NOISE }),
+        ("both", NOISE),
+    ] {
+        let batch = pack(&golden.sequences()).with_noise(noise);
+        let mut gradients = no_gradients(&model);
+        let scale = 1.0 / batch.targets.len() as f32;
+        let loss = model.loss_and_gradients(&batch, scale, 0, &mut gradients).unwrap();
+        let expected = values(&format!("{case}.loss"))[0];
+        assert!((loss.mean() as f32 - expected).abs() < 1e-5, "{case}: loss {}", loss.mean());
+        for tensor in &model.adapters().tensors {
+            let name = format!("{case}.grad.base_model.model.{}", tensor.name);
+            let difference = difference(&gradients.host().unwrap()[tensor.range.clone()], &values(&name));
+            assert!(difference < 1e-4, "{name} differs by {difference:e}");
+        }
+    }
+}
+
+/// Blocks that run twice and steps that are cut into passes see what they would have seen.
+#[test]
+fn noise_depends_on_seed_step_and_place_alone() {
+    let golden = Golden::open("qwen2");
+    let sequences = golden.sequences();
+    let model = golden.model("nf4", true);
+    let run = |noise: Noise, cut: usize, recomputed: usize| {
+        let mut gradients = no_gradients(&model);
+        let (mut sum, mut first_token) = (0.0, noise.first_token);
+        for sequences in [&sequences[..cut], &sequences[cut..]] {
+            let batch = pack(sequences).with_noise(Noise { first_token, ..noise });
+            first_token += batch.len() as u32;
+            sum += model.loss_and_gradients(&batch, 1.0, recomputed, &mut gradients).unwrap().sum;
+        }
+        (sum, gradients.to_vec().unwrap())
+    };
+    let whole = run(NOISE, 2, 0);
+    assert_eq!(run(NOISE, 2, 2), whole, "recomputed");
+    let cut = run(NOISE, 1, 0);
+    assert!((cut.0 - whole.0).abs() < 1e-4 * whole.0 && difference(&cut.1, &whole.1) < 1e-5);
+    for other in [Noise { seed: 1, ..NOISE }, Noise { step: 6, ..NOISE }, Noise { first_token: 1, ..NOISE }] {
+        assert!((run(other, 2, 0).0 - whole.0).abs() > 1e-3 * whole.0, "{other:?}");
     }
 }
 

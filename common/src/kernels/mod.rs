@@ -11,12 +11,14 @@
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
 pub(crate) mod exp;
 pub mod linear;
 pub mod linear_cross_entropy;
 #[cfg(test)]
 mod oracle;
+pub mod philox;
 pub mod product;
 pub mod rms_norm;
 pub mod rope;
@@ -30,6 +32,7 @@ pub fn sources() -> Vec<&'static crate::device::cuda::Source> {
         &crate::device::cuda::TENSOR,
         &adamw::cuda::SOURCE,
         &adamw::cuda::IN_8_BITS,
+        &dropout::cuda::SOURCE,
         &linear::cuda::SOURCE,
         &linear::cuda::LORA,
         &linear_cross_entropy::cuda::SOURCE,

@@ -1,5 +1,7 @@
 //! Sequences packed end to end. No token sees another sequence, and positions restart in each.
 
+use super::Noise;
+
 /// Tokens to pack, and which of them are trained.
 #[derive(Debug, Clone, Copy)]
 pub struct Sequence<'a> {
@@ -10,7 +12,7 @@ pub struct Sequence<'a> {
 }
 
 /// One pass through the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// [T]
     pub tokens: Vec<u32>,
@@ -22,6 +24,8 @@ pub struct Batch {
     pub supervised: Vec<u32>,
     /// The target of each supervised row.
     pub targets: Vec<u32>,
+    /// What training adds at random; nothing where a model is used.
+    pub noise: Option<Noise>,
 }
 
 impl Batch {
@@ -35,6 +39,7 @@ impl Batch {
             starts: vec![0],
             supervised: Vec::new(),
             targets: Vec::new(),
+            noise: None,
         };
         for Sequence { tokens, trained } in sequences {
             let start = batch.tokens.len();
@@ -54,6 +59,11 @@ impl Batch {
     /// One sequence without targets, behind `past` tokens.
     pub fn prompt(tokens: &[u32], past: usize) -> Self {
         Self::pack([Sequence { tokens, trained: &[] }], past)
+    }
+
+    /// The same batch, with noise.
+    pub fn with_noise(self, noise: Noise) -> Self {
+        Self { noise: Some(noise), ..self }
     }
 
     /// T

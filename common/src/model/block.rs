@@ -4,7 +4,7 @@
 use super::config::Config;
 use crate::device::{Device, Tensor, Vector};
 use crate::kernels::attention::{self, Attended, Heads, Past, Sequences};
-use crate::kernels::linear::{self, Linear};
+use crate::kernels::linear::{self, Linear, Parameters};
 use crate::kernels::rope::Angles;
 use crate::kernels::{rms_norm, rope, swiglu};
 use crate::{Result, error};
@@ -34,7 +34,7 @@ pub struct Pass<'a> {
     pub angles: Angles,
     pub sequences: Sequences,
     /// The adapters' values; `None` leaves the adapters out.
-    pub parameters: Option<&'a Vector>,
+    pub parameters: Option<Parameters<'a>>,
 }
 
 impl<'a> Pass<'a> {
@@ -45,12 +45,13 @@ impl<'a> Pass<'a> {
         parameters: Option<&'a Vector>,
         device: &Device,
     ) -> Result<Self> {
+        let dropout = batch.noise.map_or(Ok(None), |noise| noise.dropout())?;
         Ok(Self {
             heads: config.heads,
             epsilon: config.epsilon,
             angles: Angles::new(&batch.positions, &config.frequencies, 1.0, device)?,
             sequences: Sequences::new(&batch.starts, config.heads, device)?,
-            parameters,
+            parameters: parameters.map(|values| Parameters { values, dropout }),
         })
     }
 }

@@ -173,7 +173,7 @@ impl Model {
             .iter()
             .position(|block| block.linears().iter().any(|linear| linear.has_adapter()))
             .unwrap_or(self.blocks.len());
-        let mut x = embedding::forward(&batch.tokens, &self.embedding, &self.device)?;
+        let mut x = self.embed(batch)?;
         let mut inputs = Vec::new();
         let mut kept: Vec<Option<Kept>> = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
@@ -203,6 +203,12 @@ impl Model {
         Ok(Loss { sum: losses.sum()?, tokens: batch.targets.len() })
     }
 
+    /// The residual stream before the first block, [T, C].
+    fn embed(&self, batch: &Batch) -> Result<Tensor> {
+        let noise = batch.noise.and_then(|noise| noise.of_embeddings(&batch.starts, self.config.width));
+        embedding::forward(&batch.tokens, &self.embedding, noise.as_ref(), &self.device)
+    }
+
     fn parameters(&self) -> Option<&Vector> {
         (!self.adapters.values.is_empty()).then_some(&self.adapters.values)
     }
@@ -213,7 +219,7 @@ impl Model {
         if matches!(cache, Cache::Extend(_)) && batch.starts.len() != 2 {
             return Err(Error::new("a cache is extended by one sequence at a time"));
         }
-        let mut x = embedding::forward(&batch.tokens, &self.embedding, &self.device)?;
+        let mut x = self.embed(batch)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let (y, kept) = block.forward(&x, &pass, cache.past(index))?;
             if let Cache::Extend(cache) = &mut cache {

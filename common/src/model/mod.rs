@@ -14,6 +14,7 @@ mod decoder;
 mod head;
 mod load;
 mod memory;
+mod noise;
 
 pub use adapters::{AdapterOptions, AdapterTensor, Adapters, Initialization};
 pub use batch::{Batch, Sequence};
@@ -22,3 +23,4 @@ pub use config::Config;
 pub use decoder::{Loss, Model};
 pub use load::{base_of_adapter, is_adapter};
 pub use memory::Plan;
+pub use noise::Noise;

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Linear, Weight, lora};
+use super::{Linear, Parameters, Weight, lora};
 use crate::Result;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
 use crate::kernels::simd::vectorized;
@@ -36,13 +36,13 @@ pub(super) fn forward(
     x: &[f32],
     t: usize,
     linear: &Linear,
-    parameters: Option<&[f32]>,
+    parameters: Option<Parameters>,
 ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
     let n = linear.outputs;
     let mut y = vec![0.0; t * n];
     multiply(&mut y, x, t, &weights(linear))?;
     add_bias(&mut y, linear);
-    let low = parameters.map(|parameters| lora::forward(&mut y, x, t, linear, parameters));
+    let low = parameters.map(|parameters| lora::forward(&mut y, x, t, linear, parameters)).transpose()?;
     Ok((y, low))
 }
 
@@ -54,7 +54,7 @@ pub(super) fn backward(
     t: usize,
     low: Option<&[f32]>,
     linear: &Linear,
-    parameters: &[f32],
+    parameters: Parameters,
     gradients: &mut [f32],
     needs_dx: bool,
 ) -> Result<Option<Vec<f32>>> {
@@ -65,7 +65,7 @@ pub(super) fn backward(
         dx = Some(values);
     }
     if let Some(low) = low {
-        lora::backward(dx.as_deref_mut(), dy, x, t, low, linear, parameters, gradients);
+        lora::backward(dx.as_deref_mut(), dy, x, t, low, linear, parameters, gradients)?;
     }
     Ok(dx)
 }

@@ -1,58 +1,98 @@
 //! The adapters' products on the host. The A's of a stack lie one behind the other, so that they
-//! are one matrix [ΣR, K] and the three products with it run once.
+//! are one matrix [ΣR, K] and the three products with it run once. Where dropout gives each adapter an
+//! input of its own, they run once for each.
 
 use std::ops::Range;
 
-use super::{AdapterSlot, Linear};
+use super::{AdapterSlot, Linear, Parameters};
+use crate::Result;
+use crate::kernels::dropout::{Dropout, accumulate as accumulate_kept, drop_into};
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
 
 /// Returns x·Aᵀ [T, ΣR] and adds `scale·(x·Aᵀ)·Bᵀ` to y [T, ΣN].
-pub(super) fn forward(y: &mut [f32], x: &[f32], t: usize, linear: &Linear, parameters: &[f32]) -> Vec<f32> {
+pub(super) fn forward(
+    y: &mut [f32],
+    x: &[f32],
+    t: usize,
+    linear: &Linear,
+    parameters: Parameters,
+) -> Result<Vec<f32>> {
     let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
+    let values = parameters.values.host()?;
     let mut low = vec![0.0; t * ranks];
-    let a = Matrix::new(&parameters[stacked_a(linear)], ranks, k);
-    product(MatrixMut::new(&mut low, t, ranks), 1.0, Matrix::new(x, t, k), a.t(), Threads::All);
+    for_inputs(linear, x, parameters.dropout, |x, a, rank_columns, _| {
+        let a = Matrix::new(&values[a], rank_columns.len(), k);
+        let out = MatrixMut::with_stride(&mut low[rank_columns.start..], t, rank_columns.len(), ranks);
+        product(out, 1.0, Matrix::new(x, t, k), a.t(), Threads::All);
+    });
     for (columns, rank_columns, adapter) in slots(linear) {
-        let b = Matrix::new(&parameters[adapter.b.clone()], columns.len(), adapter.rank);
+        let b = Matrix::new(&values[adapter.b.clone()], columns.len(), adapter.rank);
         let low = Matrix::with_stride(&low[rank_columns.start..], t, adapter.rank, ranks);
         let out = MatrixMut::with_stride(&mut y[columns.start..], t, columns.len(), n);
         accumulate(out, adapter.scale, low, b.t(), Threads::All);
     }
-    low
+    Ok(low)
 }
 
 /// With `dlow = scale·dy·B`: `dA += dlowᵀ·x`, `dB += scale·dyᵀ·(x·Aᵀ)`, and `dx += dlow·A` where dx
 /// is wanted.
 #[allow(clippy::too_many_arguments)] // the op's inputs, as its shapes name them
 pub(super) fn backward(
-    dx: Option<&mut [f32]>,
+    mut dx: Option<&mut [f32]>,
     dy: &[f32],
     x: &[f32],
     t: usize,
     low: &[f32],
     linear: &Linear,
-    parameters: &[f32],
+    parameters: Parameters,
     gradients: &mut [f32],
-) {
+) -> Result<()> {
     let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
+    let values = parameters.values.host()?;
     let mut dlow = vec![0.0; t * ranks];
     for (columns, rank_columns, adapter) in slots(linear) {
         let rank = adapter.rank;
         let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
-        let b = Matrix::new(&parameters[adapter.b.clone()], columns.len(), rank);
+        let b = Matrix::new(&values[adapter.b.clone()], columns.len(), rank);
         let out = MatrixMut::with_stride(&mut dlow[rank_columns.start..], t, rank, ranks);
         product(out, adapter.scale, dy, b, Threads::All);
         let low = Matrix::with_stride(&low[rank_columns.start..], t, rank, ranks);
         let db = MatrixMut::new(&mut gradients[adapter.b.clone()], columns.len(), rank);
         accumulate(db, adapter.scale, dy.t(), low, Threads::All);
     }
-    let dlow = Matrix::new(&dlow, t, ranks);
-    let stack = stacked_a(linear);
-    let da = MatrixMut::new(&mut gradients[stack.clone()], ranks, k);
-    accumulate(da, 1.0, dlow.t(), Matrix::new(x, t, k), Threads::All);
-    if let Some(dx) = dx {
-        let a = Matrix::new(&parameters[stack], ranks, k);
-        accumulate(MatrixMut::new(dx, t, k), 1.0, dlow, a, Threads::All);
+    for_inputs(linear, x, parameters.dropout, |x, a, rank_columns, dropout| {
+        let rank = rank_columns.len();
+        let dlow = Matrix::with_stride(&dlow[rank_columns.start..], t, rank, ranks);
+        let da = MatrixMut::new(&mut gradients[a.clone()], rank, k);
+        accumulate(da, 1.0, dlow.t(), Matrix::new(x, t, k), Threads::All);
+        let a = Matrix::new(&values[a], rank, k);
+        match (dx.as_deref_mut(), dropout) {
+            (None, _) => {}
+            (Some(dx), None) => accumulate(MatrixMut::new(dx, t, k), 1.0, dlow, a, Threads::All),
+            (Some(dx), Some(dropout)) => {
+                let mut dropped = vec![0.0; t * k];
+                product(MatrixMut::new(&mut dropped, t, k), 1.0, dlow, a, Threads::All);
+                accumulate_kept(dx, &dropped, k, &dropout);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Gives `work` each input that adapters see: x once for all A's of the stack, or what dropout leaves of
+/// it for each; with where these A's lie, [ΣR, K], their columns of x·Aᵀ, and the mask.
+fn for_inputs(
+    linear: &Linear,
+    x: &[f32],
+    dropout: Option<Dropout>,
+    mut work: impl FnMut(&[f32], Range<usize>, Range<usize>, Option<Dropout>),
+) {
+    let Some(dropout) = dropout else { return work(x, stacked_a(linear), 0..linear.ranks(), None) };
+    let mut left = vec![0.0; x.len()];
+    for (_, rank_columns, adapter) in slots(linear) {
+        let dropout = adapter.dropout(&dropout);
+        drop_into(&mut left, x, linear.inputs, &dropout);
+        work(&left, adapter.a.clone(), rank_columns, Some(dropout));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Linear layers whose weights are frozen, with trainable low-rank adapters beside them (LoRA, Hu
-//! et al. 2021): `y = x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ`.
+//! et al. 2021): `y = x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ`. In training, adapters may see x with a part of its
+//! elements dropped, each adapter another part, as PEFT has it.
 //!
 //! Projections of one input (query, key and value; gate and up) are stacked into one layer, so
 //! that each product runs once over all of them.
@@ -11,6 +12,7 @@ mod weight;
 
 use std::ops::Range;
 
+use super::dropout::Dropout;
 use crate::device::{Device, Tensor, Vector};
 use crate::{Result, error};
 
@@ -41,6 +43,28 @@ pub struct AdapterSlot {
     pub a: Range<usize>,
     /// B [N, R]
     pub b: Range<usize>,
+}
+
+impl AdapterSlot {
+    /// The mask of this adapter's input: the place of A tells it from those of other adapters.
+    fn dropout(&self, dropout: &Dropout) -> Dropout {
+        dropout.of_stream(self.a.start as u32)
+    }
+}
+
+/// What adapters compute with.
+#[derive(Debug, Clone, Copy)]
+pub struct Parameters<'a> {
+    /// All trainable parameters.
+    pub values: &'a Vector,
+    /// What is dropped of the adapters' inputs; nothing outside training.
+    pub dropout: Option<Dropout>,
+}
+
+impl<'a> From<&'a Vector> for Parameters<'a> {
+    fn from(values: &'a Vector) -> Self {
+        Self { values, dropout: None }
+    }
 }
 
 /// Projections that share their input, stacked along their outputs.
@@ -113,45 +137,46 @@ impl Linear {
 pub struct Output {
     /// [T, ΣN]
     pub y: Tensor,
-    /// x·Aᵀ [T, ΣR], which the backward needs; nothing without adapters. On a GPU ΣR is rounded up
-    /// to a multiple of 8.
+    /// x·Aᵀ [T, ΣR], which the backward needs, of what dropout left of x; nothing without adapters. On a
+    /// GPU ΣR is rounded up to a multiple of 8.
     pub low: Option<Tensor>,
 }
 
 /// y [T, ΣN] from x [T, K]. Without `parameters` the adapters are left out.
-pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<&Vector>) -> Result<Output> {
+pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<Parameters>) -> Result<Output> {
     let (t, _) = check(x, linear.inputs, "linear: x")?;
     let parameters = parameters.filter(|_| linear.has_adapter() && t > 0);
     if let Some(parameters) = parameters {
-        check_adapters(linear, parameters.len())?;
+        check_adapters(linear, parameters.values.len())?;
     }
     match x {
         Tensor::Cpu(_) => {
-            let (y, low) = cpu::forward(&x.host()?, t, linear, parameters.map(Vector::host).transpose()?)?;
+            let (y, low) = cpu::forward(&x.host()?, t, linear, parameters)?;
             let low = low.map(|low| Tensor::from_vec(low, &[t, linear.ranks()])).transpose()?;
             Ok(Output { y: Tensor::from_vec(y, &[t, linear.outputs])?, low })
         }
         Tensor::Cuda(x) => {
-            let (y, low) = cuda::forward(x, linear, parameters.map(Vector::gpu).transpose()?)?;
+            let (y, low) = cuda::forward(x, linear, parameters)?;
             Ok(Output { y: Tensor::Cuda(y), low: low.map(Tensor::Cuda) })
         }
     }
 }
 
-/// dx [T, K] from dy [T, ΣN] and the forward's input and result; *adds* the gradients of A and B to
-/// `gradients`, which has the layout of `parameters`. Where no one needs dx, it is not computed.
+/// dx [T, K] from dy [T, ΣN] and the forward's input, result and parameters; *adds* the gradients of A
+/// and B to `gradients`, which has the layout of the parameters. Where no one needs dx, it is not
+/// computed.
 pub fn backward(
     dy: &Tensor,
     x: &Tensor,
     low: Option<&Tensor>,
     linear: &Linear,
-    parameters: &Vector,
+    parameters: Parameters,
     gradients: &mut Vector,
     needs_dx: bool,
 ) -> Result<Option<Tensor>> {
     let (t, _) = check(x, linear.inputs, "linear backward: x")?;
     dy.expect("linear backward: dy", &[t, linear.outputs])?;
-    check_adapters(linear, parameters.len().min(gradients.len()))?;
+    check_adapters(linear, parameters.values.len().min(gradients.len()))?;
     let low = match (low, linear.has_adapter() && t > 0) {
         (low, true) => Some(low.ok_or_else(|| error!("linear backward: x·Aᵀ of the forward expected"))?),
         (_, false) => None,
@@ -160,14 +185,13 @@ pub fn backward(
         Tensor::Cpu(_) => {
             low.map_or(Ok(()), |low| low.expect("linear backward: x·Aᵀ", &[t, linear.ranks()]))?;
             let (dy, x, low) = (dy.host()?, x.host()?, low.map(Tensor::host).transpose()?);
-            let (parameters, gradients) = (parameters.host()?, gradients.host_mut()?);
+            let gradients = gradients.host_mut()?;
             let dx = cpu::backward(&dy, &x, t, low.as_deref(), linear, parameters, gradients, needs_dx)?;
             dx.map(|dx| Tensor::from_vec(dx, &[t, linear.inputs])).transpose()
         }
         Tensor::Cuda(x) => {
             let low = low.map(Tensor::gpu).transpose()?;
-            let (parameters, gradients) = (parameters.gpu()?, gradients.gpu()?);
-            let dx = cuda::backward(dy.gpu()?, x, low, linear, parameters, gradients, needs_dx)?;
+            let dx = cuda::backward(dy.gpu()?, x, low, linear, parameters, gradients.gpu()?, needs_dx)?;
             Ok(dx.map(Tensor::Cuda))
         }
     }

@@ -3,9 +3,11 @@ use half::bf16;
 
 use super::*;
 use crate::checkpoint::{Dtype, Tensor as Stored};
+use crate::kernels::dropout;
 use crate::kernels::oracle::{
     Random, assert_close, assert_slopes, constant, exact, gradients, matrix, values, variable,
 };
+use crate::kernels::philox::Draws;
 use crate::nf4::{Quantized, Scheme};
 
 #[derive(Debug, Clone, Copy)]
@@ -71,9 +73,15 @@ impl Stack {
         Self { linear: Linear::new(projections).unwrap(), parameters: Vector::Cpu(parameters), frozen }
     }
 
-    /// The oracle's y [T, ΣN] of x, and its variables A and B of each adapter.
-    fn expected(&self, x: &Var, adapted: bool) -> (candle_core::Tensor, Vec<(Var, Var)>) {
-        let parameters = self.parameters.host().unwrap();
+    fn parameters(&self, dropout: Option<Dropout>) -> Parameters<'_> {
+        Parameters { values: &self.parameters, dropout }
+    }
+
+    /// The oracle's y [T, ΣN] of x, and its variables A and B of each adapter; without adapters where
+    /// there are no parameters.
+    fn expected(&self, x: &Var, parameters: Option<Parameters>) -> (candle_core::Tensor, Vec<(Var, Var)>) {
+        let t = x.dims()[0];
+        let values_of = |slot: &Range<usize>| &self.parameters.host().unwrap()[slot.clone()];
         let (mut parts, mut adapters) = (Vec::new(), Vec::new());
         for (projection, (weight, bias)) in self.linear.projections().iter().zip(&self.frozen) {
             let [n, k] = projection.weight.shape();
@@ -81,10 +89,16 @@ impl Stack {
             if let Some(bias) = bias {
                 y = y.broadcast_add(&constant(bias, &[n])).unwrap();
             }
-            if let Some(slot) = projection.adapter.as_ref().filter(|_| adapted) {
-                let a = variable(&parameters[slot.a.clone()], &[slot.rank, k]);
-                let b = variable(&parameters[slot.b.clone()], &[n, slot.rank]);
-                let low = x.matmul(&a.t().unwrap()).unwrap();
+            if let Some((slot, parameters)) = projection.adapter.as_ref().zip(parameters) {
+                let a = variable(values_of(&slot.a), &[slot.rank, k]);
+                let b = variable(values_of(&slot.b), &[n, slot.rank]);
+                let mut left = x.as_tensor().clone();
+                if let Some(dropout) = parameters.dropout {
+                    let ones = matrix(&vec![1.0; t * k], t, k);
+                    let mask = dropout::forward(&ones, &slot.dropout(&dropout)).unwrap();
+                    left = (left * constant(&values(&mask), &[t, k])).unwrap();
+                }
+                let low = left.matmul(&a.t().unwrap()).unwrap();
                 let update = low.matmul(&b.t().unwrap()).unwrap();
                 y = (y + (update * f64::from(slot.scale)).unwrap()).unwrap();
                 adapters.push((a, b));
@@ -96,26 +110,33 @@ impl Stack {
 }
 
 /// Forward and backward of a stack on t rows against candle.
-fn check_stack(random: &mut Random, kind: Kind, t: usize, k: usize, shapes: &[Shape]) {
-    let what = format!("linear {kind:?} {t}x{k} {shapes:?}");
+fn check_stack(
+    random: &mut Random,
+    kind: Kind,
+    t: usize,
+    k: usize,
+    shapes: &[Shape],
+    dropout: Option<Dropout>,
+) {
+    let what = format!("linear {kind:?} {t}x{k} {shapes:?} {dropout:?}");
     let stack = Stack::new(random, kind, k, shapes);
-    let Stack { linear, parameters, .. } = &stack;
+    let (linear, parameters) = (&stack.linear, stack.parameters(dropout));
     let n = linear.outputs();
     let (x, dy) = (random.matrix(t, k), random.matrix(t, n));
     let var = variable(&values(&x), &[t, k]);
 
-    let (expected, _) = stack.expected(&var, false);
+    let (expected, _) = stack.expected(&var, None);
     let plain = forward(&x, linear, None).unwrap();
     assert!(plain.low.is_none());
     assert_close(&format!("{what} without adapters"), &values(&plain.y), &exact(&expected), 3e-6, 3e-6);
 
-    let (expected, adapters) = stack.expected(&var, true);
+    let (expected, adapters) = stack.expected(&var, Some(parameters));
     let Output { y, low } = forward(&x, linear, Some(parameters)).unwrap();
     assert_eq!(y.shape(), [t, n]);
     assert_close(&what, &values(&y), &exact(&expected), 1e-5, 1e-5);
 
     // The gradients are added to what is there.
-    let before = random.values(parameters.len(), 1.0);
+    let before = random.values(stack.parameters.len(), 1.0);
     let mut sums = Vector::Cpu(before.clone());
     let dx = backward(&dy, &x, low.as_ref(), linear, parameters, &mut sums, true).unwrap().unwrap();
     let sums = sums.host().unwrap();
@@ -162,8 +183,21 @@ fn stacks_are_candles() {
     for kind in [Kind::F32, Kind::Bf16, Kind::Nf4] {
         for t in [1, 2, 3, 4, 5, 33] {
             for (shapes, k) in STACKS.iter().zip([37, 64, 129, 5]) {
-                check_stack(&mut random, kind, t, k, shapes);
+                check_stack(&mut random, kind, t, k, shapes, None);
             }
+        }
+    }
+}
+
+/// Each adapter sees another part of x.
+#[test]
+fn stacks_that_drop_are_candles() {
+    let mut random = Random::new(8);
+    let draws = Draws { seed: 1, step: 2, stream: 0, first_row: 3 };
+    let dropout = Some(Dropout::new(0.4, draws).unwrap());
+    for t in [1, 4, 33] {
+        for (shapes, k) in STACKS.iter().zip([37, 64, 129, 5]) {
+            check_stack(&mut random, Kind::Nf4, t, k, shapes, dropout);
         }
     }
 }
@@ -174,7 +208,7 @@ fn weights_of_several_blocks() {
     let mut random = Random::new(2);
     for kind in [Kind::Bf16, Kind::Nf4] {
         for t in [2, 6] {
-            check_stack(&mut random, kind, t, 1023, &[(2071, Some(2), true), (3, None, false)]);
+            check_stack(&mut random, kind, t, 1023, &[(2071, Some(2), true), (3, None, false)], None);
         }
     }
 }
@@ -188,11 +222,11 @@ fn parameters_by_finite_differences() {
     parameters.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = 0.0);
     let Stack { linear, parameters, .. } = &stack;
     let (x, dy) = (random.matrix(9, 21), random.matrix(9, linear.outputs()));
-    let low = forward(&x, linear, Some(parameters)).unwrap().low;
+    let low = forward(&x, linear, Some(parameters.into())).unwrap().low;
     let mut gradients = Vector::zeros(parameters.len(), &Device::Cpu).unwrap();
-    backward(&dy, &x, low.as_ref(), linear, parameters, &mut gradients, false).unwrap();
+    backward(&dy, &x, low.as_ref(), linear, parameters.into(), &mut gradients, false).unwrap();
     let run =
-        |parameters: &[f32]| values(&forward(&x, linear, Some(&Vector::Cpu(parameters.to_vec()))).unwrap().y);
+        |some: &[f32]| values(&forward(&x, linear, Some((&Vector::Cpu(some.to_vec())).into())).unwrap().y);
     let (parameters, gradients) = (parameters.host().unwrap(), gradients.host().unwrap());
     assert_slopes("linear dA and dB", &mut random, parameters, gradients, &values(&dy), run);
 }
@@ -249,11 +283,11 @@ fn no_rows_are_no_mistake() {
     let mut random = Random::new(6);
     let stack = Stack::new(&mut random, Kind::Nf4, 8, STACKS[0]);
     let x = matrix(&[], 0, 8);
-    let output = forward(&x, &stack.linear, Some(&stack.parameters)).unwrap();
+    let output = forward(&x, &stack.linear, Some(stack.parameters(None))).unwrap();
     assert_eq!(output.y.shape(), [0, stack.linear.outputs()]);
     let mut gradients = Vector::Cpu(vec![0.5; stack.parameters.len()]);
     let (linear, parameters) = (&stack.linear, &stack.parameters);
-    let dx = backward(&output.y, &x, output.low.as_ref(), linear, parameters, &mut gradients, true);
+    let dx = backward(&output.y, &x, output.low.as_ref(), linear, parameters.into(), &mut gradients, true);
     assert_eq!(dx.unwrap().unwrap().shape(), [0, 8]);
     assert_eq!(gradients.host().unwrap(), vec![0.5; parameters.len()]);
 }
@@ -276,11 +310,11 @@ fn wrong_shapes_are_errors() {
     let short = Vector::Cpu(parameters.host().unwrap()[..len - 9].to_vec());
     assert!(forward(&random.matrix(6, 7), linear, None).is_err());
     assert!(forward(&Tensor::from_vec(vec![0.0; 8], &[8]).unwrap(), linear, None).is_err());
-    assert!(forward(&x, linear, Some(&short)).is_err(), "parameters cut short");
-    let Output { y: dy, low } = forward(&x, linear, Some(parameters)).unwrap();
+    assert!(forward(&x, linear, Some((&short).into())).is_err(), "parameters cut short");
+    let Output { y: dy, low } = forward(&x, linear, Some(parameters.into())).unwrap();
     let run = |dy: &Tensor, x: &Tensor, low: Option<&Tensor>, parameters: &Vector, gradients: usize| {
         let mut gradients = Vector::zeros(gradients, &Device::Cpu)?;
-        backward(dy, x, low, linear, parameters, &mut gradients, true).map(drop)
+        backward(dy, x, low, linear, parameters.into(), &mut gradients, true).map(drop)
     };
     let low = low.unwrap();
     let ranks = linear.ranks();
@@ -296,7 +330,10 @@ fn wrong_shapes_are_errors() {
 
     let mut stack = Stack::new(&mut random, Kind::F32, 8, STACKS[2]);
     stack.linear.projections_mut()[0].adapter.as_mut().unwrap().rank += 1;
-    assert!(forward(&x, &stack.linear, Some(&stack.parameters)).is_err(), "a rank that A and B have not");
+    assert!(
+        forward(&x, &stack.linear, Some(stack.parameters(None))).is_err(),
+        "a rank that A and B have not"
+    );
 
     assert!(project(&random.matrix(2, 8), linear).is_ok());
     assert!(project(&random.matrix(2, 7), linear).is_err());

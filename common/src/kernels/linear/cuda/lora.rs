@@ -4,8 +4,9 @@
 
 use half::bf16;
 
-use super::super::Linear;
 use super::super::lora::{slots, stacked_a};
+use super::super::{Linear, Parameters};
+use super::dropped;
 use crate::Result;
 use crate::device::GpuVector;
 use crate::device::cuda::{Factor, GpuTensor, Grid, Precision, Product, Source, address};
@@ -63,13 +64,19 @@ pub(super) fn forward(
     y: &GpuTensor,
     x: &GpuTensor,
     linear: &Linear,
-    parameters: &GpuVector,
+    parameters: Parameters,
 ) -> Result<GpuTensor> {
     let (gpu, t, k, n) = (x.gpu(), x.shape()[0], linear.inputs, linear.outputs);
-    let Narrow { a, b, ranks } = Narrow::new(linear, parameters)?;
-    let low = GpuTensor::new(gpu, &[t, ranks])?;
-    let x = Factor::new(x.address(), k);
-    gpu.product(&product([t, ranks, k], x, Factor::new(address(&a), k).t(), &low))?;
+    let Narrow { a, b, ranks } = Narrow::new(linear, parameters.values.gpu()?)?;
+    let low = match parameters.dropout {
+        Some(dropout) => dropped::low(x, linear, &dropout, address(&a), ranks)?,
+        None => {
+            let low = GpuTensor::new(gpu, &[t, ranks])?;
+            let x = Factor::new(x.address(), k);
+            gpu.product(&product([t, ranks, k], x, Factor::new(address(&a), k).t(), &low))?;
+            low
+        }
+    };
     let low_factor = Factor::new(low.address(), ranks);
     gpu.product(&product([t, n, ranks], low_factor, Factor::new(address(&b), ranks).t(), y))?;
     Ok(low)
@@ -83,32 +90,25 @@ pub(super) fn backward(
     x: &GpuTensor,
     low: &GpuTensor,
     linear: &Linear,
-    parameters: &GpuVector,
+    parameters: Parameters,
     gradients: &GpuVector,
 ) -> Result<()> {
     let (gpu, t, k, n) = (x.gpu(), x.shape()[0], linear.inputs, linear.outputs);
-    let Narrow { a, b, ranks } = Narrow::new(linear, parameters)?;
+    let Narrow { a, b, ranks } = Narrow::new(linear, parameters.values.gpu()?)?;
     let dlow = GpuTensor::new(gpu, &[t, ranks])?;
     let dy_factor = Factor::new(dy.address(), n);
     gpu.product(&product([t, ranks, n], dy_factor, Factor::new(address(&b), ranks), &dlow))?;
-    let dlow = Factor::new(dlow.address(), ranks);
-    if let Some(dx) = dx {
-        gpu.product(&product([t, k, ranks], dlow, Factor::new(address(&a), k), dx))?;
+    if let Some(dropout) = parameters.dropout {
+        dropped::backward(dx, x, &dlow, linear, &dropout, address(&a), gradients)?;
+    } else {
+        let dlow = Factor::new(dlow.address(), ranks);
+        if let Some(dx) = dx {
+            gpu.product(&product([t, k, ranks], dlow, Factor::new(address(&a), k), dx))?;
+        }
+        let da = gradients.address_of(&stacked_a(linear))?;
+        let x = Factor::new(x.address(), k);
+        gpu.product(&gradient([linear.ranks(), k, t], dlow.t(), x, da, 1.0))?;
     }
-    let gradient = |shape: [usize; 3], a: Factor, b: Factor, out: u64, alpha: f32| Product {
-        shape,
-        a,
-        b,
-        out,
-        out_stride: shape[1],
-        precision: Precision::F32,
-        alpha,
-        beta: 1.0,
-        bias: None,
-    };
-    let da = gradients.address_of(&stacked_a(linear))?;
-    let x = Factor::new(x.address(), k);
-    gpu.product(&gradient([linear.ranks(), k, t], dlow.t(), x, da, 1.0))?;
     for (columns, rank_columns, adapter) in slots(linear) {
         let dy = Factor::new(dy.address() + 2 * columns.start as u64, n).t();
         let low = Factor::new(low.address() + 2 * rank_columns.start as u64, ranks);
@@ -118,8 +118,23 @@ pub(super) fn backward(
     Ok(())
 }
 
+/// A product that is added to a contiguous f32 matrix of gradients.
+pub(super) fn gradient(shape: [usize; 3], a: Factor, b: Factor, out: u64, alpha: f32) -> Product {
+    Product {
+        shape,
+        a,
+        b,
+        out,
+        out_stride: shape[1],
+        precision: Precision::F32,
+        alpha,
+        beta: 1.0,
+        bias: None,
+    }
+}
+
 /// A product that overwrites a contiguous bf16 matrix.
-fn product(shape: [usize; 3], a: Factor, b: Factor, out: &GpuTensor) -> Product {
+pub(super) fn product(shape: [usize; 3], a: Factor, b: Factor, out: &GpuTensor) -> Product {
     Product {
         shape,
         a,

@@ -1,6 +1,7 @@
 //! Linear layers on a GPU. A quantized weight is widened to bf16 into scratch, on a second stream while
 //! the product before it runs, and multiplied whole; for a few rows it is multiplied as it is.
 
+mod dropped;
 mod lora;
 mod weight;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use cudarc::driver::CudaSlice;
 use half::bf16;
 
-use super::{Linear, Projection};
+use super::{Linear, Parameters, Projection};
 use crate::device::GpuVector;
 use crate::device::cuda::{Argument, Factor, Gpu, GpuTensor, Grid, Precision, Product, Source, address};
 use crate::{Result, error};
@@ -134,7 +135,7 @@ fn stack(linear: &Linear) -> Result<&Stack> {
 pub(super) fn forward(
     x: &GpuTensor,
     linear: &Linear,
-    parameters: Option<&GpuVector>,
+    parameters: Option<Parameters>,
 ) -> Result<(GpuTensor, Option<GpuTensor>)> {
     let (gpu, stack) = (x.gpu(), stack(linear)?);
     let (t, k, n) = (x.shape()[0], linear.inputs, linear.outputs);
@@ -167,7 +168,7 @@ pub(super) fn backward(
     x: &GpuTensor,
     low: Option<&GpuTensor>,
     linear: &Linear,
-    parameters: &GpuVector,
+    parameters: Parameters,
     gradients: &GpuVector,
     needs_dx: bool,
 ) -> Result<Option<GpuTensor>> {

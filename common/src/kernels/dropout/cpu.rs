@@ -1,0 +1,35 @@
+//! The reference.
+
+use rayon::prelude::*;
+
+use super::Dropout;
+use crate::kernels::simd::vectorized;
+
+/// Overwrites y with mask·x / (1 − p); both have rows of `columns`.
+pub(in crate::kernels) fn forward(y: &mut [f32], x: &[f32], columns: usize, dropout: &Dropout) {
+    for_elements(y, x, columns, dropout, |y, dropped| *y = dropped);
+}
+
+/// Adds mask·dy / (1 − p) to dx; both have rows of `columns`.
+pub(in crate::kernels) fn accumulate(dx: &mut [f32], dy: &[f32], columns: usize, dropout: &Dropout) {
+    for_elements(dx, dy, columns, dropout, |dx, dropped| *dx += dropped);
+}
+
+fn for_elements(
+    out: &mut [f32],
+    x: &[f32],
+    columns: usize,
+    dropout: &Dropout,
+    put: impl Fn(&mut f32, f32) + Sync,
+) {
+    let (threshold, scale) = (dropout.threshold(), dropout.scale());
+    let rows = out.par_chunks_mut(columns.max(1)).zip(x.par_chunks(columns.max(1)));
+    rows.enumerate().for_each(|(row, (out, x))| {
+        vectorized(|| {
+            dropout.draws.row(row, x.len(), |column, number| {
+                let kept = if number < threshold { 0.0 } else { scale };
+                put(&mut out[column], x[column] * kept);
+            });
+        });
+    });
+}
