@@ -12,6 +12,7 @@ mod libraries;
 mod memory;
 mod products;
 mod tensor;
+mod utilization;
 mod widened;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ pub use libraries::find_compiler;
 pub use products::{Factor, Precision, Product};
 pub use tensor::GpuTensor;
 pub(crate) use tensor::SOURCE as TENSOR;
+pub use utilization::Utilization;
 
 /// The oldest compute capability that the kernels are written for: Ampere's.
 const OLDEST: u32 = 80;
