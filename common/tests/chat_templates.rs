@@ -1,5 +1,5 @@
-//! Chat-template text, token ids and label masks against transformers, for two real tokenizers.
-//! The goldens are written by scripts/golden/templates.py.
+//! Chat-template text, token ids and label masks against transformers, for two real tokenizers and four
+//! public templates. The goldens are written by scripts/golden/templates.py and public_templates.py.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
 
@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use common::text::labels::{encode_conversation, encode_prompt};
 use common::text::{ChatTemplate, Conversation, LabelOptions, Message, Tokenizer};
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -22,21 +23,33 @@ fn directory(variable: &str, otherwise: PathBuf, inside: &str) -> Option<PathBuf
     None
 }
 
-/// Special tokens that stand in the data: transformers lets them end a turn, we do not.
-fn holds_special_tokens(messages: &[Message]) -> bool {
-    messages.iter().filter_map(|message| message.content.as_deref()).any(|text| text.contains("<|im_"))
+fn golden(name: &str) -> Value {
+    let path = root().join(format!("tests/golden/templates/{name}.json"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// How often the data has the text of a special token: transformers lets it end a turn, we do not.
+fn special_tokens_in(messages: &[Message], special: &[String]) -> usize {
+    let contents = || messages.iter().filter_map(|message| message.content.as_deref());
+    special
+        .iter()
+        .map(|token| contents().map(|text| text.matches(token.as_str()).count()).sum::<usize>())
+        .sum()
 }
 
 /// `expected_own_ids`: the cases in which special tokens stand in the data, and those in which a
 /// token would reach across the beginning of an answer.
-fn check(name: &str, directory: &Path, expected_own_ids: &[&str]) {
+fn check(name: &str, directory: &Path, special: &[String], expected_own_ids: &[&str]) {
     let tokenizer = Tokenizer::load(directory).unwrap();
     let template = ChatTemplate::load(directory, &tokenizer).unwrap();
-    let path = root().join(format!("tests/golden/templates/{name}.json"));
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let count = |ids: &[u32]| ids.iter().filter(|&&id| tokenizer.is_special(id)).count();
+    let trained = |ids: &[u32], mask: &[bool]| {
+        let trained: Vec<u32> = ids.iter().zip(mask).filter(|(_, mask)| **mask).map(|(id, _)| *id).collect();
+        tokenizer.decode_with_special(&trained).unwrap()
+    };
     let mut own_ids = Vec::new();
-    for case in golden["cases"].as_array().unwrap() {
+    for case in golden(name)["cases"].as_array().unwrap() {
         let label = format!("{name}, {}", case["name"]);
         let conversation = Conversation {
             messages: serde_json::from_value(case["messages"].clone()).unwrap(),
@@ -53,24 +66,34 @@ fn check(name: &str, directory: &Path, expected_own_ids: &[&str]) {
         let mask: Vec<bool> = case["mask"].as_array().unwrap().iter().map(|bit| bit == 1).collect();
         // What follows the last answer is not part of the example.
         let (kept, dropped) = mask.split_at(example.tokens.len().min(mask.len()));
-        if ids(&case["ids"]).starts_with(&example.tokens) && !dropped.contains(&true) {
+        let expected = ids(&case["ids"]);
+        if expected.starts_with(&example.tokens) && !dropped.contains(&true) {
             assert_eq!(example.trained, kept, "{label}");
         } else {
             own_ids.push(case["name"].as_str().unwrap().to_owned());
             assert_eq!(tokenizer.decode_with_special(&example.tokens).unwrap(), text, "{label}");
         }
-        if !holds_special_tokens(&conversation.messages) {
-            assert_eq!(prompt, ids(&case["prompt_ids"]), "{label}");
+        match special_tokens_in(&conversation.messages, special) {
+            0 => assert_eq!(prompt, ids(&case["prompt_ids"]), "{label}"),
+            forged => {
+                assert_eq!(count(&example.tokens), count(&expected) - forged, "{label}: a turn is forged");
+                let found = trained(&example.tokens, &example.trained);
+                assert_eq!(found, trained(&expected, &mask), "{label}");
+            }
         }
     }
     assert_eq!(own_ids, expected_own_ids, "{name}: cases with ids other than transformers'");
+}
+
+fn chatml() -> [String; 2] {
+    ["<|im_start|>", "<|im_end|>"].map(String::from)
 }
 
 #[test]
 fn smollm2_as_transformers() {
     let fallback = root().join("demo/model/SmolLM2-135M-Instruct");
     if let Some(directory) = directory("QLORA_TEST_MODEL", fallback, "") {
-        check("smollm2", &directory, &["numbers_and_spaces", "literal_end", "literal_whole_turn"]);
+        check("smollm2", &directory, &chatml(), &["numbers_and_spaces", "literal_end", "literal_whole_turn"]);
     }
 }
 
@@ -78,8 +101,62 @@ fn smollm2_as_transformers() {
 fn qwen2_5_as_transformers() {
     let fallback = root().join("../shared");
     if let Some(directory) = directory("QLORA_TEST_SHARED", fallback, "data/qwen2.5-tokenizer") {
-        check("qwen2.5", &directory, &["literal_end", "literal_whole_turn"]);
+        check("qwen2.5", &directory, &chatml(), &["literal_end", "literal_whole_turn"]);
     }
+}
+
+/// Templates of models that are not at hand, with SmolLM2's tokenizer and their own special tokens. The
+/// templates are those that scripts/golden/public_templates.py downloads, and none other.
+#[test]
+fn public_templates_as_transformers() {
+    let demo = root().join("demo/model/SmolLM2-135M-Instruct");
+    let Some(base) = directory("QLORA_TEST_MODEL", demo, "") else { return };
+    let found = std::env::var_os("QLORA_TEST_TEMPLATES").map(PathBuf::from);
+    let templates = found.unwrap_or_else(|| root().join("target/templates"));
+    for (name, own_ids) in [
+        ("llama-3.1", &["numbers_and_spaces", "literal_end", "literal_whole_turn"][..]),
+        ("qwen3", &["literal_end", "literal_whole_turn"]),
+        ("mistral", &["literal_end", "literal_whole_turn"]),
+        ("phi-4", &["literal_end", "literal_whole_turn"]),
+    ] {
+        let path = templates.join(format!("{name}.jinja"));
+        let Ok(template) = std::fs::read_to_string(&path) else {
+            eprintln!("skipped: there is no {} (scripts/golden/public_templates.py)", path.display());
+            continue;
+        };
+        let golden = golden(name);
+        let digest: String = Sha256::digest(&template).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, golden["sha256"].as_str().unwrap(), "{}", path.display());
+        let special: Vec<String> = serde_json::from_value(golden["special_tokens"].clone()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let config = json!({"bos_token": golden["bos_token"], "eos_token": golden["eos_token"],
+            "chat_template": template});
+        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let tokenizer = std::fs::read_to_string(base.join("tokenizer.json")).unwrap();
+        let tokenizer = with_tokens(serde_json::from_str(&tokenizer).unwrap(), &special);
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        check(name, folder.path(), &special, own_ids);
+    }
+}
+
+/// A tokenizer.json with special tokens added behind its own.
+fn with_tokens(mut tokenizer: Value, special: &[String]) -> Value {
+    let vocabulary = tokenizer["model"]["vocab"].as_object().unwrap().values();
+    let added = tokenizer["added_tokens"].as_array().unwrap();
+    let last =
+        vocabulary.chain(added.iter().map(|token| &token["id"])).filter_map(Value::as_u64).max().unwrap();
+    let is_new = |token: &&String| added.iter().all(|known| known["content"] != **token);
+    let new: Vec<Value> = special
+        .iter()
+        .filter(is_new)
+        .zip(last + 1..)
+        .map(|(content, id)| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        })
+        .collect();
+    tokenizer["added_tokens"].as_array_mut().unwrap().extend(new);
+    tokenizer
 }
 
 /// LLaMA-Factory's `qwen` is Qwen2.5's own template, tools included.
@@ -89,9 +166,7 @@ fn the_template_called_qwen_is_qwens() {
     let Some(directory) = directory("QLORA_TEST_SHARED", fallback, "data/qwen2.5-tokenizer") else { return };
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::named("qwen", &tokenizer).unwrap();
-    let path = root().join("tests/golden/templates/qwen2.5.json");
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    for case in golden["cases"].as_array().unwrap() {
+    for case in golden("qwen2.5")["cases"].as_array().unwrap() {
         // LLaMA-Factory puts its own system message in the place of an empty one.
         if case["name"] == "empty_system" {
             continue;
