@@ -19,6 +19,7 @@ pub fn attach(config: &Config, model: &mut Model) -> Result<AdapterConfig> {
         model.set_adapter(&adapter).with_context(|| path.display().to_string())?;
         let mut adapter = adapter.config;
         adapter.base_model_name_or_path = Some(base);
+        adapter.lora_dropout = config.dropout.unwrap_or(adapter.lora_dropout);
         return Ok(adapter);
     }
     let gaussian = config.initialization == InitLoraWeights::Gaussian;
@@ -36,6 +37,7 @@ pub fn attach(config: &Config, model: &mut Model) -> Result<AdapterConfig> {
     };
     let mut adapter = AdapterConfig::new(base, config.rank, config.alpha, targets);
     adapter.use_rslora = config.rank_stabilized;
+    adapter.lora_dropout = config.dropout.unwrap_or(0.0);
     if gaussian {
         adapter.init_lora_weights = json!("gaussian");
     }

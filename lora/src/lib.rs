@@ -16,6 +16,7 @@
 //! | [`train`] | the run: steps, evaluation, checkpoints |
 //! | [`checkpoint`] | `checkpoint-N`: writing and continuing |
 //! | [`output`] | the directory a run grows in |
+//! | [`packs`] | examples put together up to the cutoff |
 //! | [`pace`] | tokens a second and memory |
 //! | [`passes`] | how many tokens a pass holds, and what it keeps |
 //! | [`plot`] | the losses as PNG files |
@@ -33,6 +34,7 @@ pub mod health;
 pub mod order;
 pub mod output;
 pub mod pace;
+pub mod packs;
 pub mod passes;
 pub mod plot;
 pub mod preview;

@@ -1,4 +1,5 @@
-//! Which examples a step sees: a split fixed by the seed, then a new order for every epoch.
+//! Which examples a step sees: a split fixed by the seed, then a new order for every epoch. What is
+//! ordered are examples, or packs of them.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -36,38 +37,69 @@ pub fn split(len: usize, size: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
 /// The effective batches of a run.
 #[derive(Debug, Clone)]
 pub struct Order {
-    examples: usize,
+    /// What is seen together counts as one.
+    units: Units,
     batch: usize,
     /// `None` keeps the order of the data.
     seed: Option<u64>,
     epoch: Option<(u64, Vec<usize>)>,
 }
 
+#[derive(Debug, Clone)]
+enum Units {
+    /// So many examples.
+    Examples(usize),
+    /// The examples of each pack.
+    Packs(Vec<Vec<usize>>),
+}
+
 impl Order {
     /// Batches of `batch` of `examples` examples; the last of an epoch has what is left. Without a
     /// seed every epoch has the order of the data.
     pub fn new(examples: usize, batch: usize, seed: Option<u64>) -> Self {
-        Self { examples, batch, seed, epoch: None }
+        Self { units: Units::Examples(examples), batch, seed, epoch: None }
+    }
+
+    /// Batches of `batch` packs.
+    pub fn of_packs(packs: Vec<Vec<usize>>, batch: usize, seed: Option<u64>) -> Self {
+        Self { units: Units::Packs(packs), batch, seed, epoch: None }
+    }
+
+    /// Number of examples, or of packs.
+    pub fn len(&self) -> usize {
+        match &self.units {
+            Units::Examples(examples) => *examples,
+            Units::Packs(packs) => packs.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Steps of one pass over the data.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.examples.div_ceil(self.batch).max(1) as u64
+        self.len().div_ceil(self.batch).max(1) as u64
     }
 
     /// The examples of step `step`, counted from 0.
-    pub fn step(&mut self, step: u64) -> &[usize] {
+    pub fn step(&mut self, step: u64) -> Vec<usize> {
         let (epoch, within) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
         if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
             let order = match self.seed {
-                Some(seed) => permutation(self.examples, seed, EPOCHS + epoch),
-                None => (0..self.examples).collect(),
+                Some(seed) => permutation(self.len(), seed, EPOCHS + epoch),
+                None => (0..self.len()).collect(),
             };
             self.epoch = Some((epoch, order));
         }
         let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
         let start = within as usize * self.batch;
-        &order[start..(start + self.batch).min(order.len())]
+        let units = &order[start..(start + self.batch).min(order.len())];
+        match &self.units {
+            Units::Examples(_) => units.to_vec(),
+            Units::Packs(packs) => units.iter().flat_map(|&pack| packs[pack].iter().copied()).collect(),
+        }
     }
 }
 
@@ -79,9 +111,8 @@ mod tests {
     fn an_epoch_sees_every_example_once_and_the_next_in_another_order() {
         let mut order = Order::new(10, 4, Some(7));
         assert_eq!(order.steps_per_epoch(), 3);
-        let mut epoch = |first: u64| -> Vec<usize> {
-            (first..first + 3).flat_map(|step| order.step(step).to_vec()).collect()
-        };
+        let mut epoch =
+            |first: u64| -> Vec<usize> { (first..first + 3).flat_map(|step| order.step(step)).collect() };
         let (first, second) = (epoch(0), epoch(3));
         for seen in [&first, &second] {
             let mut sorted = seen.clone();
@@ -92,6 +123,19 @@ mod tests {
         assert_eq!(Order::new(10, 4, Some(7)).step(4), &second[4..8], "no step depends on those before");
         assert_ne!(Order::new(10, 4, Some(8)).step(0), &first[..4], "the seed decides");
         assert_eq!(Order::new(10, 4, None).step(4), [4, 5, 6, 7], "without one, the data does");
+    }
+
+    #[test]
+    fn packs_are_seen_whole() {
+        let packs = vec![vec![3, 0], vec![1], vec![2, 5, 4]];
+        let mut order = Order::of_packs(packs.clone(), 2, Some(1));
+        assert_eq!((order.len(), order.steps_per_epoch()), (3, 2));
+        let mut seen: Vec<usize> = [order.step(0), order.step(1)].concat();
+        for pack in packs {
+            assert!(seen.windows(pack.len()).any(|some| some == pack), "{pack:?} of {seen:?}");
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]

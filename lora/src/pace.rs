@@ -1,19 +1,22 @@
-//! How fast a run is, and how much memory it takes.
+//! How fast a run is, how much memory it takes, and how busy the GPU is.
 
 use std::fmt;
 use std::time::Instant;
 
+use common::device::cuda::Utilization;
 use common::device::{Device, peak_resident_memory, resident_memory};
 
 use crate::record::Step;
 
 /// Counts since some moment.
-#[derive(Debug)]
 pub struct Pace {
     since: Instant,
     tokens: usize,
     supervised: usize,
+    /// Sum and number of the percentages that were seen.
+    busy: (u32, u32),
     device: Device,
+    utilization: Option<Utilization>,
 }
 
 /// Tokens a second, and memory.
@@ -25,18 +28,33 @@ pub struct Speed {
     pub supervised: f64,
     /// Bytes in use on the device, and the most that have been.
     pub memory: Option<(u64, u64)>,
+    /// Percent of the time in which the GPU works; nothing where no one can tell.
+    pub utilization: Option<u32>,
 }
 
 impl Pace {
     /// Begins to count now.
     pub fn new(device: &Device) -> Self {
-        Self { since: Instant::now(), tokens: 0, supervised: 0, device: device.clone() }
+        let utilization = match device {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Utilization::of(gpu),
+        };
+        let device = device.clone();
+        Self { since: Instant::now(), tokens: 0, supervised: 0, busy: (0, 0), device, utilization }
+    }
+
+    /// Begins to count anew.
+    pub fn restart(&mut self) {
+        (self.since, self.tokens, self.supervised, self.busy) = (Instant::now(), 0, 0, (0, 0));
     }
 
     /// Counts a step.
     pub fn step(&mut self, step: &Step) -> Speed {
         self.tokens += step.tokens;
         self.supervised += step.supervised;
+        if let Some(percent) = self.utilization.as_ref().and_then(Utilization::percent) {
+            self.busy = (self.busy.0 + percent, self.busy.1 + 1);
+        }
         let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
         Speed {
             tokens: self.tokens as f64 / seconds,
@@ -45,6 +63,7 @@ impl Pace {
                 Device::Cpu => resident_memory().zip(peak_resident_memory()),
                 Device::Cuda(gpu) => gpu.memory().ok().map(|memory| (memory.used, memory.peak)),
             },
+            utilization: self.busy.0.checked_div(self.busy.1),
         }
     }
 }
@@ -52,9 +71,39 @@ impl Pace {
 impl fmt::Display for Speed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.0} tokens/s ({:.0} trained)", self.tokens, self.supervised)?;
-        match self.memory {
-            Some((used, peak)) => write!(f, ", {} MiB (peak {})", used >> 20, peak >> 20),
+        if let Some((used, peak)) = self.memory {
+            write!(f, ", {} MiB (peak {})", used >> 20, peak >> 20)?;
+        }
+        match self.utilization {
+            Some(percent) => write!(f, ", GPU {percent} % busy"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let speed = Speed {
+            tokens: 1234.4,
+            supervised: 56.7,
+            memory: Some((3 << 20, 5 << 20)),
+            utilization: Some(97),
+        };
+        assert_eq!(speed.to_string(), "1234 tokens/s (57 trained), 3 MiB (peak 5), GPU 97 % busy");
+        let speed = Speed { memory: None, utilization: None, ..speed };
+        assert_eq!(speed.to_string(), "1234 tokens/s (57 trained)");
+    }
+
+    #[test]
+    fn the_host_has_no_gpu_to_be_busy() {
+        let step =
+            Step { number: 1, loss: 1.0, grad_norm: 1.0, learning_rate: 1.0, tokens: 9, supervised: 4 };
+        let mut pace = Pace::new(&Device::Cpu);
+        let speed = pace.step(&step);
+        assert!(speed.utilization.is_none() && speed.tokens > speed.supervised);
     }
 }

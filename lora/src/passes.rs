@@ -6,6 +6,7 @@ use common::{Result, error};
 
 use crate::config::Config;
 use crate::data::store::Selection;
+use crate::order::Order;
 
 /// Tokens of a pass on the host: enough that widening the weights is a small part of the work.
 const HOST_PASS_TOKENS: usize = 1024;
@@ -16,8 +17,9 @@ const GPU_PASS_TOKENS: usize = 16384;
 /// GPU memory that is left alone: the context, kernels, and what the pool cannot use.
 const GPU_MARGIN: u64 = 1 << 30;
 
-/// What passes may hold. On a GPU a whole effective batch is one pass where memory allows.
-pub fn plan(config: &Config, model: &Model, training: &Selection) -> Result<Plan> {
+/// What passes may hold. On a GPU a whole effective batch is one pass where memory allows. Where adapters
+/// `drop` a part of their input, what is left of it needs room too.
+pub fn plan(config: &Config, model: &Model, training: &Selection, order: &Order, drop: bool) -> Result<Plan> {
     let device = model.device();
     let Device::Cuda(gpu) = device else {
         let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
@@ -29,12 +31,14 @@ pub fn plan(config: &Config, model: &Model, training: &Selection) -> Result<Plan
     let gradients = 4 * model.adapters().values.len() as u64;
     let left = budget.saturating_sub(memory.used + gradients);
     // Half as much again as a batch has on average; no example is longer than the cut-off.
-    let summary = training.examples.summary();
-    let mean = summary.tokens / summary.examples.max(1) as u64;
-    let batch = mean as usize * config.effective_batch() * 3 / 2;
+    let tokens: usize = training.lengths().into_iter().sum();
+    let batch = tokens / order.len().max(1) * config.effective_batch() * 3 / 2;
     let longest =
         usize::try_from(config.data.cutoff_len).unwrap_or(usize::MAX).min(model.config().max_positions);
     let tokens = batch.min(GPU_PASS_TOKENS).max(longest);
+    // An input and its gradient in bf16, at the widest.
+    let scratch = if drop { 2 * 2 * tokens * model.config().feed_forward } else { 0 };
+    let left = left.saturating_sub(scratch as u64);
     let plan = model.config().plan(tokens, left, device);
     if plan.activations > left {
         return Err(error!(

@@ -10,7 +10,7 @@ use common::data::passes::{pack, passes, targets};
 use common::device::cuda::Gpu;
 use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
-use common::model::{Adapters, Loss, Model, Plan};
+use common::model::{Adapters, Loss, Model, Noise, Plan};
 use common::{Context, Error, Result, error};
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ use crate::health::Health;
 use crate::order::{Order, split};
 use crate::output;
 use crate::pace::Pace;
+use crate::packs::packs;
 use crate::passes;
 use crate::plot;
 use crate::preview;
@@ -99,7 +100,11 @@ impl Run {
             None => Selection { examples, indices: validation },
         };
         let seed = config.shuffle.then_some(config.data_seed);
-        let order = Order::new(training.len(), config.effective_batch(), seed);
+        let batch = config.effective_batch();
+        let order = match config.data.packs() {
+            true => Order::of_packs(packs(&training.lengths(), config.data.longest()), batch, seed),
+            false => Order::new(training.len(), batch, seed),
+        };
         let schedule = Schedule::of(&config, order.steps_per_epoch());
         let adapter = adapters::attach(&config, &mut model)?;
         let Adapters { values, tensors } = model.adapters();
@@ -118,7 +123,7 @@ impl Run {
         let per_epoch = order.steps_per_epoch();
         let record =
             Record::new(&config.output, schedule.total, first, per_epoch, parameters, progress.history);
-        let plan = passes::plan(&config, &model, &training)?;
+        let plan = passes::plan(&config, &model, &training, &order, adapter.lora_dropout > 0.0)?;
         let run = Self {
             config,
             model,
@@ -141,7 +146,11 @@ impl Run {
     fn header(&self) {
         let Config { micro_batch, accumulation, .. } = self.config;
         note("***** Running training *****");
-        note(format_args!("  Num examples = {}", self.training.len()));
+        note(format_args!("  Num examples = {}", self.order.len()));
+        if self.config.data.packs() {
+            let examples = self.training.len();
+            note(format_args!("  Each is a pack, of {examples} examples in all that do not see each other"));
+        }
         let epochs = self.schedule.total.div_ceil(self.order.steps_per_epoch());
         let Summary { tokens, trained, .. } = self.training.examples.summary();
         note(format_args!("  Num tokens = {tokens}, of which {trained} are trained"));
@@ -151,6 +160,12 @@ impl Run {
         note(format_args!("  Total train batch size = {}", self.config.effective_batch()));
         note(format_args!("  Total optimization steps = {}", self.schedule.total));
         note(format_args!("  Number of trainable parameters = {}", self.model.adapters().values.len()));
+        if self.adapter.lora_dropout > 0.0 {
+            note(format_args!("  LoRA dropout = {}", self.adapter.lora_dropout));
+        }
+        if self.config.neftune_alpha > 0.0 {
+            note(format_args!("  NEFTune noise alpha = {}", self.config.neftune_alpha));
+        }
         if self.config.optimizer_name.is_paged() {
             let kib = self.moments.bytes() >> 10;
             note(format_args!("  Nothing is paged: the moments of these parameters take {kib} KiB"));
@@ -215,12 +230,12 @@ impl Run {
                     step.learning_rate,
                     self.record.remaining(number)
                 ));
-                pace = Pace::new(self.model.device());
+                pace.restart();
             }
             let mut stops_early = false;
             if (is_due(self.config.evaluation, number) || is_last) && !self.validation.is_empty() {
                 self.evaluate(number)?;
-                pace = Pace::new(self.model.device());
+                pace.restart();
                 stops_early = self.has_lost_patience();
             }
             if is_due(self.config.saving, number) || is_last || stops_early {
@@ -257,16 +272,19 @@ impl Run {
     /// signal came between two passes: then nothing has changed.
     fn step(&mut self, index: u64, gradients: &mut Vector) -> Result<Option<Step>> {
         let number = index + 1;
-        let examples = self.training.get(self.order.step(index).iter().copied())?;
+        let examples = self.training.get(self.order.step(index))?;
         let supervised: usize = examples.iter().map(targets).sum();
         let scale = 1.0 / supervised.max(1) as f32;
         gradients.fill_zero()?;
         let mut loss = Loss { sum: 0.0, tokens: 0 };
+        let mut noise = self.noise(index);
         for (count, pass) in passes(&examples, self.plan.tokens).enumerate() {
             if count > 0 && interrupted() {
                 return Ok(None);
             }
-            let found = self.model.loss_and_gradients(&pack(pass), scale, self.plan.recomputed, gradients)?;
+            let batch = pack(pass).with_noise(noise);
+            noise.first_token += batch.len() as u32;
+            let found = self.model.loss_and_gradients(&batch, scale, self.plan.recomputed, gradients)?;
             loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
         }
         let mean = if loss.tokens == 0 { 0.0 } else { loss.mean() };
@@ -293,6 +311,17 @@ impl Run {
         optimizer.step_at_rates(parameters, gradients, clip, &mut self.moments, &rates)?;
         let tokens = examples.iter().map(|example| example.tokens.len()).sum();
         Ok(Some(Step { number, loss: mean, grad_norm: norm, learning_rate, tokens, supervised }))
+    }
+
+    /// What the first pass of step `index` draws at random.
+    fn noise(&self, index: u64) -> Noise {
+        Noise {
+            seed: self.config.seed,
+            step: index as u32,
+            first_token: 0,
+            dropout: self.adapter.lora_dropout as f32,
+            neftune_alpha: self.config.neftune_alpha as f32,
+        }
     }
 
     /// The mean loss over all supervised tokens of the held-out examples.

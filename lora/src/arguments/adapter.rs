@@ -16,6 +16,11 @@ pub struct AdapterArguments {
     #[arg(long, value_name = "ALPHA")]
     pub lora_alpha: Option<f64>,
 
+    /// Share of its input that each adapter does not see in training [default: 0, or that of
+    /// --adapter-name-or-path]
+    #[arg(long, value_name = "SHARE")]
+    pub lora_dropout: Option<f64>,
+
     /// Linear layers with an adapter: names separated by commas, or all
     #[arg(long, value_name = "NAMES", default_value = "all", value_delimiter = ',')]
     pub lora_target: Vec<String>,

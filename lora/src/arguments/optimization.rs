@@ -72,7 +72,12 @@ pub struct OptimizationArguments {
     #[arg(long, value_name = "EPSILON", default_value_t = 1e-8)]
     pub adam_epsilon: f64,
 
-    /// Seed of initial values, held-out examples and order
+    /// Alpha of NEFTune's noise on the embeddings, within ±alpha / √(tokens of the example × width); 0
+    /// adds none
+    #[arg(long, value_name = "ALPHA", default_value_t = 0.0)]
+    pub neftune_noise_alpha: f64,
+
+    /// Seed of initial values, held-out examples, order, dropout and noise
     #[arg(long, value_name = "SEED", default_value_t = 42)]
     pub seed: u64,
 

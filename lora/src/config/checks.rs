@@ -11,7 +11,13 @@ use crate::every::Every;
 /// What is trained.
 pub fn adapter(adapter: &AdapterArguments) -> Result<()> {
     at_least_1("--lora-rank", adapter.lora_rank as i64)?;
-    positive("--lora-alpha", adapter.lora_alpha.unwrap_or(1.0))
+    positive("--lora-alpha", adapter.lora_alpha.unwrap_or(1.0))?;
+    match adapter.lora_dropout {
+        Some(found) if !(0.0..1.0).contains(&found) => {
+            Err(Error::usage(format!("--lora-dropout: a share from 0 to below 1 expected, found {found}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How it is trained.
@@ -22,6 +28,7 @@ pub fn optimization(a: &OptimizationArguments) -> Result<()> {
     positive("--adam-epsilon", a.adam_epsilon)?;
     at_least_0("--max-grad-norm", a.max_grad_norm)?;
     at_least_0("--weight-decay", a.weight_decay)?;
+    at_least_0("--neftune-noise-alpha", a.neftune_noise_alpha)?;
     at_least_0("--warmup-steps", a.warmup_steps)?;
     if a.max_steps != Some(-1) {
         at_least_1("--max-steps", a.max_steps.unwrap_or(1))?;
@@ -41,11 +48,22 @@ pub fn optimization(a: &OptimizationArguments) -> Result<()> {
 }
 
 /// What it is trained on.
-pub fn data(data: &DataArguments) -> Result<()> {
+pub fn data(data: &DataArguments, optimization: &OptimizationArguments) -> Result<()> {
     at_least_0("--val-size", data.val_size)?;
     if data.data.is_empty() && data.dataset.is_empty() {
         return Err(Error::usage("nothing to train on")
             .hint("--data names a file of examples, --dataset an entry of dataset_info.json"));
+    }
+    if data.packs() && data.cutoff_len < 2 {
+        return Err(Error::usage("--packing: a --cutoff-len of at least 2 expected, found 1"));
+    }
+    if data.streaming && optimization.max_steps.is_none_or(|steps| steps < 1) {
+        return Err(Error::usage("--streaming without --max-steps")
+            .hint("say how long the run is with --max-steps; without --streaming all data is read first"));
+    }
+    if data.streaming && data.packs() {
+        return Err(Error::usage("--streaming and --packing exclude each other")
+            .hint("packs are chosen from all examples; --max-samples limits what is read"));
     }
     if data.mask_history && data.train_on_prompt {
         return Err(Error::usage("--mask-history and --train-on-prompt exclude each other"));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
 use crate::arguments::adapter::{AdapterArguments, InitLoraWeights, QuantizationType};
-use crate::arguments::optimization::OptimizerName;
+use crate::arguments::optimization::{OptimizationArguments, OptimizerName};
 use crate::arguments::reporting::ReportTo;
 use crate::data::DataArguments;
 use crate::every::Every;
@@ -66,6 +66,11 @@ pub struct Config {
     pub alpha: f64,
     /// Their scale is alpha / √rank.
     pub rank_stabilized: bool,
+    /// Share of an adapter's input that is dropped in training; where it is not said, that of the
+    /// adapter the run starts from.
+    pub dropout: Option<f64>,
+    /// Of NEFTune's noise on the embeddings; 0 adds none.
+    pub neftune_alpha: f64,
     /// How A begins.
     pub initialization: InitLoraWeights,
     /// Modules with an adapter; empty means every linear layer of the blocks.
@@ -100,7 +105,7 @@ pub struct Config {
     pub adam_epsilon: f64,
     /// Decoupled.
     pub weight_decay: f64,
-    /// Of initial values and split.
+    /// Of initial values, split, dropout and noise.
     pub seed: u64,
     /// Of the order.
     pub data_seed: u64,
@@ -140,7 +145,7 @@ impl Config {
         let Arguments { data, adapter, optimization, reporting, .. } = &arguments;
         checks::adapter(adapter)?;
         checks::optimization(optimization)?;
-        checks::data(data)?;
+        checks::data(data, optimization)?;
         let every = checks::Reporting::new(reporting, data)?;
         let models: Vec<PathBuf> = arguments.model.clone();
         let model = common::cli::inputs(&models)?.directory()?;
@@ -162,10 +167,12 @@ impl Config {
             settings,
             begin: begin(&arguments),
             dry_run: arguments.dry_run,
-            data: data.clone(),
+            data: streamed(data, optimization),
             rank: adapter.lora_rank,
             alpha: adapter.lora_alpha.unwrap_or(2.0 * adapter.lora_rank as f64),
             rank_stabilized: adapter.use_rslora,
+            dropout: adapter.lora_dropout,
+            neftune_alpha: o.neftune_noise_alpha,
             initialization: adapter.init_lora_weights,
             targets: match all {
                 true => Vec::new(),
@@ -246,10 +253,13 @@ impl Config {
             "quantization": quantization,
             "examples": examples,
             "val_size": self.data.val_size,
+            "packing": self.data.packs(),
             "lora_rank": self.rank,
             "lora_alpha": self.alpha,
             "lora_target": self.targets,
             "use_rslora": self.rank_stabilized,
+            "lora_dropout": self.dropout,
+            "neftune_noise_alpha": self.neftune_alpha,
             "init_lora_weights": self.initialization,
             "adapter_name_or_path": self.adapter,
             "learning_rate": self.learning_rate,
@@ -296,6 +306,24 @@ fn quantization(adapter: &AdapterArguments) -> Option<Scheme> {
     };
     let double_quant = adapter.double_quantization;
     adapter.quantization_bit.map(|_| Scheme { quant_type, double_quant, ..Scheme::default() })
+}
+
+/// With `--streaming`, data of which no more is read than the steps and the held-out examples need, and
+/// a buffer to choose from.
+fn streamed(data: &DataArguments, optimization: &OptimizationArguments) -> DataArguments {
+    let mut data = data.clone();
+    let Some(steps) = optimization.max_steps.and_then(|steps| u64::try_from(steps).ok()) else { return data };
+    if data.streaming {
+        let batch =
+            optimization.per_device_train_batch_size.saturating_mul(optimization.gradient_accumulation_steps);
+        let seen = steps.saturating_mul(batch as u64).saturating_add(data.buffer_size);
+        let rows = match data.val_size {
+            share if share < 1.0 => (seen as f64 / (1.0 - share)).ceil() as u64,
+            number => seen.saturating_add(number as u64),
+        };
+        data.max_samples = Some(data.max_samples.unwrap_or(rows).min(rows));
+    }
+    data
 }
 
 /// `./NAME-lora` for a model in a directory called NAME.

@@ -45,6 +45,22 @@ pub struct DataArguments {
     #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
     pub cutoff_len: u64,
 
+    /// Count examples put together up to --cutoff-len as one; they still do not see each other
+    #[arg(long)]
+    pub packing: bool,
+
+    /// The same as --packing
+    #[arg(long)]
+    pub neat_packing: bool,
+
+    /// Read no more of each dataset than --max-steps can see, and --buffer-size rows to choose from
+    #[arg(long)]
+    pub streaming: bool,
+
+    /// Rows that --streaming reads beyond those it needs, so that they come in random order
+    #[arg(long, value_name = "ROWS", default_value_t = 16384)]
+    pub buffer_size: u64,
+
     /// A template by its name in LLaMA-Factory, in place of the model's own
     #[arg(long, value_name = "NAME")]
     pub template: Option<String>,
@@ -70,6 +86,18 @@ impl DataArguments {
     /// Whether something is held out for evaluation.
     pub fn holds_out(&self) -> bool {
         self.val_size > 0.0 || !self.eval_data.is_empty() || !self.eval_dataset.is_empty()
+    }
+
+    /// Whether examples are put together.
+    pub fn packs(&self) -> bool {
+        self.packing || self.neat_packing
+    }
+
+    /// Most tokens of an example, or of those that are put together; LLaMA-Factory keeps the last place of
+    /// a pack free.
+    pub fn longest(&self) -> usize {
+        let cutoff = usize::try_from(self.cutoff_len).unwrap_or(usize::MAX);
+        cutoff - usize::from(self.packs())
     }
 
     /// The files that are named, and those of the data sets that are named.

@@ -44,7 +44,7 @@ impl DataArguments {
             tokenizer: &tokenizer,
             template: &template,
             options: LabelOptions {
-                cutoff_len: usize::try_from(self.cutoff_len).unwrap_or(usize::MAX),
+                cutoff_len: self.longest(),
                 train_on_prompt: self.train_on_prompt,
                 mask_history: self.mask_history,
             },

@@ -160,6 +160,11 @@ impl Examples {
         &self.summary
     }
 
+    /// Number of tokens of the example at `index`; 0 where there is none.
+    pub fn length(&self, index: usize) -> usize {
+        self.starts.get(index..index + 2).map_or(0, |bounds| (bounds[1] - bounds[0]) as usize)
+    }
+
     /// The example at `index`.
     pub fn get(&self, index: usize) -> Result<Example> {
         let (Some(&start), Some(&end)) = (self.starts.get(index), self.starts.get(index + 1)) else {
@@ -201,6 +206,11 @@ impl Selection {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
+    }
+
+    /// Number of tokens of each.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.indices.iter().map(|&index| self.examples.length(index)).collect()
     }
 
     /// Those at `positions` of the selection.
@@ -245,6 +255,7 @@ mod tests {
             assert_eq!(trained as usize, expected.iter().flat_map(|e| &e.trained).filter(|t| **t).count());
             for (index, example) in expected.iter().enumerate().rev() {
                 assert_eq!(store.get(index).unwrap(), *example);
+                assert_eq!(store.length(index), example.tokens.len());
             }
             assert!(store.get(20).is_err());
         }

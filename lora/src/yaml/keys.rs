@@ -45,7 +45,6 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
             "label_names",
             "use_fast_tokenizer",
             "length_column_name",
-            "buffer_size",
             "media_dir",
         ],
     },
@@ -371,7 +370,7 @@ const LIMITED: &[Limited] = &[
     Limited {
         harmless: &["0"],
         hint: "set it to 0; weight_decay and fewer epochs also keep from overfitting",
-        keys: &["lora_dropout", "neftune_noise_alpha", "label_smoothing_factor"],
+        keys: &["label_smoothing_factor"],
     },
     Limited {
         harmless: &[],
@@ -412,17 +411,6 @@ const LIMITED: &[Limited] = &[
         harmless: &["false"],
         hint: "remove it: what it replaces is built in here",
         keys: &["use_mca", "use_kt", "use_hyper_parallel", "fp8", "use_swanlab", "enable_torch_profiler"],
-    },
-    Limited {
-        harmless: &["false"],
-        hint: "examples are packed into passes by themselves and never see each other; a step still has \
-               per_device_train_batch_size × gradient_accumulation_steps examples, so raise one of those",
-        keys: &["packing", "neat_packing"],
-    },
-    Limited {
-        harmless: &["false"],
-        hint: "remove it: tokens stay on disk anyway, whatever the size of the data",
-        keys: &["streaming"],
     },
     Limited {
         harmless: &["concat"],

@@ -141,3 +141,45 @@ fn a_dataset_of_the_hub_is_fetched_once() {
     assert!(said.contains("Num examples = 2\n") && !said.contains("downloading"), "{said}");
     assert_eq!(hub.log().len(), requests, "what is there is not asked for again");
 }
+
+/// The examples have 39, 40 and 42 tokens, four of each. Packs of up to 123 begin with 42 + 42 + 39, those
+/// of 122 with 42 + 42; the last place of --cutoff-len stays free.
+#[test]
+fn packs_count_as_one_and_their_examples_do_not_see_each_other() {
+    let place = Place::new();
+    let run = "model --data data.json --learning-rate 1e-2 --logging-steps 1";
+    let (_, said) = place.run(&format!(
+        "{run} -o packed --packing --cutoff-len 124 --gradient-accumulation-steps 4 --num-train-epochs 2"
+    ));
+    for line in ["Num examples = 4\n", "of 12 examples in all", "Total optimization steps = 2\n"] {
+        assert!(said.contains(line), "{line} is missing from {said}");
+    }
+    place.train(&format!("{run} -o plain --gradient-accumulation-steps 12 --num-train-epochs 2"));
+    for (packed, plain) in place.losses("packed").iter().zip(place.losses("plain")) {
+        assert!((packed - plain).abs() < 2e-4, "{packed}, not {plain}");
+    }
+    let neat =
+        format!("{run} -o neat --neat-packing --cutoff-len 124 --gradient-accumulation-steps 1 --dry-run");
+    let (_, said) = place.run(&neat);
+    assert!(said.contains("Steps per epoch = 4\n"), "{said}");
+    let (_, said) = place.run(&neat.replace("--cutoff-len 124", "--cutoff-len 123"));
+    assert!(said.contains("Steps per epoch = 5\n"), "{said}");
+}
+
+#[test]
+fn streaming_reads_no_more_than_the_steps_can_see() {
+    let place = Place::new();
+    let row = |i: usize| match i {
+        // Nine rows: two steps of four examples, and one to choose from.
+        0..9 => json!({"instruction": format!("{i}"), "output": "x"}).to_string(),
+        _ => "not a row".to_owned(),
+    };
+    place.write("rows.jsonl", (0..12).map(row).collect::<Vec<_>>().join("\n"));
+    let run = "model --data rows.jsonl --strict --gradient-accumulation-steps 4 --max-steps 2 -o out";
+    let (_, said) = place.run(&format!("{run} --streaming --buffer-size 1"));
+    assert!(said.contains("Num examples = 9\n"), "{said}");
+    let (_, said) = place.fail(&format!("{run} --streaming --buffer-size 2 --force"));
+    assert!(said.contains("line 10"), "{said}");
+    let (_, said) = place.fail(&format!("{run} --streaming --packing --force"));
+    assert!(said.contains("exclude each other"), "{said}");
+}
