@@ -116,7 +116,7 @@ fn public_templates_as_transformers() {
     for (name, own_ids) in [
         ("llama-3.1", &["numbers_and_spaces", "literal_end", "literal_whole_turn"][..]),
         ("qwen3", &["literal_end", "literal_whole_turn"]),
-        ("mistral", &["literal_end", "literal_whole_turn"]),
+        ("mistral", &["jinja_and_html", "literal_end", "literal_whole_turn"]),
         ("phi-4", &["literal_end", "literal_whole_turn"]),
     ] {
         let path = templates.join(format!("{name}.jinja"));

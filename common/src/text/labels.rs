@@ -125,10 +125,11 @@ impl Turns<'_> {
         let messages = &self.conversation.messages;
         let mut turns: Vec<Range<usize>> = Vec::new();
         for (index, message) in messages.iter().enumerate().filter(|(_, m)| m.is_assistant()) {
-            let found = self.begin(index, message).zip(self.end(index, message));
+            let begin = self.begin(index, message);
+            let found = begin.and_then(|begin| Some(begin..self.end(index, message, begin)?));
             let after = turns.last().map_or(0, |turn| turn.end);
             match found {
-                Some((begin, end)) if after <= begin && begin <= end => turns.push(begin..end),
+                Some(turn) if after <= turn.start && turn.start <= turn.end => turns.push(turn),
                 _ => bail!(
                     "the chat template rewrites message {}, an assistant turn, so that it cannot be found in the text",
                     index + 1
@@ -164,17 +165,29 @@ impl Turns<'_> {
         self.place(index).and_then(|(place, _)| place.begin).or(begin)
     }
 
-    fn end(&self, index: usize, message: &Message) -> Option<usize> {
+    fn end(&self, index: usize, message: &Message, begin: usize) -> Option<usize> {
         let upto = &self.conversation.messages[..=index];
         if index + 1 == self.conversation.messages.len() {
             return Some(self.rendered.len());
         }
-        if let Some(end) = self.prefix(self.render(upto, false)) {
+        let as_last = self.render(upto, false);
+        if let Some(end) = self.prefix(as_last.clone()) {
             return Some(end);
         }
         // What the template closes the turn with when it is the last one is what it has in common
         // with what stands behind the content here.
-        let (place, within_space) = self.place(index)?;
+        let Some((place, within_space)) = self.place(index) else {
+            // Without content, as a call of a tool: the turn is the most of the text here that the text of
+            // the last turn ends with.
+            let (rest, as_last) = (&self.rendered[begin..], as_last?);
+            let lengths = rest.char_indices().map(|(at, c)| at + c.len_utf8());
+            let fits = |len: &usize| as_last.ends_with(&rest[..*len]);
+            return lengths
+                .take_while(|&len| len <= as_last.len())
+                .filter(fits)
+                .last()
+                .map(|len| begin + len);
+        };
         let end = place.end?;
         let mut last = upto.to_vec();
         last[index] = mark_content(message, within_space)?;

@@ -18,7 +18,7 @@ use super::{DataArguments, Encoder, show};
 /// Kept tokens that no run has used for so long are deleted.
 const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
 /// What besides data, tokenizer, template and settings decides the tokens.
-const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 1");
+const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 2");
 
 /// Examples, and the template they were made with if it is not the model's own.
 pub struct Prepared {

@@ -114,20 +114,24 @@ fn data_cannot_forge_a_turn() {
 
 #[test]
 fn tool_calls_are_trained_and_results_are_not() {
-    let source = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{{ m.content }}\
+    let plain = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{{ m.content }}\
         {% for call in m.tool_calls %}{{ call | tojson }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}\
         {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
     let mut talk = conversation(&[("user", "q"), ("assistant", ""), ("tool", "4"), ("assistant", "four")]);
     talk.messages[1].content = None;
     talk.messages[1].extra.insert("tool_calls".into(), json!([{"name": "add"}]));
-    let template = ChatTemplate::from_source(source, Map::new()).unwrap();
-    let options = LabelOptions::answers(10_000);
-    let encoded = encode_conversation(&byte_tokenizer(), &template, &talk, &options).unwrap();
-    let text = shown(&encoded.example);
-    assert!(
-        text.contains("assistant\n«{\"name\": \"add\"}<|im_end|>\n»<|im_start|>tool\n4<|im_end|>\n"),
-        "{text}"
-    );
+    // A call has no content to find it by where the last turn is written otherwise.
+    let reasoning = plain.replace("{{ m.content }}", "{{ '<think>' if loop.last }}{{ m.content }}");
+    for source in [plain, &reasoning] {
+        let template = ChatTemplate::from_source(source, Map::new()).unwrap();
+        let options = LabelOptions::answers(10_000);
+        let encoded = encode_conversation(&byte_tokenizer(), &template, &talk, &options).unwrap();
+        let text = shown(&encoded.example);
+        assert!(
+            text.contains("assistant\n«{\"name\": \"add\"}<|im_end|>\n»<|im_start|>tool\n4<|im_end|>\n"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
