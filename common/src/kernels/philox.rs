@@ -10,12 +10,13 @@ const ROUNDS: usize = 10;
 #[inline(always)]
 fn philox<const L: usize>(mut words: [[u32; L]; 4], mut key: [u32; 2]) -> [[u32; L]; 4] {
     for _ in 0..ROUNDS {
-        for l in 0..L {
-            let [first, second] = [0, 1].map(|half| MULTIPLIERS[half] * u64::from(words[2 * half][l]));
-            words[0][l] = (second >> 32) as u32 ^ words[1][l] ^ key[0];
-            words[1][l] = second as u32;
-            words[2][l] = (first >> 32) as u32 ^ words[3][l] ^ key[1];
-            words[3][l] = first as u32;
+        let [a, b, c, d] = &mut words;
+        for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+            let (first, second) = (MULTIPLIERS[0] * u64::from(*a), MULTIPLIERS[1] * u64::from(*c));
+            *a = (second >> 32) as u32 ^ *b ^ key[0];
+            *b = second as u32;
+            *c = (first >> 32) as u32 ^ *d ^ key[1];
+            *d = first as u32;
         }
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }

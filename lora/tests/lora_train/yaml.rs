@@ -69,6 +69,94 @@ fn a_file_trains_and_what_it_came_to_trains_the_same() {
     );
 }
 
+/// What users of LLaMA-Factory bring along, to the letter.
+const WHOLE_FILE: &str = "\
+model_name_or_path: model # base model directory
+
+### method
+stage: sft
+do_train: true
+finetuning_type: lora
+quantization_bit: 4
+lora_rank: 8
+lora_target: all
+
+dataset: alpaca_gpt4_zh
+template: qwen
+cutoff_len: 1024
+#max_samples: 1000
+overwrite_cache: true
+preprocessing_num_workers: 16
+
+### output
+output_dir: output
+logging_steps: 10
+save_steps: 1000
+plot_loss: true
+overwrite_output_dir: true
+
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 16
+learning_rate: 1.0e-5
+num_train_epochs: 2.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+fp16: true
+ddp_timeout: 180000000
+
+### eval
+val_size: 0.1
+per_device_eval_batch_size: 1
+eval_strategy: steps
+eval_steps: 500
+";
+
+/// Figures by transformers' formulas: 36 of 40 examples are left to train on, in steps of 16; a step less than
+/// whole is a step.
+#[test]
+fn a_whole_file_runs_to_its_end_and_leaves_all_files() {
+    let place = Place::new();
+    let row = |i: usize| json!({"instruction": format!("说 {i}"), "input": "", "output": "好 🌊"});
+    place.write("zh.json", (0..40).map(row).collect::<serde_json::Value>().to_string());
+    fs_err::create_dir(place.path("data")).unwrap();
+    let info = json!({"alpaca_gpt4_zh": {"file_name": "../zh.json"}});
+    place.write("data/dataset_info.json", info.to_string());
+    place.write("train.yaml", WHOLE_FILE);
+    let (out, said) = place.run("train.yaml");
+    assert_eq!(out, "output\n");
+    for line in [
+        "Num examples = 36\n",
+        "Num Epochs = 2\n",
+        "Instantaneous batch size per device = 1\n",
+        "Gradient Accumulation steps = 16\n",
+        "Total train batch size = 16\n",
+        "Total optimization steps = 6\n",
+        "Number of trainable parameters = 16384\n",
+    ] {
+        assert!(said.contains(line), "{line} is missing from {said}");
+    }
+    assert!(!said.contains("busy"), "the CPU has no figure of a GPU: {said}");
+    for file in [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "trainer_log.jsonl",
+        "trainer_state.json",
+        "training_args.yaml",
+        "train_results.json",
+        "eval_results.json",
+        "all_results.json",
+        "training_loss.png",
+        "training_eval_loss.png",
+        "checkpoint-6/adapter_model.safetensors",
+        "checkpoint-6/trainer_state.json",
+    ] {
+        assert!(place.path("output").join(file).exists(), "{file}");
+    }
+}
+
 #[test]
 fn the_command_line_goes_before_the_file() {
     let place = place(FILE);

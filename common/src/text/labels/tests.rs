@@ -121,7 +121,8 @@ fn tool_calls_are_trained_and_results_are_not() {
     talk.messages[1].content = None;
     talk.messages[1].extra.insert("tool_calls".into(), json!([{"name": "add"}]));
     // A call has no content to find it by where the last turn is written otherwise.
-    let reasoning = plain.replace("{{ m.content }}", "{{ '<think>' if loop.last }}{{ m.content }}");
+    let reasoning = plain
+        .replace("{{ m.content }}", "{{ '<think>' if loop.last and m.role == 'assistant' }}{{ m.content }}");
     for source in [plain, &reasoning] {
         let template = ChatTemplate::from_source(source, Map::new()).unwrap();
         let options = LabelOptions::answers(10_000);
