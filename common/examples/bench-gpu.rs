@@ -17,7 +17,7 @@ use std::time::Instant;
 use common::device::cuda::Gpu;
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Cache, Initialization, KeyValueCache, Model, Sequence};
+use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Sequence};
 use common::{Error, Result, cli};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -47,17 +47,9 @@ fn run() -> Result<Value> {
     let mut model = Model::load(Path::new(model), &Device::Cuda(gpu.clone()))?;
     gpu.synchronize()?;
     let load_seconds = begun.elapsed().as_secs_f64();
-    let options = AdapterOptions {
-        rank: 8,
-        alpha: 16.0,
-        rank_stabilized: false,
-        targets: Vec::new(),
-        initialization: Initialization::Kaiming,
-        seed: 0,
-    };
     let mut result = match (*what, rest) {
         ("train", [lengths, budget, steps @ ..]) => {
-            model.add_adapters(&options)?;
+            model.add_adapters(&AdapterOptions::default())?;
             let steps = steps.first().map_or(10, |steps| steps.parse().unwrap_or(10));
             train(&mut model, &gpu, lengths, budget.parse().unwrap_or(0.0), steps)?
         }

@@ -21,9 +21,11 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
+mod hex;
 pub mod kernels;
 pub mod model;
 pub mod nf4;
 pub mod text;
 
 pub use error::{Context, Error, Result};
+pub use hex::hex;

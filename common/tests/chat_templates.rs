@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use common::hex;
 use common::text::labels::{encode_conversation, encode_prompt};
 use common::text::{ChatTemplate, Conversation, LabelOptions, Message, Tokenizer};
 use serde_json::{Value, json};
@@ -125,8 +126,7 @@ fn public_templates_as_transformers() {
             continue;
         };
         let golden = golden(name);
-        let digest: String = Sha256::digest(&template).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(digest, golden["sha256"].as_str().unwrap(), "{}", path.display());
+        assert_eq!(hex(Sha256::digest(&template)), golden["sha256"].as_str().unwrap(), "{}", path.display());
         let special: Vec<String> = serde_json::from_value(golden["special_tokens"].clone()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let config = json!({"bos_token": golden["bos_token"], "eos_token": golden["eos_token"],

@@ -12,7 +12,7 @@ use common::checkpoint::Checkpoint;
 use common::device::cuda::Gpu;
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Cache, Initialization, KeyValueCache, Model, Sequence};
+use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Sequence};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -36,15 +36,7 @@ fn model_directory() -> Option<PathBuf> {
 /// The model with adapters whose A and B are both random.
 fn load(directory: &Path, device: &Device) -> Model {
     let mut model = Model::load(directory, device).unwrap();
-    let options = AdapterOptions {
-        rank: 8,
-        alpha: 16.0,
-        rank_stabilized: false,
-        targets: Vec::new(),
-        initialization: Initialization::Kaiming,
-        seed: 3,
-    };
-    model.add_adapters(&options).unwrap();
+    model.add_adapters(&AdapterOptions { seed: 3, ..AdapterOptions::default() }).unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(4);
     let count = model.adapters().values.len();
     let values = (0..count).map(|_| random.random_range(-0.02..0.02)).collect();

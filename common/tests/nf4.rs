@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::adapter::Adapter;
 use common::checkpoint::{Checkpoint, Tensor};
+use common::hex;
 use common::nf4::{Absmax, BLOCK_SIZES, DynamicMap, NF4, QuantType, Quantized, Scheme};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -20,7 +21,7 @@ fn golden() -> PathBuf {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(Sha256::digest(bytes))
 }
 
 /// The absmax codes, each within one step of `expected`, or within a cell of the 65,536 into which

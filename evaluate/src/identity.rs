@@ -3,9 +3,9 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use common::Result;
 use common::model::{base_of_adapter, is_adapter};
 use common::text::{ChatTemplate, Tokenizer};
+use common::{Result, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -77,7 +77,7 @@ fn fingerprint(directory: &Path) -> Result<String> {
             at += stride;
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hash.finalize()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use common::cli::{self, Progress, Unit};
 use common::device::{Device, DeviceChoice};
 use common::model::Model;
 use common::text::{ChatTemplate, Tokenizer};
-use common::{Context, Error, Result, error};
+use common::{Context, Error, Result, error, hex};
 use evaluate::compare::compare;
 use evaluate::identity::{chat_template, identity, text_home};
 use evaluate::journal::Journal;
@@ -193,7 +193,7 @@ impl Texts {
                 hash.update([0]);
             }
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(hash.finalize()))
     }
 
     /// The tokens of a subject's prompts, none longer than `most`, as the harness shortens them.

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use common::Result;
+use common::{Result, hex};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -49,10 +49,6 @@ impl std::fmt::Display for Digest {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn lower_hex(text: &str, length: usize) -> Option<String> {
     (text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| text.to_ascii_lowercase())
 }
@@ -85,8 +81,8 @@ impl Hasher {
     /// The hash of all bytes taken.
     pub fn finish(self) -> Digest {
         match self {
-            Self::Sha256(hasher) => Digest::Sha256(hex(&hasher.finalize())),
-            Self::GitSha1(hasher) => Digest::GitSha1(hex(&hasher.finalize())),
+            Self::Sha256(hasher) => Digest::Sha256(hex(hasher.finalize())),
+            Self::GitSha1(hasher) => Digest::GitSha1(hex(hasher.finalize())),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use common::checkpoint::{self, Checkpoint, INDEX, Index};
 use common::cli::{self, Begun, Input, Inputs, OutputDirectory, Progress, Unit};
 use common::nf4::Scheme;
-use common::{Context, Error, Result, bail, error};
+use common::{Context, Error, Result, bail, error, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -138,7 +138,7 @@ fn default_output(directory: &Path, settings: &Settings) -> Result<PathBuf> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(Sha256::digest(bytes))
 }
 
 /// Whether a finished result was made from these weights and companions.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::hex;
 use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -46,10 +47,10 @@ impl HubFile {
     fn hash(&self) -> &str {
         self.hash.get_or_init(|| {
             if self.is_large {
-                return hex(&Sha256::digest(self.content.as_slice()));
+                return hex(Sha256::digest(self.content.as_slice()));
             }
             let blob = Sha1::new_with_prefix(format!("blob {}\0", self.content.len()));
-            hex(&blob.chain_update(self.content.as_slice()).finalize())
+            hex(blob.chain_update(self.content.as_slice()).finalize())
         })
     }
 }
@@ -561,10 +562,6 @@ fn decode(text: &str) -> String {
         bytes.extend_from_slice(&part.as_bytes()[2..]);
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

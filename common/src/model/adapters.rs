@@ -32,6 +32,20 @@ pub struct AdapterOptions {
     pub seed: u64,
 }
 
+impl Default for AdapterOptions {
+    /// Rank 8, scale 2, plain LoRA on every linear layer of the blocks.
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            rank_stabilized: false,
+            targets: Vec::new(),
+            initialization: Initialization::default(),
+            seed: 0,
+        }
+    }
+}
+
 /// PEFT's distributions of A's first values (`LoraLayer.reset_lora_parameters`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Initialization {

@@ -76,6 +76,7 @@ fn boundary(index: u32, fractions: u32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hex;
     use sha2::{Digest, Sha256};
 
     #[test]
@@ -85,8 +86,7 @@ mod tests {
             (DynamicMap::unsigned(), "305f002cc11278fb769d13b25b9fd0c7c83c8402c40a878fe086f4039fde6398"),
         ] {
             let bytes: Vec<u8> = map.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(digest, expected);
+            assert_eq!(hex(Sha256::digest(&bytes)), expected);
         }
     }
 

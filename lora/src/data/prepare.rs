@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use common::cli::{self, Progress, Unit};
 use common::data::{Malformed, Source, records};
 use common::text::{ChatTemplate, LabelOptions, Tokenizer};
-use common::{Context, Result, bail};
+use common::{Context, Result, bail, hex};
 use sha2::{Digest, Sha256};
 
 use super::store::Examples;
@@ -147,7 +147,7 @@ impl Preparation<'_> {
                 part(&content(file)?);
             }
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(hash.finalize()))
     }
 }
 

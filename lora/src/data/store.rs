@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use common::text::Example;
-use common::{Context, Result, bail, error};
+use common::{Context, Result, bail, error, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -80,7 +80,7 @@ impl Writer {
         for length in &self.lengths {
             self.file.write_all(&length.to_le_bytes())?;
         }
-        let identity = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let identity = hex(self.hash.finalize());
         let summary = Summary { identity, warnings, ..self.summary };
         let text = serde_json::to_string(&summary)?;
         self.file.write_all(text.as_bytes())?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 
-use crate::{Context, Result, cli, error};
+use crate::{Context, Result, cli, error, hex};
 
 /// A file of kernels.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ fn cached(source: &Source, architecture: u32) -> Result<PathBuf> {
     hash.update([0]);
     hash.update(source.text);
     hash.update(format!("\0sm_{architecture} nvrtc {:?}", version()));
-    let hash: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&hash.finalize()[..12]);
     Ok(cli::cache_directory("kernels")?.join(format!("{}-sm_{architecture}-{hash}.cubin", source.name)))
 }
 
