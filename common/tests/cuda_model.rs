@@ -12,11 +12,13 @@ use common::checkpoint::Checkpoint;
 use common::device::cuda::Gpu;
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Sequence};
+use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Noise, Sequence};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 const STEPS: usize = 20;
+/// What training adds at random, the same on both devices.
+const NOISE: Noise = Noise { seed: 5, step: 0, first_token: 0, dropout: 0.1, neftune_alpha: 5.0 };
 
 fn model_directory() -> Option<PathBuf> {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/SmolLM2-135M-Instruct");
@@ -69,7 +71,14 @@ fn batches() -> Vec<Batch> {
     rows.chunks(4).map(pack).collect()
 }
 
-fn train(directory: &Path, device: &Device, recomputed: usize) -> (Vec<f64>, Vec<f32>, Vec<f32>) {
+/// Losses, the first step's gradients and the last parameters.
+fn train(
+    directory: &Path,
+    device: &Device,
+    steps: usize,
+    recomputed: usize,
+    noise: Option<Noise>,
+) -> (Vec<f64>, Vec<f32>, Vec<f32>) {
     let mut model = load(directory, device);
     let batches = batches();
     let count = model.adapters().values.len();
@@ -77,8 +86,9 @@ fn train(directory: &Path, device: &Device, recomputed: usize) -> (Vec<f64>, Vec
     let mut gradients = Vector::zeros(count, device).unwrap();
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let (mut losses, mut first) = (Vec::new(), Vec::new());
-    for step in 0..STEPS {
-        let batch = &batches[step % batches.len()];
+    for step in 0..steps {
+        let noise = noise.map(|noise| Noise { step: step as u32, ..noise });
+        let batch = &Batch { noise, ..batches[step % batches.len()].clone() };
         gradients.fill_zero().unwrap();
         let scale = 1.0 / batch.targets.len() as f32;
         losses.push(model.loss_and_gradients(batch, scale, recomputed, &mut gradients).unwrap().mean());
@@ -97,13 +107,13 @@ fn train(directory: &Path, device: &Device, recomputed: usize) -> (Vec<f64>, Vec
 fn training_is_the_hosts_within_bf16_and_twice_the_same() {
     let Some(directory) = model_directory() else { return };
     let cuda = Device::Cuda(Gpu::open(0).unwrap());
-    let (losses, gradients, parameters) = train(&directory, &cuda, 0);
-    let again = train(&directory, &cuda, 0);
+    let (losses, gradients, parameters) = train(&directory, &cuda, STEPS, 0, None);
+    let again = train(&directory, &cuda, STEPS, 0, None);
     assert!((&losses, &parameters) == (&again.0, &again.2), "two runs give the same bytes");
-    let recomputed = train(&directory, &cuda, usize::MAX);
+    let recomputed = train(&directory, &cuda, STEPS, usize::MAX, None);
     assert!((&losses, &parameters) == (&recomputed.0, &recomputed.2), "recomputing changes no bit");
 
-    let (expected_losses, expected_gradients, _) = train(&directory, &Device::Cpu, 0);
+    let (expected_losses, expected_gradients, _) = train(&directory, &Device::Cpu, STEPS, 0, None);
     let model = load(&directory, &Device::Cpu);
     let norm =
         |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
@@ -130,6 +140,26 @@ fn training_is_the_hosts_within_bf16_and_twice_the_same() {
     for (expected, found) in expected_losses.iter().zip(&losses) {
         assert!((found / expected - 1.0).abs() < 0.01, "{found} and {expected}");
     }
+}
+
+#[test]
+fn training_with_noise_is_the_hosts_too() {
+    let Some(directory) = model_directory() else { return };
+    let cuda = Device::Cuda(Gpu::open(0).unwrap());
+    let steps = 4;
+    let (losses, _, parameters) = train(&directory, &cuda, steps, 0, Some(NOISE));
+    let recomputed = train(&directory, &cuda, steps, usize::MAX, Some(NOISE));
+    assert!((&losses, &parameters) == (&recomputed.0, &recomputed.2), "recomputing changes no bit");
+    let (expected, ..) = train(&directory, &Device::Cpu, steps, 0, Some(NOISE));
+    let (without, ..) = train(&directory, &cuda, steps, 0, None);
+    for (step, (expected, found)) in expected.iter().zip(&losses).enumerate() {
+        eprintln!(
+            "step {step}: loss {expected:.5} on the host, {found:.5} on the GPU, {:.5} without",
+            without[step]
+        );
+        assert!((found / expected - 1.0).abs() < 0.01, "{found} and {expected}");
+    }
+    assert_ne!(losses, without);
 }
 
 #[test]
