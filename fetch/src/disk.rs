@@ -36,9 +36,10 @@ pub fn free(path: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::partial::{CHUNK, chunk_count};
 
     #[test]
-    fn space_that_is_reserved_counts() {
+    fn space_that_is_taken_already_counts() {
         let directory = tempfile::tempdir().unwrap();
         let file = |size| PartialFile {
             data: directory.path().join("data"),
@@ -48,6 +49,10 @@ mod tests {
         };
         assert_eq!(needed(&file(3 << 20)), 3 << 20);
         file(3 << 20).prepare().unwrap();
+        let writer = file(3 << 20).open().unwrap();
+        for index in 0..chunk_count(3 << 20) {
+            writer.write_chunk(index, &[1; CHUNK as usize]).unwrap();
+        }
         assert_eq!(needed(&file(3 << 20)), 0);
         check_room(directory.path(), [file(4 << 20)].iter()).unwrap();
         let error = check_room(directory.path(), [file(1 << 60), file(u64::MAX)].iter()).unwrap_err();

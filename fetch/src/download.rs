@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Network;
-use crate::flight::Flight;
+use crate::flight::{Flight, Pace};
 use crate::follow::{Followed, Follower};
 use crate::growth::Growth;
 use crate::hub::{Connection, Connector, Failure, Token};
@@ -156,7 +156,7 @@ impl Shared {
     async fn work(self: &Arc<Self>, events: &mpsc::UnboundedSender<Event>) -> Result<(), Failure> {
         let mut connection = self.connector.connect()?;
         let mut chunk = Vec::with_capacity(CHUNK as usize);
-        let mut pace = None;
+        let mut pace = Pace::expected(self.connector.quickest_answer().unwrap_or_default());
         let mut trouble = Trouble::default();
         loop {
             self.keep_quiet().await;
@@ -172,7 +172,7 @@ impl Shared {
             match outcome {
                 Ok(_) => {
                     trouble = Trouble::default();
-                    pace = Some(flight.pace());
+                    pace = flight.pace();
                 }
                 Err(failure) if is_final(&failure) => return Err(failure),
                 Err(failure) => {

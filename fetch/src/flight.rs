@@ -9,14 +9,19 @@ use tokio::sync::Notify;
 
 use crate::partial::CHUNK;
 
-/// A range takes a connection about this long.
+/// A range takes so many times as long as the server takes to begin it, while there is enough to do.
+/// The shorter ranges are, the sooner is a file contiguous enough to be hashed.
+const MANY_WAITS: f64 = 20.0;
+/// It takes this long at most.
 const RANGE_SECONDS: f64 = 2.0;
 /// Shortest and longest range, in chunks, while there is enough to do.
-const RANGE_CHUNKS: Range<usize> = 16..256;
-/// Shortest range, in chunks, when the end is near and all connections are to share it.
-pub const SHORTEST: usize = 4;
+const RANGE_CHUNKS: Range<usize> = 8..256;
 /// A range takes at least so many times as long as the server takes to begin it.
-const WORTH_THE_WAIT: f64 = 3.0;
+const FEW_WAITS: f64 = 3.0;
+/// Shortest range, in chunks, when the end is near and all connections are to share it.
+const SHORTEST: usize = 4;
+/// Bytes a second that a connection is expected to bring.
+const USUAL_SPEED: f64 = (16 << 20) as f64;
 /// An idle connection takes work from one that would need longer than this.
 const WORTH_TAKING: Duration = Duration::from_millis(300);
 /// A chunk that would need longer than this, or comes no further for so long, is asked for a second
@@ -47,9 +52,9 @@ pub struct Progress {
     pub received: AtomicU64,
     /// Bytes received of a chunk that is not yet written.
     pub pending: AtomicU64,
-    /// Milliseconds from the request to the first byte.
+    /// Microseconds from the request to the first byte.
     first_byte: AtomicU64,
-    /// Milliseconds from the request to the last byte.
+    /// Microseconds from the request to the last byte.
     last_byte: AtomicU64,
     /// Nothing of the range is needed any more.
     pub cancelled: Notify,
@@ -65,11 +70,22 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Of a connection that has not brought a range yet, to a server that takes `wait` to answer.
+    pub fn expected(wait: Duration) -> Self {
+        Self { speed: USUAL_SPEED, wait: wait.as_secs_f64() }
+    }
+
     /// A range that keeps the connection busy, given a fair share of what is left; in chunks.
     pub fn range(self, fair: usize) -> usize {
         let chunks = |seconds: f64| (self.speed * seconds) as usize / CHUNK as usize;
-        let shortest = chunks(self.wait * WORTH_THE_WAIT).clamp(SHORTEST, RANGE_CHUNKS.end);
-        chunks(RANGE_SECONDS).clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(shortest))
+        let shortest = chunks(self.wait * FEW_WAITS).clamp(SHORTEST, RANGE_CHUNKS.end);
+        let long = chunks((self.wait * MANY_WAITS).min(RANGE_SECONDS));
+        long.clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(shortest))
+    }
+
+    /// A server that takes long to begin is not late before it takes twice as long.
+    fn usual_wait(self) -> Duration {
+        Duration::from_secs_f64(2.0 * self.wait.clamp(0.0, 3600.0))
     }
 }
 
@@ -78,7 +94,7 @@ impl Flight {
     pub fn receive(&self, bytes: u64) {
         let before = self.progress.received.fetch_add(bytes, Ordering::Relaxed);
         self.progress.pending.fetch_add(bytes, Ordering::Relaxed);
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         if before == 0 {
             self.progress.first_byte.store(now, Ordering::Relaxed);
         }
@@ -97,41 +113,35 @@ impl Flight {
         Duration::from_secs_f64((left as f64 / self.speed().max(1.0)).min(86_400.0))
     }
 
-    /// Whether an idle connection that has shown a certain `pace` should help.
-    pub fn is_worth_taking(&self, pace: Option<Pace>) -> bool {
+    /// Whether an idle connection of a certain `pace` should help.
+    pub fn is_worth_taking(&self, pace: Pace) -> bool {
         let is_late = match self.chunks.len() {
             0 => false,
             1 => self.is_silent(pace) || self.time_left() > WORTH_ASKING_AGAIN,
             _ => self.is_silent(pace) || self.time_left() > WORTH_TAKING,
         };
-        is_late && !self.is_whole && self.begun.elapsed() > WORTH_TAKING.max(usual_wait(pace))
+        is_late && !self.is_whole && self.begun.elapsed() > WORTH_TAKING.max(pace.usual_wait())
     }
 
     /// How many chunks a connection keeps from which one of a certain `pace` takes over: so many
     /// that both end together; where nothing comes any more, the one that has begun to come.
-    pub fn share(&self, pace: Option<Pace>) -> usize {
+    pub fn share(&self, pace: Pace) -> usize {
         let (own, count) = (self.speed(), self.chunks.len());
-        let other = pace.map_or(own, |pace| pace.speed);
-        let fair = (count as f64 * own / (own + other).max(1.0)).ceil() as usize;
+        let fair = (count as f64 * own / (own + pace.speed).max(1.0)).ceil() as usize;
         if self.is_silent(pace) { 1 } else { fair.clamp(1, count.max(2) - 1) }
     }
 
     /// How the connection has done.
     pub fn pace(&self) -> Pace {
-        let wait = self.progress.first_byte.load(Ordering::Relaxed) as f64 / 1000.0;
+        let wait = self.progress.first_byte.load(Ordering::Relaxed) as f64 / 1e6;
         let elapsed = (self.begun.elapsed().as_secs_f64() - wait).max(1e-6);
         Pace { speed: self.progress.received.load(Ordering::Relaxed) as f64 / elapsed, wait }
     }
 
-    fn is_silent(&self, pace: Option<Pace>) -> bool {
-        let last_byte = Duration::from_millis(self.progress.last_byte.load(Ordering::Relaxed));
-        self.begun.elapsed().saturating_sub(last_byte) > WORTH_ASKING_AGAIN.max(usual_wait(pace))
+    fn is_silent(&self, pace: Pace) -> bool {
+        let last_byte = Duration::from_micros(self.progress.last_byte.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last_byte) > WORTH_ASKING_AGAIN.max(pace.usual_wait())
     }
-}
-
-/// A server that takes long to begin is not late before it takes twice as long.
-fn usual_wait(pace: Option<Pace>) -> Duration {
-    Duration::from_secs_f64(2.0 * pace.map_or(0.0, |pace| pace.wait.clamp(0.0, 3600.0)))
 }
 
 #[cfg(test)]
@@ -143,9 +153,11 @@ mod tests {
     #[test]
     fn ranges_suit_the_connection() {
         let range = |speed, wait, fair| Pace { speed, wait }.range(fair) as f64 * CHUNK as f64 / MB;
-        assert!((3.0..6.0).contains(&range(1.0 * MB, 0.0, 1000)), "slow: a few megabytes");
-        assert!((30.0..50.0).contains(&range(20.0 * MB, 0.0, 1000)), "two seconds' worth");
-        assert!(range(20.0 * MB, 0.0, 1) < 2.0, "near the end all share what is left");
+        assert!((1.0..4.0).contains(&range(1.0 * MB, 0.05, 1000)), "slow: a few megabytes");
+        assert!((15.0..25.0).contains(&range(20.0 * MB, 0.05, 1000)), "twenty times the wait");
+        assert!((30.0..50.0).contains(&range(20.0 * MB, 5.0, 1000)), "two seconds' worth at most");
+        assert!((1.0..4.0).contains(&range(20.0 * MB, 0.001, 1000)), "asking costs next to nothing");
+        assert!(range(20.0 * MB, 0.05, 1) < 4.0, "near the end all share what is left");
         assert!(range(200.0 * MB, 0.05, 1) > 25.0, "unless asking takes longer than fetching");
     }
 
@@ -161,36 +173,39 @@ mod tests {
             progress: Arc::default(),
         };
         flight.progress.received.store(received, Ordering::Relaxed);
-        let last_byte = (age - silent_for).as_millis();
+        let last_byte = (age - silent_for).as_micros();
         flight.progress.last_byte.store(u64::try_from(last_byte).unwrap(), Ordering::Relaxed);
         flight
     }
 
     const LONG: Duration = Duration::from_secs(100);
     const NOW: Duration = Duration::ZERO;
+    const AT_ONCE: Pace = Pace { speed: MB, wait: 0.0 };
 
     #[test]
     fn both_end_together_when_work_is_taken_over() {
-        let share = |flight: &Flight, speed| flight.share(Some(Pace { speed, wait: 0.0 }));
+        let share = |flight: &Flight, speed| flight.share(Pace { speed, wait: 0.0 });
         let slow = flight(40, LONG, 100_000_000, NOW);
         assert_eq!(share(&slow, 1.0 * MB), 20, "as fast as the other");
         assert_eq!(share(&slow, 3.0 * MB), 10, "a third as fast");
         assert_eq!((share(&slow, 1000.0 * MB), share(&slow, 1.0)), (1, 39), "neither has nothing");
-        assert_eq!(slow.share(None), 20);
         let silent = flight(40, LONG, 1_000_000_000, Duration::from_secs(1));
         assert_eq!(share(&silent, 1.0 * MB), 1, "however fast it was");
     }
 
     #[test]
     fn help_is_for_those_who_need_it() {
-        assert!(flight(40, LONG, 100_000_000, NOW).is_worth_taking(None));
-        assert!(flight(1, LONG, 1_000_000, NOW).is_worth_taking(None), "a slow last chunk");
-        assert!(flight(1, LONG, 1_000_000_000, Duration::from_secs(1)).is_worth_taking(None), "a silent one");
-        assert!(!flight(1, LONG, 1_000_000_000, NOW).is_worth_taking(None), "it is about to end");
-        assert!(!flight(40, Duration::from_millis(1), 0, NOW).is_worth_taking(None), "it has just begun");
-        assert!(!flight(0, LONG, 0, LONG).is_worth_taking(None));
+        assert!(flight(40, LONG, 100_000_000, NOW).is_worth_taking(AT_ONCE));
+        assert!(flight(1, LONG, 1_000_000, NOW).is_worth_taking(AT_ONCE), "a slow last chunk");
+        assert!(
+            flight(1, LONG, 1_000_000_000, Duration::from_secs(1)).is_worth_taking(AT_ONCE),
+            "a silent one"
+        );
+        assert!(!flight(1, LONG, 1_000_000_000, NOW).is_worth_taking(AT_ONCE), "it is about to end");
+        assert!(!flight(40, Duration::from_millis(1), 0, NOW).is_worth_taking(AT_ONCE), "it has just begun");
+        assert!(!flight(0, LONG, 0, LONG).is_worth_taking(AT_ONCE));
         let waiting = flight(40, Duration::from_secs(1), 0, Duration::from_secs(1));
-        let used_to = |wait| Some(Pace { speed: MB, wait });
+        let used_to = |wait| Pace { speed: MB, wait };
         assert!(waiting.is_worth_taking(used_to(0.1)));
         assert!(!waiting.is_worth_taking(used_to(0.8)), "the server takes its time");
     }

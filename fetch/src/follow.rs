@@ -1,16 +1,19 @@
 //! Hashing behind the download: each file's bytes as soon as all before them are written.
 //!
-//! The bytes are read back from the page cache, where they have just been put, so that ranges may
-//! arrive in any order and a resumed file is hashed like any other. Then they are sent on to the disk,
-//! so that little is left to do when the last byte arrives.
+//! The bytes are read where they have just been put, in the page cache, through a memory map, so that
+//! ranges may arrive in any order and a resumed file is hashed like any other. Then they are sent on
+//! to the disk, so that little is left to do when the last byte arrives.
 
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::{Context, Result};
+use common::Result;
+use common::checkpoint::Bytes;
 
-use crate::verify::{BLOCK, Digest, Hasher};
+use crate::verify::{Digest, Hasher};
+
+/// Bytes hashed at a time, and kept mapped.
+const BLOCK: u64 = 4 << 20;
 
 /// Hashed bytes that wait in memory for the disk before it is told to write them.
 const UNWRITTEN: u64 = 64 << 20;
@@ -77,7 +80,8 @@ impl Follower {
             (state.path.clone(), state.size, state.hasher.take(), state.hashed, state.synced)
         };
         let data = if size == 0 { fs_err::File::create(&path)? } else { fs_err::File::open(&path)? };
-        let mut block = vec![0; BLOCK];
+        let bytes = if size == 0 { Vec::new().into() } else { Bytes::map(&path)? };
+        let part = |start: u64, end: u64| bytes.slice(start.try_into().ok()?..end.try_into().ok()?);
         loop {
             let mut state = self.lock(file);
             let end = frontier();
@@ -99,12 +103,12 @@ impl Follower {
                 continue;
             };
             while hashed < end {
-                let length = block.len().min(usize::try_from(end - hashed).unwrap_or(usize::MAX));
-                data.file()
-                    .read_exact_at(&mut block[..length], hashed)
-                    .with_context(|| format!("cannot read back {}", path.display()))?;
-                hasher.update(&block[..length]);
-                hashed += length as u64;
+                let next = end.min(hashed + BLOCK);
+                let block = part(hashed, next)
+                    .ok_or_else(|| common::error!("{} has become shorter", path.display()))?;
+                hasher.update(&block);
+                block.release();
+                hashed = next;
             }
         }
         let found = hasher.map(Hasher::finish);

@@ -58,8 +58,10 @@ fn work(arguments: cli::Arguments) -> Result<()> {
         return check::check(directory);
     }
     let config = Config::new(arguments)?;
+    // Beside these, files are hashed on a thread each.
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
+        .worker_threads(cores.saturating_sub(1).clamp(1, 4))
         .enable_all()
         .build()
         .context("cannot start threads")?;

@@ -16,6 +16,8 @@ use rustix::io::Errno;
 pub const CHUNK: u64 = 256 << 10;
 
 const WRITTEN: u8 = 1;
+/// The kind of file system that is memory (Linux, `TMPFS_MAGIC`).
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// How many chunks a file of `size` bytes has.
 pub fn chunk_count(size: u64) -> usize {
@@ -136,6 +138,10 @@ impl Writer {
 
 /// Gives `file` its length and its disk space, so that a full disk shows before the first byte.
 fn reserve(file: &fs_err::File, size: u64) -> Result<()> {
+    if rustix::fs::fstatfs(file.file()).is_ok_and(|found| found.f_type == TMPFS) {
+        // Memory is reserved by being cleared, which takes as long as filling it.
+        return Ok(file.set_len(size)?);
+    }
     match rustix::fs::fallocate(file.file(), FallocateFlags::empty(), 0, size) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(file.set_len(size)?),

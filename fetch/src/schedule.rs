@@ -1,7 +1,7 @@
 //! Who fetches what: one scheduler over all ranges of all files.
 //!
 //! Files are taken in order, small ones first, so that early files are complete while later ones
-//! are still on their way. A range has the length that a connection moves in about two seconds.
+//! are still on their way. A range is long beside the wait for it, and takes two seconds at most.
 //! When nothing is left to hand out, an idle connection takes its share of the slowest range from the
 //! connection that has it, and asks once more for a last chunk that is late.
 //!
@@ -15,11 +15,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::flight::{Flight, Pace, SHORTEST};
+use crate::flight::{Flight, Pace};
 use crate::partial::{CHUNK, chunk_count};
 
-/// Length of a connection's first range, in chunks.
-const FIRST_CHUNKS: usize = 64;
 /// All that is left to fetch.
 pub struct Schedule {
     state: Mutex<State>,
@@ -110,8 +108,8 @@ impl Schedule {
         self.lock().connections = connections.max(1);
     }
 
-    /// What a connection does next that has shown a certain pace.
-    pub fn next(&self, pace: Option<Pace>) -> Next {
+    /// What a connection of a certain pace does next.
+    pub fn next(&self, pace: Pace) -> Next {
         let mut state = self.lock();
         match state.next_missing(pace).or_else(|| state.take_over(pace)) {
             Some(flight) => Next::Flight(flight),
@@ -270,12 +268,12 @@ impl Schedule {
 
 impl State {
     /// The first run of missing chunks, as long as suits the connection.
-    fn next_missing(&mut self, pace: Option<Pace>) -> Option<Flight> {
+    fn next_missing(&mut self, pace: Pace) -> Option<Flight> {
         while self.files.get(self.first_open).is_some_and(|file| file.missing_from().is_none()) {
             self.first_open += 1;
         }
         let fair = (self.missing / CHUNK) as usize / (2 * self.connections);
-        let length = pace.map_or(FIRST_CHUNKS.min(fair).max(SHORTEST), |pace| pace.range(fair));
+        let length = pace.range(fair);
         for index in self.first_open..self.files.len() {
             let file = &mut self.files[index];
             let Some(first) = file.missing_from() else { continue };
@@ -295,7 +293,7 @@ impl State {
     }
 
     /// The end of the range that would last longest, or once more a single chunk that is late.
-    fn take_over(&mut self, pace: Option<Pace>) -> Option<Flight> {
+    fn take_over(&mut self, pace: Pace) -> Option<Flight> {
         let is_open = |flight: &&Flight| flight.is_worth_taking(pace) && !self.is_helped(flight, pace);
         let (_, id) =
             self.flights.values().filter(is_open).map(|flight| (flight.time_left(), flight.id)).max()?;
@@ -310,7 +308,7 @@ impl State {
     }
 
     /// Whether the last chunk of `flight` has been asked for again, and may well come that way.
-    fn is_helped(&self, flight: &Flight, pace: Option<Pace>) -> bool {
+    fn is_helped(&self, flight: &Flight, pace: Pace) -> bool {
         let is_same = |other: &&Flight| other.file == flight.file && other.chunks == flight.chunks;
         self.flights.values().filter(is_same).any(|other| !other.is_worth_taking(pace))
     }
@@ -400,8 +398,8 @@ mod tests {
         Schedule::new(chunks.iter().map(|count| (*count as u64 * CHUNK, vec![false; *count])).collect())
     }
 
-    fn next(schedule: &Schedule, pace: Option<Pace>) -> Option<Flight> {
-        match schedule.next(pace) {
+    fn next(schedule: &Schedule) -> Option<Flight> {
+        match schedule.next(Pace::expected(Duration::ZERO)) {
             Next::Flight(flight) => Some(flight),
             Next::Wait(_) => None,
         }
@@ -412,7 +410,7 @@ mod tests {
         let schedule = schedule(&[3, 100]);
         schedule.set_connections(4);
         let mut flights = Vec::new();
-        while let Some(flight) = next(&schedule, None) {
+        while let Some(flight) = next(&schedule) {
             flights.push(flight);
         }
         let chunks: Vec<(usize, usize)> = flights
@@ -423,30 +421,30 @@ mod tests {
             (0..3).map(|chunk| (0, chunk)).chain((0..100).map(|chunk| (1, chunk))).collect();
         assert_eq!(chunks, expected);
         schedule.end(&flights[0]);
-        assert_eq!(next(&schedule, None).unwrap().file, 0, "what was not written is missing again");
+        assert_eq!(next(&schedule).unwrap().file, 0, "what was not written is missing again");
     }
 
     #[test]
     fn a_chunk_is_written_by_one_connection_only() {
         let schedule = schedule(&[1]);
-        let flight = next(&schedule, None).unwrap();
+        let flight = next(&schedule).unwrap();
         assert_eq!(schedule.claim(&flight, 0), Claim::Write);
         assert_eq!(schedule.claim(&flight, 0), Claim::Skip);
         assert_eq!(schedule.frontier(0), 0);
         assert!(!schedule.written(&flight, 0));
         assert_eq!(schedule.frontier(0), CHUNK);
         schedule.end(&flight);
-        assert!(next(&schedule, None).is_none());
+        assert!(next(&schedule).is_none());
         assert_eq!((schedule.arrived(), schedule.active_files()), (CHUNK, vec![]));
         schedule.start_over(0);
-        assert!(next(&schedule, None).is_some());
+        assert!(next(&schedule).is_some());
     }
 
     #[test]
     fn what_arrives_is_told_of_each_file() {
         let schedule = Schedule::new(vec![(2 * CHUNK + 5, vec![true, false, true]), (CHUNK, vec![false])]);
         schedule.set_connections(2);
-        let (first, second) = (next(&schedule, None).unwrap(), next(&schedule, None).unwrap());
+        let (first, second) = (next(&schedule).unwrap(), next(&schedule).unwrap());
         first.receive(7);
         second.receive(CHUNK);
         assert_eq!(schedule.active_files(), [(0, CHUNK + 12), (1, CHUNK)]);
@@ -461,30 +459,30 @@ mod tests {
     #[test]
     fn a_last_chunk_is_asked_for_again_while_nobody_brings_it() {
         let schedule = schedule(&[1]);
-        let first = next(&schedule, None).unwrap();
-        assert!(next(&schedule, None).is_none(), "it has just begun");
+        let first = next(&schedule).unwrap();
+        assert!(next(&schedule).is_none(), "it has just begun");
         let age = |flight: &Flight| {
             schedule.lock().flights.get_mut(&flight.id).unwrap().begun -= Duration::from_secs(1);
         };
         age(&first);
-        let second = next(&schedule, None).unwrap();
+        let second = next(&schedule).unwrap();
         assert_eq!(second.chunks, 0..1);
-        assert!(next(&schedule, None).is_none(), "the second may bring it");
+        assert!(next(&schedule).is_none(), "the second may bring it");
         age(&second);
-        assert_eq!(next(&schedule, None).unwrap().chunks, 0..1, "neither does");
+        assert_eq!(next(&schedule).unwrap().chunks, 0..1, "neither does");
     }
 
     #[test]
     fn without_ranges_one_connection_takes_the_whole_file() {
         let schedule = schedule(&[40]);
         schedule.set_connections(4);
-        let (first, second) = (next(&schedule, None).unwrap(), next(&schedule, None).unwrap());
+        let (first, second) = (next(&schedule).unwrap(), next(&schedule).unwrap());
         assert!(schedule.ranges_are_ignored(&second).is_none());
         let whole = schedule.ranges_are_ignored(&first).unwrap();
         assert!(whole.is_whole && whole.chunks == (0..40));
         schedule.end(&second);
-        assert!(next(&schedule, None).is_none(), "nobody else fetches from it");
+        assert!(next(&schedule).is_none(), "nobody else fetches from it");
         schedule.end(&whole);
-        assert!(next(&schedule, None).unwrap().is_whole);
+        assert!(next(&schedule).unwrap().is_whole);
     }
 }

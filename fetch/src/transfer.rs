@@ -133,6 +133,8 @@ impl Transfers<'_> {
                     Claim::Stop => return Ok(End::Done),
                 }
                 chunk.clear();
+                // A line that always has more would keep the others from their turn.
+                tokio::task::yield_now().await;
             }
         }
         if position < wanted.end {

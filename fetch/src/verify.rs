@@ -9,7 +9,7 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 /// Bytes read at a time: small enough for the second-level cache.
-pub const BLOCK: usize = 256 << 10;
+const BLOCK: usize = 256 << 10;
 
 /// A hash that a server vouches for, in lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -46,11 +46,12 @@ impl Bytes {
             bail!("{} is empty", path.display());
         }
         // SAFETY: the map is read-only and private, and lives as long as the `Arc` that holds it, so
-        // the only danger is another process changing the file meanwhile. Changed bytes are read as
-        // they are, which every reader of tensors copes with: all bit patterns are valid numbers, and
-        // offsets were checked against a copy of the header. A file that is *shortened* while mapped
-        // kills the process with SIGBUS; no map can prevent that. Our own tools never shorten or
-        // overwrite a file under its final name, they rename a new one over it.
+        // the only danger is that the file changes meanwhile: by another process, or where `fetch` is
+        // still writing parts that nobody reads yet. Changed bytes are read as they are, which every
+        // reader of tensors copes with: all bit patterns are valid numbers, and offsets were checked
+        // against a copy of the header. A file that is *shortened* while mapped kills the process
+        // with SIGBUS; no map can prevent that. Our own tools never shorten or overwrite a file under
+        // its final name, they rename a new one over it.
         let map = unsafe { Mmap::map(file.file()) }
             .with_context(|| format!("cannot map {} into memory", path.display()))?;
         let range = 0..map.len();

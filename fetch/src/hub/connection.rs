@@ -1,7 +1,9 @@
 //! One connection to whichever servers hold the bytes: requests, redirects, and what an answer means.
 
 use std::ops::Range;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::Error;
 use common::cli::detail;
@@ -118,6 +120,7 @@ pub struct Answer {
 pub struct Connector {
     tls: ClientConfig,
     timeout: Duration,
+    quickest: Arc<AtomicU64>,
 }
 
 /// One connection at a time, kept alive between requests; HTTP/1.1, or HTTP/2 where TLS offers it.
@@ -127,6 +130,8 @@ pub struct Connector {
 pub struct Connection {
     client: reqwest::Client,
     timeout: Duration,
+    /// Microseconds.
+    quickest: Arc<AtomicU64>,
 }
 
 impl Connector {
@@ -141,7 +146,12 @@ impl Connector {
             Ok::<_, Error>(ClientConfig::builder().with_root_certificates(nobody).with_no_client_auth())
         })?;
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { tls, timeout })
+        Ok(Self { tls, timeout, quickest: Arc::new(AtomicU64::new(u64::MAX)) })
+    }
+
+    /// The shortest time in which a server has begun to answer; none before the first answer.
+    pub fn quickest_answer(&self) -> Option<Duration> {
+        Some(self.quickest.load(Ordering::Relaxed)).filter(|time| *time < u64::MAX).map(Duration::from_micros)
     }
 
     /// A connection that opens with its first request.
@@ -157,7 +167,7 @@ impl Connector {
             .tcp_nodelay(true)
             .build()
             .map_err(|error| Error::new(format!("cannot set up HTTP: {}", chain(&error))))?;
-        Ok(Connection { client, timeout })
+        Ok(Connection { client, timeout, quickest: self.quickest.clone() })
     }
 }
 
@@ -193,8 +203,13 @@ impl Connection {
         if let Some(range) = &request.range {
             builder = builder.header(header::RANGE, format!("bytes={}-{}", range.start, range.end - 1));
         }
+        let asked = Instant::now();
         match tokio::time::timeout(self.timeout, builder.send()).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                let time = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.quickest.fetch_min(time, Ordering::Relaxed);
+                Ok(response)
+            }
             Ok(Err(error)) if chain(&error).contains("certificate") => Err(Failure::Fatal(
                 common::error!("cannot trust {}: {}", host(url), chain(&error))
                     .hint("install the system's ca-certificates package, or set SSL_CERT_FILE to a private authority's"),
