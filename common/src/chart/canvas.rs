@@ -9,8 +9,8 @@ use plotters::style::{RGBColor, register_font};
 
 use crate::{Error, Result};
 
-/// Width and height in pixels.
-pub const SIZE: (u32, u32) = (1280, 800);
+/// Width of every chart in pixels.
+pub const WIDTH: u32 = 1280;
 pub const BACKGROUND: RGBColor = RGBColor(255, 255, 255);
 pub const TEXT: RGBColor = RGBColor(32, 33, 36);
 pub const AXIS: RGBColor = RGBColor(95, 99, 104);
@@ -34,8 +34,8 @@ pub fn problem(error: impl std::fmt::Display) -> Error {
     Error::new(format!("cannot draw: {error}"))
 }
 
-/// Draws a PNG file, whole or not at all.
-pub fn save(path: &Path, draw: impl FnOnce(&Canvas) -> Result<()>) -> Result<()> {
+/// Draws a PNG file of so many rows of pixels, whole or not at all.
+pub fn save(path: &Path, height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) -> Result<()> {
     if !*FONT_IS_READABLE {
         return Err(problem("the built-in font is not readable"));
     }
@@ -45,7 +45,7 @@ pub fn save(path: &Path, draw: impl FnOnce(&Canvas) -> Result<()>) -> Result<()>
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder.suffix(".png").tempfile_in(folder)?;
-    let canvas = BitMapBackend::new(file.path(), SIZE).into_drawing_area();
+    let canvas = BitMapBackend::new(file.path(), (WIDTH, height)).into_drawing_area();
     let drawn = canvas.fill(&BACKGROUND).map_err(problem).and_then(|()| draw(&canvas));
     let drawn = drawn.and_then(|()| canvas.present().map_err(problem));
     if drawn.is_err() {
@@ -63,10 +63,10 @@ pub mod tests {
     use super::*;
 
     /// Draws without a file and returns the pixels, three bytes each.
-    pub fn pixels(draw: impl FnOnce(&Canvas) -> Result<()>) -> Vec<[u8; 3]> {
+    pub fn pixels(height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) -> Vec<[u8; 3]> {
         assert!(*FONT_IS_READABLE);
-        let mut bytes = vec![0; SIZE.0 as usize * SIZE.1 as usize * 3];
-        let canvas = BitMapBackend::with_buffer(&mut bytes, SIZE).into_drawing_area();
+        let mut bytes = vec![0; WIDTH as usize * height as usize * 3];
+        let canvas = BitMapBackend::with_buffer(&mut bytes, (WIDTH, height)).into_drawing_area();
         canvas.fill(&BACKGROUND).unwrap();
         draw(&canvas).unwrap();
         canvas.present().unwrap();
@@ -78,10 +78,10 @@ pub mod tests {
     fn a_file_appears_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chart.png");
-        assert!(save(&path, |_| Err(Error::new("no"))).unwrap_err().to_string().contains("chart.png"));
+        assert!(save(&path, 100, |_| Err(Error::new("no"))).unwrap_err().to_string().contains("chart.png"));
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
-        save(&path, |_| Ok(())).unwrap();
+        save(&path, 100, |_| Ok(())).unwrap();
         assert!(fs_err::read(&path).unwrap().starts_with(b"\x89PNG\r\n\x1a\n"));
-        assert!(save(&folder.path().join("no/chart.png"), |_| Ok(())).is_err());
+        assert!(save(&folder.path().join("no/chart.png"), 100, |_| Ok(())).is_err());
     }
 }

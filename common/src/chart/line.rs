@@ -9,6 +9,8 @@ use plotters::style::RGBColor;
 use super::canvas::{self, AXIS, BACKGROUND, Canvas, GRID, problem, text};
 use crate::Result;
 
+/// In pixels.
+const HEIGHT: u32 = 800;
 /// Points of a line up to which each is marked.
 const MARKED: usize = 40;
 
@@ -41,7 +43,7 @@ pub struct LineChart {
 impl LineChart {
     /// Writes a PNG file, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
-        canvas::save(path, |canvas| self.draw(canvas))
+        canvas::save(path, HEIGHT, |canvas| self.draw(canvas))
     }
 
     /// The corner that lines leave free: falling ones the upper, rising ones the lower.
@@ -151,12 +153,12 @@ mod tests {
     #[test]
     fn dark_on_light_with_a_line_that_follows_the_values() {
         let points: Vec<(f64, f64)> = (0..100).map(|x| (f64::from(x), 5.0 / (1.0 + f64::from(x)))).collect();
-        let drawn = pixels(|canvas| chart(&points).draw(canvas));
+        let drawn = pixels(HEIGHT, |canvas| chart(&points).draw(canvas));
         let light = drawn.iter().filter(|pixel| pixel.iter().all(|&value| value > 220)).count();
         assert!(light > drawn.len() * 9 / 10, "{light} of {} pixels are light", drawn.len());
         let dark = drawn.iter().filter(|pixel| pixel.iter().all(|&value| value < 90)).count();
         assert!(dark > 500, "text and axes are dark: {dark} pixels");
-        let width = canvas::SIZE.0 as usize;
+        let width = canvas::WIDTH as usize;
         let rows = |columns: Range<usize>| {
             let blue = drawn.iter().enumerate().filter(|(_, pixel)| **pixel == BLUE);
             let inside = blue.filter(|(i, _)| columns.contains(&(i % width))).map(|(i, _)| i / width);
@@ -181,7 +183,7 @@ mod tests {
             vec![(1.0, 1e-300), (2.0, 1e300)],
             vec![(1.0, 1e-12), (1e9, 2e-12)],
         ] {
-            pixels(|canvas| chart(&points).draw(canvas));
+            pixels(HEIGHT, |canvas| chart(&points).draw(canvas));
         }
     }
 
