@@ -2,7 +2,7 @@
 """What the Python peers do on this machine's CPU, for `make bench` to compare with.
 
 Measures bitsandbytes quantizing and dequantizing, PEFT + bitsandbytes training, PEFT merging
-and transformers scoring, each in a process of its own, so that peak memory is its own. Prints
+and transformers scoring a prompt and the questions of a subject, each in a process of its own, so that peak memory is its own. Prints
 one JSON object per measure on stdout:
 
     {"measure": "train", "value": 194.1, "unit": "tokens/s", "peak_rss_gib": 2.6, "seconds": 30.0,
@@ -15,8 +15,10 @@ Needs torch, transformers, peft and bitsandbytes; what is missing is skipped by 
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import resource
@@ -25,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, Callable, NoReturn
 
@@ -36,6 +39,7 @@ NEEDS = {
     "train": ["peft", "bitsandbytes", "transformers", "torch"],
     "merge": ["peft", "transformers", "torch"],
     "score": ["transformers", "torch"],
+    "questions": ["transformers", "torch"],
 }
 WEIGHT_SHAPE = (18944, 3584)  # Qwen2.5-7B's gate projection
 SCORED_TOKENS = 700  # a five-shot prompt of MMLU
@@ -159,7 +163,44 @@ def score(args: argparse.Namespace) -> Result:
     return per_second(SCORED_TOKENS, seconds, "tokens/s")
 
 
-MEASURES = {"quantize": quantize, "dequantize": dequantize, "train": train, "merge": merge, "score": score}
+def five_shot(data: Path, subject: str) -> list[str]:
+    """The prompts of a subject of MMLU's CSV files, as lm-evaluation-harness asks them."""
+
+    def rows(split: str) -> list[list[str]]:
+        name = f"{split}/{subject}_{split}.csv"
+        if data.is_dir():
+            text = (data / name).read_text(encoding="utf-8")
+        else:
+            with zipfile.ZipFile(data) as archive:
+                text = archive.read(f"data/{name}").decode("utf-8")
+        return list(csv.reader(io.StringIO(text, newline="")))
+
+    def ask(row: list[str]) -> str:
+        choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip("ABCD", row[1:5], strict=True))
+        return f"{row[0].strip()}\n{choices}Answer:"
+
+    header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
+    header += "".join(f"{ask(row)} {row[5]}\n\n" for row in rows("dev")[:5])
+    return [header + ask(row) for row in rows("test")]
+
+
+def questions(args: argparse.Namespace) -> Result:
+    """transformers f32, the five-shot prompts of a subject one by one, logits of the last position."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    prompts = [tokenizer(prompt, return_tensors="pt") for prompt in five_shot(args.questions, args.subject)]
+    with torch.inference_mode():
+        model(**prompts[0], logits_to_keep=1)
+        start = time.perf_counter()
+        for prompt in prompts:
+            model(**prompt, logits_to_keep=1)
+    return per_second(len(prompts), time.perf_counter() - start, "questions/s")
+
+
+MEASURES = {"quantize": quantize, "dequantize": dequantize, "train": train, "merge": merge, "score": score, "questions": questions}
 
 
 def missing(measure: str) -> list[str]:
@@ -185,6 +226,7 @@ def run_apart(measure: str, args: argparse.Namespace) -> Result:
         return {"measure": measure, "skipped": f"{' and '.join(lacking)} not installed"}
     command = [sys.executable, __file__, str(args.model), "--here", "--only", measure, "--data", str(args.data)]
     command += ["--threads", str(args.threads), "--rows", str(args.rows)]
+    command += ["--questions", str(args.questions), "--subject", args.subject]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
     if done.returncode != 0:
@@ -199,6 +241,9 @@ def arguments() -> argparse.Namespace:
     default_data = Path(__file__).parent / "demo/instructions.json"
     parser.add_argument("--data", type=Path, default=default_data, help="alpaca JSON to train on")
     parser.add_argument("--rows", type=int, default=32, help=f"rows timed, after {WARM_UP_ROWS} to warm up")
+    mmlu = Path(__file__).parent / "demo/mmlu"
+    parser.add_argument("--questions", type=Path, default=mmlu, help="MMLU's CSV files, a folder or a zip")
+    parser.add_argument("--subject", default="everyday_science", help="subject whose questions are scored")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads for torch")
     parser.add_argument("--only", action="append", choices=MEASURES, help="this measure only; may be repeated")
     parser.add_argument("--here", action="store_true", help="measure in this process")

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Speed and memory of the tools on this machine, then of the Python peers where they are installed (in
-# the python3 on the PATH, or in PEERS_PYTHON). DATA names another file of alpaca rows to train on.
+# the python3 on the PATH, or in PEERS_PYTHON). DATA names another file of alpaca rows to train on, MMLU and
+# SUBJECT other questions to answer (MMLU=mmlu.zip SUBJECT=abstract_algebra).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/target/release:$PATH
 model=$PWD/demo/model/SmolLM2-135M-Instruct
 data=${DATA:-$PWD/scripts/demo/instructions.json}
 questions=$PWD/scripts/demo/mmlu
+asked=${MMLU:-$questions}
+subject=${SUBJECT:-everyday_science}
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 
@@ -24,5 +27,7 @@ evaluate "$place/nf4" --data "$questions" -o "$place/report.json" -v 2>"$place/l
 echo "evaluate 80 questions, shared prefixes: $(end "$place/log")"
 evaluate "$place/nf4" --data "$questions" -o "$place/whole.json" --no-prefix-cache -v 2>"$place/log" >/dev/null
 echo "evaluate 80 questions, whole prompts: $(end "$place/log")"
-"${PEERS_PYTHON:-python3}" scripts/bench-peers.py "$model" --data "$data"
+evaluate "$model" --data "$asked" --subjects "$subject" -o "$place/subject.json" -v 2>"$place/log" >/dev/null
+echo "evaluate the questions on $subject in f32 of a bf16 model: $(end "$place/log")"
+"${PEERS_PYTHON:-python3}" scripts/bench-peers.py "$model" --data "$data" --questions "$asked" --subject "$subject"
 bash scripts/bench-fetch.sh
