@@ -107,7 +107,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, predictions: &str, prompts: &str| {
             let subject = json!({"predictions": predictions, "answers": "ABCD"});
-            let report = json!({"recipe": {"prompt_sha256": prompts}, "subjects": {"x": subject}});
+            let report =
+                json!({"recipe": {"task": "mmlu", "prompt_sha256": prompts}, "subjects": {"x": subject}});
             let path = directory.path().join(name);
             fs_err::write(&path, report.to_string()).unwrap();
             path

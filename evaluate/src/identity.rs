@@ -1,10 +1,8 @@
-//! Which model a figure belongs to, and where its text files are.
+//! Which model a figure belongs to.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use common::model::{base_of_adapter, is_adapter};
-use common::text::{ChatTemplate, Tokenizer};
 use common::{Result, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -19,28 +17,10 @@ pub fn identity(directory: &Path, base: Option<&Path>) -> Result<Value> {
         "path": directory.display().to_string(),
         "fingerprint": fingerprint(directory)?,
     });
-    if is_adapter(directory) {
-        let base = base.map_or_else(|| base_of_adapter(directory), |base| Ok(base.to_path_buf()))?;
-        identity["base"] = json!({"path": base.display().to_string(), "fingerprint": fingerprint(&base)?});
+    if let Some(base) = base {
+        identity["base"] = json!({"path": base.display().to_string(), "fingerprint": fingerprint(base)?});
     }
     Ok(identity)
-}
-
-/// The directory that holds the tokenizer, the template and the generation settings of a model; those
-/// of an adapter may be with its base.
-pub fn text_home(directory: &Path, base: Option<&Path>) -> Result<PathBuf> {
-    if !is_adapter(directory) || directory.join("tokenizer.json").exists() {
-        return Ok(directory.to_path_buf());
-    }
-    base.map_or_else(|| base_of_adapter(directory), |base| Ok(base.to_path_buf()))
-}
-
-/// The chat template called `name`, or the model's own.
-pub fn chat_template(home: &Path, tokenizer: &Tokenizer, name: Option<&str>) -> Result<ChatTemplate> {
-    match name {
-        Some(name) => ChatTemplate::named(name, tokenizer),
-        None => ChatTemplate::load(home, tokenizer),
-    }
 }
 
 /// SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files; small

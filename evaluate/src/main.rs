@@ -1,4 +1,5 @@
-//! Runs multiple-choice questions through a model: MMLU with the prompts of the harness of a name.
+//! Runs multiple-choice questions through models: MMLU, CMMLU and C-Eval with the prompts of the
+//! harness of a name. Computes losses on instruction data.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,72 +7,91 @@ use std::time::Instant;
 
 use clap::Parser;
 use common::cli::{self, Progress, Unit};
-use common::device::{Device, DeviceChoice};
-use common::model::Model;
-use common::text::{ChatTemplate, Tokenizer};
-use common::{Context, Error, Result, error, hex};
+use common::data::hub;
+use common::device::Device;
+use common::text::Tokenizer;
+use common::{Context, Error, Result, error};
 use evaluate::compare::compare;
-use evaluate::identity::{chat_template, identity, text_home};
+use evaluate::identity::identity;
 use evaluate::journal::Journal;
-use evaluate::mmlu::{self, Prompt, Selection, Split, Style, Subject};
+use evaluate::loss::{examples, loss};
+use evaluate::model::{ModelArguments, Models};
+use evaluate::questions::{self, Selection, Split, Style, Subject, Task};
+use evaluate::ranking;
 use evaluate::report::{Report, Scored};
 use evaluate::score::{Passes, score};
-use rayon::prelude::*;
+use evaluate::texts::Texts;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 /// Tokens of a pass: enough that widening weights is a small part of it, few enough for the memory.
 const HOST_PASS_TOKENS: usize = 2048;
 const GPU_PASS_TOKENS: usize = 8192;
+/// The files of a repository of questions that are of use.
+const DOWNLOADED: [&str; 5] =
+    ["*test-*.parquet", "*val-*.parquet", "*validation-*.parquet", "*dev-*.parquet", "*.zip"];
 
-/// Score a model on multiple-choice questions (MMLU).
+/// Score models on multiple-choice questions (MMLU, CMMLU, C-Eval), or compute their loss.
 ///
-/// Prints accuracies by subject and category, and writes report.json. The questions of a subject
-/// share their five shots, which go through the model once. A run that is stopped goes on where it
-/// was when it is started again.
+/// Prints accuracies by subject and category, and writes report.json and report.png. The questions
+/// of a subject share their five shots, which go through the model once. A run that is stopped goes
+/// on where it was when it is started again. Several models are ranked, best first; adapters of one
+/// base share it.
 #[derive(Parser)]
 #[command(
     version,
     after_help = "\
 Examples:
-  evaluate Qwen2.5-7B-Instruct-nf4 --data mmlu
-  evaluate out --data mmlu --subjects astronomy,virology --limit 20 --details answers.jsonl
-  merge out -o merged | evaluate --data mmlu --style llamafactory
+  evaluate Qwen2.5-7B-Instruct-nf4
+  evaluate out --data mmlu.zip --subjects astronomy,virology --limit 20 --details answers.jsonl
+  evaluate out/checkpoint-* --task cmmlu --style llamafactory
+  evaluate out/checkpoint-* --loss held-out.json
+  merge out -o merged | evaluate --data mmlu
   evaluate --compare before.json after.json"
 )]
 struct Arguments {
-    /// A model or an adapter; read from standard input where none is given
-    model: Vec<PathBuf>,
+    /// Models or adapters; read from standard input where none is given
+    #[arg(value_name = "MODEL")]
+    models: Vec<PathBuf>,
 
-    /// The directory of MMLU's dev, val and test folders, or the zip archive of it
-    #[arg(long, value_name = "PATH", required_unless_present = "compare")]
+    /// Which questions are asked
+    #[arg(long, value_enum, default_value_t)]
+    task: Task,
+
+    /// The questions: a directory or an archive as downloaded; fetched from the hub where not given
+    #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
 
+    /// Compute the loss on a file of instruction data, as lora-train does, and ask no questions
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "task", "data", "style", "shots", "split", "subjects", "details", "no_prefix_cache",
+    ])]
+    loss: Option<PathBuf>,
+
+    /// Keep no more tokens of an example than this, with --loss
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048, requires = "loss")]
+    cutoff_len: usize,
+
     /// Compare two reports of the same questions, and score nothing
-    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "data"])]
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["models", "data", "loss"])]
     compare: Vec<PathBuf>,
 
     /// Whose prompts are used
     #[arg(long, value_enum, default_value_t)]
     style: Style,
 
-    /// A template by its name in LLaMA-Factory, in place of the model's own, for --style llamafactory
-    #[arg(long, value_name = "NAME")]
-    template: Option<String>,
-
     /// How many answered questions come first
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=5))]
     shots: u8,
 
-    /// Which questions are asked
-    #[arg(long, value_enum, default_value_t)]
-    split: Split,
+    /// Which part of the questions is asked [default: test, of C-Eval val]
+    #[arg(long, value_enum)]
+    split: Option<Split>,
 
     /// Only these subjects, e.g. astronomy,virology
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     subjects: Vec<String>,
 
-    /// Only the first N questions of each subject
+    /// Only the first N questions of each subject, or the first N rows of --loss
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
@@ -79,13 +99,8 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     details: Option<PathBuf>,
 
-    /// The base of an adapter, where it is not the one that the adapter names
-    #[arg(long, value_name = "DIR")]
-    base: Option<PathBuf>,
-
-    /// Where to compute: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    model: ModelArguments,
 
     /// Most tokens that go through the model at a time [default: 2048, on a GPU 8192]
     #[arg(long, value_name = "N")]
@@ -105,6 +120,23 @@ impl AsRef<cli::Common> for Arguments {
     }
 }
 
+impl Arguments {
+    fn limit(&self) -> Option<usize> {
+        self.limit.map(|limit| limit as usize)
+    }
+
+    fn split(&self) -> Split {
+        self.split.unwrap_or(self.task.split())
+    }
+
+    fn pass_tokens(&self, device: &Device) -> usize {
+        self.pass_tokens.unwrap_or(match device {
+            Device::Cpu => HOST_PASS_TOKENS,
+            Device::Cuda(_) => GPU_PASS_TOKENS,
+        })
+    }
+}
+
 fn main() -> ExitCode {
     cli::run("evaluate", run)
 }
@@ -113,111 +145,169 @@ fn run(arguments: Arguments) -> Result<()> {
     if let [first, second] = &arguments.compare[..] {
         return cli::answer(compare(first, second)?);
     }
-    if arguments.template.is_some() && arguments.style != Style::LlamaFactory {
-        return Err(Error::usage(format!(
-            "--template: --style {} prompts without one",
-            arguments.style.name()
-        ))
-        .hint("add --style llamafactory"));
+    let (task, style) = (arguments.task, arguments.style);
+    if arguments.model.template.is_some() && style != Style::LlamaFactory && arguments.loss.is_none() {
+        return Err(Error::usage(format!("--template: --style {} prompts without one", style.name()))
+            .hint("add --style llamafactory"));
     }
-    let directory = cli::inputs(&arguments.model)?.directory()?;
+    if style == Style::Hendrycks && task != Task::Mmlu {
+        return Err(
+            Error::usage(format!("--style hendrycks asks MMLU, not {task}")).hint("leave --style out")
+        );
+    }
+    let directories = cli::inputs(&arguments.models)?.directories()?;
+    if directories.is_empty() {
+        return Err(Error::new("no directory among the inputs").hint("name the directory of a model"));
+    }
+    match &arguments.loss {
+        Some(file) => losses(&directories, file, &arguments),
+        None => accuracies(&directories, &arguments),
+    }
+}
+
+/// Prints the losses of all models, best first, and writes them where -o says.
+fn losses(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result<()> {
+    let output = arguments.common.output.as_deref();
+    if let Some(output) = output.filter(|output| output.exists() && !arguments.common.force) {
+        return Err(
+            error!("{} exists", output.display()).hint("--force replaces it, -o chooses another name")
+        );
+    }
+    let mut models = Models::new(&arguments.model)?;
+    let tokens = arguments.pass_tokens(models.device());
+    let mut found = Vec::new();
+    for directory in directories {
+        let home = arguments.model.text_home(directory)?;
+        let tokenizer = Tokenizer::load(&home)?;
+        let template = arguments.model.chat_template(&home, &tokenizer)?;
+        let examples = examples(file, arguments.limit(), arguments.cutoff_len, &tokenizer, &template)?;
+        found.push((directory.as_path(), loss(models.load(directory)?, &examples, tokens)?));
+    }
+    if let Some(output) = output {
+        let entry = |(directory, loss): &(&Path, _)| -> Result<Value> {
+            let base = arguments.model.base_of(directory)?;
+            let evaluate::loss::FileLoss { tokens, examples, .. } = loss;
+            Ok(json!({
+                "model": identity(directory, base.as_deref())?,
+                "loss": loss.mean(),
+                "perplexity": loss.perplexity(),
+                "tokens": tokens,
+                "examples": examples,
+            }))
+        };
+        let entries = found.iter().map(entry).collect::<Result<Vec<_>>>()?;
+        let report = json!({"data": file.display().to_string(), "cutoff_len": arguments.cutoff_len, "models": entries});
+        cli::write_file(output, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    }
+    cli::answer(ranking::by_loss(found))
+}
+
+/// Prints the accuracies of a model, or the ranking of several.
+fn accuracies(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
+    let reports = report_paths(directories, arguments)?;
+    let data = match &arguments.data {
+        Some(data) => data.clone(),
+        None => hub::download(arguments.task.repository(), "questions", &DOWNLOADED.map(str::to_owned))?,
+    };
     let selection = Selection {
-        split: arguments.split,
+        task: arguments.task,
+        split: arguments.split(),
         shots: arguments.shots.into(),
         subjects: arguments.subjects.clone(),
-        limit: arguments.limit.map(|limit| limit as usize),
+        limit: arguments.limit(),
     };
-    let data = arguments.data.as_deref().ok_or_else(|| Error::usage("no --data given"))?;
-    let subjects = mmlu::load(data, &selection)?;
-    let texts = Texts::load(&directory, &arguments)?;
+    let subjects = questions::load(&data, &selection)?;
+    let mut models = Models::new(&arguments.model)?;
+    let mut found = Vec::new();
+    for (directory, path) in directories.iter().zip(&reports) {
+        let report = evaluate(directory, path, &subjects, &mut models, arguments);
+        let several =
+            || format!("{} of {} models, {}", found.len() + 1, directories.len(), directory.display());
+        found.push((
+            directory.as_path(),
+            if directories.len() > 1 { report.with_context(several)? } else { report? },
+        ));
+    }
+    match &found[..] {
+        [(_, report)] => cli::answer(report.table()),
+        _ => cli::answer(ranking::by_accuracy(found)),
+    }
+}
+
+/// Where the report of each model goes: one to -o or report.json, several into the directory -o or
+/// reports.
+fn report_paths(directories: &[PathBuf], arguments: &Arguments) -> Result<Vec<PathBuf>> {
+    let output = arguments.common.output.clone();
+    if directories.len() == 1 {
+        return Ok(vec![output.unwrap_or_else(|| "report.json".into())]);
+    }
+    if arguments.details.is_some() {
+        return Err(Error::usage("--details: one model expected").hint("name the models one by one"));
+    }
+    let folder = output.unwrap_or_else(|| "reports".into());
+    fs_err::create_dir_all(&folder)?;
+    let name = |directory: &PathBuf| {
+        let parts = directory.components().filter_map(|part| match part {
+            std::path::Component::Normal(part) => Some(part.to_string_lossy()),
+            _ => None,
+        });
+        folder.join(parts.collect::<Vec<_>>().join("-") + ".json")
+    };
+    let paths: Vec<PathBuf> = directories.iter().map(name).collect();
+    match paths.iter().enumerate().find(|(index, path)| paths[..*index].contains(path)) {
+        Some((_, path)) => {
+            Err(error!("two models would have the report {}", path.display()).hint("name each model once"))
+        }
+        None => Ok(paths),
+    }
+}
+
+/// The report of a model, made now or before.
+fn evaluate(
+    directory: &Path,
+    path: &Path,
+    subjects: &[Subject],
+    models: &mut Models,
+    arguments: &Arguments,
+) -> Result<Report> {
+    let texts = texts(directory, arguments)?;
+    let base = arguments.model.base_of(directory)?;
     let recipe = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "model": identity(&directory, arguments.base.as_deref())?,
-        "task": "mmlu",
+        "model": identity(directory, base.as_deref())?,
+        "task": arguments.task.name(),
         "style": arguments.style.name(),
         "shots": arguments.shots,
-        "split": arguments.split.name(),
+        "split": arguments.split().name(),
         "limit": arguments.limit,
-        "prompt_sha256": texts.hash(&subjects)?,
+        "prompt_sha256": texts.hash(subjects)?,
     });
-    let path = arguments.common.output.clone().unwrap_or_else(|| "report.json".into());
-    if let Some(report) = made_before(&path, &recipe, &arguments)? {
+    if let Some(report) = made_before(path, &recipe, arguments)? {
         cli::note(format_args!("{} is already made; --force makes it again", path.display()));
-        return cli::answer(report.table());
+        return Ok(report);
     }
     let begun = Instant::now();
-    let scored = score_all(&directory, &subjects, &texts, &path, &recipe, &arguments)?;
-    let report = Report::new(&scored);
+    let scored = score_all(directory, subjects, &texts, path, &recipe, models, arguments)?;
+    let report = Report::new(arguments.task, &scored);
     let mut header = Map::new();
     header.insert("recipe".into(), recipe);
     header.insert("seconds".into(), json!(begun.elapsed().as_secs_f64()));
     if let Some(details) = &arguments.details {
         cli::write_file(details, &scored.iter().map(Scored::details).collect::<String>())?;
     }
-    cli::write_file(&path, &(serde_json::to_string_pretty(&report.json(header))? + "\n"))?;
-    cli::note(format_args!("the report is in {}", path.display()));
-    cli::answer(report.table())
+    let chart = path.with_extension("png");
+    report.chart(&directory.display().to_string()).save(&chart)?;
+    cli::write_file(path, &(serde_json::to_string_pretty(&report.json(header))? + "\n"))?;
+    cli::note(format_args!("the report is in {}, a chart in {}", path.display(), chart.display()));
+    Ok(report)
 }
 
-/// The tokenizer of a model, and its chat template where the style needs one.
-struct Texts {
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    style: Style,
-    shots: usize,
-}
-
-impl Texts {
-    fn load(directory: &Path, arguments: &Arguments) -> Result<Self> {
-        let home = text_home(directory, arguments.base.as_deref())?;
-        let tokenizer = Tokenizer::load(&home)?;
-        let needs_template = arguments.style == Style::LlamaFactory;
-        let template = needs_template
-            .then(|| chat_template(&home, &tokenizer, arguments.template.as_deref()))
-            .transpose()?;
-        Ok(Self { tokenizer, template, style: arguments.style, shots: arguments.shots.into() })
-    }
-
-    fn prompts<'a>(&'a self, subject: &'a Subject) -> impl ParallelIterator<Item = Prompt> + 'a {
-        subject.questions.par_iter().map(|question| self.style.prompt(subject, self.shots, question))
-    }
-
-    /// SHA-256 of all prompts, to tell figures of different questions or wordings apart.
-    fn hash(&self, subjects: &[Subject]) -> Result<String> {
-        let mut hash = Sha256::new();
-        for subject in subjects {
-            let texts: Result<Vec<String>> =
-                self.prompts(subject).map(|prompt| prompt.text(self.template.as_ref())).collect();
-            for text in texts? {
-                hash.update(text);
-                hash.update([0]);
-            }
-        }
-        Ok(hex(hash.finalize()))
-    }
-
-    /// The tokens of a subject's prompts, none longer than `most`, as the harness shortens them.
-    fn encode(&self, subject: &Subject, most: usize) -> Result<Vec<Vec<u32>>> {
-        let encode = |shots: usize, index: usize| {
-            let prompt = self.style.prompt(subject, shots, &subject.questions[index]);
-            prompt.encode(&self.tokenizer, self.template.as_ref())
-        };
-        (0..subject.questions.len())
-            .into_par_iter()
-            .map(|index| {
-                let mut tokens = encode(self.shots, index)?;
-                let mut shots = self.shots;
-                while self.style == Style::Hendrycks && tokens.len() > most && shots > 0 {
-                    shots -= 1;
-                    tokens = encode(shots, index)?;
-                }
-                if self.style == Style::LmEval && tokens.len() > most {
-                    tokens.drain(..tokens.len() - most);
-                }
-                Ok(tokens)
-            })
-            .collect()
-    }
+fn texts(directory: &Path, arguments: &Arguments) -> Result<Texts> {
+    let home = arguments.model.text_home(directory)?;
+    let tokenizer = Tokenizer::load(&home)?;
+    let needs_template = arguments.style == Style::LlamaFactory;
+    let template = needs_template.then(|| arguments.model.chat_template(&home, &tokenizer)).transpose()?;
+    Ok(Texts { tokenizer, template, style: arguments.style, shots: arguments.shots.into() })
 }
 
 /// The report at `path` if it is of this recipe; an error if it is of another.
@@ -250,19 +340,13 @@ fn score_all(
     texts: &Texts,
     report: &Path,
     recipe: &Value,
+    models: &mut Models,
     arguments: &Arguments,
 ) -> Result<Vec<Scored>> {
-    let answers = texts.style.answer_tokens(&texts.tokenizer)?;
-    let device = arguments.device.open()?;
-    let model = match &arguments.base {
-        Some(base) => Model::load_with_base(directory, base, &device)?,
-        None => Model::load(directory, &device)?,
-    };
-    let tokens = arguments.pass_tokens.unwrap_or(match &device {
-        Device::Cpu => HOST_PASS_TOKENS,
-        Device::Cuda(_) => GPU_PASS_TOKENS,
-    });
-    let passes = Passes { tokens, share_prefix: !arguments.no_prefix_cache };
+    let answers = texts.answers(arguments.task)?;
+    let passes =
+        Passes { tokens: arguments.pass_tokens(models.device()), share_prefix: !arguments.no_prefix_cache };
+    let model = models.load(directory)?;
     let (mut journal, done) = Journal::open(report, recipe)?;
     if !done.is_empty() {
         cli::note(format_args!("{} of {} subjects are scored already", done.len(), subjects.len()));
@@ -277,7 +361,7 @@ fn score_all(
             continue;
         }
         let prompts = texts.encode(subject, model.config().max_positions)?;
-        let logprobs = score(&model, &prompts, answers, passes, |count| {
+        let logprobs = score(model, &prompts, answers, passes, |count| {
             progress.add(count as u64);
             let kept = || format!("stopped with {} of {} subjects scored", scored.len(), subjects.len());
             match cli::interrupted() {

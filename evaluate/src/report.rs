@@ -1,11 +1,13 @@
-//! What came of an evaluation: per subject, per category and over all, as JSON and as a table.
+//! What came of an evaluation: per subject, per category and over all, as JSON, as a table and as a
+//! chart.
 
 use std::fmt::Write;
 
+use common::chart::{Bar, BarChart, BarGroup};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::mmlu::{Category, LETTERS};
+use crate::questions::{Category, LETTERS, Task};
 
 /// The scored questions of a subject.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,11 +88,13 @@ impl Outcome {
 
 /// Questions, right answers, and how sure their share is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Tally {
-    n: usize,
-    correct: usize,
+pub struct Tally {
+    /// Questions.
+    pub n: usize,
+    /// Right answers.
+    pub correct: usize,
     /// Standard error of the accuracy; 0 where a single question gives none.
-    error: f64,
+    pub error: f64,
 }
 
 impl Tally {
@@ -115,7 +119,8 @@ impl Tally {
         Self { n, correct, error }
     }
 
-    fn accuracy(self) -> f64 {
+    /// The share of right answers.
+    pub fn accuracy(self) -> f64 {
         self.correct as f64 / self.n.max(1) as f64
     }
 
@@ -132,25 +137,28 @@ impl Tally {
 /// A finished evaluation.
 #[derive(Debug, PartialEq)]
 pub struct Report {
+    task: Task,
     subjects: Vec<Outcome>,
     tallies: Vec<Tally>,
 }
 
 impl Report {
     /// Of scored subjects, in their order.
-    pub fn new(subjects: &[Scored]) -> Self {
-        Self::of(subjects.iter().map(Scored::outcome).collect())
+    pub fn new(task: Task, subjects: &[Scored]) -> Self {
+        Self::of(task, subjects.iter().map(Scored::outcome).collect())
     }
 
-    fn of(subjects: Vec<Outcome>) -> Self {
+    fn of(task: Task, subjects: Vec<Outcome>) -> Self {
         let tallies = subjects.iter().map(Outcome::tally).collect();
-        Self { subjects, tallies }
+        Self { task, subjects, tallies }
     }
 
     /// From what [`Report::json`] wrote.
     pub fn from_json(report: &Value) -> Option<Self> {
+        let task = report["recipe"]["task"].as_str().and_then(Task::named)?;
         let subjects = report.get("subjects")?.as_object()?;
         Some(Self::of(
+            task,
             subjects.iter().map(|(name, entry)| Outcome::from_json(name, entry)).collect::<Option<_>>()?,
         ))
     }
@@ -160,18 +168,24 @@ impl Report {
         &self.subjects
     }
 
-    fn of_category(&self, category: Category) -> Vec<(&Outcome, Tally)> {
-        let pairs = self.subjects.iter().zip(self.tallies.iter().copied());
-        pairs.filter(|(subject, _)| Category::of(&subject.subject) == category).collect()
+    /// Of all questions.
+    pub fn average(&self) -> Tally {
+        Tally::of_group(&self.tallies)
     }
 
-    fn category_tally(&self, category: Category) -> Option<Tally> {
+    fn of_category(&self, category: Category) -> Vec<(&Outcome, Tally)> {
+        let pairs = self.subjects.iter().zip(self.tallies.iter().copied());
+        pairs.filter(|(subject, _)| Category::of(self.task, &subject.subject) == category).collect()
+    }
+
+    /// Of the questions of a category, if there are any.
+    pub fn category_tally(&self, category: Category) -> Option<Tally> {
         let tallies: Vec<Tally> = self.of_category(category).into_iter().map(|(_, tally)| tally).collect();
         (!tallies.is_empty()).then(|| Tally::of_group(&tallies))
     }
 
     /// The mean of the subjects' accuracies.
-    fn macro_average(&self) -> f64 {
+    pub fn macro_average(&self) -> f64 {
         self.tallies.iter().map(|tally| tally.accuracy()).sum::<f64>() / self.tallies.len().max(1) as f64
     }
 
@@ -194,34 +208,66 @@ impl Report {
             }
             let _ = writeln!(summary, "{category:>15}: {:.2}", group.accuracy() * 100.0);
         }
-        let all = Tally::of_group(&self.tallies);
+        let all = self.average();
         let _ = writeln!(table, "\n{:>15}: {:.2}", "Average", all.accuracy() * 100.0);
         table += &summary;
         let _ = writeln!(table, "{:>15}: {:.2}", "Macro average", self.macro_average() * 100.0);
         table
     }
 
+    /// Accuracies as a chart of the model called `name`.
+    pub fn chart(&self, name: &str) -> BarChart {
+        let bar = |(subject, tally): (&Outcome, Tally)| Bar {
+            label: subject.subject.replace('_', " "),
+            value: tally.accuracy() * 100.0,
+            error: tally.error * 100.0,
+        };
+        let group = |category: Category| {
+            let accuracy = self.category_tally(category)?.accuracy() * 100.0;
+            let bars = self.of_category(category).into_iter().map(bar).collect();
+            Some(BarGroup { label: format!("{category} {accuracy:.1}"), bars })
+        };
+        let all = self.average();
+        BarChart {
+            title: format!(
+                "{name}: {} {:.1} ± {:.1}, {} questions",
+                self.task,
+                all.accuracy() * 100.0,
+                all.error * 100.0,
+                all.n
+            ),
+            x_label: "accuracy in percent".into(),
+            range: 0.0..100.0,
+            reference: Some(("chance".into(), 25.0)),
+            groups: Category::ALL.into_iter().filter_map(group).collect(),
+        }
+    }
+
     /// The report; `header` is put before the results.
     pub fn json(&self, header: Map<String, Value>) -> Value {
-        let all = Tally::of_group(&self.tallies);
+        let all = self.average();
         let mut categories = Map::new();
         let mut results = Map::new();
-        results.insert("mmlu".into(), all.harness_json("mmlu"));
+        let name = self.task.harness_name();
+        results.insert(name.into(), all.harness_json(name));
         for category in Category::ALL {
             if let Some(tally) = self.category_tally(category) {
                 categories.insert(category.to_string(), tally.json());
-                results.insert(format!("mmlu_{}", category.key()), tally.harness_json(category.key()));
+                // The harness groups the subjects of MMLU only.
+                if self.task == Task::Mmlu {
+                    results.insert(format!("{name}_{}", category.key()), tally.harness_json(category.key()));
+                }
             }
         }
         let mut subjects = Map::new();
         let letters = |choices: &[usize]| choices.iter().map(|&choice| LETTERS[choice]).collect::<String>();
         for (outcome, tally) in self.subjects.iter().zip(&self.tallies) {
             let mut entry = tally.json();
-            entry["category"] = json!(Category::of(&outcome.subject).to_string());
+            entry["category"] = json!(Category::of(self.task, &outcome.subject).to_string());
             entry["predictions"] = json!(letters(&outcome.predictions));
             entry["answers"] = json!(letters(&outcome.answers));
             subjects.insert(outcome.subject.clone(), entry);
-            results.insert(format!("mmlu_{}", outcome.subject), tally.harness_json(&outcome.subject));
+            results.insert(format!("{name}_{}", outcome.subject), tally.harness_json(&outcome.subject));
         }
         let mut report = header;
         let mut average = all.json();
@@ -253,11 +299,12 @@ mod tests {
     }
 
     fn report() -> Report {
-        Report::new(&[
+        let subjects = [
             scored("astronomy", "ABCD", "ABCA"),
             scored("tern_island", "AA", "AB"),
             scored("virology", "DDDDDD", "AAAAAD"),
-        ])
+        ];
+        Report::new(Task::Mmlu, &subjects)
     }
 
     #[test]
@@ -282,7 +329,8 @@ Other
 
     #[test]
     fn the_report_has_the_keys_of_lm_eval() {
-        let json = report().json(Map::new());
+        let header = Map::from_iter([("recipe".to_owned(), json!({"task": "mmlu"}))]);
+        let json = report().json(header);
         assert_eq!(json["results"]["mmlu_astronomy"]["acc,none"], 0.75);
         assert_eq!(json["results"]["mmlu_stem"]["acc_stderr,none"], 0.25);
         assert_eq!(json["results"]["mmlu_other"]["acc,none"], 0.25);
@@ -293,6 +341,26 @@ Other
         assert_eq!(json["subjects"]["tern_island"]["predictions"], "AA");
         assert_eq!(json["subjects"]["tern_island"]["answers"], "AB");
         assert_eq!(Report::from_json(&json), Some(report()));
+    }
+
+    #[test]
+    fn other_tasks_have_their_own_keys_and_categories() {
+        let report = Report::new(Task::CEval, &[scored("logic", "AB", "AB")]).json(Map::new());
+        assert_eq!(report["results"]["ceval-valid_logic"]["acc,none"], 1.0);
+        assert_eq!(report["results"].as_object().unwrap().len(), 2, "no groups in between");
+        assert_eq!(report["subjects"]["logic"]["category"], "Humanities");
+    }
+
+    #[test]
+    fn the_chart_has_a_bar_for_each_subject() {
+        let chart = report().chart("m");
+        let group = |index: usize| {
+            let group = &chart.groups[index];
+            (group.label.as_str(), group.bars.iter().map(|bar| bar.value.round()).collect::<Vec<_>>())
+        };
+        assert_eq!(group(0), ("STEM 75.0", vec![75.0]));
+        assert_eq!(group(1), ("Other 25.0", vec![50.0, 17.0]));
+        assert!(chart.title.starts_with("m: MMLU 41.7"), "{}", chart.title);
     }
 
     #[test]

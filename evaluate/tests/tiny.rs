@@ -105,6 +105,7 @@ fn the_table_is_the_answer_and_files_hold_the_rest() {
     assert_eq!(report["average"]["n"], 6);
     assert_eq!(report["subjects"]["x"]["answers"], "ABC");
     assert_eq!(report["recipe"]["style"], "lm-eval");
+    assert!(fs_err::read(fixture.path("report.png")).unwrap().starts_with(b"\x89PNG"));
     let details: Vec<Value> =
         fixture.read("details.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(details.len(), 6);
@@ -163,8 +164,8 @@ fn what_cannot_be_evaluated_is_said() {
     let error = failure(&mut fixture.evaluate(&["--subjects", "y"]), 2);
     assert!(error.contains("no subject \"y\"\nhint: it has virology, x"), "{error}");
     let error = failure(&mut fixture.run("evaluate", &["model", "--data", "mmlu"]), 1);
-    assert!(error.contains("virology_dev.csv: 1 rows, --shots 5"), "{error}");
-    failure(&mut fixture.run("evaluate", &["model"]), 2);
+    assert!(error.contains("1 dev questions on virology, --shots 5"), "{error}");
+    failure(&mut fixture.run("evaluate", &["model", "--data", "mmlu", "--loss", "rows.json"]), 2);
     let error = failure(&mut fixture.run("evaluate", &["no/model", "--data", "mmlu"]), 1);
     assert!(error.contains("no/model"), "{error}");
     assert!(!fixture.path("report.json").exists());

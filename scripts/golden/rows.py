@@ -1,10 +1,10 @@
 """Golden parquet files of examples, as pyarrow writes them and the hub keeps them.
 
 Proves: lora-train reads texts, missing values, and lists of objects from parquet, compressed with
-snappy and with zstd.
+snappy and with zstd; evaluate reads questions with the columns of the hub's MMLU.
 
 Run:     python scripts/golden/rows.py          (pyarrow 26)
-Writes:  tests/golden/rows/alpaca.parquet, tests/golden/rows/messages.parquet
+Writes:  tests/golden/rows/{alpaca,messages,questions}.parquet
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ MESSAGES = [
     for i in range(3)
 ]
 
+QUESTIONS = [
+    {"question": question, "subject": subject, "choices": ["1", "2, 3", "", "4"], "answer": answer}
+    for question, subject, answer in [('Q1, "x"\ny', "astronomy", 0), ("Q2", "astronomy", 3), ("Q3", "virology", 1)]
+]
+
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(ALPACA), OUT / "alpaca.parquet", compression="snappy")
     pq.write_table(pa.Table.from_pylist(MESSAGES), OUT / "messages.parquet", compression="zstd")
+    pq.write_table(pa.Table.from_pylist(QUESTIONS), OUT / "questions.parquet", compression="snappy")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use common::cli;
-use common::device::DeviceChoice;
-use common::model::{Model, is_adapter};
+use common::model::is_adapter;
 use common::text::{ChatTemplate, Conversation, Message, StreamDecoder, Tokenizer};
 use common::{Context, Error, Result, error};
 use evaluate::chat::generate::{End, Generator, ModelEngine};
@@ -17,7 +16,7 @@ use evaluate::chat::infer::Infer;
 use evaluate::chat::input::{Command, Entry, HELP, Typed};
 use evaluate::chat::session::{Session, turn_end};
 use evaluate::chat::settings::{Flags, Settings};
-use evaluate::identity::{chat_template, text_home};
+use evaluate::model::{ModelArguments, Models};
 use serde_json::{Value, json};
 
 /// Talk to a model or an adapter.
@@ -37,15 +36,12 @@ Examples:
 )]
 struct Arguments {
     /// A model, an adapter or LLaMA-Factory's infer.yaml; read from standard input where none is given
-    model: Option<PathBuf>,
+    #[arg(value_name = "MODEL")]
+    source: Option<PathBuf>,
 
     /// What the system says before the first message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-
-    /// A template by its name in LLaMA-Factory, in place of the model's own
-    #[arg(long, value_name = "NAME")]
-    template: Option<String>,
 
     #[command(flatten)]
     flags: Flags,
@@ -62,13 +58,8 @@ struct Arguments {
     #[arg(long, conflicts_with = "json")]
     compare: bool,
 
-    /// The base of an adapter, where it is not the one that the adapter names
-    #[arg(long, value_name = "DIR")]
-    base: Option<PathBuf>,
-
-    /// Where to compute: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    model: ModelArguments,
 
     #[command(flatten)]
     common: cli::Common,
@@ -85,16 +76,16 @@ fn main() -> ExitCode {
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {
-    let given: Vec<PathBuf> = arguments.model.iter().cloned().collect();
+    let given: Vec<PathBuf> = arguments.source.iter().cloned().collect();
     let from_stdin = given.is_empty() || given == [Path::new("-")];
     let mut directory = cli::inputs(&given)?.directory()?;
     if Infer::is(&directory) {
         let infer = Infer::read(&directory)?;
         let base;
         (directory, base) = infer.paths()?;
-        arguments.base = arguments.base.or(base);
+        arguments.model.base = arguments.model.base.or(base);
         arguments.flags = infer.complete(arguments.flags);
-        arguments.template = arguments.template.or(infer.template);
+        arguments.model.template = arguments.model.template.or(infer.template);
         arguments.system = arguments.system.or(infer.default_system);
     }
     if arguments.compare && !is_adapter(&directory) {
@@ -109,22 +100,19 @@ fn run(mut arguments: Arguments) -> Result<()> {
             error!("{} exists", output.display()).hint("--force replaces it, -o chooses another name")
         );
     }
-    let home = text_home(&directory, arguments.base.as_deref())?;
+    let home = arguments.model.text_home(&directory)?;
     let tokenizer = Tokenizer::load(&home)?;
-    let template = chat_template(&home, &tokenizer, arguments.template.as_deref())?;
+    let template = arguments.model.chat_template(&home, &tokenizer)?;
     let ends = tokenizer.eos_token_id().into_iter().chain(turn_end(&tokenizer, &template));
     let settings = Settings::load(&home, &arguments.flags, ends)?;
-    let device = arguments.device.open()?;
-    let model = match &arguments.base {
-        Some(base) => Model::load_with_base(&directory, base, &device)?,
-        None => Model::load(&directory, &device)?,
-    };
+    let mut models = Models::new(&arguments.model)?;
+    let model = models.load(&directory)?;
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     let seed = arguments.seed.unwrap_or_else(clock);
     cli::detail(format_args!("seed {seed}, {settings:?}"));
     let voice = |name, without_adapters| Voice {
         name,
-        generator: Generator::new(ModelEngine::new(&model, without_adapters), seed),
+        generator: Generator::new(ModelEngine::new(model, without_adapters), seed),
     };
     let mut chat = Chat {
         voices: match arguments.compare {

@@ -1,22 +1,22 @@
-//! Files in a zip archive, as MMLU is handed out: the parts of the format that such archives use.
+//! Zip archives: the parts of the format that archives of data sets use.
 //!
 //! The directory at the end of the archive names every file, its sizes and where it begins (APPNOTE
 //! 4.3.12); a file is stored or deflated (methods 0 and 8).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
-use common::{Context, Result, bail, error};
+use common::{Result, bail, error};
 
-/// Most bytes that a file may unpack to.
-const MOST_BYTES: usize = 256 << 20;
+use super::MOST_FILE_BYTES;
 
 const END_OF_DIRECTORY: u32 = 0x0605_4b50;
 const DIRECTORY_ENTRY: u32 = 0x0201_4b50;
+/// The kind of a file in the attributes that Unix gives it, and the kind of a link.
+const KIND: u32 = 0o170_000 << 16;
+const LINK: u32 = 0o120_000 << 16;
 
 /// A zip archive in memory.
-pub struct Archive {
-    path: PathBuf,
+pub struct Zip {
     bytes: Vec<u8>,
     entries: BTreeMap<String, Entry>,
 }
@@ -28,15 +28,18 @@ struct Entry {
     unpacked: usize,
     /// Where the file's own header begins.
     header: usize,
+    attributes: u32,
 }
 
-impl Archive {
+impl Zip {
     /// Reads the directory of an archive.
-    pub fn open(path: &Path) -> Result<Self> {
-        let bytes = fs_err::read(path)?;
-        let entries = directory(&bytes)
-            .ok_or_else(|| error!("{}: not a whole zip archive", path.display()).hint("download it again"))?;
-        Ok(Self { path: path.to_path_buf(), bytes, entries })
+    pub fn open(bytes: Vec<u8>) -> Result<Self> {
+        let mut entries = directory(&bytes).ok_or_else(|| error!("not a whole zip archive"))?;
+        if let Some((name, _)) = entries.iter().find(|(_, entry)| entry.attributes & KIND == LINK) {
+            bail!("{name:?} is a link");
+        }
+        entries.retain(|name, _| !name.ends_with('/'));
+        Ok(Self { bytes, entries })
     }
 
     /// Names of the files.
@@ -46,15 +49,12 @@ impl Archive {
 
     /// The bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let place = || format!("{}, {name}", self.path.display());
-        let entry = self.entries.get(name).ok_or_else(|| error!("{}: no such file in it", place()))?;
-        self.unpack(entry).with_context(place).hint("download the archive again")
-    }
-
-    fn unpack(&self, entry: &Entry) -> Result<Vec<u8>> {
+        let entry = self.entries.get(name).ok_or_else(|| error!("no such file"))?;
         let packed = data(&self.bytes, entry).ok_or_else(|| error!("beyond the end of the archive"))?;
         let bytes = match entry.method {
-            _ if entry.unpacked > MOST_BYTES => bail!("{} bytes is more than is sensible", entry.unpacked),
+            _ if entry.unpacked as u64 > MOST_FILE_BYTES => {
+                bail!("{} bytes is more than is sensible", entry.unpacked)
+            }
             0 => packed.to_vec(),
             8 => miniz_oxide::inflate::decompress_to_vec_with_limit(packed, entry.unpacked)
                 .map_err(|problem| error!("cannot be unpacked: {problem}"))?,
@@ -100,6 +100,7 @@ fn directory(bytes: &[u8]) -> Option<BTreeMap<String, Entry>> {
             packed: usize_at(bytes, at + 20)?,
             unpacked: usize_at(bytes, at + 24)?,
             header: usize_at(bytes, at + 42)?,
+            attributes: u32_at(bytes, at + 38)?,
         };
         entries.insert(name, entry);
         at += 46 + name_len + extra_len;
@@ -162,35 +163,31 @@ pub(super) mod tests {
         bytes
     }
 
-    fn open(bytes: &[u8]) -> Result<Archive> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs_err::write(file.path(), bytes).unwrap();
-        Archive::open(file.path())
-    }
-
     #[test]
-    fn stored_and_deflated_files_are_read() {
-        let long = b"row,1,2,3,4,A\n".repeat(100);
-        let archive = open(&zip(&[("a/b.csv", b"stored"), ("c.csv", &long)])).unwrap();
-        assert_eq!(archive.names().collect::<Vec<_>>(), ["a/b.csv", "c.csv"]);
-        assert_eq!(archive.read("a/b.csv").unwrap(), b"stored");
-        assert_eq!(archive.read("c.csv").unwrap(), long);
-        assert!(archive.read("d.csv").is_err());
-    }
-
-    #[test]
-    fn broken_archives_are_errors() {
+    fn other_bytes_are_never_returned() {
         let whole = zip(&[("a", b"stored"), ("b", b"deflated deflated")]);
         for at in 0..whole.len() {
-            assert!(open(&whole[..at]).is_err(), "cut at {at}");
+            assert!(Zip::open(whole[..at].to_vec()).is_err(), "cut at {at}");
             let mut flipped = whole.clone();
             flipped[at] ^= 0x55;
-            // Whatever it says: no panic, and never other bytes.
-            if let Ok(archive) = open(&flipped) {
+            if let Ok(archive) = Zip::open(flipped) {
                 for (name, content) in [("a", &b"stored"[..]), ("b", b"deflated deflated")] {
                     assert!(archive.read(name).map_or(true, |found| found == content), "flipped at {at}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_link_and_a_size_beyond_reason_are_refused() {
+        let mut bytes = zip(&[("a", b"../secret")]);
+        let entry = bytes.windows(4).position(|four| four == DIRECTORY_ENTRY.to_le_bytes()).unwrap();
+        let mut huge = bytes.clone();
+        huge[entry + 24..entry + 28].copy_from_slice(&u32::MAX.to_le_bytes());
+        let error = Zip::open(huge).unwrap().read("a").unwrap_err();
+        assert!(error.to_string().contains("more than is sensible"), "{error}");
+        bytes[entry + 38..entry + 42].copy_from_slice(&(0o120_777u32 << 16).to_le_bytes());
+        let error = Zip::open(bytes).err().unwrap();
+        assert!(error.to_string().contains("\"a\" is a link"), "{error}");
     }
 }

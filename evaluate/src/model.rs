@@ -1,0 +1,97 @@
+//! The models of a call: the options that say how they are loaded, and loading adapters of one base
+//! without loading the base again.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::adapter::Adapter;
+use common::device::{Device, DeviceChoice};
+use common::model::{Model, base_of_adapter, is_adapter};
+use common::text::{ChatTemplate, Tokenizer};
+use common::{Context, Result, cli};
+
+/// How models are loaded.
+#[derive(Args, Debug, Clone)]
+pub struct ModelArguments {
+    /// The base of an adapter, where it is not the one that the adapter names
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+
+    /// A chat template by its name in LLaMA-Factory, in place of the model's own
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
+
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+impl ModelArguments {
+    /// The base of an adapter; none of a model.
+    pub fn base_of(&self, directory: &Path) -> Result<Option<PathBuf>> {
+        match &self.base {
+            _ if !is_adapter(directory) => Ok(None),
+            Some(base) => Ok(Some(base.clone())),
+            None => base_of_adapter(directory).map(Some),
+        }
+    }
+
+    /// The directory that holds the tokenizer, the template and the generation settings of a model;
+    /// those of an adapter may be with its base.
+    pub fn text_home(&self, directory: &Path) -> Result<PathBuf> {
+        let base = match directory.join("tokenizer.json").exists() {
+            true => None,
+            false => self.base_of(directory)?,
+        };
+        Ok(base.unwrap_or_else(|| directory.to_path_buf()))
+    }
+
+    /// The chat template that is asked for, or the one in `home`.
+    pub fn chat_template(&self, home: &Path, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
+        match &self.template {
+            Some(name) => ChatTemplate::named(name, tokenizer),
+            None => ChatTemplate::load(home, tokenizer),
+        }
+    }
+}
+
+/// Loads models one after the other.
+pub struct Models<'a> {
+    arguments: &'a ModelArguments,
+    device: Device,
+    /// The last model, or the base of the last adapter with that adapter on it.
+    base: Option<(PathBuf, Model)>,
+}
+
+impl<'a> Models<'a> {
+    /// Opens the device.
+    pub fn new(arguments: &'a ModelArguments) -> Result<Self> {
+        Ok(Self { arguments, device: arguments.device.open()?, base: None })
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The model or the adapter in `directory`, in the place of the one before.
+    pub fn load(&mut self, directory: &Path) -> Result<&Model> {
+        let base = self.arguments.base_of(directory)?.unwrap_or_else(|| directory.to_path_buf());
+        let base = fs_err::canonicalize(base)?;
+        let kept = self.base.take().filter(|(kept, _)| *kept == base && is_adapter(directory));
+        let (base, mut model) = match kept {
+            Some(kept) => kept,
+            None => {
+                let model = Model::load(&base, &self.device)?;
+                cli::detail(format_args!("loaded {}", base.display()));
+                (base, model)
+            }
+        };
+        if is_adapter(directory) {
+            let adapter = Adapter::load(directory)?;
+            model.set_adapter(&adapter).with_context(|| directory.display().to_string())?;
+        }
+        let (_, model) = self.base.insert((base, model));
+        Ok(model)
+    }
+}

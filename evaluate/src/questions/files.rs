@@ -1,0 +1,125 @@
+//! Files in a directory or in an archive, by names with `/`.
+
+use std::path::{Path, PathBuf};
+
+use common::{Context, Result, bail};
+
+use super::archive::{Archive, ENDINGS};
+
+/// Folders below the one that is named.
+const DEPTH: usize = 4;
+
+/// Where files are.
+pub enum Files {
+    Directory(PathBuf, Vec<String>),
+    Archive(PathBuf, Archive),
+}
+
+impl Files {
+    /// The files below a directory, or in an archive.
+    pub fn open(data: &Path) -> Result<Self> {
+        let metadata = fs_err::metadata(data).hint("--data names a directory or an archive of questions")?;
+        if !metadata.is_dir() {
+            return Ok(Self::Archive(data.to_path_buf(), Archive::open(data)?));
+        }
+        let mut names = Vec::new();
+        collect(data, "", DEPTH, &mut names)?;
+        names.sort();
+        Ok(Self::Directory(data.to_path_buf(), names))
+    }
+
+    /// The directory or the archive.
+    pub fn data(&self) -> &Path {
+        match self {
+            Self::Directory(path, _) | Self::Archive(path, _) => path,
+        }
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Directory(_, names) => names.clone(),
+            Self::Archive(_, archive) => archive.names().map(str::to_owned).collect(),
+        }
+    }
+
+    /// A file, for people.
+    pub fn place(&self, name: &str) -> String {
+        match self {
+            Self::Directory(root, _) => root.join(name).display().to_string(),
+            Self::Archive(_, archive) => archive.place(name),
+        }
+    }
+
+    /// The bytes of a file.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        match self {
+            Self::Directory(root, _) => Ok(fs_err::read(root.join(name))?),
+            Self::Archive(_, archive) => archive.read(name),
+        }
+    }
+
+    /// Calls `read` with a path of the file.
+    pub fn with_path<T>(&self, name: &str, read: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        match self {
+            Self::Directory(root, _) => read(&root.join(name)),
+            Self::Archive(_, archive) => {
+                let unpacked = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+                fs_err::write(unpacked.path(), archive.read(name)?)?;
+                read(unpacked.path())
+            }
+        }
+    }
+
+    /// The archive in a directory, if there is one and no more.
+    pub fn archive(&self) -> Result<Option<PathBuf>> {
+        let Self::Directory(root, names) = self else { return Ok(None) };
+        let is_archive = |name: &&String| ENDINGS.iter().any(|ending| name.ends_with(ending));
+        let mut archives = names.iter().filter(is_archive);
+        match (archives.next(), archives.next()) {
+            (Some(first), Some(second)) => {
+                bail!("{}: {first} and {second} in it; name one of them", root.display())
+            }
+            (first, _) => Ok(first.map(|name| root.join(name))),
+        }
+    }
+}
+
+/// The names of files below `folder` of `root`, to a depth.
+fn collect(root: &Path, folder: &str, depth: usize, names: &mut Vec<String>) -> Result<()> {
+    for entry in fs_err::read_dir(root.join(folder))? {
+        let entry = entry?.file_name().to_string_lossy().into_owned();
+        let name = if folder.is_empty() { entry } else { format!("{folder}/{entry}") };
+        let path = root.join(&name);
+        if path.is_file() {
+            names.push(name);
+        } else if depth > 0 && path.is_dir() {
+            collect(root, &name, depth - 1, names)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_have_names_below_their_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "data/test/a.csv", "1/2/3/4/5/too deep"] {
+            fs_err::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+            fs_err::write(folder.path().join(name), name).unwrap();
+        }
+        let files = Files::open(folder.path()).unwrap();
+        assert_eq!(files.names(), ["b", "data/test/a.csv"]);
+        assert_eq!(files.read("data/test/a.csv").unwrap(), b"data/test/a.csv");
+        assert_eq!(files.archive().unwrap(), None);
+        fs_err::write(folder.path().join("data/x.tar.gz"), "").unwrap();
+        let archive = Files::open(folder.path()).unwrap().archive().unwrap();
+        assert_eq!(archive, Some(folder.path().join("data/x.tar.gz")));
+        fs_err::write(folder.path().join("y.zip"), "").unwrap();
+        let error = Files::open(folder.path()).unwrap().archive().unwrap_err();
+        assert!(error.to_string().contains("data/x.tar.gz and y.zip in it"), "{error}");
+    }
+}
