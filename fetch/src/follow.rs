@@ -13,7 +13,7 @@ use common::checkpoint::Bytes;
 use crate::verify::{Digest, Hasher};
 
 /// Bytes hashed at a time, and kept mapped.
-const BLOCK: u64 = 4 << 20;
+const BLOCK: u64 = 1 << 20;
 
 /// Hashed bytes that wait in memory for the disk before it is told to write them.
 const UNWRITTEN: u64 = 64 << 20;

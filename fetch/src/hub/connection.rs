@@ -18,8 +18,8 @@ use super::{Token, http_date};
 const MAX_REDIRECTS: usize = 8;
 /// Time to open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes a server may send ahead on one HTTP/2 stream.
-const HTTP2_WINDOW: u32 = 4 << 20;
+/// Bytes a server may send ahead on one HTTP/2 stream; they wait in our memory.
+const HTTP2_WINDOW: u32 = 512 << 10;
 /// Longest wait that a server may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 
