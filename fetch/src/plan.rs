@@ -10,7 +10,9 @@ use crate::select::Selection;
 use crate::source::Kind;
 use crate::verify::Digest;
 
-/// Larger files come after all others: the others are what a reader of the directory opens first.
+/// Nothing can be done with a model before this file is there.
+const CONFIG: &str = "config.json";
+/// Larger files come last and in the server's order; of the others, the smaller come first.
 const LARGE: u64 = 64 << 20;
 /// Files asked about at a time.
 const ASKED_AT_ONCE: usize = 8;
@@ -56,7 +58,11 @@ pub async fn plan(
     }
     let files = complete(files, repository, &listing.commit, connector).await?;
     let mut files: Vec<PlannedFile> = files.into_iter().map(known).collect::<Result<_>>()?;
-    files.sort_by_key(|file| file.size >= LARGE);
+    files.sort_by_key(|file| match file.size {
+        LARGE.. => (2, 0),
+        size if file.path != CONFIG => (1, size),
+        _ => (0, 0),
+    });
     if files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size)).is_none() {
         bail!("{}: the sizes that the server lists are absurd", repository.id);
     }

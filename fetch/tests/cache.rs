@@ -101,7 +101,7 @@ fn a_dry_run_lists_and_fetches_nothing() {
     let run = fetch.run(&hub, &["owner/name", "--dry-run"]);
     run.assert_code(0);
     let words: Vec<Vec<&str>> = run.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words, [["700", "config.json"], ["2500000", "sub/model.safetensors"], ["0", "empty.txt"]]);
+    assert_eq!(words, [["700", "config.json"], ["0", "empty.txt"], ["2500000", "sub/model.safetensors"]]);
     assert!(fetch.names_in(".").is_empty());
     assert!(hub.log().iter().all(|seen| seen.target.starts_with("/api/")));
 }

@@ -48,6 +48,25 @@ fn brings_every_file_and_says_where() {
 }
 
 #[test]
+fn config_and_small_files_come_first() {
+    let hub = Hub::start(files());
+    Fetch::new().run(&hub, &["owner/name", "-c", "1"]).assert_code(0);
+    let mut asked: Vec<String> = hub
+        .log()
+        .iter()
+        .filter_map(|seen| Some(seen.target.rsplit_once("/resolve/")?.1.to_string()))
+        .collect();
+    asked.dedup();
+    let names = [
+        "config.json",
+        "sub/a%20name.txt",
+        "model-00002-of-00002.safetensors",
+        "model-00001-of-00002.safetensors",
+    ];
+    assert_eq!(asked, names.map(|name| format!("{COMMIT}/{name}")));
+}
+
+#[test]
 fn the_record_names_commit_sizes_and_hashes() {
     let hub = Hub::start(files());
     let fetch = Fetch::new();
