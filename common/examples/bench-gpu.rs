@@ -53,7 +53,7 @@ fn run() -> Result<Value> {
             let steps = steps.first().map_or(10, |steps| steps.parse().unwrap_or(10));
             train(&mut model, &gpu, lengths, budget.parse().unwrap_or(0.0), steps)?
         }
-        ("score", [shape]) => score(&model, &gpu, shape)?,
+        ("score", [shape]) => score(&mut model, &gpu, shape)?,
         ("decode", [tokens]) => decode(&model, tokens.parse().unwrap_or(64))?,
         _ => {
             return Err(Error::usage(
@@ -101,6 +101,8 @@ fn train(model: &mut Model, gpu: &Gpu, lengths: &str, budget_gib: f64, steps: us
     };
     let wanted = lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1);
     let plan = model.config().plan(wanted, budget.saturating_sub(memory.used), &device);
+    let spare = budget.saturating_sub(memory.used + plan.activations() + plan.activations() / 8);
+    let spent = model.spend_memory(spare)?;
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
@@ -121,7 +123,8 @@ fn train(model: &mut Model, gpu: &Gpu, lengths: &str, budget_gib: f64, steps: us
             let pass = examples[first..last].iter().map(|(tokens, trained)| Sequence { tokens, trained });
             let batch = Batch::pack(pass, 0);
             let scale = 1.0 / supervised as f32;
-            loss += model.loss_and_gradients(&batch, scale, plan.recomputed, &mut gradients)?.sum;
+            let recomputed = plan.recomputed(batch.len());
+            loss += model.loss_and_gradients(&batch, scale, recomputed, &mut gradients)?.sum;
             first = last;
         }
         let clip = clip_factor(gradient_norm(&gradients)?, 1.0);
@@ -136,12 +139,13 @@ fn train(model: &mut Model, gpu: &Gpu, lengths: &str, budget_gib: f64, steps: us
     let total: f64 = seconds.iter().sum();
     Ok(json!({
         "what": "train", "tokens_per_second": tokens as f64 / total,
-        "step_seconds": median(&mut seconds), "pass_tokens": plan.tokens, "recomputed": plan.recomputed,
-        "planned_mib": (memory.used + plan.activations) >> 20, "first_loss": losses[0], "last_loss": losses.last(),
+        "step_seconds": median(&mut seconds), "pass_tokens": plan.tokens, "spent_mib": spent >> 20, "recomputed": plan.recomputed(plan.tokens),
+        "planned_mib": (memory.used + plan.activations()) >> 20, "first_loss": losses[0], "last_loss": losses.last(),
     }))
 }
 
-fn score(model: &Model, gpu: &Gpu, shape: &str) -> Result<Value> {
+fn score(model: &mut Model, gpu: &Gpu, shape: &str) -> Result<Value> {
+    model.spend_memory(gpu.memory()?.free / 2)?;
     let lengths = steps_of(shape, 1)?.remove(0);
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut seconds = Vec::new();

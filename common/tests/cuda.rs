@@ -12,7 +12,7 @@ use common::device::{Device, Tensor, Vector};
 use common::kernels::adamw::{AdamW, Moments, gradient_norm};
 use common::kernels::attention::{self, Heads, Past, Sequences};
 use common::kernels::dropout::{self, Dropout};
-use common::kernels::embedding;
+use common::kernels::embedding::{self, Embedding};
 use common::kernels::linear::{self, AdapterSlot, Linear, Parameters, Projection, Weight};
 use common::kernels::philox::Draws;
 use common::kernels::rope::{self, Angles};
@@ -83,25 +83,43 @@ fn poison(gpu: &Arc<Gpu>) {
     gpu.synchronize().unwrap();
 }
 
-#[test]
-fn kernels_are_their_twins() {
+/// Compares some kernels with their twins, in memory that holds NaN before.
+fn on_gpu(compare: fn(&mut Check)) {
     if Gpu::count() == 0 {
         eprintln!("skipped: there is no GPU");
         return;
     }
     let gpu = Gpu::open(0).unwrap();
     poison(&gpu);
-    let mut check =
-        Check { cuda: Device::Cuda(gpu.clone()), random: ChaCha8Rng::seed_from_u64(1), failures: Vec::new() };
-    elementwise(&mut check);
-    poison(&gpu);
-    linears(&mut check);
-    poison(&gpu);
-    heads(&mut check);
-    poison(&gpu);
-    attentions(&mut check);
-    optimizer(&mut check);
+    let random = ChaCha8Rng::seed_from_u64(1);
+    let mut check = Check { cuda: Device::Cuda(gpu), random, failures: Vec::new() };
+    compare(&mut check);
     assert!(check.failures.is_empty(), "{}", check.failures.join("\n"));
+}
+
+#[test]
+fn elementwise_kernels_are_their_twins() {
+    on_gpu(elementwise);
+}
+
+#[test]
+fn linear_layers_are_their_twins() {
+    on_gpu(linears);
+}
+
+#[test]
+fn heads_and_embeddings_are_their_twins() {
+    on_gpu(heads);
+}
+
+#[test]
+fn attention_is_its_twin() {
+    on_gpu(attentions);
+}
+
+#[test]
+fn the_optimizer_is_its_twin() {
+    on_gpu(optimizer);
 }
 
 fn elementwise(check: &mut Check) {
@@ -111,12 +129,14 @@ fn elementwise(check: &mut Check) {
         let (dy, gdy) = check.pair(&[t, c], 1.0);
         let (weight, gweight) = check.vectors(c, 1.5);
         let y = rms_norm::forward(&x, &weight, 1e-5).unwrap();
-        check.same(&format!("rms_norm {what}"), &y, &rms_norm::forward(&gx, &gweight, 1e-5).unwrap(), BF16);
+        let gy = rms_norm::forward(&gx, &gweight, 1e-5).unwrap();
+        check.same(&format!("rms_norm {what}"), &y, &gy, BF16);
         for residual in [false, true] {
             let (around, garound) = (residual.then_some(&dy), residual.then_some(&gdy));
-            let dx = rms_norm::backward(&dy, &x, &weight, around, 1e-5).unwrap();
-            let gdx = rms_norm::backward(&gdy, &gx, &gweight, garound, 1e-5).unwrap();
+            let (dx, _) = rms_norm::backward(&dy, &x, &weight, around, 1e-5).unwrap();
+            let (gdx, again) = rms_norm::backward(&gdy, &gx, &gweight, garound, 1e-5).unwrap();
             check.same(&format!("rms_norm dx {what}"), &dx, &gdx, BF16);
+            check.same(&format!("rms_norm d y {what}"), &gy, &again, 0.0);
         }
         check.same(&format!("add {what}"), &x.add(&dy).unwrap(), &gx.add(&gdy).unwrap(), BF16);
         let draws = Draws { seed: 5 << 33 | 1, step: 2, stream: 7, first_row: 3 };
@@ -131,8 +151,16 @@ fn elementwise(check: &mut Check) {
             let h = swiglu::forward(&x).unwrap();
             check.same(&format!("swiglu {what}"), &h, &swiglu::forward(&gx).unwrap(), BF16);
             let (dh, gdh) = check.pair(&[t, c / 2], 1.0);
-            let (d, gd) = (swiglu::backward(&dh, &x).unwrap(), swiglu::backward(&gdh, &gx).unwrap());
+            let (d, h) = swiglu::backward(dh, x.clone()).unwrap();
+            // Over the inputs where nobody shares them, and beside them else.
+            let (gd, gh) = swiglu::backward(gdh.clone(), gx.clone()).unwrap();
             check.same(&format!("swiglu d {what}"), &d, &gd, BF16);
+            check.same(&format!("swiglu d h {what}"), &h, &gh, BF16);
+            check.same(&format!("swiglu d h {what} again"), &swiglu::forward(&gx).unwrap(), &gh, 0.0);
+            let own = Tensor::on(&check.cuda, gx.to_vec().unwrap(), gx.shape()).unwrap();
+            let (in_place, h_in_place) = swiglu::backward(gdh, own).unwrap();
+            check.same(&format!("swiglu d in place {what}"), &gd, &in_place, 0.0);
+            check.same(&format!("swiglu d h in place {what}"), &gh, &h_in_place, 0.0);
         }
         let rows: Vec<u32> = (0..t as u32).rev().step_by(2).collect();
         let (some, gsome) = (x.gather_rows(&rows).unwrap(), gx.gather_rows(&rows).unwrap());
@@ -244,29 +272,42 @@ fn linears(check: &mut Check) {
             let device = check.cuda.clone();
             let (host, gpu) =
                 (Vector::Cpu(parameters.clone()), Vector::from_vec(parameters.clone(), &device).unwrap());
-            let plain = linear::forward(&x, &linear, None).unwrap();
-            let gplain = linear::forward(&gx, &glinear, None).unwrap();
+            let plain = linear::forward(&x, &linear, None, None).unwrap();
+            let gplain = linear::forward(&gx, &glinear, None, None).unwrap();
             check.same(&format!("{what} plain"), &plain.y, &gplain.y, BF16);
             let draws = Draws { seed: 1 << 40 | 2, step: 3, stream: 0, first_row: 4 };
             for dropout in [None, Some(Dropout::new(0.25, draws).unwrap())] {
                 let what = format!("{what} {}", if dropout.is_some() { "dropped" } else { "whole" });
                 let (host, gpu) =
                     (Parameters { values: &host, dropout }, Parameters { values: &gpu, dropout });
-                let y = linear::forward(&x, &linear, Some(host)).unwrap();
-                let gy = linear::forward(&gx, &glinear, Some(gpu)).unwrap();
+                let y = linear::forward(&x, &linear, Some(host), None).unwrap();
+                let gy = linear::forward(&gx, &glinear, Some(gpu), None).unwrap();
                 check.same(&what, &y.y, &gy.y, 2.0 * BF16);
-                let again = linear::forward(&gx, &glinear, Some(gpu)).unwrap();
+                let again = linear::forward(&gx, &glinear, Some(gpu), None).unwrap();
                 check.same(&format!("{what} again"), &gy.y, &again.y, 0.0);
+                let around = linear::forward(&x, &linear, Some(host), Some(&dy)).unwrap();
+                let garound = linear::forward(&gx, &glinear, Some(gpu), Some(&gdy)).unwrap();
+                check.same(&format!("{what} plus a residual"), &around.y, &garound.y, 2.0 * BF16);
                 let before = check.values(parameters.len(), 0.5);
-                let (mut sums, mut gsums) =
-                    (Vector::Cpu(before.clone()), Vector::from_vec(before, &device).unwrap());
-                let dx = linear::backward(&dy, &x, y.low.as_ref(), &linear, host, &mut sums, true).unwrap();
-                let gdx =
-                    linear::backward(&gdy, &gx, gy.low.as_ref(), &glinear, gpu, &mut gsums, true).unwrap();
-                check.same(&format!("{what} dx"), &dx.unwrap(), &gdx.unwrap(), 2.0 * BF16);
+                let sums = || Vector::from_vec(before.clone(), &device).unwrap();
+                let (mut sums, mut gsums, mut gagain) = (Vector::Cpu(before.clone()), sums(), sums());
+                let flow = linear::backward(&dy, &linear, host, true).unwrap();
+                let gflow = linear::backward(&gdy, &glinear, gpu, true).unwrap();
+                let (dx, gdx) = (flow.dx.as_ref().unwrap(), gflow.dx.as_ref().unwrap());
+                check.same(&format!("{what} dx"), dx, gdx, 2.0 * BF16);
+                let (flow, gflow, given) = ((&dy, &flow), (&gdy, &gflow), (&x, y.low.as_ref()));
+                linear::adapter_gradients(flow, given, &linear, host, &mut sums).unwrap();
+                let ggiven = (&gx, gy.low.as_ref());
+                linear::adapter_gradients(gflow, ggiven, &glinear, gpu, &mut gsums).unwrap();
+                linear::adapter_gradients(gflow, (&gx, None), &glinear, gpu, &mut gagain).unwrap();
                 let (sums, gsums) = (sums.to_vec().unwrap(), gsums.to_vec().unwrap());
                 check.close(&format!("{what} dA, dB"), &sums, &gsums, 2.0 * BF16);
+                let what = format!("{what} dA, dB with x·Aᵀ computed again");
+                check.close(&what, &gsums, &gagain.to_vec().unwrap(), 0.0);
             }
+            let around = linear::forward(&x, &linear, None, Some(&dy)).unwrap();
+            let garound = linear::forward(&gx, &glinear, None, Some(&gdy)).unwrap();
+            check.same(&format!("{what} plain plus a residual"), &around.y, &garound.y, BF16);
             let (logits, glogits) =
                 (linear::project(&x, &linear).unwrap(), linear::project(&gx, &glinear).unwrap());
             check.close(&format!("{what} project"), &logits, &glogits, BF16);
@@ -316,12 +357,13 @@ fn heads(check: &mut Check) {
         assert_eq!(glosses.sum().unwrap(), gloss);
         check.same(&format!("loss dx {n}x{v}"), &dx, &gdx, 2.0 * BF16);
     }
-    let table = weight(check, Kind::Dense, [50, 24]);
-    let (x, gx) = (
-        embedding::forward(&[3, 49, 0, 3], &table, None, &Device::Cpu).unwrap(),
-        embedding::forward(&[3, 49, 0, 3], &table, None, &check.cuda).unwrap(),
-    );
+    let mut table = Embedding::new(weight(check, Kind::Dense, [50, 24]));
+    let x = embedding::forward(&[3, 49, 0, 3], &table, None, &Device::Cpu).unwrap();
+    let gx = embedding::forward(&[3, 49, 0, 3], &table, None, &check.cuda).unwrap();
     check.same("embedding", &x, &gx, 0.0);
+    assert_eq!(table.keep_on_gpu(2 * 50 * 24, &check.cuda).unwrap(), 2 * 50 * 24);
+    let gx = embedding::forward(&[3, 49, 0, 3], &table, None, &check.cuda).unwrap();
+    check.same("embedding on the GPU", &x, &gx, 0.0);
 }
 
 fn attentions(check: &mut Check) {

@@ -17,13 +17,23 @@ const GPU_PASS_TOKENS: usize = 16384;
 /// GPU memory that is left alone: the context, kernels, and what the pool cannot use.
 const GPU_MARGIN: u64 = 1 << 30;
 
-/// What passes may hold. On a GPU a whole effective batch is one pass where memory allows. Where adapters
-/// `drop` a part of their input, what is left of it needs room too.
-pub fn plan(config: &Config, model: &Model, training: &Selection, order: &Order, drop: bool) -> Result<Plan> {
-    let device = model.device();
+/// The share of the activations that is left free besides, since buffers of many sizes do not fit seamlessly.
+const SLACK_SHARE: u64 = 8;
+
+/// What passes may hold. On a GPU a whole effective batch is one pass where memory allows, and memory that
+/// is left then goes into speed: so many bytes of it. Where adapters `drop` a part of their input, what is
+/// left of it needs room too.
+pub fn plan(
+    config: &Config,
+    model: &mut Model,
+    training: &Selection,
+    order: &Order,
+    drop: bool,
+) -> Result<(Plan, u64)> {
+    let device = &model.device().clone();
     let Device::Cuda(gpu) = device else {
         let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
-        return Ok(model.config().plan(HOST_PASS_TOKENS, budget, device));
+        return Ok((model.config().plan(HOST_PASS_TOKENS, budget, device), 0));
     };
     let memory = gpu.memory()?;
     let budget = config.vram_budget.unwrap_or(memory.used + memory.free.saturating_sub(GPU_MARGIN));
@@ -40,13 +50,14 @@ pub fn plan(config: &Config, model: &Model, training: &Selection, order: &Order,
     let scratch = if drop { 2 * 2 * tokens * model.config().feed_forward } else { 0 };
     let left = left.saturating_sub(scratch as u64);
     let plan = model.config().plan(tokens, left, device);
-    if plan.activations > left {
+    if plan.activations() > left {
         return Err(error!(
             "{} MiB of GPU memory are left beside weights and optimizer, and the shortest pass takes {}",
             left >> 20,
-            plan.activations >> 20
+            plan.activations() >> 20
         )
         .hint("raise --vram-budget, or close other programs that hold GPU memory (nvidia-smi)"));
     }
-    Ok(plan)
+    let spare = left.saturating_sub(plan.activations() + plan.activations() / SLACK_SHARE);
+    Ok((plan, model.spend_memory(spare)?))
 }

@@ -75,6 +75,14 @@ impl Tensor {
         }
     }
 
+    /// As [`Tensor::gpu`], given away.
+    pub fn into_gpu(self) -> Result<GpuTensor> {
+        match self {
+            Self::Cpu(_) => Err(Error::new("a tensor on a GPU expected, found one on the host")),
+            Self::Cuda(tensor) => Ok(tensor),
+        }
+    }
+
     /// The extents, outermost first.
     pub fn shape(&self) -> &[usize] {
         match self {

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::CudaSlice;
 
@@ -25,6 +26,7 @@ pub struct GpuVector {
     gpu: Arc<Gpu>,
     values: CudaSlice<f32>,
     len: usize,
+    version: u64,
 }
 
 impl Vector {
@@ -32,24 +34,20 @@ impl Vector {
     pub fn zeros(len: usize, device: &Device) -> Result<Self> {
         match device {
             Device::Cpu => Ok(Self::Cpu(vec![0.0; len])),
-            Device::Cuda(gpu) => Ok(Self::Cuda(GpuVector { gpu: gpu.clone(), values: gpu.zeros(len)?, len })),
+            Device::Cuda(gpu) => Ok(Self::Cuda(GpuVector::new(gpu, gpu.zeros(len)?, len))),
         }
     }
 
     /// Arbitrary values on a GPU, for a kernel to write.
     pub fn on_gpu(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
-        Ok(Self::Cuda(GpuVector { gpu: gpu.clone(), values: gpu.allocate(len)?, len }))
+        Ok(Self::Cuda(GpuVector::new(gpu, gpu.allocate(len)?, len)))
     }
 
     /// These values, moved to the device.
     pub fn from_vec(values: Vec<f32>, device: &Device) -> Result<Self> {
         match device {
             Device::Cpu => Ok(Self::Cpu(values)),
-            Device::Cuda(gpu) => Ok(Self::Cuda(GpuVector {
-                gpu: gpu.clone(),
-                values: gpu.upload(&values)?,
-                len: values.len(),
-            })),
+            Device::Cuda(gpu) => Ok(Self::Cuda(GpuVector::new(gpu, gpu.upload(&values)?, values.len()))),
         }
     }
 
@@ -94,7 +92,7 @@ impl Vector {
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         match self {
             Self::Cpu(values) => Ok(values.clone()),
-            Self::Cuda(GpuVector { gpu, values, len }) => gpu.download(values, *len),
+            Self::Cuda(GpuVector { gpu, values, len, .. }) => gpu.download(values, *len),
         }
     }
 
@@ -105,12 +103,30 @@ impl Vector {
                 values.fill(0.0);
                 Ok(())
             }
-            Self::Cuda(GpuVector { gpu, values, .. }) => gpu.fill_zero(values),
+            Self::Cuda(vector) => {
+                vector.mark_changed();
+                vector.gpu.fill_zero(&mut vector.values)
+            }
         }
     }
 }
 
 impl GpuVector {
+    fn new(gpu: &Arc<Gpu>, values: CudaSlice<f32>, len: usize) -> Self {
+        Self { gpu: Arc::clone(gpu), values, len, version: next_version() }
+    }
+
+    /// A number that no other vector has had, and this one only since [`GpuVector::mark_changed`]: what is
+    /// derived from the values is kept under it.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Says that the values have changed.
+    pub fn mark_changed(&mut self) {
+        self.version = next_version();
+    }
+
     /// Where it lives.
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
@@ -138,4 +154,9 @@ impl GpuVector {
             false => Err(error!("values {range:?} of {}", self.len)),
         }
     }
+}
+
+fn next_version() -> u64 {
+    static VERSIONS: AtomicU64 = AtomicU64::new(0);
+    VERSIONS.fetch_add(1, Ordering::Relaxed)
 }

@@ -4,7 +4,7 @@
 use super::config::Config;
 use crate::device::{Device, Tensor, Vector};
 use crate::kernels::attention::{self, Attended, Heads, Past, Sequences};
-use crate::kernels::linear::{self, Linear, Parameters};
+use crate::kernels::linear::{self, Backward, Linear, Parameters};
 use crate::kernels::rope::Angles;
 use crate::kernels::{rms_norm, rope, swiglu};
 use crate::{Result, error};
@@ -57,7 +57,7 @@ impl<'a> Pass<'a> {
 }
 
 /// What the backward of a block needs besides its input. The norms' outputs and the SwiGLU's are
-/// computed again: each costs one pass over data that is read anyway.
+/// computed again from data that is read anyway.
 pub struct Kept {
     /// Query, key and value before their head norms, where there are any.
     raw_qkv: Option<Tensor>,
@@ -68,15 +68,25 @@ pub struct Kept {
     middle: Tensor,
     /// [T, 2F]
     gate_up: Tensor,
-    /// x·Aᵀ of the four linear layers.
+    /// x·Aᵀ of the four linear layers. That of the last is left out where a block is recomputed.
     low: [Option<Tensor>; 4],
 }
 
 impl Block {
     /// y [T, C] from x [T, C], what the backward needs, and the qkv to extend a cache with.
     pub fn forward(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<(Tensor, Kept)> {
+        let mut kept = self.recompute(x, pass, past)?;
+        let hidden = swiglu::forward(&kept.gate_up)?;
+        let down = linear::forward(&hidden, &self.down, pass.parameters, Some(&kept.middle))?;
+        kept.low[3] = down.low;
+        Ok((down.y, kept))
+    }
+
+    /// What the backward needs, from x [T, C]: all of the forward but the last product, whose result is
+    /// the next block's input.
+    pub fn recompute(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<Kept> {
         let normed = rms_norm::forward(x, &self.input_norm, pass.epsilon)?;
-        let qkv = linear::forward(&normed, &self.qkv, pass.parameters)?;
+        let qkv = linear::forward(&normed, &self.qkv, pass.parameters, None)?;
         let (raw_qkv, qkv, low_qkv) = match &self.head_norms {
             Some(norms) => {
                 let normed = rms_norm::forward_heads(&qkv.y, norms, pass.heads.size, pass.epsilon)?;
@@ -86,15 +96,12 @@ impl Block {
         };
         let qkv = rope::forward(&qkv, turned_columns(pass.heads), &pass.angles)?;
         let attended = attention::forward(&qkv, pass.heads, &pass.sequences, past)?;
-        let output = linear::forward(&attended.output, &self.output, pass.parameters)?;
-        let middle = x.add(&output.y)?;
+        let output = linear::forward(&attended.output, &self.output, pass.parameters, Some(x))?;
+        let middle = output.y;
         let normed = rms_norm::forward(&middle, &self.post_norm, pass.epsilon)?;
-        let gate_up = linear::forward(&normed, &self.gate_up, pass.parameters)?;
-        let hidden = swiglu::forward(&gate_up.y)?;
-        let down = linear::forward(&hidden, &self.down, pass.parameters)?;
-        let y = middle.add(&down.y)?;
-        let low = [low_qkv, output.low, gate_up.low, down.low];
-        Ok((y, Kept { raw_qkv, qkv, attended, middle, gate_up: gate_up.y, low }))
+        let gate_up = linear::forward(&normed, &self.gate_up, pass.parameters, None)?;
+        let low = [low_qkv, output.low, gate_up.low, None];
+        Ok(Kept { raw_qkv, qkv, attended, middle, gate_up: gate_up.y, low })
     }
 
     /// dx [T, C] from dy [T, C]; adds the adapters' gradients to `gradients`. Below the first
@@ -112,33 +119,40 @@ impl Block {
         let parameters = pass.parameters.ok_or_else(|| error!("backward without parameters"))?;
         let Kept { raw_qkv, qkv, attended, middle, gate_up, low } = kept;
         let [low_qkv, low_output, low_gate_up, low_down] = &low;
-        let mut through = |linear: &Linear, dy: &Tensor, x: &Tensor, low: &Option<Tensor>, needs_dx: bool| {
-            linear::backward(dy, x, low.as_ref(), linear, parameters, gradients, needs_dx)
+        let mut learn = |linear: &Linear, dy: &Tensor, flow: &Backward, x: &Tensor, low: &Option<Tensor>| {
+            linear::adapter_gradients((dy, flow), (x, low.as_ref()), linear, parameters, gradients)
         };
-        let wanted =
-            |dx: Option<Tensor>| dx.ok_or_else(|| error!("a gradient that was asked for is missing"));
 
-        let hidden = swiglu::forward(&gate_up)?;
-        let dhidden = wanted(through(&self.down, dy, &hidden, low_down, true)?)?;
+        let mut flow = linear::backward(dy, &self.down, parameters, true)?;
+        let (dgate_up, hidden) = swiglu::backward(flow.take_dx()?, gate_up)?;
+        learn(&self.down, dy, &flow, &hidden, low_down)?;
         drop(hidden);
-        let dgate_up = swiglu::backward(&dhidden, &gate_up)?;
-        drop((dhidden, gate_up));
-        let normed = rms_norm::forward(&middle, &self.post_norm, pass.epsilon)?;
-        let dnormed = wanted(through(&self.gate_up, &dgate_up, &normed, low_gate_up, true)?)?;
-        drop(dgate_up);
-        let dmiddle = rms_norm::backward(&dnormed, &middle, &self.post_norm, Some(dy), pass.epsilon)?;
+        let mut flow = linear::backward(&dgate_up, &self.gate_up, parameters, true)?;
+        let (dmiddle, normed) =
+            rms_norm::backward(&flow.take_dx()?, &middle, &self.post_norm, Some(dy), pass.epsilon)?;
+        learn(&self.gate_up, &dgate_up, &flow, &normed, low_gate_up)?;
+        drop((dgate_up, normed, middle));
 
-        let dattended = wanted(through(&self.output, &dmiddle, &attended.output, low_output, true)?)?;
-        let dqkv = attention::backward(&dattended, &qkv, &attended, pass.heads, &pass.sequences)?;
+        let mut flow = linear::backward(&dmiddle, &self.output, parameters, true)?;
+        learn(&self.output, &dmiddle, &flow, &attended.output, low_output)?;
+        let dqkv = attention::backward(&flow.take_dx()?, &qkv, &attended, pass.heads, &pass.sequences)?;
+        drop((qkv, attended));
         let mut dqkv = rope::backward(&dqkv, turned_columns(pass.heads), &pass.angles)?;
         if let (Some(norms), Some(raw)) = (&self.head_norms, &raw_qkv) {
             dqkv = rms_norm::backward_heads(&dqkv, raw, norms, pass.heads.size, pass.epsilon)?;
         }
-        let normed = rms_norm::forward(x, &self.input_norm, pass.epsilon)?;
-        let dnormed = through(&self.qkv, &dqkv, &normed, low_qkv, needs_dx)?;
-        dnormed
-            .map(|dnormed| rms_norm::backward(&dnormed, x, &self.input_norm, Some(&dmiddle), pass.epsilon))
-            .transpose()
+        let mut flow = linear::backward(&dqkv, &self.qkv, parameters, needs_dx)?;
+        let (dx, normed) = match needs_dx {
+            true => {
+                let around = Some(&dmiddle);
+                let (dx, normed) =
+                    rms_norm::backward(&flow.take_dx()?, x, &self.input_norm, around, pass.epsilon)?;
+                (Some(dx), normed)
+            }
+            false => (None, rms_norm::forward(x, &self.input_norm, pass.epsilon)?),
+        };
+        learn(&self.qkv, &dqkv, &flow, &normed, low_qkv)?;
+        Ok(dx)
     }
 
     /// The four linear layers, in the order of the forward.

@@ -8,7 +8,7 @@ use super::{AdapterOptions, Adapters, Batch, Cache, Config};
 use crate::adapter::{Adapter, AdapterConfig};
 use crate::device::{Device, Tensor, Vector};
 use crate::kernels::attention::Past;
-use crate::kernels::embedding;
+use crate::kernels::embedding::{self, Embedding};
 use crate::kernels::linear::{Linear, Weight};
 use crate::nf4::Scheme;
 use crate::{Error, Result, error};
@@ -17,7 +17,7 @@ use crate::{Error, Result, error};
 pub struct Model {
     pub(super) config: Config,
     pub(super) device: Device,
-    pub(super) embedding: Weight,
+    pub(super) embedding: Embedding,
     pub(super) blocks: Vec<Block>,
     pub(super) head: Head,
     pub(super) adapters: Adapters,
@@ -80,14 +80,28 @@ impl Model {
     pub fn add_adapters(&mut self, options: &AdapterOptions) -> Result<()> {
         let linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
         self.adapters = Adapters::new(linears, options, &self.device)?;
-        Ok(())
+        self.prepare_adapters()
     }
 
     /// Attaches the adapters of a PEFT directory, in the place of any there were.
     pub fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
         let linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
         self.adapters = Adapters::from_adapter(linears, adapter, &self.device)?;
-        Ok(())
+        self.prepare_adapters()
+    }
+
+    fn prepare_adapters(&self) -> Result<()> {
+        self.linears().try_for_each(|linear| linear.prepare_adapters(&self.adapters.values))
+    }
+
+    /// On a GPU, spends up to `budget` bytes that nothing else will need on speed, and returns how many:
+    /// for the embedding table, and for quantized weights in bf16, which saves widening them in each pass.
+    pub fn spend_memory(&mut self, budget: u64) -> Result<u64> {
+        let mut kept = self.embedding.keep_on_gpu(budget, &self.device)?;
+        for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
+            kept += linear.keep_widened(budget - kept, &self.device)?;
+        }
+        Ok(kept)
     }
 
     /// The adapters as PEFT writes them.
@@ -116,7 +130,7 @@ impl Model {
         } else {
             self.head.projection.inputs() * self.head.projection.outputs()
         };
-        elements(&self.embedding)
+        elements(self.embedding.table())
             + linears.sum::<usize>()
             + norms.sum::<usize>()
             + self.head.norm.len()
@@ -192,7 +206,7 @@ impl Model {
             let (Some(x), Some(saved)) = (inputs.pop(), kept.pop()) else { break };
             let saved = match saved {
                 Some(saved) => saved,
-                None => block.forward(&x, &pass, None)?.1,
+                None => block.recompute(&x, &pass, None)?,
             };
             match block.backward(&dx, &x, saved, &pass, gradients, index > first)? {
                 Some(below) => dx = below,

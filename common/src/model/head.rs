@@ -37,6 +37,7 @@ impl Head {
         let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
         let (losses, dnormed) =
             linear_cross_entropy::forward_backward(&normed, &self.projection, targets, scale)?;
-        Ok((losses, rms_norm::backward(&dnormed, x, &self.norm, None, self.epsilon)?))
+        let (dx, _) = rms_norm::backward(&dnormed, x, &self.norm, None, self.epsilon)?;
+        Ok((losses, dx))
     }
 }

@@ -8,6 +8,7 @@ use super::{Adapters, Config, Model};
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::checkpoint::Checkpoint;
 use crate::device::{Device, Vector};
+use crate::kernels::embedding::Embedding;
 use crate::kernels::linear::{Linear, Projection, Weight};
 use crate::nf4::Scheme;
 use crate::{Context, Result, error};
@@ -41,11 +42,11 @@ pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: 
     let checkpoint = Checkpoint::open(directory)?;
     let source = Source { checkpoint: &checkpoint, config: &config, quantization, device };
     let table = [config.vocabulary, config.width];
-    let embedding = source.weight("model.embed_tokens", table)?;
+    let embeddings = source.weight("model.embed_tokens", table)?;
     let head = Projection {
         name: "lm_head".into(),
         weight: match config.tied_head {
-            true => embedding.clone(),
+            true => embeddings.clone(),
             false => source.weight("lm_head", table)?,
         },
         bias: None,
@@ -55,6 +56,10 @@ pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: 
         norm: source.norm("model.norm.weight", config.width)?,
         projection: Linear::new(vec![head])?.to_device(device)?,
         epsilon: config.epsilon,
+    };
+    let embedding = match config.tied_head {
+        true => Embedding::tied(embeddings, &head.projection),
+        false => Embedding::new(embeddings),
     };
     let blocks = (0..config.layers).map(|layer| source.block(layer)).collect::<Result<_>>()?;
     Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::none(), config })

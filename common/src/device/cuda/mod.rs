@@ -151,6 +151,11 @@ impl Gpu {
         version
     }
 
+    /// The stream that computes.
+    pub fn stream(&self) -> &CudaStream {
+        &self.stream
+    }
+
     /// Waits until all that was asked for is done; errors of kernels come out here.
     pub fn synchronize(&self) -> Result<()> {
         self.stream.synchronize().map_err(failed)

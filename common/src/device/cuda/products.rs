@@ -47,7 +47,7 @@ impl Factor {
     }
 }
 
-/// `out [M, N] = alpha·a [M, K]·b [K, N] + beta·out + bias [N]`.
+/// `out [M, N] = alpha·a [M, K]·b [K, N] + added [M, N] + bias [N]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Product {
     /// M, N and K.
@@ -58,14 +58,14 @@ pub struct Product {
     pub b: Factor,
     /// The address of the result.
     pub out: u64,
-    /// Numbers from one row of the result to the next.
+    /// Numbers from one row of the result to the next, and of what is added.
     pub out_stride: usize,
     /// Of the result.
     pub precision: Precision,
     /// Multiplies the product.
     pub alpha: f32,
-    /// 1 adds to what the result holds, 0 overwrites it.
-    pub beta: f32,
+    /// The address of what is added, in the result's precision; the result's own adds to what it holds.
+    pub added: Option<u64>,
     /// bf16 [N], added to each row.
     pub bias: Option<u64>,
 }
@@ -189,7 +189,7 @@ impl Gpu {
     pub fn product(&self, product: &Product) -> Result<()> {
         let [m, n, k] = product.shape;
         if m == 0 || n == 0 || k == 0 {
-            return match product.beta == 1.0 || m == 0 || n == 0 {
+            return match product.added == Some(product.out) || m == 0 || n == 0 {
                 true => Ok(()),
                 false => Err(error!("product of no columns")),
             };
@@ -197,6 +197,7 @@ impl Gpu {
         self.bind()?;
         let descriptors = Descriptors::new(product)?;
         let algorithm = self.algorithm(product)?;
+        let beta: f32 = if product.added.is_some() { 1.0 } else { 0.0 };
         // SAFETY: descriptors live to the end of this function; addresses and strides are those of
         // live buffers, whose extents the op that calls has checked.
         #[allow(unsafe_code)]
@@ -205,12 +206,12 @@ impl Gpu {
                 self.products.handle,
                 descriptors.operation,
                 (&raw const product.alpha).cast(),
-                (&raw const product.beta).cast(),
+                (&raw const beta).cast(),
                 product.b.address as *const c_void,
                 descriptors.b,
                 product.a.address as *const c_void,
                 descriptors.a,
-                product.out as *const c_void,
+                product.added.unwrap_or(product.out) as *const c_void,
                 descriptors.out,
                 product.out as *mut c_void,
                 descriptors.out,
@@ -238,9 +239,10 @@ impl Gpu {
             shape,
             strides: [product.a.stride, product.b.stride, product.out_stride],
             transposed: [product.a.transposed, product.b.transposed],
-            alignments: [product.a.address, product.b.address, product.out].map(alignment),
+            alignments: [product.a.address, product.b.address, product.out | product.added.unwrap_or(0)]
+                .map(alignment),
             precision: product.precision,
-            adds: product.beta != 0.0,
+            adds: product.added.is_some(),
             bias: product.bias.is_some(),
         };
         let mut algorithms = self.products.algorithms.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,7 @@ use crate::{Result, error};
 
 pub(crate) static SOURCE: Source = Source { name: "tensor", text: include_str!("tensor.cu") };
 
-/// Values of a tensor, which other tensors may share: nobody writes to them once they are there.
+/// Values of a tensor, which other tensors may share: nobody writes to them then.
 #[derive(Debug, Clone)]
 pub struct GpuTensor {
     gpu: Arc<Gpu>,
@@ -51,6 +51,15 @@ impl GpuTensor {
     ) -> Result<Self> {
         let values = Arc::new(gpu.upload_staged(shape.iter().product(), fill)?);
         Ok(Self { gpu: Arc::clone(gpu), values, start: 0, shape: shape.to_vec() })
+    }
+
+    /// Where an elementwise kernel that has read this tensor writes its result: over it, unless somebody
+    /// shares its values.
+    pub fn successor(&self) -> Result<Self> {
+        match Arc::strong_count(&self.values) {
+            1 => Ok(self.clone()),
+            _ => Self::new(&self.gpu, &self.shape),
+        }
     }
 
     /// Where it lives.

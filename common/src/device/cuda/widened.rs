@@ -1,18 +1,19 @@
-//! Two buffers that quantized weights are widened into, by turns: while a product reads one, the next
-//! weight is widened into the other on the second stream.
+//! Two buffers that quantized weights are widened into: while a product reads one, the next weight is
+//! widened into the other on the second stream. The first holds the largest weight, the second the largest
+//! of the others, since neighbours of the largest are smaller.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream};
 use half::bf16;
 
 use super::{Gpu, failed};
-use crate::Result;
+use crate::{Result, error};
 
-/// The two buffers and whose turn it is.
+/// The two buffers and which was used last.
 pub(super) struct DoubleBuffer {
     halves: [Half; 2],
-    next: usize,
+    last: usize,
 }
 
 struct Half {
@@ -34,42 +35,39 @@ impl DoubleBuffer {
                 ready: context.new_event(None).map_err(failed)?,
             })
         };
-        Ok(Self { halves: [half()?, half()?], next: 0 })
+        Ok(Self { halves: [half()?, half()?], last: 1 })
     }
 }
 
 impl Gpu {
     /// Makes room for weights of `len` numbers, before anything is in flight.
     pub fn reserve_widened(&self, len: usize) -> Result<()> {
-        let mut buffer = self.widened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for half in &mut buffer.halves {
-            if half.weights.len() < len {
-                half.weights = self.allocate(len)?;
-            }
+        let mut buffer = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+        let [first, second] = &mut buffer.halves;
+        if len > first.weights.len() {
+            second.weights = std::mem::replace(&mut first.weights, self.allocate(len)?);
+        } else if len < first.weights.len() && len > second.weights.len() {
+            second.weights = self.allocate(len)?;
         }
         self.synchronize()
     }
 
     /// Runs `widen` on the stream ahead, into a buffer of at least `len` numbers, then `multiply` with
-    /// that buffer behind it on the stream that computes.
+    /// that buffer behind it on the stream that computes. Room has been made before.
     pub fn widened(
         &self,
         len: usize,
         widen: impl FnOnce(&CudaStream, &CudaSlice<bf16>) -> Result<()>,
         multiply: impl FnOnce(&CudaSlice<bf16>) -> Result<()>,
     ) -> Result<()> {
-        let too_small = {
-            let buffer = self.widened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            buffer.halves[buffer.next].weights.len() < len
-        };
-        if too_small {
-            self.synchronize()?;
-            self.reserve_widened(len)?;
-        }
-        let mut buffer = self.widened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let turn = buffer.next;
-        buffer.next = 1 - turn;
+        let mut buffer = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = 1 - buffer.last;
+        let turn = if buffer.halves[other].weights.len() >= len { other } else { 0 };
+        buffer.last = turn;
         let half = &buffer.halves[turn];
+        if half.weights.len() < len {
+            return Err(error!("a weight of {len} numbers to widen, and room for {}", half.weights.len()));
+        }
         self.ahead.wait(&half.free).map_err(failed)?;
         widen(&self.ahead, &half.weights)?;
         half.ready.record(&self.ahead).map_err(failed)?;

@@ -20,7 +20,7 @@ const STEP_BLOCKS: usize = 2048;
 /// A step of the parameters in `range`, whose moments are those in `own`.
 pub(super) fn step(
     formula: &Formula,
-    parameters: &GpuVector,
+    parameters: &mut GpuVector,
     gradients: &GpuVector,
     range: &Range<usize>,
     [first, second]: [&GpuVector; 2],
@@ -34,13 +34,14 @@ pub(super) fn step(
         (range.len() as i64).into(),
     ];
     arguments.extend(formula.numbers().map(Argument::from));
+    parameters.mark_changed();
     parameters.gpu().launch(&SOURCE, "adamw_step", Grid::cover(range.len(), THREADS), &arguments)
 }
 
 /// The same where moments are in 8 bits; `own` begins with a block.
 pub(super) fn step_in_8_bits(
     formula: &Formula,
-    parameters: &GpuVector,
+    parameters: &mut GpuVector,
     gradients: &GpuVector,
     range: &Range<usize>,
     moments: &GpuQuantized,
@@ -63,6 +64,7 @@ pub(super) fn step_in_8_bits(
         (range.len() as i64).into(),
     ];
     arguments.extend(formula.numbers().map(Argument::from));
+    parameters.mark_changed();
     let blocks = range.len().div_ceil(BLOCK).min(STEP_BLOCKS);
     gpu.launch(&IN_8_BITS, "adamw8_step", Grid::new(blocks, BLOCK), &arguments)
 }

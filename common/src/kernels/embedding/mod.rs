@@ -1,5 +1,6 @@
 //! Token embeddings: rows of a frozen table, in training with noise. They have no backward, because
-//! nothing below them trains.
+//! nothing below them trains. Beside a GPU the table stays on the host, a gigabyte for a few rows of a
+//! pass, unless memory is left over.
 
 mod noise;
 
@@ -7,13 +8,56 @@ use rayon::prelude::*;
 
 use crate::device::cuda::GpuTensor;
 use crate::device::{Device, Tensor};
-use crate::kernels::linear::Weight;
+use crate::kernels::linear::{self, Linear, Weight};
 use crate::{Result, error};
 
 pub use noise::Noise;
 
-/// x [T, C]: row `tokens[t]` of the table [V, C] for each t, and the noise.
-pub fn forward(tokens: &[u32], table: &Weight, noise: Option<&Noise>, device: &Device) -> Result<Tensor> {
+/// The table of token embeddings, [V, C].
+pub struct Embedding {
+    table: Weight,
+    /// The table on a GPU, where memory was left for it.
+    on_gpu: Option<GpuTensor>,
+}
+
+impl Embedding {
+    /// A table on the host, from which a pass takes its rows.
+    pub fn new(table: Weight) -> Self {
+        Self { table, on_gpu: None }
+    }
+
+    /// A table that a head shares, and with it its copy on a GPU.
+    pub fn tied(table: Weight, head: &Linear) -> Self {
+        Self { table, on_gpu: head.dense_on_gpu().cloned() }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Weight {
+        &self.table
+    }
+
+    /// Copies the table to a GPU where that takes no more than `budget` bytes; returns the bytes.
+    pub fn keep_on_gpu(&mut self, budget: u64, device: &Device) -> Result<u64> {
+        let [v, c] = self.table.shape();
+        let bytes = 2 * (v * c) as u64;
+        match (device, &self.table) {
+            (Device::Cuda(gpu), Weight::Dense(table)) if self.on_gpu.is_none() && bytes <= budget => {
+                self.on_gpu = Some(linear::cuda::upload(gpu, table)?);
+                Ok(bytes)
+            }
+            _ => Ok(0),
+        }
+    }
+}
+
+/// x [T, C]: row `tokens[t]` of the table for each t, and the noise.
+pub fn forward(
+    tokens: &[u32],
+    embedding: &Embedding,
+    noise: Option<&Noise>,
+    device: &Device,
+) -> Result<Tensor> {
+    let table = &embedding.table;
     let [v, c] = table.shape();
     if let Some(token) = tokens.iter().find(|&&token| token as usize >= v) {
         return Err(error!("embedding: token {token} is outside the vocabulary of {v}")
@@ -30,8 +74,10 @@ pub fn forward(tokens: &[u32], table: &Weight, noise: Option<&Noise>, device: &D
             }
             Tensor::from_vec(x, &[tokens.len(), c])
         }
-        // The table stays on the host: a gigabyte of GPU memory for a few rows of a pass.
         Device::Cuda(gpu) => {
+            if let (Some(table), None) = (&embedding.on_gpu, noise) {
+                return table.gather_rows(tokens).map(Tensor::Cuda);
+            }
             let shape = [tokens.len(), c];
             let x = GpuTensor::from_staging(gpu, &shape, |x| {
                 let rows = x.par_chunks_exact_mut(c).zip(tokens).enumerate();

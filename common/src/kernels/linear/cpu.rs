@@ -46,28 +46,28 @@ pub(super) fn forward(
     Ok((y, low))
 }
 
-/// `dx = dy·W`, and the adapters' part of it; adds their gradients to `gradients`.
-#[allow(clippy::too_many_arguments)] // the op's inputs, as its shapes name them
+/// `dx = dy·W` and the adapters' part of it, where it is needed, and scale·dy·B [T, ΣR].
+#[allow(clippy::type_complexity)] // the two of them
 pub(super) fn backward(
     dy: &[f32],
-    x: &[f32],
     t: usize,
-    low: Option<&[f32]>,
     linear: &Linear,
     parameters: Parameters,
-    gradients: &mut [f32],
     needs_dx: bool,
-) -> Result<Option<Vec<f32>>> {
-    let mut dx = None;
-    if needs_dx {
-        let mut values = vec![0.0; t * linear.inputs];
-        multiply_transposed(&mut values, dy, t, &weights(linear))?;
-        dx = Some(values);
+) -> Result<(Option<Vec<f32>>, Option<Vec<f32>>)> {
+    let mut dlow = None;
+    if linear.has_adapter() && t > 0 {
+        dlow = Some(lora::backward(dy, t, linear, parameters)?);
     }
-    if let Some(low) = low {
-        lora::backward(dx.as_deref_mut(), dy, x, t, low, linear, parameters, gradients)?;
+    if !needs_dx {
+        return Ok((None, dlow));
     }
-    Ok(dx)
+    let mut dx = vec![0.0; t * linear.inputs];
+    multiply_transposed(&mut dx, dy, t, &weights(linear))?;
+    if let Some(dlow) = &dlow {
+        lora::add_inputs(&mut dx, dlow, t, linear, parameters)?;
+    }
+    Ok((Some(dx), dlow))
 }
 
 pub(super) fn weights(linear: &Linear) -> Vec<&Weight> {

@@ -17,14 +17,9 @@ pub(super) fn forward(
     linear: &Linear,
     parameters: Parameters,
 ) -> Result<Vec<f32>> {
-    let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
+    let (n, ranks) = (linear.outputs, linear.ranks());
     let values = parameters.values.host()?;
-    let mut low = vec![0.0; t * ranks];
-    for_inputs(linear, x, parameters.dropout, |x, a, rank_columns, _| {
-        let a = Matrix::new(&values[a], rank_columns.len(), k);
-        let out = MatrixMut::with_stride(&mut low[rank_columns.start..], t, rank_columns.len(), ranks);
-        product(out, 1.0, Matrix::new(x, t, k), a.t(), Threads::All);
-    });
+    let low = low(x, t, linear, parameters)?;
     for (columns, rank_columns, adapter) in slots(linear) {
         let b = Matrix::new(&values[adapter.b.clone()], columns.len(), adapter.rank);
         let low = Matrix::with_stride(&low[rank_columns.start..], t, adapter.rank, ranks);
@@ -34,42 +29,49 @@ pub(super) fn forward(
     Ok(low)
 }
 
-/// With `dlow = scale·dy·B`: `dA += dlowᵀ·x`, `dB += scale·dyᵀ·(x·Aᵀ)`, and `dx += dlow·A` where dx
-/// is wanted.
-#[allow(clippy::too_many_arguments)] // the op's inputs, as its shapes name them
-pub(super) fn backward(
-    mut dx: Option<&mut [f32]>,
-    dy: &[f32],
-    x: &[f32],
-    t: usize,
-    low: &[f32],
-    linear: &Linear,
-    parameters: Parameters,
-    gradients: &mut [f32],
-) -> Result<()> {
-    let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
+/// x·Aᵀ [T, ΣR]
+pub(super) fn low(x: &[f32], t: usize, linear: &Linear, parameters: Parameters) -> Result<Vec<f32>> {
+    let (k, ranks) = (linear.inputs, linear.ranks());
+    let values = parameters.values.host()?;
+    let mut low = vec![0.0; t * ranks];
+    for_inputs(linear, x, parameters.dropout, |x, a, rank_columns| {
+        let a = Matrix::new(&values[a], rank_columns.len(), k);
+        let out = MatrixMut::with_stride(&mut low[rank_columns.start..], t, rank_columns.len(), ranks);
+        product(out, 1.0, Matrix::new(x, t, k), a.t(), Threads::All);
+    });
+    Ok(low)
+}
+
+/// dlow = scale·dy·B [T, ΣR]
+pub(super) fn backward(dy: &[f32], t: usize, linear: &Linear, parameters: Parameters) -> Result<Vec<f32>> {
+    let (n, ranks) = (linear.outputs, linear.ranks());
     let values = parameters.values.host()?;
     let mut dlow = vec![0.0; t * ranks];
     for (columns, rank_columns, adapter) in slots(linear) {
-        let rank = adapter.rank;
         let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
-        let b = Matrix::new(&values[adapter.b.clone()], columns.len(), rank);
-        let out = MatrixMut::with_stride(&mut dlow[rank_columns.start..], t, rank, ranks);
+        let b = Matrix::new(&values[adapter.b.clone()], columns.len(), adapter.rank);
+        let out = MatrixMut::with_stride(&mut dlow[rank_columns.start..], t, adapter.rank, ranks);
         product(out, adapter.scale, dy, b, Threads::All);
-        let low = Matrix::with_stride(&low[rank_columns.start..], t, rank, ranks);
-        let db = MatrixMut::new(&mut gradients[adapter.b.clone()], columns.len(), rank);
-        accumulate(db, adapter.scale, dy.t(), low, Threads::All);
     }
-    for_inputs(linear, x, parameters.dropout, |x, a, rank_columns, dropout| {
-        let rank = rank_columns.len();
-        let dlow = Matrix::with_stride(&dlow[rank_columns.start..], t, rank, ranks);
-        let da = MatrixMut::new(&mut gradients[a.clone()], rank, k);
-        accumulate(da, 1.0, dlow.t(), Matrix::new(x, t, k), Threads::All);
-        let a = Matrix::new(&values[a], rank, k);
-        match (dx.as_deref_mut(), dropout) {
-            (None, _) => {}
-            (Some(dx), None) => accumulate(MatrixMut::new(dx, t, k), 1.0, dlow, a, Threads::All),
-            (Some(dx), Some(dropout)) => {
+    Ok(dlow)
+}
+
+/// dx [T, K] += dlow·A, of what was not dropped.
+pub(super) fn add_inputs(
+    dx: &mut [f32],
+    dlow: &[f32],
+    t: usize,
+    linear: &Linear,
+    parameters: Parameters,
+) -> Result<()> {
+    let (k, ranks) = (linear.inputs, linear.ranks());
+    let values = parameters.values.host()?;
+    for_masks(linear, parameters.dropout, |a, rank_columns, dropout| {
+        let a = Matrix::new(&values[a], rank_columns.len(), k);
+        let dlow = Matrix::with_stride(&dlow[rank_columns.start..], t, rank_columns.len(), ranks);
+        match dropout {
+            None => accumulate(MatrixMut::new(dx, t, k), 1.0, dlow, a, Threads::All),
+            Some(dropout) => {
                 let mut dropped = vec![0.0; t * k];
                 product(MatrixMut::new(&mut dropped, t, k), 1.0, dlow, a, Threads::All);
                 accumulate_kept(dx, &dropped, k, &dropout);
@@ -79,20 +81,57 @@ pub(super) fn backward(
     Ok(())
 }
 
+/// `dA += dlowᵀ·x` and `dB += scale·dyᵀ·(x·Aᵀ)`.
+pub(super) fn gradients(
+    (dy, dlow): (&[f32], &[f32]),
+    (x, low): (&[f32], &[f32]),
+    t: usize,
+    linear: &Linear,
+    dropout: Option<Dropout>,
+    gradients: &mut [f32],
+) {
+    let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
+    for (columns, rank_columns, adapter) in slots(linear) {
+        let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
+        let low = Matrix::with_stride(&low[rank_columns.start..], t, adapter.rank, ranks);
+        let db = MatrixMut::new(&mut gradients[adapter.b.clone()], columns.len(), adapter.rank);
+        accumulate(db, adapter.scale, dy.t(), low, Threads::All);
+    }
+    for_inputs(linear, x, dropout, |x, a, rank_columns| {
+        let dlow = Matrix::with_stride(&dlow[rank_columns.start..], t, rank_columns.len(), ranks);
+        let da = MatrixMut::new(&mut gradients[a], rank_columns.len(), k);
+        accumulate(da, 1.0, dlow.t(), Matrix::new(x, t, k), Threads::All);
+    });
+}
+
 /// Gives `work` each input that adapters see: x once for all A's of the stack, or what dropout leaves of
-/// it for each; with where these A's lie, [ΣR, K], their columns of x·Aᵀ, and the mask.
+/// it for each; with where these A's lie, [ΣR, K], and their columns of x·Aᵀ.
 fn for_inputs(
     linear: &Linear,
     x: &[f32],
     dropout: Option<Dropout>,
-    mut work: impl FnMut(&[f32], Range<usize>, Range<usize>, Option<Dropout>),
+    mut work: impl FnMut(&[f32], Range<usize>, Range<usize>),
 ) {
-    let Some(dropout) = dropout else { return work(x, stacked_a(linear), 0..linear.ranks(), None) };
-    let mut left = vec![0.0; x.len()];
+    let mut left = dropout.map_or(Vec::new(), |_| vec![0.0; x.len()]);
+    for_masks(linear, dropout, |a, rank_columns, dropout| match dropout {
+        None => work(x, a, rank_columns),
+        Some(dropout) => {
+            drop_into(&mut left, x, linear.inputs, &dropout);
+            work(&left, a, rank_columns);
+        }
+    });
+}
+
+/// Gives `work` all A's of the stack at once, or each with its mask where there is dropout: where they lie,
+/// [ΣR, K], and their columns of x·Aᵀ.
+fn for_masks(
+    linear: &Linear,
+    dropout: Option<Dropout>,
+    mut work: impl FnMut(Range<usize>, Range<usize>, Option<Dropout>),
+) {
+    let Some(dropout) = dropout else { return work(stacked_a(linear), 0..linear.ranks(), None) };
     for (_, rank_columns, adapter) in slots(linear) {
-        let dropout = adapter.dropout(&dropout);
-        drop_into(&mut left, x, linear.inputs, &dropout);
-        work(&left, adapter.a.clone(), rank_columns, Some(dropout));
+        work(adapter.a.clone(), rank_columns, Some(adapter.dropout(&dropout)));
     }
 }
 

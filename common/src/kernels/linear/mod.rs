@@ -13,6 +13,7 @@ mod weight;
 use std::ops::Range;
 
 use super::dropout::Dropout;
+use crate::device::cuda::GpuTensor;
 use crate::device::{Device, Tensor, Vector};
 use crate::{Result, error};
 
@@ -102,6 +103,28 @@ impl Linear {
         Ok(self)
     }
 
+    /// Copies the adapters to where they are multiplied, which else the first forward does.
+    pub fn prepare_adapters(&self, parameters: &Vector) -> Result<()> {
+        match (&self.on_gpu, parameters) {
+            (Some(stack), Vector::Cuda(parameters)) if self.has_adapter() => stack.prepare(self, parameters),
+            _ => Ok(()),
+        }
+    }
+
+    /// On a GPU, keeps quantized weights in bf16 besides where that takes no more than `budget` bytes, so
+    /// that no product has to widen them; returns the bytes.
+    pub fn keep_widened(&mut self, budget: u64, device: &Device) -> Result<u64> {
+        match (&mut self.on_gpu, device) {
+            (Some(stack), Device::Cuda(gpu)) => stack.keep_widened(gpu, budget),
+            _ => Ok(0),
+        }
+    }
+
+    /// A weight that is alone in its stack and not quantized, on a GPU.
+    pub(super) fn dense_on_gpu(&self) -> Option<&GpuTensor> {
+        self.on_gpu.as_ref().and_then(cuda::Stack::dense)
+    }
+
     /// K
     pub fn inputs(&self) -> usize {
         self.inputs
@@ -142,9 +165,16 @@ pub struct Output {
     pub low: Option<Tensor>,
 }
 
-/// y [T, ΣN] from x [T, K]. Without `parameters` the adapters are left out.
-pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<Parameters>) -> Result<Output> {
+/// y [T, ΣN] from x [T, K], plus `residual` [T, ΣN] where there is one. Without `parameters` the adapters
+/// are left out.
+pub fn forward(
+    x: &Tensor,
+    linear: &Linear,
+    parameters: Option<Parameters>,
+    residual: Option<&Tensor>,
+) -> Result<Output> {
     let (t, _) = check(x, linear.inputs, "linear: x")?;
+    residual.map_or(Ok(()), |residual| residual.expect("linear: residual", &[t, linear.outputs]))?;
     let parameters = parameters.filter(|_| linear.has_adapter() && t > 0);
     if let Some(parameters) = parameters {
         check_adapters(linear, parameters.values.len())?;
@@ -153,46 +183,80 @@ pub fn forward(x: &Tensor, linear: &Linear, parameters: Option<Parameters>) -> R
         Tensor::Cpu(_) => {
             let (y, low) = cpu::forward(&x.host()?, t, linear, parameters)?;
             let low = low.map(|low| Tensor::from_vec(low, &[t, linear.ranks()])).transpose()?;
-            Ok(Output { y: Tensor::from_vec(y, &[t, linear.outputs])?, low })
+            let y = Tensor::from_vec(y, &[t, linear.outputs])?;
+            Ok(Output { y: residual.map_or(Ok(y.clone()), |residual| residual.add(&y))?, low })
         }
         Tensor::Cuda(x) => {
-            let (y, low) = cuda::forward(x, linear, parameters)?;
+            let residual = residual.map(Tensor::gpu).transpose()?;
+            let (y, low) = cuda::forward(x, linear, parameters, residual)?;
             Ok(Output { y: Tensor::Cuda(y), low: low.map(Tensor::Cuda) })
         }
     }
 }
 
-/// dx [T, K] from dy [T, ΣN] and the forward's input, result and parameters; *adds* the gradients of A
-/// and B to `gradients`, which has the layout of the parameters. Where no one needs dx, it is not
-/// computed.
-pub fn backward(
-    dy: &Tensor,
-    x: &Tensor,
-    low: Option<&Tensor>,
+/// What flows back through a layer.
+pub struct Backward {
+    /// [T, K], where someone needs it.
+    pub dx: Option<Tensor>,
+    /// scale·dy·B [T, ΣR], which the adapters' gradients need; nothing without adapters.
+    dlow: Option<Tensor>,
+}
+
+impl Backward {
+    /// dx, which was asked for.
+    pub fn take_dx(&mut self) -> Result<Tensor> {
+        self.dx.take().ok_or_else(|| error!("a gradient that was not asked for"))
+    }
+}
+
+/// dx [T, K] from dy [T, ΣN]; where no one needs it, it is not computed.
+pub fn backward(dy: &Tensor, linear: &Linear, parameters: Parameters, needs_dx: bool) -> Result<Backward> {
+    let (t, _) = check(dy, linear.outputs, "linear backward: dy")?;
+    check_adapters(linear, parameters.values.len())?;
+    match dy {
+        Tensor::Cpu(_) => {
+            let (dx, dlow) = cpu::backward(&dy.host()?, t, linear, parameters, needs_dx)?;
+            let dx = dx.map(|dx| Tensor::from_vec(dx, &[t, linear.inputs])).transpose()?;
+            let dlow = dlow.map(|dlow| Tensor::from_vec(dlow, &[t, linear.ranks()])).transpose()?;
+            Ok(Backward { dx, dlow })
+        }
+        Tensor::Cuda(dy) => {
+            let (dx, dlow) = cuda::backward(dy, linear, parameters, needs_dx)?;
+            Ok(Backward { dx: dx.map(Tensor::Cuda), dlow: dlow.map(Tensor::Cuda) })
+        }
+    }
+}
+
+/// *Adds* the gradients of A and B to `gradients`, which has the layout of the parameters, from what the
+/// forward and the backward of a layer were given and gave. `low` is computed where it was not kept.
+pub fn adapter_gradients(
+    (dy, backward): (&Tensor, &Backward),
+    (x, low): (&Tensor, Option<&Tensor>),
     linear: &Linear,
     parameters: Parameters,
     gradients: &mut Vector,
-    needs_dx: bool,
-) -> Result<Option<Tensor>> {
-    let (t, _) = check(x, linear.inputs, "linear backward: x")?;
-    dy.expect("linear backward: dy", &[t, linear.outputs])?;
+) -> Result<()> {
+    let Some(dlow) = &backward.dlow else { return Ok(()) };
+    let (t, _) = check(x, linear.inputs, "adapter gradients: x")?;
+    dy.expect("adapter gradients: dy", &[t, linear.outputs])?;
     check_adapters(linear, parameters.values.len().min(gradients.len()))?;
-    let low = match (low, linear.has_adapter() && t > 0) {
-        (low, true) => Some(low.ok_or_else(|| error!("linear backward: x·Aᵀ of the forward expected"))?),
-        (_, false) => None,
-    };
     match x {
         Tensor::Cpu(_) => {
-            low.map_or(Ok(()), |low| low.expect("linear backward: x·Aᵀ", &[t, linear.ranks()]))?;
-            let (dy, x, low) = (dy.host()?, x.host()?, low.map(Tensor::host).transpose()?);
+            for low in low.into_iter().chain([dlow]) {
+                low.expect("adapter gradients: x·Aᵀ", &[t, linear.ranks()])?;
+            }
+            let (dy, dlow, x) = (&*dy.host()?, &*dlow.host()?, &*x.host()?);
             let gradients = gradients.host_mut()?;
-            let dx = cpu::backward(&dy, &x, t, low.as_deref(), linear, parameters, gradients, needs_dx)?;
-            dx.map(|dx| Tensor::from_vec(dx, &[t, linear.inputs])).transpose()
+            let low = match low {
+                Some(low) => low.to_vec()?,
+                None => lora::low(x, t, linear, parameters)?,
+            };
+            lora::gradients((dy, dlow), (x, &low), t, linear, parameters.dropout, gradients);
+            Ok(())
         }
         Tensor::Cuda(x) => {
-            let low = low.map(Tensor::gpu).transpose()?;
-            let dx = cuda::backward(dy.gpu()?, x, low, linear, parameters, gradients.gpu()?, needs_dx)?;
-            Ok(dx.map(Tensor::Cuda))
+            let (dy, dlow, low) = (dy.gpu()?, dlow.gpu()?, low.map(Tensor::gpu).transpose()?);
+            cuda::adapter_gradients((dy, dlow), (x, low), linear, parameters, gradients.gpu()?)
         }
     }
 }

@@ -58,14 +58,14 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(
     }
 }
 
-// y[t, n] = sum over k of x[t, k] * weight[n, k], plus bias[n] and what y holds where `add` is set, for
-// T rows of x: each packed weight is read once and never written wide. A warp takes R rows n, so that
+// y[t, n] = sum over k of x[t, k] * weight[n, k], plus bias[n] and added[t, n] where they are given, for T
+// rows of x: each packed weight is read once and never written wide. A warp takes R rows n, so that
 // more loads are in flight and x is widened once for all of them; a lane takes 32 numbers of each row
 // at a time: 16 bytes, of one block. K is a multiple of 32.
 template <int T, int R>
-__device__ __forceinline__ void multiply_rows(bf16* y, int y_stride, const bf16* x, int x_stride, const uint8* packed,
-                                              const float* table, const Scales& scales, const bf16* bias, int n, int k,
-                                              int add) {
+__device__ __forceinline__ void multiply_rows(bf16* y, int y_stride, const bf16* added, const bf16* x, int x_stride,
+                                              const uint8* packed, const float* table, const Scales& scales,
+                                              const bf16* bias, int n, int k) {
     int first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * R, lane = threadIdx.x % 32;
     if (first >= n) return;
     float sums[R][T] = {};
@@ -113,8 +113,10 @@ __device__ __forceinline__ void multiply_rows(bf16* y, int y_stride, const bf16*
         for (int t = 0; t < T; t++) {
             float sum = warp_sum(sums[r][t]);
             if (lane > 0 || first + r >= n) continue;
-            bf16* out = y + (int64)t * y_stride + first + r;
-            *out = to_bf16(sum + (bias ? to_float(bias[first + r]) : 0.0f) + (add ? to_float(*out) : 0.0f));
+            int64 at = (int64)t * y_stride + first + r;
+            if (bias) sum += to_float(bias[first + r]);
+            if (added) sum += to_float(added[at]);
+            y[at] = to_bf16(sum);
         }
     }
 }
@@ -137,15 +139,17 @@ struct Part {
 // Grid (blocks of the largest projection, projections): a stack is one launch.
 #define QUANTIZED_ROWS(T, R)                                                                                         \
     extern "C" __global__ void __launch_bounds__(128) quantized_rows_##T(                                            \
-        bf16* y, int y_stride, const bf16* x, int x_stride, const Part* parts, const bf16* bias, int k, int add) {    \
+        bf16* y, int y_stride, const bf16* added, const bf16* x, int x_stride, const Part* parts, const bf16* bias,  \
+        int k) {                                                                                                     \
         __shared__ float table[16];                                                                                  \
         const Part part = parts[blockIdx.y];                                                                         \
         if (blockIdx.x * (blockDim.x / 32) * R >= part.rows) return;                                                 \
         if (threadIdx.x < 16) table[threadIdx.x] = part.values[threadIdx.x];                                         \
         __syncthreads();                                                                                             \
         Scales scales = {part.absmax, part.codes, part.map, part.offset, part.block_shift, part.nested_shift};       \
-        multiply_rows<T, R>(y + part.first_column, y_stride, x, x_stride, part.packed, table, scales,                \
-                            bias ? bias + part.first_column : nullptr, part.rows, k, add);                           \
+        multiply_rows<T, R>(y + part.first_column, y_stride, added ? added + part.first_column : nullptr, x,         \
+                            x_stride, part.packed, table, scales, bias ? bias + part.first_column : nullptr,         \
+                            part.rows, k);                                                                           \
     }
 
 QUANTIZED_ROWS(1, 2)

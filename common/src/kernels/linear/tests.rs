@@ -126,20 +126,25 @@ fn check_stack(
     let var = variable(&values(&x), &[t, k]);
 
     let (expected, _) = stack.expected(&var, None);
-    let plain = forward(&x, linear, None).unwrap();
+    let plain = forward(&x, linear, None, None).unwrap();
     assert!(plain.low.is_none());
     assert_close(&format!("{what} without adapters"), &values(&plain.y), &exact(&expected), 3e-6, 3e-6);
 
     let (expected, adapters) = stack.expected(&var, Some(parameters));
-    let Output { y, low } = forward(&x, linear, Some(parameters)).unwrap();
+    let Output { y, low } = forward(&x, linear, Some(parameters), None).unwrap();
     assert_eq!(y.shape(), [t, n]);
     assert_close(&what, &values(&y), &exact(&expected), 1e-5, 1e-5);
+    let around = forward(&x, linear, Some(parameters), Some(&dy)).unwrap().y;
+    let sum: Vec<f64> =
+        exact(&expected).iter().zip(values(&dy)).map(|(y, around)| y + f64::from(around)).collect();
+    assert_close(&format!("{what} plus a residual"), &values(&around), &sum, 1e-5, 1e-5);
 
     // The gradients are added to what is there.
     let before = random.values(stack.parameters.len(), 1.0);
     let mut sums = Vector::Cpu(before.clone());
-    let dx = backward(&dy, &x, low.as_ref(), linear, parameters, &mut sums, true).unwrap().unwrap();
-    let sums = sums.host().unwrap();
+    let flow = backward(&dy, linear, parameters, true).unwrap();
+    adapter_gradients((&dy, &flow), (&x, low.as_ref()), linear, parameters, &mut sums).unwrap();
+    let (dx, sums) = (flow.dx.unwrap(), sums.host().unwrap());
     assert_eq!(dx.shape(), [t, k]);
     let dy_values = values(&dy);
     let [expected_dx] = gradients(&expected, &dy_values, [&var]);
@@ -161,12 +166,14 @@ fn check_stack(
     for (index, _) in untouched.iter().enumerate().filter(|(_, untouched)| **untouched) {
         assert_eq!(sums[index], before[index], "{what}: parameter {index} is not ours");
     }
-    let run = |x: &[f32]| values(&forward(&matrix(x, t, k), linear, Some(parameters)).unwrap().y);
+    let run = |x: &[f32]| values(&forward(&matrix(x, t, k), linear, Some(parameters), None).unwrap().y);
     assert_slopes(&format!("{what} dx"), random, &values(&x), &values(&dx), &dy_values, run);
 
     let mut same = Vector::Cpu(before);
-    assert!(backward(&dy, &x, low.as_ref(), linear, parameters, &mut same, false).unwrap().is_none());
-    assert_eq!(same.host().unwrap(), sums, "{what}: without dx");
+    let flow = backward(&dy, linear, parameters, false).unwrap();
+    assert!(flow.dx.is_none());
+    adapter_gradients((&dy, &flow), (&x, None), linear, parameters, &mut same).unwrap();
+    assert_eq!(same.host().unwrap(), sums, "{what}: without dx, and with x·Aᵀ computed again");
 }
 
 const STACKS: [&[Shape]; 4] = [
@@ -222,11 +229,12 @@ fn parameters_by_finite_differences() {
     parameters.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = 0.0);
     let Stack { linear, parameters, .. } = &stack;
     let (x, dy) = (random.matrix(9, 21), random.matrix(9, linear.outputs()));
-    let low = forward(&x, linear, Some(parameters.into())).unwrap().low;
     let mut gradients = Vector::zeros(parameters.len(), &Device::Cpu).unwrap();
-    backward(&dy, &x, low.as_ref(), linear, parameters.into(), &mut gradients, false).unwrap();
-    let run =
-        |some: &[f32]| values(&forward(&x, linear, Some((&Vector::Cpu(some.to_vec())).into())).unwrap().y);
+    let flow = backward(&dy, linear, parameters.into(), false).unwrap();
+    adapter_gradients((&dy, &flow), (&x, None), linear, parameters.into(), &mut gradients).unwrap();
+    let run = |parameters: &[f32]| {
+        values(&forward(&x, linear, Some((&Vector::Cpu(parameters.to_vec())).into()), None).unwrap().y)
+    };
     let (parameters, gradients) = (parameters.host().unwrap(), gradients.host().unwrap());
     assert_slopes("linear dA and dB", &mut random, parameters, gradients, &values(&dy), run);
 }
@@ -283,12 +291,13 @@ fn no_rows_are_no_mistake() {
     let mut random = Random::new(6);
     let stack = Stack::new(&mut random, Kind::Nf4, 8, STACKS[0]);
     let x = matrix(&[], 0, 8);
-    let output = forward(&x, &stack.linear, Some(stack.parameters(None))).unwrap();
+    let output = forward(&x, &stack.linear, Some(stack.parameters(None)), None).unwrap();
     assert_eq!(output.y.shape(), [0, stack.linear.outputs()]);
     let mut gradients = Vector::Cpu(vec![0.5; stack.parameters.len()]);
     let (linear, parameters) = (&stack.linear, &stack.parameters);
-    let dx = backward(&output.y, &x, output.low.as_ref(), linear, parameters.into(), &mut gradients, true);
-    assert_eq!(dx.unwrap().unwrap().shape(), [0, 8]);
+    let flow = backward(&output.y, linear, parameters.into(), true).unwrap();
+    adapter_gradients((&output.y, &flow), (&x, None), linear, parameters.into(), &mut gradients).unwrap();
+    assert_eq!(flow.dx.unwrap().shape(), [0, 8]);
     assert_eq!(gradients.host().unwrap(), vec![0.5; parameters.len()]);
 }
 
@@ -308,13 +317,15 @@ fn wrong_shapes_are_errors() {
     let (linear, parameters) = (&stack.linear, &stack.parameters);
     let (x, n, len) = (random.matrix(6, 8), linear.outputs(), parameters.len());
     let short = Vector::Cpu(parameters.host().unwrap()[..len - 9].to_vec());
-    assert!(forward(&random.matrix(6, 7), linear, None).is_err());
-    assert!(forward(&Tensor::from_vec(vec![0.0; 8], &[8]).unwrap(), linear, None).is_err());
-    assert!(forward(&x, linear, Some((&short).into())).is_err(), "parameters cut short");
-    let Output { y: dy, low } = forward(&x, linear, Some(parameters.into())).unwrap();
+    assert!(forward(&random.matrix(6, 7), linear, None, None).is_err());
+    assert!(forward(&Tensor::from_vec(vec![0.0; 8], &[8]).unwrap(), linear, None, None).is_err());
+    assert!(forward(&x, linear, None, Some(&x)).is_err(), "a residual of another shape");
+    assert!(forward(&x, linear, Some((&short).into()), None).is_err(), "parameters cut short");
+    let Output { y: dy, low } = forward(&x, linear, Some(parameters.into()), None).unwrap();
     let run = |dy: &Tensor, x: &Tensor, low: Option<&Tensor>, parameters: &Vector, gradients: usize| {
         let mut gradients = Vector::zeros(gradients, &Device::Cpu)?;
-        backward(dy, x, low, linear, parameters.into(), &mut gradients, true).map(drop)
+        let flow = backward(dy, linear, parameters.into(), true)?;
+        adapter_gradients((dy, &flow), (x, low), linear, parameters.into(), &mut gradients)
     };
     let low = low.unwrap();
     let ranks = linear.ranks();
@@ -322,7 +333,6 @@ fn wrong_shapes_are_errors() {
     assert!(run(&dy, &x, Some(&low), parameters, len).is_ok());
     assert!(run(&random.matrix(5, n), &x, Some(&low), parameters, len).is_err());
     assert!(run(&dy, &random.matrix(6, 7), Some(&low), parameters, len).is_err());
-    assert!(run(&dy, &x, None, parameters, len).is_err(), "x·Aᵀ left out");
     assert!(run(&dy, &x, Some(&low.rows(1..6).unwrap()), parameters, len).is_err());
     assert!(run(&dy, &x, Some(&random.matrix(6, ranks - 1)), parameters, len).is_err());
     assert!(run(&dy, &x, Some(&low), &short, len - 9).is_err(), "parameters cut short");
@@ -331,7 +341,7 @@ fn wrong_shapes_are_errors() {
     let mut stack = Stack::new(&mut random, Kind::F32, 8, STACKS[2]);
     stack.linear.projections_mut()[0].adapter.as_mut().unwrap().rank += 1;
     assert!(
-        forward(&x, &stack.linear, Some(stack.parameters(None))).is_err(),
+        forward(&x, &stack.linear, Some(stack.parameters(None)), None).is_err(),
         "a rank that A and B have not"
     );
 

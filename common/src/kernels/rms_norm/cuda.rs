@@ -14,20 +14,22 @@ pub(super) fn forward(x: &GpuTensor, weight: &GpuVector, eps: f32) -> Result<Gpu
     Ok(y)
 }
 
+/// dx and y.
 pub(super) fn backward(
     dy: &GpuTensor,
     x: &GpuTensor,
     weight: &GpuVector,
     residual: Option<&GpuTensor>,
     eps: f32,
-) -> Result<GpuTensor> {
+) -> Result<(GpuTensor, GpuTensor)> {
     let (t, c) = rows(x)?;
-    let dx = GpuTensor::new(x.gpu(), x.shape())?;
+    let (dx, y) = (GpuTensor::new(x.gpu(), x.shape())?, GpuTensor::new(x.gpu(), x.shape())?);
+    let tensors = [&dx, &y, dy, x].map(Argument::from);
     let residual = Argument::address(residual.map(GpuTensor::address));
-    let arguments =
-        [(&dx).into(), dy.into(), x.into(), weight.into(), residual, (c as i32).into(), eps.into()];
+    let others = [weight.into(), residual, (c as i32).into(), eps.into()];
+    let arguments = [&tensors[..], &others[..]].concat();
     x.gpu().launch(&SOURCE, "rms_norm_backward", Grid::new(t, threads(c)), &arguments)?;
-    Ok(dx)
+    Ok((dx, y))
 }
 
 pub(super) fn forward_heads(x: &GpuTensor, weights: &GpuVector, d: usize, eps: f32) -> Result<GpuTensor> {

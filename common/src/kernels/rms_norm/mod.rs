@@ -18,14 +18,14 @@ pub fn forward(x: &Tensor, weight: &Vector, eps: f32) -> Result<Tensor> {
 }
 
 /// dx [T, C] from dy [T, C] and the forward's inputs; plus `residual` [T, C], the gradient that goes
-/// around the norm, where there is one.
+/// around the norm, where there is one. And y [T, C] once more, which costs nothing beside it.
 pub fn backward(
     dy: &Tensor,
     x: &Tensor,
     weight: &Vector,
     residual: Option<&Tensor>,
     eps: f32,
-) -> Result<Tensor> {
+) -> Result<(Tensor, Tensor)> {
     let (_, c) = x.matrix("rms_norm backward: x")?;
     check_weight(weight, c)?;
     dy.expect("rms_norm backward: dy", x.shape())?;
@@ -34,11 +34,14 @@ pub fn backward(
         Tensor::Cpu(_) => {
             let dx = cpu::backward(&dy.host()?, &x.host()?, weight.host()?, eps);
             let dx = Tensor::from_vec(dx, x.shape())?;
-            residual.map_or(Ok(dx.clone()), |residual| residual.add(&dx))
+            let dx = residual.map_or(Ok(dx.clone()), |residual| residual.add(&dx))?;
+            let y = cpu::forward(&x.host()?, weight.host()?, eps);
+            Ok((dx, Tensor::from_vec(y, x.shape())?))
         }
         Tensor::Cuda(x) => {
             let residual = residual.map(Tensor::gpu).transpose()?;
-            cuda::backward(dy.gpu()?, x, weight.gpu()?, residual, eps).map(Tensor::Cuda)
+            let (dx, y) = cuda::backward(dy.gpu()?, x, weight.gpu()?, residual, eps)?;
+            Ok((Tensor::Cuda(dx), Tensor::Cuda(y)))
         }
     }
 }

@@ -17,8 +17,8 @@ extern "C" __global__ void rms_norm_forward(bf16* y, const bf16* x, const float*
 }
 
 // dx = scale * (dy * weight - x * scale^2 * mean(dy * weight * x)), with scale = 1 / rms(x), plus
-// `residual` where it is not null: the gradient that goes around the norm.
-extern "C" __global__ void rms_norm_backward(bf16* dx, const bf16* dy, const bf16* x, const float* weight,
+// `residual` where it is not null: the gradient that goes around the norm. And y once more.
+extern "C" __global__ void rms_norm_backward(bf16* dx, bf16* y, const bf16* dy, const bf16* x, const float* weight,
                                              const bf16* residual, int c, float epsilon) {
     int64 row = (int64)blockIdx.x * c;
     float squares = 0.0f, product = 0.0f;
@@ -36,9 +36,12 @@ extern "C" __global__ void rms_norm_backward(bf16* dx, const bf16* dy, const bf1
     for (int i = threadIdx.x * 8; i < c; i += blockDim.x * 8) {
         Eight v = load_eight(x + row + i), d = load_eight(dy + row + i), r = {};
         if (residual) r = load_eight(residual + row + i);
-        for (int j = 0; j < 8; j++)
+        for (int j = 0; j < 8; j++) {
             r.values[j] += scale * (d.values[j] * weight[i + j] - v.values[j] * along);
+            v.values[j] *= scale * weight[i + j];
+        }
         store_eight(dx + row + i, r);
+        store_eight(y + row + i, v);
     }
 }
 

@@ -1,6 +1,6 @@
 //! SwiGLU on a GPU: a thread takes eight columns of a row.
 
-use crate::device::cuda::{GpuTensor, Grid, Source};
+use crate::device::cuda::{Argument, GpuTensor, Grid, Source};
 use crate::{Result, error};
 
 pub(in crate::kernels) static SOURCE: Source = Source { name: "swiglu", text: include_str!("swiglu.cu") };
@@ -14,11 +14,13 @@ pub(super) fn forward(gate_up: &GpuTensor, f: usize) -> Result<GpuTensor> {
     Ok(h)
 }
 
-pub(super) fn backward(dh: &GpuTensor, gate_up: &GpuTensor, f: usize) -> Result<GpuTensor> {
-    let dgate_up = GpuTensor::new(gate_up.gpu(), gate_up.shape())?;
-    let arguments = [(&dgate_up).into(), dh.into(), gate_up.into(), (f as i32).into()];
-    gate_up.gpu().launch(&SOURCE, "swiglu_backward", grid(gate_up, f)?, &arguments)?;
-    Ok(dgate_up)
+/// dgate_up and h.
+pub(super) fn backward(dh: GpuTensor, gate_up: GpuTensor, f: usize) -> Result<(GpuTensor, GpuTensor)> {
+    let (dgate_up, h) = (gate_up.successor()?, dh.successor()?);
+    let arguments = [&dgate_up, &h, &dh, &gate_up].map(Argument::from);
+    let arguments = [&arguments[..], &[(f as i32).into()]].concat();
+    gate_up.gpu().launch(&SOURCE, "swiglu_backward", grid(&gate_up, f)?, &arguments)?;
+    Ok((dgate_up, h))
 }
 
 fn grid(gate_up: &GpuTensor, f: usize) -> Result<Grid> {

@@ -15,13 +15,20 @@ pub fn forward(gate_up: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// dgate_up [T, 2F] from dh [T, F] and the forward's input.
-pub fn backward(dh: &Tensor, gate_up: &Tensor) -> Result<Tensor> {
-    let (t, f) = halves(gate_up)?;
+/// dgate_up [T, 2F] from dh [T, F] and the forward's input; and h [T, F] once more, which costs nothing
+/// beside it. On a GPU they are written over what came in, where nobody shares that.
+pub fn backward(dh: Tensor, gate_up: Tensor) -> Result<(Tensor, Tensor)> {
+    let (t, f) = halves(&gate_up)?;
     dh.expect("swiglu backward: dh", &[t, f])?;
     match gate_up {
-        Tensor::Cpu(_) => Tensor::from_vec(cpu::backward(&dh.host()?, &gate_up.host()?, f), gate_up.shape()),
-        Tensor::Cuda(gate_up) => cuda::backward(dh.gpu()?, gate_up, f).map(Tensor::Cuda),
+        Tensor::Cpu(_) => {
+            let (dgate_up, h) = cpu::backward(&dh.host()?, &gate_up.host()?, f);
+            Ok((Tensor::from_vec(dgate_up, gate_up.shape())?, Tensor::from_vec(h, dh.shape())?))
+        }
+        Tensor::Cuda(gate_up) => {
+            let (dgate_up, h) = cuda::backward(dh.into_gpu()?, gate_up, f)?;
+            Ok((Tensor::Cuda(dgate_up), Tensor::Cuda(h)))
+        }
     }
 }
 

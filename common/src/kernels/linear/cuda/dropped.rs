@@ -3,10 +3,10 @@
 
 use super::super::Linear;
 use super::super::lora::slots;
-use super::lora::{gradient, product};
+use super::lora::{gradient, overwrite, rows_of};
 use crate::Result;
 use crate::device::GpuVector;
-use crate::device::cuda::{Factor, GpuTensor, Product};
+use crate::device::cuda::{Factor, GpuTensor, Precision, Product};
 use crate::kernels::dropout::{self, Dropout};
 
 /// x·Aᵀ [T, ranks] for the bf16 A's [ranks, K] at `a`; zero in the columns that pad the ranks.
@@ -21,43 +21,57 @@ pub(super) fn low(
     let low = GpuTensor::zeros(gpu, &[t, ranks])?;
     for (_, columns, adapter) in slots(linear) {
         let left = dropout::cuda::forward(x, &adapter.dropout(dropout))?;
-        let a = Factor::new(a + 2 * (columns.start * k) as u64, k).t();
-        let out = low.address() + 2 * columns.start as u64;
-        let whole = product([t, columns.len(), k], Factor::new(left.address(), k), a, &low);
-        gpu.product(&Product { out, out_stride: ranks, ..whole })?;
+        gpu.product(&Product {
+            shape: [t, columns.len(), k],
+            a: rows_of(&left),
+            b: Factor::new(a + 2 * (columns.start * k) as u64, k).t(),
+            out: low.address() + 2 * columns.start as u64,
+            out_stride: ranks,
+            precision: Precision::Bf16,
+            alpha: 1.0,
+            added: None,
+            bias: None,
+        })?;
     }
     Ok(low)
 }
 
-/// With dlow [T, ranks]: `dA += dlowᵀ·x`, and `dx = dlow·A` where dx is wanted, both of what is left.
-pub(super) fn backward(
-    dx: Option<&GpuTensor>,
-    x: &GpuTensor,
+/// Overwrites dx [T, K] with dlow·A for dlow [T, ranks] and the bf16 A's at `a`.
+pub(super) fn write_inputs(
+    dx: &GpuTensor,
     dlow: &GpuTensor,
     linear: &Linear,
     dropout: &Dropout,
     a: u64,
+) -> Result<()> {
+    let (k, ranks) = (linear.inputs, dlow.shape()[1]);
+    let part = GpuTensor::new(dx.gpu(), dx.shape())?;
+    for (index, (_, columns, adapter)) in slots(linear).enumerate() {
+        let dlow = Factor::new(dlow.address() + 2 * columns.start as u64, ranks);
+        let a = Factor::new(a + 2 * (columns.start * k) as u64, k);
+        overwrite(&part, dlow, a, columns.len(), None)?;
+        match index {
+            0 => dropout::cuda::overwrite(dx, &part, &adapter.dropout(dropout))?,
+            _ => dropout::cuda::accumulate(dx, &part, &adapter.dropout(dropout))?,
+        }
+    }
+    Ok(())
+}
+
+/// `dA += dlowᵀ·x` for dlow [T, ranks].
+pub(super) fn gradients(
+    x: &GpuTensor,
+    dlow: &GpuTensor,
+    linear: &Linear,
+    dropout: &Dropout,
     gradients: &GpuVector,
 ) -> Result<()> {
-    let (gpu, t, k, ranks) = (x.gpu(), x.shape()[0], linear.inputs, dlow.shape()[1]);
-    let mut is_first = true;
+    let (t, k, ranks) = (x.shape()[0], linear.inputs, dlow.shape()[1]);
     for (_, columns, adapter) in slots(linear) {
-        let dropout = adapter.dropout(dropout);
-        let left = dropout::cuda::forward(x, &dropout)?;
+        let left = dropout::cuda::forward(x, &adapter.dropout(dropout))?;
         let dlow = Factor::new(dlow.address() + 2 * columns.start as u64, ranks);
         let da = gradients.address_of(&adapter.a)?;
-        let x = Factor::new(left.address(), k);
-        gpu.product(&gradient([columns.len(), k, t], dlow.t(), x, da, 1.0))?;
-        if let Some(dx) = dx {
-            let part = GpuTensor::new(gpu, &[t, k])?;
-            let a = Factor::new(a + 2 * (columns.start * k) as u64, k);
-            gpu.product(&product([t, k, columns.len()], dlow, a, &part))?;
-            match is_first {
-                true => dropout::cuda::overwrite(dx, &part, &dropout)?,
-                false => dropout::cuda::accumulate(dx, &part, &dropout)?,
-            }
-            is_first = false;
-        }
+        x.gpu().product(&gradient([columns.len(), k, t], dlow.t(), rows_of(&left), da, 1.0))?;
     }
     Ok(())
 }

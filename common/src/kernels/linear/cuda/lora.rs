@@ -4,12 +4,13 @@
 
 use half::bf16;
 
+use super::super::Linear;
 use super::super::lora::{slots, stacked_a};
-use super::super::{Linear, Parameters};
 use super::dropped;
 use crate::Result;
 use crate::device::GpuVector;
 use crate::device::cuda::{Factor, GpuTensor, Grid, Precision, Product, Source, address};
+use crate::kernels::dropout::Dropout;
 
 use cudarc::driver::CudaSlice;
 
@@ -19,28 +20,32 @@ pub(in crate::kernels) static SOURCE: Source = Source { name: "lora", text: incl
 const RANK_STEP: usize = 8;
 
 /// The bf16 copies.
-struct Narrow {
+pub(super) struct Narrow {
     /// [ΣR, K]
     a: CudaSlice<bf16>,
     /// Scaled, [ΣN, ΣR].
     b: CudaSlice<bf16>,
     /// ΣR, rounded up.
     ranks: usize,
+    /// K
+    inputs: usize,
+    /// ΣN
+    outputs: usize,
 }
 
 impl Narrow {
-    fn new(linear: &Linear, parameters: &GpuVector) -> Result<Self> {
-        let (gpu, k, n) = (parameters.gpu(), linear.inputs, linear.outputs);
+    pub(super) fn new(linear: &Linear, parameters: &GpuVector) -> Result<Self> {
+        let (gpu, inputs, outputs) = (parameters.gpu(), linear.inputs, linear.outputs);
         let ranks = linear.ranks().next_multiple_of(RANK_STEP);
-        let (a, b) = (gpu.allocate(ranks * k)?, gpu.allocate(n * ranks)?);
+        let (a, b) = (gpu.allocate(ranks * inputs)?, gpu.allocate(outputs * ranks)?);
         let stacked = stacked_a(linear);
         let arguments = [
             (&a).into(),
             parameters.address_of(&stacked)?.into(),
             (stacked.len() as i64).into(),
-            ((ranks * k) as i64).into(),
+            ((ranks * inputs) as i64).into(),
         ];
-        gpu.launch(&SOURCE, "narrow_a", Grid::cover(ranks * k, 256), &arguments)?;
+        gpu.launch(&SOURCE, "narrow_a", Grid::cover(ranks * inputs, 256), &arguments)?;
         let (mut column, mut first_rank) = (0, 0);
         for projection in &linear.projections {
             let rows = projection.weight.shape()[0];
@@ -55,63 +60,75 @@ impl Narrow {
             column += rows;
             first_rank += rank;
         }
-        Ok(Self { a, b, ranks })
+        Ok(Self { a, b, ranks, inputs, outputs })
+    }
+
+    /// [ΣR, K]
+    fn a(&self) -> Factor {
+        Factor::new(address(&self.a), self.inputs)
+    }
+
+    /// [ΣN, ΣR]
+    fn b(&self) -> Factor {
+        Factor::new(address(&self.b), self.ranks)
+    }
+
+    /// x·Aᵀ [T, ΣR], of what is not dropped.
+    pub(super) fn low(&self, x: &GpuTensor, linear: &Linear, dropout: Option<Dropout>) -> Result<GpuTensor> {
+        if let Some(dropout) = dropout {
+            return dropped::low(x, linear, &dropout, address(&self.a), self.ranks);
+        }
+        let low = GpuTensor::new(x.gpu(), &[x.shape()[0], self.ranks])?;
+        overwrite(&low, rows_of(x), self.a().t(), self.inputs, None)?;
+        Ok(low)
+    }
+
+    /// Overwrites y [T, ΣN] with scale·low·Bᵀ, plus a matrix like it at `added`.
+    pub(super) fn write_outputs(&self, y: &GpuTensor, low: &GpuTensor, added: Option<u64>) -> Result<()> {
+        overwrite(y, rows_of(low), self.b().t(), self.ranks, added)
+    }
+
+    /// dlow = scale·dy·B [T, ΣR]
+    pub(super) fn backward(&self, dy: &GpuTensor) -> Result<GpuTensor> {
+        let dlow = GpuTensor::new(dy.gpu(), &[dy.shape()[0], self.ranks])?;
+        overwrite(&dlow, rows_of(dy), self.b(), self.outputs, None)?;
+        Ok(dlow)
+    }
+
+    /// Overwrites dx [T, K] with dlow·A, of what was not dropped.
+    pub(super) fn write_inputs(
+        &self,
+        dx: &GpuTensor,
+        dlow: &GpuTensor,
+        linear: &Linear,
+        dropout: Option<Dropout>,
+    ) -> Result<()> {
+        match dropout {
+            Some(dropout) => dropped::write_inputs(dx, dlow, linear, &dropout, address(&self.a)),
+            None => overwrite(dx, rows_of(dlow), self.a(), self.ranks, None),
+        }
     }
 }
 
-/// Overwrites y [T, ΣN] with `scale·(x·Aᵀ)·Bᵀ` and returns x·Aᵀ [T, ΣR].
-pub(super) fn forward(
-    y: &GpuTensor,
-    x: &GpuTensor,
+/// `dA += dlowᵀ·x`, of what was not dropped, and `dB += scale·dyᵀ·(x·Aᵀ)`.
+pub(super) fn gradients(
+    (dy, dlow): (&GpuTensor, &GpuTensor),
+    (x, low): (&GpuTensor, &GpuTensor),
     linear: &Linear,
-    parameters: Parameters,
-) -> Result<GpuTensor> {
-    let (gpu, t, k, n) = (x.gpu(), x.shape()[0], linear.inputs, linear.outputs);
-    let Narrow { a, b, ranks } = Narrow::new(linear, parameters.values.gpu()?)?;
-    let low = match parameters.dropout {
-        Some(dropout) => dropped::low(x, linear, &dropout, address(&a), ranks)?,
-        None => {
-            let low = GpuTensor::new(gpu, &[t, ranks])?;
-            let x = Factor::new(x.address(), k);
-            gpu.product(&product([t, ranks, k], x, Factor::new(address(&a), k).t(), &low))?;
-            low
-        }
-    };
-    let low_factor = Factor::new(low.address(), ranks);
-    gpu.product(&product([t, n, ranks], low_factor, Factor::new(address(&b), ranks).t(), y))?;
-    Ok(low)
-}
-
-/// With `dlow = scale·dy·B`: `dx = dlow·A` where dx is wanted, `dA += dlowᵀ·x` and
-/// `dB += scale·dyᵀ·(x·Aᵀ)`.
-pub(super) fn backward(
-    dx: Option<&GpuTensor>,
-    dy: &GpuTensor,
-    x: &GpuTensor,
-    low: &GpuTensor,
-    linear: &Linear,
-    parameters: Parameters,
+    dropout: Option<Dropout>,
     gradients: &GpuVector,
 ) -> Result<()> {
     let (gpu, t, k, n) = (x.gpu(), x.shape()[0], linear.inputs, linear.outputs);
-    let Narrow { a, b, ranks } = Narrow::new(linear, parameters.values.gpu()?)?;
-    let dlow = GpuTensor::new(gpu, &[t, ranks])?;
-    let dy_factor = Factor::new(dy.address(), n);
-    gpu.product(&product([t, ranks, n], dy_factor, Factor::new(address(&b), ranks), &dlow))?;
-    if let Some(dropout) = parameters.dropout {
-        dropped::backward(dx, x, &dlow, linear, &dropout, address(&a), gradients)?;
-    } else {
-        let dlow = Factor::new(dlow.address(), ranks);
-        if let Some(dx) = dx {
-            gpu.product(&product([t, k, ranks], dlow, Factor::new(address(&a), k), dx))?;
+    match dropout {
+        Some(dropout) => dropped::gradients(x, dlow, linear, &dropout, gradients)?,
+        None => {
+            let da = gradients.address_of(&stacked_a(linear))?;
+            gpu.product(&gradient([linear.ranks(), k, t], rows_of(dlow).t(), rows_of(x), da, 1.0))?;
         }
-        let da = gradients.address_of(&stacked_a(linear))?;
-        let x = Factor::new(x.address(), k);
-        gpu.product(&gradient([linear.ranks(), k, t], dlow.t(), x, da, 1.0))?;
     }
     for (columns, rank_columns, adapter) in slots(linear) {
         let dy = Factor::new(dy.address() + 2 * columns.start as u64, n).t();
-        let low = Factor::new(low.address() + 2 * rank_columns.start as u64, ranks);
+        let low = Factor::new(low.address() + 2 * rank_columns.start as u64, low.shape()[1]);
         let db = gradients.address_of(&adapter.b)?;
         gpu.product(&gradient([columns.len(), adapter.rank, t], dy, low, db, adapter.scale))?;
     }
@@ -128,22 +145,28 @@ pub(super) fn gradient(shape: [usize; 3], a: Factor, b: Factor, out: u64, alpha:
         out_stride: shape[1],
         precision: Precision::F32,
         alpha,
-        beta: 1.0,
+        added: Some(out),
         bias: None,
     }
 }
 
-/// A product that overwrites a contiguous bf16 matrix.
-pub(super) fn product(shape: [usize; 3], a: Factor, b: Factor, out: &GpuTensor) -> Product {
-    Product {
-        shape,
+/// A matrix as it lies.
+pub(super) fn rows_of(matrix: &GpuTensor) -> Factor {
+    Factor::new(matrix.address(), matrix.shape()[1])
+}
+
+/// Overwrites `out [M, N]` with `a [M, K]·b [K, N]`, plus a matrix like it at `added`.
+pub(super) fn overwrite(out: &GpuTensor, a: Factor, b: Factor, k: usize, added: Option<u64>) -> Result<()> {
+    let [m, n] = [out.shape()[0], out.shape()[1]];
+    out.gpu().product(&Product {
+        shape: [m, n, k],
         a,
         b,
         out: out.address(),
-        out_stride: shape[1],
+        out_stride: n,
         precision: Precision::Bf16,
         alpha: 1.0,
-        beta: 0.0,
+        added,
         bias: None,
-    }
+    })
 }

@@ -6,9 +6,9 @@ mod lora;
 mod weight;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::CudaSlice;
+use cudarc::driver::{CudaSlice, CudaStream};
 use half::bf16;
 
 use super::{Linear, Parameters, Projection};
@@ -16,7 +16,9 @@ use crate::device::GpuVector;
 use crate::device::cuda::{Argument, Factor, Gpu, GpuTensor, Grid, Precision, Product, Source, address};
 use crate::{Result, error};
 
+use lora::Narrow;
 use weight::Frozen;
+pub(in crate::kernels) use weight::upload;
 
 pub(in crate::kernels) use lora::SOURCE as LORA;
 
@@ -35,6 +37,10 @@ pub struct Stack {
     bias: Option<CudaSlice<bf16>>,
     /// Where the parts of quantized weights lie, for the kernels of few rows.
     parts: Option<CudaSlice<u64>>,
+    /// The quantized weights in bf16 besides, where memory is left for that.
+    wide: Option<CudaSlice<bf16>>,
+    /// The adapters in bf16, and the version of the parameters that they are a copy of.
+    narrow: Mutex<Option<(u64, Arc<Narrow>)>>,
 }
 
 impl Stack {
@@ -50,10 +56,9 @@ impl Stack {
             });
             bias = Some(gpu.upload(&values.map(bf16::from_f32).collect::<Vec<_>>())?);
         }
-        let mut stack = Self { weights, bias, parts: None };
+        let mut stack = Self { weights, bias, parts: None, wide: None, narrow: Mutex::default() };
         if stack.is_quantized() {
-            let len = stack.weights.iter().map(|weight| weight.rows() * weight.columns()).sum();
-            gpu.reserve_widened(len)?;
+            gpu.reserve_widened(stack.len())?;
             let parts = stack.columns().map(|(columns, weight)| weight.part(columns.start));
             stack.parts = Some(gpu.upload(&parts.collect::<Result<Vec<_>>>()?.concat())?);
         }
@@ -62,6 +67,14 @@ impl Stack {
 
     fn is_quantized(&self) -> bool {
         self.weights.iter().all(Frozen::is_quantized)
+    }
+
+    /// A weight that is alone and not quantized.
+    pub(super) fn dense(&self) -> Option<&GpuTensor> {
+        match &self.weights[..] {
+            [Frozen::Dense(values)] => Some(values),
+            _ => None,
+        }
     }
 
     /// Each weight with its columns of y.
@@ -74,9 +87,33 @@ impl Stack {
         })
     }
 
-    /// y [T, ΣN] from x [T, K] for few rows of any number, the weights as they are; adds to what y holds
-    /// where `adds` is set.
-    fn multiply_rows(&self, y: &GpuTensor, x: &GpuTensor, parts: &CudaSlice<u64>, adds: bool) -> Result<()> {
+    /// Copies the adapters where that has not been done.
+    pub(super) fn prepare(&self, linear: &Linear, parameters: &GpuVector) -> Result<()> {
+        self.narrow(linear, parameters).map(drop)
+    }
+
+    /// The adapters in bf16, which are copied anew where the parameters have changed.
+    fn narrow(&self, linear: &Linear, parameters: &GpuVector) -> Result<Arc<Narrow>> {
+        let mut kept = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((version, narrow)) if *version == parameters.version() => Ok(Arc::clone(narrow)),
+            _ => {
+                let narrow = Arc::new(Narrow::new(linear, parameters)?);
+                *kept = Some((parameters.version(), Arc::clone(&narrow)));
+                Ok(narrow)
+            }
+        }
+    }
+
+    /// y [T, ΣN] from x [T, K] for few rows of any number, the weights as they are; plus a matrix like y at
+    /// `added`, which may be y itself.
+    fn multiply_rows(
+        &self,
+        y: &GpuTensor,
+        x: &GpuTensor,
+        parts: &CudaSlice<u64>,
+        added: Option<u64>,
+    ) -> Result<()> {
         let (tokens, k, n) = (x.shape()[0], x.shape()[1], y.shape()[1]);
         let largest = self.weights.iter().map(Frozen::rows).max().unwrap_or(0);
         let bias = Argument::address(self.bias.as_ref().map(address));
@@ -90,10 +127,11 @@ impl Stack {
                 _ => (8, 1, "quantized_rows_8"),
             };
             let [y_stride, x_stride] = [n, k].map(|size| Argument::from(size as i32));
-            let out = (y.address() + 2 * (token * n) as u64).into();
+            let offset = 2 * (token * n) as u64;
+            let out = (y.address() + offset).into();
+            let added = Argument::address(added.map(|added| added + offset));
             let from = (x.address() + 2 * (token * k) as u64).into();
-            let arguments =
-                [out, y_stride, from, x_stride, parts.into(), bias, x_stride, i32::from(adds).into()];
+            let arguments = [out, y_stride, added, from, x_stride, parts.into(), bias, x_stride];
             let blocks = (largest.div_ceil(WARPS_OF_BLOCK * by_warp), self.weights.len(), 1);
             let grid = Grid { blocks, threads: 32 * WARPS_OF_BLOCK, shared: 0 };
             x.gpu().launch(&SOURCE, kernel, grid, &arguments)?;
@@ -110,17 +148,39 @@ impl Stack {
                 .columns()
                 .try_for_each(|(columns, weight)| multiply(columns, weight.dense_address()?));
         }
-        let k = self.weights.first().map_or(0, Frozen::columns);
         let n = self.weights.iter().map(Frozen::rows).sum::<usize>();
+        if let Some(wide) = &self.wide {
+            return multiply(0..n, address(wide));
+        }
         gpu.widened(
-            n * k,
-            |stream, scratch| {
-                self.columns().try_for_each(|(columns, weight)| {
-                    weight.dequantize(gpu, stream, address(scratch) + 2 * (columns.start * k) as u64)
-                })
-            },
+            self.len(),
+            |stream, scratch| self.widen(gpu, stream, scratch),
             |scratch| multiply(0..n, address(scratch)),
         )
+    }
+
+    /// Widens all weights into `out`, one behind the other.
+    fn widen(&self, gpu: &Gpu, stream: &CudaStream, out: &CudaSlice<bf16>) -> Result<()> {
+        self.columns().try_for_each(|(columns, weight)| {
+            weight.dequantize(gpu, stream, address(out) + 2 * (columns.start * weight.columns()) as u64)
+        })
+    }
+
+    /// Numbers of all weights.
+    fn len(&self) -> usize {
+        self.weights.iter().map(|weight| weight.rows() * weight.columns()).sum()
+    }
+
+    /// Widens quantized weights for good, where that takes no more than `budget` bytes; returns the bytes.
+    pub(super) fn keep_widened(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
+        let bytes = 2 * self.len() as u64;
+        if !self.is_quantized() || self.wide.is_some() || bytes > budget {
+            return Ok(0);
+        }
+        let wide = gpu.allocate(self.len())?;
+        self.widen(gpu, gpu.stream(), &wide)?;
+        self.wide = Some(wide);
+        Ok(bytes)
     }
 }
 
@@ -136,53 +196,82 @@ pub(super) fn forward(
     x: &GpuTensor,
     linear: &Linear,
     parameters: Option<Parameters>,
+    residual: Option<&GpuTensor>,
 ) -> Result<(GpuTensor, Option<GpuTensor>)> {
     let (gpu, stack) = (x.gpu(), stack(linear)?);
     let (t, k, n) = (x.shape()[0], linear.inputs, linear.outputs);
     let y = GpuTensor::new(gpu, &[t, n])?;
-    // The adapters' part is written first: the product then adds to it what is rounded once.
-    let low = parameters.map(|parameters| lora::forward(&y, x, linear, parameters)).transpose()?;
+    let mut added = residual.map(GpuTensor::address);
+    let mut low = None;
+    if let Some(parameters) = parameters {
+        // The adapters' part is written first: the product then adds to it what is rounded once.
+        let narrow = stack.narrow(linear, parameters.values.gpu()?)?;
+        let product = narrow.low(x, linear, parameters.dropout)?;
+        narrow.write_outputs(&y, &product, added)?;
+        low = Some(product);
+        added = Some(y.address());
+    }
     if let Some(parts) = stack.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
-        stack.multiply_rows(&y, x, parts, low.is_some())?;
+        stack.multiply_rows(&y, x, parts, added)?;
         return Ok((y, low));
     }
     stack.widened(gpu, |columns, weights| {
+        let offset = 2 * columns.start as u64;
         gpu.product(&Product {
             shape: [t, columns.len(), k],
             a: Factor::new(x.address(), k),
             b: Factor::new(weights, k).t(),
-            out: y.address() + 2 * columns.start as u64,
+            out: y.address() + offset,
             out_stride: n,
             precision: Precision::Bf16,
             alpha: 1.0,
-            beta: if low.is_some() { 1.0 } else { 0.0 },
-            bias: stack.bias.as_ref().map(|bias| address(bias) + 2 * columns.start as u64),
+            added: added.map(|added| added + offset),
+            bias: stack.bias.as_ref().map(|bias| address(bias) + offset),
         })
     })?;
     Ok((y, low))
 }
 
-/// `dx = dy·W` and the adapters' part of it; adds their gradients to `gradients`.
+/// `dx = dy·W` and the adapters' part of it where it is needed, and scale·dy·B [T, ΣR].
 pub(super) fn backward(
     dy: &GpuTensor,
-    x: &GpuTensor,
-    low: Option<&GpuTensor>,
+    linear: &Linear,
+    parameters: Parameters,
+    needs_dx: bool,
+) -> Result<(Option<GpuTensor>, Option<GpuTensor>)> {
+    let t = dy.shape()[0];
+    let mut narrow = None;
+    if linear.has_adapter() && t > 0 {
+        narrow = Some(stack(linear)?.narrow(linear, parameters.values.gpu()?)?);
+    }
+    let dlow = narrow.as_ref().map(|narrow| narrow.backward(dy)).transpose()?;
+    if !needs_dx {
+        return Ok((None, dlow));
+    }
+    let dx = GpuTensor::new(dy.gpu(), &[t, linear.inputs])?;
+    if let (Some(narrow), Some(dlow)) = (&narrow, &dlow) {
+        narrow.write_inputs(&dx, dlow, linear, parameters.dropout)?;
+    }
+    multiply_transposed(&dx, dy, linear, dlow.is_some())?;
+    Ok((Some(dx), dlow))
+}
+
+/// Adds the gradients of A and B to `gradients`; x·Aᵀ is computed where it is not given.
+pub(super) fn adapter_gradients(
+    flow: (&GpuTensor, &GpuTensor),
+    (x, low): (&GpuTensor, Option<&GpuTensor>),
     linear: &Linear,
     parameters: Parameters,
     gradients: &GpuVector,
-    needs_dx: bool,
-) -> Result<Option<GpuTensor>> {
-    let dx = match needs_dx {
-        true => Some(GpuTensor::new(x.gpu(), x.shape())?),
-        false => None,
-    };
-    if let Some(low) = low {
-        lora::backward(dx.as_ref(), dy, x, low, linear, parameters, gradients)?;
+) -> Result<()> {
+    match low {
+        Some(low) => lora::gradients(flow, (x, low), linear, parameters.dropout, gradients),
+        None => {
+            let narrow = stack(linear)?.narrow(linear, parameters.values.gpu()?)?;
+            let low = narrow.low(x, linear, parameters.dropout)?;
+            lora::gradients(flow, (x, &low), linear, parameters.dropout, gradients)
+        }
     }
-    if let Some(dx) = &dx {
-        multiply_transposed(dx, dy, linear, low.is_some())?;
-    }
-    Ok(dx)
 }
 
 /// dx [T, K] = dy [T, ΣN]·W, added to what dx holds where `adds` is set.
@@ -203,7 +292,7 @@ pub(in crate::kernels) fn multiply_transposed(
             out_stride: k,
             precision: Precision::Bf16,
             alpha: 1.0,
-            beta: if adds { 1.0 } else { 0.0 },
+            added: adds.then(|| dx.address()),
             bias: None,
         };
         adds = true;
@@ -232,7 +321,7 @@ pub(in crate::kernels) fn multiply(
             out_stride: n,
             precision,
             alpha: 1.0,
-            beta: 0.0,
+            added: None,
             bias: None,
         })
     })

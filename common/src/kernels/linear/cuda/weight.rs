@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use super::super::Weight;
 use super::SOURCE;
-use crate::checkpoint::Dtype;
-use crate::device::cuda::{Argument, Gpu, Grid, address};
+use crate::checkpoint::{Dtype, Tensor};
+use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, address};
 use crate::nf4::{Absmax, Quantized};
 use crate::{Result, error};
 
@@ -17,7 +17,7 @@ use crate::{Result, error};
 const WIDENED_BY_BLOCK: usize = 256 * 4 * 8;
 /// A frozen matrix [N, K].
 pub(super) enum Frozen {
-    Dense { values: CudaSlice<u8>, shape: [usize; 2] },
+    Dense(GpuTensor),
     Quantized(Box<QuantizedWeight>),
 }
 
@@ -38,23 +38,7 @@ pub(super) struct QuantizedWeight {
 impl Frozen {
     pub(super) fn upload(gpu: &Arc<Gpu>, weight: &Weight) -> Result<Self> {
         match weight {
-            Weight::Dense(tensor) if tensor.dtype == Dtype::BF16 => {
-                Ok(Self::Dense { values: gpu.upload(&tensor.bytes[..])?, shape: weight.shape() })
-            }
-            Weight::Dense(tensor) => {
-                let [n, k] = weight.shape();
-                let mut values = vec![bf16::ZERO; n * k];
-                values.par_chunks_mut(k.max(1)).enumerate().try_for_each(|(row, out)| -> Result<()> {
-                    let mut wide = vec![0.0; k];
-                    tensor.read_f32(row * k..(row + 1) * k, &mut wide)?;
-                    out.iter_mut().zip(&wide).for_each(|(out, value)| *out = bf16::from_f32(*value));
-                    Ok(())
-                })?;
-                Ok(Self::Dense {
-                    values: gpu.upload(bytemuck::cast_slice::<bf16, u8>(&values))?,
-                    shape: [n, k],
-                })
-            }
+            Weight::Dense(tensor) => Ok(Self::Dense(upload(gpu, tensor)?)),
             Weight::Quantized(quantized) => {
                 Ok(Self::Quantized(Box::new(QuantizedWeight::upload(gpu, quantized)?)))
             }
@@ -64,7 +48,7 @@ impl Frozen {
     /// N
     pub(super) fn rows(&self) -> usize {
         match self {
-            Self::Dense { shape, .. } => shape[0],
+            Self::Dense(values) => values.shape()[0],
             Self::Quantized(weight) => weight.shape[0],
         }
     }
@@ -72,7 +56,7 @@ impl Frozen {
     /// K
     pub(super) fn columns(&self) -> usize {
         match self {
-            Self::Dense { shape, .. } => shape[1],
+            Self::Dense(values) => values.shape()[1],
             Self::Quantized(weight) => weight.shape[1],
         }
     }
@@ -83,9 +67,7 @@ impl Frozen {
 
     fn quantized(&self) -> Result<&QuantizedWeight> {
         match self {
-            Self::Dense { .. } => {
-                Err(error!("a stack of quantized weights expected, found a dense one in it"))
-            }
+            Self::Dense(_) => Err(error!("a stack of quantized weights expected, found a dense one in it")),
             Self::Quantized(weight) => Ok(weight),
         }
     }
@@ -93,7 +75,7 @@ impl Frozen {
     /// Of the bf16 numbers, where there are any.
     pub(super) fn dense_address(&self) -> Result<u64> {
         match self {
-            Self::Dense { values, .. } => Ok(address(values)),
+            Self::Dense(values) => Ok(values.address()),
             Self::Quantized(_) => {
                 Err(error!("a stack of dense weights expected, found a quantized one in it"))
             }
@@ -163,6 +145,22 @@ impl QuantizedWeight {
             self.nested_shift.into(),
         ]
     }
+}
+
+/// A matrix of any number type as bf16 on a GPU.
+pub(in crate::kernels) fn upload(gpu: &Arc<Gpu>, tensor: &Tensor) -> Result<GpuTensor> {
+    let [n, k] = [tensor.shape[0], tensor.shape[1]];
+    if let (Dtype::BF16, Ok(values)) = (tensor.dtype, bytemuck::try_cast_slice(&tensor.bytes)) {
+        return GpuTensor::from_values(gpu, values, &[n, k]);
+    }
+    let mut values = vec![bf16::ZERO; n * k];
+    values.par_chunks_mut(k.max(1)).enumerate().try_for_each(|(row, out)| -> Result<()> {
+        let mut wide = vec![0.0; k];
+        tensor.read_f32(row * k..(row + 1) * k, &mut wide)?;
+        out.iter_mut().zip(&wide).for_each(|(out, value)| *out = bf16::from_f32(*value));
+        Ok(())
+    })?;
+    GpuTensor::from_values(gpu, &values, &[n, k])
 }
 
 /// The logarithm of a block size, which the kernels shift by.
