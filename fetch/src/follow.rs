@@ -4,11 +4,13 @@
 //! ranges may arrive in any order and a resumed file is hashed like any other. Then they are sent on
 //! to the disk, so that little is left to do when the last byte arrives.
 
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::Result;
 use common::checkpoint::Bytes;
+use common::{Context, Result};
 
 use crate::verify::{Digest, Hasher};
 
@@ -80,8 +82,8 @@ impl Follower {
             (state.path.clone(), state.size, state.hasher.take(), state.hashed, state.synced)
         };
         let data = if size == 0 { fs_err::File::create(&path)? } else { fs_err::File::open(&path)? };
-        let bytes = if size == 0 { Vec::new().into() } else { Bytes::map(&path)? };
-        let part = |start: u64, end: u64| bytes.slice(start.try_into().ok()?..end.try_into().ok()?);
+        // Some network file systems cannot be mapped.
+        let map = Bytes::map(&path).ok();
         loop {
             let mut state = self.lock(file);
             let end = frontier();
@@ -104,8 +106,7 @@ impl Follower {
             };
             while hashed < end {
                 let next = end.min(hashed + BLOCK);
-                let block = part(hashed, next)
-                    .ok_or_else(|| common::error!("{} has become shorter", path.display()))?;
+                let block = block(&data, map.as_ref(), hashed..next)?;
                 hasher.update(&block);
                 block.release();
                 hashed = next;
@@ -134,6 +135,19 @@ impl Follower {
     }
 }
 
+/// The bytes in `range` of a file: those of its map where it has one, else a copy.
+fn block(data: &fs_err::File, map: Option<&Bytes>, range: Range<u64>) -> Result<Bytes> {
+    let part = |map: &Bytes| map.slice(range.start.try_into().ok()?..range.end.try_into().ok()?);
+    if let Some(part) = map.and_then(part) {
+        return Ok(part);
+    }
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    data.file()
+        .read_exact_at(&mut bytes, range.start)
+        .with_context(|| format!("cannot read back {}", data.path().display()))?;
+    Ok(bytes.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +161,18 @@ mod tests {
 
     fn sha256_of_hello() -> Option<Digest> {
         Digest::sha256("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_mapped_is_read() {
+        let (file, _) = follower(b"hello", None);
+        let data = fs_err::File::open(file.path()).unwrap();
+        let map = Bytes::map(file.path()).unwrap();
+        for map in [Some(&map), None] {
+            assert_eq!(*block(&data, map, 1..4).unwrap(), *b"ell");
+            let error = block(&data, map, 4..6).unwrap_err();
+            assert!(error.to_string().contains("cannot read back"), "{error}");
+        }
     }
 
     #[test]
