@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use common::device::cuda::Gpu;
+use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
 use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Sequence};
@@ -42,7 +42,7 @@ fn run() -> Result<Value> {
     let [model, what, rest @ ..] = arguments.as_slice() else {
         return Err(Error::usage("expected MODEL, then train, score or decode"));
     };
-    let gpu = Gpu::open(0)?;
+    let gpu = Gpu::open(0, Float16::Bf16)?;
     let begun = Instant::now();
     let mut model = Model::load(Path::new(model), &Device::Cuda(gpu.clone()))?;
     gpu.synchronize()?;

@@ -1,4 +1,4 @@
-//! Every kernel on the GPU against its twin on the host: the same inputs, rounded to bf16; buffers
+//! Every kernel on the GPU against its twin on the host: the same inputs, rounded to 16 bits; buffers
 //! that hold NaN before; the same bits in two runs. Skipped, saying so, without a GPU.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use common::checkpoint::Tensor as Stored;
-use common::device::cuda::Gpu;
+use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Tensor, Vector};
 use common::kernels::adamw::{AdamW, Moments, gradient_norm};
 use common::kernels::attention::{self, Heads, Past, Sequences};
@@ -22,17 +22,18 @@ use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Rounding to bf16 moves a value by up to 2⁻⁹ of itself, and by 2⁻⁹/√3 in the mean square.
-const BF16: f64 = 3e-3;
-
 struct Check {
     cuda: Device,
+    float16: Float16,
+    /// How far apart rounding once may bring twins: bf16 moves a value by up to 2⁻⁹ of itself and by
+    /// 2⁻⁹/√3 in the mean square, fp16 by an eighth of that.
+    bound: f64,
     random: ChaCha8Rng,
     failures: Vec<String>,
 }
 
 impl Check {
-    /// Values that bf16 holds exactly.
+    /// Values that bf16 and fp16 hold exactly.
     fn values(&mut self, len: usize, bound: f32) -> Vec<f32> {
         (0..len).map(|_| bf16::from_f32(self.random.random_range(-bound..bound)).to_f32()).collect()
     }
@@ -83,18 +84,20 @@ fn poison(gpu: &Arc<Gpu>) {
     gpu.synchronize().unwrap();
 }
 
-/// Compares some kernels with their twins, in memory that holds NaN before.
+/// Compares some kernels with their twins, in both number types and in memory that holds NaN before.
 fn on_gpu(compare: fn(&mut Check)) {
     if Gpu::count() == 0 {
         eprintln!("skipped: there is no GPU");
         return;
     }
-    let gpu = Gpu::open(0).unwrap();
-    poison(&gpu);
-    let random = ChaCha8Rng::seed_from_u64(1);
-    let mut check = Check { cuda: Device::Cuda(gpu), random, failures: Vec::new() };
-    compare(&mut check);
-    assert!(check.failures.is_empty(), "{}", check.failures.join("\n"));
+    for (float16, bound) in [(Float16::Bf16, 3e-3), (Float16::Fp16, 4e-4)] {
+        let gpu = Gpu::open(0, float16).unwrap();
+        poison(&gpu);
+        let random = ChaCha8Rng::seed_from_u64(1);
+        let mut check = Check { cuda: Device::Cuda(gpu), float16, bound, random, failures: Vec::new() };
+        compare(&mut check);
+        assert!(check.failures.is_empty(), "{float16:?}\n{}", check.failures.join("\n"));
+    }
 }
 
 #[test]
@@ -130,32 +133,32 @@ fn elementwise(check: &mut Check) {
         let (weight, gweight) = check.vectors(c, 1.5);
         let y = rms_norm::forward(&x, &weight, 1e-5).unwrap();
         let gy = rms_norm::forward(&gx, &gweight, 1e-5).unwrap();
-        check.same(&format!("rms_norm {what}"), &y, &gy, BF16);
+        check.same(&format!("rms_norm {what}"), &y, &gy, check.bound);
         for residual in [false, true] {
             let (around, garound) = (residual.then_some(&dy), residual.then_some(&gdy));
             let (dx, _) = rms_norm::backward(&dy, &x, &weight, around, 1e-5).unwrap();
             let (gdx, again) = rms_norm::backward(&gdy, &gx, &gweight, garound, 1e-5).unwrap();
-            check.same(&format!("rms_norm dx {what}"), &dx, &gdx, BF16);
+            check.same(&format!("rms_norm dx {what}"), &dx, &gdx, check.bound);
             check.same(&format!("rms_norm d y {what}"), &gy, &again, 0.0);
         }
-        check.same(&format!("add {what}"), &x.add(&dy).unwrap(), &gx.add(&gdy).unwrap(), BF16);
+        check.same(&format!("add {what}"), &x.add(&dy).unwrap(), &gx.add(&gdy).unwrap(), check.bound);
         let draws = Draws { seed: 5 << 33 | 1, step: 2, stream: 7, first_row: 3 };
         let dropout = Dropout::new(0.3, draws).unwrap();
         let (y, gy) = (dropout::forward(&x, &dropout).unwrap(), dropout::forward(&gx, &dropout).unwrap());
-        check.same(&format!("dropout {what}"), &y, &gy, BF16);
+        check.same(&format!("dropout {what}"), &y, &gy, check.bound);
         let mask = |y: &Tensor| -> Vec<f32> {
             y.to_vec().unwrap().iter().map(|&y| f32::from(u8::from(y != 0.0))).collect()
         };
         check.close(&format!("dropout's mask {what}"), &mask(&y), &mask(&gy), 0.0);
         if c % 16 == 0 {
             let h = swiglu::forward(&x).unwrap();
-            check.same(&format!("swiglu {what}"), &h, &swiglu::forward(&gx).unwrap(), BF16);
+            check.same(&format!("swiglu {what}"), &h, &swiglu::forward(&gx).unwrap(), check.bound);
             let (dh, gdh) = check.pair(&[t, c / 2], 1.0);
             let (d, h) = swiglu::backward(dh, x.clone()).unwrap();
             // Over the inputs where nobody shares them, and beside them else.
             let (gd, gh) = swiglu::backward(gdh.clone(), gx.clone()).unwrap();
-            check.same(&format!("swiglu d {what}"), &d, &gd, BF16);
-            check.same(&format!("swiglu d h {what}"), &h, &gh, BF16);
+            check.same(&format!("swiglu d {what}"), &d, &gd, check.bound);
+            check.same(&format!("swiglu d h {what}"), &h, &gh, check.bound);
             check.same(&format!("swiglu d h {what} again"), &swiglu::forward(&gx).unwrap(), &gh, 0.0);
             let own = Tensor::on(&check.cuda, gx.to_vec().unwrap(), gx.shape()).unwrap();
             let (in_place, h_in_place) = swiglu::backward(gdh, own).unwrap();
@@ -179,16 +182,26 @@ fn elementwise(check: &mut Check) {
         let gangles = Angles::new(&positions, &frequencies, 1.0, &check.cuda).unwrap();
         let what = format!("{t}x{heads}+{rest}x{d}");
         let y = rope::forward(&x, heads * d, &angles).unwrap();
-        check.same(&format!("rope {what}"), &y, &rope::forward(&gx, heads * d, &gangles).unwrap(), BF16);
+        check.same(
+            &format!("rope {what}"),
+            &y,
+            &rope::forward(&gx, heads * d, &gangles).unwrap(),
+            check.bound,
+        );
         let y = rope::backward(&dy, heads * d, &angles).unwrap();
-        check.same(&format!("rope d {what}"), &y, &rope::backward(&gdy, heads * d, &gangles).unwrap(), BF16);
+        check.same(
+            &format!("rope d {what}"),
+            &y,
+            &rope::backward(&gdy, heads * d, &gangles).unwrap(),
+            check.bound,
+        );
         let (weights, gweights) = check.vectors(heads * d, 1.5);
         let y = rms_norm::forward_heads(&x, &weights, d, 1e-6).unwrap();
         let gy = rms_norm::forward_heads(&gx, &gweights, d, 1e-6).unwrap();
-        check.same(&format!("rms_norm of heads {what}"), &y, &gy, BF16);
+        check.same(&format!("rms_norm of heads {what}"), &y, &gy, check.bound);
         let dx = rms_norm::backward_heads(&dy, &x, &weights, d, 1e-6).unwrap();
         let gdx = rms_norm::backward_heads(&gdy, &gx, &gweights, d, 1e-6).unwrap();
-        check.same(&format!("rms_norm of heads dx {what}"), &dx, &gdx, BF16);
+        check.same(&format!("rms_norm of heads dx {what}"), &dx, &gdx, check.bound);
     }
 }
 
@@ -274,7 +287,7 @@ fn linears(check: &mut Check) {
                 (Vector::Cpu(parameters.clone()), Vector::from_vec(parameters.clone(), &device).unwrap());
             let plain = linear::forward(&x, &linear, None, None).unwrap();
             let gplain = linear::forward(&gx, &glinear, None, None).unwrap();
-            check.same(&format!("{what} plain"), &plain.y, &gplain.y, BF16);
+            check.same(&format!("{what} plain"), &plain.y, &gplain.y, check.bound);
             let draws = Draws { seed: 1 << 40 | 2, step: 3, stream: 0, first_row: 4 };
             for dropout in [None, Some(Dropout::new(0.25, draws).unwrap())] {
                 let what = format!("{what} {}", if dropout.is_some() { "dropped" } else { "whole" });
@@ -282,41 +295,57 @@ fn linears(check: &mut Check) {
                     (Parameters { values: &host, dropout }, Parameters { values: &gpu, dropout });
                 let y = linear::forward(&x, &linear, Some(host), None).unwrap();
                 let gy = linear::forward(&gx, &glinear, Some(gpu), None).unwrap();
-                check.same(&what, &y.y, &gy.y, 2.0 * BF16);
+                check.same(&what, &y.y, &gy.y, 2.0 * check.bound);
                 let again = linear::forward(&gx, &glinear, Some(gpu), None).unwrap();
                 check.same(&format!("{what} again"), &gy.y, &again.y, 0.0);
                 let around = linear::forward(&x, &linear, Some(host), Some(&dy)).unwrap();
                 let garound = linear::forward(&gx, &glinear, Some(gpu), Some(&gdy)).unwrap();
-                check.same(&format!("{what} plus a residual"), &around.y, &garound.y, 2.0 * BF16);
+                check.same(&format!("{what} plus a residual"), &around.y, &garound.y, 2.0 * check.bound);
                 let before = check.values(parameters.len(), 0.5);
                 let sums = || Vector::from_vec(before.clone(), &device).unwrap();
                 let (mut sums, mut gsums, mut gagain) = (Vector::Cpu(before.clone()), sums(), sums());
                 let flow = linear::backward(&dy, &linear, host, true).unwrap();
                 let gflow = linear::backward(&gdy, &glinear, gpu, true).unwrap();
                 let (dx, gdx) = (flow.dx.as_ref().unwrap(), gflow.dx.as_ref().unwrap());
-                check.same(&format!("{what} dx"), dx, gdx, 2.0 * BF16);
+                check.same(&format!("{what} dx"), dx, gdx, 2.0 * check.bound);
                 let (flow, gflow, given) = ((&dy, &flow), (&gdy, &gflow), (&x, y.low.as_ref()));
                 linear::adapter_gradients(flow, given, &linear, host, &mut sums).unwrap();
                 let ggiven = (&gx, gy.low.as_ref());
                 linear::adapter_gradients(gflow, ggiven, &glinear, gpu, &mut gsums).unwrap();
                 linear::adapter_gradients(gflow, (&gx, None), &glinear, gpu, &mut gagain).unwrap();
                 let (sums, gsums) = (sums.to_vec().unwrap(), gsums.to_vec().unwrap());
-                check.close(&format!("{what} dA, dB"), &sums, &gsums, 2.0 * BF16);
+                check.close(&format!("{what} dA, dB"), &sums, &gsums, 2.0 * check.bound);
                 let what = format!("{what} dA, dB with x·Aᵀ computed again");
                 check.close(&what, &gsums, &gagain.to_vec().unwrap(), 0.0);
             }
             let around = linear::forward(&x, &linear, None, Some(&dy)).unwrap();
             let garound = linear::forward(&gx, &glinear, None, Some(&gdy)).unwrap();
-            check.same(&format!("{what} plain plus a residual"), &around.y, &garound.y, BF16);
+            check.same(&format!("{what} plain plus a residual"), &around.y, &garound.y, check.bound);
             let (logits, glogits) =
                 (linear::project(&x, &linear).unwrap(), linear::project(&gx, &glinear).unwrap());
-            check.close(&format!("{what} project"), &logits, &glogits, BF16);
+            check.close(&format!("{what} project"), &logits, &glogits, check.bound);
         }
     }
+    // What adapters add to a residual that is large beside it is not rounded away: on average it arrives.
+    let ([linear, glinear], parameters) = stack(check, Kind::Dense, 64, shapes[0]);
+    let (x, gx) = check.pair(&[512, 64], 1.0);
+    let around = |device: &Device| Tensor::on(device, vec![64.0; 512 * 64], &[512, 64]).unwrap();
+    let (host, gpu) = (Vector::Cpu(parameters.clone()), Vector::from_vec(parameters, &check.cuda).unwrap());
+    let difference = |x: &Tensor, linear: &Linear, parameters: &Vector, around: &Tensor| -> Vec<f64> {
+        let y =
+            |parameters| linear::forward(x, linear, parameters, Some(around)).unwrap().y.to_vec().unwrap();
+        let (with, without) = (y(Some(parameters.into())), y(None));
+        with.iter().zip(without).map(|(with, without)| f64::from(with - without)).collect()
+    };
+    let expected = difference(&x, &linear, &host, &around(&Device::Cpu));
+    let found = difference(&gx, &glinear, &gpu, &around(&check.cuda));
+    let along: f64 = expected.iter().zip(&found).map(|(e, f)| e * f).sum();
+    let share = along / expected.iter().map(|e| e * e).sum::<f64>();
+    check.close("adapters beside a residual", &[1.0], &[share as f32], 0.2);
     // Widened weights are what bitsandbytes rounds to bf16, to the bit.
     for kind in &kinds[1..] {
         let Weight::Quantized(quantized) = weight(check, *kind, [72, 200]) else { panic!("{kind:?}") };
-        let expected = quantized.clone().with_dtype(common::checkpoint::Dtype::BF16).dequantize();
+        let expected = quantized.clone().with_dtype(check.float16.dtype()).dequantize();
         let projection =
             Projection { name: "w".into(), weight: Weight::Quantized(quantized), bias: None, adapter: None };
         let linear = Linear::new(vec![projection]).unwrap().to_device(&check.cuda).unwrap();
@@ -351,11 +380,13 @@ fn heads(check: &mut Check) {
         let loss = linear_cross_entropy::forward(&x, &head, &targets).unwrap().sum().unwrap();
         let gloss = linear_cross_entropy::forward(&gx, &ghead, &targets).unwrap().sum().unwrap();
         check.close(&format!("loss {n}x{v}"), &[loss as f32], &[gloss as f32], 1e-3);
-        let (losses, dx) = linear_cross_entropy::forward_backward(&x, &head, &targets, 0.01).unwrap();
-        let (glosses, gdx) = linear_cross_entropy::forward_backward(&gx, &ghead, &targets, 0.01).unwrap();
+        // As a loss scale makes it: small probabilities are numbers that fp16 has.
+        let scale = 60.0;
+        let (losses, dx) = linear_cross_entropy::forward_backward(&x, &head, &targets, scale).unwrap();
+        let (glosses, gdx) = linear_cross_entropy::forward_backward(&gx, &ghead, &targets, scale).unwrap();
         assert_eq!(losses.sum().unwrap(), loss);
         assert_eq!(glosses.sum().unwrap(), gloss);
-        check.same(&format!("loss dx {n}x{v}"), &dx, &gdx, 2.0 * BF16);
+        check.same(&format!("loss dx {n}x{v}"), &dx, &gdx, 2.0 * check.bound);
     }
     let mut table = Embedding::new(weight(check, Kind::Dense, [50, 24]));
     let x = embedding::forward(&[3, 49, 0, 3], &table, None, &Device::Cpu).unwrap();
@@ -380,12 +411,12 @@ fn attentions(check: &mut Check) {
             let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
             let y = attention::forward(&qkv, heads, &sequences, None).unwrap();
             let gy = attention::forward(&gqkv, heads, &gsequences, None).unwrap();
-            check.same(&what, &y.output, &gy.output, 2.0 * BF16);
+            check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
             let (sums, gsums) = (y.log_sums.to_vec().unwrap(), gy.log_sums.to_vec().unwrap());
             check.close(&format!("{what} log-sums"), &sums, &gsums, 1e-3);
             let d = attention::backward(&dy, &qkv, &y, heads, &sequences).unwrap();
             let gd = attention::backward(&gdy, &gqkv, &gy, heads, &gsequences).unwrap();
-            check.same(&format!("{what} d"), &d, &gd, 3.0 * BF16);
+            check.same(&format!("{what} d"), &d, &gd, 3.0 * check.bound);
             let again = attention::backward(&gdy, &gqkv, &gy, heads, &gsequences).unwrap();
             check.same(&format!("{what} d again"), &gd, &again, 0.0);
         }
@@ -406,7 +437,7 @@ fn attentions(check: &mut Check) {
             let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
             let y = attention::forward(&qkv, heads, &sequences, Some(&past)).unwrap();
             let gy = attention::forward(&gqkv, heads, &gsequences, Some(&gpast)).unwrap();
-            check.same(&what, &y.output, &gy.output, 2.0 * BF16);
+            check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
         }
     }
 }

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::print_stderr)] // what each kernel takes
 
-use common::device::cuda::compile;
+use common::device::cuda::{Float16, compile};
 use common::kernels::sources;
 use rayon::prelude::*;
 
@@ -20,12 +20,13 @@ fn every_kernel_compiles_for_every_gpu_without_spills() {
     }
     let all: Vec<_> = sources()
         .into_iter()
-        .flat_map(|source| ARCHITECTURES.map(|architecture| (source, architecture)))
+        .flat_map(|source| ARCHITECTURES.map(|architecture| (source, architecture, Float16::Bf16)))
+        .chain(sources().into_iter().map(|source| (source, ARCHITECTURES[0], Float16::Fp16)))
         .collect();
     let reports: Vec<String> = all
         .par_iter()
-        .map(|(source, architecture)| {
-            let compiled = compile(source, *architecture).unwrap_or_else(|error| panic!("{error}"));
+        .map(|(source, architecture, float16)| {
+            let compiled = compile(source, *architecture, *float16).unwrap_or_else(|error| panic!("{error}"));
             assert!(compiled.code.starts_with(b"\x7fELF"), "{}", source.name);
             report(source.name, *architecture, &compiled.log)
         })

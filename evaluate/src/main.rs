@@ -173,7 +173,7 @@ fn losses(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result
             error!("{} exists", output.display()).hint("--force replaces it, -o chooses another name")
         );
     }
-    let mut models = Models::new(&arguments.model)?;
+    let mut models = Models::new(&arguments.model)?.for_scoring();
     let tokens = arguments.pass_tokens(models.device());
     let mut found = Vec::new();
     for directory in directories {
@@ -217,7 +217,7 @@ fn accuracies(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
         limit: arguments.limit(),
     };
     let subjects = questions::load(&data, &selection)?;
-    let mut models = Models::new(&arguments.model)?;
+    let mut models = Models::new(&arguments.model)?.for_scoring();
     let mut found = Vec::new();
     for (directory, path) in directories.iter().zip(&reports) {
         let report = evaluate(directory, path, &subjects, &mut models, arguments);

@@ -59,6 +59,8 @@ impl ModelArguments {
 pub struct Models<'a> {
     arguments: &'a ModelArguments,
     device: Device,
+    /// Whether passes are long, so that memory is well spent on them.
+    scores: bool,
     /// The last model, or the base of the last adapter with that adapter on it.
     base: Option<(PathBuf, Model)>,
 }
@@ -66,7 +68,12 @@ pub struct Models<'a> {
 impl<'a> Models<'a> {
     /// Opens the device.
     pub fn new(arguments: &'a ModelArguments) -> Result<Self> {
-        Ok(Self { arguments, device: arguments.device.open()?, base: None })
+        Ok(Self { arguments, device: arguments.device.open()?, scores: false, base: None })
+    }
+
+    /// For passes of many tokens, to which half of the GPU memory is left; the other half may go into speed.
+    pub fn for_scoring(self) -> Self {
+        Self { scores: true, ..self }
     }
 
     /// The device that computes.
@@ -82,7 +89,10 @@ impl<'a> Models<'a> {
         let (base, mut model) = match kept {
             Some(kept) => kept,
             None => {
-                let model = Model::load(&base, &self.device)?;
+                let mut model = Model::load(&base, &self.device)?;
+                if let (Device::Cuda(gpu), true) = (&self.device, self.scores) {
+                    model.spend_memory(gpu.memory()?.free / 2)?;
+                }
                 cli::detail(format_args!("loaded {}", base.display()));
                 (base, model)
             }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::config::{Begin, Config};
 use crate::record::History;
+use crate::scaler::LossScaler;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
@@ -26,6 +27,8 @@ pub struct Progress {
     pub step: u64,
     /// The logs so far.
     pub history: History,
+    /// Of a run in fp16.
+    pub scaler: Option<LossScaler>,
 }
 
 /// What a checkpoint is written from.

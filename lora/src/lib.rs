@@ -39,6 +39,7 @@ pub mod passes;
 pub mod plot;
 pub mod preview;
 pub mod record;
+pub mod scaler;
 pub mod schedule;
 pub mod tensorboard;
 pub mod train;

@@ -7,10 +7,11 @@ use std::time::Instant;
 use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, Unit, interrupted, note};
 use common::data::passes::{pack, passes, targets};
-use common::device::cuda::Gpu;
+use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
 use common::model::{Adapters, Loss, Model, Noise, Plan};
+use common::text::Example;
 use common::{Context, Error, Result, error};
 use serde_json::{Value, json};
 
@@ -30,6 +31,7 @@ use crate::passes;
 use crate::plot;
 use crate::preview;
 use crate::record::{History, Record, Step};
+use crate::scaler::LossScaler;
 use crate::schedule::Schedule;
 
 /// Held-out examples that are in memory at a time.
@@ -49,6 +51,8 @@ struct Run {
     schedule: Schedule,
     moments: Moments,
     record: Record,
+    /// Of gradients in fp16.
+    scaler: Option<LossScaler>,
     health: Health,
     recipe: Value,
     /// The chat template to be kept with the adapter, where it is not the model's own.
@@ -90,7 +94,7 @@ impl Run {
         examples: Arc<Examples>,
         held_out: Option<Arc<Examples>>,
     ) -> Result<(Self, u64)> {
-        let device = config.device.open()?;
+        let device = config.device.open_in(config.float16)?;
         let mut model = match config.quantization {
             Some(scheme) => Model::load_quantized(&config.model, scheme, &device)?,
             None => Model::load(&config.model, &device)?,
@@ -114,12 +118,14 @@ impl Run {
             true => Moments::in_8_bits(tensors.iter().map(|tensor| tensor.range.clone()), model.device())?,
             false => Moments::new(values.len(), model.device())?,
         };
-        let mut progress = Progress { step: 0, history: History::default() };
+        let in_fp16 = matches!(&device, Device::Cuda(gpu) if gpu.float16() == Float16::Fp16);
+        let scaler = in_fp16.then(LossScaler::new);
+        let mut progress = Progress { step: 0, history: History::default(), scaler };
         if let Some(path) = checkpoint::to_resume(&config)? {
             progress = checkpoint::load(&path, &recipe, &mut model, &mut moments)?;
             note(format_args!("continuing {} after step {}", path.display(), progress.step));
         }
-        let first = progress.step;
+        let (first, scaler) = (progress.step, progress.scaler);
         let embedding = model.config().vocabulary * model.config().width;
         let parameters = model.parameter_count().saturating_sub(embedding);
         let per_epoch = order.steps_per_epoch();
@@ -139,6 +145,7 @@ impl Run {
             schedule,
             moments,
             record,
+            scaler,
             health: Health::default(),
             recipe,
             template: None,
@@ -284,26 +291,32 @@ impl Run {
         let number = index + 1;
         let examples = self.training.get(self.order.step(index))?;
         let supervised: usize = examples.iter().map(targets).sum();
-        let scale = 1.0 / supervised.max(1) as f32;
-        gradients.fill_zero()?;
-        let mut loss = Loss { sum: 0.0, tokens: 0 };
-        let mut noise = self.noise(index);
-        for (count, pass) in passes(&examples, self.plan.tokens).enumerate() {
-            if count > 0 && interrupted() {
+        let hint = match self.scaler {
+            Some(_) => "fp16 ends at 65,504, which some models exceed: leave --fp16 out",
+            None => "the last checkpoint is untouched; try a smaller --learning-rate with --resume",
+        };
+        let (mean, norm, loss_scale) = loop {
+            let loss_scale = self.scaler.map_or(1.0, LossScaler::scale);
+            let scale = loss_scale / supervised.max(1) as f32;
+            let Some(loss) = self.loss_and_gradients(index, &examples, scale, gradients)? else {
                 return Ok(None);
+            };
+            let mean = if loss.tokens == 0 { 0.0 } else { loss.mean() };
+            if !mean.is_finite() {
+                return Err(error!("step {number}: the loss is {mean}").hint(hint));
             }
-            let batch = pack(pass).with_noise(noise);
-            noise.first_token += batch.len() as u32;
-            let recomputed = self.plan.recomputed(batch.len());
-            let found = self.model.loss_and_gradients(&batch, scale, recomputed, gradients)?;
-            loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
-        }
-        let mean = if loss.tokens == 0 { 0.0 } else { loss.mean() };
-        let hint = "the last checkpoint is untouched; try a smaller --learning-rate with --resume";
-        if !mean.is_finite() {
-            return Err(error!("step {number}: the loss is {mean}").hint(hint));
-        }
-        let norm = gradient_norm(gradients)?;
+            let norm = gradient_norm(gradients)? / f64::from(loss_scale);
+            match &mut self.scaler {
+                Some(scaler) if !norm.is_finite() => {
+                    scaler.overflow().with_context(|| format!("step {number}"))?;
+                    let (scale, count) = (scaler.scale(), scaler.overflows());
+                    note(format_args!(
+                        "step {number}: gradients overflow fp16 ({count} so far); again at a loss scale of {scale}"
+                    ));
+                }
+                _ => break (mean, norm, loss_scale),
+            }
+        };
         if !norm.is_finite() {
             let tensor = self.model.adapters().first_non_finite(gradients)?.map(|tensor| tensor.name.clone());
             let tensor = tensor.unwrap_or_else(|| "the sum of all".into());
@@ -319,9 +332,36 @@ impl Run {
         let optimizer = self.config.optimizer();
         let rates = self.model.adapters().learning_rates(learning_rate as f32, self.config.rate_of_b as f32);
         let parameters = self.model.parameters_mut();
-        optimizer.step_at_rates(parameters, gradients, clip, &mut self.moments, &rates)?;
+        optimizer.step_at_rates(parameters, gradients, clip / loss_scale, &mut self.moments, &rates)?;
+        if let Some(scaler) = &mut self.scaler {
+            scaler.succeed();
+        }
         let tokens = examples.iter().map(|example| example.tokens.len()).sum();
         Ok(Some(Step { number, loss: mean, grad_norm: norm, learning_rate, tokens, supervised }))
+    }
+
+    /// The loss of a step, and the gradients of `scale` times its sum.
+    fn loss_and_gradients(
+        &self,
+        index: u64,
+        examples: &[Example],
+        scale: f32,
+        gradients: &mut Vector,
+    ) -> Result<Option<Loss>> {
+        gradients.fill_zero()?;
+        let mut loss = Loss { sum: 0.0, tokens: 0 };
+        let mut noise = self.noise(index);
+        for (count, pass) in passes(examples, self.plan.tokens).enumerate() {
+            if count > 0 && interrupted() {
+                return Ok(None);
+            }
+            let batch = pack(pass).with_noise(noise);
+            noise.first_token += batch.len() as u32;
+            let recomputed = self.plan.recomputed(batch.len());
+            let found = self.model.loss_and_gradients(&batch, scale, recomputed, gradients)?;
+            loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
+        }
+        Ok(Some(loss))
     }
 
     /// What the first pass of step `index` draws at random.
@@ -360,7 +400,7 @@ impl Run {
             model: &self.model,
             adapter: &self.adapter,
             moments: &self.moments,
-            progress: Progress { step, history: self.record.history().clone() },
+            progress: Progress { step, history: self.record.history().clone(), scaler: self.scaler },
             trainer_state: &self.record.trainer_state(step, &self.config, best.as_ref()),
             recipe: &self.recipe,
         };

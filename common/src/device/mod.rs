@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::{Error, Result};
 
-use cuda::Gpu;
+use cuda::{Float16, Gpu};
 pub use host_memory::{available_memory, peak_resident_memory, resident_memory};
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};
@@ -21,7 +21,7 @@ pub use vector::{GpuVector, Vector};
 pub enum Device {
     /// The host's cores, in f32.
     Cpu,
-    /// A GPU, in bf16 with sums in f32.
+    /// A GPU, in bf16 or fp16 with sums in f32.
     Cuda(Arc<Gpu>),
 }
 
@@ -54,17 +54,22 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device, and says what `auto` chose and why.
+    /// Opens the device, and says what `auto` chose and why. A GPU computes in bf16.
     pub fn open(self) -> Result<Device> {
+        self.open_in(Float16::Bf16)
+    }
+
+    /// As [`DeviceChoice::open`], with the numbers that a GPU computes with.
+    pub fn open_in(self, float16: Float16) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal)?)),
+            Self::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal, float16)?)),
             Self::Auto if Gpu::count() == 0 => {
                 let threads = rayon::current_num_threads();
                 crate::cli::detail(format_args!("device: cpu, {threads} threads (no NVIDIA GPU was found)"));
                 Ok(Device::Cpu)
             }
-            Self::Auto => match Gpu::open(0) {
+            Self::Auto => match Gpu::open(0, float16) {
                 Ok(gpu) => {
                     crate::cli::note(format_args!("device: cuda:0, {}", gpu.name()));
                     Ok(Device::Cuda(gpu))

@@ -1,6 +1,6 @@
 //! A tensor of activations or gradients on a device.
 //!
-//! On the host it is a contiguous f32 candle tensor, on a GPU a buffer of bf16. Tensors are values:
+//! On the host it is a contiguous f32 candle tensor, on a GPU a buffer of 16-bit numbers. Tensors are values:
 //! an op returns a new one.
 
 use std::ops::{Deref, Range};
@@ -16,7 +16,7 @@ use crate::{Error, Result, error};
 pub enum Tensor {
     /// f32 on the host.
     Cpu(candle_core::Tensor),
-    /// bf16 on a GPU.
+    /// 16-bit numbers on a GPU.
     Cuda(GpuTensor),
 }
 
@@ -48,13 +48,13 @@ impl Tensor {
         Ok(Self::Cpu(candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?))
     }
 
-    /// A tensor of `shape` on `device` from its values, which a GPU rounds to bf16.
+    /// A tensor of `shape` on `device` from its values, which a GPU rounds to 16 bits.
     pub fn on(device: &Device, values: Vec<f32>, shape: &[usize]) -> Result<Self> {
         match device {
             Device::Cpu => Self::from_vec(values, shape),
             Device::Cuda(gpu) => {
-                let values: Vec<half::bf16> = values.into_iter().map(half::bf16::from_f32).collect();
-                Ok(Self::Cuda(GpuTensor::from_values(gpu, &values, shape)?))
+                let values: Vec<u16> = values.into_iter().map(|value| gpu.float16().bits(value)).collect();
+                Ok(Self::Cuda(GpuTensor::from_bits(gpu, &values, shape)?))
             }
         }
     }

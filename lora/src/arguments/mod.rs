@@ -55,6 +55,10 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = common::cli::size)]
     pub vram_budget: Option<u64>,
 
+    /// Compute in fp16 with a dynamic loss scale on a GPU, in place of bf16
+    #[arg(long)]
+    pub fp16: bool,
+
     /// Compute on the CPU: --device cpu
     #[arg(long)]
     pub use_cpu: bool,

@@ -5,6 +5,7 @@ mod checks;
 use std::path::{Path, PathBuf};
 
 use common::device::DeviceChoice;
+use common::device::cuda::Float16;
 use common::kernels::adamw::AdamW;
 use common::nf4::{QuantType, Scheme};
 use common::{Error, Result};
@@ -137,6 +138,8 @@ pub struct Config {
     pub device: DeviceChoice,
     /// Bytes of GPU memory to stay within.
     pub vram_budget: Option<u64>,
+    /// The numbers that a GPU computes with.
+    pub float16: Float16,
 }
 
 impl Config {
@@ -213,6 +216,7 @@ impl Config {
                 .then(|| reporting.logging_dir.clone().unwrap_or_else(|| output.join("runs"))),
             device: if arguments.use_cpu { DeviceChoice::Cpu } else { arguments.device },
             vram_budget: arguments.vram_budget,
+            float16: if arguments.fp16 { Float16::Fp16 } else { Float16::Bf16 },
             model,
             output,
         })
@@ -250,6 +254,7 @@ impl Config {
         });
         json!({
             "model": self.model,
+            "fp16": self.float16 == Float16::Fp16,
             "quantization": quantization,
             "examples": examples,
             "val_size": self.data.val_size,

@@ -78,7 +78,6 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
     WithoutEffect {
         why: "the device decides, and adapters are always f32",
         keys: &[
-            "fp16",
             "bf16",
             "tf32",
             "pure_bf16",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 
+use super::Float16;
 use crate::{Context, Result, cli, error, hex};
 
 /// A file of kernels.
@@ -21,12 +22,12 @@ const PRELUDE: &str = include_str!("prelude.cuh");
 
 /// Machine code of a source, from the cache on disk or from the compiler. `architecture` is the
 /// compute capability, as 90 for 9.0.
-pub(super) fn machine_code(source: &Source, architecture: u32) -> Result<Vec<u8>> {
-    let path = cached(source, architecture);
+pub(super) fn machine_code(source: &Source, architecture: u32, float16: Float16) -> Result<Vec<u8>> {
+    let path = cached(source, architecture, float16);
     if let Some(code) = path.as_ref().ok().and_then(|path| std::fs::read(path).ok()) {
         return Ok(code);
     }
-    let compiled = compile(source, architecture)?;
+    let compiled = compile(source, architecture, float16)?;
     // A cache that cannot be written costs a second the next time, no more.
     if let Err(error) = path.and_then(|path| store(&path, &compiled.code)) {
         cli::detail(format_args!("compiled kernels are not kept: {error}"));
@@ -35,12 +36,12 @@ pub(super) fn machine_code(source: &Source, architecture: u32) -> Result<Vec<u8>
 }
 
 /// `NAME-HASH.cubin` in the user's cache: the hash is of all that the code depends on.
-fn cached(source: &Source, architecture: u32) -> Result<PathBuf> {
+fn cached(source: &Source, architecture: u32, float16: Float16) -> Result<PathBuf> {
     let mut hash = Sha256::new();
     hash.update(PRELUDE);
     hash.update([0]);
     hash.update(source.text);
-    hash.update(format!("\0sm_{architecture} nvrtc {:?}", version()));
+    hash.update(format!("\0sm_{architecture} {float16:?} nvrtc {:?}", version()));
     let hash = hex(&hash.finalize()[..12]);
     Ok(cli::cache_directory("kernels")?.join(format!("{}-sm_{architecture}-{hash}.cubin", source.name)))
 }
@@ -74,8 +75,13 @@ fn version() -> (i32, i32) {
 }
 
 /// Compiles a source with NVRTC, which must be loadable.
-pub fn compile(source: &Source, architecture: u32) -> Result<Compiled> {
-    let text = CString::new([PRELUDE, source.text].concat()).map_err(|_| error!("a kernel with a NUL"))?;
+pub fn compile(source: &Source, architecture: u32, float16: Float16) -> Result<Compiled> {
+    let numbers = match float16 {
+        Float16::Bf16 => "",
+        Float16::Fp16 => "#define FP16\n",
+    };
+    let text =
+        CString::new([numbers, PRELUDE, source.text].concat()).map_err(|_| error!("a kernel with a NUL"))?;
     let name =
         CString::new(format!("{}.cu", source.name)).map_err(|_| error!("a kernel's name with a NUL"))?;
     let architecture_option = CString::new(format!("--gpu-architecture=sm_{architecture}"))

@@ -176,7 +176,7 @@ impl Gpu {
         if let Some(module) = loaded.modules.get(source.name) {
             return Ok(Arc::clone(module));
         }
-        let code = machine_code(source, self.architecture)?;
+        let code = machine_code(source, self.architecture, self.float16)?;
         let module = self
             .context
             .load_module(cudarc::nvrtc::Ptx::from_binary(code))

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaSlice, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result, sys,
 };
-use half::bf16;
 
 use super::{Gpu, address, failed};
 use crate::{Context, Result};
@@ -27,7 +26,7 @@ pub struct Memory {
 
 /// Page-locked memory that values pass through on their way to the GPU.
 pub(super) struct Staging {
-    memory: PinnedHostSlice<bf16>,
+    memory: PinnedHostSlice<u16>,
     /// When the last copy from it is done.
     copied: CudaEvent,
 }
@@ -92,8 +91,8 @@ impl Gpu {
     pub fn upload_staged(
         &self,
         len: usize,
-        fill: impl FnOnce(&mut [bf16]) -> Result<()>,
-    ) -> Result<CudaSlice<bf16>> {
+        fill: impl FnOnce(&mut [u16]) -> Result<()>,
+    ) -> Result<CudaSlice<u16>> {
         let slice = self.allocate(len)?;
         let mut staging = self.staging.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let staging = match &mut *staging {

@@ -7,6 +7,7 @@
 //! [`Gpu::widened`].
 
 mod compile;
+mod float16;
 mod launch;
 mod libraries;
 mod memory;
@@ -24,6 +25,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverEr
 use crate::{Context, Error, Result, error};
 
 pub use compile::{Compiled, Source, compile};
+pub use float16::Float16;
 pub use launch::{Argument, Grid, address};
 pub use libraries::find_compiler;
 pub use products::{Factor, Precision, Product};
@@ -42,6 +44,7 @@ pub struct Gpu {
     /// Where weights are widened ahead of the products.
     ahead: Arc<CudaStream>,
     ordinal: usize,
+    float16: Float16,
     name: String,
     /// The compute capability, as 90 for 9.0.
     architecture: u32,
@@ -70,8 +73,8 @@ impl Gpu {
         }
     }
 
-    /// Opens GPU `ordinal`.
-    pub fn open(ordinal: usize) -> Result<Arc<Self>> {
+    /// Opens GPU `ordinal`, to compute with these numbers.
+    pub fn open(ordinal: usize, float16: Float16) -> Result<Arc<Self>> {
         if !libraries::driver_is_present() {
             return Err(Error::new("there is no NVIDIA driver: libcuda.so.1 was not found")
                 .hint("install the driver, or use --device cpu"));
@@ -110,6 +113,7 @@ impl Gpu {
             stream,
             ahead,
             ordinal,
+            float16,
             name,
             architecture,
             multiprocessors: usize::try_from(multiprocessors).unwrap_or(1).max(1),
@@ -123,6 +127,11 @@ impl Gpu {
     /// As NVIDIA calls it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The numbers that it computes with.
+    pub fn float16(&self) -> Float16 {
+        self.float16
     }
 
     /// Which of the GPUs.
@@ -174,7 +183,7 @@ impl fmt::Debug for Gpu {
 
 impl PartialEq for Gpu {
     fn eq(&self, other: &Self) -> bool {
-        self.ordinal == other.ordinal
+        (self.ordinal, self.float16) == (other.ordinal, other.float16)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaSlice, CudaStream};
 
-use super::{Gpu, address, failed};
+use super::{Float16, Gpu, address, failed};
 use crate::{Error, Result, error};
 
 /// What NVIDIA recommends for Hopper.
@@ -18,13 +18,13 @@ const SAME_ALGORITHM: usize = 64;
 /// The number type of a product's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// Rounded once from the f32 sum.
-    Bf16,
+    /// The GPU's 16-bit numbers, rounded once from the f32 sum.
+    Float16,
     /// The sum as it is.
     F32,
 }
 
-/// A factor of bf16 numbers in row-major memory.
+/// A factor of 16-bit numbers in row-major memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Factor {
     /// The first number's address.
@@ -66,7 +66,7 @@ pub struct Product {
     pub alpha: f32,
     /// The address of what is added, in the result's precision; the result's own adds to what it holds.
     pub added: Option<u64>,
-    /// bf16 [N], added to each row.
+    /// [N] in 16 bits, added to each row.
     pub bias: Option<u64>,
 }
 
@@ -122,19 +122,19 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    fn new(product: &Product) -> Result<Self> {
+    fn new(product: &Product, float16: Float16) -> Result<Self> {
         let [m, n, k] = product.shape;
-        let bf16 = sys::cudaDataType::CUDA_R_16BF;
+        let narrow = float16.data_type();
         let f32 = sys::cudaDataType::CUDA_R_32F;
         let layout = |dtype, rows: usize, columns: usize, stride: usize| {
             result::create_matrix_layout(dtype, columns as u64, rows as u64, stride as i64).map_err(refused)
         };
         let factor = |factor: &Factor, rows, columns| match factor.transposed {
-            true => layout(bf16, columns, rows, factor.stride),
-            false => layout(bf16, rows, columns, factor.stride),
+            true => layout(narrow, columns, rows, factor.stride),
+            false => layout(narrow, rows, columns, factor.stride),
         };
         let out = match product.precision {
-            Precision::Bf16 => bf16,
+            Precision::Float16 => narrow,
             Precision::F32 => f32,
         };
         let descriptors = Self {
@@ -195,7 +195,7 @@ impl Gpu {
             };
         }
         self.bind()?;
-        let descriptors = Descriptors::new(product)?;
+        let descriptors = Descriptors::new(product, self.float16)?;
         let algorithm = self.algorithm(product)?;
         let beta: f32 = if product.added.is_some() { 1.0 } else { 0.0 };
         // SAFETY: descriptors live to the end of this function; addresses and strides are those of
@@ -250,7 +250,7 @@ impl Gpu {
             return Ok(*algorithm);
         }
         let rounded = Product { shape, ..*product };
-        let algorithm = choose(self.products.handle, &Descriptors::new(&rounded)?, &key)?;
+        let algorithm = choose(self.products.handle, &Descriptors::new(&rounded, self.float16)?, &key)?;
         algorithms.insert(key, algorithm);
         Ok(algorithm)
     }

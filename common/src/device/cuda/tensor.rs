@@ -1,10 +1,9 @@
-//! A tensor on a GPU: bf16, row-major and contiguous.
+//! A tensor on a GPU: 16-bit numbers, row-major and contiguous.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::CudaSlice;
-use half::bf16;
 
 use super::{Argument, Gpu, Grid, Source, address};
 use crate::{Result, error};
@@ -15,7 +14,7 @@ pub(crate) static SOURCE: Source = Source { name: "tensor", text: include_str!("
 #[derive(Debug, Clone)]
 pub struct GpuTensor {
     gpu: Arc<Gpu>,
-    values: Arc<CudaSlice<bf16>>,
+    values: Arc<CudaSlice<u16>>,
     /// Where the values begin in the buffer.
     start: usize,
     shape: Vec<usize>,
@@ -34,8 +33,8 @@ impl GpuTensor {
         Ok(Self { gpu: Arc::clone(gpu), values, start: 0, shape: shape.to_vec() })
     }
 
-    /// A tensor of these values.
-    pub fn from_values(gpu: &Arc<Gpu>, values: &[bf16], shape: &[usize]) -> Result<Self> {
+    /// A tensor of the values that these bits stand for, in the GPU's number type.
+    pub fn from_bits(gpu: &Arc<Gpu>, values: &[u16], shape: &[usize]) -> Result<Self> {
         if values.len() != shape.iter().product::<usize>() {
             return Err(error!("a tensor of shape {shape:?} from {} values", values.len()));
         }
@@ -47,7 +46,7 @@ impl GpuTensor {
     pub fn from_staging(
         gpu: &Arc<Gpu>,
         shape: &[usize],
-        fill: impl FnOnce(&mut [bf16]) -> Result<()>,
+        fill: impl FnOnce(&mut [u16]) -> Result<()>,
     ) -> Result<Self> {
         let values = Arc::new(gpu.upload_staged(shape.iter().product(), fill)?);
         Ok(Self { gpu: Arc::clone(gpu), values, start: 0, shape: shape.to_vec() })

@@ -5,7 +5,6 @@
 use std::sync::{Arc, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream};
-use half::bf16;
 
 use super::{Gpu, failed};
 use crate::{Result, error};
@@ -17,7 +16,7 @@ pub(super) struct DoubleBuffer {
 }
 
 struct Half {
-    weights: CudaSlice<bf16>,
+    weights: CudaSlice<u16>,
     /// When the product that reads it is done.
     free: CudaEvent,
     /// When the weight in it is whole.
@@ -57,8 +56,8 @@ impl Gpu {
     pub fn widened(
         &self,
         len: usize,
-        widen: impl FnOnce(&CudaStream, &CudaSlice<bf16>) -> Result<()>,
-        multiply: impl FnOnce(&CudaSlice<bf16>) -> Result<()>,
+        widen: impl FnOnce(&CudaStream, &CudaSlice<u16>) -> Result<()>,
+        multiply: impl FnOnce(&CudaSlice<u16>) -> Result<()>,
     ) -> Result<()> {
         let mut buffer = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
         let other = 1 - buffer.last;

@@ -32,14 +32,14 @@ __device__ __forceinline__ Block block_of(int4 task) { return {task.x, task.y - 
 // Rows of one head, `count` in all: the first `past_count`, if any, in the past, row r of them at
 // past + r·past_stride, those behind in the sequence itself, row r of them at own + r·stride.
 struct Rows {
-    const bf16* own;
+    const float16* own;
     int stride;
     int count;
-    const bf16* past = nullptr;
+    const float16* past = nullptr;
     int past_stride = 0;
     int past_count = 0;
 
-    __device__ __forceinline__ const bf16* operator[](int row) const {
+    __device__ __forceinline__ const float16* operator[](int row) const {
         return row < past_count ? past + (long long)row * past_stride : own + (long long)row * stride;
     }
 };
@@ -116,10 +116,10 @@ __device__ __forceinline__ void to_left(unsigned (&a)[TILES][4], const float (&c
     for (int i = 0; i < TILES; ++i) {
         const float(&left)[4] = c[i][2 * step];
         const float(&right)[4] = c[i][2 * step + 1];
-        a[i][0] = pack_bf16(left[0], left[1]);
-        a[i][1] = pack_bf16(left[2], left[3]);
-        a[i][2] = pack_bf16(right[0], right[1]);
-        a[i][3] = pack_bf16(right[2], right[3]);
+        a[i][0] = pack_float16(left[0], left[1]);
+        a[i][1] = pack_float16(left[2], left[3]);
+        a[i][2] = pack_float16(right[0], right[1]);
+        a[i][3] = pack_float16(right[2], right[3]);
     }
 }
 
@@ -193,11 +193,11 @@ __device__ __forceinline__ void clear(float (&c)[TILES][COUNT][4]) {
             for (int j = 0; j < 4; ++j) c[i][n][j] = 0.0f;
 }
 
-// Stores scale times row g (half 0) or g + 8 (half 1) of c [16, D] to a row of bf16.
-__device__ __forceinline__ void store_row(bf16* row, const float (&c)[PIECES][4], int half, float scale) {
+// Stores scale times row g (half 0) or g + 8 (half 1) of c [16, D] to a row of float16.
+__device__ __forceinline__ void store_row(float16* row, const float (&c)[PIECES][4], int half, float scale) {
 #pragma unroll
     for (int d = 0; d < PIECES; ++d) {
         unsigned* to = (unsigned*)(row + d * 8 + threadIdx.x % 4 * 2);
-        *to = pack_bf16(c[d][2 * half] * scale, c[d][2 * half + 1] * scale);
+        *to = pack_float16(c[d][2 * half] * scale, c[d][2 * half + 1] * scale);
     }
 }

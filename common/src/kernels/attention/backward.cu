@@ -11,8 +11,8 @@
 // Launch: ceil(T·H / 8) blocks.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_delta(
     float* delta,       // [T, H]
-    const bf16* dout,   // [T, H·D]
-    const bf16* out,    // [T, H·D]
+    const float16* dout,   // [T, H·D]
+    const float16* out,    // [T, H·D]
     int rows) {         // T·H
     const int row = blockIdx.x * (THREADS / 16) + threadIdx.x / 16;
     const int piece = threadIdx.x % 16;
@@ -23,8 +23,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_delta(
         const unsigned as[4] = {a.x, a.y, a.z, a.w}, bs[4] = {b.x, b.y, b.z, b.w};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            sum += to_float((bf16)as[i]) * to_float((bf16)bs[i]);
-            sum += to_float((bf16)(as[i] >> 16)) * to_float((bf16)(bs[i] >> 16));
+            sum += to_float((float16)as[i]) * to_float((float16)bs[i]);
+            sum += to_float((float16)(as[i] >> 16)) * to_float((float16)(bs[i] >> 16));
         }
     }
 #pragma unroll
@@ -48,9 +48,9 @@ extern "C" __constant__ int attention_backward_queries_shared_bytes = QUERY_SHAR
 
 // Launch: tasks·H blocks. A task is a block of QUERY_ROWS rows, those with the most keys first.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_queries(
-    bf16* dqkv,               // [T, (H + 2K)·D], of which the H·D columns of the queries are written
-    const bf16* dout,         // [T, H·D]
-    const bf16* qkv,          // [T, (H + 2K)·D]
+    float16* dqkv,               // [T, (H + 2K)·D], of which the H·D columns of the queries are written
+    const float16* dout,         // [T, H·D]
+    const float16* qkv,          // [T, (H + 2K)·D]
     const float* log_sums,    // [T, H]
     const float* delta,       // [T, H]
     const int4* tasks,        // [tasks]
@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
     const int key_head = head / (heads / key_heads);
     const Block block = block_of(tasks[blockIdx.x / heads]);
     const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
-    const bf16* sequence = qkv + (long long)block.start * stride;
+    const float16* sequence = qkv + (long long)block.start * stride;
     const Rows queries = {sequence + head * HEAD_SIZE, stride, block.length};
     const Rows keys = {sequence + (heads + key_head) * HEAD_SIZE, stride, block.length};
     const Rows values = {sequence + (heads + key_heads + key_head) * HEAD_SIZE, stride, block.length};
@@ -165,8 +165,8 @@ extern "C" __constant__ int attention_backward_keys_shared_bytes = KEY_SHARED_BY
 // Launch: tasks·K·parts blocks. A task is a block of KEY_ROWS rows, those with the most rows behind first.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys(
     float* dkeys_values,      // [parts, T, 2K·D], a row is K keys, then K values
-    const bf16* dout,         // [T, H·D]
-    const bf16* qkv,          // [T, (H + 2K)·D]
+    const float16* dout,         // [T, H·D]
+    const float16* qkv,          // [T, (H + 2K)·D]
     const float* log_sums,    // [T, H]
     const float* delta,       // [T, H]
     const int4* tasks,        // [tasks]
@@ -182,7 +182,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     const int first_head = key_head * group + group * part / parts;
     const int last_head = key_head * group + group * (part + 1) / parts;
     const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
-    const bf16* sequence = qkv + (long long)block.start * stride;
+    const float16* sequence = qkv + (long long)block.start * stride;
 
     // A stage is a tile of queries, one of dout, and their log-sums and deltas.
     const unsigned stages = shared_address();
@@ -296,7 +296,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
 // The columns of the keys and values of dqkv: the sum over the parts, in their order.
 // Launch: ceil(T·2K·D / (4·THREADS)) blocks. A thread takes four columns.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_sum(
-    bf16* dqkv,                   // [T, (H + 2K)·D]
+    float16* dqkv,                   // [T, (H + 2K)·D]
     const float* dkeys_values,    // [parts, T, 2K·D]
     int tokens,                   // T
     int heads,                    // H
@@ -315,5 +315,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_sum(
         sum.w += added.w;
     }
     const long long at = i / columns * (heads + 2 * key_heads) * HEAD_SIZE + heads * HEAD_SIZE + i % columns * 4;
-    *(uint2*)(dqkv + at) = {pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
+    *(uint2*)(dqkv + at) = {pack_float16(sum.x, sum.y), pack_float16(sum.z, sum.w)};
 }

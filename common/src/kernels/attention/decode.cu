@@ -20,9 +20,9 @@ extern "C" __constant__ int attention_decode_shared_bytes = DECODE_SHARED_BYTES;
 extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     float* split_out,           // [splits, T, H·D]
     float* split_log_sums,      // [splits, T, H], -inf where a row sees no key of the split
-    const bf16* qkv,            // [T, (H + 2K)·D]
-    const bf16* past_keys,      // [P, K·D], rows past_stride elements apart
-    const bf16* past_values,    // [P, K·D], likewise
+    const float16* qkv,            // [T, (H + 2K)·D]
+    const float16* past_keys,      // [P, K·D], rows past_stride elements apart
+    const float16* past_values,    // [P, K·D], likewise
     int tokens,                 // T
     int heads,                  // H
     int key_heads,              // K
@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     const int group = heads / key_heads;
     const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
     const int key_count = past_count + tokens;
-    const bf16* own = qkv - (long long)past_count * stride;  // the first token is row P of the keys
+    const float16* own = qkv - (long long)past_count * stride;  // the first token is row P of the keys
     const Rows keys = {own + (heads + key_head) * HEAD_SIZE, stride, key_count,
                        past_keys + key_head * HEAD_SIZE, past_stride, past_count};
     const Rows values = {own + (heads + key_heads + key_head) * HEAD_SIZE, stride, key_count,
@@ -51,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     for (int i = threadIdx.x; i < DECODE_ROWS * PIECES; i += THREADS) {
         const int row = blockIdx.z * DECODE_ROWS + i / PIECES, token = row / group;
         const bool present = token < tokens;
-        const bf16* query = qkv + (long long)(present ? token : 0) * stride + (key_head * group + row % group) * HEAD_SIZE;
+        const float16* query = qkv + (long long)(present ? token : 0) * stride + (key_head * group + row % group) * HEAD_SIZE;
         copy_16_bytes(query_tile + i / PIECES * ROW_BYTES + i % PIECES * 16, query + i % PIECES * 8, present);
     }
     const int first = split * keys_per_split, last = min(first + keys_per_split, key_count);
@@ -133,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
 
 // Launch: T·H blocks of D threads.
 extern "C" __global__ void __launch_bounds__(HEAD_SIZE) attention_decode_combine(
-    bf16* out,                      // [T, H·D]
+    float16* out,                      // [T, H·D]
     const float* split_out,         // [splits, T, H·D]
     const float* split_log_sums,    // [splits, T, H]
     int splits) {
@@ -147,5 +147,5 @@ extern "C" __global__ void __launch_bounds__(HEAD_SIZE) attention_decode_combine
         sum += weight;
         output += weight * split_out[(long long)at * HEAD_SIZE + threadIdx.x];
     }
-    out[(long long)row * HEAD_SIZE + threadIdx.x] = to_bf16(output / sum);
+    out[(long long)row * HEAD_SIZE + threadIdx.x] = to_float16(output / sum);
 }

@@ -15,11 +15,11 @@ extern "C" __constant__ int attention_forward_shared_bytes = FORWARD_SHARED_BYTE
 
 // Launch: tasks·H blocks. A task is a block of FORWARD_ROWS rows, those with the most keys first.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
-    bf16* out,                  // [T, H·D]
+    float16* out,                  // [T, H·D]
     float* log_sums,            // [T, H], log of the sum of exponentials of the scaled scores
-    const bf16* qkv,            // [T, (H + 2K)·D]
-    const bf16* past_keys,      // [P, K·D], rows past_stride elements apart
-    const bf16* past_values,    // [P, K·D], likewise
+    const float16* qkv,            // [T, (H + 2K)·D]
+    const float16* past_keys,      // [P, K·D], rows past_stride elements apart
+    const float16* past_values,    // [P, K·D], likewise
     const int4* tasks,          // [tasks]
     int heads,                  // H
     int key_heads,              // K
@@ -30,9 +30,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
     const int key_head = head / (heads / key_heads);
     const Block block = block_of(tasks[blockIdx.x / heads]);
     const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
-    const bf16* sequence = qkv + (long long)block.start * stride;
+    const float16* sequence = qkv + (long long)block.start * stride;
     const int key_count = past_count + block.length;
-    const bf16* own = sequence - (long long)past_count * stride;  // its first token is row P of the keys
+    const float16* own = sequence - (long long)past_count * stride;  // its first token is row P of the keys
     const Rows queries = {sequence + head * HEAD_SIZE, stride, block.length};
     const Rows keys = {own + (heads + key_head) * HEAD_SIZE, stride, key_count,
                        past_keys + key_head * HEAD_SIZE, past_stride, past_count};

@@ -1,7 +1,7 @@
 // The instructions of sm_80 and later that the attention kernels are made of.
 //
 // A warp multiplies matrices in pieces held by its 32 lanes. With g = lane / 4 and t = lane % 4,
-// and two bf16 of neighbouring columns (A) or rows (B) in each register, a lane holds
+// and two float16 of neighbouring columns (A) or rows (B) in each register, a lane holds
 //   of A [16, 16]: a0 = A[g][2t, 2t + 1], a1 = A[g + 8][2t, ..], a2 = A[g][2t + 8, ..], a3 = A[g + 8][2t + 8, ..]
 //   of B [16, 8]:  b0 = B[2t, 2t + 1][g], b1 = B[2t + 8, 2t + 9][g]
 //   of C [16, 8]:  c0, c1 = C[g][2t, 2t + 1], c2, c3 = C[g + 8][2t, 2t + 1], in f32
@@ -13,7 +13,8 @@ __device__ __forceinline__ unsigned shared_address() { return (unsigned)__cvta_g
 
 // c += a · b
 __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." FLOAT16 "." FLOAT16 ".f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use cudarc::driver::CudaSlice;
-use half::bf16;
 
 use super::{Heads, check, cuda};
 use crate::device::Tensor;
@@ -15,7 +14,7 @@ use crate::{Error, Result, error};
 pub enum Past {
     /// f32 on the host.
     Cpu(HostPast),
-    /// bf16 on a GPU.
+    /// 16-bit numbers on a GPU.
     Cuda(GpuPast),
 }
 
@@ -34,9 +33,9 @@ pub struct HostPast {
 pub struct GpuPast {
     pub(super) gpu: Arc<Gpu>,
     /// [capacity, K·D]
-    pub(super) keys: CudaSlice<bf16>,
+    pub(super) keys: CudaSlice<u16>,
     /// [capacity, K·D]
-    pub(super) values: CudaSlice<bf16>,
+    pub(super) values: CudaSlice<u16>,
     pub(super) len: usize,
     pub(super) columns: usize,
 }

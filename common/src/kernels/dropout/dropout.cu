@@ -12,7 +12,7 @@ __device__ __forceinline__ uint4 philox(uint4 words, unsigned key_low, unsigned 
 
 // y = mask * x * scale for x [T, C], or y += that where `adds` is set. An element is dropped where its
 // number is below `threshold`. Grid (C / 8 / threads, T).
-extern "C" __global__ void dropout(bf16* y, const bf16* x, int columns, unsigned first_row, unsigned stream,
+extern "C" __global__ void dropout(float16* y, const float16* x, int columns, unsigned first_row, unsigned stream,
                                    unsigned step, unsigned key_low, unsigned key_high, unsigned threshold,
                                    float scale, int adds) {
     int i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;

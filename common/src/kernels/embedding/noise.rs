@@ -4,8 +4,7 @@
 //! L is each sequence's own length, also where sequences are packed: the noise of a sequence has the
 //! size that the paper gives it, whatever it shares a pass with.
 
-use half::bf16;
-
+use crate::device::cuda::Float16;
 use crate::kernels::philox::Draws;
 
 /// The noise of a pass.
@@ -32,9 +31,11 @@ impl Noise {
         self.of_row(row, x.len(), |column, noise| x[column] += noise);
     }
 
-    /// Adds to a row of bf16, rounding once.
-    pub(super) fn add_bf16(&self, row: usize, x: &mut [bf16]) {
-        self.of_row(row, x.len(), |column, noise| x[column] = bf16::from_f32(x[column].to_f32() + noise));
+    /// Adds to a row of 16-bit numbers, rounding once.
+    pub(super) fn add_narrow(&self, row: usize, float16: Float16, x: &mut [u16]) {
+        self.of_row(row, x.len(), |column, noise| {
+            x[column] = float16.bits(float16.value(x[column]) + noise);
+        });
     }
 
     /// Each column with its noise: 24 bits of its number as a fraction, moved to ±1 and scaled.

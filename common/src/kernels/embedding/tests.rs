@@ -2,6 +2,7 @@ use half::bf16;
 
 use super::*;
 use crate::checkpoint::{Dtype, Tensor as Stored};
+use crate::device::cuda::Float16;
 use crate::kernels::oracle::{Random, constant, exact, values};
 use crate::kernels::philox::Draws;
 use crate::nf4::{Quantized, Scheme};
@@ -67,14 +68,16 @@ fn noise_is_uniform_within_each_sequences_own_bound() {
     assert!(noisy(0.0, &starts, draws).iter().all(|&x| x == 3.0));
 }
 
-/// On a GPU the noise is added on the host, to rows that are bf16 already.
+/// On a GPU the noise is added on the host, to rows that are narrow already.
 #[test]
-fn noise_on_bf16_is_rounded_once() {
+fn noise_on_16_bits_is_rounded_once() {
     let (c, draws) = (77, Draws { seed: 1, step: 2, stream: 3, first_row: 0 });
     let noise = Noise::new(5.0, &[0, 1], c, draws);
     let mut exact: Vec<f32> = vec![0.25; c];
-    let mut rounded = vec![bf16::from_f32(0.25); c];
     noise.add(0, &mut exact);
-    noise.add_bf16(0, &mut rounded);
-    assert_eq!(rounded, exact.into_iter().map(bf16::from_f32).collect::<Vec<_>>());
+    for float16 in [Float16::Bf16, Float16::Fp16] {
+        let mut rounded = vec![float16.bits(0.25); c];
+        noise.add_narrow(0, float16, &mut rounded);
+        assert_eq!(rounded, exact.iter().map(|value| float16.bits(*value)).collect::<Vec<_>>());
+    }
 }

@@ -16,12 +16,12 @@ __device__ __forceinline__ float scale_of(const Scales& scales, int64 element) {
     return scales.map[scales.codes[block]] * scales.absmax[block >> scales.nested_shift] + scales.offset;
 }
 
-// weight[len] in bf16 from packed[len / 2], the even number of a pair in the high four bits. A thread
+// weight[len] in 16 bits from packed[len / 2], the even number of a pair in the high four bits. A thread
 // widens four groups of eight numbers, each a 4-byte load and a 16-byte store that its neighbours
 // continue, all loads before the first use. Numbers are rounded once, as bitsandbytes rounds them.
 #define GROUPS 4
 extern "C" __global__ void __launch_bounds__(256) dequantize(
-    bf16* weight, const uint8* packed, const float* values, const float* absmax, const uint8* codes, const float* map,
+    float16* weight, const uint8* packed, const float* values, const float* absmax, const uint8* codes, const float* map,
     float offset, int block_shift, int nested_shift, int64 len) {
     __shared__ float table[16];
     if (threadIdx.x < 16) table[threadIdx.x] = values[threadIdx.x];
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(
         if (element + 8 > len) {
             for (; element < len; element++) {
                 int code = packed[element / 2] >> (element % 2 ? 0 : 4) & 15;
-                weight[element] = to_bf16(table[code] * scale_of(scales, element));
+                weight[element] = to_float16(table[code] * scale_of(scales, element));
             }
             return;
         }
@@ -63,9 +63,9 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(
 // more loads are in flight and x is widened once for all of them; a lane takes 32 numbers of each row
 // at a time: 16 bytes, of one block. K is a multiple of 32.
 template <int T, int R>
-__device__ __forceinline__ void multiply_rows(bf16* y, int y_stride, const bf16* added, const bf16* x, int x_stride,
+__device__ __forceinline__ void multiply_rows(float16* y, int y_stride, const float16* added, const float16* x, int x_stride,
                                               const uint8* packed, const float* table, const Scales& scales,
-                                              const bf16* bias, int n, int k) {
+                                              const float16* bias, int n, int k) {
     int first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * R, lane = threadIdx.x % 32;
     if (first >= n) return;
     float sums[R][T] = {};
@@ -116,7 +116,7 @@ __device__ __forceinline__ void multiply_rows(bf16* y, int y_stride, const bf16*
             int64 at = (int64)t * y_stride + first + r;
             if (bias) sum += to_float(bias[first + r]);
             if (added) sum += to_float(added[at]);
-            y[at] = to_bf16(sum);
+            y[at] = to_float16(sum);
         }
     }
 }
@@ -139,7 +139,7 @@ struct Part {
 // Grid (blocks of the largest projection, projections): a stack is one launch.
 #define QUANTIZED_ROWS(T, R)                                                                                         \
     extern "C" __global__ void __launch_bounds__(128) quantized_rows_##T(                                            \
-        bf16* y, int y_stride, const bf16* added, const bf16* x, int x_stride, const Part* parts, const bf16* bias,  \
+        float16* y, int y_stride, const float16* added, const float16* x, int x_stride, const Part* parts, const float16* bias,  \
         int k) {                                                                                                     \
         __shared__ float table[16];                                                                                  \
         const Part part = parts[blockIdx.y];                                                                         \

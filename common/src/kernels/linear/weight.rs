@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::device::cuda::Float16;
 use crate::nf4::{Quantized, Scheme};
 use crate::{Result, error};
 
@@ -54,10 +53,10 @@ impl Weight {
         }
     }
 
-    /// A row as bf16, [K].
-    pub fn read_row_bf16(&self, row: usize, out: &mut [bf16]) -> Result<()> {
+    /// A row as a GPU's 16-bit numbers, [K].
+    pub fn read_row_narrow(&self, row: usize, float16: Float16, out: &mut [u16]) -> Result<()> {
         if let Self::Dense(tensor) = self
-            && tensor.dtype == Dtype::BF16
+            && tensor.dtype == float16.dtype()
         {
             let size = 2 * tensor.shape[1];
             bytemuck::cast_slice_mut(out).copy_from_slice(&tensor.bytes[row * size..(row + 1) * size]);
@@ -65,7 +64,7 @@ impl Weight {
         }
         let mut wide = vec![0.0; out.len()];
         self.read_rows(row..row + 1, &mut wide)?;
-        out.iter_mut().zip(wide).for_each(|(out, value)| *out = bf16::from_f32(value));
+        out.iter_mut().zip(wide).for_each(|(out, value)| *out = float16.bits(value));
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 // losses[n] = -log softmax(logits)[target] for rows of logits [n, V]; one block a row. Where `scale`
 // is not 0, the logits are overwritten with their gradients: scale * (softmax - one_hot).
-extern "C" __global__ void cross_entropy(float* losses, bf16* logits, const int* targets, int vocabulary,
+extern "C" __global__ void cross_entropy(float* losses, float16* logits, const int* targets, int vocabulary,
                                          float scale) {
-    bf16* row = logits + (int64)blockIdx.x * vocabulary;
+    float16* row = logits + (int64)blockIdx.x * vocabulary;
     int whole = vocabulary % 8 == 0 ? vocabulary : 0;
     float largest = -__int_as_float(0x7f800000), sum = 0.0f;
     // NaN logits must reach the loss: fmaxf drops them, the sum keeps them.
@@ -32,5 +32,5 @@ extern "C" __global__ void cross_entropy(float* losses, bf16* logits, const int*
         store_eight(row + i, v);
     }
     for (int i = whole + threadIdx.x; i < vocabulary; i += blockDim.x)
-        row[i] = to_bf16(__expf(to_float(row[i]) - maximum) * factor - (i == targets[blockIdx.x] ? scale : 0.0f));
+        row[i] = to_float16(__expf(to_float(row[i]) - maximum) * factor - (i == targets[blockIdx.x] ? scale : 0.0f));
 }

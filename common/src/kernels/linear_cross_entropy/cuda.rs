@@ -30,7 +30,7 @@ pub(super) fn run(
     for start in (0..n).step_by(rows) {
         let chunk = start..(start + rows).min(n);
         let logits = logits.rows(0..chunk.len())?;
-        multiply(logits.address(), Precision::Bf16, &x.rows(chunk.clone())?, head)?;
+        multiply(logits.address(), Precision::Float16, &x.rows(chunk.clone())?, head)?;
         let arguments = [
             (address(&losses) + 4 * start as u64).into(),
             (&logits).into(),

@@ -1,6 +1,6 @@
 // y = x / rms(x) * weight over rows [rows, C]; one block a row. The row is read once from memory and
 // a second time from the cache.
-extern "C" __global__ void rms_norm_forward(bf16* y, const bf16* x, const float* weight, int c, float epsilon) {
+extern "C" __global__ void rms_norm_forward(float16* y, const float16* x, const float* weight, int c, float epsilon) {
     x += (int64)blockIdx.x * c;
     y += (int64)blockIdx.x * c;
     float squares = 0.0f;
@@ -18,8 +18,8 @@ extern "C" __global__ void rms_norm_forward(bf16* y, const bf16* x, const float*
 
 // dx = scale * (dy * weight - x * scale^2 * mean(dy * weight * x)), with scale = 1 / rms(x), plus
 // `residual` where it is not null: the gradient that goes around the norm. And y once more.
-extern "C" __global__ void rms_norm_backward(bf16* dx, bf16* y, const bf16* dy, const bf16* x, const float* weight,
-                                             const bf16* residual, int c, float epsilon) {
+extern "C" __global__ void rms_norm_backward(float16* dx, float16* y, const float16* dy, const float16* x, const float* weight,
+                                             const float16* residual, int c, float epsilon) {
     int64 row = (int64)blockIdx.x * c;
     float squares = 0.0f, product = 0.0f;
     for (int i = threadIdx.x * 8; i < c; i += blockDim.x * 8) {
@@ -47,7 +47,7 @@ extern "C" __global__ void rms_norm_backward(bf16* dx, bf16* y, const bf16* dy, 
 
 // As rms_norm_forward for each head of D columns of rows [T, width]: head h is normalized by
 // weights[h, D]; the columns behind the last of `heads` are copied. Grid (T, width / D), one warp.
-extern "C" __global__ void rms_norm_heads_forward(bf16* y, const bf16* x, const float* weights, int heads, int d,
+extern "C" __global__ void rms_norm_heads_forward(float16* y, const float16* x, const float* weights, int heads, int d,
                                                   int width, float epsilon) {
     int64 at = (int64)blockIdx.x * width + (int64)blockIdx.y * d;
     bool copied = blockIdx.y >= heads;
@@ -56,11 +56,11 @@ extern "C" __global__ void rms_norm_heads_forward(bf16* y, const bf16* x, const 
     float scale = rsqrtf(warp_sum(squares) / d + epsilon);
     for (int i = threadIdx.x; i < d; i += 32) {
         float v = to_float(x[at + i]);
-        y[at + i] = to_bf16(copied ? v : v * scale * weights[blockIdx.y * d + i]);
+        y[at + i] = to_float16(copied ? v : v * scale * weights[blockIdx.y * d + i]);
     }
 }
 
-extern "C" __global__ void rms_norm_heads_backward(bf16* dx, const bf16* dy, const bf16* x, const float* weights,
+extern "C" __global__ void rms_norm_heads_backward(float16* dx, const float16* dy, const float16* x, const float* weights,
                                                    int heads, int d, int width, float epsilon) {
     int64 at = (int64)blockIdx.x * width + (int64)blockIdx.y * d;
     bool copied = blockIdx.y >= heads;
@@ -75,6 +75,6 @@ extern "C" __global__ void rms_norm_heads_backward(bf16* dx, const bf16* dy, con
     float along = scale * scale * warp_sum(product) / d;
     for (int i = threadIdx.x; i < d; i += 32) {
         float g = to_float(dy[at + i]);
-        dx[at + i] = to_bf16(copied ? g : scale * (g * weight[i] - to_float(x[at + i]) * along));
+        dx[at + i] = to_float16(copied ? g : scale * (g * weight[i] - to_float(x[at + i]) * along));
     }
 }

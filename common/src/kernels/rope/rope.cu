@@ -13,7 +13,7 @@ extern "C" __global__ void rope_angles(float* cosines, float* sines, const int* 
 
 // Turns the heads of 2 * half columns in the first `columns` columns of rows [T, width]; the others
 // are copied. direction = 1 forward, -1 backward. Grid (T); a thread moves pairs of columns.
-extern "C" __global__ void rope_turn(bf16* y, const bf16* x, const float* cosines, const float* sines, int half,
+extern "C" __global__ void rope_turn(float16* y, const float16* x, const float* cosines, const float* sines, int half,
                                      int columns, int width, float direction) {
     int64 row = (int64)blockIdx.x * width;
     const float* c = cosines + (int64)blockIdx.x * half;
@@ -24,9 +24,9 @@ extern "C" __global__ void rope_turn(bf16* y, const bf16* x, const float* cosine
         unsigned a = *reinterpret_cast<const unsigned*>(x + first);
         unsigned b = *reinterpret_cast<const unsigned*>(x + first + half);
         float s0 = s[d] * direction, s1 = s[d + 1] * direction;
-        *reinterpret_cast<unsigned*>(y + first) = pack_bf16(low_float(a) * c[d] - low_float(b) * s0,
+        *reinterpret_cast<unsigned*>(y + first) = pack_float16(low_float(a) * c[d] - low_float(b) * s0,
                                                             high_float(a) * c[d + 1] - high_float(b) * s1);
-        *reinterpret_cast<unsigned*>(y + first + half) = pack_bf16(low_float(b) * c[d] + low_float(a) * s0,
+        *reinterpret_cast<unsigned*>(y + first + half) = pack_float16(low_float(b) * c[d] + low_float(a) * s0,
                                                                    high_float(b) * c[d + 1] + high_float(a) * s1);
     }
     for (int i = columns + threadIdx.x * 2; i < width; i += blockDim.x * 2)

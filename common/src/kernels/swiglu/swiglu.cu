@@ -1,10 +1,10 @@
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
 // h = silu(gate) * up for gate_up [T, 2F], whose rows hold gate then up. Grid (F / 8 / threads, T).
-extern "C" __global__ void swiglu_forward(bf16* h, const bf16* gate_up, int f) {
+extern "C" __global__ void swiglu_forward(float16* h, const float16* gate_up, int f) {
     int i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= f) return;
-    const bf16* row = gate_up + (int64)blockIdx.y * 2 * f;
+    const float16* row = gate_up + (int64)blockIdx.y * 2 * f;
     Eight gate = load_eight(row + i), up = load_eight(row + f + i);
     for (int j = 0; j < 8; j++) up.values[j] *= gate.values[j] * sigmoid(gate.values[j]);
     store_eight(h + (int64)blockIdx.y * f + i, up);
@@ -12,7 +12,7 @@ extern "C" __global__ void swiglu_forward(bf16* h, const bf16* gate_up, int f) {
 
 // dgate = dh * up * (sigmoid + silu * (1 - sigmoid)), dup = dh * silu, and h = silu * up once more. The
 // outputs may be written over the inputs: dgate_up over gate_up, h over dh.
-extern "C" __global__ void swiglu_backward(bf16* dgate_up, bf16* h, const bf16* dh, const bf16* gate_up, int f) {
+extern "C" __global__ void swiglu_backward(float16* dgate_up, float16* h, const float16* dh, const float16* gate_up, int f) {
     int i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= f) return;
     int64 row = (int64)blockIdx.y * 2 * f;

@@ -27,7 +27,7 @@ pub(super) fn low(
             b: Factor::new(a + 2 * (columns.start * k) as u64, k).t(),
             out: low.address() + 2 * columns.start as u64,
             out_stride: ranks,
-            precision: Precision::Bf16,
+            precision: Precision::Float16,
             alpha: 1.0,
             added: None,
             bias: None,
@@ -49,7 +49,7 @@ pub(super) fn write_inputs(
     for (index, (_, columns, adapter)) in slots(linear).enumerate() {
         let dlow = Factor::new(dlow.address() + 2 * columns.start as u64, ranks);
         let a = Factor::new(a + 2 * (columns.start * k) as u64, k);
-        overwrite(&part, dlow, a, columns.len(), None)?;
+        overwrite(&part, dlow, a, columns.len())?;
         match index {
             0 => dropout::cuda::overwrite(dx, &part, &adapter.dropout(dropout))?,
             _ => dropout::cuda::accumulate(dx, &part, &adapter.dropout(dropout))?,

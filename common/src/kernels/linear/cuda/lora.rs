@@ -1,8 +1,6 @@
-//! The adapters' products on a GPU. Parameters and gradients are f32; the products read bf16 copies:
+//! The adapters' products on a GPU. Parameters and gradients are f32; the products read 16-bit copies:
 //! the A's of a stack as one matrix [ΣR, K], and the B's as one [ΣN, ΣR] that is zero outside each
 //! projection's block, so that every product runs once for the whole stack.
-
-use half::bf16;
 
 use super::super::Linear;
 use super::super::lora::{slots, stacked_a};
@@ -19,12 +17,12 @@ pub(in crate::kernels) static SOURCE: Source = Source { name: "lora", text: incl
 /// ΣR is rounded up to a multiple of this: 16 bytes of bf16.
 const RANK_STEP: usize = 8;
 
-/// The bf16 copies.
+/// The 16-bit copies.
 pub(super) struct Narrow {
     /// [ΣR, K]
-    a: CudaSlice<bf16>,
+    a: CudaSlice<u16>,
     /// Scaled, [ΣN, ΣR].
-    b: CudaSlice<bf16>,
+    b: CudaSlice<u16>,
     /// ΣR, rounded up.
     ranks: usize,
     /// K
@@ -79,19 +77,19 @@ impl Narrow {
             return dropped::low(x, linear, &dropout, address(&self.a), self.ranks);
         }
         let low = GpuTensor::new(x.gpu(), &[x.shape()[0], self.ranks])?;
-        overwrite(&low, rows_of(x), self.a().t(), self.inputs, None)?;
+        overwrite(&low, rows_of(x), self.a().t(), self.inputs)?;
         Ok(low)
     }
 
-    /// Overwrites y [T, ΣN] with scale·low·Bᵀ, plus a matrix like it at `added`.
-    pub(super) fn write_outputs(&self, y: &GpuTensor, low: &GpuTensor, added: Option<u64>) -> Result<()> {
-        overwrite(y, rows_of(low), self.b().t(), self.ranks, added)
+    /// Overwrites y [T, ΣN] with scale·low·Bᵀ.
+    pub(super) fn write_outputs(&self, y: &GpuTensor, low: &GpuTensor) -> Result<()> {
+        overwrite(y, rows_of(low), self.b().t(), self.ranks)
     }
 
     /// dlow = scale·dy·B [T, ΣR]
     pub(super) fn backward(&self, dy: &GpuTensor) -> Result<GpuTensor> {
         let dlow = GpuTensor::new(dy.gpu(), &[dy.shape()[0], self.ranks])?;
-        overwrite(&dlow, rows_of(dy), self.b(), self.outputs, None)?;
+        overwrite(&dlow, rows_of(dy), self.b(), self.outputs)?;
         Ok(dlow)
     }
 
@@ -105,7 +103,7 @@ impl Narrow {
     ) -> Result<()> {
         match dropout {
             Some(dropout) => dropped::write_inputs(dx, dlow, linear, &dropout, address(&self.a)),
-            None => overwrite(dx, rows_of(dlow), self.a(), self.ranks, None),
+            None => overwrite(dx, rows_of(dlow), self.a(), self.ranks),
         }
     }
 }
@@ -155,8 +153,8 @@ pub(super) fn rows_of(matrix: &GpuTensor) -> Factor {
     Factor::new(matrix.address(), matrix.shape()[1])
 }
 
-/// Overwrites `out [M, N]` with `a [M, K]·b [K, N]`, plus a matrix like it at `added`.
-pub(super) fn overwrite(out: &GpuTensor, a: Factor, b: Factor, k: usize, added: Option<u64>) -> Result<()> {
+/// Overwrites `out [M, N]` with `a [M, K]·b [K, N]`.
+pub(super) fn overwrite(out: &GpuTensor, a: Factor, b: Factor, k: usize) -> Result<()> {
     let [m, n] = [out.shape()[0], out.shape()[1]];
     out.gpu().product(&Product {
         shape: [m, n, k],
@@ -164,9 +162,9 @@ pub(super) fn overwrite(out: &GpuTensor, a: Factor, b: Factor, k: usize, added: 
         b,
         out: out.address(),
         out_stride: n,
-        precision: Precision::Bf16,
+        precision: Precision::Float16,
         alpha: 1.0,
-        added,
+        added: None,
         bias: None,
     })
 }

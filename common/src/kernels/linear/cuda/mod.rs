@@ -1,4 +1,4 @@
-//! Linear layers on a GPU. A quantized weight is widened to bf16 into scratch, on a second stream while
+//! Linear layers on a GPU. A quantized weight is widened to 16 bits into scratch, on a second stream while
 //! the product before it runs, and multiplied whole; for a few rows it is multiplied as it is.
 
 mod dropped;
@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaSlice, CudaStream};
-use half::bf16;
 
 use super::{Linear, Parameters, Projection};
 use crate::device::GpuVector;
@@ -33,13 +32,13 @@ const WARPS_OF_BLOCK: usize = 4;
 /// The frozen part of a stack on a GPU.
 pub struct Stack {
     weights: Vec<Frozen>,
-    /// bf16 [ΣN]; zero where a projection has none.
-    bias: Option<CudaSlice<bf16>>,
+    /// [ΣN] in 16 bits; zero where a projection has none.
+    bias: Option<CudaSlice<u16>>,
     /// Where the parts of quantized weights lie, for the kernels of few rows.
     parts: Option<CudaSlice<u64>>,
-    /// The quantized weights in bf16 besides, where memory is left for that.
-    wide: Option<CudaSlice<bf16>>,
-    /// The adapters in bf16, and the version of the parameters that they are a copy of.
+    /// The quantized weights in 16 bits besides, where memory is left for that.
+    wide: Option<CudaSlice<u16>>,
+    /// The adapters in 16 bits, and the version of the parameters that they are a copy of.
     narrow: Mutex<Option<(u64, Arc<Narrow>)>>,
 }
 
@@ -54,7 +53,7 @@ impl Stack {
                 let zeros = || vec![0.0; n];
                 projection.bias.clone().unwrap_or_else(zeros)
             });
-            bias = Some(gpu.upload(&values.map(bf16::from_f32).collect::<Vec<_>>())?);
+            bias = Some(gpu.upload(&values.map(|value| gpu.float16().bits(value)).collect::<Vec<_>>())?);
         }
         let mut stack = Self { weights, bias, parts: None, wide: None, narrow: Mutex::default() };
         if stack.is_quantized() {
@@ -92,7 +91,7 @@ impl Stack {
         self.narrow(linear, parameters).map(drop)
     }
 
-    /// The adapters in bf16, which are copied anew where the parameters have changed.
+    /// The adapters in 16 bits, which are copied anew where the parameters have changed.
     fn narrow(&self, linear: &Linear, parameters: &GpuVector) -> Result<Arc<Narrow>> {
         let mut kept = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
@@ -105,8 +104,29 @@ impl Stack {
         }
     }
 
-    /// y [T, ΣN] from x [T, K] for few rows of any number, the weights as they are; plus a matrix like y at
-    /// `added`, which may be y itself.
+    /// y [T, ΣN] from x [T, K] and the bias, plus a matrix like y at `added`, which may be y itself.
+    fn multiply(&self, y: &GpuTensor, x: &GpuTensor, added: Option<u64>) -> Result<()> {
+        let (t, k, n) = (x.shape()[0], x.shape()[1], y.shape()[1]);
+        if let Some(parts) = self.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
+            return self.multiply_rows(y, x, parts, added);
+        }
+        self.widened(x.gpu(), |columns, weights| {
+            let offset = 2 * columns.start as u64;
+            x.gpu().product(&Product {
+                shape: [t, columns.len(), k],
+                a: Factor::new(x.address(), k),
+                b: Factor::new(weights, k).t(),
+                out: y.address() + offset,
+                out_stride: n,
+                precision: Precision::Float16,
+                alpha: 1.0,
+                added: added.map(|added| added + offset),
+                bias: self.bias.as_ref().map(|bias| address(bias) + offset),
+            })
+        })
+    }
+
+    /// [`Stack::multiply`] for few rows of any number, the weights as they are.
     fn multiply_rows(
         &self,
         y: &GpuTensor,
@@ -140,7 +160,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Gives `multiply` the weights one behind the other as bf16 [N, K]: all at once where they are
+    /// Gives `multiply` the weights one behind the other as 16-bit [N, K]: all at once where they are
     /// quantized, else each as it lies. Also the columns of y that they make.
     fn widened(&self, gpu: &Gpu, mut multiply: impl FnMut(Range<usize>, u64) -> Result<()>) -> Result<()> {
         if !self.is_quantized() {
@@ -160,7 +180,7 @@ impl Stack {
     }
 
     /// Widens all weights into `out`, one behind the other.
-    fn widen(&self, gpu: &Gpu, stream: &CudaStream, out: &CudaSlice<bf16>) -> Result<()> {
+    fn widen(&self, gpu: &Gpu, stream: &CudaStream, out: &CudaSlice<u16>) -> Result<()> {
         self.columns().try_for_each(|(columns, weight)| {
             weight.dequantize(gpu, stream, address(out) + 2 * (columns.start * weight.columns()) as u64)
         })
@@ -198,38 +218,20 @@ pub(super) fn forward(
     parameters: Option<Parameters>,
     residual: Option<&GpuTensor>,
 ) -> Result<(GpuTensor, Option<GpuTensor>)> {
-    let (gpu, stack) = (x.gpu(), stack(linear)?);
-    let (t, k, n) = (x.shape()[0], linear.inputs, linear.outputs);
-    let y = GpuTensor::new(gpu, &[t, n])?;
-    let mut added = residual.map(GpuTensor::address);
-    let mut low = None;
-    if let Some(parameters) = parameters {
-        // The adapters' part is written first: the product then adds to it what is rounded once.
-        let narrow = stack.narrow(linear, parameters.values.gpu()?)?;
-        let product = narrow.low(x, linear, parameters.dropout)?;
-        narrow.write_outputs(&y, &product, added)?;
-        low = Some(product);
-        added = Some(y.address());
-    }
-    if let Some(parts) = stack.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
-        stack.multiply_rows(&y, x, parts, added)?;
-        return Ok((y, low));
-    }
-    stack.widened(gpu, |columns, weights| {
-        let offset = 2 * columns.start as u64;
-        gpu.product(&Product {
-            shape: [t, columns.len(), k],
-            a: Factor::new(x.address(), k),
-            b: Factor::new(weights, k).t(),
-            out: y.address() + offset,
-            out_stride: n,
-            precision: Precision::Bf16,
-            alpha: 1.0,
-            added: added.map(|added| added + offset),
-            bias: stack.bias.as_ref().map(|bias| address(bias) + offset),
-        })
-    })?;
-    Ok((y, low))
+    let stack = stack(linear)?;
+    let y = GpuTensor::new(x.gpu(), &[x.shape()[0], linear.outputs])?;
+    let Some(parameters) = parameters else {
+        stack.multiply(&y, x, residual.map(GpuTensor::address))?;
+        return Ok((y, None));
+    };
+    // The adapters' part is written first: the product then adds to it what is rounded once. A residual
+    // comes last: in 16 bits, what adapters add to it would mostly be rounded away.
+    let narrow = stack.narrow(linear, parameters.values.gpu()?)?;
+    let low = narrow.low(x, linear, parameters.dropout)?;
+    narrow.write_outputs(&y, &low)?;
+    stack.multiply(&y, x, Some(y.address()))?;
+    let y = residual.map_or(Ok(y.clone()), |residual| residual.add(&y))?;
+    Ok((y, Some(low)))
 }
 
 /// `dx = dy·W` and the adapters' part of it where it is needed, and scale·dy·B [T, ΣR].
@@ -290,7 +292,7 @@ pub(in crate::kernels) fn multiply_transposed(
             b: Factor::new(weights, k),
             out: dx.address(),
             out_stride: k,
-            precision: Precision::Bf16,
+            precision: Precision::Float16,
             alpha: 1.0,
             added: adds.then(|| dx.address()),
             bias: None,
@@ -309,7 +311,7 @@ pub(in crate::kernels) fn multiply(
 ) -> Result<()> {
     let (t, k, n) = (x.shape()[0], linear.inputs, linear.outputs);
     let size = match precision {
-        Precision::Bf16 => 2,
+        Precision::Float16 => 2,
         Precision::F32 => 4,
     };
     stack(linear)?.widened(x.gpu(), |columns, weights| {

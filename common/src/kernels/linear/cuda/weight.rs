@@ -1,14 +1,13 @@
-//! A frozen weight on a GPU: bf16, or 4 bits as they are stored.
+//! A frozen weight on a GPU: 16-bit numbers, or 4 bits as they are stored.
 
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
-use half::bf16;
 use rayon::prelude::*;
 
 use super::super::Weight;
 use super::SOURCE;
-use crate::checkpoint::{Dtype, Tensor};
+use crate::checkpoint::Tensor;
 use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, address};
 use crate::nf4::{Absmax, Quantized};
 use crate::{Result, error};
@@ -72,7 +71,7 @@ impl Frozen {
         }
     }
 
-    /// Of the bf16 numbers, where there are any.
+    /// Of the 16-bit numbers, where there are any.
     pub(super) fn dense_address(&self) -> Result<u64> {
         match self {
             Self::Dense(values) => Ok(values.address()),
@@ -82,7 +81,7 @@ impl Frozen {
         }
     }
 
-    /// Widens the weight to bf16 [N, K] at `out`.
+    /// Widens the weight to 16 bits, [N, K], at `out`.
     pub(super) fn dequantize(&self, gpu: &Gpu, stream: &CudaStream, out: u64) -> Result<()> {
         let weight = self.quantized()?;
         let len = weight.shape[0] * weight.shape[1];
@@ -147,20 +146,21 @@ impl QuantizedWeight {
     }
 }
 
-/// A matrix of any number type as bf16 on a GPU.
+/// A matrix of any number type on a GPU, in the GPU's.
 pub(in crate::kernels) fn upload(gpu: &Arc<Gpu>, tensor: &Tensor) -> Result<GpuTensor> {
     let [n, k] = [tensor.shape[0], tensor.shape[1]];
-    if let (Dtype::BF16, Ok(values)) = (tensor.dtype, bytemuck::try_cast_slice(&tensor.bytes)) {
-        return GpuTensor::from_values(gpu, values, &[n, k]);
+    let float16 = gpu.float16();
+    if let (true, Ok(values)) = (tensor.dtype == float16.dtype(), bytemuck::try_cast_slice(&tensor.bytes)) {
+        return GpuTensor::from_bits(gpu, values, &[n, k]);
     }
-    let mut values = vec![bf16::ZERO; n * k];
+    let mut values = vec![0; n * k];
     values.par_chunks_mut(k.max(1)).enumerate().try_for_each(|(row, out)| -> Result<()> {
         let mut wide = vec![0.0; k];
         tensor.read_f32(row * k..(row + 1) * k, &mut wide)?;
-        out.iter_mut().zip(&wide).for_each(|(out, value)| *out = bf16::from_f32(*value));
+        out.iter_mut().zip(&wide).for_each(|(out, value)| *out = float16.bits(*value));
         Ok(())
     })?;
-    GpuTensor::from_values(gpu, &values, &[n, k])
+    GpuTensor::from_bits(gpu, &values, &[n, k])
 }
 
 /// The logarithm of a block size, which the kernels shift by.
