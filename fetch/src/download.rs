@@ -106,10 +106,12 @@ pub async fn run(
                 progress.set(arrived);
                 progress.parts(&shared.active_parts());
                 let is_limited = shared.is_limited.load(Ordering::Relaxed);
-                for _ in lanes.len()..growth.connections(arrived, is_limited) {
+                let connections = growth.connections(arrived, is_limited);
+                // Before they begin, so that the first does not take the share of all.
+                shared.schedule.set_connections(connections);
+                for _ in lanes.len()..connections {
                     lanes.spawn(lane(shared.clone(), events.clone()));
                 }
-                shared.schedule.set_connections(lanes.len());
             }
         }
     }

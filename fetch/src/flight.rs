@@ -20,8 +20,8 @@ const RANGE_CHUNKS: Range<usize> = 8..256;
 const FEW_WAITS: f64 = 3.0;
 /// Shortest range, in chunks, when the end is near and all connections are to share it.
 const SHORTEST: usize = 4;
-/// Bytes a second that a connection is expected to bring.
-const USUAL_SPEED: f64 = (16 << 20) as f64;
+/// Bytes a second that a connection is expected to bring before it has shown what it can.
+const USUAL_SPEED: f64 = (8 << 20) as f64;
 /// An idle connection takes work from one that would need longer than this.
 const WORTH_TAKING: Duration = Duration::from_millis(300);
 /// A chunk that would need longer than this, or comes no further for so long, is asked for a second
@@ -63,8 +63,8 @@ pub struct Progress {
 /// What a connection has shown of itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Bytes a second, from the first byte on.
-    pub speed: f64,
+    /// Bytes a second, from the first byte on; `None` before the first range.
+    pub speed: Option<f64>,
     /// Seconds from a request to its first byte.
     pub wait: f64,
 }
@@ -72,14 +72,16 @@ pub struct Pace {
 impl Pace {
     /// Of a connection that has not brought a range yet, to a server that takes `wait` to answer.
     pub fn expected(wait: Duration) -> Self {
-        Self { speed: USUAL_SPEED, wait: wait.as_secs_f64() }
+        Self { speed: None, wait: wait.as_secs_f64() }
     }
 
     /// A range that keeps the connection busy, given a fair share of what is left; in chunks.
     pub fn range(self, fair: usize) -> usize {
-        let chunks = |seconds: f64| (self.speed * seconds) as usize / CHUNK as usize;
-        let shortest = chunks(self.wait * FEW_WAITS).clamp(SHORTEST, RANGE_CHUNKS.end);
-        let long = chunks((self.wait * MANY_WAITS).min(RANGE_SECONDS));
+        let chunks = |speed: f64, seconds: f64| (speed * seconds) as usize / CHUNK as usize;
+        let shortest = self.speed.map_or(SHORTEST, |speed| chunks(speed, self.wait * FEW_WAITS));
+        let shortest = shortest.clamp(SHORTEST, RANGE_CHUNKS.end);
+        let seconds = (self.wait * MANY_WAITS).min(RANGE_SECONDS);
+        let long = chunks(self.speed.unwrap_or(USUAL_SPEED), seconds);
         long.clamp(RANGE_CHUNKS.start, RANGE_CHUNKS.end).min(fair.max(shortest))
     }
 
@@ -127,7 +129,8 @@ impl Flight {
     /// that both end together; where nothing comes any more, the one that has begun to come.
     pub fn share(&self, pace: Pace) -> usize {
         let (own, count) = (self.speed(), self.chunks.len());
-        let fair = (count as f64 * own / (own + pace.speed).max(1.0)).ceil() as usize;
+        let other = pace.speed.unwrap_or(own);
+        let fair = (count as f64 * own / (own + other).max(1.0)).ceil() as usize;
         if self.is_silent(pace) { 1 } else { fair.clamp(1, count.max(2) - 1) }
     }
 
@@ -135,7 +138,8 @@ impl Flight {
     pub fn pace(&self) -> Pace {
         let wait = self.progress.first_byte.load(Ordering::Relaxed) as f64 / 1e6;
         let elapsed = (self.begun.elapsed().as_secs_f64() - wait).max(1e-6);
-        Pace { speed: self.progress.received.load(Ordering::Relaxed) as f64 / elapsed, wait }
+        let received = self.progress.received.load(Ordering::Relaxed) as f64;
+        Pace { speed: Some(received / elapsed), wait }
     }
 
     fn is_silent(&self, pace: Pace) -> bool {
@@ -152,13 +156,16 @@ mod tests {
 
     #[test]
     fn ranges_suit_the_connection() {
-        let range = |speed, wait, fair| Pace { speed, wait }.range(fair) as f64 * CHUNK as f64 / MB;
+        let range =
+            |speed, wait, fair| Pace { speed: Some(speed), wait }.range(fair) as f64 * CHUNK as f64 / MB;
         assert!((1.0..4.0).contains(&range(1.0 * MB, 0.05, 1000)), "slow: a few megabytes");
         assert!((15.0..25.0).contains(&range(20.0 * MB, 0.05, 1000)), "twenty times the wait");
         assert!((30.0..50.0).contains(&range(20.0 * MB, 5.0, 1000)), "two seconds' worth at most");
         assert!((1.0..4.0).contains(&range(20.0 * MB, 0.001, 1000)), "asking costs next to nothing");
         assert!(range(20.0 * MB, 0.05, 1) < 4.0, "near the end all share what is left");
         assert!(range(200.0 * MB, 0.05, 1) > 25.0, "unless asking takes longer than fetching");
+        let first = |wait, fair| Pace::expected(Duration::from_secs_f64(wait)).range(fair);
+        assert_eq!((first(0.0, 1000), first(1.0, 1000), first(1.0, 1)), (8, 64, SHORTEST));
     }
 
     /// A range of so many chunks, asked for `age` ago; `received` bytes have come, the last of them
@@ -180,15 +187,16 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(100);
     const NOW: Duration = Duration::ZERO;
-    const AT_ONCE: Pace = Pace { speed: MB, wait: 0.0 };
+    const AT_ONCE: Pace = Pace { speed: Some(MB), wait: 0.0 };
 
     #[test]
     fn both_end_together_when_work_is_taken_over() {
-        let share = |flight: &Flight, speed| flight.share(Pace { speed, wait: 0.0 });
+        let share = |flight: &Flight, speed| flight.share(Pace { speed: Some(speed), wait: 0.0 });
         let slow = flight(40, LONG, 100_000_000, NOW);
         assert_eq!(share(&slow, 1.0 * MB), 20, "as fast as the other");
         assert_eq!(share(&slow, 3.0 * MB), 10, "a third as fast");
         assert_eq!((share(&slow, 1000.0 * MB), share(&slow, 1.0)), (1, 39), "neither has nothing");
+        assert_eq!(slow.share(Pace::expected(NOW)), 20, "half for one that has shown nothing yet");
         let silent = flight(40, LONG, 1_000_000_000, Duration::from_secs(1));
         assert_eq!(share(&silent, 1.0 * MB), 1, "however fast it was");
     }
@@ -205,7 +213,7 @@ mod tests {
         assert!(!flight(40, Duration::from_millis(1), 0, NOW).is_worth_taking(AT_ONCE), "it has just begun");
         assert!(!flight(0, LONG, 0, LONG).is_worth_taking(AT_ONCE));
         let waiting = flight(40, Duration::from_secs(1), 0, Duration::from_secs(1));
-        let used_to = |wait| Pace { speed: MB, wait };
+        let used_to = |wait| Pace { speed: Some(MB), wait };
         assert!(waiting.is_worth_taking(used_to(0.1)));
         assert!(!waiting.is_worth_taking(used_to(0.8)), "the server takes its time");
     }
