@@ -458,6 +458,23 @@ fn optimizer(check: &mut Check) {
         let (found, gfound) = (parameters.to_vec().unwrap(), gparameters.to_vec().unwrap());
         check.close(&format!("adamw {len}"), &found, &gfound, 1e-6);
     }
+    // In unified memory a step gives the same bits.
+    let len = 100_003;
+    let (parameters, _) = check.vectors(len, 1.0);
+    let (gradients, _) = check.vectors(len, 1.0);
+    let step = |moments: Moments| {
+        let on_gpu = |vector: &Vector| Vector::from_vec(vector.to_vec().unwrap(), &check.cuda).unwrap();
+        let (mut parameters, gradients, mut moments) = (on_gpu(&parameters), on_gpu(&gradients), moments);
+        for _ in 0..2 {
+            optimizer.step(&mut parameters, &gradients, 1.0, &mut moments, 0.01).unwrap();
+        }
+        let moments = moments.to_tensors().unwrap();
+        (parameters.to_vec().unwrap(), moments.iter().map(|moment| moment.bytes.to_vec()).collect::<Vec<_>>())
+    };
+    let exact = || Moments::new(len, &check.cuda).unwrap();
+    let in_8_bits = || Moments::in_8_bits(std::iter::once(0..len), &check.cuda).unwrap();
+    assert!(step(exact()) == step(exact().paged().unwrap()), "paged moments give other bits");
+    assert!(step(in_8_bits()) == step(in_8_bits().paged().unwrap()), "paged 8-bit moments give other bits");
     // In 8 bits: two tensors whose blocks run on, one behind an incomplete block, one too small for it.
     let (tensors, len) = ([0..51_200, 51_200..70_003, 70_003..100_000, 100_000..100_003], 100_003);
     let (mut parameters, mut gparameters) = check.vectors(len, 1.0);

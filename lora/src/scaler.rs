@@ -20,12 +20,14 @@ pub struct LossScaler {
     overflows: u64,
 }
 
-impl LossScaler {
+impl Default for LossScaler {
     /// At the beginning of a run.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { scale: FIRST, steps: 0, overflows: 0 }
     }
+}
 
+impl LossScaler {
     /// What the loss is multiplied with, and gradients are divided by; a power of two.
     pub fn scale(self) -> f32 {
         self.scale
@@ -62,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_scale_halves_at_an_overflow_and_doubles_after_two_thousand_steps() {
-        let mut scaler = LossScaler::new();
+        let mut scaler = LossScaler::default();
         scaler.overflow().unwrap();
         assert_eq!((scaler.scale(), scaler.overflows()), (32768.0, 1));
         (0..1999).for_each(|_| scaler.succeed());

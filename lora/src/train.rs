@@ -118,8 +118,11 @@ impl Run {
             true => Moments::in_8_bits(tensors.iter().map(|tensor| tensor.range.clone()), model.device())?,
             false => Moments::new(values.len(), model.device())?,
         };
+        if config.optimizer_name.is_paged() {
+            moments = moments.paged()?;
+        }
         let in_fp16 = matches!(&device, Device::Cuda(gpu) if gpu.float16() == Float16::Fp16);
-        let scaler = in_fp16.then(LossScaler::new);
+        let scaler = in_fp16.then(LossScaler::default);
         let mut progress = Progress { step: 0, history: History::default(), scaler };
         if let Some(path) = checkpoint::to_resume(&config)? {
             progress = checkpoint::load(&path, &recipe, &mut model, &mut moments)?;
@@ -179,7 +182,12 @@ impl Run {
         }
         if self.config.optimizer_name.is_paged() {
             let kib = self.moments.bytes() >> 10;
-            note(format_args!("  Nothing is paged: the moments of these parameters take {kib} KiB"));
+            match self.model.device() {
+                Device::Cpu => {
+                    note(format_args!("  Nothing is paged on the host: the moments take {kib} KiB"))
+                }
+                Device::Cuda(_) => note(format_args!("  Unified memory for the moments = {kib} KiB")),
+            }
         }
         if let Device::Cuda(gpu) = self.model.device() {
             let (architecture, driver) = (gpu.architecture(), Gpu::driver_version());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cudarc::driver::CudaSlice;
 
 use super::Device;
-use super::cuda::{Gpu, address};
+use super::cuda::{Buffer, Gpu};
 use crate::{Error, Result, error};
 
 /// A row of f32 values.
@@ -24,7 +24,7 @@ pub enum Vector {
 #[derive(Debug)]
 pub struct GpuVector {
     gpu: Arc<Gpu>,
-    values: CudaSlice<f32>,
+    values: Buffer<f32>,
     len: usize,
     version: u64,
 }
@@ -48,6 +48,17 @@ impl Vector {
         match device {
             Device::Cpu => Ok(Self::Cpu(values)),
             Device::Cuda(gpu) => Ok(Self::Cuda(GpuVector::new(gpu, gpu.upload(&values)?, values.len()))),
+        }
+    }
+
+    /// The same values in unified memory, where they are on a GPU.
+    pub fn paged(self) -> Result<Self> {
+        match self {
+            Self::Cpu(_) => Ok(self),
+            Self::Cuda(vector) => {
+                let values = vector.gpu.unified(&vector.gpu.read(&vector.values, vector.len)?)?;
+                Ok(Self::Cuda(GpuVector { values, ..vector }))
+            }
         }
     }
 
@@ -92,7 +103,7 @@ impl Vector {
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         match self {
             Self::Cpu(values) => Ok(values.clone()),
-            Self::Cuda(GpuVector { gpu, values, len, .. }) => gpu.download(values, *len),
+            Self::Cuda(GpuVector { gpu, values, len, .. }) => gpu.read(values, *len),
         }
     }
 
@@ -105,7 +116,10 @@ impl Vector {
             }
             Self::Cuda(vector) => {
                 vector.mark_changed();
-                vector.gpu.fill_zero(&mut vector.values)
+                match &mut vector.values {
+                    Buffer::Own(values) => vector.gpu.fill_zero(values),
+                    Buffer::Unified { .. } => Err(Error::new("zeros in unified memory")),
+                }
             }
         }
     }
@@ -113,7 +127,12 @@ impl Vector {
 
 impl GpuVector {
     fn new(gpu: &Arc<Gpu>, values: CudaSlice<f32>, len: usize) -> Self {
-        Self { gpu: Arc::clone(gpu), values, len, version: next_version() }
+        Self { gpu: Arc::clone(gpu), values: Buffer::Own(values), len, version: next_version() }
+    }
+
+    /// Brings values in unified memory to the GPU.
+    pub fn prefetch(&self) -> Result<()> {
+        self.values.prefetch()
     }
 
     /// A number that no other vector has had, and this one only since [`GpuVector::mark_changed`]: what is
@@ -144,7 +163,7 @@ impl GpuVector {
 
     /// The address of the first value.
     pub fn address(&self) -> u64 {
-        address(&self.values)
+        self.values.address()
     }
 
     /// The address of the first of these values.

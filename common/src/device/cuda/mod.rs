@@ -6,6 +6,7 @@
 //! weight is widened while a product runs; it meets the other through the events of
 //! [`Gpu::widened`].
 
+mod buffer;
 mod compile;
 mod float16;
 mod launch;
@@ -24,6 +25,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverEr
 
 use crate::{Context, Error, Result, error};
 
+pub use buffer::Buffer;
 pub use compile::{Compiled, Source, compile};
 pub use float16::Float16;
 pub use launch::{Argument, Grid, address};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Formula;
 use super::quantized::{BLOCK, GpuQuantized};
 use crate::device::GpuVector;
-use crate::device::cuda::{Argument, Grid, Source, address};
+use crate::device::cuda::{Argument, Grid, Source};
 use crate::{Result, error};
 
 pub(in crate::kernels) static SOURCE: Source = Source { name: "adamw", text: include_str!("adamw.cu") };
@@ -26,6 +26,8 @@ pub(super) fn step(
     [first, second]: [&GpuVector; 2],
     own: &Range<usize>,
 ) -> Result<()> {
+    first.prefetch()?;
+    second.prefetch()?;
     let mut arguments: Vec<Argument> = vec![
         parameters.address_of(range)?.into(),
         gradients.address_of(range)?.into(),
@@ -51,8 +53,12 @@ pub(super) fn step_in_8_bits(
     if own.end > *len || own.len() != range.len() {
         return Err(error!("adamw: moments {own:?} of {len}"));
     }
-    let codes = |moment: usize| address(&codes[moment]) + own.start as u64;
-    let absmax = |moment: usize| address(&absmax[moment]) + 4 * (own.start / BLOCK) as u64;
+    for moment in 0..2 {
+        codes[moment].prefetch()?;
+        absmax[moment].prefetch()?;
+    }
+    let codes = |moment: usize| codes[moment].address() + own.start as u64;
+    let absmax = |moment: usize| absmax[moment].address() + 4 * (own.start / BLOCK) as u64;
     let mut arguments: Vec<Argument> = vec![
         parameters.address_of(range)?.into(),
         gradients.address_of(range)?.into(),

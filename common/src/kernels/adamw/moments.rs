@@ -17,6 +17,8 @@ pub struct Moments {
     pub(super) parts: Vec<Part>,
     /// Steps taken.
     pub steps: u64,
+    /// Whether they are in unified memory on a GPU.
+    is_paged: bool,
 }
 
 /// The moments of neighbouring parameters.
@@ -34,6 +36,17 @@ pub(super) enum Storage {
     Exact { first: Vector, second: Vector },
     /// As bitsandbytes' 8-bit optimizers keep them: 2 bytes a parameter, and 8 for each block of 256.
     Quantized(Quantized),
+}
+
+impl Storage {
+    fn paged(self) -> Result<Self> {
+        match self {
+            Self::Exact { first, second } => {
+                Ok(Self::Exact { first: first.paged()?, second: second.paged()? })
+            }
+            Self::Quantized(moments) => Ok(Self::Quantized(moments.paged()?)),
+        }
+    }
 }
 
 impl Moments {
@@ -74,7 +87,15 @@ impl Moments {
             };
             Ok(Part { range, storage })
         };
-        Ok(Self { parts: parts.into_iter().map(part).collect::<Result<_>>()?, steps: 0 })
+        Ok(Self { parts: parts.into_iter().map(part).collect::<Result<_>>()?, steps: 0, is_paged: false })
+    }
+
+    /// The same moments in unified memory, where they are on a GPU: the driver moves them to the host
+    /// where the GPU's memory is short (Dettmers et al. 2023, arXiv:2305.14314, section 3).
+    pub fn paged(self) -> Result<Self> {
+        let page = |part: Part| Ok(Part { storage: part.storage.paged()?, ..part });
+        let parts = self.parts.into_iter().map(page).collect::<Result<_>>()?;
+        Ok(Self { parts, is_paged: true, ..self })
     }
 
     /// Number of parameters.
@@ -123,13 +144,15 @@ impl Moments {
 
     /// Takes over what [`Moments::to_tensors`] gave of moments of the same parameters and kind.
     pub fn load(&mut self, file: &Checkpoint, device: &Device) -> Result<()> {
+        let is_paged = self.is_paged;
         for (index, part) in self.parts.iter_mut().enumerate() {
             let len = part.range.len();
             match &mut part.storage {
                 Storage::Exact { first, second } => {
                     for (name, moment) in NAMES.iter().zip([first, second]) {
                         let saved = tensor(file, &format!("{name}.{index}"), Dtype::F32, len)?;
-                        *moment = Vector::from_vec(saved.to_f32()?, device)?;
+                        let values = Vector::from_vec(saved.to_f32()?, device)?;
+                        *moment = if is_paged { values.paged()? } else { values };
                     }
                 }
                 Storage::Quantized(moments) => {
@@ -139,7 +162,8 @@ impl Moments {
                         let absmax = tensor(file, &name, Dtype::F32, len.div_ceil(BLOCK))?.to_f32()?;
                         Ok::<_, Error>(Blocks { codes: codes.bytes.to_vec(), absmax })
                     };
-                    *moments = Quantized::on(device, [blocks(NAMES[0])?, blocks(NAMES[1])?])?;
+                    let saved = Quantized::on(device, [blocks(NAMES[0])?, blocks(NAMES[1])?])?;
+                    *moments = if is_paged { saved.paged()? } else { saved };
                 }
             }
         }

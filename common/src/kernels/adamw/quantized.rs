@@ -8,7 +8,7 @@ use cudarc::driver::CudaSlice;
 
 use crate::Result;
 use crate::device::Device;
-use crate::device::cuda::Gpu;
+use crate::device::cuda::{Buffer, Gpu};
 use crate::nf4::DynamicMap;
 
 /// Values that share a scale.
@@ -20,7 +20,7 @@ pub(super) enum Quantized {
     /// On the host.
     Cpu([Blocks; 2]),
     /// On a GPU.
-    Cuda(GpuQuantized),
+    Cuda(Box<GpuQuantized>),
 }
 
 /// One moment of neighbouring parameters.
@@ -36,8 +36,8 @@ pub(super) struct Blocks {
 #[derive(Debug)]
 pub(super) struct GpuQuantized {
     pub gpu: Arc<Gpu>,
-    pub codes: [CudaSlice<u8>; 2],
-    pub absmax: [CudaSlice<f32>; 2],
+    pub codes: [Buffer<u8>; 2],
+    pub absmax: [Buffer<f32>; 2],
     /// Values and thresholds of the signed map, then of the unsigned one, [4, 256].
     pub maps: CudaSlice<f32>,
     pub len: usize,
@@ -63,23 +63,42 @@ impl Quantized {
             maps.push(f32::INFINITY);
         }
         let [first, second] = &moments;
-        Ok(Self::Cuda(GpuQuantized {
-            codes: [gpu.upload(&first.codes)?, gpu.upload(&second.codes)?],
-            absmax: [gpu.upload(&first.absmax)?, gpu.upload(&second.absmax)?],
+        let own = |codes: &[u8]| gpu.upload(codes).map(Buffer::Own);
+        let scales = |absmax: &[f32]| gpu.upload(absmax).map(Buffer::Own);
+        Ok(Self::Cuda(Box::new(GpuQuantized {
+            codes: [own(&first.codes)?, own(&second.codes)?],
+            absmax: [scales(&first.absmax)?, scales(&second.absmax)?],
             maps: gpu.upload(&maps)?,
             len: first.codes.len(),
             gpu: gpu.clone(),
-        }))
+        })))
+    }
+
+    /// The same moments in unified memory, where they are on a GPU.
+    pub fn paged(self) -> Result<Self> {
+        let [first, second] = self.to_host()?;
+        match self {
+            Self::Cpu(_) => Ok(self),
+            Self::Cuda(moments) => {
+                let gpu = moments.gpu.clone();
+                Ok(Self::Cuda(Box::new(GpuQuantized {
+                    codes: [gpu.unified(&first.codes)?, gpu.unified(&second.codes)?],
+                    absmax: [gpu.unified(&first.absmax)?, gpu.unified(&second.absmax)?],
+                    ..*moments
+                })))
+            }
+        }
     }
 
     /// A copy on the host.
     pub fn to_host(&self) -> Result<[Blocks; 2]> {
         match self {
             Self::Cpu(moments) => Ok(moments.clone()),
-            Self::Cuda(GpuQuantized { gpu, codes, absmax, len, .. }) => {
+            Self::Cuda(moments) => {
+                let GpuQuantized { gpu, codes, absmax, len, .. } = &**moments;
                 let blocks = |moment: usize| {
-                    let absmax = gpu.download(&absmax[moment], len.div_ceil(BLOCK))?;
-                    Ok::<_, crate::Error>(Blocks { codes: gpu.download(&codes[moment], *len)?, absmax })
+                    let absmax = gpu.read(&absmax[moment], len.div_ceil(BLOCK))?;
+                    Ok::<_, crate::Error>(Blocks { codes: gpu.read(&codes[moment], *len)?, absmax })
                 };
                 Ok([blocks(0)?, blocks(1)?])
             }
