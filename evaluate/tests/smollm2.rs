@@ -1,5 +1,5 @@
 //! Scores and answers of a real model against transformers; the goldens are written by
-//! scripts/golden/mmlu.py and smollm2.py.
+//! scripts/golden/mmlu.py, mmlu_all.py, smollm2.py and greedy.py.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
 
@@ -89,6 +89,37 @@ fn logprobs_as_transformers() {
 }
 
 #[test]
+#[ignore = "takes minutes on questions that are not in the repository"]
+fn all_of_mmlu_as_transformers() {
+    let Some(directory) = directory() else { return };
+    let fallback = root().join("../shared");
+    let data = std::env::var_os("QLORA_TEST_SHARED").map_or(fallback, PathBuf::from).join("data/mmlu.zip");
+    if !data.exists() {
+        eprintln!("skipped: no {} (QLORA_TEST_SHARED names another place)", data.display());
+        return;
+    }
+    let golden = golden("mmlu_all.json");
+    let model = Model::load(&directory, &Device::Cpu).unwrap();
+    for style in [Style::LmEval, Style::LlamaFactory] {
+        let limit = golden[style.name()]["astronomy"]["tokens"].as_array().unwrap().len();
+        let subjects = subjects(&data, limit);
+        assert_eq!(subjects.len(), 57);
+        let texts = texts(&directory, style);
+        let answers = texts.answers(Task::Mmlu).unwrap();
+        for subject in &subjects {
+            let place = format!("{} {}", style.name(), subject.name);
+            let case = &golden[style.name()][&subject.name];
+            let prompts = texts.encode(subject, 8192).unwrap();
+            let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+            assert_eq!(case["tokens"], Value::from(lengths), "{place}");
+            let passes = Passes { tokens: 2048, share_prefix: true };
+            let logprobs = score(&model, &prompts, answers, passes, |_| Ok(())).unwrap();
+            compare(&place, &logprobs, &serde_json::from_value::<Vec<_>>(case["logprobs"].clone()).unwrap());
+        }
+    }
+}
+
+#[test]
 fn greedy_answers_as_transformers() {
     let Some(directory) = directory() else { return };
     let tokenizer = Tokenizer::load(&directory).unwrap();
@@ -110,5 +141,32 @@ fn greedy_answers_as_transformers() {
         let mut expected: Vec<u32> = serde_json::from_value(case["dense"]["greedy"].clone()).unwrap();
         expected.retain(|token| !settings.stops.contains(token));
         assert_eq!(tokens, expected, "{user}");
+    }
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn greedy_answers_of_256_tokens_as_transformers() {
+    let Some(directory) = directory() else { return };
+    let tokenizer = Tokenizer::load(&directory).unwrap();
+    let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
+    let model = Model::load(&directory, &Device::Cpu).unwrap();
+    let flags = Flags { max_new_tokens: Some(256), temperature: Some(0.0), ..Flags::default() };
+    let settings = Settings::load(&directory, &flags, []).unwrap();
+    let mut generator = Generator::new(ModelEngine::new(&model, false), 0);
+    let cases = golden("greedy.json");
+    assert_eq!(cases.as_array().unwrap().len(), 8);
+    for case in cases.as_array().unwrap() {
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let conversation = Conversation { messages, tools: Vec::new() };
+        let prompt = common::text::labels::encode_prompt(&tokenizer, &template, &conversation).unwrap();
+        assert_eq!(case["prompt"], Value::from(prompt.clone()));
+        let mut tokens = Vec::new();
+        let push = |token| {
+            tokens.push(token);
+            Ok(())
+        };
+        generator.answer(&prompt, &settings, || false, push).unwrap();
+        assert_eq!(case["greedy"], Value::from(tokens), "{}", case["messages"]);
     }
 }
