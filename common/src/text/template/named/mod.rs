@@ -1,18 +1,44 @@
-//! Templates with the names that LLaMA-Factory gives them (`data/template.py`, 0.9.3), for models
+//! Templates with the names that LLaMA-Factory gives them (`data/template.py`, 0.9.5), for models
 //! that bring none or are trained with another. Each gives LLaMA-Factory's text.
 
 use super::ChatTemplate;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
+/// Jinja text behind settings that it reads.
+macro_rules! with {
+    ($settings:literal, $file:literal) => {
+        concat!("{%- set ", $settings, " -%}\n", include_str!($file))
+    };
+}
+
 /// The names, with the Jinja text of each.
-const TEMPLATES: [(&str, &str); 6] = [
+const TEMPLATES: [(&str, &str); 11] = [
     ("alpaca", include_str!("alpaca.jinja")),
-    ("chatml", include_str!("chatml.jinja")),
+    ("chatml", with!("default_system = ''", "chatml.jinja")),
     ("default", include_str!("default.jinja")),
+    ("llama2", include_str!("llama2.jinja")),
     ("llama3", include_str!("llama3.jinja")),
     ("mistral", include_str!("mistral.jinja")),
-    ("qwen", include_str!("qwen.jinja")),
+    (
+        "qwen",
+        with!(
+            "default_system, empty_thought = \
+             'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.', ''",
+            "qwen.jinja"
+        ),
+    ),
+    // An answer without a thought is trained to begin with an empty one.
+    ("qwen3", with!("default_system, empty_thought = '', '<think>\\n\\n</think>\\n\\n'", "qwen.jinja")),
+    ("qwen3_nothink", with!("default_system, empty_thought = '', ''", "qwen.jinja")),
+    ("smollm", with!("default_system = ''", "chatml.jinja")),
+    (
+        "smollm2",
+        with!(
+            "default_system = 'You are a helpful AI assistant named SmolLM, trained by Hugging Face.'",
+            "chatml.jinja"
+        ),
+    ),
 ];
 
 impl ChatTemplate {
@@ -31,70 +57,53 @@ impl ChatTemplate {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::text::Message;
+    use crate::text::labels::encode_conversation;
     use crate::text::tokenizer::tests::byte_tokenizer_json;
+    use crate::text::{Conversation, LabelOptions};
 
-    const TURNS: [(&str, &str); 3] = [("user", "u"), ("assistant", "a"), ("user", "v")];
-
-    fn render(name: &str, turns: &[(&str, &str)]) -> String {
+    /// `scripts/golden/named_templates.py` runs LLaMA-Factory's.
+    #[test]
+    fn texts_and_what_is_trained_of_them_are_llama_factorys() {
         let special_tokens = json!({"bos_token": "<s>", "eos_token": "</s>"});
-        let json = byte_tokenizer_json();
-        let tokenizer =
-            Tokenizer::from_bytes(json.as_bytes(), special_tokens.as_object().unwrap().clone()).unwrap();
-        let messages: Vec<Message> = turns.iter().map(|(role, text)| Message::new(*role, *text)).collect();
-        ChatTemplate::named(name, &tokenizer).unwrap().render(&messages, &[], true).unwrap()
-    }
+        let special_tokens = special_tokens.as_object().unwrap().clone();
+        let tokenizer = Tokenizer::from_bytes(byte_tokenizer_json().as_bytes(), special_tokens).unwrap();
+        let text = include_str!("../../../../../tests/golden/named_templates.json");
+        let golden: Vec<Value> = serde_json::from_str(text).unwrap();
+        for case in &golden {
+            let name = case["template"].as_str().unwrap();
+            let label = format!("{name}, {}", case["name"]);
+            let pairs: Vec<[String; 2]> = serde_json::from_value(case["pairs"].clone()).unwrap();
+            let conversation = Conversation {
+                messages: serde_json::from_value(case["messages"].clone()).unwrap(),
+                tools: serde_json::from_value(case["tools"].clone()).unwrap_or_default(),
+            };
+            let Conversation { messages, tools } = &conversation;
+            let template = ChatTemplate::named(name, &tokenizer).unwrap();
+            assert_eq!(template.render(messages, tools, false).unwrap(), pairs.concat().concat(), "{label}");
+            let (last, before) = pairs.split_last().unwrap();
+            let prompt = template.render(&messages[..messages.len() - 1], tools, true).unwrap();
+            assert_eq!(prompt, before.concat().concat() + &last[0], "{label}: the prompt");
 
-    fn with_system(turns: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
-        [&[("system", "s")], turns].concat()
-    }
-
-    // The expected texts are the slots of LLaMA-Factory's templates with these turns put in.
-
-    #[test]
-    fn chat_markup() {
-        let turns = "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n\
-            <|im_start|>user\nv<|im_end|>\n<|im_start|>assistant\n";
-        let system = "<|im_start|>system\ns<|im_end|>\n";
-        assert_eq!(render("chatml", &TURNS), turns);
-        assert_eq!(render("chatml", &with_system(&TURNS)), format!("{system}{turns}"));
-        let default = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n";
-        assert_eq!(render("qwen", &TURNS), format!("{default}{turns}"));
-        assert_eq!(render("qwen", &with_system(&TURNS)), format!("{system}{turns}"));
-    }
-
-    #[test]
-    fn llama3_and_mistral() {
-        let header = |role| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
-        let (system, user, assistant) = (header("system"), header("user"), header("assistant"));
-        assert_eq!(
-            render("llama3", &with_system(&TURNS)),
-            format!(
-                "<s>{system}s<|eot_id|>{user}u<|eot_id|>{assistant}a<|eot_id|>{user}v<|eot_id|>{assistant}"
-            )
-        );
-        assert_eq!(render("mistral", &TURNS), "<s>[INST] u[/INST] a</s>[INST] v[/INST]");
-        assert_eq!(render("mistral", &with_system(&TURNS)), "<s>[INST] s\n\nu[/INST] a</s>[INST] v[/INST]");
-    }
-
-    #[test]
-    fn plain_texts() {
-        let turns = "### Instruction:\nu\n\n### Response:\na</s>\n\n### Instruction:\nv\n\n### Response:\n";
-        assert_eq!(render("alpaca", &with_system(&TURNS)), format!("s{turns}"));
-        assert!(render("alpaca", &TURNS).ends_with(&format!(" the request.\n\n{turns}")));
-        assert_eq!(
-            render("default", &with_system(&TURNS)),
-            "System: s</s>\nHuman: u</s>\nAssistant:a</s>\nHuman: v</s>\nAssistant:"
-        );
+            let options = LabelOptions::answers(usize::MAX);
+            let example =
+                encode_conversation(&tokenizer, &template, &conversation, &options).unwrap().example;
+            let trained = example.tokens.iter().zip(&example.trained).filter(|(_, trained)| **trained);
+            let trained: Vec<u32> = trained.map(|(token, _)| *token).collect();
+            let answers: String = pairs.iter().map(|[_, answer]| answer.as_str()).collect();
+            assert_eq!(tokenizer.decode_with_special(&trained).unwrap(), answers, "{label}");
+        }
+        for (name, _) in TEMPLATES {
+            assert!(golden.iter().any(|case| case["template"] == name), "{name}");
+        }
     }
 
     #[test]
     fn an_unknown_name_is_told_the_known_ones() {
         let tokenizer = crate::text::tokenizer::tests::byte_tokenizer();
         let error = ChatTemplate::named("qwn", &tokenizer).err().unwrap();
-        assert!(error.hint_text().unwrap().contains("mistral, qwen"), "{error}");
+        assert!(error.hint_text().unwrap().contains("mistral, qwen, qwen3"), "{error}");
     }
 }
