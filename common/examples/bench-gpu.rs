@@ -101,8 +101,7 @@ fn train(model: &mut Model, gpu: &Gpu, lengths: &str, budget_gib: f64, steps: us
     };
     let wanted = lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1);
     let plan = model.config().plan(wanted, budget.saturating_sub(memory.used), &device);
-    let spare = budget.saturating_sub(memory.used + plan.activations() + plan.activations() / 8);
-    let spent = model.spend_memory(spare)?;
+    let spent = model.spend_memory(plan.spare())?;
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());

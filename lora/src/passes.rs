@@ -17,9 +17,6 @@ const GPU_PASS_TOKENS: usize = 16384;
 /// GPU memory that is left alone: the context, kernels, and what the pool cannot use.
 const GPU_MARGIN: u64 = 1 << 30;
 
-/// The share of the activations that is left free besides, since buffers of many sizes do not fit seamlessly.
-const SLACK_SHARE: u64 = 8;
-
 /// What passes may hold. On a GPU a whole effective batch is one pass where memory allows, and memory that
 /// is left then goes into speed: so many bytes of it. Where adapters `drop` a part of their input, what is
 /// left of it needs room too.
@@ -58,6 +55,5 @@ pub fn plan(
         )
         .hint("raise --vram-budget, or close other programs that hold GPU memory (nvidia-smi)"));
     }
-    let spare = left.saturating_sub(plan.activations() + plan.activations() / SLACK_SHARE);
-    Ok((plan, model.spend_memory(spare)?))
+    Ok((plan, model.spend_memory(plan.spare())?))
 }

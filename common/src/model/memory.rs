@@ -37,9 +37,16 @@ impl Plan {
 
     /// The most bytes of activations that a pass takes.
     pub fn activations(&self) -> u64 {
-        let bytes = self.needs.bytes(self.tokens, self.recomputed(self.tokens));
+        let recomputed = self.recomputed(self.tokens);
+        let bytes = self.needs.bytes(self.tokens, recomputed);
         // A shorter pass recomputes less where that fits.
-        if self.recomputed(self.tokens) > 0 { bytes.max(self.budget) } else { bytes }
+        if recomputed > 0 { bytes.max(self.budget) } else { bytes }
+    }
+
+    /// Bytes of the budget that no pass needs, less some for buffers that do not fit seamlessly.
+    pub fn spare(&self) -> u64 {
+        let activations = self.activations();
+        self.budget.saturating_sub(activations + activations / SLACK_SHARE)
     }
 }
 
@@ -96,6 +103,8 @@ impl Config {
 
 /// Passes are shortened by this many tokens at a time.
 const STEP: usize = 64;
+/// The share of the activations that is not spare either.
+const SLACK_SHARE: u64 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -110,6 +119,8 @@ mod tests {
         let roomy = config.plan(1024, 1 << 30, &Device::Cpu);
         assert_eq!((roomy.tokens, roomy.recomputed(1024)), (1024, 0));
         assert!(roomy.activations() < 1 << 30);
+        assert_eq!(roomy.spare(), (1 << 30) - roomy.activations() - roomy.activations() / 8);
+        assert_eq!(config.plan(1024, 256 << 20, &Device::Cpu).spare(), 0);
         let tight = config.plan(1024, 256 << 20, &Device::Cpu);
         assert_eq!(tight.tokens, 1024);
         assert!((1..30).contains(&tight.recomputed(1024)) && tight.activations() == 256 << 20);
