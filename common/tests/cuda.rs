@@ -398,8 +398,16 @@ fn heads(check: &mut Check) {
 }
 
 fn attentions(check: &mut Check) {
-    let batches: [&[usize]; 5] =
-        [&[0, 1], &[0, 1, 3, 20, 83, 147, 212, 341, 541], &[0, 3, 3, 10], &[0, 700], &[0, 128, 256, 263]];
+    // The last three are long enough for the kernels of Hopper, with and without whole blocks and tiles.
+    let batches: [&[usize]; 7] = [
+        &[0, 1],
+        &[0, 1, 3, 20, 83, 147, 212, 341, 541],
+        &[0, 3, 3, 10],
+        &[0, 128, 256, 263],
+        &[0, 700],
+        &[0, 1, 961, 962, 1040],
+        &[0, 896],
+    ];
     for (queries, keys, size) in [(9, 3, 64), (28, 4, 128), (4, 4, 80), (6, 2, 96), (32, 8, 128)] {
         let heads = Heads { queries, keys, size };
         for starts in batches {

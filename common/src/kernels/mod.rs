@@ -28,6 +28,7 @@ pub mod swiglu;
 /// Every file of kernels, for those who compile them ahead of their use.
 pub fn sources() -> Vec<&'static crate::device::cuda::Source> {
     let attention = attention::cuda::SOURCES.iter().map(|(_, source)| source);
+    let on_hopper = attention::cuda::HOPPER.iter().map(|(_, source, _)| source);
     let others = [
         &crate::device::cuda::TENSOR,
         &adamw::cuda::SOURCE,
@@ -40,5 +41,5 @@ pub fn sources() -> Vec<&'static crate::device::cuda::Source> {
         &rope::cuda::SOURCE,
         &swiglu::cuda::SOURCE,
     ];
-    attention.chain(others).collect()
+    attention.chain(on_hopper).chain(others).collect()
 }

@@ -15,7 +15,31 @@ pub struct Source {
     /// As messages and the cache name it.
     pub name: &'static str,
     /// CUDA C++ without includes; the prelude is pasted in front.
-    pub text: &'static str,
+    text: &'static str,
+    /// Whether it has instructions that only GPUs of compute capability 9.0 have.
+    hopper: bool,
+}
+
+impl Source {
+    /// Kernels for every GPU.
+    pub const fn new(name: &'static str, text: &'static str) -> Self {
+        Self { name, text, hopper: false }
+    }
+
+    /// Kernels for Hopper (H100, H200) alone.
+    pub const fn for_hopper(name: &'static str, text: &'static str) -> Self {
+        Self { name, text, hopper: true }
+    }
+
+    /// Whether GPUs of this compute capability, as 90 for 9.0, run it.
+    pub fn runs_on(&self, architecture: u32) -> bool {
+        !self.hopper || architecture == 90
+    }
+
+    /// What the compiler calls such GPUs.
+    fn target(&self, architecture: u32) -> String {
+        format!("sm_{architecture}{}", if self.hopper { "a" } else { "" })
+    }
 }
 
 const PRELUDE: &str = include_str!("prelude.cuh");
@@ -41,9 +65,10 @@ fn cached(source: &Source, architecture: u32, float16: Float16) -> Result<PathBu
     hash.update(PRELUDE);
     hash.update([0]);
     hash.update(source.text);
-    hash.update(format!("\0sm_{architecture} {float16:?} nvrtc {:?}", version()));
+    let target = source.target(architecture);
+    hash.update(format!("\0{target} {float16:?} nvrtc {:?}", version()));
     let hash = hex(&hash.finalize()[..12]);
-    Ok(cli::cache_directory("kernels")?.join(format!("{}-sm_{architecture}-{hash}.cubin", source.name)))
+    Ok(cli::cache_directory("kernels")?.join(format!("{}-{target}-{hash}.cubin", source.name)))
 }
 
 /// Written beside and renamed: processes that start at once never see half a file.
@@ -84,7 +109,8 @@ pub fn compile(source: &Source, architecture: u32, float16: Float16) -> Result<C
         CString::new([numbers, PRELUDE, source.text].concat()).map_err(|_| error!("a kernel with a NUL"))?;
     let name =
         CString::new(format!("{}.cu", source.name)).map_err(|_| error!("a kernel's name with a NUL"))?;
-    let architecture_option = CString::new(format!("--gpu-architecture=sm_{architecture}"))
+    let target = source.target(architecture);
+    let architecture_option = CString::new(format!("--gpu-architecture={target}"))
         .map_err(|_| error!("an architecture with a NUL"))?;
     let options: [*const c_char; 4] = [
         architecture_option.as_ptr(),
@@ -115,7 +141,7 @@ pub fn compile(source: &Source, architecture: u32, float16: Float16) -> Result<C
         sys::nvrtcDestroyProgram(&mut program);
         if code.is_empty() {
             return Err(error!(
-                "NVRTC {:?} cannot compile {} for sm_{architecture}: {status:?}\n{log}",
+                "NVRTC {:?} cannot compile {} for {target}: {status:?}\n{log}",
                 version(),
                 source.name
             ))

@@ -8,7 +8,7 @@ use cudarc::driver::CudaSlice;
 use super::{Argument, Gpu, Grid, Source, address};
 use crate::{Result, error};
 
-pub(crate) static SOURCE: Source = Source { name: "tensor", text: include_str!("tensor.cu") };
+pub(crate) static SOURCE: Source = Source::new("tensor", include_str!("tensor.cu"));
 
 /// Values of a tensor, which other tensors may share: nobody writes to them then.
 #[derive(Debug, Clone)]

@@ -8,8 +8,8 @@ use crate::device::GpuVector;
 use crate::device::cuda::{Argument, Grid, Source};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source { name: "adamw", text: include_str!("adamw.cu") };
-pub(in crate::kernels) static IN_8_BITS: Source = Source { name: "adamw8", text: include_str!("adamw8.cu") };
+pub(in crate::kernels) static SOURCE: Source = Source::new("adamw", include_str!("adamw.cu"));
+pub(in crate::kernels) static IN_8_BITS: Source = Source::new("adamw8", include_str!("adamw8.cu"));
 
 const THREADS: usize = 256;
 /// Blocks that share the values of a norm; fixed, and with it the order of the sum.

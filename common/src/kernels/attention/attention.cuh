@@ -1,16 +1,13 @@
-// What the attention kernels share: tiles in shared memory and products of tiles.
+// What the attention kernels share: their work, and what becomes of scores.
 //
 // Letters: T tokens, H query heads, K key/value heads (K divides H), D = HEAD_SIZE, P past tokens.
 // qkv [T, (H + 2K)·D]: a row is H queries, then K keys, then K values. All matrices are row-major.
 
 constexpr int THREADS = 128;
-constexpr int WARPS = THREADS / 32;
 
-// Bytes of a tile's row in shared memory. The 16 bytes behind the D elements put eight rows'
-// elements of one column into different banks, so that no load of matrices has bank conflicts.
-constexpr int ROW_BYTES = (HEAD_SIZE + 8) * 2;
-// Bytes of 16 columns of a row.
-constexpr int STEP_BYTES = 32;
+// Query rows of a block of attention_forward and of attention_backward_queries.
+constexpr int QUERY_ROWS = 128;
+
 // Multiplications that cover a head, 16 columns each.
 constexpr int STEPS = HEAD_SIZE / 16;
 // Pieces of C that cover a head, 8 columns each.
@@ -44,83 +41,42 @@ struct Rows {
     }
 };
 
-// Starts copying rows first .. first + COUNT to a tile [COUNT, D]; rows behind the last are zeros.
-template <int COUNT>
-__device__ __forceinline__ void copy_rows(unsigned tile, const Rows& rows, int first) {
-    constexpr int COPIES = COUNT * PIECES;
-#pragma unroll 2
-    for (int start = 0; start < COPIES; start += THREADS) {
-        const int i = start + threadIdx.x, row = i / PIECES, piece = i % PIECES;
-        if (start + THREADS > COPIES && i >= COPIES) break;
-        const bool present = first + row < rows.count;
-        copy_16_bytes(tile + row * ROW_BYTES + piece * 16, rows[present ? first + row : 0] + piece * 8, present);
-    }
+// The keys and values that the query heads of one group see.
+struct KeysAndValues {
+    Rows keys, values;
+};
+
+// Of key head `key_head`, in the sequence of `block`, behind past_count others, if any.
+__device__ __forceinline__ KeysAndValues keys_and_values(const float16* qkv, Block block, int key_head, int heads, int key_heads,
+                                                         const float16* past_keys = nullptr,
+                                                         const float16* past_values = nullptr, int past_stride = 0,
+                                                         int past_count = 0) {
+    const int stride = (heads + 2 * key_heads) * HEAD_SIZE, column = key_head * HEAD_SIZE;
+    // The sequence's first token is row past_count of the keys.
+    const float16* own = qkv + (long long)(block.start - past_count) * stride + heads * HEAD_SIZE + column;
+    const int count = past_count + block.length;
+    return {{own, stride, count, past_keys + column, past_stride, past_count},
+            {own + key_heads * HEAD_SIZE, stride, count, past_values + column, past_stride, past_count}};
 }
 
-// Byte offsets of this lane's row in a load of four matrices from a tile's corner [16, 16]:
-// the matrices in the order upper left, lower left, upper right, lower right,
-__device__ __forceinline__ unsigned down_offset() {
-    const int lane = threadIdx.x % 32;
-    return lane % 16 * ROW_BYTES + lane / 16 * 16;
+// Queries of one head, from the first of the sequence of `block`.
+__device__ __forceinline__ Rows queries_of(const float16* qkv, Block block, int head, int heads, int key_heads) {
+    const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
+    return {qkv + (long long)block.start * stride + head * HEAD_SIZE, stride, block.length};
 }
 
-// or in the order upper left, upper right, lower left, lower right.
-__device__ __forceinline__ unsigned across_offset() {
-    const int lane = threadIdx.x % 32;
-    return (lane / 16 * 8 + lane % 8) * ROW_BYTES + lane / 8 % 2 * 16;
+// The same of a matrix [T, H·D].
+__device__ __forceinline__ Rows outputs_of(const float16* output, Block block, int head, int heads) {
+    return {output + ((long long)block.start * heads + head) * HEAD_SIZE, heads * HEAD_SIZE, block.length};
 }
 
-// a [TILES][16, 16] from rows of a tile, at an address with `down_offset`.
-template <int TILES>
-__device__ __forceinline__ void load_left(unsigned (&a)[TILES][4], unsigned tile) {
-#pragma unroll
-    for (int i = 0; i < TILES; ++i) load_matrices(a[i], tile + i * 16 * ROW_BYTES);
-}
-
-// c [TILES·16, COUNT] += a [TILES·16, 16] · b [COUNT, 16]ᵀ, with b at an address with `across_offset`.
-template <int TILES, int COUNT>
-__device__ __forceinline__ void multiply_transposed(float (&c)[TILES][COUNT / 8][4], const unsigned (&a)[TILES][4],
-                                                    unsigned b_tile) {
-#pragma unroll
-    for (int n = 0; n < COUNT / 16; ++n) {
-        unsigned b[4];
-        load_matrices(b, b_tile + n * 16 * ROW_BYTES);
-#pragma unroll
-        for (int i = 0; i < TILES; ++i) {
-            multiply(c[i][2 * n], a[i], b[0], b[1]);
-            multiply(c[i][2 * n + 1], a[i], b[2], b[3]);
-        }
-    }
-}
-
-// c [TILES·16, D] += a [TILES·16, 16] · b [16, D], with b at an address with `down_offset`.
-template <int TILES>
-__device__ __forceinline__ void multiply(float (&c)[TILES][PIECES][4], const unsigned (&a)[TILES][4], unsigned b_tile) {
-#pragma unroll
-    for (int d = 0; d < STEPS; ++d) {
-        unsigned b[4];
-        load_matrices_transposed(b, b_tile + d * STEP_BYTES);
-#pragma unroll
-        for (int i = 0; i < TILES; ++i) {
-            multiply(c[i][2 * d], a[i], b[0], b[1]);
-            multiply(c[i][2 * d + 1], a[i], b[2], b[3]);
-        }
-    }
-}
-
-// Columns 16·step .. + 16 of c [TILES·16, COUNT] as the left side of a multiplication: a lane holds
-// the same elements of both.
-template <int TILES, int PIECES_OF_C>
-__device__ __forceinline__ void to_left(unsigned (&a)[TILES][4], const float (&c)[TILES][PIECES_OF_C][4], int step) {
-#pragma unroll
-    for (int i = 0; i < TILES; ++i) {
-        const float(&left)[4] = c[i][2 * step];
-        const float(&right)[4] = c[i][2 * step + 1];
-        a[i][0] = pack_float16(left[0], left[1]);
-        a[i][1] = pack_float16(left[2], left[3]);
-        a[i][2] = pack_float16(right[0], right[1]);
-        a[i][3] = pack_float16(right[2], right[3]);
-    }
+// Two pieces of C, of neighbouring columns, as the left side of a multiplication: a lane holds the same
+// elements of both.
+__device__ __forceinline__ void to_left(unsigned (&a)[4], const float (&left)[4], const float (&right)[4]) {
+    a[0] = pack_float16(left[0], left[1]);
+    a[1] = pack_float16(left[2], left[3]);
+    a[2] = pack_float16(right[0], right[1]);
+    a[3] = pack_float16(right[2], right[3]);
 }
 
 // Running maximum and sum of exponentials of a lane's rows g and g + 8 of TILES tiles of scores
@@ -140,10 +96,11 @@ struct Softmax {
             }
     }
 
-    // Turns scores [TILES·16, COUNT] into exponentials relative to the new maximum, and rescales
-    // out [TILES·16, D] to it. `scale` is the scores' scale times log2(e).
+    // Turns scores [TILES·16, COUNT] into exponentials relative to the new maximum. What was computed
+    // relative to the maximum before is to be multiplied by `correction`. `scale` is the scores' scale
+    // times log2(e).
     template <int COUNT>
-    __device__ __forceinline__ void add(float (&scores)[TILES][COUNT][4], float (&out)[TILES][PIECES][4], float scale) {
+    __device__ __forceinline__ void add(float (&scores)[TILES][COUNT][4], float (&correction)[TILES][2], float scale) {
 #pragma unroll
         for (int i = 0; i < TILES; ++i)
 #pragma unroll
@@ -155,7 +112,7 @@ struct Softmax {
                 highest = row_maximum(highest);
                 // A row that has seen no key yet has only scores of -inf: any finite base gives 0.
                 const float base = highest == MINUS_INFINITY ? 0.0f : highest * scale;
-                const float correction = power_of_two(maximum[i][half] * scale - base);
+                correction[i][half] = power_of_two(maximum[i][half] * scale - base);
                 maximum[i][half] = highest;
                 float added = 0.0f;
 #pragma unroll
@@ -165,12 +122,7 @@ struct Softmax {
                         scores[i][n][j] = power_of_two(scores[i][n][j] * scale - base);
                         added += scores[i][n][j];
                     }
-                sum[i][half] = sum[i][half] * correction + added;
-#pragma unroll
-                for (int d = 0; d < PIECES; ++d) {
-                    out[i][d][2 * half] *= correction;
-                    out[i][d][2 * half + 1] *= correction;
-                }
+                sum[i][half] = sum[i][half] * correction[i][half] + added;
             }
     }
 
@@ -182,6 +134,17 @@ struct Softmax {
             for (int half = 0; half < 2; ++half) sum[i][half] = row_sum(sum[i][half]);
     }
 };
+
+// Multiplies the rows of c [TILES·16, D].
+template <int TILES>
+__device__ __forceinline__ void rescale(float (&c)[TILES][PIECES][4], const float (&factors)[TILES][2]) {
+#pragma unroll
+    for (int i = 0; i < TILES; ++i)
+#pragma unroll
+        for (int d = 0; d < PIECES; ++d)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) c[i][d][j] *= factors[i][j / 2];
+}
 
 template <int TILES, int COUNT>
 __device__ __forceinline__ void clear(float (&c)[TILES][COUNT][4]) {

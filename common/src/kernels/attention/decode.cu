@@ -18,15 +18,15 @@ extern "C" __constant__ int attention_decode_shared_bytes = DECODE_SHARED_BYTES;
 
 // Launch: grid (splits, K, ceil(T·H/K / DECODE_ROWS)), splits = ceil((P + T) / keys_per_split).
 extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
-    float* split_out,           // [splits, T, H·D]
-    float* split_log_sums,      // [splits, T, H], -inf where a row sees no key of the split
-    const float16* qkv,            // [T, (H + 2K)·D]
-    const float16* past_keys,      // [P, K·D], rows past_stride elements apart
-    const float16* past_values,    // [P, K·D], likewise
-    int tokens,                 // T
-    int heads,                  // H
-    int key_heads,              // K
-    int past_count,             // P
+    float* split_out,            // [splits, T, H·D]
+    float* split_log_sums,       // [splits, T, H], -inf where a row sees no key of the split
+    const float16* qkv,          // [T, (H + 2K)·D]
+    const float16* past_keys,    // [P, K·D], rows past_stride elements apart
+    const float16* past_values,  // [P, K·D], likewise
+    int tokens,                  // T
+    int heads,                   // H
+    int key_heads,               // K
+    int past_count,              // P
     int past_stride,
     int keys_per_split,         // a multiple of DECODE_KEYS
     float scale) {
@@ -34,19 +34,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     const int group = heads / key_heads;
     const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
     const int key_count = past_count + tokens;
-    const float16* own = qkv - (long long)past_count * stride;  // the first token is row P of the keys
-    const Rows keys = {own + (heads + key_head) * HEAD_SIZE, stride, key_count,
-                       past_keys + key_head * HEAD_SIZE, past_stride, past_count};
-    const Rows values = {own + (heads + key_heads + key_head) * HEAD_SIZE, stride, key_count,
-                         past_values + key_head * HEAD_SIZE, past_stride, past_count};
+    const KeysAndValues rows = keys_and_values(qkv, {0, tokens, 0}, key_head, heads, key_heads, past_keys, past_values,
+                                               past_stride, past_count);
     const unsigned query_tile = shared_address();
     const unsigned stages = query_tile + DECODE_ROWS * ROW_BYTES;  // [2][keys, then values]
     const int lane = threadIdx.x % 32, warp = warp_number();
     const unsigned warp_offset = warp * 16 * ROW_BYTES;
 
     const auto copy_stage = [&](unsigned stage, int key) {
-        copy_rows<DECODE_KEYS>(stage, keys, key);
-        copy_rows<DECODE_KEYS>(stage + DECODE_KEYS * ROW_BYTES, values, key);
+        copy_rows<DECODE_KEYS>(stage, rows.keys, key);
+        copy_rows<DECODE_KEYS>(stage + DECODE_KEYS * ROW_BYTES, rows.values, key);
     };
     for (int i = threadIdx.x; i < DECODE_ROWS * PIECES; i += THREADS) {
         const int row = blockIdx.z * DECODE_ROWS + i / PIECES, token = row / group;
@@ -83,7 +80,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
                 for (int j = 0; j < 2; ++j)
                     if (n * 8 + j > limit) scores[0][n][2 * half + j] = MINUS_INFINITY;
         }
-        softmax.add(scores, result, scale * LOG2_E);
+        float correction[1][2];
+        softmax.add(scores, correction, scale * LOG2_E);
+        rescale(result, correction);
         unsigned left[1][4];
         to_left(left, scores, 0);
         multiply(result, left, stage + DECODE_KEYS * ROW_BYTES + warp_offset + down_offset());
@@ -133,9 +132,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
 
 // Launch: T·H blocks of D threads.
 extern "C" __global__ void __launch_bounds__(HEAD_SIZE) attention_decode_combine(
-    float16* out,                      // [T, H·D]
-    const float* split_out,         // [splits, T, H·D]
-    const float* split_log_sums,    // [splits, T, H]
+    float16* out,                 // [T, H·D]
+    const float* split_out,       // [splits, T, H·D]
+    const float* split_log_sums,  // [splits, T, H]
     int splits) {
     const int row = blockIdx.x, rows = gridDim.x;
     float highest = MINUS_INFINITY;

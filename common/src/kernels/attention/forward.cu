@@ -1,55 +1,46 @@
 // Causal attention of packed sequences behind an optional shared past, forward.
 //
-// A thread block owns FORWARD_ROWS query rows of one head and goes through the keys that its last
+// A thread block owns QUERY_ROWS query rows of one head and goes through the keys that its last
 // row sees, a tile at a time, with a running softmax: nothing of the size of the scores is kept
 // (Dao et al. 2022). A warp owns 32 of the rows. The values of a tile arrive while its scores are
 // computed, the keys of the next tile while the values are used.
 
-constexpr int FORWARD_ROWS = 128;
 constexpr int FORWARD_KEYS = 32;
 constexpr int FORWARD_STAGE_BYTES = 2 * FORWARD_KEYS * ROW_BYTES;
-constexpr int FORWARD_SHARED_BYTES = FORWARD_ROWS * ROW_BYTES + 2 * FORWARD_STAGE_BYTES;
+constexpr int FORWARD_SHARED_BYTES = QUERY_ROWS * ROW_BYTES + 2 * FORWARD_STAGE_BYTES;
 
-extern "C" __constant__ int attention_forward_rows = FORWARD_ROWS;
 extern "C" __constant__ int attention_forward_shared_bytes = FORWARD_SHARED_BYTES;
 
-// Launch: tasks·H blocks. A task is a block of FORWARD_ROWS rows, those with the most keys first.
+// Launch: tasks·H blocks. A task is a block of QUERY_ROWS rows, those with the most keys first.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
-    float16* out,                  // [T, H·D]
-    float* log_sums,            // [T, H], log of the sum of exponentials of the scaled scores
-    const float16* qkv,            // [T, (H + 2K)·D]
-    const float16* past_keys,      // [P, K·D], rows past_stride elements apart
-    const float16* past_values,    // [P, K·D], likewise
-    const int4* tasks,          // [tasks]
-    int heads,                  // H
-    int key_heads,              // K
-    int past_count,             // P
+    float16* out,                // [T, H·D]
+    float* log_sums,             // [T, H], log of the sum of exponentials of the scaled scores
+    const float16* qkv,          // [T, (H + 2K)·D]
+    const float16* past_keys,    // [P, K·D], rows past_stride elements apart
+    const float16* past_values,  // [P, K·D], likewise
+    const int4* tasks,           // [tasks]
+    int heads,                   // H
+    int key_heads,               // K
+    int past_count,              // P
     int past_stride,
     float scale) {
     const int head = blockIdx.x % heads;
-    const int key_head = head / (heads / key_heads);
     const Block block = block_of(tasks[blockIdx.x / heads]);
-    const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
-    const float16* sequence = qkv + (long long)block.start * stride;
-    const int key_count = past_count + block.length;
-    const float16* own = sequence - (long long)past_count * stride;  // its first token is row P of the keys
-    const Rows queries = {sequence + head * HEAD_SIZE, stride, block.length};
-    const Rows keys = {own + (heads + key_head) * HEAD_SIZE, stride, key_count,
-                       past_keys + key_head * HEAD_SIZE, past_stride, past_count};
-    const Rows values = {own + (heads + key_heads + key_head) * HEAD_SIZE, stride, key_count,
-                         past_values + key_head * HEAD_SIZE, past_stride, past_count};
+    const Rows queries = queries_of(qkv, block, head, heads, key_heads);
+    const KeysAndValues rows = keys_and_values(qkv, block, head / (heads / key_heads), heads, key_heads, past_keys,
+                                                    past_values, past_stride, past_count);
 
     const unsigned query_tile = shared_address();
-    const unsigned stages = query_tile + FORWARD_ROWS * ROW_BYTES;  // [2][keys, then values]
+    const unsigned stages = query_tile + QUERY_ROWS * ROW_BYTES;  // [2][keys, then values]
     const int lane = threadIdx.x % 32;
     const int warp_row = warp_number() * 32;
     const int first = block.first + warp_row;  // the warp's first row
     const unsigned warp_queries = query_tile + warp_row * ROW_BYTES + down_offset();
 
-    copy_rows<FORWARD_ROWS>(query_tile, queries, block.first);
-    copy_rows<FORWARD_KEYS>(stages, keys, 0);
-    copy_rows<FORWARD_KEYS>(stages + FORWARD_KEYS * ROW_BYTES, values, 0);
-    const int seen = past_count + min(block.first + FORWARD_ROWS, block.length);
+    copy_rows<QUERY_ROWS>(query_tile, queries, block.first);
+    copy_rows<FORWARD_KEYS>(stages, rows.keys, 0);
+    copy_rows<FORWARD_KEYS>(stages + FORWARD_KEYS * ROW_BYTES, rows.values, 0);
+    const int seen = past_count + min(block.first + QUERY_ROWS, block.length);
     float result[2][PIECES][4];
     clear(result);
     Softmax<2> softmax;
@@ -59,8 +50,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
         wait_for_copies();
         __syncthreads();
         if (key + FORWARD_KEYS < seen) {
-            copy_rows<FORWARD_KEYS>(next_stage, keys, key + FORWARD_KEYS);
-            copy_rows<FORWARD_KEYS>(next_stage + FORWARD_KEYS * ROW_BYTES, values, key + FORWARD_KEYS);
+            copy_rows<FORWARD_KEYS>(next_stage, rows.keys, key + FORWARD_KEYS);
+            copy_rows<FORWARD_KEYS>(next_stage + FORWARD_KEYS * ROW_BYTES, rows.values, key + FORWARD_KEYS);
         }
         stage = next_stage;
         next_stage = key_tile;
@@ -85,7 +76,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
                     for (int j = 0; j < 4; ++j)
                         if (n * 8 + j % 2 > limit + i * 16 + j / 2 * 8) scores[i][n][j] = MINUS_INFINITY;
         }
-        softmax.add(scores, result, scale * LOG2_E);
+        float correction[2][2];
+        softmax.add(scores, correction, scale * LOG2_E);
+        rescale(result, correction);
 #pragma unroll
         for (int step = 0; step < FORWARD_KEYS / 16; ++step) {
             unsigned left[2][4];

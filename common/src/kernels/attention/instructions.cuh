@@ -6,7 +6,7 @@
 //   of B [16, 8]:  b0 = B[2t, 2t + 1][g], b1 = B[2t + 8, 2t + 9][g]
 //   of C [16, 8]:  c0, c1 = C[g][2t, 2t + 1], c2, c3 = C[g + 8][2t, 2t + 1], in f32
 
-extern __shared__ uint4 shared_memory[];
+extern __shared__ __align__(1024) uint4 shared_memory[];
 
 // The address of the kernel's dynamic shared memory in bytes, as the instructions below take it.
 __device__ __forceinline__ unsigned shared_address() { return (unsigned)__cvta_generic_to_shared(shared_memory); }
@@ -57,6 +57,13 @@ __device__ __forceinline__ float load_shared(unsigned address) {
     float value;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
     return value;
+}
+
+// Two neighbouring values.
+__device__ __forceinline__ float2 load_shared_pair(unsigned address) {
+    float2 pair;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(address) : "memory");
+    return pair;
 }
 
 // This warp's number in the thread block, the same in all lanes for the compiler too.

@@ -4,7 +4,7 @@ use super::Dropout;
 use crate::device::cuda::{GpuTensor, Grid, Source};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source { name: "dropout", text: include_str!("dropout.cu") };
+pub(in crate::kernels) static SOURCE: Source = Source::new("dropout", include_str!("dropout.cu"));
 
 const THREADS: usize = 128;
 

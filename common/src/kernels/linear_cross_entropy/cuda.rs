@@ -6,8 +6,7 @@ use crate::device::cuda::{GpuTensor, Grid, Precision, Source, address};
 use crate::kernels::linear::Linear;
 use crate::kernels::linear::cuda::{multiply, multiply_transposed};
 
-pub(in crate::kernels) static SOURCE: Source =
-    Source { name: "cross_entropy", text: include_str!("cross_entropy.cu") };
+pub(in crate::kernels) static SOURCE: Source = Source::new("cross_entropy", include_str!("cross_entropy.cu"));
 
 /// Bytes of logits that exist at a time: enough rows that reading the weight is hidden by the product.
 const CHUNK_BYTES: usize = 160 << 20;

@@ -4,7 +4,7 @@ use crate::device::GpuVector;
 use crate::device::cuda::{Argument, GpuTensor, Grid, Source};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source { name: "rms_norm", text: include_str!("rms_norm.cu") };
+pub(in crate::kernels) static SOURCE: Source = Source::new("rms_norm", include_str!("rms_norm.cu"));
 
 pub(super) fn forward(x: &GpuTensor, weight: &GpuVector, eps: f32) -> Result<GpuTensor> {
     let (t, c) = rows(x)?;

@@ -7,7 +7,7 @@ use crate::device::GpuVector;
 use crate::device::cuda::{Gpu, GpuTensor, Grid, Source};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source { name: "rope", text: include_str!("rope.cu") };
+pub(in crate::kernels) static SOURCE: Source = Source::new("rope", include_str!("rope.cu"));
 
 pub(super) fn angles(
     gpu: &Arc<Gpu>,

@@ -3,7 +3,7 @@
 use crate::device::cuda::{Argument, GpuTensor, Grid, Source};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source { name: "swiglu", text: include_str!("swiglu.cu") };
+pub(in crate::kernels) static SOURCE: Source = Source::new("swiglu", include_str!("swiglu.cu"));
 
 const THREADS: usize = 256;
 

@@ -12,7 +12,7 @@ use crate::kernels::dropout::Dropout;
 
 use cudarc::driver::CudaSlice;
 
-pub(in crate::kernels) static SOURCE: Source = Source { name: "lora", text: include_str!("../lora.cu") };
+pub(in crate::kernels) static SOURCE: Source = Source::new("lora", include_str!("../lora.cu"));
 
 /// ΣR is rounded up to a multiple of this: 16 bytes of bf16.
 const RANK_STEP: usize = 8;

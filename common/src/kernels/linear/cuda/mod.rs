@@ -21,8 +21,7 @@ pub(in crate::kernels) use weight::upload;
 
 pub(in crate::kernels) use lora::SOURCE as LORA;
 
-pub(in crate::kernels) static SOURCE: Source =
-    Source { name: "quantized", text: include_str!("../quantized.cu") };
+pub(in crate::kernels) static SOURCE: Source = Source::new("quantized", include_str!("../quantized.cu"));
 
 /// Up to this many rows of x, a quantized weight is read once and never widened.
 const FEW_ROWS: usize = 8;

@@ -1,0 +1,92 @@
+// Tiles in shared memory, and products of tiles by warps.
+
+constexpr int WARPS = THREADS / 32;
+
+// Bytes of a tile's row in shared memory. The 16 bytes behind the D elements put eight rows'
+// elements of one column into different banks, so that no load of matrices has bank conflicts.
+constexpr int ROW_BYTES = (HEAD_SIZE + 8) * 2;
+// Bytes of 16 columns of a row.
+constexpr int STEP_BYTES = 32;
+
+// Starts copying rows first .. first + COUNT to a tile [COUNT, D]; rows behind the last are zeros. Fewer copies
+// in a turn of the loop take fewer registers.
+template <int COUNT, int COPIES_A_TURN = COUNT>
+__device__ __forceinline__ void copy_rows(unsigned tile, const Rows& rows, int first) {
+    constexpr int COPIES = COUNT * PIECES, AT_ONCE = THREADS / PIECES;
+    const bool is_past = first + COUNT <= rows.past_count;
+    if (COPIES % THREADS == 0 && THREADS % PIECES == 0 && (is_past || first >= rows.past_count)) {
+        // A thread copies one column of pieces.
+        const int row = threadIdx.x / PIECES, piece = threadIdx.x % PIECES;
+        const int stride = is_past ? rows.past_stride : rows.stride, present = rows.count - first - row;
+        const float16* from = (is_past ? rows.past : rows.own) + (long long)(first + row) * stride + piece * 8;
+        const unsigned to = tile + row * ROW_BYTES + piece * 16;
+#pragma unroll COPIES_A_TURN
+        for (int i = 0; i < COUNT; i += AT_ONCE, from += AT_ONCE * stride) copy_16_bytes(to + i * ROW_BYTES, from, i < present);
+        return;
+    }
+#pragma unroll 2
+    for (int start = 0; start < COPIES; start += THREADS) {
+        const int i = start + threadIdx.x, row = i / PIECES, piece = i % PIECES;
+        if (start + THREADS > COPIES && i >= COPIES) break;
+        const bool present = first + row < rows.count;
+        copy_16_bytes(tile + row * ROW_BYTES + piece * 16, rows[present ? first + row : 0] + piece * 8, present);
+    }
+}
+
+// Byte offsets of this lane's row in a load of four matrices from a tile's corner [16, 16]:
+// the matrices in the order upper left, lower left, upper right, lower right,
+__device__ __forceinline__ unsigned down_offset() {
+    const int lane = threadIdx.x % 32;
+    return lane % 16 * ROW_BYTES + lane / 16 * 16;
+}
+
+// or in the order upper left, upper right, lower left, lower right.
+__device__ __forceinline__ unsigned across_offset() {
+    const int lane = threadIdx.x % 32;
+    return (lane / 16 * 8 + lane % 8) * ROW_BYTES + lane / 8 % 2 * 16;
+}
+
+// a [TILES][16, 16] from rows of a tile, at an address with `down_offset`.
+template <int TILES>
+__device__ __forceinline__ void load_left(unsigned (&a)[TILES][4], unsigned tile) {
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) load_matrices(a[i], tile + i * 16 * ROW_BYTES);
+}
+
+// c [TILES·16, COUNT] += a [TILES·16, 16] · b [COUNT, 16]ᵀ, with b at an address with `across_offset`.
+template <int TILES, int COUNT>
+__device__ __forceinline__ void multiply_transposed(float (&c)[TILES][COUNT / 8][4], const unsigned (&a)[TILES][4],
+                                                    unsigned b_tile) {
+#pragma unroll
+    for (int n = 0; n < COUNT / 16; ++n) {
+        unsigned b[4];
+        load_matrices(b, b_tile + n * 16 * ROW_BYTES);
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+            multiply(c[i][2 * n], a[i], b[0], b[1]);
+            multiply(c[i][2 * n + 1], a[i], b[2], b[3]);
+        }
+    }
+}
+
+// c [TILES·16, D] += a [TILES·16, 16] · b [16, D], with b at an address with `down_offset`.
+template <int TILES>
+__device__ __forceinline__ void multiply(float (&c)[TILES][PIECES][4], const unsigned (&a)[TILES][4], unsigned b_tile) {
+#pragma unroll
+    for (int d = 0; d < STEPS; ++d) {
+        unsigned b[4];
+        load_matrices_transposed(b, b_tile + d * STEP_BYTES);
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+            multiply(c[i][2 * d], a[i], b[0], b[1]);
+            multiply(c[i][2 * d + 1], a[i], b[2], b[3]);
+        }
+    }
+}
+
+// Columns 16·step .. + 16 of c [TILES·16, COUNT].
+template <int TILES, int PIECES_OF_C>
+__device__ __forceinline__ void to_left(unsigned (&a)[TILES][4], const float (&c)[TILES][PIECES_OF_C][4], int step) {
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) to_left(a[i], c[i][2 * step], c[i][2 * step + 1]);
+}
