@@ -122,9 +122,7 @@ fn known_data_sets_and_data_set_repositories_are_asked_for_as_such() {
     fetch.run(&hub, &["alpaca_gpt4_zh"]).assert_code(0);
     fetch.assert_holds("alpaca_gpt4_zh", &files());
     let log = hub.log();
-    assert!(
-        log.iter().any(|seen| seen.target.starts_with("/api/datasets/llamafactory/alpaca_gpt4_zh/tree/"))
-    );
+    assert!(log[0].target.starts_with("/api/datasets/llamafactory/alpaca_gpt4_zh/revision/"));
     assert!(log.iter().any(|seen| seen.target.starts_with("/datasets/llamafactory/alpaca_gpt4_zh/resolve/")));
     let before = log.len();
     fetch.run(&hub, &["owner/name", "--repo-type", "dataset"]).assert_code(0);

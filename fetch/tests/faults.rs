@@ -57,6 +57,7 @@ fn run_schedule(seed: u64) -> Option<String> {
     let behaviour = Behaviour {
         redirects: random.below(2) == 0,
         latency: Duration::from_millis(random.below(3) as u64),
+        has_names_only: random.below(2) == 0,
         hides_large_files: random.below(4) == 0,
         ..Behaviour::default()
     };

@@ -16,8 +16,11 @@ fn entry(path: &str) -> Value {
     json!({ "type": "file", "path": path, "size": 3, "oid": "f".repeat(40) })
 }
 
-fn hub_listing(tree: Value) -> Hub {
-    Hub::with(files(), Behaviour { tree: Some(tree), ..Behaviour::default() })
+/// Hubs that list this: one with the revision, one in the tree only.
+fn hubs_listing(tree: Value) -> [Hub; 2] {
+    [false, true].map(|has_names_only| {
+        Hub::with(files(), Behaviour { has_names_only, tree: Some(tree.clone()), ..Behaviour::default() })
+    })
 }
 
 #[test]
@@ -34,12 +37,13 @@ fn names_that_leave_the_directory_or_collide_are_refused() {
         (json!([entry("fetch.json")]), "keeps for itself"),
         (json!([entry(".fetch/lock")]), "keeps for itself"),
     ] {
-        let hub = hub_listing(tree);
-        let fetch = Fetch::new();
-        let run = fetch.run(&hub, &["owner/name", "-o", "inner/d"]);
-        run.assert_code(1);
-        assert!(run.stderr.contains(reason), "{reason}: {}", run.stderr);
-        assert!(fetch.names_in(".").is_empty(), "{:?}", fetch.names_in("."));
+        for hub in hubs_listing(tree) {
+            let fetch = Fetch::new();
+            let run = fetch.run(&hub, &["owner/name", "-o", "inner/d"]);
+            run.assert_code(1);
+            assert!(run.stderr.contains(reason), "{reason}: {}", run.stderr);
+            assert!(fetch.names_in(".").is_empty(), "{:?}", fetch.names_in("."));
+        }
     }
 }
 
@@ -51,12 +55,15 @@ fn nonsense_instead_of_a_listing_is_an_error() {
         json!([{ "path": 3 }]),
         json!([{ "type": "file", "path": "a", "size": -1 }]),
     ] {
-        let run = Fetch::new().run(&hub_listing(tree), &["owner/name"]);
-        run.assert_code(1);
-        assert!(run.stderr.contains("not the hub's API"), "{}", run.stderr);
+        for hub in hubs_listing(tree) {
+            let run = Fetch::new().run(&hub, &["owner/name"]);
+            run.assert_code(1);
+            assert!(run.stderr.contains("not the hub's API"), "{}", run.stderr);
+        }
     }
-    let run = Fetch::new().run(&hub_listing(json!([])), &["owner/name"]);
-    run.assert_code(1);
+    for hub in hubs_listing(json!([])) {
+        Fetch::new().run(&hub, &["owner/name"]).assert_code(1);
+    }
 }
 
 #[test]
@@ -66,11 +73,12 @@ fn absurd_sizes_are_refused_before_the_first_byte() {
         json!({ "type": "file", "path": "x.dat", "size": size, "oid": "f", "lfs": { "oid": digest, "size": size } })
     };
     for size in [1 << 55, u64::MAX] {
-        let hub = hub_listing(json!([huge(size), entry("b")]));
-        let run = Fetch::new().run(&hub, &["owner/name"]);
-        run.assert_code(1);
-        assert!(run.stderr.contains("absurd") || run.stderr.contains("free"), "{}", run.stderr);
-        assert!(hub.log().iter().all(|seen| seen.target.starts_with("/api/")));
+        for hub in hubs_listing(json!([huge(size), entry("b")])) {
+            let run = Fetch::new().run(&hub, &["owner/name"]);
+            run.assert_code(1);
+            assert!(run.stderr.contains("absurd") || run.stderr.contains("free"), "{}", run.stderr);
+            assert!(hub.log().iter().all(|seen| seen.target.starts_with("/api/")));
+        }
     }
 }
 
@@ -84,11 +92,12 @@ fn sizes_that_do_not_fit_the_content_are_errors() {
             entry["size"] = json!(size);
             entry["lfs"]["size"] = json!(size);
         }
-        let hub = hub_listing(Value::from(tree));
-        let fetch = Fetch::new();
-        let run = fetch.run(&hub, &["owner/name", "--retries", "1"]);
-        run.assert_code(1);
-        assert!(!fetch.path("name/model.safetensors").exists());
+        for hub in hubs_listing(Value::from(tree)) {
+            let fetch = Fetch::new();
+            let run = fetch.run(&hub, &["owner/name", "--retries", "1"]);
+            run.assert_code(1);
+            assert!(!fetch.path("name/model.safetensors").exists());
+        }
     }
 }
 

@@ -27,9 +27,10 @@ fn wanted(files: &[HubFile]) -> Vec<HubFile> {
 fn brings_every_file_and_says_where() {
     for behaviour in [
         Behaviour::default(),
-        Behaviour { redirects: true, page: 2, ..Behaviour::default() },
-        Behaviour { has_no_tree: true, redirects: true, ..Behaviour::default() },
+        Behaviour { has_names_only: true, redirects: true, page: 2, ..Behaviour::default() },
+        Behaviour { has_names_only: true, has_no_tree: true, redirects: true, ..Behaviour::default() },
         Behaviour { hides_large_files: true, ..Behaviour::default() },
+        Behaviour { has_names_only: true, hides_large_files: true, ..Behaviour::default() },
     ] {
         let hub = Hub::with(files(), behaviour);
         let fetch = Fetch::new();
@@ -44,6 +45,25 @@ fn brings_every_file_and_says_where() {
         expected.sort_unstable();
         assert_eq!(named, expected);
         assert!(!fetch.path("name/.fetch").exists());
+    }
+}
+
+#[test]
+fn the_tree_is_asked_for_only_where_the_revision_leaves_something_open() {
+    let mut many: Vec<HubFile> = (0..1000).map(|n| HubFile::new(&format!("{n}.txt"), 3, n)).collect();
+    many.push(HubFile::with("large", vec![1; 10], true));
+    let names_only = Behaviour { has_names_only: true, ..Behaviour::default() };
+    for (files, behaviour, asked) in [
+        (files(), Behaviour::default(), &["revision/main?blobs=true"][..]),
+        (files(), names_only, &["revision/main?blobs=true", "tree/"]),
+        // The hub leaves some out of so many.
+        (many, Behaviour::default(), &["revision/main?blobs=true", "tree/"]),
+    ] {
+        let hub = Hub::with(files, behaviour);
+        Fetch::new().run(&hub, &["owner/name", "--dry-run"]).assert_code(0);
+        let log = hub.log();
+        assert_eq!(log.len(), asked.len(), "{log:?}");
+        assert!(log.iter().zip(asked).all(|(seen, part)| seen.target.contains(part)), "{log:?}");
     }
 }
 

@@ -58,15 +58,17 @@ impl HubFile {
 /// How the server behaves apart from faults.
 #[derive(Clone, Default)]
 pub struct Behaviour {
+    /// A revision comes with the names of its files only, although more is asked for.
+    pub has_names_only: bool,
     /// Entries on a page of the tree; 0 for all of them.
     pub page: usize,
-    /// The tree is not there: names come with the revision only.
+    /// The tree is not there.
     pub has_no_tree: bool,
-    /// The tree says nothing of large-file storage, and its object names are those of pointers.
+    /// Nothing is said of large-file storage, and object names are those of pointers.
     pub hides_large_files: bool,
     /// Large files are redirected to the second port.
     pub redirects: bool,
-    /// The answer to a request for the tree, instead of the truth.
+    /// What the tree answers, instead of the truth; a revision that tells more than names tells the same.
     pub tree: Option<Value>,
     /// Bytes a second on each connection.
     pub bytes_per_second: Option<usize>,
@@ -350,8 +352,12 @@ fn answer_api(
             head(stream, 404, &[("X-Error-Code", "RevisionNotFound")], Some(0))
         }
         [_, owner, name] | [_, owner, name, "revision", _] => {
-            let siblings: Vec<Value> =
-                shared.files.iter().map(|file| json!({ "rfilename": file.path })).collect();
+            let is_asked_for_more = query.split('&').any(|one| one == "blobs=true");
+            let siblings = if is_asked_for_more && !shared.behaviour.has_names_only {
+                siblings(listed(shared))
+            } else {
+                shared.files.iter().map(|file| json!({ "rfilename": file.path })).collect()
+            };
             let info = json!({ "id": format!("{owner}/{name}"), "sha": COMMIT, "siblings": siblings });
             send_json(stream, &request.method, &info, &[])
         }
@@ -370,10 +376,10 @@ fn answer_api(
             head(stream, 404, &[], Some(0))
         }
         [_, _, _, "tree", commit] | [_, _, _, "tree", commit, ""] => {
-            if let Some(tree) = &shared.behaviour.tree {
-                return send_json(stream, &request.method, tree, &[]);
-            }
-            let entries = tree(shared);
+            let entries = match listed(shared) {
+                Value::Array(entries) => entries,
+                nonsense => return send_json(stream, &request.method, &nonsense, &[]),
+            };
             let page = if shared.behaviour.page == 0 { entries.len().max(1) } else { shared.behaviour.page };
             let from =
                 query.split('&').find_map(|one| one.strip_prefix("cursor=")?.parse().ok()).unwrap_or(0_usize);
@@ -387,6 +393,26 @@ fn answer_api(
         }
         _ => head(stream, 404, &[("X-Error-Code", "RepoNotFound")], Some(0)),
     }
+}
+
+/// What the tree answers.
+fn listed(shared: &Shared) -> Value {
+    shared.behaviour.tree.clone().unwrap_or_else(|| Value::from(tree(shared)))
+}
+
+/// The files of a tree as a revision lists them: the same in other words.
+fn siblings(tree: Value) -> Value {
+    let Value::Array(entries) = tree else { return tree };
+    let sibling = |entry: &Value| {
+        let mut sibling =
+            json!({ "rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"] });
+        if let Some(lfs) = entry.get("lfs") {
+            sibling["lfs"] =
+                json!({ "sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"] });
+        }
+        sibling
+    };
+    entries.iter().filter(|entry| entry["type"] == "file").map(sibling).collect()
 }
 
 fn tree(shared: &Shared) -> Vec<Value> {

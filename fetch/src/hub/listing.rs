@@ -14,6 +14,9 @@ use crate::verify::Digest;
 const MOST_FILES: usize = 1_000_000;
 /// Most pages of one listing.
 const MOST_PAGES: usize = 10_000;
+/// Of more files than this the hub may leave some out of a revision's siblings; the hub's own client
+/// (huggingface_hub, `LARGE_REPO_THRESHOLD`) asks for the tree from here on, too.
+const MOST_SIBLINGS: usize = 1000;
 
 /// A repository at one commit.
 #[derive(Debug)]
@@ -27,20 +30,18 @@ pub struct Listing {
 #[derive(Deserialize)]
 struct RevisionInfo {
     sha: Option<String>,
-    #[serde(default)]
-    siblings: Vec<Sibling>,
+    siblings: Option<Vec<Entry>>,
 }
 
+/// One of the siblings that come with a revision, or an entry of the tree, which spells them otherwise
+/// and has directories besides.
 #[derive(Deserialize)]
-struct Sibling {
-    rfilename: String,
-}
-
-#[derive(Deserialize)]
-struct TreeEntry {
-    r#type: String,
+struct Entry {
+    r#type: Option<String>,
+    #[serde(alias = "rfilename")]
     path: String,
     size: Option<u64>,
+    #[serde(alias = "blobId")]
     oid: Option<String>,
     lfs: Option<LargeFile>,
 }
@@ -52,7 +53,8 @@ struct LargeFile {
     size: Option<u64>,
 }
 
-/// Asks for the commit behind `revision`, then for the files of that commit.
+/// Asks for the commit behind `revision` and its files; only a list that leaves something open costs
+/// further requests.
 pub async fn list(connection: &Connection, repository: &Repository, revision: &str) -> Result<Listing> {
     let tell = |failure| give_up(failure, repository);
     let info = revision_info(connection, repository, revision).await.map_err(tell)?;
@@ -61,27 +63,28 @@ pub async fn list(connection: &Connection, repository: &Repository, revision: &s
         Some(sha) => common::bail!("{}: the server names the commit {sha:?}, which is none", repository.id),
         None => revision.to_string(),
     };
-    let files = match tree(connection, repository, &commit).await {
-        Ok(files) => files,
-        // A simple mirror may know the names only; each file is then asked about on its own.
-        Err(Failure::Refused { status, .. })
-            if !info.siblings.is_empty()
-                && matches!(
-                    status,
-                    StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
-                ) =>
-        {
-            let named = |sibling: Sibling| RemoteFile {
-                path: sibling.rfilename,
-                size: None,
-                digest: None,
-                is_certain: false,
-            };
-            info.siblings.into_iter().map(named).collect()
+    let siblings: Vec<RemoteFile> = info.siblings.into_iter().flatten().map(remote_file).collect();
+    let is_known = |file: &RemoteFile| file.size.is_some() && file.digest.is_some();
+    let tells_all = (1..=MOST_SIBLINGS).contains(&siblings.len()) && siblings.iter().all(is_known);
+    let mut files = if tells_all {
+        siblings
+    } else {
+        match tree(connection, repository, &commit).await {
+            // A simple mirror may know the names only; each file is then asked about on its own.
+            Err(Failure::Refused { status, .. }) if !siblings.is_empty() && has_no_such_api(status) => {
+                siblings
+            }
+            answer => answer.map_err(tell)?,
         }
-        Err(failure) => return Err(tell(failure)),
     };
+    // A mirror that leaves large-file storage out names the pointer's hash instead of the content's.
+    let tells_large_files = files.iter().any(|file| matches!(file.digest, Some(Digest::Sha256(_))));
+    files.iter_mut().for_each(|file| file.is_certain = tells_large_files);
     Ok(Listing { commit, files })
+}
+
+fn has_no_such_api(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
 async fn revision_info(
@@ -89,7 +92,8 @@ async fn revision_info(
     repository: &Repository,
     revision: &str,
 ) -> Result<RevisionInfo, Failure> {
-    let url = repository.api_url(&["revision", revision]);
+    let mut url = repository.api_url(&["revision", revision]);
+    url.set_query(Some("blobs=true"));
     let answer = ask(connection, Method::GET, &url, repository.token.as_ref()).await?;
     parse(&url, read_json(connection, answer).await?)
 }
@@ -109,23 +113,21 @@ async fn tree(
         }
         let answer = ask(connection, Method::GET, &url, repository.token.as_ref()).await?;
         let next = next_page(&answer.first_headers, &url);
-        let entries: Vec<TreeEntry> = parse(&url, read_json(connection, answer).await?)?;
-        files.extend(entries.into_iter().filter(|entry| entry.r#type == "file").map(remote_file));
+        let entries: Vec<Entry> = parse(&url, read_json(connection, answer).await?)?;
+        files.extend(
+            entries.into_iter().filter(|entry| entry.r#type.as_deref() == Some("file")).map(remote_file),
+        );
         if files.len() > MOST_FILES {
             return Err(common::error!("{url}: more than {MOST_FILES} files").into());
         }
         match next {
             Some(next) => url = next,
-            None => break,
+            None => return Ok(files),
         }
     }
-    // A mirror that leaves large-file storage out names the pointer's hash instead of the content's.
-    let tells_large_files = files.iter().any(|file| matches!(file.digest, Some(Digest::Sha256(_))));
-    files.iter_mut().for_each(|file| file.is_certain = tells_large_files);
-    Ok(files)
 }
 
-fn remote_file(entry: TreeEntry) -> RemoteFile {
+fn remote_file(entry: Entry) -> RemoteFile {
     let (size, digest) = match entry.lfs {
         Some(large) => (
             large.size.or(entry.size),
@@ -133,7 +135,7 @@ fn remote_file(entry: TreeEntry) -> RemoteFile {
         ),
         None => (entry.size, entry.oid.and_then(|oid| Digest::git_sha1(&oid))),
     };
-    RemoteFile { path: entry.path, size, digest, is_certain: true }
+    RemoteFile { path: entry.path, size, digest, is_certain: false }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(url: &Url, json: serde_json::Value) -> Result<T, Failure> {
