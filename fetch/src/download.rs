@@ -79,10 +79,9 @@ pub async fn run(
     let total: u64 = wanted.iter().map(|file| file.remote.partial.size).sum();
     let (events, mut reports) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(wanted, connector, token, network));
-    for (file, remote) in shared.remotes.iter().enumerate() {
-        if remote.partial.size == 0 || shared.schedule.frontier(file) > 0 {
-            shared.follow(file, &events);
-        }
+    // What is empty, or was left by an earlier run.
+    for file in 0..count {
+        shared.follow(file, &events);
     }
     let progress = Progress::new("fetch", total, Unit::Bytes);
     progress.go_on_from(shared.schedule.arrived());
@@ -180,7 +179,8 @@ impl Shared {
                 Err(failure) => {
                     let failure = failure.about(&self.remotes[flight.file].name);
                     detail(&failure);
-                    let wait = trouble.add(self.schedule.last_gain());
+                    let had_begun = flight.progress.received.load(Ordering::Relaxed) > 0;
+                    let wait = trouble.add(had_begun, self.schedule.last_gain());
                     if trouble.fruitless > self.network.retries {
                         return Err(failure);
                     }
@@ -233,7 +233,7 @@ impl Shared {
 
     /// Hashes what has become contiguous of a file, on a thread that may block.
     fn follow(self: &Arc<Self>, file: usize, events: &mpsc::UnboundedSender<Event>) {
-        if !self.follower.begin(file) {
+        if !self.follower.begin(file, self.schedule.frontier(file)) {
             return;
         }
         let (shared, events) = (self.clone(), events.clone());
@@ -281,14 +281,18 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Counts a failure and returns how long to wait before the next try.
-    fn add(&mut self, last_gain: Instant) -> Duration {
+    /// Counts a failure, before or after the first byte, and returns how long to wait before the next try.
+    fn add(&mut self, had_begun: bool, last_gain: Instant) -> Duration {
         if self.last.is_some_and(|last| last < last_gain) {
             self.fruitless = 0;
         }
         self.last = Some(Instant::now());
         self.fruitless += 1;
-        let wait = FIRST_WAIT * 2_u32.pow(self.in_a_row.min(10));
+        let wait = match self.in_a_row {
+            // A line that broke once in the middle is most likely there again.
+            0 if had_begun => Duration::ZERO,
+            failures => FIRST_WAIT * 2_u32.pow(failures.min(10)),
+        };
         self.in_a_row += 1;
         wait.min(LONGEST_WAIT)
     }
@@ -299,5 +303,22 @@ fn is_final(failure: &Failure) -> bool {
     match failure {
         Failure::Fatal(_) | Failure::Refused { .. } => true,
         Failure::Transient { .. } | Failure::Unreachable(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_one_line_that_breaks_is_opened_again_at_once() {
+        let now = Instant::now();
+        let waits = |had_begun| {
+            let mut trouble = Trouble::default();
+            (0..9).map(|_| trouble.add(had_begun, now).as_millis()).collect::<Vec<_>>()
+        };
+        assert_eq!(waits(false)[..3], [200, 400, 800]);
+        assert_eq!(waits(true)[..3], [0, 400, 800]);
+        assert_eq!(waits(true)[8], LONGEST_WAIT.as_millis());
     }
 }

@@ -17,7 +17,7 @@ const RANGE_SECONDS: f64 = 2.0;
 /// Shortest and longest range, in chunks, while there is enough to do.
 const RANGE_CHUNKS: Range<usize> = 8..256;
 /// A range takes at least so many times as long as the server takes to begin it.
-const FEW_WAITS: f64 = 3.0;
+const FEW_WAITS: f64 = 2.0;
 /// Shortest range, in chunks, when the end is near and all connections are to share it.
 const SHORTEST: usize = 4;
 /// Bytes a second that a connection is expected to bring before it has shown what it can.
@@ -163,7 +163,7 @@ mod tests {
         assert!((30.0..50.0).contains(&range(20.0 * MB, 5.0, 1000)), "two seconds' worth at most");
         assert!((1.0..4.0).contains(&range(20.0 * MB, 0.001, 1000)), "asking costs next to nothing");
         assert!(range(20.0 * MB, 0.05, 1) < 4.0, "near the end all share what is left");
-        assert!(range(200.0 * MB, 0.05, 1) > 25.0, "unless asking takes longer than fetching");
+        assert!(range(200.0 * MB, 0.05, 1) > 15.0, "unless asking takes longer than fetching");
         let first = |wait, fair| Pace::expected(Duration::from_secs_f64(wait)).range(fair);
         assert_eq!((first(0.0, 1000), first(1.0, 1000), first(1.0, 1)), (8, 64, SHORTEST));
     }

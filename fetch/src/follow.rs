@@ -70,9 +70,12 @@ impl Follower {
         Self { files: files.into_iter().map(begin).collect() }
     }
 
-    /// Claims the right to follow `file`; `false` where a thread is at it already.
-    pub fn begin(&self, file: usize) -> bool {
-        !std::mem::replace(&mut self.lock(file).is_busy, true)
+    /// Claims the right to follow `file` up to `frontier`; `false` where a thread is at it already, or
+    /// would have next to nothing to do.
+    pub fn begin(&self, file: usize, frontier: u64) -> bool {
+        let mut state = self.lock(file);
+        let is_worth_it = frontier >= state.hashed + BLOCK || frontier == state.size;
+        is_worth_it && !std::mem::replace(&mut state.is_busy, true)
     }
 
     /// Hashes up to `frontier()`, which may move on meanwhile. Blocks; call [`Follower::begin`] first.
@@ -177,25 +180,30 @@ mod tests {
 
     #[test]
     fn follows_in_steps() {
-        let (_file, follower) = follower(b"hello", sha256_of_hello());
-        for frontier in [0, 2, 2] {
-            assert!(follower.begin(0));
-            assert!(!follower.begin(0), "one thread a file");
+        let content = vec![b'a'; 3 * BLOCK as usize];
+        let mut hasher = Hasher::like(&sha256_of_hello().unwrap(), 0);
+        hasher.update(&content);
+        let (_file, follower) = follower(&content, Some(hasher.finish()));
+        for frontier in [BLOCK, 2 * BLOCK + 1] {
+            assert!(!follower.begin(0, frontier - BLOCK + 1), "little to do");
+            assert!(follower.begin(0, frontier));
+            assert!(!follower.begin(0, frontier), "one thread a file");
             assert!(matches!(follower.follow(0, || frontier).unwrap(), Followed::Behind));
         }
-        assert!(follower.begin(0));
-        assert!(matches!(follower.follow(0, || 5).unwrap(), Followed::Complete));
-        assert!(!follower.begin(0), "a complete file is not followed again");
+        let end = content.len() as u64;
+        assert!(follower.begin(0, end), "little to do, but it is the end");
+        assert!(matches!(follower.follow(0, || end).unwrap(), Followed::Complete));
+        assert!(!follower.begin(0, end), "a complete file is not followed again");
     }
 
     #[test]
     fn a_wrong_content_is_forgiven_once() {
         let (file, follower) = follower(b"hellO", sha256_of_hello());
-        assert!(follower.begin(0));
+        assert!(follower.begin(0, 5));
         assert!(matches!(follower.follow(0, || 5).unwrap(), Followed::Wrong { .. }));
         assert!(follower.start_over(0));
         fs_err::write(file.path(), "hello").unwrap();
-        assert!(follower.begin(0));
+        assert!(follower.begin(0, 5));
         assert!(matches!(follower.follow(0, || 5).unwrap(), Followed::Complete));
         assert!(!follower.start_over(0));
     }

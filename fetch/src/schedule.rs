@@ -273,7 +273,11 @@ impl State {
             self.first_open += 1;
         }
         let fair = (self.missing / CHUNK) as usize / (2 * self.connections);
-        let length = pace.range(fair);
+        let mut length = pace.range(fair);
+        if pace.speed.is_none() {
+            // Connections that begin together, with ranges of one length, would also wait together.
+            length = (length * (1 + self.flights.len())).div_ceil(self.connections).min(length);
+        }
         for index in self.first_open..self.files.len() {
             let file = &mut self.files[index];
             let Some(first) = file.missing_from() else { continue };
@@ -422,6 +426,14 @@ mod tests {
         assert_eq!(chunks, expected);
         schedule.end(&flights[0]);
         assert_eq!(next(&schedule).unwrap().file, 0, "what was not written is missing again");
+    }
+
+    #[test]
+    fn connections_that_begin_together_do_not_end_together() {
+        let schedule = schedule(&[1000]);
+        schedule.set_connections(4);
+        let lengths = || next(&schedule).unwrap().chunks.len();
+        assert_eq!(std::array::from_fn(|_| lengths()), [2, 4, 6, 8, 8], "and no later one gets more");
     }
 
     #[test]
