@@ -121,6 +121,11 @@ fn attention_is_its_twin() {
 }
 
 #[test]
+fn attention_behind_a_past_is_its_twin() {
+    on_gpu(attentions_behind_a_past);
+}
+
+#[test]
 fn the_optimizer_is_its_twin() {
     on_gpu(optimizer);
 }
@@ -397,6 +402,15 @@ fn heads(check: &mut Check) {
     check.same("embedding on the GPU", &x, &gx, 0.0);
 }
 
+/// Every head size that GPUs have kernels for.
+const HEADS: [Heads; 5] = [
+    Heads { queries: 9, keys: 3, size: 64 },
+    Heads { queries: 28, keys: 4, size: 128 },
+    Heads { queries: 4, keys: 4, size: 80 },
+    Heads { queries: 6, keys: 2, size: 96 },
+    Heads { queries: 32, keys: 8, size: 128 },
+];
+
 fn attentions(check: &mut Check) {
     // The last three are long enough for the kernels of Hopper, with and without whole blocks and tiles.
     let batches: [&[usize]; 7] = [
@@ -408,8 +422,8 @@ fn attentions(check: &mut Check) {
         &[0, 1, 961, 962, 1040],
         &[0, 896],
     ];
-    for (queries, keys, size) in [(9, 3, 64), (28, 4, 128), (4, 4, 80), (6, 2, 96), (32, 8, 128)] {
-        let heads = Heads { queries, keys, size };
+    for heads in HEADS {
+        let Heads { queries, keys, size } = heads;
         for starts in batches {
             let t = *starts.last().unwrap();
             let what = format!("attention {queries}/{keys}x{size} {starts:?}");
@@ -428,6 +442,12 @@ fn attentions(check: &mut Check) {
             let again = attention::backward(&gdy, &gqkv, &gy, heads, &gsequences).unwrap();
             check.same(&format!("{what} d again"), &gd, &again, 0.0);
         }
+    }
+}
+
+fn attentions_behind_a_past(check: &mut Check) {
+    for heads in HEADS {
+        let Heads { queries, keys, size } = heads;
         for (past_len, starts) in
             [(5, &[0, 1][..]), (700, &[0, 1]), (2051, &[0, 8]), (64, &[0, 7]), (701, &[0, 50, 51, 180, 300])]
         {
