@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Compares fetch with aria2c and hf on loopback: one run, medians of RUNS downloads each (5).
+# Compares fetch with aria2c and hf on loopback: one run of a few minutes, medians of RUNS downloads each
+# (5), those of one tool in a row, so that each finds memory and disk as it left them itself.
 #
-#   scripts/bench-fetch.sh            one file of 269 MB
-#   SHARDS=4 MB=1024 scripts/...      four files of 1 GiB
+#   scripts/bench-fetch.sh                              one file of 269 MB, in memory
+#   SHARDS=4 MB=1024 BENCH_DIR=/var/tmp scripts/...     four files of 1 GiB, on a disk
 #
 # nginx serves a hub's API from static files; the bad lines are those of the test hub. Tools that are
-# not installed are left out, saying so.
+# not installed are left out, saying so. fetch checks every sha256 and returns when all is on the disk;
+# "+ sync" is aria2c and then the sync of what it brought.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -57,7 +59,11 @@ for shard in range(shards):
             add_header X-Linked-Etag '"{oid}"';
             add_header X-Linked-Size {megabytes << 20};
         }}"""
-siblings = [{"rfilename": entry["path"]} for entry in entries]
+siblings = [
+    {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"],
+     "lfs": {"sha256": entry["lfs"]["oid"], "size": entry["size"], "pointerSize": 134}}
+    for entry in entries
+]
 json.dump(entries, open(f"{work}/tree.json", "w"))
 json.dump({"sha": commit, "id": "bench/name", "siblings": siblings}, open(f"{work}/revision.json", "w"))
 server = lambda port, limit: f"""
@@ -93,8 +99,9 @@ measure() {
     : >"$work/times"
     for _ in $(seq "${RUNS:-5}"); do
         rm -rf "$work/out" "$work/hf"
-        /usr/bin/time -a -o "$work/times" -f "%e %U %S %M" "$@" >/dev/null 2>"$work/errors" ||
-            { echo "$label failed:" >&2; tail -3 "$work/errors" >&2; return 0; }
+        sync -f "$work"
+        timeout 60 /usr/bin/time -a -o "$work/times" -f "%e %U %S %M" "$@" >/dev/null 2>"$work/errors" ||
+            { printf '%-34s failed, or took more than a minute: %s\n' "$label" "$(tail -1 "$work/errors")"; return 0; }
     done
     rm -rf "$work/out" "$work/hf"
     grep -E '^[0-9.]+ [0-9.]+ [0-9.]+ [0-9]+$' "$work/times" | sort -n | awk -v label="$label" -v mb="$total" '
@@ -105,11 +112,12 @@ measure() {
         }'
 }
 
+# aria2c of every file below an address: aria CONNECTIONS ADDRESS ["&& COMMAND"]
 aria() {
-    local connections=$1 endpoint=$2 list=$work/aria.list
-    for name in $names; do echo "$endpoint/$name"; done >"$list"
-    measure "aria2c -x$connections" aria2c -q -j4 -x"$connections" -s"$connections" --max-tries=50 --retry-wait=0 \
-        -d "$work/out" -i "$list"
+    local connections=$1 address=$2 then=${3:-} list=$work/aria.list
+    for name in $names; do echo "$address/$name"; done >"$list"
+    measure "aria2c -x$connections${then:+ + sync}" sh -c "aria2c -q -j4 -x$connections -s$connections \
+        --max-tries=50 --retry-wait=0 -d $work/out -i $list $then"
 }
 
 ours() {
@@ -120,8 +128,10 @@ ours() {
 
 echo "== $shards x $megabytes MiB, unthrottled"
 ours "http://127.0.0.1:$port"
-aria 8 "http://127.0.0.1:$port/files"
-aria 16 "http://127.0.0.1:$port/files"
+for connections in 8 16; do
+    aria "$connections" "http://127.0.0.1:$port/files"
+    aria "$connections" "http://127.0.0.1:$port/files" "&& sync -d $work/out/*"
+done
 hf=${HF:-$(command -v hf || true)}
 if [ -n "$hf" ]; then
     HF_ENDPOINT="http://127.0.0.1:$port" HF_HUB_DISABLE_XET=1 HF_HOME="$work/hf" \
@@ -131,7 +141,7 @@ else
 fi
 
 if [ "$shards" = 1 ]; then
-    echo "== 20 MiB/s a request"
+    echo "== 20 MiB/s a request, after what nginx sends at once"
     for connections in 8 16; do
         ours "http://127.0.0.1:$((port + 1))" -c "$connections"
         aria "$connections" "http://127.0.0.1:$((port + 1))/files"
@@ -149,21 +159,23 @@ if [ "$shards" = 1 ]; then
         children+=($!)
         until [ -s "$work/hub.url" ]; do sleep 0.1; done
         endpoint=$(cat "$work/hub.url")
+        address=$endpoint/bench/name/resolve/main
     }
+    echo "== 20 MiB/s a connection: 8 can bring 160 MiB/s, 16 can bring 320 MiB/s"
+    serve rate=20971520
+    for connections in 8 16; do
+        ours "$endpoint" -c "$connections"
+        aria "$connections" "$address"
+    done
     echo "== 50 ms before every answer, 1 % of them reset"
     serve latency=50 resets=1
     ours "$endpoint"
-    aria 8 "$endpoint/bench/name/resolve/main"
-    aria 16 "$endpoint/bench/name/resolve/main"
+    measure "fetch ADDRESS, as aria2c has it" "$fetch" "$address/$names" -q -o "$work/out"
+    aria 8 "$address"
+    aria 16 "$address"
     echo "== 20 MiB/s a connection, 50 ms before every answer, 8 % of them stall, 8 % come with 100 KB/s"
     serve latency=50 stalls=8 slow=8 rate=20971520
     ours "$endpoint"
     ours "$endpoint" -c 16
-    RUNS=1 aria 16 "$endpoint/bench/name/resolve/main"
-    echo "== 20 MiB/s a connection"
-    serve rate=20971520
-    for connections in 8 16; do
-        ours "$endpoint" -c "$connections"
-        aria "$connections" "$endpoint/bench/name/resolve/main"
-    done
+    RUNS=1 aria 16 "$address"
 fi
