@@ -24,6 +24,16 @@ pub enum Precision {
     F32,
 }
 
+impl Precision {
+    /// Of a number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Float16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
 /// A factor of 16-bit numbers in row-major memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Factor {

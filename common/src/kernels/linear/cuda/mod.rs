@@ -105,22 +105,37 @@ impl Stack {
 
     /// y [T, ΣN] from x [T, K] and the bias, plus a matrix like y at `added`, which may be y itself.
     fn multiply(&self, y: &GpuTensor, x: &GpuTensor, added: Option<u64>) -> Result<()> {
-        let (t, k, n) = (x.shape()[0], x.shape()[1], y.shape()[1]);
+        let (t, k) = (x.shape()[0], x.shape()[1]);
         if let Some(parts) = self.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
             return self.multiply_rows(y, x, parts, added);
         }
+        let bias = self.bias.as_ref().map(address);
+        self.multiply_widened(y.address(), Precision::Float16, x, added, bias)
+    }
+
+    /// y [T, ΣN] = x [T, K]·Wᵀ in `precision` at `out`, plus a matrix like y at `added` and a 16-bit bias.
+    fn multiply_widened(
+        &self,
+        out: u64,
+        precision: Precision,
+        x: &GpuTensor,
+        added: Option<u64>,
+        bias: Option<u64>,
+    ) -> Result<()> {
+        let (t, k) = (x.shape()[0], x.shape()[1]);
+        let n = self.weights.iter().map(Frozen::rows).sum();
         self.widened(x.gpu(), |columns, weights| {
-            let offset = 2 * columns.start as u64;
+            let offset = precision.bytes() * columns.start as u64;
             x.gpu().product(&Product {
                 shape: [t, columns.len(), k],
                 a: Factor::new(x.address(), k),
                 b: Factor::new(weights, k).t(),
-                out: y.address() + offset,
+                out: out + offset,
                 out_stride: n,
-                precision: Precision::Float16,
+                precision,
                 alpha: 1.0,
                 added: added.map(|added| added + offset),
-                bias: self.bias.as_ref().map(|bias| address(bias) + offset),
+                bias: bias.map(|bias| bias + 2 * columns.start as u64),
             })
         })
     }
@@ -308,24 +323,7 @@ pub(in crate::kernels) fn multiply(
     x: &GpuTensor,
     linear: &Linear,
 ) -> Result<()> {
-    let (t, k, n) = (x.shape()[0], linear.inputs, linear.outputs);
-    let size = match precision {
-        Precision::Float16 => 2,
-        Precision::F32 => 4,
-    };
-    stack(linear)?.widened(x.gpu(), |columns, weights| {
-        x.gpu().product(&Product {
-            shape: [t, columns.len(), k],
-            a: Factor::new(x.address(), k),
-            b: Factor::new(weights, k).t(),
-            out: out + size * columns.start as u64,
-            out_stride: n,
-            precision,
-            alpha: 1.0,
-            added: None,
-            bias: None,
-        })
-    })
+    stack(linear)?.multiply_widened(out, precision, x, None, None)
 }
 
 /// y [T, ΣN] in f32 on the host.

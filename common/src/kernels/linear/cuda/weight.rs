@@ -103,8 +103,8 @@ impl Frozen {
             codes,
             map,
             two(weight.offset.to_bits() as i32, weight.block_shift),
-            two(weight.nested_shift, weight.shape[0] as i32),
-            two(first_column as i32, 0),
+            two(weight.nested_shift, 0),
+            two(weight.shape[0] as i32, first_column as i32),
         ])
     }
 }
