@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
-use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Sequence};
+use common::kernels::adamw::{AdamW, Moments, MomentsSpec, clip_factor, gradient_norm};
+use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Outline, Sequence, Wanted};
 use common::{Error, Result, cli};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -43,15 +43,15 @@ fn run() -> Result<Value> {
         return Err(Error::usage("expected MODEL, then train, score or decode"));
     };
     let gpu = Gpu::open(0, Float16::Bf16)?;
+    let outline = Outline::read(Path::new(model), None)?;
     let begun = Instant::now();
     let mut model = Model::load(Path::new(model), &Device::Cuda(gpu.clone()))?;
     gpu.synchronize()?;
     let load_seconds = begun.elapsed().as_secs_f64();
     let mut result = match (*what, rest) {
         ("train", [lengths, budget, steps @ ..]) => {
-            model.add_adapters(&AdapterOptions::default())?;
             let steps = steps.first().map_or(10, |steps| steps.parse().unwrap_or(10));
-            train(&mut model, &gpu, lengths, budget.parse().unwrap_or(0.0), steps)?
+            train(&mut model, &outline, &gpu, lengths, budget.parse().unwrap_or(0.0), steps)?
         }
         ("score", [shape]) => score(&mut model, &gpu, shape)?,
         ("decode", [tokens]) => decode(&model, tokens.parse().unwrap_or(64))?,
@@ -87,21 +87,37 @@ fn sequences(random: &mut ChaCha8Rng, vocabulary: usize, lengths: &[usize]) -> V
     lengths.iter().map(|&len| sequence(len)).collect()
 }
 
-fn train(model: &mut Model, gpu: &Gpu, lengths: &str, budget_gib: f64, steps: usize) -> Result<Value> {
+fn train(
+    model: &mut Model,
+    outline: &Outline,
+    gpu: &Gpu,
+    lengths: &str,
+    budget_gib: f64,
+    steps: usize,
+) -> Result<Value> {
     const WARM_UP: usize = 3;
     let device = model.device().clone();
-    let count = model.adapters().values.len();
-    let mut moments = Moments::new(count, &device)?;
-    let mut gradients = Vector::zeros(count, &device)?;
+    let layout = outline.new_adapters(&AdapterOptions::default())?;
+    let of_moments = MomentsSpec::exact(layout.len);
+    let held = outline.held_on_gpu(&layout, &of_moments);
+    model.add_adapters(&AdapterOptions::default())?;
+    let mut moments = Moments::of(&of_moments, &device)?;
+    let mut gradients = Vector::zeros(layout.len, &device)?;
+    gpu.synchronize()?;
     let lengths = steps_of(lengths, steps + WARM_UP)?;
     let memory = gpu.memory()?;
     let budget = match budget_gib > 0.0 {
         true => (budget_gib * f64::from(1 << 30)) as u64,
         false => memory.used + memory.free - (1 << 30),
     };
-    let wanted = lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1);
-    let plan = model.config().plan(wanted, budget.saturating_sub(memory.used), &device);
-    let spent = model.spend_memory(plan.spare())?;
+    let wanted = Wanted {
+        longest: lengths.iter().flatten().copied().max().unwrap_or(1),
+        tokens: lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1),
+        ranks: layout.ranks_of_block(),
+        dropout: false,
+    };
+    let plan = model.config().plan_on_gpu(&wanted, budget.saturating_sub(held.total()));
+    let spent = model.spend_memory(plan.spare(), true)?;
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
@@ -139,12 +155,13 @@ fn train(model: &mut Model, gpu: &Gpu, lengths: &str, budget_gib: f64, steps: us
     Ok(json!({
         "what": "train", "tokens_per_second": tokens as f64 / total,
         "step_seconds": median(&mut seconds), "pass_tokens": plan.tokens, "spent_mib": spent >> 20, "recomputed": plan.recomputed(plan.tokens),
-        "planned_mib": (memory.used + plan.activations()) >> 20, "first_loss": losses[0], "last_loss": losses.last(),
+        "planned_held_mib": held.total() >> 20, "held_mib": memory.used >> 20,
+        "planned_mib": (held.total() + plan.activations()) >> 20, "first_loss": losses[0], "last_loss": losses.last(),
     }))
 }
 
 fn score(model: &mut Model, gpu: &Gpu, shape: &str) -> Result<Value> {
-    model.spend_memory(gpu.memory()?.free / 2)?;
+    model.spend_memory(gpu.memory()?.free / 2, true)?;
     let lengths = steps_of(shape, 1)?.remove(0);
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut seconds = Vec::new();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use common::checkpoint::{Dtype, Tensor, sharded_name, write_file};
-use common::model::Config;
+use common::model::{Config, Module};
 use common::nf4::{Quantized, Scheme};
 use common::{Context, Error, Result, cli, error};
 use half::bf16;
@@ -81,43 +81,28 @@ type Planned = (String, Vec<usize>, bool);
 
 /// Embedding, last norm and head.
 fn outer(config: &Config) -> Vec<Planned> {
-    let table = vec![config.vocabulary, config.width];
+    let (table, norm) = (config.embedding(), config.last_norm());
     let mut tensors = vec![
-        ("model.embed_tokens.weight".into(), table.clone(), false),
-        ("model.norm.weight".into(), vec![config.width], false),
+        (format!("{}.weight", table.name), table.shape.to_vec(), false),
+        (norm.name, vec![norm.len], false),
     ];
     if !config.tied_head {
-        tensors.push(("lm_head.weight".into(), table, false));
+        let head = config.head();
+        tensors.push((format!("{}.weight", head.name), head.shape.to_vec(), false));
     }
     tensors
 }
 
 fn block(config: &Config, layer: usize) -> Vec<Planned> {
-    let (c, f, heads) = (config.width, config.feed_forward, config.heads);
-    let (q, kv) = (heads.queries * heads.size, heads.keys * heads.size);
+    let block = config.block(layer);
     let mut tensors = Vec::new();
-    let mut linear = |module: &str, n: usize, k: usize, bias: bool| {
-        tensors.push((format!("model.layers.{layer}.{module}.weight"), vec![n, k], true));
-        if bias {
-            tensors.push((format!("model.layers.{layer}.{module}.bias"), vec![n], false));
+    for Module { name, shape, has_bias } in block.stacks().into_iter().flatten() {
+        tensors.push((format!("{name}.weight"), shape.to_vec(), true));
+        if *has_bias {
+            tensors.push((format!("{name}.bias"), vec![shape[0]], false));
         }
-    };
-    linear("self_attn.q_proj", q, c, config.qkv_bias);
-    linear("self_attn.k_proj", kv, c, config.qkv_bias);
-    linear("self_attn.v_proj", kv, c, config.qkv_bias);
-    linear("self_attn.o_proj", c, q, config.output_bias);
-    linear("mlp.gate_proj", f, c, config.mlp_bias);
-    linear("mlp.up_proj", f, c, config.mlp_bias);
-    linear("mlp.down_proj", c, f, config.mlp_bias);
-    let mut norm = |module: &str, len: usize| {
-        tensors.push((format!("model.layers.{layer}.{module}.weight"), vec![len], false));
-    };
-    norm("input_layernorm", c);
-    norm("post_attention_layernorm", c);
-    if config.head_norm {
-        norm("self_attn.q_norm", heads.size);
-        norm("self_attn.k_norm", heads.size);
     }
+    tensors.extend(block.norms().map(|norm| (norm.name.clone(), vec![norm.len], false)));
     tensors
 }
 

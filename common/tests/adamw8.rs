@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::checkpoint::Checkpoint;
 use common::device::{Device, Vector};
-use common::kernels::adamw::{AdamW, LEAST_IN_8_BITS, Moments};
+use common::kernels::adamw::{AdamW, LEAST_IN_8_BITS, Moments, MomentsSpec};
 
 const STEPS: u64 = 3;
 /// With a short last block.
@@ -22,7 +22,8 @@ fn steps_are_those_of_bitsandbytes() {
     let settings = floats("settings");
     let [rate, beta1, beta2, epsilon, weight_decay] = settings[..] else { panic!("{settings:?}") };
     let optimizer = AdamW { beta1, beta2, epsilon, weight_decay };
-    let mut moments = Moments::in_8_bits([0..LARGE, LARGE..LARGE + SMALL], &Device::Cpu).unwrap();
+    let mut moments =
+        Moments::of(&MomentsSpec::in_8_bits([0..LARGE, LARGE..LARGE + SMALL]), &Device::Cpu).unwrap();
     let mut parameters = Vector::Cpu(floats("0/parameters"));
     for step in 0..STEPS {
         let gradients = Vector::Cpu(floats(&format!("{step}/gradients")));

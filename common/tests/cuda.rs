@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::checkpoint::Tensor as Stored;
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Tensor, Vector};
-use common::kernels::adamw::{AdamW, Moments, gradient_norm};
+use common::kernels::adamw::{AdamW, Moments, MomentsSpec, gradient_norm};
 use common::kernels::attention::{self, Heads, Past, Sequences};
 use common::kernels::dropout::{self, Dropout};
 use common::kernels::embedding::{self, Embedding};
@@ -393,12 +393,13 @@ fn heads(check: &mut Check) {
         assert_eq!(glosses.sum().unwrap(), gloss);
         check.same(&format!("loss dx {n}x{v}"), &dx, &gdx, 2.0 * check.bound);
     }
-    let mut table = Embedding::new(weight(check, Kind::Dense, [50, 24]));
-    let x = embedding::forward(&[3, 49, 0, 3], &table, None, &Device::Cpu).unwrap();
-    let gx = embedding::forward(&[3, 49, 0, 3], &table, None, &check.cuda).unwrap();
+    let mut table = Embedding::new(weight(check, Kind::Dense, [64, 24]));
+    let x = embedding::forward(&[3, 63, 0, 3], &table, None, &Device::Cpu).unwrap();
+    let gx = embedding::forward(&[3, 63, 0, 3], &table, None, &check.cuda).unwrap();
     check.same("embedding", &x, &gx, 0.0);
-    assert_eq!(table.keep_on_gpu(2 * 50 * 24, &check.cuda).unwrap(), 2 * 50 * 24);
-    let gx = embedding::forward(&[3, 49, 0, 3], &table, None, &check.cuda).unwrap();
+    assert_eq!(table.keep_on_gpu(2 * 64 * 24 - 1, &check.cuda).unwrap(), 0);
+    assert_eq!(table.keep_on_gpu(2 * 64 * 24, &check.cuda).unwrap(), 2 * 64 * 24);
+    let gx = embedding::forward(&[3, 63, 0, 3], &table, None, &check.cuda).unwrap();
     check.same("embedding on the GPU", &x, &gx, 0.0);
 }
 
@@ -499,15 +500,16 @@ fn optimizer(check: &mut Check) {
         let moments = moments.to_tensors().unwrap();
         (parameters.to_vec().unwrap(), moments.iter().map(|moment| moment.bytes.to_vec()).collect::<Vec<_>>())
     };
-    let exact = || Moments::new(len, &check.cuda).unwrap();
-    let in_8_bits = || Moments::in_8_bits(std::iter::once(0..len), &check.cuda).unwrap();
-    assert!(step(exact()) == step(exact().paged().unwrap()), "paged moments give other bits");
-    assert!(step(in_8_bits()) == step(in_8_bits().paged().unwrap()), "paged 8-bit moments give other bits");
+    for spec in [MomentsSpec::exact(len), MomentsSpec::in_8_bits(std::iter::once(0..len))] {
+        let paged = spec.clone().paged();
+        let [plain, paged] = [&spec, &paged].map(|spec| step(Moments::of(spec, &check.cuda).unwrap()));
+        assert!(plain == paged, "paged moments give other bits: {spec:?}");
+    }
     // In 8 bits: two tensors whose blocks run on, one behind an incomplete block, one too small for it.
     let (tensors, len) = ([0..51_200, 51_200..70_003, 70_003..100_000, 100_000..100_003], 100_003);
     let (mut parameters, mut gparameters) = check.vectors(len, 1.0);
-    let mut moments = Moments::in_8_bits(tensors.clone(), &Device::Cpu).unwrap();
-    let mut gmoments = Moments::in_8_bits(tensors, &check.cuda).unwrap();
+    let mut moments = Moments::of(&MomentsSpec::in_8_bits(tensors.clone()), &Device::Cpu).unwrap();
+    let mut gmoments = Moments::of(&MomentsSpec::in_8_bits(tensors), &check.cuda).unwrap();
     for bound in [2.0, 1e-4, 1.0] {
         let (gradients, ggradients) = check.vectors(len, bound);
         let rates = [(0..51_200, 0.01), (51_200..len, 0.02)];

@@ -145,17 +145,21 @@ pub fn to_resume(config: &Config) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Puts the model and the optimizer back where the checkpoint left them. `moments` are those of a run
-/// that begins.
-pub fn load(path: &Path, recipe: &Value, model: &mut Model, moments: &mut Moments) -> Result<Progress> {
+/// Where the run of a checkpoint stands, which must be this run.
+pub fn progress(path: &Path, recipe: &Value) -> Result<Progress> {
     same_run(path, recipe)?;
-    let progress: Progress = serde_json::from_str(&fs_err::read_to_string(path.join(PROGRESS))?)
-        .with_context(|| path.join(PROGRESS).display().to_string())?;
+    serde_json::from_str(&fs_err::read_to_string(path.join(PROGRESS))?)
+        .with_context(|| path.join(PROGRESS).display().to_string())
+}
+
+/// Puts the model and the optimizer back where the checkpoint of `step` left them. `moments` are those of a
+/// run that begins.
+pub fn load(path: &Path, step: u64, model: &mut Model, moments: &mut Moments) -> Result<()> {
     model.set_adapter(&Adapter::load(path)?).with_context(|| path.display().to_string())?;
     let saved = Checkpoint::open_file(&path.join(OPTIMIZER))?;
     moments.load(&saved, model.device()).with_context(|| path.join(OPTIMIZER).display().to_string())?;
-    moments.steps = progress.step;
-    Ok(progress)
+    moments.steps = step;
+    Ok(())
 }
 
 /// A run continues only under the settings and data it began with.

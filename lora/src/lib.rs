@@ -13,12 +13,13 @@
 //! | [`health`] | tensors that cannot learn, losses that jump |
 //! | [`best`] | the best checkpoint |
 //! | [`preview`] | what `--dry-run` shows |
+//! | [`setup`] | a run before its model is loaded, and the header |
 //! | [`train`] | the run: steps, evaluation, checkpoints |
 //! | [`checkpoint`] | `checkpoint-N`: writing and continuing |
 //! | [`output`] | the directory a run grows in |
 //! | [`packs`] | examples put together up to the cutoff |
 //! | [`pace`] | tokens a second and memory |
-//! | [`passes`] | how many tokens a pass holds, and what it keeps |
+//! | [`memory`] | where memory goes: how many tokens a pass holds, and what it keeps |
 //! | [`plot`] | the losses as PNG files |
 //! | [`tensorboard`] | event files |
 //! | [`record`] | the logs that transformers and LLaMA-Factory keep |
@@ -31,16 +32,17 @@ pub mod config;
 pub mod data;
 pub mod every;
 pub mod health;
+pub mod memory;
 pub mod order;
 pub mod output;
 pub mod pace;
 pub mod packs;
-pub mod passes;
 pub mod plot;
 pub mod preview;
 pub mod record;
 pub mod scaler;
 pub mod schedule;
+pub mod setup;
 pub mod tensorboard;
 pub mod train;
 pub mod yaml;

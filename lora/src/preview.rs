@@ -2,15 +2,16 @@
 
 use common::cli::note;
 
-use crate::config::Config;
 use crate::every::Every;
-use crate::schedule::Schedule;
+use crate::setup::Setup;
 
 /// Steps at which the learning rate is shown, as shares of the run.
 const SHARES: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
 
-/// Shows the schedule of a run that would begin after step `first`.
-pub fn show(config: &Config, schedule: &Schedule, steps_per_epoch: u64, first: u64) {
+/// Shows the schedule of a run.
+pub fn show(setup: &Setup) {
+    let Setup { config, schedule, .. } = setup;
+    let (steps_per_epoch, first) = (setup.order.steps_per_epoch(), setup.first_step());
     let total = schedule.total;
     note("***** Schedule *****");
     note(format_args!("  Steps per epoch = {steps_per_epoch}"));

@@ -1,13 +1,12 @@
 //! A training run, from the configuration to the adapter.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, Unit, interrupted, note};
 use common::data::passes::{pack, passes, targets};
-use common::device::cuda::{Float16, Gpu};
+use common::device::cuda::Float16;
 use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
 use common::model::{Adapters, Loss, Model, Noise, Plan};
@@ -15,24 +14,22 @@ use common::text::Example;
 use common::{Context, Error, Result, error};
 use serde_json::{Value, json};
 
-use crate::adapters;
 use crate::best::{self, Best};
 use crate::checkpoint::{self, Progress, State};
 use crate::config::Config;
 use crate::data::Prepared;
-use crate::data::store::{Examples, Selection, Summary};
+use crate::data::store::Selection;
 use crate::every::Every;
 use crate::health::Health;
-use crate::order::{Order, split};
+use crate::order::Order;
 use crate::output;
 use crate::pace::Pace;
-use crate::packs::packs;
-use crate::passes;
 use crate::plot;
 use crate::preview;
 use crate::record::{History, Record, Step};
 use crate::scaler::LossScaler;
 use crate::schedule::Schedule;
+use crate::setup::Setup;
 
 /// Held-out examples that are in memory at a time.
 const LOADED: usize = 256;
@@ -42,9 +39,7 @@ struct Run {
     config: Config,
     model: Model,
     adapter: AdapterConfig,
-    plan: Plan,
-    /// Bytes of GPU memory that nothing else needs and that make it faster.
-    spent: u64,
+    passes: Plan,
     training: Selection,
     validation: Selection,
     order: Order,
@@ -64,19 +59,19 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let Prepared { examples, held_out, template } = config.data.prepare(&config.model)?;
     let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
     let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref());
-    if config.dry_run {
-        let (run, first_step) = Run::new(config, recipe, examples, held_out)?;
-        run.header();
-        preview::show(&run.config, &run.schedule, run.order.steps_per_epoch(), first_step);
-        return Ok(None);
-    }
-    if output::is_complete(&config, &recipe)? {
+    if !config.dry_run && output::is_complete(&config, &recipe)? {
         return Ok(Some(config.output));
     }
-    let _lock = output::prepare(&config)?;
-    let (mut run, first_step) = Run::new(config, recipe, examples, held_out)?;
-    run.template = template;
-    run.header();
+    let setup = Setup::new(config, recipe, examples, held_out)?;
+    if setup.config.dry_run {
+        setup.header();
+        preview::show(&setup);
+        return Ok(None);
+    }
+    let _lock = output::prepare(&setup.config)?;
+    setup.header();
+    let first_step = setup.first_step();
+    let mut run = Run::load(setup, template)?;
     let Config { settings, output, model, .. } = &run.config;
     settings.write(&output.join("training_args.yaml"), model, output)?;
     run.record.begin(run.config.tensorboard.as_deref())?;
@@ -87,139 +82,45 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
 }
 
 impl Run {
-    /// Loads the model and puts it where the run begins, or continues; returns the first step.
-    fn new(
-        config: Config,
-        recipe: Value,
-        examples: Arc<Examples>,
-        held_out: Option<Arc<Examples>>,
-    ) -> Result<(Self, u64)> {
-        let device = config.device.open_in(config.float16)?;
+    /// Loads the model and puts it where the run begins, or continues.
+    fn load(setup: Setup, template: Option<String>) -> Result<Self> {
+        let Setup { config, device, beginning, moments, mut memory, order, schedule, resumed, .. } = setup;
         let mut model = match config.quantization {
             Some(scheme) => Model::load_quantized(&config.model, scheme, &device)?,
             None => Model::load(&config.model, &device)?,
         };
-        let (training, validation) = split(examples.summary().examples, config.data.val_size, config.seed);
-        let training = Selection { examples: examples.clone(), indices: training };
-        let validation = match held_out {
-            Some(held_out) => Selection::all(held_out),
-            None => Selection { examples, indices: validation },
-        };
-        let seed = config.shuffle.then_some(config.data_seed);
-        let batch = config.effective_batch();
-        let order = match config.data.packs() {
-            true => Order::of_packs(packs(&training.lengths(), config.data.longest()), batch, seed),
-            false => Order::new(training.len(), batch, seed),
-        };
-        let schedule = Schedule::of(&config, order.steps_per_epoch());
-        let adapter = adapters::attach(&config, &mut model)?;
-        let Adapters { values, tensors } = model.adapters();
-        let mut moments = match config.optimizer_name.is_in_8_bits() {
-            true => Moments::in_8_bits(tensors.iter().map(|tensor| tensor.range.clone()), model.device())?,
-            false => Moments::new(values.len(), model.device())?,
-        };
-        if config.optimizer_name.is_paged() {
-            moments = moments.paged()?;
-        }
+        beginning.attach(&mut model)?;
+        let mut moments = Moments::of(&moments, &device)?;
         let in_fp16 = matches!(&device, Device::Cuda(gpu) if gpu.float16() == Float16::Fp16);
         let scaler = in_fp16.then(LossScaler::default);
         let mut progress = Progress { step: 0, history: History::default(), scaler };
-        if let Some(path) = checkpoint::to_resume(&config)? {
-            progress = checkpoint::load(&path, &recipe, &mut model, &mut moments)?;
-            note(format_args!("continuing {} after step {}", path.display(), progress.step));
+        if let Some((path, saved)) = resumed {
+            checkpoint::load(&path, saved.step, &mut model, &mut moments)?;
+            note(format_args!("continuing {} after step {}", path.display(), saved.step));
+            progress = saved;
         }
-        let (first, scaler) = (progress.step, progress.scaler);
+        memory.settle(&mut model)?;
+        let Progress { step: first, history, scaler } = progress;
         let embedding = model.config().vocabulary * model.config().width;
         let parameters = model.parameter_count().saturating_sub(embedding);
         let per_epoch = order.steps_per_epoch();
-        let record =
-            Record::new(&config.output, schedule.total, first, per_epoch, parameters, progress.history);
-        let drops = adapter.lora_dropout > 0.0;
-        let (plan, spent) = passes::plan(&config, &mut model, &training, &order, drops)?;
-        let run = Self {
+        let record = Record::new(&config.output, schedule.total, first, per_epoch, parameters, history);
+        Ok(Self {
             config,
             model,
-            adapter,
-            plan,
-            spent,
-            training,
-            validation,
+            adapter: beginning.config,
+            passes: memory.passes,
+            training: setup.training,
+            validation: setup.validation,
             order,
             schedule,
             moments,
             record,
             scaler,
             health: Health::default(),
-            recipe,
-            template: None,
-        };
-        Ok((run, first))
-    }
-
-    /// The lines that LLaMA-Factory's users look for.
-    fn header(&self) {
-        let Config { micro_batch, accumulation, .. } = self.config;
-        note("***** Running training *****");
-        note(format_args!("  Num examples = {}", self.order.len()));
-        if self.config.data.packs() {
-            let examples = self.training.len();
-            note(format_args!("  Each is a pack, of {examples} examples in all that do not see each other"));
-        }
-        let epochs = self.schedule.total.div_ceil(self.order.steps_per_epoch());
-        let Summary { tokens, trained, .. } = self.training.examples.summary();
-        note(format_args!("  Num tokens = {tokens}, of which {trained} are trained"));
-        note(format_args!("  Num Epochs = {epochs}"));
-        note(format_args!("  Instantaneous batch size per device = {micro_batch}"));
-        note(format_args!("  Gradient Accumulation steps = {accumulation}"));
-        note(format_args!("  Total train batch size = {}", self.config.effective_batch()));
-        note(format_args!("  Total optimization steps = {}", self.schedule.total));
-        note(format_args!("  Number of trainable parameters = {}", self.model.adapters().values.len()));
-        if self.adapter.lora_dropout > 0.0 {
-            note(format_args!("  LoRA dropout = {}", self.adapter.lora_dropout));
-        }
-        if self.config.neftune_alpha > 0.0 {
-            note(format_args!("  NEFTune noise alpha = {}", self.config.neftune_alpha));
-        }
-        if self.config.optimizer_name.is_paged() {
-            let kib = self.moments.bytes() >> 10;
-            match self.model.device() {
-                Device::Cpu => {
-                    note(format_args!("  Nothing is paged on the host: the moments take {kib} KiB"))
-                }
-                Device::Cuda(_) => note(format_args!("  Unified memory for the moments = {kib} KiB")),
-            }
-        }
-        if let Device::Cuda(gpu) = self.model.device() {
-            let (architecture, driver) = (gpu.architecture(), Gpu::driver_version());
-            note(format_args!(
-                "  GPU = {}, compute capability {}.{}, driver for CUDA {}.{}",
-                gpu.name(),
-                architecture / 10,
-                architecture % 10,
-                driver / 1000,
-                driver % 1000 / 10
-            ));
-            if let Ok(memory) = gpu.memory() {
-                note(format_args!(
-                    "  GPU memory = {} MiB for weights, adapters and optimizer, {} MiB free of {}",
-                    (memory.used - self.spent) >> 20,
-                    memory.free >> 20,
-                    memory.total >> 20
-                ));
-            }
-        }
-        let (tokens, layers) = (self.plan.tokens, self.model.config().layers);
-        note(format_args!(
-            "  Passes of up to {tokens} tokens, {} of {layers} blocks recomputed, {} MiB of activations",
-            self.plan.recomputed(tokens),
-            self.plan.activations() >> 20
-        ));
-        if self.spent > 0 {
-            note(format_args!(
-                "  {} MiB of spare GPU memory keep embeddings and weights in bf16",
-                self.spent >> 20
-            ));
-        }
+            recipe: setup.recipe,
+            template,
+        })
     }
 
     /// Takes the steps behind `first` and returns the last one taken.
@@ -359,13 +260,13 @@ impl Run {
         gradients.fill_zero()?;
         let mut loss = Loss { sum: 0.0, tokens: 0 };
         let mut noise = self.noise(index);
-        for (count, pass) in passes(examples, self.plan.tokens).enumerate() {
+        for (count, pass) in passes(examples, self.passes.tokens).enumerate() {
             if count > 0 && interrupted() {
                 return Ok(None);
             }
             let batch = pack(pass).with_noise(noise);
             noise.first_token += batch.len() as u32;
-            let recomputed = self.plan.recomputed(batch.len());
+            let recomputed = self.passes.recomputed(batch.len());
             let found = self.model.loss_and_gradients(&batch, scale, recomputed, gradients)?;
             loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
         }
@@ -390,7 +291,7 @@ impl Run {
         let mut count = 0;
         let positions: Vec<usize> = (0..self.validation.len()).collect();
         for some in positions.chunks(LOADED) {
-            for pass in passes(&self.validation.get(some.iter().copied())?, self.plan.tokens) {
+            for pass in passes(&self.validation.get(some.iter().copied())?, self.passes.tokens) {
                 let found = self.model.loss(&pack(pass))?;
                 loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
                 count += 1;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cudarc::driver::CudaSlice;
 
 use super::Device;
-use super::cuda::{Buffer, Gpu};
+use super::cuda::{Buffer, Gpu, buffer_bytes};
 use crate::{Error, Result, error};
 
 /// A row of f32 values.
@@ -49,6 +49,11 @@ impl Vector {
             Device::Cpu => Ok(Self::Cpu(values)),
             Device::Cuda(gpu) => Ok(Self::Cuda(GpuVector::new(gpu, gpu.upload(&values)?, values.len()))),
         }
+    }
+
+    /// Bytes of a GPU's memory that `len` values take.
+    pub fn gpu_bytes(len: usize) -> u64 {
+        buffer_bytes::<f32>(len)
     }
 
     /// The same values in unified memory, where they are on a GPU.

@@ -10,10 +10,14 @@ use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::modules::STACKS;
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
 use crate::kernels::linear::{AdapterSlot, Linear};
 use crate::{Error, Result, error};
+
+/// More ranks than any weight has.
+const MOST_RANKS: usize = 1 << 16;
 
 /// A new set of adapters.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,39 +99,35 @@ pub struct Adapters {
     pub tensors: Vec<AdapterTensor>,
 }
 
-impl Adapters {
-    /// No adapters.
-    pub(super) fn none() -> Self {
-        Self { values: Vector::Cpu(Vec::new()), tensors: Vec::new() }
-    }
+/// The projections of a stack: their module paths and shapes [N, K].
+pub(super) type Stack<'a> = Vec<(&'a str, [usize; 2])>;
 
-    /// New adapters on the targeted projections of `linears`.
-    pub(super) fn new<'a>(
-        linears: impl Iterator<Item = &'a mut Linear>,
-        options: &AdapterOptions,
-        device: &Device,
-    ) -> Result<Self> {
-        if options.rank == 0 {
-            return Err(Error::usage("lora rank: at least 1 expected, found 0"));
+/// Where the adapters of a model lie in the buffer of their values.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AdapterLayout {
+    /// Number of values.
+    pub len: usize,
+    /// What lies where.
+    pub tensors: Vec<AdapterTensor>,
+    /// Of each projection of each stack.
+    slots: Vec<Vec<Option<AdapterSlot>>>,
+}
+
+impl AdapterLayout {
+    /// New adapters on the targeted projections of `stacks`.
+    pub(super) fn new(stacks: &[Stack], options: &AdapterOptions) -> Result<Self> {
+        if !(1..=MOST_RANKS).contains(&options.rank) {
+            let found = options.rank;
+            return Err(Error::usage(format!("lora rank: 1 to {MOST_RANKS} expected, found {found}")));
         }
-        let mut random = ChaCha8Rng::seed_from_u64(options.seed);
-        let mut adapters = Layout::default();
         let rank = options.rank as f64;
         let scale = (options.alpha / if options.rank_stabilized { rank.sqrt() } else { rank }) as f32;
         let mut met = vec![false; options.targets.len()];
-        for linear in linears {
-            let k = linear.inputs();
-            let targeted: Vec<bool> = linear
-                .projections()
-                .iter()
-                .map(|projection| targets(&options.targets, &mut met, &projection.name))
-                .collect();
-            adapters.attach(linear, |index, _| targeted[index].then_some((options.rank, scale)))?;
-            for projection in linear.projections() {
-                let Some(adapter) = &projection.adapter else { continue };
-                let a = &mut adapters.values[adapter.a.clone()];
-                options.initialization.fill(a, k, options.rank, &mut random);
-            }
+        let mut layout = Self::default();
+        for stack in stacks {
+            layout.place(stack, |name| {
+                targets(&options.targets, &mut met, name).then_some((options.rank, scale))
+            });
         }
         if let Some(missed) = met.iter().position(|met| !met) {
             return Err(Error::usage(format!(
@@ -136,44 +136,31 @@ impl Adapters {
             ))
             .hint("targets are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj, or all"));
         }
-        adapters.on(device)
+        Ok(layout)
     }
 
-    /// The adapters of a PEFT directory.
-    pub(super) fn from_adapter<'a>(
-        linears: impl Iterator<Item = &'a mut Linear>,
-        adapter: &Adapter,
-        device: &Device,
-    ) -> Result<Self> {
-        let mut adapters = Layout::default();
+    /// The adapters of a PEFT directory, each on the projection of its name.
+    pub(super) fn of_adapter(stacks: &[Stack], adapter: &Adapter) -> Result<Self> {
         if let Some(name) = adapter.replacements.keys().next() {
             return Err(error!("the adapter replaces {name} of its base, which only merge supports")
                 .hint("merge the adapter and use the merged model"));
         }
+        let mut layout = Self::default();
         let mut used = 0;
-        for linear in linears {
-            let k = linear.inputs();
-            adapters.attach(linear, |_, name| {
-                adapter.modules.get(name).map(|weights| (weights.rank, weights.scale))
-            })?;
-            for projection in linear.projections() {
-                let (Some(slot), Some(weights)) =
-                    (&projection.adapter, adapter.modules.get(&projection.name))
-                else {
-                    continue;
-                };
-                let n = projection.weight.shape()[0];
-                if weights.inputs != k || weights.outputs != n {
+        for stack in stacks {
+            for (name, [n, k]) in stack {
+                let Some(weights) = adapter.modules.get(*name) else { continue };
+                if weights.inputs != *k || weights.outputs != *n {
                     return Err(error!(
-                        "adapter of {}: A [r, {k}] and B [{n}, r] expected, found [r, {}] and [{}, r]",
-                        projection.name, weights.inputs, weights.outputs
+                        "adapter of {name}: A [r, {k}] and B [{n}, r] expected, found [r, {}] and [{}, r]",
+                        weights.inputs, weights.outputs
                     )
                     .hint("the adapter was made for another model; name its base with --base"));
                 }
-                adapters.values[slot.a.clone()].copy_from_slice(&weights.a);
-                adapters.values[slot.b.clone()].copy_from_slice(&weights.b);
                 used += 1;
             }
+            layout
+                .place(stack, |name| adapter.modules.get(name).map(|weights| (weights.rank, weights.scale)));
         }
         if used != adapter.modules.len() {
             return Err(error!(
@@ -182,7 +169,100 @@ impl Adapters {
             )
             .hint("the adapter was made for another model; name its base with --base"));
         }
-        adapters.on(device)
+        Ok(layout)
+    }
+
+    /// Gives each chosen projection of a stack, with its rank and scale, its place: all A's of the stack,
+    /// then all B's.
+    fn place(&mut self, stack: &Stack, mut choose: impl FnMut(&str) -> Option<(usize, f32)>) {
+        let chosen: Vec<Option<(usize, f32)>> = stack.iter().map(|(name, _)| choose(name)).collect();
+        let mut place = |name: String, shape: [usize; 2]| {
+            let range = self.len..self.len + shape[0] * shape[1];
+            self.len = range.end;
+            self.tensors.push(AdapterTensor { name, shape, range: range.clone() });
+            range
+        };
+        let a: Vec<Option<Range<usize>>> = stack
+            .iter()
+            .zip(&chosen)
+            .map(|((name, [_, k]), chosen)| {
+                chosen.map(|(rank, _)| place(format!("{name}.lora_A.weight"), [rank, *k]))
+            })
+            .collect();
+        let slots = stack.iter().zip(chosen).zip(a).map(|(((name, [n, _]), chosen), a)| {
+            let (rank, scale) = chosen?;
+            Some(AdapterSlot { rank, scale, a: a?, b: place(format!("{name}.lora_B.weight"), [*n, rank]) })
+        });
+        self.slots.push(slots.collect());
+    }
+
+    /// ΣR of the block that has the most.
+    pub fn ranks_of_block(&self) -> usize {
+        let ranks: Vec<usize> = self.ranks().collect();
+        ranks.chunks(STACKS).map(|block| block.iter().sum()).max().unwrap_or(0)
+    }
+
+    /// ΣR of each stack.
+    pub(super) fn ranks(&self) -> impl Iterator<Item = usize> {
+        self.slots.iter().map(|stack| stack.iter().flatten().map(|slot| slot.rank).sum())
+    }
+
+    /// Gives the projections their places, and the values to begin with.
+    fn attach(
+        self,
+        linears: Vec<&mut Linear>,
+        mut fill: impl FnMut(&str, &AdapterSlot, &mut [f32]),
+        device: &Device,
+    ) -> Result<Adapters> {
+        let mut values = vec![0.0; self.len];
+        let projections = linears.into_iter().flat_map(Linear::projections_mut);
+        for (projection, slot) in projections.zip(self.slots.into_iter().flatten()) {
+            if let Some(slot) = &slot {
+                fill(&projection.name, slot, &mut values);
+            }
+            projection.adapter = slot;
+        }
+        Ok(Adapters { values: Vector::from_vec(values, device)?, tensors: self.tensors })
+    }
+}
+
+/// The stacks as an [`AdapterLayout`] takes them.
+fn stacks<'a>(linears: &'a [&mut Linear]) -> Vec<Stack<'a>> {
+    let stack = |linear: &'a &mut Linear| {
+        linear.projections().iter().map(|p| (p.name.as_str(), p.weight.shape())).collect()
+    };
+    linears.iter().map(stack).collect()
+}
+
+impl Adapters {
+    /// No adapters.
+    pub(super) fn none() -> Self {
+        Self { values: Vector::Cpu(Vec::new()), tensors: Vec::new() }
+    }
+
+    /// New adapters on the targeted projections of `linears`.
+    pub(super) fn new(linears: Vec<&mut Linear>, options: &AdapterOptions, device: &Device) -> Result<Self> {
+        let mut random = ChaCha8Rng::seed_from_u64(options.seed);
+        let fill = |_: &str, slot: &AdapterSlot, values: &mut [f32]| {
+            let k = slot.a.len() / slot.rank;
+            options.initialization.fill(&mut values[slot.a.clone()], k, slot.rank, &mut random);
+        };
+        AdapterLayout::new(&stacks(&linears), options)?.attach(linears, fill, device)
+    }
+
+    /// The adapters of a PEFT directory.
+    pub(super) fn from_adapter(
+        linears: Vec<&mut Linear>,
+        adapter: &Adapter,
+        device: &Device,
+    ) -> Result<Self> {
+        let fill = |name: &str, slot: &AdapterSlot, values: &mut [f32]| {
+            if let Some(weights) = adapter.modules.get(name) {
+                values[slot.a.clone()].copy_from_slice(&weights.a);
+                values[slot.b.clone()].copy_from_slice(&weights.b);
+            }
+        };
+        AdapterLayout::of_adapter(&stacks(&linears), adapter)?.attach(linears, fill, device)
     }
 
     /// The values as a PEFT adapter.
@@ -230,52 +310,6 @@ impl Adapters {
     pub fn first_non_finite(&self, values: &Vector) -> Result<Option<&AdapterTensor>> {
         let position = values.to_vec()?.iter().position(|value| !value.is_finite());
         Ok(position.and_then(|position| self.tensors.iter().find(|tensor| tensor.range.contains(&position))))
-    }
-}
-
-/// Adapters while they are laid out, on the host.
-#[derive(Default)]
-struct Layout {
-    values: Vec<f32>,
-    tensors: Vec<AdapterTensor>,
-}
-
-impl Layout {
-    /// Gives each chosen projection of a stack its place: all A's of the stack, then all B's.
-    fn attach(
-        &mut self,
-        linear: &mut Linear,
-        choose: impl Fn(usize, &str) -> Option<(usize, f32)>,
-    ) -> Result<()> {
-        let k = linear.inputs();
-        let chosen: Vec<Option<(usize, f32)>> =
-            linear.projections().iter().enumerate().map(|(i, p)| choose(i, &p.name)).collect();
-        let mut place = |name: String, shape: [usize; 2]| {
-            let range = self.values.len()..self.values.len() + shape[0] * shape[1];
-            self.values.resize(range.end, 0.0);
-            self.tensors.push(AdapterTensor { name, shape, range: range.clone() });
-            range
-        };
-        let a: Vec<Option<Range<usize>>> = linear
-            .projections()
-            .iter()
-            .zip(&chosen)
-            .map(|(p, chosen)| chosen.map(|(rank, _)| place(format!("{}.lora_A.weight", p.name), [rank, k])))
-            .collect();
-        for ((projection, chosen), a) in linear.projections_mut().iter_mut().zip(chosen).zip(a) {
-            let (Some((rank, scale)), Some(a)) = (chosen, a) else {
-                projection.adapter = None;
-                continue;
-            };
-            let n = projection.weight.shape()[0];
-            let b = place(format!("{}.lora_B.weight", projection.name), [n, rank]);
-            projection.adapter = Some(AdapterSlot { rank, scale, a, b });
-        }
-        Ok(())
-    }
-
-    fn on(self, device: &Device) -> Result<Adapters> {
-        Ok(Adapters { values: Vector::from_vec(self.values, device)?, tensors: self.tensors })
     }
 }
 

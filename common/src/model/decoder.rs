@@ -78,14 +78,14 @@ impl Model {
 
     /// Attaches new adapters, in the place of any there were.
     pub fn add_adapters(&mut self, options: &AdapterOptions) -> Result<()> {
-        let linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
+        let linears = self.blocks.iter_mut().flat_map(Block::linears_mut).collect();
         self.adapters = Adapters::new(linears, options, &self.device)?;
         self.prepare_adapters()
     }
 
     /// Attaches the adapters of a PEFT directory, in the place of any there were.
     pub fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
-        let linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
+        let linears = self.blocks.iter_mut().flat_map(Block::linears_mut).collect();
         self.adapters = Adapters::from_adapter(linears, adapter, &self.device)?;
         self.prepare_adapters()
     }
@@ -95,9 +95,13 @@ impl Model {
     }
 
     /// On a GPU, spends up to `budget` bytes that nothing else will need on speed, and returns how many:
-    /// for the embedding table, and for quantized weights in bf16, which saves widening them in each pass.
-    pub fn spend_memory(&mut self, budget: u64) -> Result<u64> {
-        let mut kept = self.embedding.keep_on_gpu(budget, &self.device)?;
+    /// for the embedding table where passes read it there (those with noise do not), and for quantized
+    /// weights in bf16, which saves widening them in each pass.
+    pub fn spend_memory(&mut self, budget: u64, reads_table: bool) -> Result<u64> {
+        let mut kept = 0;
+        if reads_table {
+            kept += self.embedding.keep_on_gpu(budget, &self.device)?;
+        }
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
             kept += linear.keep_widened(budget - kept, &self.device)?;
         }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::block::Block;
 use super::head::Head;
+use super::modules::{Module, NormWeight};
 use super::{Adapters, Config, Model};
 use crate::adapter::{self, Adapter, AdapterConfig};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::device::{Device, Vector};
 use crate::kernels::embedding::Embedding;
 use crate::kernels::linear::{Linear, Projection, Weight};
@@ -41,19 +42,18 @@ pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: 
     let config = Config::read(directory)?;
     let checkpoint = Checkpoint::open(directory)?;
     let source = Source { checkpoint: &checkpoint, config: &config, quantization, device };
-    let table = [config.vocabulary, config.width];
-    let embeddings = source.weight("model.embed_tokens", table)?;
+    let embeddings = source.weight(&config.embedding())?;
     let head = Projection {
         name: "lm_head".into(),
         weight: match config.tied_head {
             true => embeddings.clone(),
-            false => source.weight("lm_head", table)?,
+            false => source.weight(&config.head())?,
         },
         bias: None,
         adapter: None,
     };
     let head = Head {
-        norm: source.norm("model.norm.weight", config.width)?,
+        norm: source.norm(&config.last_norm())?,
         projection: Linear::new(vec![head])?.to_device(device)?,
         epsilon: config.epsilon,
     };
@@ -75,64 +75,63 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn block(&self, layer: usize) -> Result<Block> {
-        let config = self.config;
-        let (c, f, heads) = (config.width, config.feed_forward, config.heads);
-        let (q, kv) = (heads.queries * heads.size, heads.keys * heads.size);
-        let path = |module: &str| format!("model.layers.{layer}.{module}");
-        let norm = |module: &str, len| self.norm(&path(&format!("{module}.weight")), len);
-        let stack = |modules: &[(&str, usize)], k: usize, bias: bool| {
-            let projections = modules.iter().map(|&(module, n)| self.projection(path(module), [n, k], bias));
-            Linear::new(projections.collect::<Result<_>>()?)?.to_device(self.device)
-        };
-        let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        let modules = self.config.block(layer);
         Ok(Block {
-            input_norm: norm("input_layernorm", c)?,
-            qkv: stack(&qkv, c, config.qkv_bias)?,
-            head_norms: match config.head_norm {
-                true => Some(self.head_norms(&path("self_attn"))?),
-                false => None,
-            },
-            output: stack(&[("self_attn.o_proj", c)], q, config.output_bias)?,
-            post_norm: norm("post_attention_layernorm", c)?,
-            gate_up: stack(&[("mlp.gate_proj", f), ("mlp.up_proj", f)], c, config.mlp_bias)?,
-            down: stack(&[("mlp.down_proj", c)], f, config.mlp_bias)?,
+            input_norm: self.norm(&modules.input_norm)?,
+            qkv: self.stack(&modules.qkv)?,
+            head_norms: modules.head_norms.map(|norms| self.head_norms(&norms)).transpose()?,
+            output: self.stack(&modules.output)?,
+            post_norm: self.norm(&modules.post_norm)?,
+            gate_up: self.stack(&modules.gate_up)?,
+            down: self.stack(&modules.down)?,
         })
     }
 
     /// The weight of a norm, where it is used.
-    fn norm(&self, name: &str, len: usize) -> Result<Vector> {
-        Vector::from_vec(self.vector(name, len)?, self.device)
+    fn norm(&self, norm: &NormWeight) -> Result<Vector> {
+        Vector::from_vec(self.vector(&norm.name, norm.len)?, self.device)
     }
 
     /// The norm of every query head, then of every key head, [H + K, D].
-    fn head_norms(&self, attention: &str) -> Result<Vector> {
+    fn head_norms(&self, [query, key]: &[NormWeight; 2]) -> Result<Vector> {
         let heads = self.config.heads;
-        let query = self.vector(&format!("{attention}.q_norm.weight"), heads.size)?;
-        let key = self.vector(&format!("{attention}.k_norm.weight"), heads.size)?;
+        let query = self.vector(&query.name, query.len)?;
+        let key = self.vector(&key.name, key.len)?;
         Vector::from_vec([query.repeat(heads.queries), key.repeat(heads.keys)].concat(), self.device)
     }
 
-    fn projection(&self, name: String, shape: [usize; 2], bias: bool) -> Result<Projection> {
-        let bias = match bias {
-            true => Some(self.vector(&format!("{name}.bias"), shape[0])?),
+    /// Linear layers of one input, where they are multiplied.
+    fn stack(&self, modules: &[Module]) -> Result<Linear> {
+        let projections = modules.iter().map(|module| self.projection(module));
+        Linear::new(projections.collect::<Result<_>>()?)?.to_device(self.device)
+    }
+
+    fn projection(&self, module: &Module) -> Result<Projection> {
+        let bias = match module.has_bias {
+            true => Some(self.vector(&format!("{}.bias", module.name), module.shape[0])?),
             false => None,
         };
         let weight = match self.quantization {
-            Some(scheme) => self.weight(&name, shape)?.quantized(scheme)?,
-            None => self.weight(&name, shape)?,
+            Some(scheme) => self.weight(module)?.quantized(scheme)?,
+            None => self.weight(module)?,
         };
-        Ok(Projection { weight, bias, adapter: None, name })
+        Ok(Projection { weight, bias, adapter: None, name: module.name.clone() })
     }
 
-    fn weight(&self, module: &str, shape: [usize; 2]) -> Result<Weight> {
-        Weight::load(self.checkpoint, &format!("{module}.weight"), shape)
+    fn weight(&self, module: &Module) -> Result<Weight> {
+        Weight::load(self.checkpoint, &format!("{}.weight", module.name), module.shape)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let tensor = self.checkpoint.tensor(name)?;
-        if tensor.shape != [len] {
-            return Err(error!("tensor {name}: shape [{len}] expected, found {:?}", tensor.shape));
-        }
-        tensor.to_f32()
+        vector_of(self.checkpoint, name, len)?.to_f32()
+    }
+}
+
+/// A tensor of `len` numbers.
+pub(super) fn vector_of(checkpoint: &Checkpoint, name: &str, len: usize) -> Result<Tensor> {
+    let tensor = checkpoint.tensor(name)?;
+    match tensor.shape == [len] {
+        true => Ok(tensor),
+        false => Err(error!("tensor {name}: shape [{len}] expected, found {:?}", tensor.shape)),
     }
 }

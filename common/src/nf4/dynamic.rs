@@ -18,6 +18,9 @@ pub struct DynamicMap {
 }
 
 impl DynamicMap {
+    /// How many codes there are.
+    pub const LEN: usize = 256;
+
     /// From -0.993 to 1.
     pub fn signed() -> &'static Self {
         static MAP: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::new(true));

@@ -1,6 +1,6 @@
 //! A quantized weight in a checkpoint: the tensors that bitsandbytes keeps for a linear layer.
 
-use super::quantized::{Absmax, Quantized, Scheme};
+use super::quantized::{Absmax, Quantized, QuantizedSpec, Scheme};
 use super::state::{self, State};
 use super::{NESTED_BLOCK_SIZE, QuantType};
 use crate::checkpoint::{Bytes, Checkpoint, Dtype, Tensor, TensorSpec};
@@ -11,18 +11,7 @@ impl Quantized {
     /// checkpoint does not have it in 4 bits. Reads what bitsandbytes wrote anywhere, also with
     /// packed weights stored as BF16, F16 or F32.
     pub fn load(checkpoint: &Checkpoint, weight: &str) -> Result<Option<Self>> {
-        let types = [QuantType::Nf4, QuantType::Fp4];
-        let Some(quant_type) = types.into_iter().find(|&kind| checkpoint.contains(&state::key(weight, kind)))
-        else {
-            return match checkpoint.get(weight) {
-                Some(tensor) if matches!(tensor.dtype, Dtype::U8 | Dtype::I8) => Err(Error::new(format!(
-                    "tensor {weight} is {} without a quant_state of bitsandbytes' 4-bit types",
-                    tensor.dtype
-                ))
-                .hint("8-bit and other quantizations are not read; begin with the original model")),
-                _ => Ok(None),
-            };
-        };
+        let Some(quant_type) = quant_type_of(checkpoint, weight)? else { return Ok(None) };
         let state = checkpoint.tensor(&state::key(weight, quant_type))?;
         let state = State::read(&state.bytes).with_context(|| format!("tensor {}", state.name))?;
         if state.quant_type != quant_type {
@@ -36,15 +25,7 @@ impl Quantized {
             bail!("tensor {weight} has the impossible shape {:?} in its quant_state", state.shape);
         };
         let blocks = count.div_ceil(state.block_size);
-        let packed = checkpoint.tensor(weight)?;
-        if packed.bytes.len() != count.div_ceil(2) {
-            bail!(
-                "tensor {weight} has {} bytes, but {:?} packed in 4 bits takes {}",
-                packed.bytes.len(),
-                state.shape,
-                count.div_ceil(2)
-            );
-        }
+        let packed = parts.packed(state.shape, count)?;
         parts.check_codebook(quant_type)?;
         let absmax = match state.nested {
             None => Absmax::Plain(parts.floats("absmax", blocks)?),
@@ -61,7 +42,7 @@ impl Quantized {
             quant_type,
             block_size: state.block_size,
             dtype: state.dtype,
-            packed: packed.bytes,
+            packed,
             absmax,
         }))
     }
@@ -130,6 +111,38 @@ impl Quantized {
     }
 }
 
+impl QuantizedSpec {
+    /// The 4-bit weight of that name, which should be `[N, K]`, as [`Quantized::load`] would find it, from
+    /// the header alone.
+    pub fn find(checkpoint: &Checkpoint, weight: &str, shape: [usize; 2]) -> Result<Option<Self>> {
+        if quant_type_of(checkpoint, weight)?.is_none() {
+            return Ok(None);
+        }
+        let parts = Parts { checkpoint, weight };
+        parts.packed(shape, shape[0] * shape[1])?;
+        let absmax = checkpoint.tensor(&part_name(weight, "absmax"))?;
+        let nested = checkpoint.get(&part_name(weight, "nested_absmax"));
+        let nested_blocks = nested.map(|absmax| absmax.element_count());
+        Ok(Some(Self { shape, blocks: absmax.element_count(), nested_blocks }))
+    }
+}
+
+/// The 4-bit type in which a checkpoint has a weight, if it has it in one. Other quantizations are an error.
+fn quant_type_of(checkpoint: &Checkpoint, weight: &str) -> Result<Option<QuantType>> {
+    let types = [QuantType::Nf4, QuantType::Fp4];
+    if let Some(found) = types.into_iter().find(|&kind| checkpoint.contains(&state::key(weight, kind))) {
+        return Ok(Some(found));
+    }
+    match checkpoint.get(weight) {
+        Some(tensor) if matches!(tensor.dtype, Dtype::U8 | Dtype::I8) => Err(Error::new(format!(
+            "tensor {weight} is {} without a quant_state of bitsandbytes' 4-bit types",
+            tensor.dtype
+        ))
+        .hint("8-bit and other quantizations are not read; begin with the original model")),
+        _ => Ok(None),
+    }
+}
+
 /// The weight beside which bitsandbytes keeps this tensor; `None` for every other tensor.
 pub fn part_of<'a>(checkpoint: &Checkpoint, name: &'a str) -> Option<&'a str> {
     let parts = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
@@ -150,6 +163,20 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
+    /// The codes of `count` numbers.
+    fn packed(&self, shape: [usize; 2], count: usize) -> Result<Bytes> {
+        let packed = self.checkpoint.tensor(self.weight)?.bytes;
+        if packed.len() != count.div_ceil(2) {
+            bail!(
+                "tensor {} has {} bytes, but {shape:?} packed in 4 bits takes {}",
+                self.weight,
+                packed.len(),
+                count.div_ceil(2)
+            );
+        }
+        Ok(packed)
+    }
+
     fn tensor(&self, part: &str, length: usize) -> Result<Tensor> {
         let tensor = self.checkpoint.tensor(&part_name(self.weight, part))?;
         if tensor.element_count() != length {
@@ -231,6 +258,15 @@ mod tests {
                 let read = Quantized::load(&checkpoint, "w").unwrap().unwrap();
                 assert_eq!(read.dequantize(), quantized.dequantize());
                 assert_eq!((read.shape(), read.block_size()), ([96, 200], 128));
+                let spec = QuantizedSpec::find(&checkpoint, "w", [96, 200]).unwrap().unwrap();
+                assert_eq!(spec, QuantizedSpec::new([96, 200], scheme));
+                let absmax = match read.absmax() {
+                    Absmax::Plain(absmax) => 4 * absmax.len(),
+                    Absmax::Nested { codes, map, absmax, .. } => codes.len() + 4 * (map.len() + absmax.len()),
+                };
+                assert_eq!(spec.bytes(), (read.packed().len() + absmax) as u64);
+                let other = QuantizedSpec::find(&checkpoint, "w", [96, 300]).unwrap_err();
+                assert!(other.to_string().contains("[96, 300] packed in 4 bits takes 14400"), "{other}");
             }
         }
     }

@@ -26,5 +26,5 @@ pub use codebook::{FP4, NF4, QuantType};
 pub use double::NESTED_BLOCK_SIZE;
 pub use dynamic::DynamicMap;
 pub use file::part_of;
-pub use quantized::{Absmax, Quantized, Scheme};
+pub use quantized::{Absmax, Quantized, QuantizedSpec, Scheme};
 pub use state::BLOCK_SIZES;

@@ -59,6 +59,40 @@ pub enum Absmax {
     },
 }
 
+/// How long the parts of a quantized weight are, which is known before any of them is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuantizedSpec {
+    /// `[N, K]`
+    pub shape: [usize; 2],
+    /// Blocks that have an absmax.
+    pub blocks: usize,
+    /// Blocks of absmax, where they are quantized too.
+    pub nested_blocks: Option<usize>,
+}
+
+impl QuantizedSpec {
+    /// What quantizing a weight `[N, K]` will give.
+    pub fn new(shape: [usize; 2], scheme: Scheme) -> Self {
+        let blocks = (shape[0] * shape[1]).div_ceil(scheme.block_size);
+        let nested_blocks = scheme.double_quant.then(|| blocks.div_ceil(NESTED_BLOCK_SIZE));
+        Self { shape, blocks, nested_blocks }
+    }
+
+    /// Bytes of the codes.
+    pub fn packed_len(&self) -> usize {
+        (self.shape[0] * self.shape[1]).div_ceil(2)
+    }
+
+    /// The bytes that the weight takes in memory.
+    pub fn bytes(&self) -> u64 {
+        let absmax = match self.nested_blocks {
+            None => size_of::<f32>() * self.blocks,
+            Some(nested) => self.blocks + size_of::<f32>() * (DynamicMap::LEN + nested),
+        };
+        (self.packed_len() + absmax) as u64
+    }
+}
+
 /// Numbers that are widened at a time on one thread; every block size divides it.
 const PIECE: usize = 4096;
 /// Numbers that a thread takes at a time.

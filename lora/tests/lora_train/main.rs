@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
 mod data;
+mod memory;
 mod noise;
 mod optimizer;
 mod place;

@@ -71,7 +71,7 @@ fn a_signal_within_a_step_ends_it_after_the_pass() {
     let run = slow(&place);
     let mut child = start(&place, &format!("{run} -o out"));
     let mut said = BufReader::new(child.stderr.take().unwrap());
-    wait_for(&mut said, "activations");
+    wait_for(&mut said, "Activations");
     signal(&child, "INT");
     let said = rest(said);
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -86,7 +86,7 @@ fn a_second_signal_ends_at_once() {
     place.write("long.json", json!([{"instruction": "x".repeat(3500), "output": "y"}]).to_string());
     let mut child = start(&place, "model --data long.json --cutoff-len 4000 --max-steps 100 -o out");
     let mut said = BufReader::new(child.stderr.take().unwrap());
-    wait_for(&mut said, "activations");
+    wait_for(&mut said, "Activations");
     // Two signals that come faster than a busy machine delivers them are one.
     while child.try_wait().unwrap().is_none() {
         signal(&child, "INT");

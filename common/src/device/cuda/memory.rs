@@ -24,6 +24,14 @@ pub struct Memory {
     pub peak: u64,
 }
 
+/// The pool hands out multiples of this, as it is seen to do; nobody promises it.
+const GRANULE: u64 = 512;
+
+/// Bytes that a buffer of `len` values takes of the memory.
+pub fn buffer_bytes<T>(len: usize) -> u64 {
+    (len.max(1) as u64 * size_of::<T>() as u64).next_multiple_of(GRANULE)
+}
+
 /// Page-locked memory that values pass through on their way to the GPU.
 pub(super) struct Staging {
     memory: PinnedHostSlice<u16>,

@@ -30,10 +30,12 @@ pub use compile::{Compiled, Source, compile};
 pub use float16::Float16;
 pub use launch::{Argument, Grid, address};
 pub use libraries::find_compiler;
+pub use memory::{Memory, buffer_bytes};
 pub use products::{Factor, Precision, Product};
 pub use tensor::GpuTensor;
 pub(crate) use tensor::SOURCE as TENSOR;
 pub use utilization::Utilization;
+pub use widened::Rooms;
 
 /// The oldest compute capability that the kernels are written for: Ampere's.
 const OLDEST: u32 = 80;
@@ -64,6 +66,11 @@ struct Loaded {
     modules: HashMap<&'static str, Arc<CudaModule>>,
     functions: HashMap<(&'static str, &'static str), CudaFunction>,
     constants: HashMap<(&'static str, &'static str), i32>,
+}
+
+/// Bytes of a GPU's memory that matrix products and [`Gpu::widened`] work in, with room for these weights.
+pub fn scratch_bytes(rooms: Rooms) -> u64 {
+    products::workspace_bytes() + rooms.bytes()
 }
 
 impl Gpu {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaSlice, CudaStream};
 
-use super::{Float16, Gpu, address, failed};
+use super::{Float16, Gpu, address, buffer_bytes, failed};
 use crate::{Error, Result, error};
 
 /// What NVIDIA recommends for Hopper.
@@ -103,6 +103,11 @@ pub(super) struct Products {
 unsafe impl Send for Products {}
 #[allow(unsafe_code)]
 unsafe impl Sync for Products {}
+
+/// Bytes of a GPU's memory that [`Products`] take.
+pub(super) fn workspace_bytes() -> u64 {
+    buffer_bytes::<u8>(WORKSPACE)
+}
 
 impl Products {
     pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {

@@ -6,8 +6,32 @@ use std::sync::{Arc, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream};
 
-use super::{Gpu, failed};
+use super::{Gpu, buffer_bytes, failed};
 use crate::{Result, error};
+
+/// How many numbers each of the two buffers has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rooms([usize; 2]);
+
+impl Rooms {
+    /// Before any weight has asked for room.
+    pub const NONE: Self = Self([1, 1]);
+
+    /// Enough for a weight of `len` numbers too.
+    pub fn with(self, len: usize) -> Self {
+        let [first, second] = self.0;
+        match len {
+            _ if len > first => Self([len, first]),
+            _ if len < first && len > second => Self([first, len]),
+            _ => self,
+        }
+    }
+
+    /// What both take of the memory.
+    pub(super) fn bytes(self) -> u64 {
+        self.0.map(buffer_bytes::<u16>).iter().sum()
+    }
+}
 
 /// The two buffers and which was used last.
 pub(super) struct DoubleBuffer {
@@ -29,7 +53,7 @@ impl DoubleBuffer {
             Ok(Half {
                 // SAFETY: never read before a weight is widened into it.
                 #[allow(unsafe_code)]
-                weights: unsafe { stream.alloc(1) }.map_err(failed)?,
+                weights: unsafe { stream.alloc(Rooms::NONE.0[0]) }.map_err(failed)?,
                 free: context.new_event(None).map_err(failed)?,
                 ready: context.new_event(None).map_err(failed)?,
             })
@@ -42,11 +66,14 @@ impl Gpu {
     /// Makes room for weights of `len` numbers, before anything is in flight.
     pub fn reserve_widened(&self, len: usize) -> Result<()> {
         let mut buffer = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
-        let [first, second] = &mut buffer.halves;
-        if len > first.weights.len() {
-            second.weights = std::mem::replace(&mut first.weights, self.allocate(len)?);
-        } else if len < first.weights.len() && len > second.weights.len() {
-            second.weights = self.allocate(len)?;
+        let now = Rooms([0, 1].map(|half: usize| buffer.halves[half].weights.len()));
+        let Rooms([first, second]) = now.with(len);
+        if first > now.0[0] {
+            // The first buffer is now the second largest.
+            buffer.halves.swap(0, 1);
+            buffer.halves[0].weights = self.allocate(first)?;
+        } else if second > now.0[1] {
+            buffer.halves[1].weights = self.allocate(second)?;
         }
         self.synchronize()
     }

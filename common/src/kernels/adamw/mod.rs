@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use crate::device::Vector;
 use crate::{Result, error};
-pub use moments::{LEAST_IN_8_BITS, Moments};
+pub use moments::{LEAST_IN_8_BITS, Moments, MomentsSpec};
 use moments::{Part, Storage};
 use quantized::Quantized;
 

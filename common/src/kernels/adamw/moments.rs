@@ -10,6 +10,67 @@ use crate::{Error, Result, error};
 /// Tensors with fewer values keep f32 moments: bitsandbytes' `min_8bit_size`.
 pub const LEAST_IN_8_BITS: usize = 4096;
 
+/// How the moments of parameters are kept, before there are any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MomentsSpec {
+    /// Ranges that follow each other, and whether their moments are in 8 bits.
+    parts: Vec<(Range<usize>, bool)>,
+    /// Whether they will be in unified memory where they are on a GPU: the driver moves them to the host
+    /// where the GPU's memory is short (Dettmers et al. 2023, arXiv:2305.14314, section 3).
+    pub is_paged: bool,
+}
+
+impl MomentsSpec {
+    /// f32 moments of `len` parameters.
+    pub fn exact(len: usize) -> Self {
+        Self { parts: vec![(0..len, false)], is_paged: false }
+    }
+
+    /// 8-bit moments of parameters that are made of `tensors`, which follow each other. As in
+    /// bitsandbytes' optimizers blocks begin anew with each tensor, and tensors of fewer than
+    /// [`LEAST_IN_8_BITS`] values keep f32 moments.
+    pub fn in_8_bits(tensors: impl IntoIterator<Item = Range<usize>>) -> Self {
+        let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
+        for tensor in tensors {
+            let in_8_bits = tensor.len() >= LEAST_IN_8_BITS;
+            match parts.last_mut() {
+                // Behind a whole number of blocks the next tensor's blocks begin by themselves.
+                Some((range, kind))
+                    if *kind == in_8_bits && (!in_8_bits || range.len().is_multiple_of(BLOCK)) =>
+                {
+                    range.end = tensor.end;
+                }
+                _ => parts.push((tensor, in_8_bits)),
+            }
+        }
+        Self { parts, is_paged: false }
+    }
+
+    /// The same moments, paged.
+    pub fn paged(self) -> Self {
+        Self { is_paged: true, ..self }
+    }
+
+    /// The memory that the moments take, wherever they are.
+    pub fn bytes(&self) -> u64 {
+        let of = |(range, in_8_bits): &(Range<usize>, bool)| match in_8_bits {
+            true => 2 * range.len() + 8 * range.len().div_ceil(BLOCK),
+            false => 8 * range.len(),
+        };
+        self.parts.iter().map(of).sum::<usize>() as u64
+    }
+
+    /// Bytes of a GPU's own memory that they take.
+    pub fn gpu_bytes(&self) -> u64 {
+        let of = |(range, in_8_bits): &(Range<usize>, bool)| match (in_8_bits, self.is_paged) {
+            (true, is_paged) => Quantized::gpu_bytes(range.len(), is_paged),
+            (false, true) => 0,
+            (false, false) => 2 * Vector::gpu_bytes(range.len()),
+        };
+        self.parts.iter().map(of).sum()
+    }
+}
+
 /// First and second moments, and the number of steps taken.
 #[derive(Debug)]
 pub struct Moments {
@@ -52,32 +113,12 @@ impl Storage {
 impl Moments {
     /// f32 moments of `len` parameters before the first step, where the parameters are.
     pub fn new(len: usize, device: &Device) -> Result<Self> {
-        Self::of_parts([(0..len, false)], device)
+        Self::of(&MomentsSpec::exact(len), device)
     }
 
-    /// 8-bit moments before the first step of parameters that are made of `tensors`, which follow
-    /// each other. As in bitsandbytes' optimizers blocks begin anew with each tensor, and tensors of
-    /// fewer than [`LEAST_IN_8_BITS`] values keep f32 moments.
-    pub fn in_8_bits(tensors: impl IntoIterator<Item = Range<usize>>, device: &Device) -> Result<Self> {
-        let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
-        for tensor in tensors {
-            let in_8_bits = tensor.len() >= LEAST_IN_8_BITS;
-            match parts.last_mut() {
-                // Behind a whole number of blocks the next tensor's blocks begin by themselves.
-                Some((range, kind))
-                    if *kind == in_8_bits && (!in_8_bits || range.len().is_multiple_of(BLOCK)) =>
-                {
-                    range.end = tensor.end;
-                }
-                _ => parts.push((tensor, in_8_bits)),
-            }
-        }
-        Self::of_parts(parts, device)
-    }
-
-    /// Ranges that follow each other, and whether their moments are kept in 8 bits.
-    fn of_parts(parts: impl IntoIterator<Item = (Range<usize>, bool)>, device: &Device) -> Result<Self> {
-        let part = |(range, in_8_bits): (Range<usize>, bool)| {
+    /// Moments before the first step, where the parameters are.
+    pub fn of(spec: &MomentsSpec, device: &Device) -> Result<Self> {
+        let part = |(range, in_8_bits): &(Range<usize>, bool)| {
             let len = range.len();
             let storage = match in_8_bits {
                 true => Storage::Quantized(Quantized::zeros(len, device)?),
@@ -85,17 +126,11 @@ impl Moments {
                     Storage::Exact { first: Vector::zeros(len, device)?, second: Vector::zeros(len, device)? }
                 }
             };
-            Ok(Part { range, storage })
+            let storage = if spec.is_paged { storage.paged()? } else { storage };
+            Ok(Part { range: range.clone(), storage })
         };
-        Ok(Self { parts: parts.into_iter().map(part).collect::<Result<_>>()?, steps: 0, is_paged: false })
-    }
-
-    /// The same moments in unified memory, where they are on a GPU: the driver moves them to the host
-    /// where the GPU's memory is short (Dettmers et al. 2023, arXiv:2305.14314, section 3).
-    pub fn paged(self) -> Result<Self> {
-        let page = |part: Part| Ok(Part { storage: part.storage.paged()?, ..part });
-        let parts = self.parts.into_iter().map(page).collect::<Result<_>>()?;
-        Ok(Self { parts, is_paged: true, ..self })
+        let parts = spec.parts.iter().map(part).collect::<Result<_>>()?;
+        Ok(Self { parts, steps: 0, is_paged: spec.is_paged })
     }
 
     /// Number of parameters.
@@ -106,15 +141,6 @@ impl Moments {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// The memory they take.
-    pub fn bytes(&self) -> usize {
-        let of = |part: &Part| match part.storage {
-            Storage::Exact { .. } => 8 * part.range.len(),
-            Storage::Quantized(_) => 2 * part.range.len() + 8 * part.range.len().div_ceil(BLOCK),
-        };
-        self.parts.iter().map(of).sum()
     }
 
     /// The moments as tensors of a file, for the parts N of the parameters: `first_moment.N` (F32), or

@@ -8,7 +8,7 @@ use cudarc::driver::CudaSlice;
 
 use crate::Result;
 use crate::device::Device;
-use crate::device::cuda::{Buffer, Gpu};
+use crate::device::cuda::{Buffer, Gpu, buffer_bytes};
 use crate::nf4::DynamicMap;
 
 /// Values that share a scale.
@@ -72,6 +72,13 @@ impl Quantized {
             len: first.codes.len(),
             gpu: gpu.clone(),
         })))
+    }
+
+    /// Bytes of a GPU's own memory that [`Quantized::on`] takes for `len` parameters, and that are left of
+    /// them in [`Quantized::paged`].
+    pub fn gpu_bytes(len: usize, is_paged: bool) -> u64 {
+        let blocks = buffer_bytes::<u8>(len) + buffer_bytes::<f32>(len.div_ceil(BLOCK));
+        buffer_bytes::<f32>(4 * DynamicMap::LEN) + if is_paged { 0 } else { 2 * blocks }
     }
 
     /// The same moments in unified memory, where they are on a GPU.

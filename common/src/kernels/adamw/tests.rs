@@ -91,8 +91,25 @@ fn wrong_lengths_are_errors_and_change_nothing() {
 }
 
 /// Three tensors: two in 8 bits that share their parts, and one whose moments stay in f32.
+fn mixed_spec() -> MomentsSpec {
+    MomentsSpec::in_8_bits([0..4096, 4096..4096 + 4400, 8496..8500])
+}
+
 fn mixed() -> Moments {
-    Moments::in_8_bits([0..4096, 4096..4096 + 4400, 8496..8500], &Device::Cpu).unwrap()
+    Moments::of(&mixed_spec(), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_size_of_moments_is_known_before_there_are_any() {
+    assert_eq!(mixed_spec().bytes(), 2 * 8496 + 8 * (16 + 18) + 8 * 4);
+    for spec in [mixed_spec(), MomentsSpec::exact(8500)] {
+        let tensors = Moments::of(&spec, &Device::Cpu).unwrap().to_tensors().unwrap();
+        let bytes: usize = tensors.iter().map(|tensor| tensor.bytes.len()).sum();
+        assert_eq!(spec.bytes(), bytes as u64);
+        // On a GPU come the maps of 8-bit codes and what the pool rounds up; paged, the maps alone.
+        let beyond = spec.gpu_bytes() - spec.bytes();
+        assert!(beyond < 3 * 4096 && spec.paged().gpu_bytes() <= 4096, "{beyond}");
+    }
 }
 
 fn blocks_of(moments: &Moments) -> Vec<(String, Vec<u8>)> {
@@ -106,7 +123,6 @@ fn tensors_that_share_a_part_are_as_if_alone() {
     let (start, gradients) = (random.values(8500, 1.0), random.values(8500, 2.0));
     let mut together = Vector::Cpu(start.clone());
     let mut moments = mixed();
-    assert_eq!(moments.bytes(), 2 * 8496 + 8 * (16 + 18) + 8 * 4);
     let rates = [(0..4096, 0.01), (4096..8500, 0.02)];
     for _ in 0..3 {
         let gradients = Vector::Cpu(gradients.clone());
@@ -114,7 +130,8 @@ fn tensors_that_share_a_part_are_as_if_alone() {
     }
     for (range, rate) in [(0..4096, 0.01), (4096..8496, 0.02), (8496..8500, 0.02)] {
         let mut alone = Vector::Cpu(start[range.clone()].to_vec());
-        let mut moments = Moments::in_8_bits(std::iter::once(0..range.len()), &Device::Cpu).unwrap();
+        let mut moments =
+            Moments::of(&MomentsSpec::in_8_bits(std::iter::once(0..range.len())), &Device::Cpu).unwrap();
         for _ in 0..3 {
             let gradients = Vector::Cpu(gradients[range.clone()].to_vec());
             optimizer.step(&mut alone, &gradients, 0.5, &mut moments, rate).unwrap();
@@ -161,7 +178,7 @@ fn moments_come_back_from_a_file_to_the_bit() {
     let mut loaded = mixed();
     loaded.load(&saved, &Device::Cpu).unwrap();
     assert_eq!(blocks_of(&loaded), blocks_of(&moments));
-    let mut others = Moments::in_8_bits([0..4096, 4096..8500], &Device::Cpu).unwrap();
+    let mut others = Moments::of(&MomentsSpec::in_8_bits([0..4096, 4096..8500]), &Device::Cpu).unwrap();
     let error = others.load(&saved, &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("first_moment.0.codes: 8500 values in U8 expected, found 8496"), "{error}");
     let error = Moments::new(8500, &Device::Cpu).unwrap().load(&saved, &Device::Cpu).unwrap_err();

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::device::cuda::GpuTensor;
 use crate::device::{Device, Tensor};
-use crate::kernels::linear::{self, Linear, Weight};
+use crate::kernels::linear::{self, Linear, Weight, WeightSpec};
 use crate::{Result, error};
 
 pub use noise::Noise;
@@ -38,8 +38,7 @@ impl Embedding {
 
     /// Copies the table to a GPU where that takes no more than `budget` bytes; returns the bytes.
     pub fn keep_on_gpu(&mut self, budget: u64, device: &Device) -> Result<u64> {
-        let [v, c] = self.table.shape();
-        let bytes = 2 * (v * c) as u64;
+        let bytes = linear::cuda::dense_bytes(self.table.shape());
         match (device, &self.table) {
             (Device::Cuda(gpu), Weight::Dense(table)) if self.on_gpu.is_none() && bytes <= budget => {
                 self.on_gpu = Some(linear::cuda::upload(gpu, table)?);
@@ -47,6 +46,14 @@ impl Embedding {
             }
             _ => Ok(0),
         }
+    }
+}
+
+/// Bytes that [`Embedding::keep_on_gpu`] takes for a table that no head shares.
+pub fn table_bytes(table: &WeightSpec) -> u64 {
+    match table {
+        WeightSpec::Dense(shape, _) => linear::cuda::dense_bytes(*shape),
+        WeightSpec::Quantized(_) => 0,
     }
 }
 

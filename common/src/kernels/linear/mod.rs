@@ -8,6 +8,7 @@
 mod cpu;
 pub(in crate::kernels) mod cuda;
 mod lora;
+mod spec;
 mod weight;
 
 use std::ops::Range;
@@ -19,7 +20,8 @@ use crate::{Result, error};
 
 pub(in crate::kernels) use cpu::{multiply, multiply_transposed};
 
-pub use weight::Weight;
+pub use spec::LinearSpec;
+pub use weight::{Weight, WeightSpec};
 
 /// One projection of a stack.
 pub struct Projection {

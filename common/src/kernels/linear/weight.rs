@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::device::cuda::Float16;
-use crate::nf4::{Quantized, Scheme};
+use crate::nf4::{Quantized, QuantizedSpec, Scheme};
 use crate::{Result, error};
 
 /// A frozen matrix [N, K].
@@ -16,6 +16,69 @@ pub enum Weight {
     Quantized(Quantized),
 }
 
+/// What a weight will be, before any of it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightSpec {
+    /// Numbers of this type, [N, K].
+    Dense([usize; 2], Dtype),
+    /// bitsandbytes' 4-bit blocks.
+    Quantized(QuantizedSpec),
+}
+
+impl WeightSpec {
+    /// What [`Weight::load`] would find, from the header alone.
+    pub fn find(checkpoint: &Checkpoint, name: &str, expected: [usize; 2]) -> Result<Self> {
+        if let Some(quantized) = QuantizedSpec::find(checkpoint, name, expected)? {
+            return Ok(Self::Quantized(quantized));
+        }
+        let tensor = checkpoint.tensor(name)?;
+        check_shape(name, expected, &tensor.shape)?;
+        Ok(Self::Dense(expected, tensor.dtype))
+    }
+
+    /// What [`Weight::quantized`] makes of it.
+    pub fn quantized(self, scheme: Scheme) -> Self {
+        match self {
+            Self::Dense(shape, _) => Self::Quantized(QuantizedSpec::new(shape, scheme)),
+            quantized => quantized,
+        }
+    }
+
+    /// [N, K]
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(shape, _) => *shape,
+            Self::Quantized(quantized) => quantized.shape,
+        }
+    }
+
+    /// Numbers of the weight.
+    pub fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes that the weight takes on the host.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Dense(_, dtype) => (self.len() * dtype.bitsize() / 8) as u64,
+            Self::Quantized(quantized) => quantized.bytes(),
+        }
+    }
+}
+
+/// The weight `name` is as large as config.json makes it.
+fn check_shape(name: &str, expected: [usize; 2], found: &[usize]) -> Result<()> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(error!("tensor {name}: shape {expected:?} expected, found {found:?}")),
+    }
+}
+
 impl Weight {
     /// The weight `name` of a checkpoint, which must be [n, k].
     pub fn load(checkpoint: &Checkpoint, name: &str, expected: [usize; 2]) -> Result<Self> {
@@ -25,14 +88,10 @@ impl Weight {
             None => Self::Dense(checkpoint.tensor(name)?),
         };
         match &weight {
-            Self::Dense(tensor) if tensor.shape != expected => {
-                Err(error!("tensor {name}: shape {expected:?} expected, found {:?}", tensor.shape))
-            }
-            Self::Quantized(quantized) if quantized.shape() != expected => {
-                Err(error!("tensor {name}: shape {expected:?} expected, found {:?}", quantized.shape()))
-            }
-            _ => Ok(weight),
+            Self::Dense(tensor) => check_shape(name, expected, &tensor.shape)?,
+            Self::Quantized(quantized) => check_shape(name, expected, &quantized.shape())?,
         }
+        Ok(weight)
     }
 
     /// The weight in 4 bits; it stays as it is where it is in 4 bits already.

@@ -7,7 +7,7 @@ use super::super::lora::{slots, stacked_a};
 use super::dropped;
 use crate::Result;
 use crate::device::GpuVector;
-use crate::device::cuda::{Factor, GpuTensor, Grid, Precision, Product, Source, address};
+use crate::device::cuda::{Factor, GpuTensor, Grid, Precision, Product, Source, address, buffer_bytes};
 use crate::kernels::dropout::Dropout;
 
 use cudarc::driver::CudaSlice;
@@ -29,6 +29,12 @@ pub(super) struct Narrow {
     inputs: usize,
     /// ΣN
     outputs: usize,
+}
+
+/// Bytes that [`Narrow::new`] takes.
+pub(in super::super) fn bytes(inputs: usize, outputs: usize, ranks: usize) -> u64 {
+    let ranks = ranks.next_multiple_of(RANK_STEP);
+    buffer_bytes::<u16>(ranks * inputs) + buffer_bytes::<u16>(outputs * ranks)
 }
 
 impl Narrow {

@@ -10,16 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaSlice, CudaStream};
 
-use super::{Linear, Parameters, Projection};
+use super::{Linear, LinearSpec, Parameters, Projection};
 use crate::device::GpuVector;
-use crate::device::cuda::{Argument, Factor, Gpu, GpuTensor, Grid, Precision, Product, Source, address};
+use crate::device::cuda::{
+    Argument, Factor, Gpu, GpuTensor, Grid, Precision, Product, Source, address, buffer_bytes,
+};
 use crate::{Result, error};
 
 use lora::Narrow;
-use weight::Frozen;
-pub(in crate::kernels) use weight::upload;
+use weight::{Frozen, PART};
+pub(in crate::kernels) use weight::{dense_bytes, upload};
 
 pub(in crate::kernels) use lora::SOURCE as LORA;
+pub(super) use lora::bytes as adapter_bytes;
 
 pub(in crate::kernels) static SOURCE: Source = Source::new("quantized", include_str!("../quantized.cu"));
 
@@ -61,6 +64,18 @@ impl Stack {
             stack.parts = Some(gpu.upload(&parts.collect::<Result<Vec<_>>>()?.concat())?);
         }
         Ok(stack)
+    }
+
+    /// Bytes that [`Stack::new`] takes, without the room to widen into.
+    pub(super) fn bytes(spec: &LinearSpec) -> u64 {
+        let mut bytes = spec.weights.iter().map(Frozen::bytes).sum();
+        if spec.has_bias {
+            bytes += buffer_bytes::<u16>(spec.outputs());
+        }
+        if spec.is_quantized() {
+            bytes += buffer_bytes::<u64>(PART * spec.weights.len());
+        }
+        bytes
     }
 
     fn is_quantized(&self) -> bool {
@@ -207,7 +222,7 @@ impl Stack {
 
     /// Widens quantized weights for good, where that takes no more than `budget` bytes; returns the bytes.
     pub(super) fn keep_widened(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
-        let bytes = 2 * self.len() as u64;
+        let bytes = widened_bytes(self.len());
         if !self.is_quantized() || self.wide.is_some() || bytes > budget {
             return Ok(0);
         }
@@ -216,6 +231,11 @@ impl Stack {
         self.wide = Some(wide);
         Ok(bytes)
     }
+}
+
+/// Bytes that [`Stack::keep_widened`] takes for weights of `len` numbers.
+pub(super) fn widened_bytes(len: usize) -> u64 {
+    buffer_bytes::<u16>(len)
 }
 
 fn stack(linear: &Linear) -> Result<&Stack> {

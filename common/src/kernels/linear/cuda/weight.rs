@@ -5,15 +5,18 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream};
 use rayon::prelude::*;
 
-use super::super::Weight;
+use super::super::{Weight, WeightSpec};
 use super::SOURCE;
 use crate::checkpoint::Tensor;
-use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, address};
-use crate::nf4::{Absmax, Quantized};
+use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, address, buffer_bytes};
+use crate::nf4::{Absmax, DynamicMap, NF4, Quantized, QuantizedSpec};
 use crate::{Result, error};
 
 /// Values that a block of threads widens: 256 threads, four groups of eight.
 const WIDENED_BY_BLOCK: usize = 256 * 4 * 8;
+/// Numbers that describe a weight to the kernels of few rows.
+pub(super) const PART: usize = 8;
+
 /// A frozen matrix [N, K].
 pub(super) enum Frozen {
     Dense(GpuTensor),
@@ -41,6 +44,14 @@ impl Frozen {
             Weight::Quantized(quantized) => {
                 Ok(Self::Quantized(Box::new(QuantizedWeight::upload(gpu, quantized)?)))
             }
+        }
+    }
+
+    /// Bytes that [`Frozen::upload`] takes.
+    pub(super) fn bytes(spec: &WeightSpec) -> u64 {
+        match spec {
+            WeightSpec::Dense(shape, _) => dense_bytes(*shape),
+            WeightSpec::Quantized(quantized) => QuantizedWeight::bytes(quantized),
         }
     }
 
@@ -92,7 +103,7 @@ impl Frozen {
     }
 
     /// The weight as `quantized.cu` has it in a `Part` that begins at column `first_column` of y.
-    pub(super) fn part(&self, first_column: usize) -> Result<[u64; 8]> {
+    pub(super) fn part(&self, first_column: usize) -> Result<[u64; PART]> {
         let weight = self.quantized()?;
         let two = |low: i32, high: i32| u64::from(low as u32) | u64::from(high as u32) << 32;
         let [values, absmax, codes, map, ..] = weight.scales().map(Argument::bits);
@@ -129,6 +140,18 @@ impl QuantizedWeight {
         })
     }
 
+    /// Bytes that [`QuantizedWeight::upload`] takes.
+    fn bytes(spec: &QuantizedSpec) -> u64 {
+        let absmax = match spec.nested_blocks {
+            None => buffer_bytes::<f32>(spec.blocks),
+            Some(nested) => {
+                let codes = buffer_bytes::<u8>(spec.blocks) + buffer_bytes::<f32>(DynamicMap::LEN);
+                codes + buffer_bytes::<f32>(nested)
+            }
+        };
+        buffer_bytes::<u8>(spec.packed_len()) + buffer_bytes::<f32>(NF4.len()) + absmax
+    }
+
     /// As the kernels take them.
     fn scales(&self) -> [Argument; 7] {
         let nested = |part: fn(&(CudaSlice<u8>, CudaSlice<f32>)) -> u64| {
@@ -161,6 +184,11 @@ pub(in crate::kernels) fn upload(gpu: &Arc<Gpu>, tensor: &Tensor) -> Result<GpuT
         Ok(())
     })?;
     GpuTensor::from_bits(gpu, &values, &[n, k])
+}
+
+/// Bytes that [`upload`] takes for a matrix [N, K].
+pub(in crate::kernels) fn dense_bytes([n, k]: [usize; 2]) -> u64 {
+    buffer_bytes::<u16>(n * k)
 }
 
 /// The logarithm of a block size, which the kernels shift by.

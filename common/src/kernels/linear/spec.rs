@@ -1,0 +1,72 @@
+//! What a stack of projections will take, before any of it is loaded.
+
+use super::{WeightSpec, cuda};
+use crate::device::cuda::Rooms;
+
+/// A stack whose weights are known by the headers of their files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearSpec {
+    /// Of each projection.
+    pub weights: Vec<WeightSpec>,
+    /// Whether any projection has a bias.
+    pub has_bias: bool,
+}
+
+impl LinearSpec {
+    /// K
+    pub fn inputs(&self) -> usize {
+        self.weights.first().map_or(0, |weight| weight.shape()[1])
+    }
+
+    /// ΣN over the stack.
+    pub fn outputs(&self) -> usize {
+        self.weights.iter().map(|weight| weight.shape()[0]).sum()
+    }
+
+    /// Numbers of all weights.
+    pub fn len(&self) -> usize {
+        self.weights.iter().map(WeightSpec::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether all weights are in 4 bits.
+    pub fn is_quantized(&self) -> bool {
+        self.weights.iter().all(|weight| matches!(weight, WeightSpec::Quantized(_)))
+    }
+
+    /// Bytes of weights and biases on the host.
+    pub fn bytes(&self) -> u64 {
+        let bias = if self.has_bias { size_of::<f32>() * self.outputs() } else { 0 };
+        self.weights.iter().map(WeightSpec::bytes).sum::<u64>() + bias as u64
+    }
+
+    /// Bytes of weights and biases on a GPU.
+    pub fn gpu_bytes(&self) -> u64 {
+        cuda::Stack::bytes(self)
+    }
+
+    /// Room to widen the weights into on a GPU, besides the room that others have asked for.
+    pub fn widened_in(&self, rooms: Rooms) -> Rooms {
+        if self.is_quantized() { rooms.with(self.len()) } else { rooms }
+    }
+
+    /// Bytes that the weights take on a GPU besides where [`super::Linear::keep_widened`] widens them.
+    pub fn widened_bytes(&self) -> u64 {
+        match self.is_quantized() {
+            true => cuda::widened_bytes(self.len()),
+            false => 0,
+        }
+    }
+
+    /// Bytes of the copies on a GPU of adapters with `ranks` ranks in all.
+    pub fn adapter_bytes(&self, ranks: usize) -> u64 {
+        match ranks {
+            0 => 0,
+            _ => cuda::adapter_bytes(self.inputs(), self.outputs(), ranks),
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! A model before it is loaded: what config.json and the headers of its files say of it, and with that the
+//! memory that it will take.
+
+use std::path::Path;
+
+use super::adapters::Stack;
+use super::load::vector_of;
+use super::{AdapterLayout, AdapterOptions, Config, Module, NormWeight};
+use crate::Result;
+use crate::adapter::Adapter;
+use crate::checkpoint::Checkpoint;
+use crate::device::Vector;
+use crate::device::cuda::{Rooms, scratch_bytes};
+use crate::kernels::adamw::MomentsSpec;
+use crate::kernels::embedding;
+use crate::kernels::linear::{LinearSpec, WeightSpec};
+use crate::nf4::Scheme;
+
+/// A model of which no weight has been read.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    config: Config,
+    embedding: WeightSpec,
+    head: LinearSpec,
+    /// Numbers of the weights of all norms, as they lie on a device.
+    norms: Vec<usize>,
+    /// The stacks of linear layers of all blocks.
+    modules: Vec<Vec<Module>>,
+    /// What each of them will be.
+    linears: Vec<LinearSpec>,
+}
+
+/// What a run holds in memory from its beginning to its end, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Frozen weights; on the host they are mapped from their files unless they are quantized by loading.
+    pub weights: u64,
+    /// The adapters' values, and on a GPU their 16-bit copies.
+    pub adapters: u64,
+    /// What the optimizer keeps, without what is in unified memory.
+    pub moments: u64,
+    /// What matrix products work in on a GPU.
+    pub scratch: u64,
+    /// Of the adapters' values.
+    pub gradients: u64,
+}
+
+impl Held {
+    /// What there is when the model is loaded, before the first pass asks for room for gradients.
+    pub fn loaded(&self) -> u64 {
+        self.weights + self.adapters + self.moments + self.scratch
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.loaded() + self.gradients
+    }
+}
+
+impl Outline {
+    /// Reads config.json and the headers in a model directory. Linear layers of blocks that are not in 4 bits
+    /// will be quantized where that is asked for.
+    pub fn read(directory: &Path, quantization: Option<Scheme>) -> Result<Self> {
+        let config = Config::read(directory)?;
+        let checkpoint = Checkpoint::open(directory)?;
+        let embedding = weight(&checkpoint, &config.embedding())?;
+        let head = linear(&checkpoint, &[config.head()])?;
+        let mut outline =
+            Self { embedding, head, norms: Vec::new(), modules: Vec::new(), linears: Vec::new(), config };
+        outline.norms.push(norm(&checkpoint, &outline.config.last_norm())?);
+        for layer in 0..outline.config.layers {
+            let block = outline.config.block(layer);
+            for stack in block.stacks() {
+                outline.linears.push(linear(&checkpoint, stack)?);
+                outline.modules.push(stack.to_vec());
+            }
+            outline.norms.push(norm(&checkpoint, &block.input_norm)?);
+            outline.norms.push(norm(&checkpoint, &block.post_norm)?);
+            if let Some([query, key]) = &block.head_norms {
+                let heads = outline.config.heads;
+                let numbers =
+                    heads.queries * norm(&checkpoint, query)? + heads.keys * norm(&checkpoint, key)?;
+                outline.norms.push(numbers);
+            }
+        }
+        Ok(match quantization {
+            Some(scheme) => outline.quantized(scheme),
+            None => outline,
+        })
+    }
+
+    /// What config.json says.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The same model with the linear layers of its blocks in 4 bits.
+    pub fn quantized(&self, scheme: Scheme) -> Self {
+        let mut outline = self.clone();
+        for weight in outline.linears.iter_mut().flat_map(|linear| &mut linear.weights) {
+            *weight = weight.quantized(scheme);
+        }
+        outline
+    }
+
+    /// Where new adapters will lie.
+    pub fn new_adapters(&self, options: &AdapterOptions) -> Result<AdapterLayout> {
+        AdapterLayout::new(&self.stacks(), options)
+    }
+
+    /// Where the adapters of a PEFT directory will lie.
+    pub fn adapters(&self, adapter: &Adapter) -> Result<AdapterLayout> {
+        AdapterLayout::of_adapter(&self.stacks(), adapter)
+    }
+
+    fn stacks(&self) -> Vec<Stack<'_>> {
+        let stacks = self.modules.iter();
+        stacks
+            .map(|stack| stack.iter().map(|module| (module.name.as_str(), module.shape)).collect())
+            .collect()
+    }
+
+    /// What training these adapters holds on the host.
+    pub fn held_on_host(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> Held {
+        let head = if self.config.tied_head { 0 } else { self.head.bytes() };
+        let linears: u64 = self.linears.iter().map(LinearSpec::bytes).sum();
+        let norms = size_of::<f32>() * self.norms.iter().sum::<usize>();
+        let values = (size_of::<f32>() * adapters.len) as u64;
+        Held {
+            weights: self.embedding.bytes() + head + linears + norms as u64,
+            adapters: values,
+            moments: moments.bytes(),
+            scratch: 0,
+            gradients: values,
+        }
+    }
+
+    /// Bytes of the weights on a GPU.
+    pub fn gpu_bytes(&self) -> u64 {
+        let norms = self.norms.iter().map(|&len| Vector::gpu_bytes(len));
+        norms.sum::<u64>() + self.linears_and_head().map(LinearSpec::gpu_bytes).sum::<u64>()
+    }
+
+    fn linears_and_head(&self) -> impl Iterator<Item = &LinearSpec> {
+        [&self.head].into_iter().chain(&self.linears)
+    }
+
+    /// What training these adapters holds on a GPU, where the embedding table is not, unless it is the head.
+    pub fn held_on_gpu(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> Held {
+        let values = Vector::gpu_bytes(adapters.len);
+        let rooms = self.linears_and_head().fold(Rooms::NONE, |rooms, linear| linear.widened_in(rooms));
+        let copies = self.linears.iter().zip(adapters.ranks()).map(|(linear, r)| linear.adapter_bytes(r));
+        Held {
+            weights: self.gpu_bytes(),
+            adapters: values + copies.sum::<u64>(),
+            moments: moments.gpu_bytes(),
+            scratch: scratch_bytes(rooms),
+            gradients: values,
+        }
+    }
+
+    /// The most that [`super::Model::spend_memory`] can spend.
+    pub fn spendable(&self, reads_table: bool) -> u64 {
+        let table = match reads_table && !self.config.tied_head {
+            true => embedding::table_bytes(&self.embedding),
+            false => 0,
+        };
+        table + self.linears.iter().map(LinearSpec::widened_bytes).sum::<u64>()
+    }
+}
+
+fn weight(checkpoint: &Checkpoint, module: &Module) -> Result<WeightSpec> {
+    WeightSpec::find(checkpoint, &format!("{}.weight", module.name), module.shape)
+}
+
+fn linear(checkpoint: &Checkpoint, modules: &[Module]) -> Result<LinearSpec> {
+    let mut weights = Vec::new();
+    for module in modules {
+        weights.push(weight(checkpoint, module)?);
+        if module.has_bias {
+            vector_of(checkpoint, &format!("{}.bias", module.name), module.shape[0])?;
+        }
+    }
+    Ok(LinearSpec { weights, has_bias: modules.iter().any(|module| module.has_bias) })
+}
+
+/// Numbers of a norm, which is there.
+fn norm(checkpoint: &Checkpoint, norm: &NormWeight) -> Result<usize> {
+    vector_of(checkpoint, &norm.name, norm.len).map(|_| norm.len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::kernels::linear::{Linear, Weight};
+    use crate::model::Model;
+    use crate::nf4::{Absmax, QuantType};
+    use std::path::PathBuf;
+
+    /// Of every family, with tied heads and without, as bf16 and as bitsandbytes quantizes it.
+    fn directories() -> Vec<PathBuf> {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
+        let families = ["llama", "llama3-rope", "mistral", "qwen2", "qwen3"];
+        families.iter().flat_map(|family| [models.join(family), models.join(family).join("nf4")]).collect()
+    }
+
+    /// As they are, and quantized by loading.
+    fn schemes() -> [Option<Scheme>; 3] {
+        let scheme = |double_quant| Scheme { quant_type: QuantType::Nf4, block_size: 64, double_quant };
+        [None, Some(scheme(false)), Some(scheme(true))]
+    }
+
+    fn load(directory: &Path, scheme: Option<Scheme>) -> Model {
+        match scheme {
+            Some(scheme) => Model::load_quantized(directory, scheme, &Device::Cpu).unwrap(),
+            None => Model::load(directory, &Device::Cpu).unwrap(),
+        }
+    }
+
+    /// Lengths in bytes of all that is copied to a GPU of a loaded model, each a buffer.
+    fn copied(model: &Model) -> Vec<usize> {
+        let mut buffers = vec![4 * model.head.norm.len()];
+        for block in &model.blocks {
+            buffers.extend([4 * block.input_norm.len(), 4 * block.post_norm.len()]);
+            buffers.extend(block.head_norms.as_ref().map(|norms| 4 * norms.len()));
+        }
+        for linear in model.linears().chain([&model.head.projection]) {
+            let projections = linear.projections();
+            for projection in projections {
+                match &projection.weight {
+                    Weight::Dense(tensor) => buffers.push(2 * tensor.element_count()),
+                    Weight::Quantized(weight) => {
+                        buffers.extend([weight.packed().len(), 4 * weight.quant_type().values().len()]);
+                        match weight.absmax() {
+                            Absmax::Plain(absmax) => buffers.push(4 * absmax.len()),
+                            Absmax::Nested { codes, map, absmax, .. } => {
+                                buffers.extend([codes.len(), 4 * map.len(), 4 * absmax.len()]);
+                            }
+                        }
+                    }
+                }
+            }
+            if projections.iter().any(|projection| projection.bias.is_some()) {
+                buffers.push(2 * linear.outputs());
+            }
+            if projections.iter().all(|projection| matches!(projection.weight, Weight::Quantized(_))) {
+                buffers.push(64 * projections.len());
+            }
+        }
+        buffers
+    }
+
+    #[test]
+    fn headers_say_what_a_gpu_will_hold() {
+        let (mut tied, mut quantized) = (0, 0);
+        for directory in directories() {
+            for scheme in schemes() {
+                let (outline, model) = (Outline::read(&directory, scheme).unwrap(), load(&directory, scheme));
+                let copied: usize = copied(&model).iter().map(|bytes| bytes.next_multiple_of(512)).sum();
+                assert_eq!(outline.gpu_bytes(), copied as u64, "{} {scheme:?}", directory.display());
+                tied += usize::from(outline.config().tied_head);
+                quantized += usize::from(outline.linears.iter().all(LinearSpec::is_quantized));
+            }
+        }
+        assert!((1..30).contains(&tied) && (1..30).contains(&quantized), "{tied} {quantized}");
+    }
+
+    #[test]
+    fn headers_say_what_adapters_and_their_copies_will_be() {
+        for directory in directories() {
+            let options = AdapterOptions {
+                rank: 5,
+                targets: vec!["q_proj".into(), "down_proj".into()],
+                ..AdapterOptions::default()
+            };
+            let (outline, mut model) = (Outline::read(&directory, None).unwrap(), load(&directory, None));
+            let layout = outline.new_adapters(&options).unwrap();
+            model.add_adapters(&options).unwrap();
+            assert_eq!(
+                (layout.len, &layout.tensors),
+                (model.adapters().values.len(), &model.adapters().tensors)
+            );
+            let held = outline.held_on_gpu(&layout, &MomentsSpec::exact(layout.len));
+            let values = (4 * layout.len as u64).next_multiple_of(512);
+            // Each copy as one matrix of the stack's ranks, rounded up to 8.
+            let copies = |linear: &Linear| match linear.ranks().next_multiple_of(8) {
+                0 => 0,
+                ranks => {
+                    let matrices = [ranks * linear.inputs(), linear.outputs() * ranks];
+                    matrices.iter().map(|numbers| (2 * numbers).next_multiple_of(512) as u64).sum()
+                }
+            };
+            assert_eq!(held.adapters, values + model.linears().map(copies).sum::<u64>());
+            assert_eq!((held.gradients, held.moments), (values, 2 * values));
+            assert_eq!(layout.ranks_of_block(), 10);
+        }
+    }
+
+    /// Buffers for weights that are widened: the largest stack, and the largest of the others.
+    #[test]
+    fn scratch_has_room_for_the_largest_stacks() {
+        let directory = &directories()[0];
+        let scratch = |scheme| {
+            let outline = Outline::read(directory, scheme).unwrap();
+            outline.held_on_gpu(&AdapterLayout::default(), &MomentsSpec::exact(0)).scratch
+        };
+        let mut stacks: Vec<usize> = load(directory, None)
+            .linears()
+            .map(|linear| (2 * linear.inputs() * linear.outputs()).next_multiple_of(512))
+            .collect();
+        stacks.sort_unstable();
+        stacks.dedup();
+        let [.., second, first] = stacks[..] else { panic!("{stacks:?}") };
+        assert_eq!(scratch(schemes()[2]), (32 << 20) + (first + second) as u64);
+        assert_eq!(scratch(None), (32 << 20) + 2 * 512, "nothing is widened");
+    }
+
+    #[test]
+    fn on_the_host_weights_take_what_their_files_do() {
+        for directory in directories() {
+            let outline = Outline::read(&directory, None).unwrap();
+            let checkpoint = Checkpoint::open(&directory).unwrap();
+            let is_used = |name: &str| !name.contains("quant_state") && !name.ends_with(".quant_map");
+            let tensors = checkpoint.tensors().filter(|tensor| is_used(&tensor.name));
+            // Norms and biases are widened to f32.
+            let bytes: usize = tensors
+                .map(|tensor| {
+                    match tensor.shape.len() == 1 && tensor.dtype == crate::checkpoint::Dtype::BF16 {
+                        true => 2 * tensor.bytes.len(),
+                        false => tensor.bytes.len(),
+                    }
+                })
+                .sum();
+            let held = outline.held_on_host(&AdapterLayout::default(), &MomentsSpec::exact(0));
+            let heads = outline.config().heads;
+            let repeated = match outline.config().head_norm {
+                true => 4 * outline.config().layers * (heads.queries + heads.keys - 2) * heads.size,
+                false => 0,
+            };
+            assert_eq!(held.weights, (bytes + repeated) as u64, "{}", directory.display());
+        }
+    }
+
+    #[test]
+    fn what_is_spare_goes_into_the_table_only_where_passes_read_it_there() {
+        for directory in directories() {
+            let outline = Outline::read(&directory, schemes()[2]).unwrap();
+            let [v, c] = outline.embedding.shape();
+            let table = outline.spendable(true) - outline.spendable(false);
+            let is_tied = outline.config().tied_head;
+            assert_eq!(table, if is_tied { 0 } else { (2 * v * c).next_multiple_of(512) as u64 });
+            assert!(outline.spendable(false) > 0, "weights in 16 bits");
+        }
+    }
+}

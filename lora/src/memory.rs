@@ -1,0 +1,310 @@
+//! Where a run's memory goes: planned before anything of the model is loaded, shown, and kept.
+
+use common::cli::{detail, note};
+use common::device::cuda::Gpu;
+use common::device::{Device, available_memory};
+use common::kernels::adamw::MomentsSpec;
+use common::model::{AdapterLayout, Held, Model, Outline, Plan, Wanted};
+use common::nf4::Scheme;
+use common::{Result, error};
+
+use crate::config::Config;
+use crate::data::store::Selection;
+use crate::order::Order;
+
+/// Tokens of a pass on the host: enough that widening the weights is a small part of the work.
+const HOST_PASS_TOKENS: usize = 1024;
+/// The share of available host memory that activations may take.
+const ACTIVATION_SHARE: u64 = 4;
+/// Most tokens of a pass on a GPU: more do not make its products faster.
+const GPU_PASS_TOKENS: usize = 16384;
+/// GPU memory that is left alone: the context, kernels, and what the pool cannot use.
+const GPU_MARGIN: u64 = 1 << 30;
+
+/// What a run takes, and what its passes hold.
+#[derive(Debug, Clone)]
+pub struct MemoryPlan {
+    /// Passes that fit beside what the run holds.
+    pub passes: Plan,
+    held: Held,
+    outline: Outline,
+    wanted: Wanted,
+    /// Of a GPU.
+    budget: Option<Budget>,
+    /// Bytes of moments in unified memory.
+    paged: u64,
+    /// Whether passes would read the embedding table on a GPU.
+    reads_table: bool,
+    is_quantized_by_loading: bool,
+}
+
+/// GPU memory that a run may take, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Budget {
+    /// What is asked for, or what is free but for a margin; never more than there is.
+    bytes: u64,
+    /// What this run could take.
+    available: u64,
+    /// Whether `--vram-budget` says so, and there is as much.
+    is_asked: bool,
+}
+
+impl Budget {
+    fn of(gpu: &Gpu, asked: Option<u64>) -> Result<Self> {
+        let memory = gpu.memory()?;
+        let available = memory.used + memory.free;
+        let bytes = asked.unwrap_or(available.saturating_sub(GPU_MARGIN)).min(available);
+        Ok(Self { bytes, available, is_asked: asked.is_some_and(|asked| asked <= available) })
+    }
+}
+
+/// What passes should be like: on a GPU a whole effective batch is one where memory allows that.
+pub fn wanted(
+    config: &Config,
+    training: &Selection,
+    order: &Order,
+    layout: &AdapterLayout,
+    dropout: bool,
+    device: &Device,
+) -> Wanted {
+    let lengths = training.lengths();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let tokens = match device {
+        Device::Cpu => HOST_PASS_TOKENS,
+        Device::Cuda(_) => {
+            // Half as much again as a batch has on average.
+            let all: usize = lengths.into_iter().sum();
+            let batch = (all / order.len().max(1)).saturating_mul(config.effective_batch());
+            (batch.saturating_mul(3) / 2).min(GPU_PASS_TOKENS).max(longest)
+        }
+    };
+    Wanted { longest, tokens, ranks: layout.ranks_of_block(), dropout }
+}
+
+impl MemoryPlan {
+    /// Plans a run; a model that cannot be trained within a GPU's budget is refused.
+    pub fn new(
+        config: &Config,
+        outline: Outline,
+        layout: &AdapterLayout,
+        moments: &MomentsSpec,
+        wanted: Wanted,
+        device: &Device,
+    ) -> Result<Self> {
+        let (held, passes, budget) = match device {
+            Device::Cpu => {
+                let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
+                let held = outline.held_on_host(layout, moments);
+                (held, outline.config().plan_on_host(&wanted, budget), None)
+            }
+            Device::Cuda(gpu) => {
+                let budget = Budget::of(gpu, config.vram_budget)?;
+                let held = outline.held_on_gpu(layout, moments);
+                (held, fit(&outline, &held, &wanted, budget)?, Some(budget))
+            }
+        };
+        Ok(Self {
+            passes,
+            held,
+            outline,
+            wanted,
+            budget,
+            paged: if moments.is_paged { moments.bytes() } else { 0 },
+            reads_table: config.neftune_alpha == 0.0,
+            is_quantized_by_loading: config.quantization.is_some(),
+        })
+    }
+
+    /// Once the model is loaded: passes have less where that took more than planned, and memory that is
+    /// left over goes into speed.
+    pub fn settle(&mut self, model: &mut Model) -> Result<()> {
+        let (Device::Cuda(gpu), Some(budget)) = (model.device(), self.budget) else { return Ok(()) };
+        gpu.synchronize()?;
+        let (planned, took) = (self.held.loaded(), gpu.memory()?.used);
+        detail(format_args!(
+            "weights, adapters, optimizer and scratch: planned {}, took {}",
+            size(planned),
+            size(took)
+        ));
+        if took > planned {
+            self.held.scratch += took - planned;
+            let passes = fit(&self.outline, &self.held, &self.wanted, budget)?;
+            let of = |passes: &Plan| (passes.tokens, passes.recomputed(passes.most_tokens()));
+            let is_other = of(&passes) != of(&self.passes);
+            self.passes = passes;
+            if is_other {
+                note(format_args!("loading took {} more than planned", size(took - planned)));
+                note(self.activations());
+            }
+        }
+        let spent = model.spend_memory(self.passes.spare(), self.reads_table)?;
+        detail(format_args!("spare memory: {} spent on weights in bf16", size(spent)));
+        Ok(())
+    }
+
+    /// Says where the memory goes.
+    pub fn show(&self) {
+        let Held { weights, adapters, moments, scratch, gradients } = self.held;
+        note("***** Memory *****");
+        let (weights, adapters) = (size(weights), size(adapters + gradients));
+        match (self.budget, self.is_quantized_by_loading) {
+            (Some(_), _) => note(format_args!("  Weights = {weights} on the GPU")),
+            (None, false) => note(format_args!("  Weights = {weights}, mapped from the model's files")),
+            (None, true) => note(format_args!("  Weights = {weights}, in 4 bits when they are loaded")),
+        }
+        note(format_args!("  Adapters and their gradients = {adapters}, optimizer = {}", size(moments)));
+        match (self.paged, self.budget) {
+            (0, _) => {}
+            (bytes, None) => {
+                note(format_args!("  Nothing is paged on the host: the moments take {}", size(bytes)));
+            }
+            (bytes, Some(_)) => {
+                note(format_args!("  Unified memory for the moments = {}", size(bytes)));
+            }
+        }
+        if let Some(budget) = self.budget {
+            note(format_args!("  Scratch for products and weights that are widened = {}", size(scratch)));
+            note(self.activations());
+            let spare = self.spare();
+            if spare > 0 {
+                note(format_args!("  Spare = up to {} keep weights in bf16", size(spare)));
+            }
+            let total = self.held.total() + self.passes.activations() + spare;
+            note(format_args!(
+                "  In all = {} of {} ({})",
+                size(total),
+                size(budget.bytes),
+                if budget.is_asked { "--vram-budget" } else { "what is free" }
+            ));
+        } else {
+            note(self.activations());
+        }
+    }
+
+    fn activations(&self) -> String {
+        let (passes, layers) = (&self.passes, self.outline.config().layers);
+        let recomputed = passes.recomputed(passes.most_tokens());
+        format!(
+            "  Activations = {}: passes of up to {} tokens at {} a token, {recomputed} of {layers} blocks recomputed",
+            size(passes.activations()),
+            passes.most_tokens(),
+            size(passes.per_token(recomputed)),
+        )
+    }
+
+    /// The most that is left over and can be spent.
+    fn spare(&self) -> u64 {
+        self.passes.spare().min(self.outline.spendable(self.reads_table))
+    }
+}
+
+/// Passes that fit into the budget beside what a run holds.
+fn fit(outline: &Outline, held: &Held, wanted: &Wanted, budget: Budget) -> Result<Plan> {
+    let left = budget.bytes.saturating_sub(held.total());
+    let passes = outline.config().plan_on_gpu(wanted, left);
+    let needed = held.total() + passes.least();
+    if needed <= budget.bytes {
+        return Ok(passes);
+    }
+    let quantized = outline.quantized(Scheme::default());
+    let saved = outline.gpu_bytes().saturating_sub(quantized.gpu_bytes());
+    let mut hints = Vec::new();
+    match needed <= budget.available {
+        true => hints.push(format!("--vram-budget {}MiB would do", mebibytes(needed))),
+        false => hints.push("other programs may hold GPU memory (nvidia-smi)".into()),
+    }
+    if saved > 0 {
+        hints.push(format!(
+            "--quantization-bit 4, or a model out of quantize, would take {} less",
+            size(saved)
+        ));
+    }
+    hints.push("a shorter --cutoff-len or a smaller --lora-rank takes less".into());
+    let Held { weights, adapters, moments, scratch, gradients } = *held;
+    Err(error!(
+        "training takes {} of GPU memory or more, and {} are {}: {} of weights, {} of adapters with \
+         gradients and optimizer, {} of scratch, and {} of activations for the longest example of {} tokens",
+        size(needed),
+        size(budget.bytes),
+        if budget.is_asked { "allowed" } else { "free" },
+        size(weights),
+        size(adapters + gradients + moments),
+        size(scratch),
+        size(passes.least()),
+        wanted.longest
+    )
+    .hint(hints.join("; ")))
+}
+
+/// A size for people: rounded up, so that a budget of it suffices.
+fn size(bytes: u64) -> String {
+    match bytes {
+        ..SMALL => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        _ => format!("{} MiB", mebibytes(bytes)),
+    }
+}
+
+/// Below this, a size is given in KiB.
+const SMALL: u64 = 10 << 20;
+
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::model::AdapterOptions;
+    use std::path::Path;
+
+    const WANTED: Wanted = Wanted { longest: 100, tokens: 1000, ranks: 56, dropout: false };
+
+    fn held(model: &str) -> (Outline, Held) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(model);
+        let outline = Outline::read(&directory, None).unwrap();
+        let layout = outline.new_adapters(&AdapterOptions::default()).unwrap();
+        let held = outline.held_on_gpu(&layout, &MomentsSpec::exact(layout.len));
+        (outline, held)
+    }
+
+    fn budget(bytes: u64, available: u64) -> Budget {
+        Budget { bytes, available, is_asked: bytes < available }
+    }
+
+    #[test]
+    fn what_fits_stays_within_the_budget() {
+        let (outline, held) = held("llama");
+        let least = held.total() + outline.config().plan_on_gpu(&WANTED, 0).least();
+        for bytes in [least, least + 1000, least + (1 << 20), 1 << 30] {
+            let passes = fit(&outline, &held, &WANTED, budget(bytes, 1 << 40)).unwrap();
+            assert!(held.total() + passes.activations() + passes.spare() <= bytes);
+            assert!(passes.tokens >= WANTED.longest);
+        }
+        assert!(fit(&outline, &held, &WANTED, budget(least - 1, 1 << 40)).is_err());
+        // What a model takes beyond the plan goes off what passes may have.
+        let more = Held { scratch: held.scratch + (64 << 20), ..held };
+        let passes = fit(&outline, &more, &WANTED, budget(least + (64 << 20), 1 << 40)).unwrap();
+        assert_eq!(more.total() + passes.activations(), least + (64 << 20));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_numbers_and_what_would_do() {
+        let (outline, held) = held("llama");
+        let needed = held.total() + outline.config().plan_on_gpu(&WANTED, 0).least();
+        let error = fit(&outline, &held, &WANTED, budget(32 << 20, 1 << 40)).unwrap_err();
+        let (said, hint) = (error.to_string(), error.hint_text().unwrap_or_default().to_owned());
+        assert!(said.contains("and 32 MiB are allowed: ") && said.contains("100 tokens"), "{said}");
+        let would_do = needed.div_ceil(1 << 20);
+        assert!(hint.starts_with(&format!("--vram-budget {would_do}MiB would do; ")), "{hint}");
+        assert!(hint.contains("--quantization-bit 4") && hint.contains("--cutoff-len"), "{hint}");
+        assert!(fit(&outline, &held, &WANTED, budget(would_do << 20, 1 << 40)).is_ok());
+
+        // More than there is cannot be allowed, and what is in 4 bits is not quantized again.
+        let (outline, held) = self::held("llama/nf4");
+        let error = fit(&outline, &held, &WANTED, budget(10 << 20, 10 << 20)).unwrap_err();
+        let (said, hint) = (error.to_string(), error.hint_text().unwrap_or_default().to_owned());
+        assert!(said.contains("and 10 MiB are free: "), "{said}");
+        assert!(hint.starts_with("other programs may hold GPU memory"), "{hint}");
+        assert!(!hint.contains("--vram-budget") && !hint.contains("--quantization-bit"), "{hint}");
+    }
+}

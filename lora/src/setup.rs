@@ -1,0 +1,153 @@
+//! A run before its model is loaded: all that is decided by then, and the header that says it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use common::Result;
+use common::cli::note;
+use common::device::Device;
+use common::device::cuda::Gpu;
+use common::kernels::adamw::MomentsSpec;
+use common::model::Outline;
+use serde_json::Value;
+
+use crate::adapters::Beginning;
+use crate::checkpoint::{self, Progress};
+use crate::config::Config;
+use crate::data::store::{Examples, Selection, Summary};
+use crate::memory::{self, MemoryPlan};
+use crate::order::{Order, split};
+use crate::packs::packs;
+use crate::schedule::Schedule;
+
+/// What is known of a run before its model is loaded.
+pub struct Setup {
+    /// What is asked for.
+    pub config: Config,
+    /// Where it runs.
+    pub device: Device,
+    /// What it begins with.
+    pub beginning: Beginning,
+    /// Number of trainable parameters.
+    pub parameters: usize,
+    /// How the optimizer keeps its moments.
+    pub moments: MomentsSpec,
+    /// Where its memory goes.
+    pub memory: MemoryPlan,
+    /// What is trained on.
+    pub training: Selection,
+    /// What is held out.
+    pub validation: Selection,
+    /// What each step sees.
+    pub order: Order,
+    /// Its learning rates.
+    pub schedule: Schedule,
+    /// What its result depends on.
+    pub recipe: Value,
+    /// The checkpoint that it continues, and where that stands.
+    pub resumed: Option<(PathBuf, Progress)>,
+}
+
+impl Setup {
+    /// Decides everything, and refuses what cannot be done. Of the model's files only headers are read.
+    pub fn new(
+        config: Config,
+        recipe: Value,
+        examples: Arc<Examples>,
+        held_out: Option<Arc<Examples>>,
+    ) -> Result<Self> {
+        let (training, validation) = split(examples.summary().examples, config.data.val_size, config.seed);
+        let training = Selection { examples: examples.clone(), indices: training };
+        let validation = match held_out {
+            Some(held_out) => Selection::all(held_out),
+            None => Selection { examples, indices: validation },
+        };
+        let seed = config.shuffle.then_some(config.data_seed);
+        let batch = config.effective_batch();
+        let order = match config.data.packs() {
+            true => Order::of_packs(packs(&training.lengths(), config.data.longest()), batch, seed),
+            false => Order::new(training.len(), batch, seed),
+        };
+        let schedule = Schedule::of(&config, order.steps_per_epoch());
+        let resumed = match checkpoint::to_resume(&config)? {
+            Some(path) => {
+                let progress = checkpoint::progress(&path, &recipe)?;
+                Some((path, progress))
+            }
+            None => None,
+        };
+        let outline = Outline::read(&config.model, config.quantization)?;
+        let beginning = Beginning::new(&config)?;
+        let layout = beginning.layout(&outline)?;
+        let mut moments = match config.optimizer_name.is_in_8_bits() {
+            true => MomentsSpec::in_8_bits(layout.tensors.iter().map(|tensor| tensor.range.clone())),
+            false => MomentsSpec::exact(layout.len),
+        };
+        if config.optimizer_name.is_paged() {
+            moments = moments.paged();
+        }
+        let device = config.device.open_in(config.float16)?;
+        let dropout = beginning.config.lora_dropout > 0.0;
+        let wanted = memory::wanted(&config, &training, &order, &layout, dropout, &device);
+        let memory = MemoryPlan::new(&config, outline, &layout, &moments, wanted, &device)?;
+        let parameters = layout.len;
+        Ok(Self {
+            config,
+            device,
+            beginning,
+            parameters,
+            moments,
+            memory,
+            training,
+            validation,
+            order,
+            schedule,
+            recipe,
+            resumed,
+        })
+    }
+
+    /// The first step that is taken.
+    pub fn first_step(&self) -> u64 {
+        self.resumed.as_ref().map_or(0, |(_, progress)| progress.step)
+    }
+
+    /// The lines that LLaMA-Factory's users look for, and the plan.
+    pub fn header(&self) {
+        let Config { micro_batch, accumulation, neftune_alpha, .. } = self.config;
+        note("***** Running training *****");
+        note(format_args!("  Num examples = {}", self.order.len()));
+        if self.config.data.packs() {
+            let examples = self.training.len();
+            note(format_args!("  Each is a pack, of {examples} examples in all that do not see each other"));
+        }
+        let epochs = self.schedule.total.div_ceil(self.order.steps_per_epoch());
+        let Summary { tokens, trained, .. } = self.training.examples.summary();
+        note(format_args!("  Num tokens = {tokens}, of which {trained} are trained"));
+        note(format_args!("  Num Epochs = {epochs}"));
+        note(format_args!("  Instantaneous batch size per device = {micro_batch}"));
+        note(format_args!("  Gradient Accumulation steps = {accumulation}"));
+        note(format_args!("  Total train batch size = {}", self.config.effective_batch()));
+        note(format_args!("  Total optimization steps = {}", self.schedule.total));
+        note(format_args!("  Number of trainable parameters = {}", self.parameters));
+        let dropout = self.beginning.config.lora_dropout;
+        if dropout > 0.0 {
+            note(format_args!("  LoRA dropout = {dropout}"));
+        }
+        if neftune_alpha > 0.0 {
+            note(format_args!("  NEFTune noise alpha = {neftune_alpha}"));
+        }
+        if let Device::Cuda(gpu) = &self.device {
+            let (architecture, driver) = (gpu.architecture(), Gpu::driver_version());
+            note(format_args!(
+                "  GPU = {}, compute capability {}.{}, driver for CUDA {}.{}",
+                gpu.name(),
+                architecture / 10,
+                architecture % 10,
+                driver / 1000,
+                driver % 1000 / 10
+            ));
+        }
+        self.memory.show();
+    }
+}
