@@ -24,6 +24,10 @@ const SHORTEST: usize = 4;
 const USUAL_SPEED: f64 = (8 << 20) as f64;
 /// An idle connection takes work from one that would need longer than this.
 const WORTH_TAKING: Duration = Duration::from_millis(300);
+/// Silence, and time that a range would still need at a fraction of another connection's speed, after
+/// which a connection is helped although there is enough else to do.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+const FAR_TOO_SLOW: (Duration, f64) = (Duration::from_secs(10), 0.2);
 /// A chunk that would need longer than this, or comes no further for so long, is asked for a second
 /// time when nothing else is left.
 const WORTH_ASKING_AGAIN: Duration = Duration::from_millis(500);
@@ -125,6 +129,15 @@ impl Flight {
         is_late && !self.is_whole && self.begun.elapsed() > WORTH_TAKING.max(pace.usual_wait())
     }
 
+    /// Whether an idle connection of a certain `pace` should help before it begins anything new: else
+    /// connections would get stuck one after the other for as long as there is enough to do.
+    pub fn is_stuck(&self, pace: Pace) -> bool {
+        let (long, fraction) = FAR_TOO_SLOW;
+        let is_slower = pace.speed.is_some_and(|speed| self.speed() < fraction * speed);
+        let is_stuck = self.silence() > STUCK_AFTER || (is_slower && self.time_left() > long);
+        self.begun.elapsed() > STUCK_AFTER && is_stuck && self.is_worth_taking(pace)
+    }
+
     /// How many chunks a connection keeps from which one of a certain `pace` takes over: so many
     /// that both end together; where nothing comes any more, the one that has begun to come.
     pub fn share(&self, pace: Pace) -> usize {
@@ -143,8 +156,13 @@ impl Flight {
     }
 
     fn is_silent(&self, pace: Pace) -> bool {
+        self.silence() > WORTH_ASKING_AGAIN.max(pace.usual_wait())
+    }
+
+    /// How long ago the last byte came, or the request was made.
+    fn silence(&self) -> Duration {
         let last_byte = Duration::from_micros(self.progress.last_byte.load(Ordering::Relaxed));
-        self.begun.elapsed().saturating_sub(last_byte) > WORTH_ASKING_AGAIN.max(pace.usual_wait())
+        self.begun.elapsed().saturating_sub(last_byte)
     }
 }
 
@@ -216,5 +234,17 @@ mod tests {
         let used_to = |wait| Pace { speed: Some(MB), wait };
         assert!(waiting.is_worth_taking(used_to(0.1)));
         assert!(!waiting.is_worth_taking(used_to(0.8)), "the server takes its time");
+    }
+
+    #[test]
+    fn stuck_is_who_is_silent_or_far_slower_than_another() {
+        let other = |speed| Pace { speed: Some(speed), wait: 0.05 };
+        let slow = flight(40, LONG, 10_000_000, NOW);
+        assert!(slow.is_stuck(other(1.0 * MB)), "a tenth as fast");
+        assert!(!slow.is_stuck(other(0.3 * MB)), "the line may be no faster");
+        assert!(!slow.is_stuck(Pace::expected(NOW)), "the other has shown nothing yet");
+        assert!(!flight(40, Duration::from_secs(1), 0, NOW).is_stuck(other(MB)), "it has just begun");
+        let silent = flight(40, LONG, 1_000_000_000, Duration::from_secs(3));
+        assert!(silent.is_stuck(Pace::expected(NOW)), "however fast it was");
     }
 }

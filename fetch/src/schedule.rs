@@ -3,7 +3,8 @@
 //! Files are taken in order, small ones first, so that early files are complete while later ones
 //! are still on their way. A range is long beside the wait for it, and takes two seconds at most.
 //! When nothing is left to hand out, an idle connection takes its share of the slowest range from the
-//! connection that has it, and asks once more for a last chunk that is late.
+//! connection that has it, and asks once more for a last chunk that is late. A connection that is stuck
+//! is helped in the same way before anything new is handed out.
 //!
 //! A chunk is written by one connection only: whoever claims it first, whole and in memory.
 
@@ -111,7 +112,11 @@ impl Schedule {
     /// What a connection of a certain pace does next.
     pub fn next(&self, pace: Pace) -> Next {
         let mut state = self.lock();
-        match state.next_missing(pace).or_else(|| state.take_over(pace)) {
+        let next = state
+            .take_over(pace, Flight::is_stuck)
+            .or_else(|| state.next_missing(pace))
+            .or_else(|| state.take_over(pace, Flight::is_worth_taking));
+        match next {
             Some(flight) => Next::Flight(flight),
             None => Next::Wait(Duration::from_millis(100)),
         }
@@ -296,9 +301,10 @@ impl State {
         None
     }
 
-    /// The end of the range that would last longest, or once more a single chunk that is late.
-    fn take_over(&mut self, pace: Pace) -> Option<Flight> {
-        let is_open = |flight: &&Flight| flight.is_worth_taking(pace) && !self.is_helped(flight, pace);
+    /// The end of the range that would last longest, or once more a single chunk that is late; of those
+    /// flights that have `need` of it.
+    fn take_over(&mut self, pace: Pace, need: fn(&Flight, Pace) -> bool) -> Option<Flight> {
+        let is_open = |flight: &&Flight| need(flight, pace) && !self.is_helped(flight, pace);
         let (_, id) =
             self.flights.values().filter(is_open).map(|flight| (flight.time_left(), flight.id)).max()?;
         let flight = self.flights.get_mut(&id)?;
@@ -482,6 +488,17 @@ mod tests {
         assert!(next(&schedule).is_none(), "the second may bring it");
         age(&second);
         assert_eq!(next(&schedule).unwrap().chunks, 0..1, "neither does");
+    }
+
+    #[test]
+    fn a_stuck_range_is_helped_before_anything_new_begins() {
+        let schedule = schedule(&[1000]);
+        let stuck = next(&schedule).unwrap();
+        let (length, end) = (stuck.chunks.len(), stuck.chunks.end);
+        schedule.lock().flights.get_mut(&stuck.id).unwrap().begun -= Duration::from_secs(10);
+        assert_eq!(next(&schedule).unwrap().chunks, 1..end, "it keeps the chunk that has begun to come");
+        assert_eq!(next(&schedule).unwrap().chunks, 0..1, "which is asked for again");
+        assert_eq!(next(&schedule).unwrap().chunks, end..end + length, "then the rest");
     }
 
     #[test]
