@@ -5,13 +5,34 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::cli::{self, Progress, Unit};
-use common::data::passes::{pack, passes};
-use common::data::{Malformed, Record, Source, records};
-use common::model::Model;
+use common::data::passes::{pack, passes, targets};
+use common::data::{Malformed, Place, Record, Source, records};
+use common::model::{Loss, Model};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, Example, LabelOptions, Tokenizer};
 use common::{Result, error};
 use rayon::prelude::*;
+use serde_json::json;
+
+/// What a loss is computed on.
+#[derive(Debug, Default)]
+pub struct Examples {
+    /// Each with tokens to predict.
+    pub examples: Vec<Example>,
+    /// Where each comes from.
+    pub places: Vec<Place>,
+}
+
+impl Examples {
+    /// A line of JSON for each example, of `losses` in the same order.
+    pub fn details(&self, losses: &[Loss]) -> String {
+        let line = |(place, loss): (&Place, &Loss)| {
+            let line = json!({"row": place.row, "loss": loss.mean(), "tokens": loss.tokens});
+            format!("{line}\n")
+        };
+        self.places.iter().zip(losses).map(line).collect()
+    }
+}
 
 /// The loss on a file.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +46,12 @@ pub struct FileLoss {
 }
 
 impl FileLoss {
+    /// Of so many examples, from the losses of the passes that they went through.
+    pub fn new(examples: usize, passes: &[Loss]) -> Self {
+        let sum = passes.iter().map(|pass| pass.sum).sum();
+        Self { sum, tokens: passes.iter().map(|pass| pass.tokens).sum(), examples }
+    }
+
     /// The mean over supervised tokens.
     pub fn mean(&self) -> f64 {
         self.sum / self.tokens as f64
@@ -44,11 +71,12 @@ pub fn examples(
     cutoff: usize,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
-) -> Result<Vec<Example>> {
+) -> Result<Examples> {
     let mut source = Source::file(file);
     source.max_samples = limit;
     let options = LabelOptions::answers(cutoff);
-    let (mut examples, mut refused, mut shortened, mut empty) = (Vec::new(), Malformed::default(), 0, 0);
+    let (mut found, mut refused, mut shortened, mut empty) =
+        (Examples::default(), Malformed::default(), 0, 0);
     let malformed = records(&source, false, &mut |batch: &[Record], _| {
         cli::check_interrupted()?;
         let encoded: Vec<Result<Encoded>> = batch
@@ -60,9 +88,11 @@ pub fn examples(
                 Err(problem) => refused.add(&record.place, problem, false)?,
                 Ok(Encoded { shortened_answers, example, .. }) => {
                     shortened += shortened_answers;
-                    match example.trained.contains(&true) {
-                        true => examples.push(example),
-                        false => empty += 1,
+                    if targets(&example) > 0 {
+                        found.examples.push(example);
+                        found.places.push(record.place.clone());
+                    } else {
+                        empty += 1;
                     }
                 }
             }
@@ -75,23 +105,22 @@ pub fn examples(
             "{cutoff} tokens (--cutoff-len) cut {shortened} answers short and leave {empty} examples without one"
         ));
     }
-    match examples.is_empty() {
+    match found.examples.is_empty() {
         true => Err(error!("{}: no answer to compute a loss of", file.display())
             .hint("raise --cutoff-len, or look at the first rows of the data")),
-        false => Ok(examples),
+        false => Ok(found),
     }
 }
 
-/// The loss of `model` on `examples`, in passes of at most so many tokens unless one alone is longer.
-pub fn loss(model: &Model, examples: &[Example], pass_tokens: usize) -> Result<FileLoss> {
+/// The losses of `model` on `examples`, in passes of at most so many tokens unless one alone is longer:
+/// one loss of each pass.
+pub fn losses(model: &Model, examples: &[Example], pass_tokens: usize) -> Result<Vec<Loss>> {
     let progress = Progress::new("computing the loss", examples.len() as u64, Unit::Items("examples"));
-    let mut loss = FileLoss { sum: 0.0, tokens: 0, examples: examples.len() };
+    let mut losses = Vec::new();
     for pass in passes(examples, pass_tokens) {
         cli::check_interrupted()?;
-        let found = model.loss(&pack(pass))?;
-        loss.sum += found.sum;
-        loss.tokens += found.tokens;
+        losses.push(model.loss(&pack(pass))?);
         progress.add(pass.len() as u64);
     }
-    Ok(loss)
+    Ok(losses)
 }

@@ -14,7 +14,7 @@ use common::{Context, Error, Result, error};
 use evaluate::compare::compare;
 use evaluate::identity::identity;
 use evaluate::journal::Journal;
-use evaluate::loss::{examples, loss};
+use evaluate::loss::{FileLoss, examples, losses};
 use evaluate::model::{ModelArguments, Models};
 use evaluate::questions::{self, Selection, Split, Style, Subject, Task};
 use evaluate::ranking;
@@ -63,7 +63,7 @@ struct Arguments {
 
     /// Compute the loss on a file of instruction data, as lora-train does, and ask no questions
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "task", "data", "style", "shots", "split", "subjects", "details", "no_prefix_cache",
+        "task", "data", "style", "shots", "split", "subjects", "no_prefix_cache",
     ])]
     loss: Option<PathBuf>,
 
@@ -95,7 +95,8 @@ struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// Write a line of JSON for each question: logprobs, prediction, answer
+    /// Write a line of JSON for each question (logprobs, prediction, answer), or each row of --loss
+    /// (loss, tokens)
     #[arg(long, value_name = "FILE")]
     details: Option<PathBuf>,
 
@@ -159,34 +160,42 @@ fn run(arguments: Arguments) -> Result<()> {
     if directories.is_empty() {
         return Err(Error::new("no directory among the inputs").hint("name the directory of a model"));
     }
+    if directories.len() > 1 && arguments.details.is_some() {
+        return Err(Error::usage("--details: one model expected").hint("name the models one by one"));
+    }
     match &arguments.loss {
-        Some(file) => losses(&directories, file, &arguments),
-        None => accuracies(&directories, &arguments),
+        Some(file) => rank_by_loss(&directories, file, &arguments),
+        None => rank_by_accuracy(&directories, &arguments),
     }
 }
 
 /// Prints the losses of all models, best first, and writes them where -o says.
-fn losses(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result<()> {
+fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result<()> {
     let output = arguments.common.output.as_deref();
-    if let Some(output) = output.filter(|output| output.exists() && !arguments.common.force) {
-        return Err(
-            error!("{} exists", output.display()).hint("--force replaces it, -o chooses another name")
-        );
+    let mut written = output.into_iter().chain(arguments.details.as_deref());
+    if let Some(path) = written.find(|path| path.exists() && !arguments.common.force) {
+        return Err(error!("{} exists", path.display()).hint("--force replaces it, or choose another name"));
     }
+    expect_writable(output.into_iter().chain(arguments.details.as_deref()))?;
     let mut models = Models::new(&arguments.model)?.for_scoring();
-    let tokens = arguments.pass_tokens(models.device());
+    // The details are of each example, so each has a pass of its own.
+    let tokens = if arguments.details.is_some() { 1 } else { arguments.pass_tokens(models.device()) };
     let mut found = Vec::new();
     for directory in directories {
         let home = arguments.model.text_home(directory)?;
         let tokenizer = Tokenizer::load(&home)?;
         let template = arguments.model.chat_template(&home, &tokenizer)?;
         let examples = examples(file, arguments.limit(), arguments.cutoff_len, &tokenizer, &template)?;
-        found.push((directory.as_path(), loss(models.load(directory)?, &examples, tokens)?));
+        let passes = losses(models.load(directory)?, &examples.examples, tokens)?;
+        if let Some(details) = &arguments.details {
+            cli::write_file(details, &examples.details(&passes))?;
+        }
+        found.push((directory.as_path(), FileLoss::new(examples.examples.len(), &passes)));
     }
     if let Some(output) = output {
         let entry = |(directory, loss): &(&Path, _)| -> Result<Value> {
             let base = arguments.model.base_of(directory)?;
-            let evaluate::loss::FileLoss { tokens, examples, .. } = loss;
+            let FileLoss { tokens, examples, .. } = loss;
             Ok(json!({
                 "model": identity(directory, base.as_deref())?,
                 "loss": loss.mean(),
@@ -203,7 +212,7 @@ fn losses(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result
 }
 
 /// Prints the accuracies of a model, or the ranking of several.
-fn accuracies(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
+fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
     let reports = report_paths(directories, arguments)?;
     let data = match &arguments.data {
         Some(data) => data.clone(),
@@ -213,7 +222,7 @@ fn accuracies(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
         task: arguments.task,
         split: arguments.split(),
         shots: arguments.shots.into(),
-        subjects: arguments.subjects.clone(),
+        subjects: arguments.subjects.iter().map(|name| name.trim().replace(' ', "_")).collect(),
         limit: arguments.limit(),
     };
     let subjects = questions::load(&data, &selection)?;
@@ -240,9 +249,6 @@ fn report_paths(directories: &[PathBuf], arguments: &Arguments) -> Result<Vec<Pa
     let output = arguments.common.output.clone();
     if directories.len() == 1 {
         return Ok(vec![output.unwrap_or_else(|| "report.json".into())]);
-    }
-    if arguments.details.is_some() {
-        return Err(Error::usage("--details: one model expected").hint("name the models one by one"));
     }
     let folder = output.unwrap_or_else(|| "reports".into());
     fs_err::create_dir_all(&folder)?;
@@ -286,8 +292,9 @@ fn evaluate(
         cli::note(format_args!("{} is already made; --force makes it again", path.display()));
         return Ok(report);
     }
+    expect_writable([path].into_iter().chain(arguments.details.as_deref()))?;
     let begun = Instant::now();
-    let scored = score_all(directory, subjects, &texts, path, &recipe, models, arguments)?;
+    let (scored, journal) = score_all(directory, subjects, &texts, path, &recipe, models, arguments)?;
     let report = Report::new(arguments.task, &scored);
     let mut header = Map::new();
     header.insert("recipe".into(), recipe);
@@ -298,8 +305,14 @@ fn evaluate(
     let chart = path.with_extension("png");
     report.chart(&directory.display().to_string()).save(&chart)?;
     cli::write_file(path, &(serde_json::to_string_pretty(&report.json(header))? + "\n"))?;
+    journal.finish()?;
     cli::note(format_args!("the report is in {}, a chart in {}", path.display(), chart.display()));
     Ok(report)
+}
+
+/// Fails where one of `paths` cannot be written, before anything is computed.
+fn expect_writable<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    paths.into_iter().try_for_each(cli::expect_writable)
 }
 
 fn texts(directory: &Path, arguments: &Arguments) -> Result<Texts> {
@@ -315,7 +328,7 @@ fn made_before(path: &Path, recipe: &Value, arguments: &Arguments) -> Result<Opt
     if arguments.common.force || !path.exists() {
         return Ok(None);
     }
-    let report = fs_err::read(path)?;
+    let report = fs_err::read(path).hint("-o names the file of a report")?;
     let report =
         serde_json::from_slice::<Value>(&report).ok().filter(|report| report.get("recipe").is_some());
     let Some(report) = report else {
@@ -333,7 +346,8 @@ fn made_before(path: &Path, recipe: &Value, arguments: &Arguments) -> Result<Opt
     Ok(Report::from_json(&report))
 }
 
-/// Scores every subject that the journal beside the report does not hold yet.
+/// Scores every subject that the journal beside the report does not hold yet. The journal is finished
+/// when the report is.
 fn score_all(
     directory: &Path,
     subjects: &[Subject],
@@ -342,7 +356,7 @@ fn score_all(
     recipe: &Value,
     models: &mut Models,
     arguments: &Arguments,
-) -> Result<Vec<Scored>> {
+) -> Result<(Vec<Scored>, Journal)> {
     let answers = texts.answers(arguments.task)?;
     let passes =
         Passes { tokens: arguments.pass_tokens(models.device()), share_prefix: !arguments.no_prefix_cache };
@@ -374,6 +388,5 @@ fn score_all(
         scored.push(Scored { subject: subject.name.clone(), logprobs, answers });
         journal.add(&scored[scored.len() - 1])?;
     }
-    journal.finish()?;
-    Ok(scored)
+    Ok((scored, journal))
 }

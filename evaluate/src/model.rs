@@ -84,7 +84,7 @@ impl<'a> Models<'a> {
     /// The model or the adapter in `directory`, in the place of the one before.
     pub fn load(&mut self, directory: &Path) -> Result<&Model> {
         let base = self.arguments.base_of(directory)?.unwrap_or_else(|| directory.to_path_buf());
-        let base = fs_err::canonicalize(base)?;
+        let base = fs_err::canonicalize(base).hint("--base names the directory of an adapter's base")?;
         let kept = self.base.take().filter(|(kept, _)| *kept == base && is_adapter(directory));
         let (base, mut model) = match kept {
             Some(kept) => kept,

@@ -131,7 +131,7 @@ fn the_loss_is_that_of_every_answers_tokens() {
     let model = Model::load(&directory, &Device::Cpu).unwrap();
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
-    let (mut sum, mut tokens) = (0.0, 0);
+    let mut alone = Vec::new();
     for i in 0..6 {
         let messages =
             vec![Message::new("user", format!("Say {i}.")), Message::new("assistant", "so ".repeat(i + 1))];
@@ -140,9 +140,10 @@ fn the_loss_is_that_of_every_answers_tokens() {
         let example = encode_conversation(&tokenizer, &template, &conversation, &options).unwrap().example;
         let sequence = Sequence { tokens: &example.tokens, trained: &example.trained };
         let loss = model.loss(&Batch::pack([sequence], 0)).unwrap();
-        sum += loss.sum;
-        tokens += loss.tokens;
+        alone.push((loss.sum, loss.tokens));
     }
+    let sum: f64 = alone.iter().map(|(sum, _)| sum).sum();
+    let tokens: usize = alone.iter().map(|(_, tokens)| tokens).sum();
     let report = place.json("loss.json");
     let found = report["models"].as_array().unwrap();
     let of_model = found.iter().find(|entry| entry["model"]["path"] == "model").unwrap();
@@ -153,6 +154,21 @@ fn the_loss_is_that_of_every_answers_tokens() {
     assert_eq!(table.lines().count(), 3);
     assert!(table.contains(&format!("{mean:>8.4}")), "{table}");
     assert_eq!(table, place.stdout("model out/checkpoint-1 --loss rows.json --pass-tokens 1"));
+    let table = place.stdout("model --loss rows.json --details rows.jsonl");
+    assert!(table.contains(&format!("{mean:>8.4}")), "{table}");
+    let details = fs_err::read_to_string(place.path("rows.jsonl")).unwrap();
+    let details: Vec<Value> = details.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        details.iter().map(|line| line["row"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6]
+    );
+    for (line, (own, count)) in details.iter().zip(alone) {
+        assert_eq!(line["tokens"], count);
+        assert!((line["loss"].as_f64().unwrap() - own / count as f64).abs() < 1e-6, "{line}");
+    }
+    assert!(place.error("model --loss rows.json --details rows.jsonl", 1).contains("rows.jsonl exists"));
+    let error = place.error("model out/checkpoint-1 --loss rows.json --details d", 2);
+    assert!(error.contains("--details: one model expected"), "{error}");
     assert!(place.error("model --loss rows.json -o loss.json", 1).contains("loss.json exists"));
     let error = place.error("model --loss rows.json --cutoff-len 1", 1);
     assert!(error.contains("no answer to compute a loss of\nhint: raise --cutoff-len"), "{error}");

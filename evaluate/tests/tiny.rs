@@ -142,7 +142,7 @@ fn a_report_of_another_evaluation_is_kept() {
     let error = failure(&mut fixture.evaluate(&["--limit", "2"]), 1);
     assert!(error.contains("report.json exists and is of another evaluation\nhint: --force"), "{error}");
     stdout(&mut fixture.evaluate(&["--limit", "2", "--force"]));
-    stdout(&mut fixture.evaluate(&["--subjects", "x", "--style", "llamafactory", "-o", "other.json"]));
+    stdout(&mut fixture.evaluate(&["--subjects", " x ", "--style", "llamafactory", "-o", "other.json"]));
     let report: Value = serde_json::from_str(&fixture.read("other.json")).unwrap();
     assert_eq!(report["subjects"].as_object().unwrap().len(), 1);
     fixture.write("notes.json", "mine");
@@ -168,7 +168,45 @@ fn what_cannot_be_evaluated_is_said() {
     failure(&mut fixture.run("evaluate", &["model", "--data", "mmlu", "--loss", "rows.json"]), 2);
     let error = failure(&mut fixture.run("evaluate", &["no/model", "--data", "mmlu"]), 1);
     assert!(error.contains("no/model"), "{error}");
+    fixture.write("broken/test/x_test.csv", "q,1,2,3,4,A\n\"un, closed,1,2,3,4,B\n");
+    let error = failure(&mut fixture.run("evaluate", &["model", "--data", "broken", "--shots", "0"]), 1);
+    assert!(error.contains("broken/test/x_test.csv: line 2: 6 fields expected"), "{error}");
+    assert!(error.contains("\nhint: mend the row"), "{error}");
     assert!(!fixture.path("report.json").exists());
+}
+
+#[test]
+fn what_cannot_be_written_is_said_before_it_is_computed() {
+    let fixture = Fixture::new();
+    fixture.write("rows.json", r#"[{"instruction": "a", "output": "b"}]"#);
+    for arguments in [
+        &["model", "--data", "mmlu", "--shots", "0", "-o", "none/there"][..],
+        &["model", "--data", "mmlu", "--shots", "0", "--details", "none/there"],
+        &["model", "--loss", "rows.json", "-o", "none/there"],
+        &["model", "--loss", "rows.json", "--details", "none/there"],
+    ] {
+        let error = failure(&mut fixture.run("evaluate", arguments), 1);
+        let expected = "evaluate: error: none/there: there is no directory none\nhint: mkdir -p none\n";
+        assert_eq!(error, expected, "{arguments:?}");
+    }
+    let error = failure(&mut fixture.evaluate(&["-o", "mmlu"]), 1);
+    assert!(error.contains("Is a directory") && error.contains("hint: -o names the file"), "{error}");
+    let error = failure(fixture.run("chat", &["model", "-o", "none/there"]).write_stdin("Hi\n"), 1);
+    assert!(error.contains("there is no directory none"), "{error}");
+    assert!(!fixture.path("report.json.partial").exists());
+}
+
+#[test]
+fn what_is_scored_outlives_a_report_that_cannot_be_written() {
+    let fixture = Fixture::new();
+    // The chart has no place.
+    fs_err::create_dir_all(fixture.path("report.png")).unwrap();
+    failure(&mut fixture.evaluate(&[]), 1);
+    fs_err::remove_dir(fixture.path("report.png")).unwrap();
+    let again = fixture.evaluate(&[]).assert().success().get_output().clone();
+    let said = String::from_utf8(again.stderr).unwrap();
+    assert!(said.contains("2 of 2 subjects are scored already"), "{said}");
+    assert!(!fixture.path("report.json.partial").exists());
 }
 
 #[test]
@@ -198,8 +236,35 @@ fn chat_speaks_json_and_keeps_what_was_said() {
     assert_eq!(said[1]["messages"][1], answers[1]);
     let error = failure(fixture.run("chat", &arguments).write_stdin(input), 1);
     assert!(error.contains("said.json exists"), "{error}");
-    let error = failure(fixture.run("chat", &["model", "--json"]).write_stdin("[]\nHi\n"), 1);
-    assert!(error.contains("standard input, line 1: no messages"), "{error}");
+    for (input, expected) in [
+        (&b"\n[]\n"[..], "standard input, line 2: no messages"),
+        (b"[{\"role\": \"user\"}]\n", "standard input, line 1: message 1 has no content"),
+        (b"\xff\n", "standard input, line 1: stream did not contain valid UTF-8"),
+    ] {
+        let error = failure(fixture.run("chat", &["model", "--json"]).write_stdin(input), 1);
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_system_message_of_the_conversation_goes_before_the_options() {
+    let fixture = Fixture::new();
+    let messages = |system: &str| {
+        let mut messages = vec![json!({"role": "user", "content": "Hi"})];
+        if !system.is_empty() {
+            messages.insert(0, json!({"role": "system", "content": system}));
+        }
+        Value::from(messages).to_string()
+    };
+    let said = |input: String| {
+        let arguments =
+            ["model", "--json", "--system", "S", "--max-new-tokens", "1", "-o", "said.json", "--force"];
+        stdout(fixture.run("chat", &arguments).write_stdin(input));
+        let said: Value = serde_json::from_str(&fixture.read("said.json")).unwrap();
+        (said[0]["messages"][0]["content"].clone(), said[0]["messages"].as_array().unwrap().len())
+    };
+    assert_eq!(said(messages("")), (json!("S"), 3));
+    assert_eq!(said(messages("own")), (json!("own"), 3));
 }
 
 #[test]

@@ -28,8 +28,8 @@ pub use input::{Input, Inputs, inputs};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use lock::Lock;
 pub use output::{
-    Begun, OutputDirectory, TEMPORARY, answer, identity, made_otherwise, mark_complete, parts_of, print_path,
-    recipe_of, stdout, write_file,
+    Begun, OutputDirectory, TEMPORARY, answer, expect_writable, identity, made_otherwise, mark_complete,
+    parts_of, print_path, recipe_of, stdout, write_file,
 };
 pub use place::{cache_directory, tool};
 pub use progress::{Part, Progress, Unit};

@@ -14,7 +14,7 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Value, json};
 
 use super::Lock;
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, error};
 
 const MADE_BY: &str = "made-by.json";
 
@@ -42,17 +42,36 @@ pub fn print_path(path: &Path) -> Result<()> {
 
 /// Writes a file whole or not at all, in the place of any there was.
 pub fn write_file(path: &Path, text: &str) -> Result<()> {
+    let mut file = temporary(path)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|failed| Error::from(failed.error).context(path.display()))?;
+    sync(parent(path))
+}
+
+/// Fails where [`write_file`] would, so that a tool can say so before long work and not behind it.
+pub fn expect_writable(path: &Path) -> Result<()> {
+    match path.is_dir() {
+        true => Err(error!("{} is a directory", path.display()).hint("name a file in it")),
+        false => temporary(path).map(drop),
+    }
+}
+
+/// A file beside `path`, to get its name.
+fn temporary(path: &Path) -> Result<tempfile::NamedTempFile> {
     let folder = parent(path);
+    if !folder.is_dir() {
+        return Err(error!("{}: there is no directory {}", path.display(), folder.display())
+            .hint(format_args!("mkdir -p {}", folder.display())));
+    }
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file =
-        builder.tempfile_in(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|failed| Error::from(failed.error).context(path.display()))?;
-    sync(folder)
+    builder
+        .tempfile_in(folder)
+        .with_context(|| format!("cannot write in {}", folder.display()))
+        .hint("choose a place that can be written, or free some of it")
 }
 
 /// What [`OutputDirectory::begin`] found.
@@ -296,8 +315,6 @@ fn sync_tree(path: &Path) -> Result<()> {
     }
     sync(path)
 }
-
-use crate::error;
 
 #[cfg(test)]
 mod tests {

@@ -34,9 +34,9 @@ impl<'a> StreamDecoder<'a> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
         let text = self.tokenizer.decode(&self.ids)?;
-        let unfinished = text.chars().rev().take(UNFINISHED).take_while(|&c| c == '\u{FFFD}').count();
+        let unfinished = unfinished(&text);
         if self.ids.len() - self.context < LONGEST_HELD {
-            let whole = &text[..text.len() - unfinished * '\u{FFFD}'.len_utf8()];
+            let whole = &text[..text.len() - unfinished];
             let Some(new) = whole.strip_prefix(&self.shown) else { return Ok(String::new()) };
             if unfinished > 0 {
                 let new = new.to_owned();
@@ -51,10 +51,17 @@ impl<'a> StreamDecoder<'a> {
         Ok(new)
     }
 
-    /// What is still held back when no more tokens come.
+    /// What is still held back when no more tokens come, but for a character that stays unfinished.
     pub fn finish(self) -> Result<String> {
-        Ok(beyond(&self.shown, &self.tokenizer.decode(&self.ids)?))
+        let text = self.tokenizer.decode(&self.ids)?;
+        Ok(beyond(&self.shown, &text[..text.len() - unfinished(&text)]))
     }
+}
+
+/// Bytes at the end of `text` that may stand for a character of which a part is missing.
+fn unfinished(text: &str) -> usize {
+    let replacements = text.chars().rev().take(UNFINISHED).take_while(|&c| c == '\u{FFFD}');
+    replacements.map(char::len_utf8).sum()
 }
 
 /// What `text` has beyond what it shares with `shown`.

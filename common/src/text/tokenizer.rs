@@ -348,6 +348,7 @@ pub(crate) mod tests {
         let tokenizer = byte_tokenizer();
         let ids = tokenizer.encode("né 汉😀").unwrap();
         assert_eq!(streamed(&tokenizer, &ids), ["n", "", "é", " ", "", "", "汉", "", "", "", "😀", ""]);
+        assert_eq!(streamed(&tokenizer, &ids[..ids.len() - 1]).concat(), "né 汉", "also where it is cut off");
     }
 
     proptest::proptest! {
@@ -355,7 +356,9 @@ pub(crate) mod tests {
         fn streaming_loses_nothing(text in "\\PC{0,20}") {
             let tokenizer = byte_tokenizer();
             let ids = tokenizer.encode_data(&text).unwrap();
-            proptest::prop_assert_eq!(streamed(&tokenizer, &ids).concat(), text);
+            // A replacement character at the end cannot be told from a character that is cut off.
+            let whole = |text: &str| text.trim_end_matches('\u{FFFD}').to_owned();
+            proptest::prop_assert_eq!(whole(&streamed(&tokenizer, &ids).concat()), whole(&text));
         }
 
         #[test]

@@ -100,6 +100,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
             error!("{} exists", output.display()).hint("--force replaces it, -o chooses another name")
         );
     }
+    arguments.common.output.as_deref().map_or(Ok(()), cli::expect_writable)?;
     let home = arguments.model.text_home(&directory)?;
     let tokenizer = Tokenizer::load(&home)?;
     let template = arguments.model.chat_template(&home, &tokenizer)?;
@@ -200,8 +201,8 @@ impl Chat<'_> {
 
     /// Every line of standard input is a prompt, every answer goes to standard output.
     fn lines(&mut self, system: Option<&str>) -> Result<()> {
-        for line in std::io::stdin().lock().lines() {
-            let line = line.context("cannot read prompts from standard input")?;
+        for (index, line) in std::io::stdin().lock().lines().enumerate() {
+            let line = line.with_context(|| place(index))?;
             if line.trim().is_empty() {
                 continue;
             }
@@ -218,11 +219,11 @@ impl Chat<'_> {
     /// Every line of standard input is a conversation, every answer a message.
     fn json_lines(&mut self, system: Option<&str>) -> Result<()> {
         for (index, line) in std::io::stdin().lock().lines().enumerate() {
-            let line = line.context("cannot read conversations from standard input")?;
+            let place = || place(index);
+            let line = line.with_context(place)?;
             if line.trim().is_empty() {
                 continue;
             }
-            let place = || format!("standard input, line {}", index + 1);
             let mut session = Session { conversation: conversation(&line, system).with_context(place)? };
             let content = self.answer(&mut session, false).with_context(place)?;
             cli::check_interrupted()?;
@@ -308,7 +309,13 @@ fn save(path: &Path, conversations: &[Conversation]) -> Result<()> {
     cli::write_file(path, &(serde_json::to_string_pretty(conversations)? + "\n"))
 }
 
-/// The conversation in a line: an object with `messages`, or the list of them.
+/// A line of standard input, for people; the first has index 0.
+fn place(index: usize) -> String {
+    format!("standard input, line {}", index + 1)
+}
+
+/// The conversation in a line: an object with `messages`, or the list of them. `system` begins one that
+/// has no system message.
 fn conversation(line: &str, system: Option<&str>) -> Result<Conversation> {
     let value: Value = serde_json::from_str(line).context("not valid JSON")?;
     let mut conversation = match value {
@@ -318,11 +325,17 @@ fn conversation(line: &str, system: Option<&str>) -> Result<Conversation> {
         _ => serde_json::from_value(value)
             .hint("a line is {\"messages\": [{\"role\": \"user\", \"content\": ...}]}")?,
     };
-    if let Some(system) = system {
-        conversation.messages.insert(0, Message::new("system", system));
-    }
-    if conversation.messages.is_empty() {
+    let messages = &mut conversation.messages;
+    if messages.is_empty() {
         return Err(Error::new("no messages"));
+    }
+    let is_silent =
+        |message: &Message| message.content.is_none() && !message.extra.contains_key("tool_calls");
+    if let Some(index) = messages.iter().position(is_silent) {
+        return Err(error!("message {} has no content", index + 1));
+    }
+    if let Some(system) = system.filter(|_| messages[0].role != "system") {
+        messages.insert(0, Message::new("system", system));
     }
     Ok(conversation)
 }

@@ -64,6 +64,9 @@ pub struct Selection {
     pub limit: Option<usize>,
 }
 
+/// What to do about a row that cannot be read.
+const MEND: &str = "mend the row, or download the data again";
+
 /// Reads the subjects in `data`, a directory or an archive, in order of their names.
 pub fn load(data: &Path, selection: &Selection) -> Result<Vec<Subject>> {
     let Selection { task, split, .. } = *selection;
@@ -74,10 +77,10 @@ pub fn load(data: &Path, selection: &Selection) -> Result<Vec<Subject>> {
             "C-Eval keeps the answers of its test to itself; leave --split out to ask its val questions",
         );
     }
-    let asked = asked?;
+    let asked = asked.hint(MEND)?;
     let mut shots = match selection.shots {
         0 => BTreeMap::new(),
-        _ => set.questions(Split::Dev, &selection.subjects)?,
+        _ => set.questions(Split::Dev, &selection.subjects).hint(MEND)?,
     };
     for wanted in &selection.subjects {
         if !asked.contains_key(wanted) {

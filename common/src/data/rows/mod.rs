@@ -29,7 +29,7 @@ pub type Sink<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
 
 /// Reads the rows of a file, whatever kind of file it is.
 pub fn read(path: &Path, sink: Sink) -> Result<()> {
-    let hint = "--data names a JSON, JSON lines, CSV or parquet file of examples";
+    let hint = "examples are read from JSON, JSON lines, CSV and parquet files";
     let file = fs_err::File::open(path).hint(hint)?;
     if file.metadata()?.is_dir() {
         return Err(crate::error!("{} is a directory", path.display()).hint(hint));
