@@ -133,7 +133,7 @@ impl Shared {
             .map(|file| (file.remote.partial.data.clone(), file.remote.partial.size, file.digest.clone()))
             .collect();
         Self {
-            schedule: Schedule::new(sizes),
+            schedule: Schedule::new(sizes, network.max_rate.is_some()),
             follower: Follower::new(digests),
             remotes: wanted.into_iter().map(|file| file.remote).collect(),
             connector,

@@ -37,6 +37,8 @@ struct State {
     /// Chunks that are there, whole, in bytes.
     written: u64,
     connections: usize,
+    /// All connections wait for leave to go on, so that their silence says nothing.
+    is_throttled: bool,
     last_gain: Instant,
 }
 
@@ -83,8 +85,9 @@ pub enum Claim {
 }
 
 impl Schedule {
-    /// `files` in the order in which they are wanted: size, and which chunks are there.
-    pub fn new(files: Vec<(u64, Vec<bool>)>) -> Self {
+    /// `files` in the order in which they are wanted: size, and which chunks are there. `is_throttled`
+    /// where we ourselves keep the rate low.
+    pub fn new(files: Vec<(u64, Vec<bool>)>, is_throttled: bool) -> Self {
         let files: Vec<FileState> =
             files.into_iter().map(|(size, done)| FileState::new(size, &done)).collect();
         let missing = files.iter().map(FileState::missing).sum();
@@ -98,6 +101,7 @@ impl Schedule {
                 missing,
                 written: total - missing,
                 connections: 1,
+                is_throttled,
                 last_gain: Instant::now(),
             }),
             changed: Notify::new(),
@@ -112,8 +116,8 @@ impl Schedule {
     /// What a connection of a certain pace does next.
     pub fn next(&self, pace: Pace) -> Next {
         let mut state = self.lock();
-        let next = state
-            .take_over(pace, Flight::is_stuck)
+        let stuck = if state.is_throttled { None } else { state.take_over(pace, Flight::is_stuck) };
+        let next = stuck
             .or_else(|| state.next_missing(pace))
             .or_else(|| state.take_over(pace, Flight::is_worth_taking));
         match next {
@@ -405,7 +409,10 @@ mod tests {
     use super::*;
 
     fn schedule(chunks: &[usize]) -> Schedule {
-        Schedule::new(chunks.iter().map(|count| (*count as u64 * CHUNK, vec![false; *count])).collect())
+        Schedule::new(
+            chunks.iter().map(|count| (*count as u64 * CHUNK, vec![false; *count])).collect(),
+            false,
+        )
     }
 
     fn next(schedule: &Schedule) -> Option<Flight> {
@@ -460,7 +467,8 @@ mod tests {
 
     #[test]
     fn what_arrives_is_told_of_each_file() {
-        let schedule = Schedule::new(vec![(2 * CHUNK + 5, vec![true, false, true]), (CHUNK, vec![false])]);
+        let schedule =
+            Schedule::new(vec![(2 * CHUNK + 5, vec![true, false, true]), (CHUNK, vec![false])], false);
         schedule.set_connections(2);
         let (first, second) = (next(&schedule).unwrap(), next(&schedule).unwrap());
         first.receive(7);
@@ -496,6 +504,11 @@ mod tests {
         let stuck = next(&schedule).unwrap();
         let (length, end) = (stuck.chunks.len(), stuck.chunks.end);
         schedule.lock().flights.get_mut(&stuck.id).unwrap().begun -= Duration::from_secs(10);
+        schedule.lock().is_throttled = true;
+        let new = next(&schedule).unwrap();
+        assert_eq!(new.chunks, end..end + length, "its silence is our doing");
+        schedule.end(&new);
+        schedule.lock().is_throttled = false;
         assert_eq!(next(&schedule).unwrap().chunks, 1..end, "it keeps the chunk that has begun to come");
         assert_eq!(next(&schedule).unwrap().chunks, 0..1, "which is asked for again");
         assert_eq!(next(&schedule).unwrap().chunks, end..end + length, "then the rest");
