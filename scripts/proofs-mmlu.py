@@ -7,8 +7,8 @@ f32, and every accuracy has to be the same.
 
 Run:   pip install lm-eval torch transformers
        python3 scripts/proofs-mmlu.py MODEL_DIR MMLU_ZIP --limit 5 --subjects astronomy,virology
-       A question takes the harness some seconds on two cores; --harness FILE keeps what it found, or
-       uses it.
+       A question takes the harness a second or two; --harness FILE keeps what it found, subject by
+       subject, and the same command goes on from there.
 Ends:  0 where all accuracies are equal, 1 where one is not, named.
 """
 
@@ -61,21 +61,30 @@ def write_tasks(folder: Path, data: zipfile.ZipFile, wanted: list[str]) -> list[
     return [f"local_{subject}" for subject in wanted]
 
 
-def harness(model: Path, data: zipfile.ZipFile, wanted: list[str], limit: int) -> dict[str, float]:
-    """Accuracy of every subject, by lm-evaluation-harness."""
+def harness(model: Path, data: zipfile.ZipFile, wanted: list[str], limit: int, kept: Path | None) -> dict[str, float]:
+    """Accuracy of every subject, by lm-evaluation-harness; `kept` holds those found so far."""
     import torch
     from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    by_limit = json.loads(kept.read_text(encoding="utf-8")) if kept and kept.exists() else {}
+    found = by_limit.setdefault(str(limit), {})
+    language_model = HFLM(pretrained=str(model), dtype="float32", batch_size=1, device="cpu")
     with tempfile.TemporaryDirectory() as name:
         tasks = write_tasks(Path(name), data, wanted)
-        found = simple_evaluate(
-            model="hf", model_args={"pretrained": str(model), "dtype": "float32"}, tasks=tasks, num_fewshot=5,
-            limit=limit, batch_size=1, device="cpu", bootstrap_iters=0,
-            task_manager=TaskManager(include_path=name),
-        )  # fmt: skip
-    return {subject: found["results"][f"local_{subject}"]["acc,none"] for subject in wanted}
+        manager = TaskManager(include_path=name)
+        for subject, task in zip(wanted, tasks):
+            if subject in found:
+                continue
+            results = simple_evaluate(
+                model=language_model, tasks=[task], num_fewshot=5, limit=limit, bootstrap_iters=0, task_manager=manager
+            )["results"]
+            found[subject] = results[task]["acc,none"]
+            if kept:
+                kept.write_text(json.dumps(by_limit, indent=2) + "\n", encoding="utf-8")
+    return {subject: found[subject] for subject in wanted}
 
 
 def ours(model: Path, data: Path, wanted: list[str], limit: int) -> dict[str, float]:
@@ -95,16 +104,11 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="MMLU's CSV files as a zip archive")
     parser.add_argument("--subjects", type=lambda names: names.split(","), help="only these, separated by commas")
     parser.add_argument("--limit", type=int, default=10, help="questions of each subject")
-    parser.add_argument("--harness", type=Path, help="JSON of the harness's accuracies, written where it is missing")
+    parser.add_argument("--harness", type=Path, help="keep the harness's accuracies here, and use them")
     args = parser.parse_args()
     archive = zipfile.ZipFile(args.data)
     wanted = args.subjects or subjects(archive)
-    if args.harness and args.harness.exists():
-        theirs = json.loads(args.harness.read_text(encoding="utf-8"))
-    else:
-        theirs = harness(args.model, archive, wanted, args.limit)
-        if args.harness:
-            args.harness.write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+    theirs = harness(args.model, archive, wanted, args.limit, args.harness)
     found = ours(args.model, args.data, wanted, args.limit)
     different = [subject for subject in wanted if abs(found[subject] - theirs[subject]) > 1e-9]
     for subject in different:

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use common::device::Device;
@@ -88,9 +89,8 @@ fn logprobs_as_transformers() {
     assert_eq!(checked, golden["questions"].as_array().unwrap().len());
 }
 
-#[test]
-#[ignore = "takes minutes on questions that are not in the repository"]
-fn all_of_mmlu_as_transformers() {
+/// Every `step`th subject of MMLU, 20 questions of each, in two styles.
+fn mmlu_as_transformers(step: usize) {
     let Some(directory) = directory() else { return };
     let fallback = root().join("../shared");
     let data = std::env::var_os("QLORA_TEST_SHARED").map_or(fallback, PathBuf::from).join("data/mmlu.zip");
@@ -100,13 +100,12 @@ fn all_of_mmlu_as_transformers() {
     }
     let golden = golden("mmlu_all.json");
     let model = Model::load(&directory, &Device::Cpu).unwrap();
+    let subjects = subjects(&data, 20);
+    assert_eq!(subjects.len(), 57);
     for style in [Style::LmEval, Style::LlamaFactory] {
-        let limit = golden[style.name()]["astronomy"]["tokens"].as_array().unwrap().len();
-        let subjects = subjects(&data, limit);
-        assert_eq!(subjects.len(), 57);
         let texts = texts(&directory, style);
         let answers = texts.answers(Task::Mmlu).unwrap();
-        for subject in &subjects {
+        for subject in subjects.iter().step_by(step) {
             let place = format!("{} {}", style.name(), subject.name);
             let case = &golden[style.name()][&subject.name];
             let prompts = texts.encode(subject, 8192).unwrap();
@@ -117,6 +116,17 @@ fn all_of_mmlu_as_transformers() {
             compare(&place, &logprobs, &serde_json::from_value::<Vec<_>>(case["logprobs"].clone()).unwrap());
         }
     }
+}
+
+#[test]
+fn subjects_of_mmlu_as_transformers() {
+    mmlu_as_transformers(14);
+}
+
+#[test]
+#[ignore = "takes a quarter of an hour"]
+fn all_of_mmlu_as_transformers() {
+    mmlu_as_transformers(1);
 }
 
 #[test]
@@ -144,9 +154,8 @@ fn greedy_answers_as_transformers() {
     }
 }
 
-#[test]
-#[ignore = "takes a minute"]
-fn greedy_answers_of_256_tokens_as_transformers() {
+/// Answers of 256 tokens to some of the eight prompts.
+fn long_answers_as_transformers(prompts: Range<usize>) {
     let Some(directory) = directory() else { return };
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
@@ -154,9 +163,7 @@ fn greedy_answers_of_256_tokens_as_transformers() {
     let flags = Flags { max_new_tokens: Some(256), temperature: Some(0.0), ..Flags::default() };
     let settings = Settings::load(&directory, &flags, []).unwrap();
     let mut generator = Generator::new(ModelEngine::new(&model, false), 0);
-    let cases = golden("greedy.json");
-    assert_eq!(cases.as_array().unwrap().len(), 8);
-    for case in cases.as_array().unwrap() {
+    for case in &golden("greedy.json").as_array().unwrap()[prompts] {
         let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
         let conversation = Conversation { messages, tools: Vec::new() };
         let prompt = common::text::labels::encode_prompt(&tokenizer, &template, &conversation).unwrap();
@@ -167,6 +174,18 @@ fn greedy_answers_of_256_tokens_as_transformers() {
             Ok(())
         };
         generator.answer(&prompt, &settings, || false, push).unwrap();
+        assert_eq!(tokens.len(), 256);
         assert_eq!(case["greedy"], Value::from(tokens), "{}", case["messages"]);
     }
+}
+
+#[test]
+fn long_greedy_answers_as_transformers() {
+    long_answers_as_transformers(6..8);
+}
+
+#[test]
+#[ignore = "takes a minute or two"]
+fn all_long_greedy_answers_as_transformers() {
+    long_answers_as_transformers(0..8);
 }

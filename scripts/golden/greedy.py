@@ -1,14 +1,14 @@
 """Golden greedy answers of 256 tokens by SmolLM2-135M-Instruct.
 
 Proves: `chat` without sampling writes what transformers' greedy search writes, in f32, for eight
-prompts in four languages, with code, lists and a conversation of several turns.
+prompts in four languages, with code, lists and a conversation of several turns. The model answers each
+of them at length.
 
 Run:     python scripts/golden/greedy.py MODEL_DIR      (torch 2.11, transformers 5.23, CPU)
-         The test that reads it:
+         The test that reads all of it:
          cargo test --release --workspace --test smollm2 -- --ignored greedy
-Writes:  tests/golden/greedy.json: [{"messages", "prompt" (ids through the chat template), "greedy" (up
-         to 256 ids, less the one that ends the answer), "least_gap" (smallest lead of a chosen token's
-         logit over its runner-up's)}].
+Writes:  tests/golden/greedy.json: [{"messages", "prompt" (ids through the chat template), "greedy" (256
+         ids), "least_gap" (smallest lead of a chosen token's logit over its runner-up's)}].
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ PROMPTS = [
     ["Tell me a long story about a lighthouse keeper and a whale."],
     ["List twenty animals, one a line, each with where it lives."],
     ["Explain step by step how bread is made, from the field to the table."],
-    ["Écris un poème de vingt vers sur la mer."],
+    ["Raconte en détail la vie d'un pêcheur breton au dix-neuvième siècle."],
     ["请详细介绍一下长城的历史。"],
     ["Schreibe einen Brief an die Stadt, in dem du um mehr Bäume bittest."],
     ["Write a Python class for a queue with tests, and explain it."],
-    ["What is a prime number?", "A number with exactly two divisors.", "Which are below 100, and why is 91 none?"],
+    [
+        "What is a prime number?",
+        "A number with exactly two divisors.",
+        "Explain in detail how the sieve of Eratosthenes finds all of them below 100.",
+    ],
 ]
 
 
@@ -44,7 +48,7 @@ def greedy(model: PreTrainedModel, ids: list[int]) -> tuple[list[int], float]:
         least = min(least, (best.values[0] - best.values[1]).item())
         token = best.indices[0].item()
         if token == model.config.eos_token_id:
-            break
+            raise SystemExit(f"the answer ends after {len(found)} tokens: choose a prompt with a longer one")
         found.append(token)
         step = model(input_ids=torch.tensor([[token]]), past_key_values=step.past_key_values, use_cache=True)
     return found, least

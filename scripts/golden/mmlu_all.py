@@ -1,10 +1,11 @@
 """Golden logprobs of the four letters on all of MMLU's subjects, in two styles of prompts.
 
-Proves: `evaluate` with --style lm-eval and --style llamafactory scores the first questions of
+Proves: `evaluate` with --style lm-eval and --style llamafactory scores the first 20 questions of
 every subject as transformers does, on SmolLM2-135M-Instruct in f32.
 
 Run:     python scripts/golden/mmlu_all.py MODEL_DIR MMLU_ZIP   (torch 2.11, transformers 5.23, CPU)
-         It takes half an hour on two cores, and goes on where it was stopped. The test that reads it:
+         It takes half an hour on two cores, and goes on where it was stopped. The test that reads all
+         of it:
          cargo test --release --workspace --test smollm2 -- --ignored all_of_mmlu
 Writes:  tests/golden/mmlu_all.json: {style: {subject: {"tokens" (of each prompt), "logprobs"
          (four each)}}}. Logprobs are log-softmax over the whole vocabulary at the prompt's last
@@ -30,7 +31,7 @@ from reference import GOLDEN, load
 from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
 OUT = GOLDEN / "mmlu_all.json"
-QUESTIONS_PER_SUBJECT = {"lm-eval": 20, "llamafactory": 4}
+QUESTIONS = 20
 SHOTS = 5
 
 
@@ -105,7 +106,7 @@ def main() -> None:
             if subject in found:
                 continue
             shots = rows(arguments.data, subject, "dev")[:SHOTS]
-            asked = rows(arguments.data, subject, "test")[: QUESTIONS_PER_SUBJECT[style]]
+            asked = rows(arguments.data, subject, "test")[:QUESTIONS]
             prompts = [encode(tokenizer, subject, shots, row) for row in asked]
             found[subject] = {"tokens": list(map(len, prompts)), "logprobs": logprobs(model, prompts, answers)}
             print(style, subject, sum(found[subject]["tokens"]), flush=True)
