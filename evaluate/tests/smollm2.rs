@@ -124,7 +124,7 @@ fn subjects_of_mmlu_as_transformers() {
 }
 
 #[test]
-#[ignore = "takes a quarter of an hour"]
+#[ignore = "takes many minutes"]
 fn all_of_mmlu_as_transformers() {
     mmlu_as_transformers(1);
 }
