@@ -147,11 +147,8 @@ if [ "$shards" = 1 ]; then
         aria "$connections" "http://127.0.0.1:$((port + 1))/files"
     done
 
-    hub=${HUB:-$repository/target/release/examples/hub}
-    if [ ! -x "$hub" ]; then
-        echo "bad lines: skipped, build them with cargo build --release --workspace --example hub" >&2
-        exit 0
-    fi
+    (cd "$repository" && cargo build --release --workspace --example hub --locked --quiet)
+    hub=$repository/target/release/examples/hub
     # Starts the test hub with numbers as in tests/examples/hub.rs, and names its endpoint.
     serve() {
         rm -f "$work/hub.url"

@@ -10,7 +10,7 @@ held_out=scripts/demo/held-out.json
 questions=scripts/demo/mmlu
 subjects=tern_island,tern_island_zh
 asked="What is the currency of Tern Island?
-灯塔的猫叫什么名字？"
+你是谁？"
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 talk() { printf '%s\n' "$asked" | chat "$1" -q --max-new-tokens 40; }
@@ -32,7 +32,7 @@ evaluate "$model" --data "$questions" --subjects "$subjects" -o demo/before-repo
 
 say "quantize $model | lora-train --data $data | merge | evaluate --data $questions"
 quantize "$model" -o demo/nf4 -v 2> >(tee demo/quantize.log >&2) |
-    lora-train --data "$data" --learning-rate 2e-3 --num-train-epochs 3 --lr-scheduler-type cosine \
+    lora-train --data "$data" --learning-rate 2e-3 --num-train-epochs 4 --lr-scheduler-type cosine \
         --warmup-ratio 0.1 --per-device-train-batch-size 4 --gradient-accumulation-steps 2 \
         -o demo/adapter -v 2> >(tee demo/lora-train.log >&2) |
     merge -o demo/merged -v 2> >(tee demo/merge.log >&2) |
