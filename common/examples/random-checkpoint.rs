@@ -127,7 +127,7 @@ fn random(name: &str, shape: Vec<usize>, seed: u64) -> Tensor {
 
 /// Copies tokenizer and chat template.
 fn copy_companions(config: &Path, output: &Path) -> Result<()> {
-    let directory = config.parent().ok_or_else(|| error!("{} is in no directory", config.display()))?;
+    let directory = config.parent().ok_or_else(|| error!(Bug, "{} is in no directory", config.display()))?;
     for name in [
         "tokenizer.json",
         "tokenizer_config.json",

@@ -1,24 +1,85 @@
-//! The one error type of all tools: what went wrong, and a `hint:` that mends it.
+//! The one error type of all tools: what went wrong, and what to do about it.
 //!
 //! A message names the file, tensor, line or flag, what was expected and what was found; it is
-//! lower case and has no full stop. The hint is the next thing to do, a command where there is one.
+//! lower case and has no full stop. Every error has a hint: either the one written where the error
+//! was found, which knows most, or the one of its [`Kind`], which each tool may put in its own words
+//! ([`crate::cli::Tool`]). A [`Unhinted`] without either is not an error yet, so that a hint cannot
+//! be forgotten.
 
 use std::fmt;
 
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// How a failed tool ends.
+/// What kind of thing went wrong. It decides the exit code, and the hint where none is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Something went wrong: exit code 1.
-    Failed,
+    /// An error that was given a hint of its own.
+    Hinted,
+    /// A file does not hold what its name or format promises: truncated, damaged, of another kind.
+    Malformed,
+    /// A file is what it should be, but of a variant that these tools do not handle.
+    Unsupported,
+    /// A file, tensor or key is not there.
+    Missing,
+    /// A result cannot go where something else is.
+    Exists,
+    /// Two inputs do not belong together, such as an adapter and a model of another shape.
+    Mismatch,
+    /// A row of a data set cannot be used.
+    Row,
+    /// Something is larger than these tools accept.
+    TooLarge,
+    /// The memory of the GPU or of the machine is used up.
+    OutOfMemory,
+    /// The disk, or the user's share of it, is full.
+    DiskFull,
+    /// The user may not read or write a file.
+    Denied,
+    /// A file was changed by somebody else while it was read.
+    Changed,
+    /// A server, or the way to it, failed.
+    Network,
+    /// The GPU, its driver or one of its libraries failed.
+    Gpu,
+    /// The operating system refused something.
+    System,
+    /// An invariant of the program does not hold.
+    Bug,
     /// The command line cannot be honoured: exit code 2.
     Usage,
     /// A signal asked the tool to stop: exit code 130.
     Interrupted,
-    /// Whoever reads our output has left: exit code 0, nothing said.
+    /// The reader of the tool's output has closed it: exit code 0, nothing said.
     ClosedPipe,
+}
+
+impl Kind {
+    /// The hint of an error that has none of its own. `None` where there is nothing to mend: the user
+    /// has stopped the tool.
+    pub fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Hinted | Self::Interrupted | Self::ClosedPipe => return None,
+            Self::Malformed => {
+                "the file is damaged or not what its name says: fetch or make it again, or name another"
+            }
+            Self::Unsupported => "use a model, adapter or file of a kind that the README lists",
+            Self::Missing => "check the path and the name",
+            Self::Exists => "choose another name with -o",
+            Self::Mismatch => "check that these files were made for each other",
+            Self::Row => "mend or remove that row",
+            Self::TooLarge => "use a smaller file, or split it",
+            Self::OutOfMemory => "close other programs that use this memory, or choose a smaller model",
+            Self::DiskFull => "free some disk space and run the same command again",
+            Self::Denied => "choose a place that you may read and write, or change its permissions",
+            Self::Changed => "wait until nothing writes to the file, and run the same command again",
+            Self::Network => "check the connection and run the same command again",
+            Self::Gpu => "nvidia-smi shows the state of the GPU; --device cpu computes without it",
+            Self::System => "mend what the message names, and run the same command again",
+            Self::Bug => "this is a fault of the tool: please report it with the command that shows it",
+            Self::Usage => "--help lists the options and shows examples",
+        })
+    }
 }
 
 /// What went wrong, and what mends it.
@@ -29,25 +90,52 @@ pub struct Error {
     hint: Option<String>,
 }
 
+/// A message that becomes an [`Error`] once it has a hint or a kind; [`crate::error!`] makes one.
+#[derive(Debug)]
+#[must_use]
+pub struct Unhinted(String);
+
+impl Unhinted {
+    /// The text of an error to be.
+    pub fn new(text: impl fmt::Display) -> Self {
+        Self(text.to_string())
+    }
+
+    /// An error that says what to do about it.
+    pub fn hint(self, hint: impl fmt::Display) -> Error {
+        Error { kind: Kind::Hinted, message: self.0, hint: Some(hint.to_string()) }
+    }
+
+    /// An error with the hint of its kind.
+    pub fn kind(self, kind: Kind) -> Error {
+        Error::new(kind, self.0)
+    }
+}
+
 impl Error {
-    /// An error with exit code 1.
-    pub fn new(message: impl fmt::Display) -> Self {
-        Self { kind: Kind::Failed, message: message.to_string(), hint: None }
+    /// An error with the hint of its kind.
+    pub fn new(kind: Kind, message: impl fmt::Display) -> Self {
+        Self { kind, message: message.to_string(), hint: None }
+    }
+
+    /// An error in what a file holds; it takes the error of any reader: `map_err(Error::malformed)`.
+    pub fn malformed(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Malformed, message)
     }
 
     /// An error in how the tool was called, with exit code 2.
     pub fn usage(message: impl fmt::Display) -> Self {
-        Self { kind: Kind::Usage, ..Self::new(message) }
+        Self::new(Kind::Usage, message)
     }
 
     /// The tool was asked to stop; exit code 130.
     pub fn interrupted(message: impl fmt::Display) -> Self {
-        Self { kind: Kind::Interrupted, ..Self::new(message) }
+        Self::new(Kind::Interrupted, message)
     }
 
     /// The reader of our output has left; exit code 0.
     pub fn closed_pipe() -> Self {
-        Self { kind: Kind::ClosedPipe, ..Self::new("closed pipe") }
+        Self::new(Kind::ClosedPipe, "closed pipe")
     }
 
     /// Adds what to do about it. The innermost hint wins, because it knows most.
@@ -62,12 +150,12 @@ impl Error {
         self
     }
 
-    /// How the tool ends.
+    /// What kind of thing went wrong.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The `hint:` line, without its prefix.
+    /// The hint that was given where the error was found. Where there is none, [`Kind::hint`] serves.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -83,18 +171,35 @@ impl std::error::Error for Error {}
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::StorageFull => {
-                Self::new(error).hint("free some disk space and run the same command again")
-            }
-            _ => Self::new(error),
-        }
+        use std::io::ErrorKind as Io;
+        let kind = match error.kind() {
+            Io::NotFound | Io::NotADirectory | Io::IsADirectory => Kind::Missing,
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => Kind::Denied,
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => Kind::DiskFull,
+            Io::AlreadyExists | Io::DirectoryNotEmpty => Kind::Exists,
+            Io::UnexpectedEof | Io::InvalidData => Kind::Malformed,
+            Io::OutOfMemory => Kind::OutOfMemory,
+            _ => Kind::System,
+        };
+        Self::new(kind, error)
     }
 }
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        Self::new(error)
+        Self::new(Kind::Bug, error)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::new(Kind::Malformed, error)
+    }
+}
+
+impl From<safetensors::SafeTensorError> for Error {
+    fn from(error: safetensors::SafeTensorError) -> Self {
+        Self::new(Kind::Malformed, error)
     }
 }
 
@@ -122,26 +227,16 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
     }
 }
 
-impl From<serde_json::Error> for Error {
-    fn from(error: serde_json::Error) -> Self {
-        Self::new(error)
-    }
-}
-
-impl From<safetensors::SafeTensorError> for Error {
-    fn from(error: safetensors::SafeTensorError) -> Self {
-        Self::new(error)
-    }
-}
-
-/// Builds an [`Error`] from a format string.
+/// Builds an [`Error`] of a kind from a format string: `error!(Malformed, "{name} is empty")`. Without
+/// a kind it builds a [`Unhinted`], which becomes an error by its hint: `error!("…").hint("…")`.
 #[macro_export]
 macro_rules! error {
-    ($($arg:tt)*) => { $crate::Error::new(format!($($arg)*)) };
+    ($kind:ident, $($arg:tt)*) => { $crate::Error::new($crate::error::Kind::$kind, format!($($arg)*)) };
+    ($($arg:tt)*) => { $crate::error::Unhinted::new(format!($($arg)*)) };
 }
 
-/// Returns an [`Error`] built from a format string.
+/// Returns an [`Error`] of a kind: `bail!(Malformed, "{name} is empty")`.
 #[macro_export]
 macro_rules! bail {
-    ($($arg:tt)*) => { return Err($crate::Error::new(format!($($arg)*))) };
+    ($kind:ident, $($arg:tt)*) => { return Err($crate::error!($kind, $($arg)*)) };
 }

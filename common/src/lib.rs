@@ -9,6 +9,7 @@
 //! | [`data`] | instruction data: files, formats, conversations |
 //! | [`device`] | where tensors live and products run |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
+//! | [`files`] | reading files of others: regular ones, bounded |
 //! | [`kernels`] | the operations of the model, forward beside backward |
 //! | [`model`] | the decoder: forward, hand-written backward, adapters |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod files;
 mod hex;
 pub mod kernels;
 pub mod model;

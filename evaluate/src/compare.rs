@@ -26,7 +26,7 @@ pub fn compare(first: &Path, second: &Path) -> Result<String> {
             .hint("compare runs with the same --style, --shots, --subjects and --limit"));
     }
     let report = |value: &Value, path: &Path| {
-        Report::from_json(value).ok_or_else(|| error!("{} has no predictions", path.display()))
+        Report::from_json(value).ok_or_else(|| error!(Malformed, "{} has no predictions", path.display()))
     };
     let pairs = pairs(&report(&a, first)?, &report(&b, second)?)?;
     Ok(table(&pairs, first, second))
@@ -43,7 +43,7 @@ fn pairs(first: &Report, second: &Report) -> Result<Pairs> {
     let mut pairs = Pairs::default();
     for (a, b) in first.subjects().iter().zip(second.subjects()) {
         if a.subject != b.subject || a.answers != b.answers {
-            bail!("{} and {} are other questions", a.subject, b.subject);
+            bail!(Mismatch, "{} and {} are other questions", a.subject, b.subject);
         }
         for (a, b) in a.correct().zip(b.correct()) {
             *match (a, b) {

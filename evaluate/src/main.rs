@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use common::cli::{self, Progress, Unit};
+use common::cli::{self, Progress, Tool, Unit};
 use common::data::hub;
 use common::device::Device;
 use common::text::Tokenizer;
@@ -139,7 +139,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    cli::run("evaluate", run)
+    cli::run(Tool { name: "evaluate", hint: |_| None }, run)
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -158,7 +158,7 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let directories = cli::inputs(&arguments.models)?.directories()?;
     if directories.is_empty() {
-        return Err(Error::new("no directory among the inputs").hint("name the directory of a model"));
+        return Err(error!("no directory among the inputs").hint("name the directory of a model"));
     }
     if directories.len() > 1 && arguments.details.is_some() {
         return Err(Error::usage("--details: one model expected").hint("name the models one by one"));

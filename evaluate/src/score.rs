@@ -61,7 +61,7 @@ pub fn score<S: Scorer>(
     mut scored: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<[f32; 4]>> {
     if let Some(long) = prompts.iter().find(|prompt| prompt.len() > model.max_tokens()) {
-        bail!("a prompt of {} tokens, and the model takes {}", long.len(), model.max_tokens());
+        bail!(TooLarge, "a prompt of {} tokens, and the model takes {}", long.len(), model.max_tokens());
     }
     let shared = if passes.share_prefix { shared_prefix(prompts) } else { 0 };
     let prefix = if shared > 0 { Some(model.prefix(&prompts[0][..shared])?) } else { None };
@@ -111,11 +111,11 @@ fn answer_logprobs(logits: &[f32], answers: [u32; 4]) -> Result<[f32; 4]> {
     let mut logprobs = [0.0; 4];
     for (logprob, answer) in logprobs.iter_mut().zip(answers) {
         let Some(&logit) = logits.get(answer as usize) else {
-            bail!("token {answer} of the tokenizer is beyond the model's {} logits", logits.len());
+            bail!(Mismatch, "token {answer} of the tokenizer is beyond the model's {} logits", logits.len());
         };
         *logprob = (f64::from(logit - largest) - sum.ln()) as f32;
         if !logprob.is_finite() {
-            bail!("the model's logits are not finite");
+            bail!(Malformed, "the model's logits are not finite");
         }
     }
     Ok(logprobs)

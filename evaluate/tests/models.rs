@@ -177,7 +177,7 @@ fn the_loss_is_that_of_every_answers_tokens() {
 #[test]
 fn questions_are_fetched_once_where_none_are_named() {
     if !assert_cmd::cargo::cargo_bin!("evaluate").with_file_name("fetch").exists() {
-        common::cli::talk_in_tests();
+        common::cli::show_in_tests();
         common::cli::note("skipped: fetch is not built");
         return;
     }

@@ -54,12 +54,12 @@ pub fn check(directory: &Path) -> Result<()> {
 fn check_file(path: &Path, file: &RecordedFile, progress: &Progress) -> Result<()> {
     let found = fs_err::metadata(path)?.len();
     if found != file.size {
-        common::bail!("{}: expected {} bytes, found {found}", path.display(), file.size);
+        common::bail!(Malformed, "{}: expected {} bytes, found {found}", path.display(), file.size);
     }
     let Some(digest) = &file.digest else { return Ok(()) };
     let found = hash_file_counting(path, digest, |read| progress.add(read))?;
     if found != *digest {
-        common::bail!("{}: expected {digest}, found {found}", path.display());
+        common::bail!(Malformed, "{}: expected {digest}, found {found}", path.display());
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ impl Directory {
             if let Ok(found) = fs_err::symlink_metadata(ancestor)
                 && !found.is_dir()
             {
-                bail!("{}: expected a directory, found something else", ancestor.display());
+                bail!(Exists, "{}: expected a directory, found something else", ancestor.display());
             }
         }
         Ok(path)

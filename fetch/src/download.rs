@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::cli::{Part, Progress, Unit, check_interrupted, detail, note, warn};
-use common::{Error, Result};
+use common::{Result, error};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -97,7 +97,7 @@ pub async fn run(
                     left -= 1;
                 }
                 Some(Event::Failed(failure)) => return Err(failure),
-                None => return Err(Error::new("the download stopped by itself").into()),
+                None => return Err(error!(Bug, "the download stopped by itself").into()),
             },
             _ = tick.tick() => {
                 check_interrupted().map_err(|error| error.hint("run the same command again to go on"))?;

@@ -50,7 +50,7 @@ use crate::hub::Repository;
 use crate::source::Source;
 
 fn main() -> ExitCode {
-    common::cli::run("fetch", work)
+    common::cli::run(common::cli::Tool { name: "fetch", hint: |_| None }, work)
 }
 
 fn work(arguments: cli::Arguments) -> Result<()> {

@@ -30,7 +30,7 @@ pub fn check(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    bail!("the server lists a file named {name:?}, which is refused: {reason}")
+    bail!(Network, "the server lists a file named {name:?}, which is refused: {reason}")
 }
 
 /// Checks the names of a whole listing, also against each other.
@@ -39,7 +39,7 @@ pub fn check_all<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()>
     for name in names.clone() {
         check(name)?;
         if !seen.insert(name) {
-            bail!("the server lists {name:?} twice");
+            bail!(Network, "the server lists {name:?} twice");
         }
         let first = name.split('/').next().unwrap_or_default();
         if RESERVED.contains(&first) {
@@ -50,7 +50,7 @@ pub fn check_all<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()>
     for name in names {
         for (end, _) in name.match_indices('/') {
             if seen.contains(&name[..end]) {
-                bail!("the server lists {:?} both as a file and as a directory", &name[..end]);
+                bail!(Network, "the server lists {:?} both as a file and as a directory", &name[..end]);
             }
         }
     }

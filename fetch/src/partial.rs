@@ -97,7 +97,7 @@ impl PartialFile {
             fs_err::create_dir_all(parent)?;
         }
         if path.is_dir() {
-            common::bail!("{}: expected a file, found a directory", path.display());
+            common::bail!(Exists, "{}: expected a file, found a directory", path.display());
         }
         fs_err::rename(&self.data, path)?;
         remove_if_there(&self.map)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::{Result, bail};
+use common::{Result, bail, error};
 use tokio::task::JoinSet;
 
 use crate::hub::{Connector, Listing, RemoteFile, Repository, describe, give_up};
@@ -54,7 +54,7 @@ pub async fn plan(
     }
     crate::names::check_all(files.iter().map(|file| file.path.as_str()))?;
     if files.is_empty() {
-        bail!("{} has no files at {}", repository.id, listing.commit);
+        bail!(Missing, "{} has no files at {}", repository.id, listing.commit);
     }
     let files = complete(files, repository, &listing.commit, connector).await?;
     let mut files: Vec<PlannedFile> = files.into_iter().map(known).collect::<Result<_>>()?;
@@ -64,7 +64,7 @@ pub async fn plan(
         _ => (0, 0),
     });
     if files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size)).is_none() {
-        bail!("{}: the sizes that the server lists are absurd", repository.id);
+        bail!(Network, "{}: the sizes that the server lists are absurd", repository.id);
     }
     Ok(Plan { files, left_out })
 }
@@ -101,7 +101,7 @@ async fn complete(
         });
     }
     while let Some(answers) = workers.join_next().await {
-        for (index, found) in answers.map_err(common::Error::new)?? {
+        for (index, found) in answers.map_err(|failed| error!(Bug, "{failed}"))?? {
             let file = &mut files[index];
             file.size = file.size.or(found.size);
             file.digest = found.digest.or(file.digest.take());
@@ -112,7 +112,7 @@ async fn complete(
 
 fn known(file: RemoteFile) -> Result<PlannedFile> {
     let Some(size) = file.size else {
-        bail!("{}: the server does not say how long it is", file.path);
+        bail!(Network, "{}: the server does not say how long it is", file.path);
     };
     Ok(PlannedFile { path: file.path, size, digest: file.digest })
 }

@@ -188,7 +188,7 @@ fn use_complete_copy(config: &Config, repository: &Repository, error: common::Er
     for file in &record.files {
         let path = path.join(&file.path);
         if fs_err::metadata(&path).map(|found| found.len()).ok() != Some(file.size) {
-            bail!("{error}; and {} is missing or has changed", path.display());
+            bail!(Malformed, "{error}; and {} is missing or has changed", path.display());
         }
     }
     warn(format_args!("{error}; using the complete copy at {}", record.commit));

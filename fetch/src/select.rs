@@ -1,6 +1,6 @@
 //! Which files of a repository are wanted.
 
-use common::{Error, Result};
+use common::{Error, Result, error};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Weights in formats that none of the tools read; left out where safetensors are there too.
@@ -66,7 +66,7 @@ impl Selection {
             })
             .collect();
         if !names.is_empty() && !wanted.contains(&true) {
-            return Err(Error::new(format!("none of the {} files is wanted", names.len()))
+            return Err(error!("none of the {} files is wanted", names.len())
                 .hint("--dry-run --include '*' lists them all"));
         }
         Ok(wanted)

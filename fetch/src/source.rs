@@ -93,7 +93,7 @@ impl Source {
                 }
                 crate::names::check(&name)
                     .and_then(|()| match name.contains('/') {
-                        true => Err(common::error!("{name:?} is not a file name")),
+                        true => Err(common::error!(Usage, "{name:?} is not a file name")),
                         false => Ok(name),
                     })
                     .map_err(|error| error.hint("name the file with -o FILE"))

@@ -7,7 +7,7 @@ use common::checkpoint::{Checkpoint, write_file};
 use common::cli::{self, Begun, OutputDirectory, recipe_of};
 use common::kernels::adamw::Moments;
 use common::model::Model;
-use common::{Context, Error, Result, error};
+use common::{Context, Result, error};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -183,10 +183,6 @@ fn same_run(path: &Path, recipe: &Value) -> Result<()> {
     if differences.is_empty() {
         return Ok(());
     }
-    Err(Error::new(format!(
-        "cannot resume {} under other settings: {}",
-        path.display(),
-        differences.join("; ")
-    ))
-    .hint("use the settings it began with, or begin anew with --force or another -o"))
+    Err(error!("cannot resume {} under other settings: {}", path.display(), differences.join("; "))
+        .hint("use the settings it began with, or begin anew with --force or another -o"))
 }

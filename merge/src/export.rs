@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::{Context, Error, Result, cli};
+use common::{Context, Error, Result, cli, error};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ impl Export {
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
         let yaml: Yaml = serde_saphyr::from_str(&text)
-            .map_err(Error::new)
+            .map_err(Error::malformed)
             .with_context(|| format!("{} is not an export.yaml", path.display()))?;
         yaml.check().with_context(|| path.display().to_string())
     }
@@ -61,11 +61,11 @@ impl Export {
 impl Yaml {
     fn check(self) -> Result<Export> {
         if self.export_legacy_format {
-            return Err(Error::new("export_legacy_format: pickled weights are not written")
+            return Err(error!("export_legacy_format: pickled weights are not written")
                 .hint("set it to false; safetensors load everywhere"));
         }
         if self.export_quantization_bit.is_some_and(|bits| !bits.is_null()) {
-            return Err(Error::new("export_quantization_bit: GPTQ is not written")
+            return Err(error!("export_quantization_bit: GPTQ is not written")
                 .hint("leave it out; quantize makes an NF4 directory of the result"));
         }
         for key in self.other.keys().filter(|key| !WITHOUT_EFFECT.contains(&key.as_str())) {
@@ -73,7 +73,7 @@ impl Yaml {
         }
         let adapters = match self.adapter_name_or_path {
             None => {
-                return Err(Error::new("adapter_name_or_path is missing")
+                return Err(error!("adapter_name_or_path is missing")
                     .hint("a model without an adapter has nothing to merge"));
             }
             Some(Adapters::Text(text)) => text.split(',').map(|path| PathBuf::from(path.trim())).collect(),
@@ -82,7 +82,7 @@ impl Yaml {
         let shard_size = match self.export_size {
             None => None,
             Some(size) if size > 0.0 && size < 1e9 => Some((size * 1e9) as u64),
-            Some(size) => return Err(Error::new(format!("export_size is {size}, expected gigabytes"))),
+            Some(size) => return Err(error!(Usage, "export_size is {size}, expected gigabytes")),
         };
         Ok(Export { adapters, model: self.model_name_or_path, output: self.export_dir, shard_size })
     }

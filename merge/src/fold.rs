@@ -7,7 +7,7 @@ use common::cli::{self, Progress};
 use common::kernels::linear::Weight;
 use common::kernels::product::{Matrix, MatrixMut, Threads, accumulate};
 use common::nf4::Quantized;
-use common::{Error, Result, bail};
+use common::{Result, bail, error};
 use rayon::prelude::*;
 
 use crate::base::release;
@@ -106,12 +106,13 @@ impl Piece<'_> {
         let name = &self.spec.name;
         if values[index].is_finite() {
             bail!(
+                Malformed,
                 "tensor {name}: {} at [{row}, {column}] is too large for {}",
                 values[index],
                 self.spec.dtype
             );
         }
-        Err(Error::new(format!("tensor {name} becomes {} at [{row}, {column}]", values[index]))
+        Err(error!("tensor {name} becomes {} at [{row}, {column}]", values[index])
             .hint("the adapter diverged in training, or the base is damaged; merge an earlier checkpoint"))
     }
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::cli;
+use common::cli::{self, Tool};
 
 /// Fold LoRA adapters into a model's weights
 #[derive(Parser, Debug)]
@@ -64,7 +64,7 @@ Examples:
 The result is a plain model directory. From a 4-bit base the weights are dequantized first.";
 
 fn main() -> ExitCode {
-    cli::run("merge", |arguments: Arguments| {
+    cli::run(Tool { name: "merge", hint: |_| None }, |arguments: Arguments| {
         let paths = cli::inputs(&arguments.adapter)?.directories()?;
         let request = request::Request::new(paths, arguments)?;
         cli::print_path(&work::merge(&request)?)

@@ -66,7 +66,7 @@ impl<'a> Plan<'a> {
             pieces.push(piece(base, adapters, weights, name, &source, requantize)?);
         }
         if let Some(name) = unused.first() {
-            bail!("the adapter changes {name}, which {} does not have", base.directory.display());
+            bail!(Mismatch, "the adapter changes {name}, which {} does not have", base.directory.display());
         }
         Ok(Self { files: cut(pieces, shard_size)?, untied })
     }
@@ -97,10 +97,10 @@ fn piece<'a>(
     for adapter in adapters {
         if let Some(replacement) = adapter.replacements.get(&name) {
             if std::mem::replace(&mut replaced, true) {
-                bail!("more than one adapter brings a {name} of its own");
+                bail!(Mismatch, "more than one adapter brings a {name} of its own");
             }
             if replacement.shape != spec.shape {
-                bail!("the adapter has {name} {:?}, the base {:?}", replacement.shape, spec.shape);
+                bail!(Mismatch, "the adapter has {name} {:?}, the base {:?}", replacement.shape, spec.shape);
             }
             weight = Weight::Dense(replacement.clone());
         }
@@ -111,6 +111,7 @@ fn piece<'a>(
         let Some(lora) = adapter.modules.get(module) else { continue };
         if spec.shape != [lora.outputs, lora.inputs] || !is_float(spec.dtype) {
             bail!(
+                Mismatch,
                 "the adapter of {module} is for a weight [{}, {}], the base has {} {:?}",
                 lora.outputs,
                 lora.inputs,

@@ -19,7 +19,7 @@ pub fn rows(plan: &Plan<'_>, directory: &Path) -> Result<usize> {
     for piece in plan.pieces().filter(|piece| !piece.requantize) {
         let tensor = written.tensor(&piece.spec.name)?;
         if tensor.shape != piece.spec.shape || tensor.dtype != piece.spec.dtype {
-            bail!("tensor {} was written as {} {:?}", tensor.name, tensor.dtype, tensor.shape);
+            bail!(Malformed, "tensor {} was written as {} {:?}", tensor.name, tensor.dtype, tensor.shape);
         }
         let (rows, _) = piece.rows_and_columns();
         for sample in 0..ROWS.min(rows) {
@@ -38,7 +38,7 @@ fn compare(piece: &Piece<'_>, written: &Tensor, row: usize) -> Result<()> {
     let found = &written.bytes[row * size..(row + 1) * size];
     if let Some(tensor) = piece.unchanged() {
         if tensor.bytes[row * size..(row + 1) * size] != *found {
-            bail!("tensor {} differs from the base in row {row}", written.name);
+            bail!(Malformed, "tensor {} differs from the base in row {row}", written.name);
         }
         return Ok(());
     }
@@ -54,6 +54,7 @@ fn compare(piece: &Piece<'_>, written: &Tensor, row: usize) -> Result<()> {
             || (f64::from(values[column]) - sums[column].total).abs() <= sums[column].lost;
         if !is_near {
             bail!(
+                Malformed,
                 "tensor {} has {} at [{row}, {column}], {} was expected",
                 written.name,
                 values[column],

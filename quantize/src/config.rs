@@ -4,7 +4,7 @@ use std::path::Path;
 
 use common::model;
 use common::nf4::Scheme;
-use common::{Context, Error, Result};
+use common::{Context, Result, error};
 use serde_json::{Value, json};
 
 /// Reads a model's config.json and refuses what cannot be quantized.
@@ -13,7 +13,7 @@ pub fn read(path: &Path) -> Result<Value> {
         serde_json::from_slice(&fs_err::read(path)?).with_context(|| path.display().to_string())?;
     if let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) {
         let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("an unknown method");
-        return Err(Error::new(format!("{}: the model is already quantized, with {method}", path.display()))
+        return Err(error!("{}: the model is already quantized, with {method}", path.display())
             .hint("begin with the original model; an NF4 directory is ready for lora-train as it is"));
     }
     model::Config::parse(&config).with_context(|| path.display().to_string())?;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use common::cli;
+use common::cli::{self, Tool};
 use common::nf4::{BLOCK_SIZES, QuantType, Scheme};
 
 /// Quantize a model's linear weights to 4 bits, as bitsandbytes stores them
@@ -124,7 +124,7 @@ The head, embeddings, norms and biases stay as they are.
 Run the same command again to go on after an interruption.";
 
 fn main() -> ExitCode {
-    cli::run("quantize", |arguments: Arguments| {
+    cli::run(Tool { name: "quantize", hint: |_| None }, |arguments: Arguments| {
         if let (Some(directory), Some(source)) = (&arguments.verify, &arguments.against) {
             verify::verify(directory, source)?;
             return cli::print_path(directory);

@@ -29,7 +29,7 @@ pub enum Fate {
 impl Plan {
     /// `keep`: regular expressions of linear weights that stay as they are.
     pub fn new(scheme: Scheme, keep: &[String]) -> Result<Self> {
-        let linear = Regex::new(LINEAR).map_err(Error::new)?;
+        let linear = Regex::new(LINEAR).map_err(Error::malformed)?;
         let keep = RegexSet::new(keep).map_err(Error::usage).context("--keep is not a regular expression")?;
         Ok(Self { scheme, linear, keep })
     }

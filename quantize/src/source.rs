@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use common::checkpoint::{INDEX, Index, SINGLE};
-use common::{Error, Result};
+use common::{Result, error};
 
 /// A model's directory, complete or growing.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Source {
             return Ok(Some(index.files().into_iter().map(String::from).collect()));
         }
         if self.complete {
-            return Err(Error::new(format!("{} has no {SINGLE} and no {INDEX}", self.directory.display()))
+            return Err(error!("{} has no {SINGLE} and no {INDEX}", self.directory.display())
                 .hint("fetch ORGANISATION/NAME downloads a model"));
         }
         Ok(None)

@@ -17,7 +17,7 @@ pub fn verify(directory: &Path, source: &Path) -> Result<()> {
     if let Some(name) =
         written.names().find(|name| part_of(&written, name).is_none() && !source.contains(name))
     {
-        bail!("tensor {name} is not in {}", source.path().display());
+        bail!(Missing, "tensor {name} is not in {}", source.path().display());
     }
     let progress = Progress::new("verify", source.names().count() as u64, Unit::Items("tensors"));
     let (mut quantized, mut kept, mut codes_apart) = (0, 0, 0);
@@ -30,7 +30,7 @@ pub fn verify(directory: &Path, source: &Path) -> Result<()> {
             }
             None => {
                 if !same_values(&tensor, &written.tensor(&tensor.name)?)? {
-                    bail!("tensor {} differs from {}", tensor.name, source.path().display());
+                    bail!(Malformed, "tensor {} differs from {}", tensor.name, source.path().display());
                 }
                 kept += 1;
             }
@@ -54,12 +54,15 @@ pub fn verify(directory: &Path, source: &Path) -> Result<()> {
 fn compare(tensor: &Tensor, found: &Quantized) -> Result<usize> {
     let name = &tensor.name;
     if tensor.shape != found.shape() {
-        bail!("tensor {name} has shape {:?}, its source {:?}", found.shape(), tensor.shape);
+        bail!(Malformed, "tensor {name} has shape {:?}, its source {:?}", found.shape(), tensor.shape);
     }
     let expected = Quantized::quantize(tensor, found.scheme())?;
     if let Some(byte) = found.packed().iter().zip(expected.packed().iter()).position(|(a, b)| a != b) {
         let (row, column) = (2 * byte / tensor.shape[1], 2 * byte % tensor.shape[1]);
-        bail!("tensor {name} has other 4-bit codes than its source gives, first near [{row}, {column}]");
+        bail!(
+            Malformed,
+            "tensor {name} has other 4-bit codes than its source gives, first near [{row}, {column}]"
+        );
     }
     let mut apart = 0;
     for block in 0..found.block_count() {
@@ -79,7 +82,7 @@ fn compare(tensor: &Tensor, found: &Quantized) -> Result<usize> {
             _ => (false, false),
         };
         if !near {
-            bail!("tensor {name} has absmax {is} in block {block}, its source gives {should}");
+            bail!(Malformed, "tensor {name} has absmax {is} in block {block}, its source gives {should}");
         }
         apart += usize::from(counts);
     }

@@ -100,7 +100,7 @@ fn begin_source(inputs: &mut Inputs) -> Result<Source> {
             }
         }
     }
-    bail!("no {CONFIG} among the inputs")
+    bail!(Missing, "no {CONFIG} among the inputs")
 }
 
 /// Reads the next input; `false` where there is none.
@@ -192,7 +192,7 @@ impl<'a> Work<'a> {
         let shards = self.source.shards()?.unwrap_or_default();
         for file in &shards {
             if !self.written.contains_key(file) {
-                bail!("{} is missing", self.source.directory.join(file).display());
+                bail!(Missing, "{} is missing", self.source.directory.join(file).display());
             }
         }
         // The files were right each; now they have to be what the index says.

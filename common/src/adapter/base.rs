@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::AdapterConfig;
 use super::config::CONFIG;
-use crate::{Error, Result};
+use crate::{Result, error};
 
 /// The directory of the base that `adapter_config.json` names: an absolute path, or one relative to
 /// the current directory or to the adapter's. Of a repository it is also where `fetch` puts it, the
 /// repository's name without its owner.
 pub fn find_base(adapter: &Path, config: &AdapterConfig) -> Result<PathBuf> {
     let Some(base) = config.base_model_name_or_path.as_deref().filter(|base| !base.is_empty()) else {
-        return Err(Error::new(format!("{} names no base model", adapter.join(CONFIG).display()))
+        return Err(error!("{} names no base model", adapter.join(CONFIG).display())
             .hint("name the base with --base DIRECTORY"));
     };
     let mut places = vec![PathBuf::from(base), adapter.join(base)];
@@ -21,7 +21,7 @@ pub fn find_base(adapter: &Path, config: &AdapterConfig) -> Result<PathBuf> {
     if let Some(found) = places.into_iter().find(|place| place.join("config.json").is_file()) {
         return Ok(found);
     }
-    let error = Error::new(format!("the base model {base} of adapter {} is not here", adapter.display()));
+    let error = error!(Missing, "the base model {base} of adapter {} is not here", adapter.display());
     Err(if is_repository(base) {
         error.hint(format!("fetch {base} downloads it; --base DIRECTORY names another place"))
     } else {

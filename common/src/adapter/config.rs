@@ -145,7 +145,7 @@ impl AdapterConfig {
 
     fn check(&self) -> Result<()> {
         if self.peft_type != "LORA" {
-            bail!("peft_type {:?} is not supported, expected LORA", self.peft_type);
+            bail!(Unsupported, "peft_type {:?} is not supported, expected LORA", self.peft_type);
         }
         for (key, what) in UNSUPPORTED {
             if self.other.get(key).is_some_and(is_set) {
@@ -160,10 +160,11 @@ impl AdapterConfig {
             ));
         }
         if !["none", "all", "lora_only"].contains(&self.bias.as_str()) {
-            bail!("bias is {:?}, expected none, all or lora_only", self.bias);
+            bail!(Unsupported, "bias is {:?}, expected none, all or lora_only", self.bias);
         }
         if self.r == 0 || !self.lora_alpha.is_finite() {
             bail!(
+                Malformed,
                 "r is {} and lora_alpha {}, expected r above 0 and a finite alpha",
                 self.r,
                 self.lora_alpha
@@ -172,7 +173,7 @@ impl AdapterConfig {
         for (pattern, key) in [(&self.rank_pattern, "rank_pattern"), (&self.alpha_pattern, "alpha_pattern")] {
             for (name, value) in pattern {
                 if !value.as_f64().is_some_and(f64::is_finite) {
-                    bail!("{key} has {value} for {name:?}, expected a number");
+                    bail!(Malformed, "{key} has {value} for {name:?}, expected a number");
                 }
                 matcher(name).with_context(|| key.to_string())?;
             }
@@ -216,8 +217,9 @@ fn lookup(patterns: &Map<String, Value>, module: &str) -> Result<Option<f64>> {
 }
 
 fn matcher(name: &str) -> Result<Regex> {
-    Regex::new(&format!(r"^(?:.*\.)?(?:{name})$"))
-        .map_err(|error| Error::new(error).context(format!("{name:?} is not a regular expression")))
+    Regex::new(&format!(r"^(?:.*\.)?(?:{name})$")).map_err(|error| {
+        error!(Malformed, "{error}").context(format!("{name:?} is not a regular expression"))
+    })
 }
 
 #[cfg(test)]

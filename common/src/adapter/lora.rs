@@ -48,7 +48,7 @@ impl Adapter {
         if !file.exists() {
             // Says what there is instead, and what to do about it.
             Checkpoint::open(directory)?;
-            bail!("{} has no {}", directory.display(), checkpoint::ADAPTER);
+            bail!(Missing, "{} has no {}", directory.display(), checkpoint::ADAPTER);
         }
         let checkpoint = Checkpoint::open_file(&file)?;
         let mut a = BTreeMap::new();
@@ -56,7 +56,7 @@ impl Adapter {
         let mut replacements = BTreeMap::new();
         for tensor in checkpoint.tensors() {
             let Some(name) = tensor.name.strip_prefix(PREFIX) else {
-                bail!("{}: tensor {} does not begin with {PREFIX}", file.display(), tensor.name);
+                bail!(Malformed, "{}: tensor {} does not begin with {PREFIX}", file.display(), tensor.name);
             };
             if let Some(module) = module(name, "lora_A") {
                 a.insert(module.to_string(), tensor);
@@ -75,12 +75,12 @@ impl Adapter {
             }
         }
         if let Some(module) = b.keys().find(|module| !a.contains_key(*module)) {
-            bail!("{} has lora_B of {module} without lora_A", file.display());
+            bail!(Malformed, "{} has lora_B of {module} without lora_A", file.display());
         }
         let mut modules = BTreeMap::new();
         for (module, a) in a {
             let Some(b) = b.remove(&module) else {
-                bail!("{} has lora_A of {module} without lora_B", file.display());
+                bail!(Malformed, "{} has lora_A of {module} without lora_B", file.display());
             };
             modules.insert(module.clone(), Lora::new(&config, &module, &a, &b)?);
         }
@@ -114,6 +114,7 @@ impl Lora {
     fn new(config: &AdapterConfig, module: &str, a: &Tensor, b: &Tensor) -> Result<Self> {
         let (&[rank, inputs], &[outputs, b_rank]) = (&a.shape[..], &b.shape[..]) else {
             bail!(
+                Malformed,
                 "the adapter of {module} has shapes {:?} and {:?}, expected two dimensions",
                 a.shape,
                 b.shape
@@ -121,6 +122,7 @@ impl Lora {
         };
         if rank != b_rank || rank == 0 {
             bail!(
+                Malformed,
                 "the adapter of {module} has lora_A {:?} and lora_B {:?}, which do not fit",
                 a.shape,
                 b.shape
@@ -128,7 +130,7 @@ impl Lora {
         }
         let expected = config.rank(module)?;
         if rank != expected {
-            bail!("the adapter of {module} has rank {rank}, {CONFIG} says {expected}");
+            bail!(Malformed, "the adapter of {module} has rank {rank}, {CONFIG} says {expected}");
         }
         let scale = config.scale(module, rank)?;
         Ok(Self { a: a.to_f32()?, b: b.to_f32()?, rank, inputs, outputs, scale })

@@ -7,7 +7,7 @@ use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, Color, DrawingArea, FontStyle, IntoDrawingArea, IntoFont, TextStyle};
 use plotters::style::{RGBColor, register_font};
 
-use crate::{Error, Result};
+use crate::{Error, Result, error};
 
 /// Width of every chart in pixels.
 pub const WIDTH: u32 = 1280;
@@ -31,7 +31,7 @@ pub fn text(height: u32) -> TextStyle<'static> {
 
 /// What plotters says when it cannot draw.
 pub fn problem(error: impl std::fmt::Display) -> Error {
-    Error::new(format!("cannot draw: {error}"))
+    error!(Bug, "cannot draw: {error}")
 }
 
 /// Draws a PNG file of so many rows of pixels, whole or not at all.
@@ -78,7 +78,7 @@ pub mod tests {
     fn a_file_appears_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chart.png");
-        assert!(save(&path, 100, |_| Err(Error::new("no"))).unwrap_err().to_string().contains("chart.png"));
+        assert!(save(&path, 100, |_| Err(error!(Bug, "no"))).unwrap_err().to_string().contains("chart.png"));
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
         save(&path, 100, |_| Ok(())).unwrap();
         assert!(fs_err::read(&path).unwrap().starts_with(b"\x89PNG\r\n\x1a\n"));

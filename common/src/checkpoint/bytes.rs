@@ -40,10 +40,10 @@ impl Bytes {
         let file = fs_err::File::open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            bail!("{} is not a regular file", path.display());
+            bail!(Malformed, "{} is not a regular file", path.display());
         }
         if metadata.len() == 0 {
-            bail!("{} is empty", path.display());
+            bail!(Malformed, "{} is empty", path.display());
         }
         // SAFETY: the map is read-only and private, and lives as long as the `Arc` that holds it, so
         // the only danger is that the file changes meanwhile: by another process, or where `fetch` is

@@ -48,17 +48,20 @@ impl Header {
     /// Reads the header of a whole file's bytes. Errors name the tensor; the caller names the file.
     pub(super) fn read(file: &[u8]) -> Result<Self> {
         let Some((prefix, rest)) = file.split_first_chunk::<PREFIX>() else {
-            bail!("the file has {} bytes, a safetensors file has at least {PREFIX}", file.len());
+            bail!(Malformed, "the file has {} bytes, a safetensors file has at least {PREFIX}", file.len());
         };
         let length = usize::try_from(u64::from_le_bytes(*prefix)).unwrap_or(usize::MAX);
         if length > LONGEST {
-            bail!("the header claims {length} bytes, more than the {LONGEST} that safetensors allows");
+            bail!(
+                Malformed,
+                "the header claims {length} bytes, more than the {LONGEST} that safetensors allows"
+            );
         }
         let Some(header) = rest.get(..length) else {
-            bail!("the header claims {length} bytes, the file has {} left", rest.len());
+            bail!(Malformed, "the header claims {length} bytes, the file has {} left", rest.len());
         };
         let Raw { tensors } = serde_json::from_slice(header)
-            .map_err(|source| error!("the header is not what safetensors writes: {source}"))?;
+            .map_err(|source| error!(Malformed, "the header is not what safetensors writes: {source}"))?;
         let start = PREFIX + length;
         let tensors = place(tensors, start, file.len() - start)?;
         Ok(Self { tensors })
@@ -74,26 +77,27 @@ fn place(mut tensors: Vec<(String, TensorInfo)>, start: usize, available: usize)
         let (from, to) = info.data_offsets;
         if from != end {
             let fault = if from < end { "overlaps the tensor before it" } else { "leaves a gap before it" };
-            bail!("tensor {name} begins at byte {from} where {end} was expected: it {fault}");
+            bail!(Malformed, "tensor {name} begins at byte {from} where {end} was expected: it {fault}");
         }
         let Some(size) = size_in_bytes(info.dtype, &info.shape) else {
-            bail!("tensor {name} has the impossible shape {:?} of {}", info.shape, info.dtype);
+            bail!(Malformed, "tensor {name} has the impossible shape {:?} of {}", info.shape, info.dtype);
         };
         if to.checked_sub(from) != Some(size) {
             bail!(
+                Malformed,
                 "tensor {name} spans bytes {from} to {to}, but {:?} of {} takes {size} bytes",
                 info.shape,
                 info.dtype
             );
         }
         if to > available {
-            bail!("tensor {name} ends at byte {to} of {available}: the file is truncated");
+            bail!(Malformed, "tensor {name} ends at byte {to} of {available}: the file is truncated");
         }
         end = to;
         entries.push(Entry { name, dtype: info.dtype, shape: info.shape, range: start + from..start + to });
     }
     if end != available {
-        bail!("the tensors end at byte {end} of {available}: something else follows them");
+        bail!(Malformed, "the tensors end at byte {end} of {available}: something else follows them");
     }
     Ok(entries)
 }

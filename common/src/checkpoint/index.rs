@@ -46,13 +46,17 @@ impl Index {
         let index: Self = serde_json::from_slice(&fs_err::read(path)?)
             .with_context(|| format!("{} is not an index of safetensors files", path.display()))?;
         if index.weight_map.is_empty() {
-            bail!("{} names no tensor", path.display());
+            bail!(Malformed, "{} names no tensor", path.display());
         }
         for (name, file) in &index.weight_map {
             let mut components = Path::new(file).components();
             let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
             if !plain || file.contains(['/', '\\']) {
-                bail!("{}: tensor {name} is said to be in {file:?}, which is no plain name", path.display());
+                bail!(
+                    Malformed,
+                    "{}: tensor {name} is said to be in {file:?}, which is no plain name",
+                    path.display()
+                );
             }
         }
         Ok(index)

@@ -20,7 +20,7 @@ pub use safetensors::Dtype;
 pub use tensor::{Tensor, narrow};
 pub use writer::{FileWriter, TensorSpec, sharded_name, write_file};
 
-use crate::{Context, Error, Result, bail};
+use crate::{Context, Error, Result, bail, error};
 use header::{Entry, Header};
 
 /// The file of a PEFT adapter.
@@ -55,11 +55,11 @@ impl Checkpoint {
         let checkpoint = Self::open_files(directory, &files)?;
         for (name, file) in index.iter().flat_map(|index| &index.weight_map) {
             match checkpoint.by_name.get(name) {
-                None => bail!("tensor {name} is missing from {}", directory.join(file).display()),
+                None => bail!(Malformed, "tensor {name} is missing from {}", directory.join(file).display()),
                 Some(&position) => {
                     let found = &checkpoint.files[checkpoint.entries[position].0].0;
                     if *found != directory.join(file) {
-                        bail!("tensor {name} is in {}, the index says {file}", found.display());
+                        bail!(Malformed, "tensor {name} is in {}, the index says {file}", found.display());
                     }
                 }
             }
@@ -87,7 +87,13 @@ impl Checkpoint {
             for entry in header.tensors {
                 if let Some(&first) = checkpoint.by_name.get(&entry.name) {
                     let first = &checkpoint.files[checkpoint.entries[first].0].0;
-                    bail!("tensor {} is both in {} and {}", entry.name, first.display(), path.display());
+                    bail!(
+                        Malformed,
+                        "tensor {} is both in {} and {}",
+                        entry.name,
+                        first.display(),
+                        path.display()
+                    );
                 }
                 checkpoint.by_name.insert(entry.name.clone(), checkpoint.entries.len());
                 checkpoint.entries.push((checkpoint.files.len(), entry));
@@ -132,7 +138,7 @@ impl Checkpoint {
     /// The tensor of that name; an error names it and the checkpoint.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         self.get(name).ok_or_else(|| {
-            Error::new(format!("{} has no tensor {name}", self.path.display()))
+            error!("{} has no tensor {name}", self.path.display())
                 .hint("the checkpoint is incomplete or of another architecture than its config.json says")
         })
     }
@@ -140,10 +146,10 @@ impl Checkpoint {
 
 fn nothing_in(directory: &Path) -> Error {
     if !directory.is_dir() {
-        return Error::new(format!("{} is not a directory", directory.display()))
+        return error!("{} is not a directory", directory.display())
             .hint("fetch ORGANISATION/NAME downloads a model");
     }
-    let error = Error::new(format!("{} has no {SINGLE}, {INDEX} or {ADAPTER}", directory.display()));
+    let error = error!(Missing, "{} has no {SINGLE}, {INDEX} or {ADAPTER}", directory.display());
     let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin"];
     match pickled.iter().find(|name| directory.join(name).exists()) {
         Some(name) => error.hint(format!(

@@ -51,10 +51,11 @@ impl Tensor {
         let width = match self.dtype {
             Dtype::BF16 | Dtype::F16 => 2,
             Dtype::F32 => 4,
-            other => bail!("tensor {} is {other}, expected BF16, F16 or F32", self.name),
+            other => bail!(Unsupported, "tensor {} is {other}, expected BF16, F16 or F32", self.name),
         };
         if range.end > self.element_count() || range.len() != out.len() {
             bail!(
+                Bug,
                 "tensor {} has {} elements, {range:?} was asked for into {}",
                 self.name,
                 self.element_count(),
@@ -126,7 +127,7 @@ pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<Option<usi
                 }
             }
         }
-        other => bail!("f32 cannot be stored as {other}, expected BF16, F16 or F32"),
+        other => bail!(Bug, "f32 cannot be stored as {other}, expected BF16, F16 or F32"),
     }
     if finite {
         return Ok(None);

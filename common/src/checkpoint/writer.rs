@@ -41,7 +41,7 @@ impl TensorSpec {
     /// How many bytes it takes.
     pub fn size(&self) -> Result<usize> {
         size_in_bytes(self.dtype, &self.shape).ok_or_else(|| {
-            error!("tensor {} has the impossible shape {:?} of {}", self.name, self.shape, self.dtype)
+            error!(Bug, "tensor {} has the impossible shape {:?} of {}", self.name, self.shape, self.dtype)
         })
     }
 }
@@ -89,7 +89,7 @@ impl FileWriter {
         for (spec, range) in specs.into_iter().zip(ranges) {
             let place = Place { range: start + range.start..start + range.end, written: AtomicUsize::new(0) };
             if places.insert(spec.name.clone(), place).is_some() {
-                bail!("tensor {} would be written twice to {}", spec.name, path.display());
+                bail!(Bug, "tensor {} would be written twice to {}", spec.name, path.display());
             }
         }
         let mut partial = path.as_os_str().to_os_string();
@@ -131,11 +131,12 @@ impl FileWriter {
     /// Writes some of a tensor's bytes, beginning with its byte `offset`. Every byte is written once.
     pub fn write_part(&self, name: &str, offset: usize, bytes: &[u8]) -> Result<()> {
         let Some(place) = self.places.get(name) else {
-            bail!("tensor {name} was not announced for {}", self.path.display());
+            bail!(Bug, "tensor {name} was not announced for {}", self.path.display());
         };
         let start = place.range.start + offset as u64;
         if start + bytes.len() as u64 > place.range.end {
             bail!(
+                Bug,
                 "tensor {name} has {} bytes in {}, not {}",
                 place.range.end - place.range.start,
                 self.path.display(),
@@ -167,7 +168,11 @@ impl FileWriter {
             let (written, size) =
                 (place.written.load(Ordering::Relaxed) as u64, place.range.end - place.range.start);
             if written != size {
-                bail!("tensor {name} of {}: {written} of {size} bytes were written", self.path.display());
+                bail!(
+                    Bug,
+                    "tensor {name} of {}: {written} of {size} bytes were written",
+                    self.path.display()
+                );
             }
         }
         self.file.sync_all()?;

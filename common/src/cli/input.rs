@@ -7,7 +7,7 @@
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result};
+use crate::{Error, Result, error};
 
 /// One path that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +75,7 @@ impl Inputs {
         match (directories.pop(), directories.is_empty()) {
             (Some(directory), true) => Ok(directory),
             (None, _) => {
-                Err(Error::new("no directory among the inputs")
-                    .hint("name the directory that holds the file"))
+                Err(error!("no directory among the inputs").hint("name the directory that holds the file"))
             }
             (Some(second), false) => {
                 Err(Error::usage(format!("one directory expected, another found: {}", second.display())))
@@ -103,14 +102,11 @@ impl Inputs {
     fn end(&mut self) -> Option<Result<Input>> {
         let Source::Lines(_) = self.source else { return None };
         if let Some(file) = self.open.take() {
-            return Some(Err(Error::new(format!(
-                "upstream ended after {} without naming its directory",
-                file.display()
-            ))
-            .hint("the command before the pipe failed; see its message, then run the line again")));
+            return Some(Err(error!("upstream ended after {} without naming its directory", file.display())
+                .hint("the command before the pipe failed; see its message, then run the line again")));
         }
         if !std::mem::replace(&mut self.any, true) {
-            return Some(Err(Error::new("nothing arrived on standard input")
+            return Some(Err(error!("nothing arrived on standard input")
                 .hint("the command before the pipe failed; see its message, then run the line again")));
         }
         None

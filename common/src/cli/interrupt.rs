@@ -1,21 +1,41 @@
 //! SIGINT, SIGTERM and SIGHUP: the first asks the tool to stop at the next safe point, the second
-//! ends it at once.
+//! ends it at once. A signal that was ignored when the tool began, as SIGHUP is under nohup, stays
+//! ignored.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{Error, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::{Context, Error, Result};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Installs the signal handler.
 #[allow(clippy::exit)] // a second signal must end the process from the handler's thread
 pub(super) fn listen() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })
-    .map_err(|error| Error::new(error).context("cannot listen for signals"))
+    let ignored = ignored_signals();
+    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let mut signals = Signals::new(wanted).context("cannot listen for signals")?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _ in signals.forever() {
+                if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                    std::process::exit(130);
+                }
+            }
+        })
+        .context("cannot listen for signals")?;
+    Ok(())
+}
+
+/// The signals that this process was told to ignore, a bit each beginning with signal 1; none where
+/// the system does not say.
+fn ignored_signals() -> u64 {
+    let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Whether a signal has asked the tool to stop.

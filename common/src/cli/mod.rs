@@ -5,14 +5,17 @@
 //! place that prints.
 
 mod arguments;
+mod escape;
 mod input;
 mod interrupt;
 mod lock;
+mod messages;
 mod output;
 mod place;
 mod progress;
 mod size;
-mod talk;
+mod stderr;
+mod stdout;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -24,41 +27,39 @@ use crate::device::peak_resident_memory;
 use crate::error::Kind;
 
 pub use arguments::Common;
+pub use escape::{one_line, quoted, quoted_path};
 pub use input::{Input, Inputs, inputs};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use lock::Lock;
+pub use messages::{Tool, detail, is_quiet, note, note_lines, prompt, show_in_tests, warn};
 pub use output::{
-    Begun, OutputDirectory, TEMPORARY, answer, expect_writable, identity, made_otherwise, mark_complete,
-    parts_of, print_path, recipe_of, stdout, write_file,
+    Begun, OutputDirectory, TEMPORARY, expect_writable, identity, made_otherwise, mark_complete, parts_of,
+    recipe_of, write_file,
 };
 pub use place::{cache_directory, tool};
 pub use progress::{Part, Progress, Unit};
 pub use size::size;
-pub use talk::{detail, is_quiet, note, prompt, talk_in_tests, warn};
+pub use stdout::{answer, print_path, stdout};
 
 /// Parses the arguments, does the work and turns its outcome into the exit code.
 ///
-/// `tool` prefixes messages. A closed pipe downstream is not an error.
-pub fn run<A: Parser + AsRef<Common>>(
-    tool: &'static str,
-    work: impl FnOnce(A) -> crate::Result<()>,
-) -> ExitCode {
+/// The tool's name begins every message. A closed pipe downstream is not an error.
+pub fn run<A: Parser + AsRef<Common>>(tool: Tool, work: impl FnOnce(A) -> crate::Result<()>) -> ExitCode {
     let arguments = match A::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // clap sends help and versions to stdout, mistakes to stderr; a closed pipe is fine.
-            let _ = error.print();
+            messages::usage(tool, &error);
             return ExitCode::from(u8::from(error.use_stderr()) * 2);
         }
     };
     let common: &Common = arguments.as_ref();
-    talk::begin(tool, common.quiet, common.verbose);
+    messages::begin(tool, common.quiet, common.verbose);
     let begun = Instant::now();
     match interrupt::listen().and_then(|()| work(arguments)) {
         Ok(()) => {
             let peak =
                 peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
-            talk::detail(format_args!("done in {:.2} s{peak}", begun.elapsed().as_secs_f64()));
+            messages::detail(format_args!("done in {:.2} s{peak}", begun.elapsed().as_secs_f64()));
             ExitCode::SUCCESS
         }
         Err(error) => end(&error),
@@ -67,12 +68,12 @@ pub fn run<A: Parser + AsRef<Common>>(
 
 fn end(error: &Error) -> ExitCode {
     if error.kind() != Kind::ClosedPipe {
-        talk::error(error);
+        messages::error(error);
     }
     match error.kind() {
-        Kind::Failed => ExitCode::FAILURE,
         Kind::Usage => ExitCode::from(2),
         Kind::Interrupted => ExitCode::from(130),
         Kind::ClosedPipe => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
 }

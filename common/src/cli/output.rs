@@ -21,25 +21,6 @@ const MADE_BY: &str = "made-by.json";
 /// How the names of files begin that have not got their own yet; a tool that is killed leaves them.
 pub const TEMPORARY: &str = ".tmp";
 
-/// Standard output, for answers that are streamed. A closed pipe ends the tool quietly.
-pub fn stdout() -> impl Write {
-    std::io::stdout()
-}
-
-/// Prints an answer, as it is.
-pub fn answer(text: impl std::fmt::Display) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    write!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Error::closed_pipe(),
-        _ => Error::from(error).context("cannot write to standard output"),
-    })
-}
-
-/// Prints the path of a result, one line.
-pub fn print_path(path: &Path) -> Result<()> {
-    answer(format_args!("{}\n", path.display()))
-}
-
 /// Writes a file whole or not at all, in the place of any there was.
 pub fn write_file(path: &Path, text: &str) -> Result<()> {
     let mut file = temporary(path)?;

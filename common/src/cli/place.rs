@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::{Context, Error, Result};
+use crate::{Context, Result, error};
 
 /// The directory `name` in the user's cache (`XDG_CACHE_HOME`, else `~/.cache`), created.
 pub fn cache_directory(name: &str) -> Result<PathBuf> {
     let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")));
     let cache = cache.ok_or_else(|| {
-        Error::new("neither XDG_CACHE_HOME nor HOME is set").hint("export XDG_CACHE_HOME=$PWD/cache")
+        error!("neither XDG_CACHE_HOME nor HOME is set").hint("export XDG_CACHE_HOME=$PWD/cache")
     })?;
     let directory = cache.join("qlora-tools").join(name);
     fs_err::create_dir_all(&directory).context("cannot make the cache")?;

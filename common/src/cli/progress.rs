@@ -6,9 +6,11 @@ use std::io::IsTerminal;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use super::escape::one_line;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(super::stderr::draw_target()));
 
 /// Seconds between plain lines where stderr is not a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -33,7 +35,7 @@ pub enum Unit {
 /// A part of the work that is under way, such as a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Its name, free of control characters.
+    /// Its name.
     pub name: String,
     /// Units done.
     pub done: u64,
@@ -60,7 +62,7 @@ struct Plain {
 impl Progress {
     /// Begins with `total` units to do, or `None` where nobody knows.
     pub fn new(title: impl Into<Cow<'static, str>>, total: impl Into<Option<u64>>, unit: Unit) -> Self {
-        let (title, total) = (title.into(), total.into());
+        let (title, total) = (one_line(title.into()), total.into());
         if super::is_quiet() {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
             return Self { bar, lines: Mutex::default(), plain: None, unit };
@@ -68,7 +70,7 @@ impl Progress {
         if !std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
             let now = Instant::now();
-            let plain = Plain { begun: now, begun_at: 0, shown: now, title: title.into_owned() };
+            let plain = Plain { begun: now, begun_at: 0, shown: now, title };
             return Self { bar, lines: Mutex::default(), plain: Some(Mutex::new(plain)), unit };
         }
         let template = match (unit, total) {
@@ -78,7 +80,7 @@ impl Progress {
             (Unit::Items(_), None) => "{prefix} {pos} {per_sec} {msg}",
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = BARS.add(ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()));
+        let bar = BARS.add(ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()));
         bar.set_style(style);
         bar.set_prefix(title);
         Self { bar, lines: Mutex::default(), plain: None, unit }
@@ -112,7 +114,7 @@ impl Progress {
 
     /// Shows `message` beside the figures.
     pub fn message(&self, message: impl Into<Cow<'static, str>>) {
-        self.bar.set_message(message);
+        self.bar.set_message(one_line(message.into()));
     }
 
     /// Shows what is under way: a line for each part on a terminal, the first names elsewhere.
@@ -144,7 +146,12 @@ impl Progress {
 
     fn part_lines(&self, parts: &[Part]) -> Vec<String> {
         let line = |part: &Part| {
-            format!("{:>10} of {:>10}  {}", self.amount(part.done), self.amount(part.total), part.name)
+            format!(
+                "{:>10} of {:>10}  {}",
+                self.amount(part.done),
+                self.amount(part.total),
+                one_line(&part.name)
+            )
         };
         let shown = if parts.len() > MOST_LINES { MOST_LINES - 1 } else { parts.len() };
         let more = (parts.len() > shown).then(|| format!("and {} more", parts.len() - shown));

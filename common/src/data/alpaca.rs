@@ -15,7 +15,7 @@ pub fn conversation(row: &Value, columns: &Columns) -> Result<Conversation> {
         for (index, turn) in list(row, column)?.iter().flat_map(|turns| turns.iter()).enumerate() {
             let pair = turn.get(0).and_then(Value::as_str).zip(turn.get(1).and_then(Value::as_str));
             let Some((user, assistant)) = pair else {
-                bail!("{column}, entry {}: a pair of texts expected", index + 1);
+                bail!(Row, "{column}, entry {}: a pair of texts expected", index + 1);
             };
             messages.push(Message::new("user", user));
             messages.push(Message::new("assistant", assistant));
@@ -25,10 +25,10 @@ pub fn conversation(row: &Value, columns: &Columns) -> Result<Conversation> {
     let input = text(row, &columns.query)?.filter(|input| !input.is_empty());
     let question: Vec<&str> = instruction.into_iter().chain(input).collect();
     if question.is_empty() {
-        bail!("neither {} nor {}", columns.prompt, columns.query);
+        bail!(Row, "neither {} nor {}", columns.prompt, columns.query);
     }
-    let answer =
-        text(row, &columns.response)?.ok_or_else(|| error!("no answer: {} is missing", columns.response))?;
+    let answer = text(row, &columns.response)?
+        .ok_or_else(|| error!(Row, "no answer: {} is missing", columns.response))?;
     messages.push(Message::new("user", question.join("\n")));
     messages.push(Message::new("assistant", answer));
     Ok(Conversation { messages, tools: Vec::new() })

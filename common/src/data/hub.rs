@@ -43,7 +43,7 @@ fn choose(root: &Path, split: &str) -> Result<Vec<PathBuf>> {
     let kind =
         KINDS.into_iter().find(|kind| found.iter().any(|path| path.extension().is_some_and(|e| e == *kind)));
     let Some(kind) = kind else {
-        return Err(error!("no JSON, JSON lines, CSV or parquet file in {}", root.display()));
+        return Err(error!(Missing, "no JSON, JSON lines, CSV or parquet file in {}", root.display()));
     };
     found.retain(|path| path.extension().is_some_and(|extension| extension == kind));
     Ok(found)
@@ -93,7 +93,7 @@ pub fn repository(url: &str) -> Result<&str> {
     let name = name.rsplit_once("/datasets/").map_or(name, |(_, name)| name);
     match name.split('/').count() {
         2 => Ok(name),
-        _ => bail!("hf_hub_url: OWNER/NAME expected, found {url:?}"),
+        _ => bail!(Usage, "hf_hub_url: OWNER/NAME expected, found {url:?}"),
     }
 }
 

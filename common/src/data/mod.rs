@@ -142,8 +142,8 @@ pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
     }
     if usable == 0 {
         let problem = match malformed.first() {
-            Some(first) => error!("no usable row; {first}"),
-            None => error!("{source}: there are no rows"),
+            Some(first) => error!(Row, "no usable row; {first}"),
+            None => error!(Row, "{source}: there are no rows"),
         };
         return Err(problem.hint(
             "a row is {\"instruction\": ..., \"input\": ..., \"output\": ...} or {\"messages\": [{\"role\": ..., \"content\": ...}]}",
@@ -170,7 +170,7 @@ fn text<'a>(row: &'a Value, column: &str) -> Result<Option<&'a str>> {
     match row.get(column) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(error!("{column}: a text expected, found {}", kind_of(other))),
+        Some(other) => Err(error!(Row, "{column}: a text expected, found {}", kind_of(other))),
     }
 }
 
@@ -182,10 +182,10 @@ fn list<'a>(row: &'a Value, column: &str) -> Result<Option<Cow<'a, [Value]>>> {
         Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
         Some(Value::String(text)) if text.trim_start().starts_with('[') => {
             let list: Vec<Value> =
-                serde_json::from_str(text).map_err(|problem| error!("{column}: {problem}"))?;
+                serde_json::from_str(text).map_err(|problem| error!(Row, "{column}: {problem}"))?;
             Ok(Some(Cow::Owned(list)))
         }
-        Some(other) => Err(error!("{column}: a list expected, found {}", kind_of(other))),
+        Some(other) => Err(error!(Row, "{column}: a list expected, found {}", kind_of(other))),
     }
 }
 

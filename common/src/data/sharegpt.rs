@@ -11,21 +11,21 @@ use super::{kind_of, list, system_message, text};
 /// The conversation of a row.
 pub fn conversation(row: &Value, columns: &Columns, tags: &Tags) -> Result<Conversation> {
     let column = columns.messages_of(row);
-    let Some(turns) = list(row, column)? else { bail!("{column} is missing") };
+    let Some(turns) = list(row, column)? else { bail!(Row, "{column} is missing") };
     let mut messages: Vec<Message> = system_message(row, columns)?.into_iter().collect();
     for (index, turn) in turns.iter().enumerate() {
         messages.push(message(turn, tags).with_context(|| format!("{column}, message {}", index + 1))?);
     }
     if !messages.iter().any(Message::is_assistant) {
-        bail!("no answer: {column} has no assistant message");
+        bail!(Row, "no answer: {column} has no assistant message");
     }
     Ok(Conversation { messages, tools: tools(row, columns)? })
 }
 
 fn message(turn: &Value, tags: &Tags) -> Result<Message> {
-    let Value::Object(fields) = turn else { bail!("an object expected, found {}", kind_of(turn)) };
+    let Value::Object(fields) = turn else { bail!(Row, "an object expected, found {}", kind_of(turn)) };
     let (role_tag, content_tag) = tags.fields_of(turn);
-    let role = text(turn, role_tag)?.ok_or_else(|| error!("{role_tag} is missing"))?;
+    let role = text(turn, role_tag)?.ok_or_else(|| error!(Row, "{role_tag} is missing"))?;
     if role == tags.function {
         let calls = content(fields, content_tag)?.unwrap_or_default();
         return calling(&calls).with_context(|| format!("{role_tag} is {role:?}"));
@@ -39,7 +39,7 @@ fn message(turn: &Value, tags: &Tags) -> Result<Message> {
         "assistant" | "gpt" => "assistant",
         "system" => "system",
         "tool" | "function" | "observation" => "tool",
-        other => bail!("{role_tag}: {other:?} is none of the roles user, assistant, system, tool"),
+        other => bail!(Row, "{role_tag}: {other:?} is none of the roles user, assistant, system, tool"),
     };
     let mut message = Message::new(role, "");
     for (name, value) in fields {
@@ -56,8 +56,8 @@ fn message(turn: &Value, tags: &Tags) -> Result<Message> {
     match content(fields, content_tag)? {
         Some(content) => message.content = Some(content),
         None if message.extra.contains_key("tool_calls") => {}
-        None if role == "assistant" => bail!("no answer: {content_tag} is missing"),
-        None => bail!("{content_tag} is missing"),
+        None if role == "assistant" => bail!(Row, "no answer: {content_tag} is missing"),
+        None => bail!(Row, "{content_tag} is missing"),
     }
     Ok(message)
 }
@@ -73,9 +73,9 @@ fn content(fields: &Map<String, Value>, tag: &str) -> Result<Option<String>> {
                 _ => None,
             };
             let texts: Option<String> = parts.iter().map(text).collect();
-            texts.map(Some).ok_or_else(|| error!("{tag}: only parts of type \"text\" can be trained on"))
+            texts.map(Some).ok_or_else(|| error!(Row, "{tag}: only parts of type \"text\" can be trained on"))
         }
-        Some(other) => Err(error!("{tag}: a text expected, found {}", kind_of(other))),
+        Some(other) => Err(error!(Row, "{tag}: a text expected, found {}", kind_of(other))),
     }
 }
 
@@ -91,12 +91,12 @@ fn calling(text: &str) -> Result<Message> {
 /// Tool calls as chat templates read them: arguments as an object, not as a text holding one.
 fn tool_calls(calls: &Value) -> Result<Value> {
     let Value::Array(calls) = calls else {
-        bail!("tool_calls: a list expected, found {}", kind_of(calls));
+        bail!(Row, "tool_calls: a list expected, found {}", kind_of(calls));
     };
     let call = |call: &Value| {
         let function = call.get("function").unwrap_or(call);
         let name = function.get("name").and_then(Value::as_str);
-        let name = name.ok_or_else(|| error!("a tool call has no name"))?;
+        let name = name.ok_or_else(|| error!(Row, "a tool call has no name"))?;
         let arguments = match function.get("arguments") {
             None | Some(Value::Null) => json!({}),
             Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
@@ -119,7 +119,7 @@ fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
         Some(other) => other.clone(),
     };
     let Value::Array(tools) = tools else {
-        bail!("{column}: a list of tools expected, found {}", kind_of(&tools));
+        bail!(Row, "{column}: a list of tools expected, found {}", kind_of(&tools));
     };
     let wrap = |tool: Value| match tool.get("function") {
         Some(_) => tool,

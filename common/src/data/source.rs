@@ -183,11 +183,11 @@ impl Source {
 
     fn from_entry(entry: Entry, directory: &Path) -> Result<Self> {
         if entry.ranking {
-            bail!("ranking data trains preferences, which lora-train does not");
+            bail!(Unsupported, "ranking data trains preferences, which lora-train does not");
         }
         for media in ["images", "videos", "audios"] {
             if entry.columns.contains_key(media) {
-                bail!("it holds {media}, which lora-train does not train on");
+                bail!(Unsupported, "it holds {media}, which lora-train does not train on");
             }
         }
         let files = match (entry.file_name, entry.hf_hub_url) {
@@ -224,6 +224,7 @@ impl Source {
         let found: Vec<&str> =
             row.as_object().map_or(Vec::new(), |row| row.keys().map(String::as_str).collect());
         Err(error!(
+            Row,
             "instruction and output, messages or conversations expected, found {}",
             if found.is_empty() { "nothing".into() } else { found.join(", ") }
         ))
@@ -250,7 +251,7 @@ fn data_files(path: PathBuf) -> Result<Vec<PathBuf>> {
     files.retain(|file| file.is_file());
     files.sort();
     match files.is_empty() {
-        true => Err(error!("{} is empty", path.display())),
+        true => Err(error!(Malformed, "{} is empty", path.display())),
         false => Ok(files),
     }
 }

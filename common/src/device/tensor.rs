@@ -9,7 +9,7 @@ use candle_core::Storage;
 
 use super::Device;
 use super::cuda::GpuTensor;
-use crate::{Error, Result, error};
+use crate::{Result, error};
 
 /// A tensor of activations or gradients, row-major and contiguous.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ impl Tensor {
     /// The tensor on the GPU, for an op whose other operands are there.
     pub fn gpu(&self) -> Result<&GpuTensor> {
         match self {
-            Self::Cpu(_) => Err(Error::new("a tensor on a GPU expected, found one on the host")),
+            Self::Cpu(_) => Err(error!(Bug, "a tensor on a GPU expected, found one on the host")),
             Self::Cuda(tensor) => Ok(tensor),
         }
     }
@@ -78,7 +78,7 @@ impl Tensor {
     /// As [`Tensor::gpu`], given away.
     pub fn into_gpu(self) -> Result<GpuTensor> {
         match self {
-            Self::Cpu(_) => Err(Error::new("a tensor on a GPU expected, found one on the host")),
+            Self::Cpu(_) => Err(error!(Bug, "a tensor on a GPU expected, found one on the host")),
             Self::Cuda(tensor) => Ok(tensor),
         }
     }
@@ -95,7 +95,7 @@ impl Tensor {
     pub fn matrix(&self, what: &str) -> Result<(usize, usize)> {
         match *self.shape() {
             [rows, columns] => Ok((rows, columns)),
-            ref shape => Err(error!("{what}: a matrix expected, found shape {shape:?}")),
+            ref shape => Err(error!(Bug, "{what}: a matrix expected, found shape {shape:?}")),
         }
     }
 
@@ -104,7 +104,7 @@ impl Tensor {
         if self.shape() == expected {
             Ok(())
         } else {
-            Err(error!("{what}: shape {expected:?} expected, found {:?}", self.shape()))
+            Err(error!(Bug, "{what}: shape {expected:?} expected, found {:?}", self.shape()))
         }
     }
 
@@ -115,14 +115,14 @@ impl Tensor {
                 let (storage, layout) = tensor.storage_and_layout();
                 let (start, end) = layout
                     .contiguous_offsets()
-                    .ok_or_else(|| error!("a contiguous tensor expected, found {layout:?}"))?;
+                    .ok_or_else(|| error!(Bug, "a contiguous tensor expected, found {layout:?}"))?;
                 match &*storage {
                     Storage::Cpu(values) if values.as_slice::<f32>()?.len() >= end => {}
-                    _ => return Err(Error::new("an f32 tensor on the host expected")),
+                    _ => return Err(error!(Bug, "an f32 tensor on the host expected")),
                 }
                 Ok(HostSlice { storage, start, len: end - start })
             }
-            Self::Cuda(_) => Err(Error::new("a tensor on the host expected, found one on a GPU")),
+            Self::Cuda(_) => Err(error!(Bug, "a tensor on the host expected, found one on a GPU")),
         }
     }
 
@@ -139,7 +139,7 @@ impl Tensor {
         match (self, other) {
             (Self::Cpu(a), Self::Cpu(b)) => Ok(Self::Cpu(a.add(b)?)),
             (Self::Cuda(a), other) => Ok(Self::Cuda(a.add(other.gpu()?)?)),
-            (Self::Cpu(_), Self::Cuda(_)) => Err(Error::new("add: tensors of one device expected")),
+            (Self::Cpu(_), Self::Cuda(_)) => Err(error!(Bug, "add: tensors of one device expected")),
         }
     }
 

@@ -9,7 +9,7 @@ use cudarc::driver::CudaSlice;
 
 use super::Device;
 use super::cuda::{Buffer, Gpu, buffer_bytes};
-use crate::{Error, Result, error};
+use crate::{Result, error};
 
 /// A row of f32 values.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Vector {
     pub fn host(&self) -> Result<&[f32]> {
         match self {
             Self::Cpu(values) => Ok(values),
-            Self::Cuda(_) => Err(Error::new("values on the host expected, found them on a GPU")),
+            Self::Cuda(_) => Err(error!(Bug, "values on the host expected, found them on a GPU")),
         }
     }
 
@@ -92,14 +92,14 @@ impl Vector {
     pub fn host_mut(&mut self) -> Result<&mut [f32]> {
         match self {
             Self::Cpu(values) => Ok(values),
-            Self::Cuda(_) => Err(Error::new("values on the host expected, found them on a GPU")),
+            Self::Cuda(_) => Err(error!(Bug, "values on the host expected, found them on a GPU")),
         }
     }
 
     /// The values, where they are on a GPU.
     pub fn gpu(&self) -> Result<&GpuVector> {
         match self {
-            Self::Cpu(_) => Err(Error::new("values on a GPU expected, found them on the host")),
+            Self::Cpu(_) => Err(error!(Bug, "values on a GPU expected, found them on the host")),
             Self::Cuda(vector) => Ok(vector),
         }
     }
@@ -123,7 +123,7 @@ impl Vector {
                 vector.mark_changed();
                 match &mut vector.values {
                     Buffer::Own(values) => vector.gpu.fill_zero(values),
-                    Buffer::Unified { .. } => Err(Error::new("zeros in unified memory")),
+                    Buffer::Unified { .. } => Err(error!(Bug, "zeros in unified memory")),
                 }
             }
         }
@@ -175,7 +175,7 @@ impl GpuVector {
     pub fn address_of(&self, range: &Range<usize>) -> Result<u64> {
         match range.start <= range.end && range.end <= self.len {
             true => Ok(self.address() + 4 * range.start as u64),
-            false => Err(error!("values {range:?} of {}", self.len)),
+            false => Err(error!(Bug, "values {range:?} of {}", self.len)),
         }
     }
 }

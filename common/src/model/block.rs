@@ -116,7 +116,7 @@ impl Block {
         gradients: &mut Vector,
         needs_dx: bool,
     ) -> Result<Option<Tensor>> {
-        let parameters = pass.parameters.ok_or_else(|| error!("backward without parameters"))?;
+        let parameters = pass.parameters.ok_or_else(|| error!(Bug, "backward without parameters"))?;
         let Kept { raw_qkv, qkv, attended, middle, gate_up, low } = kept;
         let [low_qkv, low_output, low_gate_up, low_down] = &low;
         let mut learn = |linear: &Linear, dy: &Tensor, flow: &Backward, x: &Tensor, low: &Option<Tensor>| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::kernels::attention::Heads;
-use crate::{Context, Error, Result, error};
+use crate::{Context, Result, error};
 
 /// The shape of a decoder and the constants of its operations.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +67,7 @@ impl Config {
         };
         match json.get("hidden_act").and_then(Value::as_str) {
             None | Some("silu") => {}
-            Some(other) => return Err(error!("hidden_act: silu expected, found {other:?}")),
+            Some(other) => return Err(error!(Unsupported, "hidden_act: silu expected, found {other:?}")),
         }
         let width = count(json, "hidden_size")?;
         let queries = count(json, "num_attention_heads")?;
@@ -80,7 +80,10 @@ impl Config {
             Some(_) => count(json, "head_dim")?,
         };
         if !queries.is_multiple_of(keys) || !size.is_multiple_of(2) || size == 0 {
-            return Err(error!("{queries} query heads, {keys} key heads of size {size} do not fit together"));
+            return Err(error!(
+                Malformed,
+                "{queries} query heads, {keys} key heads of size {size} do not fit together"
+            ));
         }
         let mut max_positions = count(json, "max_position_embeddings")?;
         if let Some(window) = json.get("sliding_window").and_then(Value::as_u64) {
@@ -118,8 +121,8 @@ fn count(json: &Value, key: &str) -> Result<usize> {
     match json.get(key).and_then(Value::as_u64) {
         Some(value @ 1..=0x7fff_ffff) => Ok(value as usize),
         _ => Err(match json.get(key) {
-            None => error!("{key} is missing"),
-            Some(found) => error!("{key}: a positive whole number expected, found {found}"),
+            None => error!(Malformed, "{key} is missing"),
+            Some(found) => error!(Malformed, "{key}: a positive whole number expected, found {found}"),
         }),
     }
 }
@@ -139,7 +142,7 @@ fn frequencies(json: &Value, size: usize) -> Result<Vec<f32>> {
     let parameter = |key: &str| {
         scaling
             .and_then(|scaling| scaling.get(key)?.as_f64())
-            .ok_or_else(|| error!("rope scaling {kind:?}: {key} is missing"))
+            .ok_or_else(|| error!(Malformed, "rope scaling {kind:?}: {key} is missing"))
     };
     match kind {
         "default" => Ok(plain.collect()),
@@ -154,7 +157,7 @@ fn frequencies(json: &Value, size: usize) -> Result<Vec<f32>> {
             let trained = parameter("original_max_position_embeddings")? as f32;
             Ok(plain.map(|frequency| llama3(frequency, factor, low, high, trained)).collect())
         }
-        other => Err(Error::new(format!("rope scaling {other:?} is not supported"))
+        other => Err(error!("rope scaling {other:?} is not supported")
             .hint("supported are default, linear and llama3")),
     }
 }

@@ -11,7 +11,7 @@ use crate::kernels::attention::Past;
 use crate::kernels::embedding::{self, Embedding};
 use crate::kernels::linear::{Linear, Weight};
 use crate::nf4::Scheme;
-use crate::{Error, Result, error};
+use crate::{Result, error};
 
 /// A decoder with frozen weights and, where it has any, adapters.
 pub struct Model {
@@ -176,6 +176,7 @@ impl Model {
     ) -> Result<Loss> {
         if self.adapters.values.is_empty() || gradients.len() != self.adapters.values.len() {
             return Err(error!(
+                Bug,
                 "{} gradients expected, found {}",
                 self.adapters.values.len(),
                 gradients.len()
@@ -235,7 +236,7 @@ impl Model {
     fn hidden(&self, batch: &Batch, mut cache: Cache<'_>, parameters: Option<&Vector>) -> Result<Tensor> {
         let pass = self.pass(batch, cache.len(), parameters)?;
         if matches!(cache, Cache::Extend(_)) && batch.starts.len() != 2 {
-            return Err(Error::new("a cache is extended by one sequence at a time"));
+            return Err(error!(Bug, "a cache is extended by one sequence at a time"));
         }
         let mut x = self.embed(batch)?;
         for (index, block) in self.blocks.iter().enumerate() {
@@ -265,7 +266,7 @@ impl Model {
             .hint("use a shorter text, or a smaller --cutoff-len in training"));
         }
         if batch.is_empty() {
-            return Err(Error::new("an empty batch"));
+            return Err(error!(Bug, "an empty batch"));
         }
         Pass::new(&self.config, batch, parameters, &self.device)
     }

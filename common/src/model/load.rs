@@ -132,6 +132,6 @@ pub(super) fn vector_of(checkpoint: &Checkpoint, name: &str, len: usize) -> Resu
     let tensor = checkpoint.tensor(name)?;
     match tensor.shape == [len] {
         true => Ok(tensor),
-        false => Err(error!("tensor {name}: shape [{len}] expected, found {:?}", tensor.shape)),
+        false => Err(error!(Malformed, "tensor {name}: shape [{len}] expected, found {:?}", tensor.shape)),
     }
 }

@@ -4,7 +4,7 @@ use super::quantized::{Absmax, Quantized, QuantizedSpec, Scheme};
 use super::state::{self, State};
 use super::{NESTED_BLOCK_SIZE, QuantType};
 use crate::checkpoint::{Bytes, Checkpoint, Dtype, Tensor, TensorSpec};
-use crate::{Context, Error, Result, bail};
+use crate::{Context, Result, bail, error};
 
 impl Quantized {
     /// The 4-bit weight of that name, such as `model.layers.0.mlp.up_proj.weight`; `None` where the
@@ -16,13 +16,14 @@ impl Quantized {
         let state = State::read(&state.bytes).with_context(|| format!("tensor {}", state.name))?;
         if state.quant_type != quant_type {
             bail!(
+                Malformed,
                 "tensor {weight} is {} by its quant_state, {quant_type} by that tensor's name",
                 state.quant_type
             );
         }
         let parts = Parts { checkpoint, weight };
         let Some(count) = state.shape[0].checked_mul(state.shape[1]) else {
-            bail!("tensor {weight} has the impossible shape {:?} in its quant_state", state.shape);
+            bail!(Malformed, "tensor {weight} has the impossible shape {:?} in its quant_state", state.shape);
         };
         let blocks = count.div_ceil(state.block_size);
         let packed = parts.packed(state.shape, count)?;
@@ -50,7 +51,12 @@ impl Quantized {
     /// The tensors that quantizing `weight` will give, before it is done.
     pub fn specs(weight: &TensorSpec, scheme: Scheme) -> Result<Vec<TensorSpec>> {
         let Ok(shape) = <[usize; 2]>::try_from(weight.shape.as_slice()) else {
-            bail!("tensor {} has shape {:?}, expected two dimensions", weight.name, weight.shape);
+            bail!(
+                Unsupported,
+                "tensor {} has shape {:?}, expected two dimensions",
+                weight.name,
+                weight.shape
+            );
         };
         let count = weight.size()? / weight.dtype.bitsize().div_ceil(8);
         let blocks = count.div_ceil(scheme.block_size);
@@ -134,10 +140,10 @@ fn quant_type_of(checkpoint: &Checkpoint, weight: &str) -> Result<Option<QuantTy
         return Ok(Some(found));
     }
     match checkpoint.get(weight) {
-        Some(tensor) if matches!(tensor.dtype, Dtype::U8 | Dtype::I8) => Err(Error::new(format!(
+        Some(tensor) if matches!(tensor.dtype, Dtype::U8 | Dtype::I8) => Err(error!(
             "tensor {weight} is {} without a quant_state of bitsandbytes' 4-bit types",
             tensor.dtype
-        ))
+        )
         .hint("8-bit and other quantizations are not read; begin with the original model")),
         _ => Ok(None),
     }
@@ -168,6 +174,7 @@ impl Parts<'_> {
         let packed = self.checkpoint.tensor(self.weight)?.bytes;
         if packed.len() != count.div_ceil(2) {
             bail!(
+                Malformed,
                 "tensor {} has {} bytes, but {shape:?} packed in 4 bits takes {}",
                 self.weight,
                 packed.len(),
@@ -180,7 +187,7 @@ impl Parts<'_> {
     fn tensor(&self, part: &str, length: usize) -> Result<Tensor> {
         let tensor = self.checkpoint.tensor(&part_name(self.weight, part))?;
         if tensor.element_count() != length {
-            bail!("tensor {} has shape {:?}, expected [{length}]", tensor.name, tensor.shape);
+            bail!(Malformed, "tensor {} has shape {:?}, expected [{length}]", tensor.name, tensor.shape);
         }
         Ok(tensor)
     }
@@ -190,7 +197,7 @@ impl Parts<'_> {
         let tensor = self.tensor(part, length)?;
         let values = tensor.to_f32()?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            bail!("tensor {} has {} at [{index}]", tensor.name, values[index]);
+            bail!(Malformed, "tensor {} has {} at [{index}]", tensor.name, values[index]);
         }
         Ok(values)
     }
@@ -198,7 +205,12 @@ impl Parts<'_> {
     fn codes(&self, length: usize) -> Result<Bytes> {
         let tensor = self.tensor("absmax", length)?;
         if tensor.dtype != Dtype::U8 {
-            bail!("tensor {} is {}, expected U8 with double quantization", tensor.name, tensor.dtype);
+            bail!(
+                Malformed,
+                "tensor {} is {}, expected U8 with double quantization",
+                tensor.name,
+                tensor.dtype
+            );
         }
         Ok(tensor.bytes)
     }
@@ -209,6 +221,7 @@ impl Parts<'_> {
         let same = found.iter().zip(quant_type.values()).all(|(found, value)| (found - value).abs() < 1e-6);
         if !same {
             bail!(
+                Malformed,
                 "tensor {} is not the codebook of {quant_type}: {found:?}",
                 part_name(self.weight, "quant_map")
             );

@@ -108,10 +108,15 @@ impl Quantized {
     fn quantize_with(simd: Simd, tensor: &Tensor, scheme: Scheme) -> Result<Self> {
         let Scheme { quant_type, block_size, double_quant } = scheme;
         let Ok(shape) = <[usize; 2]>::try_from(tensor.shape.as_slice()) else {
-            bail!("tensor {} has shape {:?}, expected two dimensions", tensor.name, tensor.shape);
+            bail!(
+                Unsupported,
+                "tensor {} has shape {:?}, expected two dimensions",
+                tensor.name,
+                tensor.shape
+            );
         };
         if !super::BLOCK_SIZES.contains(&block_size) {
-            bail!("unknown block size {block_size}, expected one of {:?}", super::BLOCK_SIZES);
+            bail!(Bug, "unknown block size {block_size}, expected one of {:?}", super::BLOCK_SIZES);
         }
         let count = tensor.element_count();
         let mut packed = vec![0; count.div_ceil(2)];
@@ -130,7 +135,7 @@ impl Quantized {
                     if let Err(index) = block::quantize(simd, quant_type, block_size, values, packed, absmax)
                     {
                         let (row, column) = ((start + index) / shape[1], (start + index) % shape[1]);
-                        bail!("tensor {} has {} at [{row}, {column}]", tensor.name, values[index]);
+                        bail!(Malformed, "tensor {} has {} at [{row}, {column}]", tensor.name, values[index]);
                     }
                 }
                 Ok(())

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::QuantType;
 use crate::checkpoint::Dtype;
-use crate::{Error, Result, bail};
+use crate::{Result, bail, error};
 
 /// The block sizes that bitsandbytes has kernels for.
 pub const BLOCK_SIZES: [usize; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
@@ -44,32 +44,36 @@ impl State {
     pub fn read(json: &[u8]) -> Result<Self> {
         let json: Json = serde_json::from_slice(json)?;
         let Some(quant_type) = QuantType::from_name(&json.quant_type) else {
-            bail!("unknown quant_type {:?}, expected nf4 or fp4", json.quant_type);
+            bail!(Unsupported, "unknown quant_type {:?}, expected nf4 or fp4", json.quant_type);
         };
         if !BLOCK_SIZES.contains(&json.blocksize) {
-            bail!("unknown blocksize {}, expected one of {BLOCK_SIZES:?}", json.blocksize);
+            bail!(Unsupported, "unknown blocksize {}, expected one of {BLOCK_SIZES:?}", json.blocksize);
         }
         let dtype = match json.dtype.as_str() {
             "bfloat16" => Dtype::BF16,
             "float16" => Dtype::F16,
             "float32" => Dtype::F32,
-            other => bail!("unknown dtype {other:?}, expected bfloat16, float16 or float32"),
+            other => bail!(Unsupported, "unknown dtype {other:?}, expected bfloat16, float16 or float32"),
         };
         let Ok(shape) = <[usize; 2]>::try_from(json.shape.as_slice()) else {
-            bail!("shape {:?}, expected the two dimensions of a linear weight", json.shape);
+            bail!(Malformed, "shape {:?}, expected the two dimensions of a linear weight", json.shape);
         };
         let nested = match (json.nested_offset, json.nested_blocksize) {
             (None, None) => None,
             (Some(offset), Some(block_size)) => {
                 if block_size == 0 || json.nested_dtype.as_deref().is_some_and(|dtype| dtype != "float32") {
-                    bail!("nested_blocksize {block_size} with nested_dtype {:?}", json.nested_dtype);
+                    bail!(
+                        Malformed,
+                        "nested_blocksize {block_size} with nested_dtype {:?}",
+                        json.nested_dtype
+                    );
                 }
                 if !(offset as f32).is_finite() {
-                    bail!("nested_offset {offset} is not a finite f32");
+                    bail!(Malformed, "nested_offset {offset} is not a finite f32");
                 }
                 Some((offset as f32, block_size))
             }
-            _ => bail!("nested_offset and nested_blocksize belong together, one is missing"),
+            _ => bail!(Malformed, "nested_offset and nested_blocksize belong together, one is missing"),
         };
         Ok(Self { quant_type, block_size: json.blocksize, dtype, shape, nested })
     }
@@ -100,7 +104,7 @@ fn dtype_name(dtype: Dtype) -> Result<&'static str> {
         Dtype::BF16 => Ok("bfloat16"),
         Dtype::F16 => Ok("float16"),
         Dtype::F32 => Ok("float32"),
-        other => Err(Error::new(format!("{other} weights cannot be quantized, expected BF16, F16 or F32"))),
+        other => Err(error!(Unsupported, "{other} weights cannot be quantized, expected BF16, F16 or F32")),
     }
 }
 

@@ -71,7 +71,7 @@ pub fn encode_conversation(
     options: &LabelOptions,
 ) -> Result<Encoded> {
     if !conversation.messages.iter().any(Message::is_assistant) {
-        bail!("no assistant turn, so nothing to train");
+        bail!(Row, "no assistant turn, so nothing to train");
     }
     let (conversation, has_specials) = marks::mark_specials(conversation, tokenizer.special_contents());
     let rendered = template.render(&conversation.messages, &conversation.tools, false)?;
@@ -131,6 +131,7 @@ impl Turns<'_> {
             match found {
                 Some(turn) if after <= turn.start && turn.start <= turn.end => turns.push(turn),
                 _ => bail!(
+                    Unsupported,
                     "the chat template rewrites message {}, an assistant turn, so that it cannot be found in the text",
                     index + 1
                 ),

@@ -53,11 +53,11 @@ impl Tokenizer {
     /// A tokenizer from the bytes of `tokenizer.json`; `special_tokens` maps names such as
     /// `eos_token` to their text.
     pub fn from_bytes(bytes: &[u8], special_tokens: Map<String, Value>) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(Error::new)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(Error::malformed)?;
         let post_processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
         // Lengths are the callers' matter; a stored truncation would cut silently.
-        inner.with_truncation(None).map_err(Error::new)?;
+        inner.with_truncation(None).map_err(Error::malformed)?;
         inner.with_padding(None);
         let mut special_contents: Vec<String> = inner
             .get_added_tokens_decoder()
@@ -83,15 +83,15 @@ impl Tokenizer {
 
     /// Token ids of a text in which special tokens are recognised and none is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.inner.encode_fast(text, false).map_err(Error::new)?.get_ids().to_vec())
+        Ok(self.inner.encode_fast(text, false).map_err(Error::malformed)?.get_ids().to_vec())
     }
 
     /// Token ids of a text that stands for itself, as a base model is prompted: with the tokens
     /// that the tokenizer puts around a text, such as Llama's `<|begin_of_text|>`.
     pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode(text, false).map_err(Error::new)?;
+        let encoding = self.inner.encode(text, false).map_err(Error::malformed)?;
         let encoding = match &self.post_processor {
-            Some(processor) => processor.process(encoding, None, true).map_err(Error::new)?,
+            Some(processor) => processor.process(encoding, None, true).map_err(Error::malformed)?,
             None => encoding,
         };
         Ok(encoding.get_ids().to_vec())
@@ -142,7 +142,7 @@ impl Tokenizer {
             if is_literal {
                 self.plain_encoding(text)
             } else {
-                self.inner.encode(text, false).map_err(Error::new)
+                self.inner.encode(text, false).map_err(Error::malformed)
             }
         };
         let piece = &text[range.clone()];
@@ -164,25 +164,25 @@ impl Tokenizer {
     fn plain_encoding(&self, text: &str) -> Result<Encoding> {
         let mut normalized = NormalizedString::from(text);
         if let Some(normalizer) = self.inner.get_normalizer() {
-            normalizer.normalize(&mut normalized).map_err(Error::new)?;
+            normalizer.normalize(&mut normalized).map_err(Error::malformed)?;
         }
         let mut pieces = PreTokenizedString::from(normalized);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut pieces).map_err(Error::new)?;
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(Error::malformed)?;
         }
         let model = self.inner.get_model();
-        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(Error::new)?;
-        pieces.into_encoding(None, 0, OffsetType::Byte).map_err(Error::new)
+        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(Error::malformed)?;
+        pieces.into_encoding(None, 0, OffsetType::Byte).map_err(Error::malformed)
     }
 
     /// Text of tokens, without special ones. Bytes that form no character become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(Error::new)
+        self.inner.decode(ids, true).map_err(Error::malformed)
     }
 
     /// Text of tokens, with special ones.
     pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(Error::new)
+        self.inner.decode(ids, false).map_err(Error::malformed)
     }
 
     /// Id of a token given by its text.
@@ -234,7 +234,7 @@ fn collect_special_tokens(path: &Path, tokens: &mut Map<String, Value>) -> Resul
     let value: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
     let Value::Object(object) = value else {
-        bail!("{}: an object expected, found {}", path.display(), kind_of(&value));
+        bail!(Malformed, "{}: an object expected, found {}", path.display(), kind_of(&value));
     };
     for (name, value) in object {
         if !(name.ends_with("_token") || name == "additional_special_tokens") {

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use common::cli;
+use common::cli::{self, Tool};
+use common::error::Kind;
 use common::model::is_adapter;
 use common::text::{ChatTemplate, Conversation, Message, StreamDecoder, Tokenizer};
 use common::{Context, Error, Result, error};
@@ -72,7 +73,7 @@ impl AsRef<cli::Common> for Arguments {
 }
 
 fn main() -> ExitCode {
-    cli::run("chat", run)
+    cli::run(Tool { name: "chat", hint: |_| None }, run)
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {
@@ -184,7 +185,7 @@ impl Chat<'_> {
                     session.say("user", text);
                     match self.answer(&mut session, true) {
                         Ok(answer) => session.say("assistant", answer),
-                        Err(problem) if problem.kind() == common::error::Kind::Failed => {
+                        Err(problem) if !matches!(problem.kind(), Kind::Interrupted | Kind::ClosedPipe) => {
                             session.unsay();
                             cli::warn(problem);
                         }
@@ -299,8 +300,11 @@ fn obey(command: &Command, session: &mut Session) {
             Ok(()) => cli::note(format_args!("the conversation is in {file}")),
             Err(problem) => cli::warn(problem),
         },
-        Command::Help | Command::Quit => cli::note(HELP),
-        Command::Unknown(name) => cli::warn(format_args!("/{name} is no command\n{HELP}")),
+        Command::Help | Command::Quit => cli::note_lines(HELP),
+        Command::Unknown(name) => {
+            cli::warn(format_args!("/{name} is no command"));
+            cli::note_lines(HELP);
+        }
     }
 }
 
@@ -327,12 +331,12 @@ fn conversation(line: &str, system: Option<&str>) -> Result<Conversation> {
     };
     let messages = &mut conversation.messages;
     if messages.is_empty() {
-        return Err(Error::new("no messages"));
+        return Err(error!(Malformed, "no messages"));
     }
     let is_silent =
         |message: &Message| message.content.is_none() && !message.extra.contains_key("tool_calls");
     if let Some(index) = messages.iter().position(is_silent) {
-        return Err(error!("message {} has no content", index + 1));
+        return Err(error!(Malformed, "message {} has no content", index + 1));
     }
     if let Some(system) = system.filter(|_| messages[0].role != "system") {
         messages.insert(0, Message::new("system", system));

@@ -96,7 +96,12 @@ impl<E: Engine> Generator<E> {
         mut token: impl FnMut(u32) -> Result<()>,
     ) -> Result<End> {
         if prompt.is_empty() || prompt.len() >= self.engine.max_tokens() {
-            bail!("a prompt of {} tokens, and the model takes {}", prompt.len(), self.engine.max_tokens());
+            bail!(
+                TooLarge,
+                "a prompt of {} tokens, and the model takes {}",
+                prompt.len(),
+                self.engine.max_tokens()
+            );
         }
         // The logits behind the prompt are needed, so its last token is always computed.
         let known = self.text.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
@@ -115,7 +120,7 @@ impl<E: Engine> Generator<E> {
                 return Ok(End::Interrupted);
             }
             if logits.iter().any(|logit| !logit.is_finite()) {
-                bail!("the model's logits are not finite");
+                bail!(Malformed, "the model's logits are not finite");
             }
             let next = self.sampler.choose(&mut logits, &self.text, settings);
             if settings.stops.contains(&next) {

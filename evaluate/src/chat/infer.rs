@@ -52,7 +52,7 @@ impl Infer {
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
         let infer: Self = serde_saphyr::from_str(&text)
-            .map_err(Error::new)
+            .map_err(Error::malformed)
             .with_context(|| format!("{} is not an infer.yaml", path.display()))?;
         for key in infer.other.keys() {
             match WITHOUT_EFFECT.contains(&key.as_str()) {

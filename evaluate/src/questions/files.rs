@@ -78,7 +78,7 @@ impl Files {
         let mut archives = names.iter().filter(is_archive);
         match (archives.next(), archives.next()) {
             (Some(first), Some(second)) => {
-                bail!("{}: {first} and {second} in it; name one of them", root.display())
+                bail!(Usage, "{}: {first} and {second} in it; name one of them", root.display())
             }
             (first, _) => Ok(first.map(|name| root.join(name))),
         }

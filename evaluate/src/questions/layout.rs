@@ -108,7 +108,7 @@ pub fn load(data: &Path, selection: &Selection) -> Result<Vec<Subject>> {
         }
         shots.truncate(selection.shots);
         questions.truncate(selection.limit.unwrap_or(usize::MAX));
-        let title = title(task, &name).ok_or_else(|| error!("{task} has no subject {name:?}"))?;
+        let title = title(task, &name).ok_or_else(|| error!(Missing, "{task} has no subject {name:?}"))?;
         Ok(Subject { task, name, title, shots, questions })
     };
     asked.into_iter().map(subject).collect()
@@ -176,8 +176,8 @@ impl DataSet {
         let is_apart = self.subjects.keys().any(|(of, _)| *of == split);
         for name in self.together.get(&split).filter(|_| !is_apart).into_iter().flatten() {
             for (subject, question) in self.read(name)? {
-                let subject =
-                    subject.ok_or_else(|| error!("{}: no column \"subject\"", self.files.place(name)))?;
+                let subject = subject
+                    .ok_or_else(|| error!(Malformed, "{}: no column \"subject\"", self.files.place(name)))?;
                 if is_wanted(&subject) {
                     found.entry(subject).or_default().push(question);
                 }
@@ -201,7 +201,7 @@ impl DataSet {
             false => rows::csv(&self.files.read(name)?).with_context(place)?,
         };
         match rows.is_empty() {
-            true => Err(error!("{}: no questions in it", place())),
+            true => Err(error!(Malformed, "{}: no questions in it", place())),
             false => Ok(rows),
         }
     }

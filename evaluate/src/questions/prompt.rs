@@ -153,7 +153,7 @@ impl Prompt {
 }
 
 fn needed(template: Option<&ChatTemplate>) -> Result<&ChatTemplate> {
-    template.ok_or_else(|| error!("--style llamafactory needs a model with a chat template"))
+    template.ok_or_else(|| error!(Missing, "--style llamafactory needs a model with a chat template"))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub fn csv(bytes: &[u8]) -> Result<Vec<Row>> {
     }
     let mut rows = Vec::new();
     for record in records {
-        let record = record.map_err(Error::new)?;
+        let record = record.map_err(Error::malformed)?;
         let line = record.position().map_or(0, csv::Position::line);
         rows.push(
             fields(&columns, &record)
@@ -48,7 +48,13 @@ pub fn csv(bytes: &[u8]) -> Result<Vec<Row>> {
 
 fn fields(columns: &[String], record: &csv::StringRecord) -> Result<Map<String, Value>> {
     if record.len() != columns.len() {
-        bail!("{} fields expected ({}), found {}", columns.len(), columns.join(", "), record.len());
+        bail!(
+            Malformed,
+            "{} fields expected ({}), found {}",
+            columns.len(),
+            columns.join(", "),
+            record.len()
+        );
     }
     Ok(columns.iter().cloned().zip(record.iter().map(Value::from)).collect())
 }
@@ -60,7 +66,7 @@ pub fn parquet(path: &Path) -> Result<Vec<Row>> {
         let number = row.place.row;
         let row = row.value.and_then(|value| match value {
             Value::Object(columns) => question(&columns),
-            other => Err(error!("columns expected, found {other}")),
+            other => Err(error!(Malformed, "columns expected, found {other}")),
         });
         rows.push(row.with_context(|| format!("row {number}"))?);
         Ok(ControlFlow::Continue(()))
@@ -76,12 +82,12 @@ fn question(row: &Map<String, Value>) -> Result<Row> {
     };
     let text = |value: &Value, what: &str| match value {
         Value::String(text) => Ok(text.clone()),
-        other => Err(error!("{what}: a text expected, found {other}")),
+        other => Err(error!(Malformed, "{what}: a text expected, found {other}")),
     };
     let choices = match cell("choices") {
         Value::Array(choices) if choices.len() == 4 => choices.iter().collect(),
         Value::Null => vec![cell("a"), cell("b"), cell("c"), cell("d")],
-        other => bail!("four choices expected, found {other}"),
+        other => bail!(Malformed, "four choices expected, found {other}"),
     };
     let mut texts = [const { String::new() }; 4];
     for ((place, choice), letter) in texts.iter_mut().zip(choices).zip(LETTERS) {
@@ -91,8 +97,8 @@ fn question(row: &Map<String, Value>) -> Result<Row> {
         Value::String(letter) => LETTERS.iter().position(|known| known == letter),
         number => (0..4).find(|&index| number.as_u64() == Some(index as u64)),
     };
-    let answer =
-        answer.ok_or_else(|| error!("the answer A, B, C or D expected, found {}", cell("answer")))?;
+    let answer = answer
+        .ok_or_else(|| error!(Malformed, "the answer A, B, C or D expected, found {}", cell("answer")))?;
     let subject = row.get("subject").and_then(Value::as_str).map(str::to_owned);
     Ok((subject, Question { text: text(cell("question"), "question")?, choices: texts, answer }))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::Error;
+use common::{Error, error};
 use reqwest::{Method, Url};
 
 use super::connection::printable;
@@ -44,14 +44,18 @@ pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_
     let mut body = Vec::new();
     while let Some(piece) = next_piece(&mut response, connection.timeout()).await? {
         if body.len() + piece.len() > LARGEST_ANSWER {
-            return Err(
-                common::error!("{}: the answer is longer than {LARGEST_ANSWER} bytes", answer.url).into()
-            );
+            return Err(common::error!(
+                Network,
+                "{}: the answer is longer than {LARGEST_ANSWER} bytes",
+                answer.url
+            )
+            .into());
         }
         body.extend_from_slice(&piece);
     }
-    serde_json::from_slice(&body)
-        .map_err(|error| Failure::Fatal(common::error!("{}: not the hub's API: {error}", answer.url)))
+    serde_json::from_slice(&body).map_err(|error| {
+        Failure::Fatal(common::error!(Network, "{}: not the hub's API: {error}", answer.url))
+    })
 }
 
 /// The error a run ends with after `failure` on the way to `repository`.
@@ -60,7 +64,7 @@ pub fn give_up(failure: Failure, repository: &Repository) -> Error {
         Failure::Refused { status, code, message } => {
             refused(status.as_u16(), code.as_deref(), message, repository)
         }
-        Failure::Unreachable(message) => Error::new(message)
+        Failure::Unreachable(message) => error!("{message}")
             .hint("check the network, or name another server with --endpoint or HF_ENDPOINT"),
         other => give_up_file(other),
     }
@@ -70,10 +74,10 @@ pub fn give_up(failure: Failure, repository: &Repository) -> Error {
 pub fn give_up_file(failure: Failure) -> Error {
     match failure {
         Failure::Fatal(error) => error,
-        Failure::Unreachable(message) => Error::new(message).hint("check the network and the address"),
-        Failure::Refused { message, .. } => Error::new(message).hint("check the address"),
+        Failure::Unreachable(message) => error!("{message}").hint("check the network and the address"),
+        Failure::Refused { message, .. } => error!("{message}").hint("check the address"),
         Failure::Transient { message, .. } => {
-            Error::new(message).hint("the server is in trouble; run the same command again later")
+            error!("{message}").hint("the server is in trouble; run the same command again later")
         }
     }
 }
@@ -85,22 +89,22 @@ fn refused(status: u16, code: Option<&str>, message: String, repository: &Reposi
     let has_token = repository.token.is_some();
     match (code, status) {
         (Some("GatedRepo"), _) if has_token => {
-            Error::new(message).hint(format_args!("ask for access at {page}"))
+            error!("{message}").hint(format_args!("ask for access at {page}"))
         }
-        (Some("GatedRepo"), _) => Error::new(message)
+        (Some("GatedRepo"), _) => error!("{message}")
             .hint(format_args!("ask for access at {page}, then set HF_TOKEN to your token")),
-        (Some("RevisionNotFound"), _) => Error::new(format!("{id} has no such revision ({message})"))
+        (Some("RevisionNotFound"), _) => error!("{id} has no such revision ({message})")
             .hint("--revision takes a branch, a tag or a commit"),
-        (Some("EntryNotFound"), _) => Error::new(message),
+        (Some("EntryNotFound"), _) => error!(Network, "{message}"),
         (Some("RepoNotFound"), _) | (None, 401 | 404) if has_token => {
-            Error::new(format!("no repository {id} that your token may read ({message})"))
+            error!("no repository {id} that your token may read ({message})")
                 .hint("check the spelling; for a data set add --repo-type dataset")
         }
-        (Some("RepoNotFound"), _) | (None, 401 | 404) => Error::new(format!(
-            "no public repository {id} ({message})"
-        ))
-        .hint("check the spelling; for a data set add --repo-type dataset, for a private one set HF_TOKEN"),
-        (Some(code), _) => Error::new(format!("{message} ({})", printable(code))),
-        (None, _) => Error::new(message),
+        (Some("RepoNotFound"), _) | (None, 401 | 404) => error!("no public repository {id} ({message})")
+            .hint(
+                "check the spelling; for a data set add --repo-type dataset, for a private one set HF_TOKEN",
+            ),
+        (Some(code), _) => error!(Network, "{message} ({})", printable(code)),
+        (None, _) => error!(Network, "{message}"),
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::Error;
 use common::cli::detail;
+use common::{Error, error};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use rustls::{ClientConfig, RootCertStore};
@@ -64,7 +64,7 @@ impl Failure {
     pub fn into_error(self, explain: impl FnOnce(Self) -> Error) -> Error {
         match self {
             Self::Transient { message, .. } => {
-                Error::new(message).hint("run the same command again to go on where it stopped")
+                error!("{message}").hint("run the same command again to go on where it stopped")
             }
             other => explain(other),
         }
@@ -166,7 +166,7 @@ impl Connector {
             .http2_initial_connection_window_size(HTTP2_WINDOW)
             .tcp_nodelay(true)
             .build()
-            .map_err(|error| Error::new(format!("cannot set up HTTP: {}", chain(&error))))?;
+            .map_err(|error| error!(System, "cannot set up HTTP: {}", chain(&error)))?;
         Ok(Connection { client, timeout, quickest: self.quickest.clone() })
     }
 }
@@ -189,7 +189,7 @@ impl Connection {
             drain(response, self.timeout).await;
             url = target;
         }
-        Err(Failure::Fatal(common::error!("{}: more than {MAX_REDIRECTS} redirects", request.url)))
+        Err(Failure::Fatal(common::error!(Network, "{}: more than {MAX_REDIRECTS} redirects", request.url)))
     }
 
     async fn send_once(&self, request: &Request<'_>, url: &Url) -> Result<Response, Failure> {
@@ -257,18 +257,20 @@ async fn drain(mut response: Response, timeout: Duration) {
 }
 
 fn redirect_target(response: &Response, url: &Url) -> Result<Url, Failure> {
-    let location = response
-        .headers()
-        .get(header::LOCATION)
-        .and_then(|value| value.to_str().ok())
-        .ok_or_else(|| common::error!("{url}: status {} without a location", response.status()))?;
-    let target =
-        url.join(location).map_err(|error| common::error!("{url}: redirected to {location:?}: {error}"))?;
+    let location =
+        response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(|| {
+            common::error!(Network, "{url}: status {} without a location", response.status())
+        })?;
+    let target = url
+        .join(location)
+        .map_err(|error| common::error!(Network, "{url}: redirected to {location:?}: {error}"))?;
     if !matches!(target.scheme(), "http" | "https") {
-        return Err(common::error!("{url}: redirected to {target}, which is not http or https").into());
+        return Err(
+            common::error!(Network, "{url}: redirected to {target}, which is not http or https").into()
+        );
     }
     if url.scheme() == "https" && target.scheme() == "http" {
-        return Err(common::error!("{url}: redirected from https to plain http ({target})").into());
+        return Err(common::error!(Network, "{url}: redirected from https to plain http ({target})").into());
     }
     Ok(target)
 }
@@ -288,6 +290,7 @@ fn check_status(response: &Response, url: &Url) -> Result<(), Failure> {
             let wait = wait_asked_for(response.headers());
             if let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
                 return Err(common::error!(
+                    Network,
                     "{message}: the server asks to wait {} minutes",
                     wait.as_secs() / 60
                 )

@@ -60,7 +60,9 @@ pub async fn list(connection: &Connection, repository: &Repository, revision: &s
     let info = revision_info(connection, repository, revision).await.map_err(tell)?;
     let commit = match info.sha {
         Some(sha) if is_commit(&sha) => sha,
-        Some(sha) => common::bail!("{}: the server names the commit {sha:?}, which is none", repository.id),
+        Some(sha) => {
+            common::bail!(Network, "{}: the server names the commit {sha:?}, which is none", repository.id)
+        }
         None => revision.to_string(),
     };
     let siblings: Vec<RemoteFile> = info.siblings.into_iter().flatten().map(remote_file).collect();
@@ -109,7 +111,7 @@ async fn tree(
     let mut files = Vec::new();
     loop {
         if !seen.insert(url.clone()) || seen.len() > MOST_PAGES {
-            return Err(common::error!("{url}: the pages of the listing do not end").into());
+            return Err(common::error!(Network, "{url}: the pages of the listing do not end").into());
         }
         let answer = ask(connection, Method::GET, &url, repository.token.as_ref()).await?;
         let next = next_page(&answer.first_headers, &url);
@@ -118,7 +120,7 @@ async fn tree(
             entries.into_iter().filter(|entry| entry.r#type.as_deref() == Some("file")).map(remote_file),
         );
         if files.len() > MOST_FILES {
-            return Err(common::error!("{url}: more than {MOST_FILES} files").into());
+            return Err(common::error!(Network, "{url}: more than {MOST_FILES} files").into());
         }
         match next {
             Some(next) => url = next,
@@ -140,7 +142,7 @@ fn remote_file(entry: Entry) -> RemoteFile {
 
 fn parse<T: serde::de::DeserializeOwned>(url: &Url, json: serde_json::Value) -> Result<T, Failure> {
     serde_json::from_value(json)
-        .map_err(|error| Failure::Fatal(common::error!("{url}: not the hub's API: {error}")))
+        .map_err(|error| Failure::Fatal(common::error!(Network, "{url}: not the hub's API: {error}")))
 }
 
 /// The `Link: <...>; rel="next"` of a page; followed on the same server only.

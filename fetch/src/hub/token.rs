@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use common::{Context, Error, Result};
+use common::{Context, Result, error};
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
@@ -48,7 +48,7 @@ impl Token {
 
     fn new(text: &str, endpoint: &Url) -> Result<Self> {
         let mut header = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
-            .map_err(|_| Error::new("the token holds a character that no token has"))?;
+            .map_err(|_| error!(Usage, "the token holds a character that no token has"))?;
         header.set_sensitive(true);
         Ok(Self { header, owner: endpoint.clone() })
     }

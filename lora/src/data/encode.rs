@@ -5,7 +5,7 @@ use std::path::Path;
 use common::data::{Malformed, Record};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, LabelOptions, Tokenizer};
-use common::{Error, Result};
+use common::{Result, error};
 use rayon::prelude::*;
 
 use super::store::{Examples, Writer};
@@ -84,7 +84,7 @@ impl<'a> Encoder<'a> {
                 Some(first) => format!("no token is trained: no example is usable; {first}"),
                 None => format!("no token is trained: {cutoff} tokens (--cutoff-len) hold no answer"),
             };
-            return Err(Error::new(problem).hint("raise --cutoff-len, or look at the first rows of the data"));
+            return Err(error!("{problem}").hint("raise --cutoff-len, or look at the first rows of the data"));
         }
         let mut warnings: Vec<String> =
             [malformed, self.malformed].iter().filter_map(Malformed::report).collect();

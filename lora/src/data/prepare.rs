@@ -51,11 +51,11 @@ impl DataArguments {
         };
         let held_out = preparation.examples(self.sources(&self.eval_data, &self.eval_dataset)?)?;
         let examples = preparation.examples(self.sources(&self.data, &self.dataset)?)?;
-        let Some(examples) = examples else { bail!("nothing to train on") };
+        let Some(examples) = examples else { bail!(Row, "nothing to train on") };
         for index in 0..self.show_examples.min(examples.summary().examples) {
             let example = examples.get(index)?;
             let text = show::shown(&tokenizer, &example)?;
-            cli::note(format_args!("example {}, {} tokens:\n{text}", index + 1, example.tokens.len()));
+            cli::note_lines(&format!("example {}, {} tokens:\n{text}", index + 1, example.tokens.len()));
         }
         let template = self.template.as_ref().map(|_| template.source().to_owned());
         Ok(Prepared { examples: Arc::new(examples), held_out: held_out.map(Arc::new), template })

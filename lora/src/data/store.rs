@@ -52,13 +52,14 @@ impl Writer {
 
     /// Adds an example.
     pub fn push(&mut self, example: &Example) -> Result<()> {
-        let length = u32::try_from(example.tokens.len()).map_err(|_| error!("an example is too long"))?;
+        let length =
+            u32::try_from(example.tokens.len()).map_err(|_| error!(Bug, "an example is too long"))?;
         self.lengths.push(length);
         self.hash.update(length.to_le_bytes());
         let mut bytes = Vec::with_capacity(4 * example.tokens.len());
         for (&token, &trained) in example.tokens.iter().zip(&example.trained) {
             if token >= TRAINED {
-                bail!("token {token} is out of range");
+                bail!(Bug, "token {token} is out of range");
             }
             bytes.extend((if trained { token | TRAINED } else { token }).to_le_bytes());
             self.summary.trained += u64::from(trained);
@@ -114,7 +115,7 @@ impl Examples {
             starts.push(end);
         }
         if end != summary.tokens || starts.len() != summary.examples + 1 {
-            bail!("lengths that do not add up");
+            bail!(Malformed, "lengths that do not add up");
         }
         Ok(Self { file: Mutex::new(file), starts, summary })
     }
@@ -133,17 +134,17 @@ impl Examples {
         file.read_exact(&mut length)?;
         let length = u64::from_le_bytes(length);
         let Some(text) = size.checked_sub(16).and_then(|rest| rest.checked_sub(length)) else {
-            bail!("not a file of tokens");
+            bail!(Malformed, "not a file of tokens");
         };
         if &magic != MAGIC {
-            bail!("not a file of tokens");
+            bail!(Malformed, "not a file of tokens");
         }
         file.seek(SeekFrom::Start(8 + text))?;
         let summary: Summary = serde_json::from_reader((&mut file).take(length))?;
         let tokens = summary.tokens.checked_mul(4);
         let lengths = (summary.examples as u64).checked_mul(4);
         if tokens.zip(lengths).and_then(|(a, b)| a.checked_add(b)) != Some(text) {
-            bail!("a size that is not what it says");
+            bail!(Malformed, "a size that is not what it says");
         }
         file.seek(SeekFrom::Start(8 + 4 * summary.tokens))?;
         let mut bytes = BufReader::with_capacity(1 << 20, &mut file);
@@ -168,7 +169,7 @@ impl Examples {
     /// The example at `index`.
     pub fn get(&self, index: usize) -> Result<Example> {
         let (Some(&start), Some(&end)) = (self.starts.get(index), self.starts.get(index + 1)) else {
-            bail!("there is no example {index}");
+            bail!(Bug, "there is no example {index}");
         };
         let mut bytes = vec![0; 4 * (end - start) as usize];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,7 +220,7 @@ impl Selection {
             .into_iter()
             .map(|position| match self.indices.get(position) {
                 Some(&index) => self.examples.get(index),
-                None => Err(error!("there is no example {position}")),
+                None => Err(error!(Bug, "there is no example {position}")),
             })
             .collect()
     }

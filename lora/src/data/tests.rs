@@ -44,7 +44,7 @@ fn model() -> Option<(Tokenizer, ChatTemplate)> {
     let fallback = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/SmolLM2-135M-Instruct");
     let directory = std::env::var_os("QLORA_TEST_MODEL").map_or(fallback, PathBuf::from);
     if !directory.join("tokenizer.json").exists() {
-        cli::talk_in_tests();
+        cli::show_in_tests();
         cli::note(format_args!("skipped: no model in {} (QLORA_TEST_MODEL)", directory.display()));
         return None;
     }
@@ -90,7 +90,7 @@ fn the_demo_sets_of_llama_factory_are_usable_to_the_last_row() {
     let fallback = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let data = std::env::var_os("QLORA_TEST_SHARED").map_or(fallback, PathBuf::from).join("data");
     if !data.join("dataset_info.json").exists() {
-        cli::talk_in_tests();
+        cli::show_in_tests();
         cli::note(format_args!("skipped: no data in {} (QLORA_TEST_SHARED)", data.display()));
         return;
     }

@@ -35,7 +35,7 @@ impl Settings {
         keys.insert("model_name_or_path".into(), model.display().to_string().into());
         keys.insert("output_dir".into(), output.display().to_string().into());
         keys.extend(self.0.clone());
-        let text = serde_saphyr::to_string(&keys).map_err(Error::new)?;
+        let text = serde_saphyr::to_string(&keys).map_err(Error::malformed)?;
         cli::write_file(path, &text)
     }
 }

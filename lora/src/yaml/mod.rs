@@ -89,7 +89,7 @@ fn parse(command: &Command, line: Vec<OsString>) -> Result<ArgMatches> {
 fn read(file: &Path) -> Result<Map<String, Value>> {
     let text = fs_err::read_to_string(file)?;
     serde_saphyr::from_str(&text)
-        .map_err(|problem| error!("{problem}"))
+        .map_err(|problem| error!(Usage, "{problem}"))
         .with_context(|| format!("{} is not a YAML file of keys and values", file.display()))
         .hint("a file of examples is named with --data")
 }

@@ -110,7 +110,7 @@ fn malformed_rows_are_counted_and_strict_stops() {
 fn a_dataset_of_the_hub_is_fetched_once() {
     let fetch = assert_cmd::cargo::cargo_bin("lora-train").with_file_name("fetch");
     if !fetch.exists() {
-        common::cli::talk_in_tests();
+        common::cli::show_in_tests();
         common::cli::note("skipped: fetch is not built");
         return;
     }

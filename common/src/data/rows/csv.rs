@@ -4,7 +4,7 @@ use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Context, Error, Result, bail};
+use crate::{Context, Error, Result, bail, error};
 use serde_json::{Map, Value};
 
 use super::{Row, Sink};
@@ -12,9 +12,9 @@ use crate::data::Place;
 
 pub fn read(path: &Path, bytes: impl BufRead, separator: u8, sink: Sink) -> Result<()> {
     let mut rows = csv::ReaderBuilder::new().delimiter(separator).from_reader(bytes);
-    let names = rows.headers().map_err(Error::new).with_context(|| path.display().to_string())?.clone();
+    let names = rows.headers().map_err(Error::malformed).with_context(|| path.display().to_string())?.clone();
     if names.is_empty() {
-        bail!("{} is empty", path.display());
+        bail!(Malformed, "{} is empty", path.display());
     }
     let file = Arc::new(path.to_path_buf());
     let mut record = csv::StringRecord::new();
@@ -28,9 +28,9 @@ pub fn read(path: &Path, bytes: impl BufRead, separator: u8, sink: Sink) -> Resu
                 Ok(Value::Object(cells.collect::<Map<_, _>>()))
             }
             Err(problem) if problem.is_io_error() => {
-                return Err(Error::new(problem).context(path.display()));
+                return Err(error!(Row, "{problem}").context(path.display()));
             }
-            Err(problem) => Err(Error::new(problem)),
+            Err(problem) => Err(error!(Row, "{problem}")),
         };
         row += 1;
         let place = Place { file: file.clone(), row, is_line: false };

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Context, Error, Result, error};
+use crate::{Context, Result, error};
 use serde::Deserializer;
 use serde::de::{SeqAccess, Visitor};
 use serde_json::Value;
@@ -78,7 +78,7 @@ pub fn lines(path: &Path, mut bytes: impl BufRead, sink: Sink) -> Result<()> {
         }
         let value = match std::str::from_utf8(&line) {
             Ok(text) => serde_json::from_str(text).context("not valid JSON").and_then(object),
-            Err(_) => Err(Error::new("not UTF-8").hint("save the file as UTF-8")),
+            Err(_) => Err(error!("not UTF-8").hint("save the file as UTF-8")),
         };
         let place = Place { file: file.clone(), row, is_line: true };
         if sink(Row { place, value, position })?.is_break() {
@@ -88,5 +88,5 @@ pub fn lines(path: &Path, mut bytes: impl BufRead, sink: Sink) -> Result<()> {
 }
 
 fn object(row: Value) -> Result<Value> {
-    if row.is_object() { Ok(row) } else { Err(error!("an object expected, found {}", kind_of(&row))) }
+    if row.is_object() { Ok(row) } else { Err(error!(Row, "an object expected, found {}", kind_of(&row))) }
 }

@@ -48,10 +48,11 @@ pub fn read(path: &Path, sink: Sink) -> Result<()> {
         _ => {}
     }
     match first_character(&mut bytes).with_context(|| path.display().to_string())? {
-        None => bail!("{} is empty", path.display()),
+        None => bail!(Malformed, "{} is empty", path.display()),
         Some(b'[') => json::list(path, bytes, sink),
         Some(b'{') => json::lines(path, bytes, sink),
         Some(found) => bail!(
+            Malformed,
             "{}: a JSON list of rows or one JSON object per line expected, found {:?}",
             path.display(),
             char::from(found)

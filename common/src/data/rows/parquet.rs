@@ -15,11 +15,12 @@ pub fn read(path: &Path, sink: Sink) -> Result<()> {
     let named = || path.display().to_string();
     let file = fs_err::File::open(path)?;
     let size = file.metadata()?.len();
-    let reader = SerializedFileReader::new(file.into_parts().0).map_err(Error::new).with_context(named)?;
+    let reader =
+        SerializedFileReader::new(file.into_parts().0).map_err(Error::malformed).with_context(named)?;
     let total = reader.metadata().file_metadata().num_rows().max(1) as u64;
     let file = Arc::new(path.to_path_buf());
-    for (index, row) in reader.get_row_iter(None).map_err(Error::new).with_context(named)?.enumerate() {
-        let row = row.map_err(Error::new).with_context(named)?;
+    for (index, row) in reader.get_row_iter(None).map_err(Error::malformed).with_context(named)?.enumerate() {
+        let row = row.map_err(Error::malformed).with_context(named)?;
         let place = Place { file: file.clone(), row: index + 1, is_line: false };
         let position = (size as f64 * (index as f64 + 1.0) / total as f64) as u64;
         if sink(Row { place, value: object(&row), position })?.is_break() {
@@ -55,15 +56,19 @@ fn value(field: &Field) -> Result<Value> {
         Field::Str(text) => json!(text),
         // Writers that do not mark their texts as such store them as bytes.
         Field::Bytes(bytes) => {
-            json!(bytes.as_utf8().map_err(|_| error!("bytes that are not UTF-8, where a text is expected"))?)
+            json!(
+                bytes
+                    .as_utf8()
+                    .map_err(|_| error!(Row, "bytes that are not UTF-8, where a text is expected"))?
+            )
         }
-        Field::Decimal(_) => return Err(error!("a decimal number, which no column of examples holds")),
+        Field::Decimal(_) => return Err(error!(Row, "a decimal number, which no column of examples holds")),
         Field::Group(row) => object(row)?,
         Field::ListInternal(list) => list.elements().iter().map(value).collect::<Result<_>>()?,
         Field::MapInternal(map) => {
             let entry = |(name, of): &(Field, Field)| match name {
                 Field::Str(name) => Ok((name.clone(), value(of)?)),
-                _ => Err(error!("a map whose keys are no texts")),
+                _ => Err(error!(Row, "a map whose keys are no texts")),
             };
             Value::Object(map.entries().iter().map(entry).collect::<Result<Map<_, _>>>()?)
         }

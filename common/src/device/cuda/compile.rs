@@ -105,13 +105,13 @@ pub fn compile(source: &Source, architecture: u32, float16: Float16) -> Result<C
         Float16::Bf16 => "",
         Float16::Fp16 => "#define FP16\n",
     };
-    let text =
-        CString::new([numbers, PRELUDE, source.text].concat()).map_err(|_| error!("a kernel with a NUL"))?;
+    let text = CString::new([numbers, PRELUDE, source.text].concat())
+        .map_err(|_| error!(Bug, "a kernel with a NUL"))?;
     let name =
-        CString::new(format!("{}.cu", source.name)).map_err(|_| error!("a kernel's name with a NUL"))?;
+        CString::new(format!("{}.cu", source.name)).map_err(|_| error!(Bug, "a kernel's name with a NUL"))?;
     let target = source.target(architecture);
     let architecture_option = CString::new(format!("--gpu-architecture={target}"))
-        .map_err(|_| error!("an architecture with a NUL"))?;
+        .map_err(|_| error!(Bug, "an architecture with a NUL"))?;
     let options: [*const c_char; 4] = [
         architecture_option.as_ptr(),
         c"--std=c++17".as_ptr(),
@@ -119,7 +119,7 @@ pub fn compile(source: &Source, architecture: u32, float16: Float16) -> Result<C
         c"--ptxas-options=-v".as_ptr(),
     ];
     let program = result::create_program(&text, Some(&name))
-        .map_err(|error| error!("NVRTC cannot begin {}: {error:?}", source.name))?;
+        .map_err(|error| error!(Gpu, "NVRTC cannot begin {}: {error:?}", source.name))?;
     // SAFETY: `program` is live until it is destroyed below; sizes are asked for before each copy.
     #[allow(unsafe_code)]
     unsafe {
@@ -141,6 +141,7 @@ pub fn compile(source: &Source, architecture: u32, float16: Float16) -> Result<C
         sys::nvrtcDestroyProgram(&mut program);
         if code.is_empty() {
             return Err(error!(
+                Bug,
                 "NVRTC {:?} cannot compile {} for {target}: {status:?}\n{log}",
                 version(),
                 source.name

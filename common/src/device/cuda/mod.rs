@@ -85,7 +85,7 @@ impl Gpu {
     /// Opens GPU `ordinal`, to compute with these numbers.
     pub fn open(ordinal: usize, float16: Float16) -> Result<Arc<Self>> {
         if !libraries::driver_is_present() {
-            return Err(Error::new("there is no NVIDIA driver: libcuda.so.1 was not found")
+            return Err(error!("there is no NVIDIA driver: libcuda.so.1 was not found")
                 .hint("install the driver, or use --device cpu"));
         }
         let count = Self::count();
@@ -204,7 +204,7 @@ fn failed(error: DriverError) -> Error {
         error.error_name().map_or_else(|_| format!("{error:?}"), |name| name.to_string_lossy().into_owned());
     let text =
         error.error_string().map_or_else(|_| String::new(), |text| format!(": {}", text.to_string_lossy()));
-    let ours = error!("{name}{text}");
+    let ours = error!(Gpu, "{name}{text}");
     match error.0 {
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
             ours.hint("other programs may hold GPU memory (nvidia-smi); ask for less with --vram-budget or --cutoff-len")

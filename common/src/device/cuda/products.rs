@@ -206,7 +206,7 @@ impl Gpu {
         if m == 0 || n == 0 || k == 0 {
             return match product.added == Some(product.out) || m == 0 || n == 0 {
                 true => Ok(()),
-                false => Err(error!("product of no columns")),
+                false => Err(error!(Bug, "product of no columns")),
             };
         }
         self.bind()?;
@@ -311,5 +311,5 @@ fn choose(
 }
 
 fn refused(error: result::CublasError) -> Error {
-    error!("cuBLASLt: {:?}", error.0)
+    error!(Gpu, "cuBLASLt: {:?}", error.0)
 }

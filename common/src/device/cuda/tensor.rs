@@ -36,7 +36,7 @@ impl GpuTensor {
     /// A tensor of the values that these bits stand for, in the GPU's number type.
     pub fn from_bits(gpu: &Arc<Gpu>, values: &[u16], shape: &[usize]) -> Result<Self> {
         if values.len() != shape.iter().product::<usize>() {
-            return Err(error!("a tensor of shape {shape:?} from {} values", values.len()));
+            return Err(error!(Bug, "a tensor of shape {shape:?} from {} values", values.len()));
         }
         let values = Arc::new(gpu.upload(values)?);
         Ok(Self { gpu: Arc::clone(gpu), values, start: 0, shape: shape.to_vec() })
@@ -89,7 +89,7 @@ impl GpuTensor {
     /// The same values under another shape of as many.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         if shape.iter().product::<usize>() != self.len() {
-            return Err(error!("shape {:?} cannot become {shape:?}", self.shape));
+            return Err(error!(Bug, "shape {:?} cannot become {shape:?}", self.shape));
         }
         Ok(Self { shape: shape.to_vec(), ..self.clone() })
     }
@@ -100,7 +100,7 @@ impl GpuTensor {
             [t, c] if rows.start <= rows.end && rows.end <= t => {
                 Ok(Self { start: self.start + rows.start * c, shape: vec![rows.len(), c], ..self.clone() })
             }
-            _ => Err(error!("rows {rows:?} of a tensor of shape {:?}", self.shape)),
+            _ => Err(error!(Bug, "rows {rows:?} of a tensor of shape {:?}", self.shape)),
         }
     }
 
@@ -116,7 +116,7 @@ impl GpuTensor {
     /// Elementwise sum of two tensors of one shape.
     pub fn add(&self, other: &Self) -> Result<Self> {
         if self.shape != other.shape {
-            return Err(error!("add: shape {:?} expected, found {:?}", self.shape, other.shape));
+            return Err(error!(Bug, "add: shape {:?} expected, found {:?}", self.shape, other.shape));
         }
         let sum = Self::new(&self.gpu, &self.shape)?;
         let grid = Grid::cover(self.len().div_ceil(8), 256);
@@ -129,7 +129,7 @@ impl GpuTensor {
     pub fn gather_rows(&self, indices: &[u32]) -> Result<Self> {
         let (t, c) = self.matrix_of(indices)?;
         if let Some(index) = indices.iter().find(|&&index| index as usize >= t) {
-            return Err(error!("gather_rows: row {index} of {t}"));
+            return Err(error!(Bug, "gather_rows: row {index} of {t}"));
         }
         let rows = Self::new(&self.gpu, &[indices.len(), c])?;
         self.copy_rows("gather_rows", &rows, self, indices, c)?;
@@ -140,7 +140,7 @@ impl GpuTensor {
     pub fn scatter_rows(&self, indices: &[u32], rows: usize) -> Result<Self> {
         let (n, c) = self.matrix_of(indices)?;
         if n != indices.len() || indices.iter().any(|&index| index as usize >= rows) {
-            return Err(error!("scatter_rows: {n} rows do not go to {} of {rows}", indices.len()));
+            return Err(error!(Bug, "scatter_rows: {n} rows do not go to {} of {rows}", indices.len()));
         }
         let whole = Self::zeros(&self.gpu, &[rows, c])?;
         self.copy_rows("scatter_rows", &whole, self, indices, c)?;
@@ -163,7 +163,7 @@ impl GpuTensor {
     fn matrix_of(&self, indices: &[u32]) -> Result<(usize, usize)> {
         match *self.shape {
             [t, c] => Ok((t, c)),
-            _ => Err(error!("{} rows of a tensor of shape {:?}", indices.len(), self.shape)),
+            _ => Err(error!(Bug, "{} rows of a tensor of shape {:?}", indices.len(), self.shape)),
         }
     }
 }

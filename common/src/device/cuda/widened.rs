@@ -92,7 +92,11 @@ impl Gpu {
         buffer.last = turn;
         let half = &buffer.halves[turn];
         if half.weights.len() < len {
-            return Err(error!("a weight of {len} numbers to widen, and room for {}", half.weights.len()));
+            return Err(error!(
+                Bug,
+                "a weight of {len} numbers to widen, and room for {}",
+                half.weights.len()
+            ));
         }
         self.ahead.wait(&half.free).map_err(failed)?;
         widen(&self.ahead, &half.weights)?;

@@ -51,7 +51,7 @@ pub(super) fn step_in_8_bits(
 ) -> Result<()> {
     let GpuQuantized { gpu, codes, absmax, maps, len } = moments;
     if own.end > *len || own.len() != range.len() {
-        return Err(error!("adamw: moments {own:?} of {len}"));
+        return Err(error!(Bug, "adamw: moments {own:?} of {len}"));
     }
     for moment in 0..2 {
         codes[moment].prefetch()?;

@@ -82,14 +82,14 @@ impl AdamW {
     ) -> Result<()> {
         let len = parameters.len();
         if learning_rates.iter().any(|(range, _)| range.start > range.end || range.end > len) {
-            return Err(error!("adamw: learning rates of {len} parameters expected"));
+            return Err(error!(Bug, "adamw: learning rates of {len} parameters expected"));
         }
         if [gradients.len(), moments.len()] != [len; 2] {
-            return Err(error!("adamw: gradients and moments of {len} parameters expected"));
+            return Err(error!(Bug, "adamw: gradients and moments of {len} parameters expected"));
         }
         let ranges = || learning_rates.iter().map(|(range, _)| range);
         if let Some(range) = ranges().find(|range| !moments.parts.iter().all(|part| part.can_take(range))) {
-            return Err(error!("adamw: learning rates of whole tensors expected, found {range:?}"));
+            return Err(error!(Bug, "adamw: learning rates of whole tensors expected, found {range:?}"));
         }
         for (range, learning_rate) in learning_rates {
             let formula = self.formula(scale, moments.steps + 1, *learning_rate);
@@ -155,7 +155,7 @@ impl Part {
             (Vector::Cuda(parameters), Storage::Quantized(Quantized::Cuda(moments))) => {
                 cuda::step_in_8_bits(formula, parameters, gradients.gpu()?, &range, moments, &own)
             }
-            _ => Err(error!("adamw: moments and parameters on one device expected")),
+            _ => Err(error!(Bug, "adamw: moments and parameters on one device expected")),
         }
     }
 }

@@ -204,6 +204,7 @@ fn tensor(file: &Checkpoint, name: &str, dtype: Dtype, len: usize) -> Result<Ten
     match tensor.dtype == dtype && tensor.element_count() == len {
         true => Ok(tensor),
         false => Err(error!(
+            Malformed,
             "tensor {name}: {len} values in {dtype} expected, found {} in {}",
             tensor.element_count(),
             tensor.dtype

@@ -69,7 +69,7 @@ impl Sequences {
     /// Sequences that `starts` bounds: first 0, last T.
     pub fn new(starts: &[usize], heads: Heads, device: &Device) -> Result<Self> {
         if starts.first() != Some(&0) || !starts.is_sorted() {
-            return Err(error!("attention: sequence bounds from 0 on expected, found {starts:?}"));
+            return Err(error!(Bug, "attention: sequence bounds from 0 on expected, found {starts:?}"));
         }
         let on_gpu = match device {
             Device::Cpu => None,
@@ -79,7 +79,7 @@ impl Sequences {
     }
 
     fn tasks(&self) -> Result<&cuda::Tasks> {
-        self.on_gpu.as_ref().ok_or_else(|| error!("attention: sequences for a GPU expected"))
+        self.on_gpu.as_ref().ok_or_else(|| error!(Bug, "attention: sequences for a GPU expected"))
     }
 }
 
@@ -114,6 +114,7 @@ pub fn backward(
     attended.output.expect("attention backward: output", doutput.shape())?;
     if attended.log_sums.len() != t * heads.queries {
         return Err(error!(
+            Bug,
             "attention backward: {} log-sums expected, found {}",
             t * heads.queries,
             attended.log_sums.len()
@@ -134,11 +135,11 @@ pub fn backward(
 
 fn check(qkv: &Tensor, heads: Heads) -> Result<usize> {
     if heads.queries == 0 || heads.keys == 0 || heads.size == 0 || !heads.queries.is_multiple_of(heads.keys) {
-        return Err(error!("attention: {} query heads do not share {} keys", heads.queries, heads.keys));
+        return Err(error!(Bug, "attention: {} query heads do not share {} keys", heads.queries, heads.keys));
     }
     let (t, width) = qkv.matrix("attention: qkv")?;
     if width != heads.width() {
-        return Err(error!("attention: qkv with {} columns expected, found {width}", heads.width()));
+        return Err(error!(Bug, "attention: qkv with {} columns expected, found {width}", heads.width()));
     }
     Ok(t)
 }
@@ -147,7 +148,7 @@ fn check_starts(starts: &[usize], t: usize) -> Result<()> {
     if starts.first() == Some(&0) && starts.last() == Some(&t) && starts.is_sorted() {
         Ok(())
     } else {
-        Err(error!("attention: sequence bounds from 0 to {t} expected, found {starts:?}"))
+        Err(error!(Bug, "attention: sequence bounds from 0 to {t} expected, found {starts:?}"))
     }
 }
 

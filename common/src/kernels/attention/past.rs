@@ -7,7 +7,7 @@ use cudarc::driver::CudaSlice;
 use super::{Heads, check, cuda};
 use crate::device::Tensor;
 use crate::device::cuda::Gpu;
-use crate::{Error, Result, error};
+use crate::{Result, error};
 
 /// Keys and values, turned and ready, that every sequence of a batch sees before its own tokens.
 #[derive(Debug)]
@@ -102,13 +102,13 @@ impl Past {
     pub(super) fn host(&self) -> Result<&HostPast> {
         match self {
             Self::Cpu(past) => Ok(past),
-            Self::Cuda(_) => Err(Error::new("attention: a past on the host expected, found one on a GPU")),
+            Self::Cuda(_) => Err(error!(Bug, "attention: a past on the host expected, found one on a GPU")),
         }
     }
 
     pub(super) fn gpu(&self) -> Result<&GpuPast> {
         match self {
-            Self::Cpu(_) => Err(Error::new("attention: a past on a GPU expected, found one on the host")),
+            Self::Cpu(_) => Err(error!(Bug, "attention: a past on a GPU expected, found one on the host")),
             Self::Cuda(past) => Ok(past),
         }
     }
@@ -122,6 +122,7 @@ impl Past {
         match columns == heads.keys * heads.size {
             true => Ok(()),
             false => Err(error!(
+                Bug,
                 "attention: a past of rows of {} expected, found {columns}",
                 heads.keys * heads.size
             )),

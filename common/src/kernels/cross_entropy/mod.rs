@@ -19,11 +19,11 @@ pub fn forward_backward(logits: &mut [f32], vocabulary: usize, targets: &[u32], 
 
 fn check(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Result<()> {
     if vocabulary == 0 || logits.len() != targets.len() * vocabulary {
-        return Err(error!("cross-entropy: {} rows of {vocabulary} expected", targets.len()));
+        return Err(error!(Bug, "cross-entropy: {} rows of {vocabulary} expected", targets.len()));
     }
     match targets.iter().find(|&&target| target as usize >= vocabulary) {
         Some(target) => {
-            Err(error!("cross-entropy: token {target} is outside the vocabulary of {vocabulary}"))
+            Err(error!(Mismatch, "cross-entropy: token {target} is outside the vocabulary of {vocabulary}"))
         }
         None => Ok(()),
     }

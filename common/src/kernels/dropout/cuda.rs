@@ -29,6 +29,7 @@ fn launch(y: &GpuTensor, x: &GpuTensor, dropout: &Dropout, adds: bool) -> Result
         [rows, columns] if columns % 8 == 0 && y.shape() == x.shape() => (rows, columns),
         ref shape => {
             return Err(error!(
+                Bug,
                 "dropout on a GPU: two matrices of columns in eights expected, found {shape:?}"
             ));
         }

@@ -87,10 +87,10 @@ impl Linear {
         for Projection { name, weight, bias, .. } in &projections {
             let [n, k] = weight.shape();
             if k != inputs {
-                return Err(error!("{name}.weight: {inputs} columns expected, found {k}"));
+                return Err(error!(Malformed, "{name}.weight: {inputs} columns expected, found {k}"));
             }
             if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != n) {
-                return Err(error!("{name}.bias: [{n}] expected, found [{}]", bias.len()));
+                return Err(error!(Malformed, "{name}.bias: [{n}] expected, found [{}]", bias.len()));
             }
             outputs += n;
         }
@@ -207,7 +207,7 @@ pub struct Backward {
 impl Backward {
     /// dx, which was asked for.
     pub fn take_dx(&mut self) -> Result<Tensor> {
-        self.dx.take().ok_or_else(|| error!("a gradient that was not asked for"))
+        self.dx.take().ok_or_else(|| error!(Bug, "a gradient that was not asked for"))
     }
 }
 
@@ -281,13 +281,17 @@ fn check_adapters(linear: &Linear, len: usize) -> Result<()> {
     let slots: Vec<&AdapterSlot> =
         linear.projections.iter().filter_map(|projection| projection.adapter.as_ref()).collect();
     if let Some(pair) = slots.windows(2).find(|pair| pair[0].a.end != pair[1].a.start) {
-        return Err(error!("adapters of a stack: A at {} expected, found {:?}", pair[0].a.end, pair[1].a));
+        return Err(error!(
+            Bug,
+            "adapters of a stack: A at {} expected, found {:?}", pair[0].a.end, pair[1].a
+        ));
     }
     for Projection { name, weight, adapter, .. } in &linear.projections {
         let Some(AdapterSlot { rank, a, b, .. }) = adapter else { continue };
         let [n, k] = weight.shape();
         if a.len() != rank * k || b.len() != n * rank || a.end.max(b.end) > len {
             return Err(error!(
+                Bug,
                 "adapter of {name}: A [{rank}, {k}] and B [{n}, {rank}] within {len} values expected, \
                  found {a:?} and {b:?}"
             ));
@@ -298,7 +302,7 @@ fn check_adapters(linear: &Linear, len: usize) -> Result<()> {
 
 fn check(x: &Tensor, inputs: usize, what: &str) -> Result<(usize, usize)> {
     let (t, k) = x.matrix(what)?;
-    if k == inputs { Ok((t, k)) } else { Err(error!("{what}: {inputs} columns expected, found {k}")) }
+    if k == inputs { Ok((t, k)) } else { Err(error!(Bug, "{what}: {inputs} columns expected, found {k}")) }
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl WeightSpec {
 fn check_shape(name: &str, expected: [usize; 2], found: &[usize]) -> Result<()> {
     match found == expected {
         true => Ok(()),
-        false => Err(error!("tensor {name}: shape {expected:?} expected, found {found:?}")),
+        false => Err(error!(Malformed, "tensor {name}: shape {expected:?} expected, found {found:?}")),
     }
 }
 

@@ -54,7 +54,7 @@ pub fn forward_backward(x: &Tensor, head: &Linear, targets: &[u32], scale: f32) 
         }
         Tensor::Cuda(x) => match cuda::run(x, head, targets, Some(scale))? {
             (losses, Some(dx)) => Ok((losses, Tensor::Cuda(dx))),
-            (_, None) => Err(error!("cross-entropy: a gradient that was asked for is missing")),
+            (_, None) => Err(error!(Bug, "cross-entropy: a gradient that was asked for is missing")),
         },
     }
 }
@@ -62,12 +62,14 @@ pub fn forward_backward(x: &Tensor, head: &Linear, targets: &[u32], scale: f32) 
 fn check(x: &Tensor, head: &Linear, targets: &[u32]) -> Result<()> {
     x.expect("cross-entropy: x", &[targets.len(), head.inputs()])?;
     if head.outputs() == 0 || head.inputs() == 0 {
-        return Err(error!("cross-entropy: an empty head, [{}, {}]", head.outputs(), head.inputs()));
+        return Err(error!(Bug, "cross-entropy: an empty head, [{}, {}]", head.outputs(), head.inputs()));
     }
     match targets.iter().find(|&&target| target as usize >= head.outputs()) {
-        Some(target) => {
-            Err(error!("cross-entropy: token {target} is outside the vocabulary of {}", head.outputs()))
-        }
+        Some(target) => Err(error!(
+            Mismatch,
+            "cross-entropy: token {target} is outside the vocabulary of {}",
+            head.outputs()
+        )),
         None => Ok(()),
     }
 }

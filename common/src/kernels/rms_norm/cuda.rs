@@ -62,7 +62,7 @@ fn launch_heads(
 ) -> Result<()> {
     let (t, width) = (x.shape()[0], x.shape()[1]);
     if !width.is_multiple_of(d) {
-        return Err(error!("rms_norm of heads: whole heads of {d} expected, found {width} columns"));
+        return Err(error!(Bug, "rms_norm of heads: whole heads of {d} expected, found {width} columns"));
     }
     let heads = (weights.len() / d) as i32;
     let sizes = [heads.into(), (d as i32).into(), (width as i32).into(), eps.into()];
@@ -74,7 +74,9 @@ fn launch_heads(
 fn rows(x: &GpuTensor) -> Result<(usize, usize)> {
     match *x.shape() {
         [t, c] if c % 8 == 0 => Ok((t, c)),
-        ref shape => Err(error!("rms_norm on a GPU: a multiple of 8 columns expected, found {shape:?}")),
+        ref shape => {
+            Err(error!(Unsupported, "rms_norm on a GPU: a multiple of 8 columns expected, found {shape:?}"))
+        }
     }
 }
 

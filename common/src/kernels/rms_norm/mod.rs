@@ -79,13 +79,14 @@ fn check_weight(weight: &Vector, c: usize) -> Result<()> {
     if weight.len() == c && c > 0 {
         Ok(())
     } else {
-        Err(error!("rms_norm: weight [{c}] expected, found [{}]", weight.len()))
+        Err(error!(Bug, "rms_norm: weight [{c}] expected, found [{}]", weight.len()))
     }
 }
 
 fn check_heads(weights: &Vector, d: usize, width: usize) -> Result<()> {
     if d == 0 || weights.is_empty() || !weights.len().is_multiple_of(d) || weights.len() > width {
         return Err(error!(
+            Bug,
             "rms_norm of heads: heads of {d} within {width} expected, found [{}]",
             weights.len()
         ));

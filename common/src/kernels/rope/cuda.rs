@@ -26,7 +26,11 @@ pub(super) fn angles(
 pub(super) fn turn(x: &GpuTensor, columns: usize, angles: &Angles, direction: f32) -> Result<GpuTensor> {
     let (t, width) = (x.shape()[0], x.shape()[1]);
     if !angles.half.is_multiple_of(2) || !width.is_multiple_of(2) {
-        return Err(error!("rope on a GPU: heads of a multiple of 4 expected, found {}", 2 * angles.half));
+        return Err(error!(
+            Unsupported,
+            "rope on a GPU: heads of a multiple of 4 expected, found {}",
+            2 * angles.half
+        ));
     }
     let y = GpuTensor::new(x.gpu(), x.shape())?;
     let sizes = [angles.half, columns, width].map(|size| (size as i32).into());

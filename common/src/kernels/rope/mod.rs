@@ -50,12 +50,17 @@ fn turn(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<T
     let (t, width) = x.matrix("rope: x")?;
     if angles.half == 0 || columns == 0 || !columns.is_multiple_of(2 * angles.half) || columns > width {
         return Err(error!(
+            Bug,
             "rope: whole heads of {} within {width} expected, found {columns}",
             2 * angles.half
         ));
     }
     if angles.cos.len() != t * angles.half {
-        return Err(error!("rope: angles of {t} tokens expected, found {}", angles.cos.len() / angles.half));
+        return Err(error!(
+            Bug,
+            "rope: angles of {t} tokens expected, found {}",
+            angles.cos.len() / angles.half
+        ));
     }
     match x {
         Tensor::Cpu(_) => {

@@ -25,7 +25,10 @@ pub(super) fn backward(dh: GpuTensor, gate_up: GpuTensor, f: usize) -> Result<(G
 
 fn grid(gate_up: &GpuTensor, f: usize) -> Result<Grid> {
     if !f.is_multiple_of(8) {
-        return Err(error!("swiglu on a GPU: a feed-forward width in eights expected, found {f}"));
+        return Err(error!(
+            Unsupported,
+            "swiglu on a GPU: a feed-forward width in eights expected, found {f}"
+        ));
     }
     Ok(Grid { blocks: ((f / 8).div_ceil(THREADS), gate_up.shape()[0], 1), threads: THREADS, shared: 0 })
 }

@@ -35,7 +35,7 @@ pub fn backward(dh: Tensor, gate_up: Tensor) -> Result<(Tensor, Tensor)> {
 fn halves(gate_up: &Tensor) -> Result<(usize, usize)> {
     match gate_up.matrix("swiglu: gate_up")? {
         (t, columns) if columns % 2 == 0 && columns > 0 => Ok((t, columns / 2)),
-        (_, columns) => Err(error!("swiglu: an even number of columns expected, found {columns}")),
+        (_, columns) => Err(error!(Bug, "swiglu: an even number of columns expected, found {columns}")),
     }
 }
 

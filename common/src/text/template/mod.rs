@@ -52,7 +52,11 @@ impl ChatTemplate {
     ) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_syntax(
-            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(Error::new)?,
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()
+                .map_err(Error::malformed)?,
         );
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_unknown_method_callback(unknown_method_callback);
@@ -63,9 +67,9 @@ impl ChatTemplate {
         let with_tools = tool_source.is_some();
         for (name, source) in [(NAME, Some(&source)), ("tool_use", tool_source.as_ref())] {
             let Some(source) = source else { continue };
-            environment
-                .add_template_owned(name, without_generation_tags(source))
-                .map_err(|problem| error!("the chat template cannot be read: {}", describe(&problem)))?;
+            environment.add_template_owned(name, without_generation_tags(source)).map_err(|problem| {
+                error!(Malformed, "the chat template cannot be read: {}", describe(&problem))
+            })?;
         }
         Ok(Self { environment, source, with_tools, special_tokens })
     }
@@ -84,12 +88,14 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<String> {
         let name = if self.with_tools && !tools.is_empty() { "tool_use" } else { NAME };
-        let template = self.environment.get_template(name).map_err(Error::new)?;
+        let template = self.environment.get_template(name).map_err(Error::malformed)?;
         let tools = if tools.is_empty() { None } else { Some(Serde(tools)) };
         let special_tokens = minijinja::Value::from(Serde(&self.special_tokens));
         let messages = Serde(messages);
         let context = context! { messages, tools, add_generation_prompt, ..special_tokens };
-        template.render(context).map_err(|problem| error!("the chat template says: {}", describe(&problem)))
+        template
+            .render(context)
+            .map_err(|problem| error!(Row, "the chat template says: {}", describe(&problem)))
     }
 }
 
@@ -129,7 +135,7 @@ fn find(directory: &Path) -> Result<(PathBuf, String, Option<String>)> {
             };
             match named("default") {
                 Some(source) => Ok((path, source, named("tool_use"))),
-                None => bail!("{}: chat_template has no entry named default", path.display()),
+                None => bail!(Malformed, "{}: chat_template has no entry named default", path.display()),
             }
         }
         _ => Err(error!("{} has no chat_template, and there is no chat_template.jinja", path.display())

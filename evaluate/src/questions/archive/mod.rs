@@ -38,7 +38,7 @@ impl Archive {
         let open = || {
             let size = fs_err::metadata(path)?.len();
             if size > MOST_BYTES {
-                bail!("{size} bytes is more than is sensible");
+                bail!(Malformed, "{size} bytes is more than is sensible");
             }
             let bytes = fs_err::read(path)?;
             Ok(match bytes.get(..2) {

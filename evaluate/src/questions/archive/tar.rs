@@ -21,7 +21,7 @@ pub fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
     let mut unpacked = flate2::read::MultiGzDecoder::new(packed).take(MOST_BYTES + 1);
     unpacked.read_to_end(&mut bytes).context("cannot be unpacked")?;
     if bytes.len() as u64 > MOST_BYTES {
-        bail!("it unpacks to more than {} MiB, which is more than is sensible", MOST_BYTES >> 20);
+        bail!(Malformed, "it unpacks to more than {} MiB, which is more than is sensible", MOST_BYTES >> 20);
     }
     Ok(bytes)
 }
@@ -37,20 +37,20 @@ impl Tar {
             match entry.header().entry_type() {
                 EntryType::Regular | EntryType::Continuous => {}
                 EntryType::Directory | EntryType::XGlobalHeader => continue,
-                EntryType::Symlink | EntryType::Link => bail!("{name:?} is a link"),
-                other => bail!("{name:?} is neither a file nor a folder but of type {other:?}"),
+                EntryType::Symlink | EntryType::Link => bail!(Malformed, "{name:?} is a link"),
+                other => bail!(Malformed, "{name:?} is neither a file nor a folder but of type {other:?}"),
             }
             if entry.size() > MOST_FILE_BYTES {
-                bail!("{name:?}: {} bytes is more than is sensible", entry.size());
+                bail!(Malformed, "{name:?}: {} bytes is more than is sensible", entry.size());
             }
             let range = usize::try_from(entry.raw_file_position())
                 .ok()
                 .and_then(|start| Some(start..start.checked_add(usize::try_from(entry.size()).ok()?)?))
                 .filter(|range| range.end <= bytes.len());
-            entries.insert(name.clone(), range.ok_or_else(|| error!("{name:?} is cut off"))?);
+            entries.insert(name.clone(), range.ok_or_else(|| error!(Malformed, "{name:?} is cut off"))?);
         }
         if entries.is_empty() {
-            bail!("no files in it");
+            bail!(Malformed, "no files in it");
         }
         Ok(Self { bytes, entries })
     }
@@ -62,7 +62,7 @@ impl Tar {
 
     /// The bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let range = self.entries.get(name).ok_or_else(|| error!("no such file"))?;
+        let range = self.entries.get(name).ok_or_else(|| error!(Malformed, "no such file"))?;
         Ok(self.bytes[range.clone()].to_vec())
     }
 }

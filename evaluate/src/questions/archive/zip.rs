@@ -34,9 +34,9 @@ struct Entry {
 impl Zip {
     /// Reads the directory of an archive.
     pub fn open(bytes: Vec<u8>) -> Result<Self> {
-        let mut entries = directory(&bytes).ok_or_else(|| error!("not a whole zip archive"))?;
+        let mut entries = directory(&bytes).ok_or_else(|| error!(Malformed, "not a whole zip archive"))?;
         if let Some((name, _)) = entries.iter().find(|(_, entry)| entry.attributes & KIND == LINK) {
-            bail!("{name:?} is a link");
+            bail!(Malformed, "{name:?} is a link");
         }
         entries.retain(|name, _| !name.ends_with('/'));
         Ok(Self { bytes, entries })
@@ -49,19 +49,22 @@ impl Zip {
 
     /// The bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let entry = self.entries.get(name).ok_or_else(|| error!("no such file"))?;
-        let packed = data(&self.bytes, entry).ok_or_else(|| error!("beyond the end of the archive"))?;
+        let entry = self.entries.get(name).ok_or_else(|| error!(Malformed, "no such file"))?;
+        let packed =
+            data(&self.bytes, entry).ok_or_else(|| error!(Malformed, "beyond the end of the archive"))?;
         let bytes = match entry.method {
             _ if entry.unpacked as u64 > MOST_FILE_BYTES => {
-                bail!("{} bytes is more than is sensible", entry.unpacked)
+                bail!(Malformed, "{} bytes is more than is sensible", entry.unpacked)
             }
             0 => packed.to_vec(),
             8 => miniz_oxide::inflate::decompress_to_vec_with_limit(packed, entry.unpacked)
-                .map_err(|problem| error!("cannot be unpacked: {problem}"))?,
-            other => bail!("packed by method {other}, and only 0 (stored) and 8 (deflate) are known"),
+                .map_err(|problem| error!(Malformed, "cannot be unpacked: {problem}"))?,
+            other => {
+                bail!(Unsupported, "packed by method {other}, and only 0 (stored) and 8 (deflate) are known")
+            }
         };
         if bytes.len() != entry.unpacked || crc32fast::hash(&bytes) != entry.crc {
-            bail!("its checksum is wrong");
+            bail!(Malformed, "its checksum is wrong");
         }
         Ok(bytes)
     }

@@ -7,7 +7,7 @@ use cudarc::driver::CudaSlice;
 use super::sources::{Blocks, constant};
 use crate::device::cuda::Gpu;
 use crate::kernels::attention::Heads;
-use crate::{Error, Result};
+use crate::{Result, error};
 
 /// Query rows of a block, as attention.cuh has it.
 const QUERY_ROWS: usize = 128;
@@ -35,7 +35,7 @@ pub(super) struct List {
 impl Tasks {
     pub(in crate::kernels::attention) fn new(gpu: &Arc<Gpu>, starts: &[usize], heads: Heads) -> Result<Self> {
         if starts.last().is_some_and(|&t| t > i32::MAX as usize) {
-            return Err(Error::new("attention: more tokens than a GPU counts"));
+            return Err(error!(TooLarge, "attention: more tokens than a GPU counts"));
         }
         let lengths = || starts.windows(2).map(|bounds| bounds[1] - bounds[0]);
         let tokens: usize = lengths().sum();

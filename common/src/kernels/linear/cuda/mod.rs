@@ -242,7 +242,7 @@ fn stack(linear: &Linear) -> Result<&Stack> {
     linear
         .on_gpu
         .as_ref()
-        .ok_or_else(|| error!("the weights of {} are not on the GPU", linear.projections[0].name))
+        .ok_or_else(|| error!(Bug, "the weights of {} are not on the GPU", linear.projections[0].name))
 }
 
 /// y [T, ΣN] and x·Aᵀ [T, ΣR].

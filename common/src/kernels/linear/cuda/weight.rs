@@ -77,7 +77,9 @@ impl Frozen {
 
     fn quantized(&self) -> Result<&QuantizedWeight> {
         match self {
-            Self::Dense(_) => Err(error!("a stack of quantized weights expected, found a dense one in it")),
+            Self::Dense(_) => {
+                Err(error!(Unsupported, "a stack of quantized weights expected, found a dense one in it"))
+            }
             Self::Quantized(weight) => Ok(weight),
         }
     }
@@ -87,7 +89,7 @@ impl Frozen {
         match self {
             Self::Dense(values) => Ok(values.address()),
             Self::Quantized(_) => {
-                Err(error!("a stack of dense weights expected, found a quantized one in it"))
+                Err(error!(Unsupported, "a stack of dense weights expected, found a quantized one in it"))
             }
         }
     }
@@ -195,6 +197,6 @@ pub(in crate::kernels) fn dense_bytes([n, k]: [usize; 2]) -> u64 {
 fn shift(block_size: usize) -> Result<i32> {
     match block_size.is_power_of_two() {
         true => Ok(block_size.trailing_zeros() as i32),
-        false => Err(error!("a block size that is a power of 2 expected, found {block_size}")),
+        false => Err(error!(Unsupported, "a block size that is a power of 2 expected, found {block_size}")),
     }
 }

@@ -1,0 +1,112 @@
+//! Messages for people, on stderr: `tool: message`, errors with their `hint:` line.
+//!
+//! Every message is one line, whatever text of a stranger is in it ([`super::escape`]). A stderr that
+//! is closed, full or lost takes no message, and the work goes on.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::sync::OnceLock;
+
+use super::escape;
+use crate::Error;
+use crate::error::Kind;
+
+/// A tool, as messages name it.
+#[derive(Debug, Clone, Copy)]
+pub struct Tool {
+    /// The name of its program.
+    pub name: &'static str,
+    /// What the tool advises about a kind of error, with its own options; `None` leaves it to
+    /// [`Kind::hint`].
+    pub hint: fn(Kind) -> Option<&'static str>,
+}
+
+struct Running {
+    tool: Tool,
+    quiet: bool,
+    verbose: bool,
+}
+
+static RUNNING: OnceLock<Running> = OnceLock::new();
+
+pub(super) fn begin(tool: Tool, quiet: bool, verbose: bool) {
+    // Set once per process; a second tool in one process would keep the first one's name.
+    let _ = RUNNING.set(Running { tool, quiet, verbose });
+}
+
+/// Makes unit tests, which have no tool, print their messages.
+pub fn show_in_tests() {
+    begin(Tool { name: "test", hint: |_| None }, false, true);
+}
+
+fn tool_name() -> &'static str {
+    RUNNING.get().map_or("qlora", |running| running.tool.name)
+}
+
+/// Writes to stderr; where that cannot be, nothing is said.
+fn write(text: impl Display) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+}
+
+fn say(message: impl Display) {
+    let line = format!("{}: {}\n", tool_name(), escape::one_line(message));
+    super::progress::above_bars(|| write(line));
+}
+
+/// What the tool does and what came of it. Hidden by `--quiet`.
+pub fn note(message: impl Display) {
+    if !is_quiet() {
+        say(message);
+    }
+}
+
+/// [`note`] for a text of several lines, each shown as it is but for control characters.
+pub fn note_lines(text: &str) {
+    if !is_quiet() {
+        let text = format!("{}: {}\n", tool_name(), escape::lines(text.trim_end()));
+        super::progress::above_bars(|| write(text));
+    }
+}
+
+/// What the user should know before trusting the result. Shown even with `--quiet`.
+pub fn warn(message: impl Display) {
+    say(format_args!("warning: {message}"));
+}
+
+/// What only `--verbose` shows.
+pub fn detail(message: impl Display) {
+    if RUNNING.get().is_some_and(|running| running.verbose) {
+        say(message);
+    }
+}
+
+/// Asks for input on a terminal; the cursor stays behind it.
+pub fn prompt(text: &str) {
+    write(escape::lines(text));
+}
+
+/// Whether only errors and warnings are wanted.
+pub fn is_quiet() -> bool {
+    RUNNING.get().is_none_or(|running| running.quiet)
+}
+
+/// The error that ends the tool, and its hint.
+pub(super) fn error(error: &Error) {
+    say(format_args!("error: {error}"));
+    let of_kind = || RUNNING.get().and_then(|running| (running.tool.hint)(error.kind()));
+    if let Some(hint) = error.hint_text().or_else(of_kind).or_else(|| error.kind().hint()) {
+        write(format_args!("hint: {}\n", escape::one_line(hint)));
+    }
+}
+
+/// What clap says: help and versions on stdout, mistakes with a hint on stderr.
+pub(super) fn usage(tool: Tool, mistake: &clap::Error) {
+    if !mistake.use_stderr() {
+        let _ = mistake.print();
+        return;
+    }
+    let text = mistake.render().to_string();
+    write(format_args!("{}\n", escape::lines(text.trim_end())));
+    write(format_args!("hint: {} --help lists the options and shows examples\n", tool.name));
+}
