@@ -1,61 +1,74 @@
 //! What is scored so far, kept beside the report until it is whole, so that a run that was stopped
 //! goes on where it was.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::Path;
 
+use common::cli::{self, OutputFile};
 use common::{Context, Result};
 use serde_json::Value;
 
 use crate::report::Scored;
 
-/// `NAME.partial` beside a report: its first line is the recipe, the others are subjects.
+/// A file whose first line is the recipe; the others are subjects.
 pub struct Journal {
-    path: PathBuf,
-    file: fs_err::File,
+    file: std::fs::File,
 }
 
 impl Journal {
     /// Opens the journal of `report`, with the subjects scored by the same `recipe` before. One of
     /// another recipe is begun anew.
-    pub fn open(report: &Path, recipe: &Value) -> Result<(Self, Vec<Scored>)> {
-        let mut name = report.file_name().unwrap_or_default().to_os_string();
-        name.push(".partial");
-        let path = report.with_file_name(name);
-        let done = read(&path, recipe).unwrap_or_default();
-        let mut file = fs_err::File::create(&path)?;
-        writeln!(file, "{recipe}")?;
-        let mut journal = Self { path, file };
-        for scored in &done {
-            journal.add(scored)?;
-        }
-        Ok((journal, done))
+    pub fn open(report: &mut OutputFile, recipe: &Value) -> Result<(Self, Vec<Scored>)> {
+        let path = report.journal();
+        let (done, whole) = read(&path, recipe).unwrap_or_default();
+        report.keep_journal(!done.is_empty());
+        let open = || -> std::io::Result<std::fs::File> {
+            let mut file = cli::unlinked().write(true).create(true).truncate(false).open(&path)?;
+            // A line that a killed run cut off is scored again.
+            file.set_len(whole)?;
+            file.seek(SeekFrom::End(0))?;
+            if whole == 0 {
+                writeln!(file, "{recipe}")?;
+            }
+            Ok(file)
+        };
+        let file = open().with_context(|| path.display().to_string())?;
+        Ok((Self { file }, done))
     }
 
-    /// Adds a subject.
-    pub fn add(&mut self, scored: &Scored) -> Result<()> {
+    /// Adds a subject to the journal of `report`.
+    pub fn add(&mut self, report: &mut OutputFile, scored: &Scored) -> Result<()> {
         let line = serde_json::to_string(scored)? + "\n";
-        self.file.write_all(line.as_bytes()).context("cannot keep what is scored")
-    }
-
-    /// Removes the journal: the report is whole.
-    pub fn finish(self) -> Result<()> {
-        Ok(fs_err::remove_file(&self.path)?)
+        self.file.write_all(line.as_bytes()).context("cannot keep what is scored")?;
+        report.keep_journal(true);
+        Ok(())
     }
 }
 
-/// The whole lines of a journal of `recipe`; a line that a killed run cut off is left out.
-fn read(path: &Path, recipe: &Value) -> Option<Vec<Scored>> {
-    let mut lines = BufReader::new(fs_err::File::open(path).ok()?).lines();
-    let header: Value = serde_json::from_str(&lines.next()?.ok()?).ok()?;
-    if header != *recipe {
+/// The whole lines of a journal of `recipe`, and their length in bytes.
+fn read(path: &Path, recipe: &Value) -> Option<(Vec<Scored>, u64)> {
+    let mut file = BufReader::new(common::files::open(path).ok()?);
+    let mut line = String::new();
+    let mut whole = file.read_line(&mut line).ok()? as u64;
+    let header: Value = serde_json::from_str(&line).ok()?;
+    if header != *recipe || !line.ends_with('\n') {
         return None;
     }
-    Some(lines.map_while(|line| serde_json::from_str(&line.ok()?).ok()).collect())
+    let mut done = Vec::new();
+    loop {
+        line.clear();
+        let length = file.read_line(&mut line).ok()? as u64;
+        match serde_json::from_str(&line) {
+            Ok(scored) if line.ends_with('\n') => done.push(scored),
+            _ => return Some((done, whole)),
+        }
+        whole += length;
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use common::cli::Destination;
     use serde_json::json;
 
     use super::*;
@@ -72,23 +85,27 @@ mod tests {
     #[test]
     fn a_stopped_run_goes_on_and_another_recipe_begins_anew() {
         let directory = tempfile::tempdir().unwrap();
-        let report = directory.path().join("report.json");
-        let (mut journal, done) = Journal::open(&report, &json!({"shots": 5})).unwrap();
+        let path = directory.path().join("report.json");
+        let begin = || OutputFile::begin(&Destination::file(&path, &[]).unwrap(), false, "test").unwrap();
+        let mut report = begin();
+        let (mut journal, done) = Journal::open(&mut report, &json!({"shots": 5})).unwrap();
         assert!(done.is_empty());
-        journal.add(&scored("a")).unwrap();
-        journal.add(&scored("b")).unwrap();
-        drop(journal);
+        journal.add(&mut report, &scored("a")).unwrap();
+        journal.add(&mut report, &scored("b")).unwrap();
+        let path = report.journal();
+        drop((report, journal));
 
-        let path = directory.path().join("report.json.partial");
         let whole = fs_err::read(&path).unwrap();
         fs_err::write(&path, &whole[..whole.len() - 5]).unwrap();
-        let (journal, done) = Journal::open(&report, &json!({"shots": 5})).unwrap();
+        let mut report = begin();
+        let (journal, done) = Journal::open(&mut report, &json!({"shots": 5})).unwrap();
         assert_eq!(done, [scored("a")], "the line that was cut off is scored again");
-        drop(journal);
+        drop((report, journal));
 
-        let (journal, done) = Journal::open(&report, &json!({"shots": 4})).unwrap();
+        let mut report = begin();
+        let (_, done) = Journal::open(&mut report, &json!({"shots": 4})).unwrap();
         assert!(done.is_empty());
-        journal.finish().unwrap();
+        report.finish();
         assert_eq!(fs_err::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

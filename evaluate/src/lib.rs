@@ -10,6 +10,7 @@
 //! | [`ranking`] | several models in one table, best first |
 //! | [`loss`] | loss and perplexity on instruction data |
 //! | [`compare`] | two reports question by question |
+//! | [`outputs`] | the report, its chart and the details, written whole |
 //! | [`journal`] | what is scored so far, for a run that is stopped |
 //! | [`identity`] | which model a figure belongs to |
 //! | [`chat`] | conversations: sampling, streaming, the commands of the prompt |
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod journal;
 pub mod loss;
 pub mod model;
+pub mod outputs;
 pub mod questions;
 pub mod ranking;
 pub mod report;

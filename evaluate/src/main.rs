@@ -6,16 +6,17 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use common::cli::{self, Progress, Tool, Unit};
+use common::cli::{self, Destination, OutputFile, Progress, Tool, Unit};
 use common::data::hub;
 use common::device::Device;
 use common::text::Tokenizer;
-use common::{Context, Error, Result, error};
+use common::{Context, Error, Result, error, files};
 use evaluate::compare::compare;
 use evaluate::identity::identity;
 use evaluate::journal::Journal;
 use evaluate::loss::{FileLoss, examples, losses};
 use evaluate::model::{ModelArguments, Models};
+use evaluate::outputs::{Existing, Outputs, chart_of};
 use evaluate::questions::{self, Selection, Split, Style, Subject, Task};
 use evaluate::ranking;
 use evaluate::report::{Report, Scored};
@@ -171,12 +172,7 @@ fn run(arguments: Arguments) -> Result<()> {
 
 /// Prints the losses of all models, best first, and writes them where -o says.
 fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result<()> {
-    let output = arguments.common.output.as_deref();
-    let mut written = output.into_iter().chain(arguments.details.as_deref());
-    if let Some(path) = written.find(|path| path.exists() && !arguments.common.force) {
-        return Err(error!("{} exists", path.display()).hint("--force replaces it, or choose another name"));
-    }
-    expect_writable(output.into_iter().chain(arguments.details.as_deref()))?;
+    let (mut output, mut details) = loss_files(directories, file, arguments)?;
     let mut models = Models::new(&arguments.model)?.for_scoring();
     // The details are of each example, so each has a pass of its own.
     let tokens = if arguments.details.is_some() { 1 } else { arguments.pass_tokens(models.device()) };
@@ -187,12 +183,12 @@ fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> 
         let template = arguments.model.chat_template(&home, &tokenizer)?;
         let examples = examples(file, arguments.limit(), arguments.cutoff_len, &tokenizer, &template)?;
         let passes = losses(models.load(directory)?, &examples.examples, tokens)?;
-        if let Some(details) = &arguments.details {
-            cli::write_file(details, &examples.details(&passes))?;
+        if let Some(details) = &mut details {
+            details.fill(|path| Ok(fs_err::write(path, examples.details(&passes))?))?;
         }
         found.push((directory.as_path(), FileLoss::new(examples.examples.len(), &passes)));
     }
-    if let Some(output) = output {
+    if let Some(output) = &mut output {
         let entry = |(directory, loss): &(&Path, _)| -> Result<Value> {
             let base = arguments.model.base_of(directory)?;
             let FileLoss { tokens, examples, .. } = loss;
@@ -206,9 +202,37 @@ fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> 
         };
         let entries = found.iter().map(entry).collect::<Result<Vec<_>>>()?;
         let report = json!({"data": file.display().to_string(), "cutoff_len": arguments.cutoff_len, "models": entries});
-        cli::write_file(output, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+        output.fill(|path| Ok(fs_err::write(path, serde_json::to_string_pretty(&report)? + "\n")?))?;
     }
+    output.iter_mut().chain(&mut details).try_for_each(OutputFile::place)?;
+    output.into_iter().chain(details).for_each(OutputFile::finish);
     cli::answer(ranking::by_loss(found))
+}
+
+/// The files that losses are written to, begun before anything is computed.
+fn loss_files(
+    directories: &[PathBuf],
+    file: &Path,
+    arguments: &Arguments,
+) -> Result<(Option<OutputFile>, Option<OutputFile>)> {
+    let mut inputs = vec![file.to_path_buf()];
+    for directory in directories {
+        inputs.extend(inputs_of(directory, arguments)?);
+    }
+    let begin = |path: &PathBuf, inputs: &[PathBuf]| {
+        OutputFile::begin(&Destination::file(path, inputs)?, arguments.common.force, "evaluate")
+    };
+    let output = arguments.common.output.as_ref();
+    // What is placed last begins first, so that a run after a kill finds it.
+    let details = arguments.details.as_ref().map(|details| begin(details, &inputs)).transpose()?;
+    inputs.extend(arguments.details.clone());
+    Ok((output.map(|output| begin(output, &inputs)).transpose()?, details))
+}
+
+/// What is read of a model: its directory and, of an adapter, its base.
+fn inputs_of(directory: &Path, arguments: &Arguments) -> Result<Vec<PathBuf>> {
+    let base = arguments.model.base_of(directory)?;
+    Ok([directory.to_path_buf()].into_iter().chain(base).collect())
 }
 
 /// Prints the accuracies of a model, or the ranking of several.
@@ -288,31 +312,30 @@ fn evaluate(
         "limit": arguments.limit,
         "prompt_sha256": texts.hash(subjects)?,
     });
-    if let Some(report) = made_before(path, &recipe, arguments)? {
+    let title = directory.display().to_string();
+    let details = arguments.details.as_deref();
+    let (made, existing) = made_before(path, &recipe, arguments)?;
+    if let Some(report) = made {
         cli::note(format_args!("{} is already made; --force makes it again", path.display()));
+        Outputs::complete(path, details, &report.chart(&title))?;
         return Ok(report);
     }
-    expect_writable([path].into_iter().chain(arguments.details.as_deref()))?;
+    let mut inputs = inputs_of(directory, arguments)?;
+    inputs.extend(arguments.data.clone());
+    let mut outputs = Outputs::begin(path, details, &inputs, existing, arguments.common.force)?;
     let begun = Instant::now();
-    let (scored, journal) = score_all(directory, subjects, &texts, path, &recipe, models, arguments)?;
+    let scored = score_all(directory, subjects, &texts, &mut outputs.report, &recipe, models, arguments)?;
     let report = Report::new(arguments.task, &scored);
     let mut header = Map::new();
     header.insert("recipe".into(), recipe);
     header.insert("seconds".into(), json!(begun.elapsed().as_secs_f64()));
-    if let Some(details) = &arguments.details {
-        cli::write_file(details, &scored.iter().map(Scored::details).collect::<String>())?;
-    }
-    let chart = path.with_extension("png");
-    report.chart(&directory.display().to_string()).save(&chart)?;
-    cli::write_file(path, &(serde_json::to_string_pretty(&report.json(header))? + "\n"))?;
-    journal.finish()?;
-    cli::note(format_args!("the report is in {}, a chart in {}", path.display(), chart.display()));
+    outputs.write(
+        &(serde_json::to_string_pretty(&report.json(header))? + "\n"),
+        &report.chart(&title),
+        &scored.iter().map(Scored::details).collect::<String>(),
+    )?;
+    cli::note(format_args!("the report is in {}, a chart in {}", path.display(), chart_of(path)?.display()));
     Ok(report)
-}
-
-/// Fails where one of `paths` cannot be written, before anything is computed.
-fn expect_writable<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    paths.into_iter().try_for_each(cli::expect_writable)
 }
 
 fn texts(directory: &Path, arguments: &Arguments) -> Result<Texts> {
@@ -323,40 +346,49 @@ fn texts(directory: &Path, arguments: &Arguments) -> Result<Texts> {
     Ok(Texts { tokenizer, template, style: arguments.style, shots: arguments.shots.into() })
 }
 
-/// The report at `path` if it is of this recipe; an error if it is of another.
-fn made_before(path: &Path, recipe: &Value, arguments: &Arguments) -> Result<Option<Report>> {
-    if arguments.common.force || !path.exists() {
-        return Ok(None);
+/// The report at `path` if it is of this recipe and nothing is missing beside it, and what is there
+/// otherwise; an error if that is of another.
+fn made_before(path: &Path, recipe: &Value, arguments: &Arguments) -> Result<(Option<Report>, Existing)> {
+    let force = arguments.common.force;
+    if path.symlink_metadata().is_err() {
+        return Ok((None, Existing::default()));
     }
-    let report = fs_err::read(path).hint("-o names the file of a report")?;
+    let report = files::read(path, files::INDEX).hint("-o names the file of a report")?;
     let report =
         serde_json::from_slice::<Value>(&report).ok().filter(|report| report.get("recipe").is_some());
     let Some(report) = report else {
-        return Err(
-            error!("{} exists and is not a report", path.display()).hint("choose another name with -o")
-        );
+        return match force {
+            true => Ok((None, Existing::default())),
+            false => {
+                Err(error!("{} exists and is not a report", path.display())
+                    .hint("choose another name with -o"))
+            }
+        };
     };
-    if report["recipe"] != *recipe {
+    let existing = Existing { is_report: true, is_same: report["recipe"] == *recipe };
+    if force {
+        return Ok((None, existing));
+    }
+    if !existing.is_same {
         return Err(error!("{} exists and is of another evaluation", path.display())
             .hint("--force replaces it, -o chooses another name"));
     }
     if arguments.details.as_ref().is_some_and(|details| !details.exists()) {
-        return Ok(None);
+        return Ok((None, existing));
     }
-    Ok(Report::from_json(&report))
+    Ok((Report::from_json(&report), existing))
 }
 
-/// Scores every subject that the journal beside the report does not hold yet. The journal is finished
-/// when the report is.
+/// Scores every subject that the journal beside the report does not hold yet.
 fn score_all(
     directory: &Path,
     subjects: &[Subject],
     texts: &Texts,
-    report: &Path,
+    report: &mut OutputFile,
     recipe: &Value,
     models: &mut Models,
     arguments: &Arguments,
-) -> Result<(Vec<Scored>, Journal)> {
+) -> Result<Vec<Scored>> {
     let answers = texts.answers(arguments.task)?;
     let passes =
         Passes { tokens: arguments.pass_tokens(models.device()), share_prefix: !arguments.no_prefix_cache };
@@ -386,7 +418,7 @@ fn score_all(
         .with_context(|| subject.name.clone())?;
         let answers = subject.questions.iter().map(|question| question.answer).collect();
         scored.push(Scored { subject: subject.name.clone(), logprobs, answers });
-        journal.add(&scored[scored.len() - 1])?;
+        journal.add(report, &scored[scored.len() - 1])?;
     }
-    Ok((scored, journal))
+    Ok(scored)
 }

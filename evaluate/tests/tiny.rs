@@ -44,6 +44,13 @@ impl Fixture {
         fs_err::write(self.path(name), text).unwrap();
     }
 
+    /// What is left of the tools' own beside their results.
+    fn left(&self) -> Vec<String> {
+        let entries = fs_err::read_dir(self.path("")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains("qlora-tools")).collect()
+    }
+
     fn read(&self, name: &str) -> String {
         fs_err::read_to_string(self.path(name)).unwrap()
     }
@@ -190,23 +197,130 @@ fn what_cannot_be_written_is_said_before_it_is_computed() {
         assert_eq!(error, expected, "{arguments:?}");
     }
     let error = failure(&mut fixture.evaluate(&["-o", "mmlu"]), 1);
-    assert!(error.contains("Is a directory") && error.contains("hint: -o names the file"), "{error}");
+    assert!(error.contains("is a directory") && error.contains("hint: -o names the file"), "{error}");
     let error = failure(fixture.run("chat", &["model", "-o", "none/there"]).write_stdin("Hi\n"), 1);
     assert!(error.contains("there is no directory none"), "{error}");
-    assert!(!fixture.path("report.json.partial").exists());
+    assert_eq!(fixture.left(), [""; 0]);
 }
 
 #[test]
 fn what_is_scored_outlives_a_report_that_cannot_be_written() {
     let fixture = Fixture::new();
-    // The chart has no place.
-    fs_err::create_dir_all(fixture.path("report.png")).unwrap();
-    failure(&mut fixture.evaluate(&[]), 1);
-    fs_err::remove_dir(fixture.path("report.png")).unwrap();
-    let again = fixture.evaluate(&[]).assert().success().get_output().clone();
+    // The chart is larger than a file may be, which kills the run.
+    let mut command = Command::new("sh");
+    command.current_dir(fixture.path("")).args(["-c", "ulimit -f 16; exec \"$0\" \"$@\""]);
+    command.arg(assert_cmd::cargo::cargo_bin("evaluate")).args(["model", "--data", "mmlu", "--shots", "0"]);
+    command.env("XDG_CACHE_HOME", fixture.path("cache")).assert().failure();
+    assert!(!fixture.path("report.json").exists() && !fixture.path("report.png").exists());
+    let mut again = fixture.run("evaluate", &["model", "--data", "mmlu", "--shots", "0"]);
+    let again = again.assert().success().get_output().clone();
     let said = String::from_utf8(again.stderr).unwrap();
     assert!(said.contains("2 of 2 subjects are scored already"), "{said}");
-    assert!(!fixture.path("report.json.partial").exists());
+    assert_eq!(fixture.left(), [""; 0]);
+}
+
+#[test]
+fn an_output_has_nothing_to_do_with_an_input() {
+    let fixture = Fixture::new();
+    fixture.write("rows.json", r#"[{"instruction": "a", "output": "b"}]"#);
+    std::os::unix::fs::symlink("model", fixture.path("link")).unwrap();
+    let config = fixture.read("model/config.json");
+    for force in [&[][..], &["--force"]] {
+        for (output, relation) in [("model/config.json", "lies in"), ("link/new.json", "lies in")] {
+            let refused = |arguments: &[&str]| {
+                let arguments = [arguments, force].concat();
+                let error = failure(&mut fixture.run("evaluate", &arguments), 2);
+                assert!(error.contains(relation) && error.contains("\nhint: "), "{arguments:?}: {error}");
+            };
+            // A report that is not one is refused for that first.
+            if !force.is_empty() || output != "model/config.json" {
+                refused(&["model", "--data", "mmlu", "--shots", "0", "-o", output]);
+            }
+            refused(&["model", "--data", "mmlu", "--shots", "0", "--details", output]);
+            refused(&["model", "--loss", "rows.json", "-o", output]);
+            refused(&["model", "--loss", "rows.json", "--details", output]);
+            let arguments = [&["model", "-o", output][..], force].concat();
+            let error = failure(fixture.run("chat", &arguments).write_stdin("Hi\n"), 2);
+            assert!(error.contains(relation), "{error}");
+        }
+        let arguments = [&["model", "--loss", "rows.json", "-o", "rows.json"][..], force].concat();
+        assert!(failure(&mut fixture.run("evaluate", &arguments), 2).contains("is the input rows.json"));
+    }
+    assert_eq!(fixture.read("model/config.json"), config);
+    assert!(!fixture.path("model/new.json").exists() && !fixture.path("report.json").exists());
+}
+
+#[test]
+fn names_that_people_use_are_theirs() {
+    let fixture = Fixture::new();
+    let mine = ["report.json.partial", "report.json.lock", "report.json.new", ".tmp_thesis.tex"];
+    mine.iter().for_each(|name| fixture.write(name, "mine"));
+    stdout(&mut fixture.evaluate(&[]));
+    mine.iter().for_each(|name| assert_eq!(fixture.read(name), "mine"));
+    // A picture that is not of a report stays, with --force too.
+    fixture.write("r.png", "mine");
+    for force in [&[][..], &["--force"]] {
+        let error = failure(&mut fixture.evaluate(&[&["-o", "r.json"], force].concat()), 1);
+        assert!(error.contains("r.png exists, where the chart of r.json would be"), "{error}");
+    }
+    assert_eq!(fixture.read("r.png"), "mine");
+    assert!(failure(&mut fixture.evaluate(&["-o", "x.png"]), 2).contains("hint: -o x.json"));
+    fixture.write("d.jsonl", "mine");
+    let error = failure(&mut fixture.evaluate(&["-o", "r2.json", "--details", "d.jsonl"]), 1);
+    assert!(error.contains("d.jsonl exists"), "{error}");
+    assert_eq!((fixture.read("d.jsonl").as_str(), fixture.path("r2.json").exists()), ("mine", false));
+    stdout(&mut fixture.evaluate(&["-o", "r2.json", "--details", "d.jsonl", "--force"]));
+    assert_ne!(fixture.read("d.jsonl"), "mine");
+    assert_eq!(fixture.left(), [""; 0]);
+}
+
+#[test]
+fn nothing_is_written_through_a_link() {
+    let fixture = Fixture::new();
+    fixture.write("rows.json", r#"[{"instruction": "a", "output": "b"}]"#);
+    fixture.write("bashrc", "mine");
+    for (target, name) in
+        [("bashrc", "r.json"), ("bashrc", "p.png"), ("nothing", "dangling"), ("/dev/null", "null")]
+    {
+        std::os::unix::fs::symlink(target, fixture.path(name)).unwrap();
+    }
+    for arguments in [
+        &["model", "--data", "mmlu", "--shots", "0", "-o", "r.json", "--force"][..],
+        &["model", "--data", "mmlu", "--shots", "0", "-o", "p.json", "--force"],
+        &["model", "--data", "mmlu", "--shots", "0", "--details", "r.json", "--force"],
+        &["model", "--loss", "rows.json", "-o", "dangling", "--force"],
+        &["model", "--loss", "rows.json", "--details", "null", "--force"],
+    ] {
+        failure(&mut fixture.run("evaluate", arguments), 1);
+    }
+    let error = failure(fixture.run("chat", &["model", "-o", "r.json", "--force"]).write_stdin("Hi\n"), 1);
+    assert!(error.contains("r.json exists and is not a regular file"), "{error}");
+    assert_eq!(fixture.read("bashrc"), "mine");
+    assert!(!fixture.path("nothing").exists());
+    assert_eq!(fixture.left(), [""; 0]);
+}
+
+#[test]
+fn every_state_that_a_kill_leaves_is_left_again() {
+    let fixture = Fixture::new();
+    let arguments = ["--details", "d.jsonl"];
+    stdout(&mut fixture.evaluate(&arguments));
+    let [whole, details] = ["report.json", "d.jsonl"].map(|name| fixture.read(name));
+    let chart = fs_err::read(fixture.path("report.png")).unwrap();
+    let predictions = |text: &str| serde_json::from_str::<Value>(text).unwrap()["subjects"].clone();
+    // The report has its name and the others have not, one has, both have and only the rest is left.
+    for gone in [&["report.png", "d.jsonl"][..], &["d.jsonl"], &["report.png"], &[]] {
+        gone.iter().for_each(|name| fs_err::remove_file(fixture.path(name)).unwrap());
+        for name in ["report.json", "report.png", "d.jsonl"] {
+            fixture.write(&format!(".{name}.qlora-tools/lock"), "qlora-tools evaluate\n");
+            fixture.write(&format!(".{name}.qlora-tools/file"), "half");
+        }
+        stdout(&mut fixture.evaluate(&arguments));
+        assert_eq!(predictions(&fixture.read("report.json")), predictions(&whole), "{gone:?}");
+        assert_eq!(fixture.read("d.jsonl"), details, "{gone:?}");
+        assert_eq!(fs_err::read(fixture.path("report.png")).unwrap(), chart, "{gone:?}");
+        assert_eq!(fixture.left(), [""; 0], "{gone:?}");
+    }
 }
 
 #[test]

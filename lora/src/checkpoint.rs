@@ -3,22 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use common::adapter::{Adapter, AdapterConfig};
-use common::checkpoint::{Checkpoint, write_file};
-use common::cli::{self, Begun, OutputDirectory, recipe_of};
+use common::checkpoint::{Checkpoint, copy_companion, write_file};
+use common::cli::{self, GrowingDirectory, note, recipe_of};
 use common::kernels::adamw::Moments;
 use common::model::Model;
-use common::{Context, Result, error};
+use common::{Context, Result, error, files};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{Begin, Config};
+use crate::output::TOOL;
 use crate::record::History;
 use crate::scaler::LossScaler;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
-/// In front of the step of a checkpoint that is being removed.
-const LEAVING: &str = ".removed-checkpoint-";
+/// What the length of a run is called in its recipe.
+const LENGTH: [&str; 2] = ["num_train_epochs", "max_steps"];
 
 /// Where a run stands after some steps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,20 +48,27 @@ pub struct State<'a> {
     pub recipe: &'a Value,
 }
 
-/// Writes `output/checkpoint-N`, whole or not at all.
-pub fn save(output: &Path, model: &Path, template: Option<&str>, state: &State<'_>) -> Result<PathBuf> {
-    let path = output.join(format!("checkpoint-{}", state.progress.step));
-    let begun = OutputDirectory::begin(&path, true, "lora-train", state.recipe.clone())?;
-    let Begun::New(directory) = begun else { return Ok(path) };
-    save_adapter(directory.path(), model, template, state.model, state.adapter)?;
-    write_file(&directory.path().join(OPTIMIZER), &state.moments.to_tensors()?)?;
-    write_json(&directory.path().join("trainer_state.json"), state.trainer_state)?;
-    write_json(&directory.path().join(PROGRESS), &serde_json::to_value(&state.progress)?)?;
-    directory.commit()
+/// Writes `checkpoint-N` into the output, whole or not at all.
+pub fn save(
+    output: &mut GrowingDirectory,
+    model: &Path,
+    template: Option<&str>,
+    state: &State<'_>,
+) -> Result<PathBuf> {
+    let stage = output.stage()?;
+    save_adapter(&stage, model, template, state.model, state.adapter)?;
+    write_file(&stage.join(OPTIMIZER), &state.moments.to_tensors()?)?;
+    write_json(&stage.join("trainer_state.json"), state.trainer_state)?;
+    write_json(&stage.join(PROGRESS), &serde_json::to_value(&state.progress)?)?;
+    output.place_result(&name(state.progress.step), state.recipe.clone())
 }
 
-/// Writes the adapter and, beside it, the tokenizer and the chat template it was trained with:
-/// those of `base`, or `template`.
+fn name(step: u64) -> String {
+    format!("checkpoint-{step}")
+}
+
+/// Writes the adapter into a new directory and, beside it, the tokenizer and the chat template it was
+/// trained with: those of `base`, or `template`.
 pub fn save_adapter(
     directory: &Path,
     base: &Path,
@@ -73,11 +81,11 @@ pub fn save_adapter(
     {
         let source = base.join(file);
         if source.exists() {
-            fs_err::copy(source, directory.join(file))?;
+            copy_companion(&source, directory)?;
         }
     }
     if let Some(template) = template {
-        fs_err::write(directory.join("chat_template.jinja"), template)?;
+        cli::write_file(&directory.join("chat_template.jinja"), template)?;
     }
     Ok(())
 }
@@ -87,44 +95,25 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     cli::write_file(path, &(serde_json::to_string_pretty(value)? + "\n"))
 }
 
-/// Removes the oldest checkpoints beyond `limit`, but never `kept` nor the last.
-pub fn rotate(output: &Path, limit: usize, kept: Option<u64>) -> Result<()> {
-    let checkpoints = list(output);
+/// Removes the oldest checkpoints in `path` beyond `limit`, but never `kept` nor the last.
+pub fn rotate(output: &mut GrowingDirectory, path: &Path, limit: usize, kept: Option<u64>) -> Result<()> {
+    let checkpoints = list(path);
     let last = checkpoints.last().map(|(step, _)| *step);
     let surplus = checkpoints.len().saturating_sub(limit);
     let can_go = |step: u64| Some(step) != kept && Some(step) != last;
-    for (step, path) in checkpoints.into_iter().filter(|(step, _)| can_go(*step)).take(surplus) {
-        // Under its name there is a whole checkpoint or none.
-        let leaving = output.join(format!("{LEAVING}{step}"));
-        fs_err::rename(path, &leaving)?;
-        fs_err::remove_dir_all(leaving)?;
-    }
-    Ok(())
+    let steps = checkpoints.into_iter().map(|(step, _)| step);
+    steps.filter(|step| can_go(*step)).take(surplus).try_for_each(|step| output.remove_result(&name(step)))
 }
 
-/// Removes what a run that was killed in [`rotate`], or while it wrote a file, has left.
-pub fn remove_leftovers(output: &Path) -> Result<()> {
-    for entry in fs_err::read_dir(output)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_partial = name.starts_with("checkpoint-") && name.ends_with(".partial");
-        if path.is_dir() && (name.starts_with(LEAVING) || is_partial) {
-            fs_err::remove_dir_all(path)?;
-        } else if path.is_file() && name.starts_with(cli::TEMPORARY) {
-            fs_err::remove_file(path)?;
-        }
-    }
-    Ok(())
-}
-
-/// The checkpoints in `output`, by their steps.
+/// The checkpoints of ours in `output`, by their steps.
 pub fn list(output: &Path) -> Vec<(u64, PathBuf)> {
     let Ok(entries) = fs_err::read_dir(output) else { return Vec::new() };
     let mut found: Vec<(u64, PathBuf)> = entries
         .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let step = path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
-            Some((step, path))
+            let entry = entry.ok()?;
+            let step = entry.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
+            let is_ours = entry.file_type().ok()?.is_dir() && recipe_of(&entry.path(), TOOL).is_some();
+            is_ours.then(|| (step, entry.path()))
         })
         .collect();
     found.sort();
@@ -138,6 +127,16 @@ pub fn to_resume(config: &Config) -> Result<Option<PathBuf>> {
         Begin::ResumedFrom(path) => Ok(Some(path.clone())),
         Begin::Resumed => match list(&config.output).pop() {
             Some((_, path)) => Ok(Some(path)),
+            None if cli::is_unfinished(&config.output, TOOL) => {
+                note(format_args!("no checkpoint in {} yet; beginning at step 0", config.output.display()));
+                Ok(None)
+            }
+            None if recipe_of(&config.output, TOOL).is_some() => {
+                let output = cli::quoted_path(&config.output);
+                Err(error!("no checkpoint in {}, which is finished", config.output.display()).hint(
+                    format_args!("--adapter-name-or-path {output} with another -o goes on from its adapter"),
+                ))
+            }
             None => {
                 Err(error!("no checkpoint in {}", config.output.display()).hint("begin without --resume"))
             }
@@ -145,11 +144,56 @@ pub fn to_resume(config: &Config) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Where the run of a checkpoint stands, which must be this run.
-pub fn progress(path: &Path, recipe: &Value) -> Result<Progress> {
-    same_run(path, recipe)?;
-    serde_json::from_str(&fs_err::read_to_string(path.join(PROGRESS))?)
-        .with_context(|| path.join(PROGRESS).display().to_string())
+/// Where the run of a checkpoint stands, which must be this run, or one that ended there and was
+/// shorter than this one of `total` steps.
+pub fn progress(path: &Path, recipe: &Value, total: u64) -> Result<Progress> {
+    let Some(saved) = recipe_of(path, TOOL) else {
+        return Err(error!("{} is not a complete checkpoint", path.display())
+            .hint("remove it and --resume from the one before, or begin anew with --force"));
+    };
+    let named = || path.join(PROGRESS).display().to_string();
+    let progress: Progress = files::read_json(&path.join(PROGRESS), files::INDEX).with_context(named)?;
+    if let Some((before, now)) = lengths(&saved, recipe) {
+        let state: Value = files::read_json(&path.join("trainer_state.json"), files::INDEX)?;
+        if state["max_steps"] != progress.step {
+            return Err(error!(
+                "cannot resume {}, which is not the end of a run, at another length: it was {before}, now {now}",
+                path.display()
+            )
+            .hint("finish it at the length it began with; --resume then continues it to a greater one"));
+        }
+        if total < progress.step {
+            return Err(error!(
+                "{} has taken {} steps, {now} are {total}: there is nothing to continue",
+                path.display(),
+                progress.step
+            )
+            .hint("give a greater length, or train anew beside it with another -o"));
+        }
+        note(format_args!(
+            "the run was of {before}, it goes on to {now}; the learning rate follows the new length"
+        ));
+        return Ok(progress);
+    }
+    same_run(path, &saved, recipe)?;
+    Ok(progress)
+}
+
+/// How long two runs are, for people, where that is all they differ in.
+pub fn lengths(saved: &Value, recipe: &Value) -> Option<(String, String)> {
+    let without_length = |recipe: &Value| {
+        let mut recipe = recipe.as_object().cloned().unwrap_or_default();
+        recipe.retain(|key, _| !LENGTH.contains(&key.as_str()));
+        recipe
+    };
+    if saved == recipe || without_length(saved) != without_length(recipe) {
+        return None;
+    }
+    let length = |recipe: &Value| match recipe["max_steps"].as_u64() {
+        Some(steps) => format!("{steps} steps"),
+        None => format!("{} epochs", recipe["num_train_epochs"]),
+    };
+    Some((length(saved), length(recipe)))
 }
 
 /// Puts the model and the optimizer back where the checkpoint of `step` left them. `moments` are those of a
@@ -163,11 +207,7 @@ pub fn load(path: &Path, step: u64, model: &mut Model, moments: &mut Moments) ->
 }
 
 /// A run continues only under the settings and data it began with.
-fn same_run(path: &Path, recipe: &Value) -> Result<()> {
-    let Some(saved) = recipe_of(path) else {
-        return Err(error!("{} is not a complete checkpoint", path.display())
-            .hint("remove it and --resume from the one before, or begin anew with --force"));
-    };
+fn same_run(path: &Path, saved: &Value, recipe: &Value) -> Result<()> {
     let differences: Vec<String> = recipe
         .as_object()
         .into_iter()
@@ -184,5 +224,5 @@ fn same_run(path: &Path, recipe: &Value) -> Result<()> {
         return Ok(());
     }
     Err(error!("cannot resume {} under other settings: {}", path.display(), differences.join("; "))
-        .hint("use the settings it began with, or begin anew with --force or another -o"))
+        .hint("use the settings it began with, or begin anew with another -o"))
 }

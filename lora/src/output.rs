@@ -1,70 +1,102 @@
 //! The output directory of a run, which grows while it trains: checkpoints and logs, and at the
 //! end the adapter and the mark that it is complete.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use common::cli::{Lock, made_otherwise, note, recipe_of};
-use common::{Result, error};
+use common::cli::{self, Destination, GrowingDirectory, note, recipe_of};
+use common::{Error, Result, error};
 use serde_json::Value;
 
 use crate::checkpoint;
 use crate::config::{Begin, Config};
 
-/// Files of a run beside its checkpoints.
-const FILES: [&str; 11] = [
-    "made-by.json",
+/// The name in `made-by.json`.
+pub const TOOL: &str = "lora-train";
+
+/// Files of an earlier run's adapter, which stays usable until the new one is whole.
+const ADAPTER: [&str; 6] = [
     "adapter_model.safetensors",
     "adapter_config.json",
-    "trainer_log.jsonl",
-    "trainer_state.json",
-    "training_args.yaml",
-    "train_results.json",
-    "eval_results.json",
-    "all_results.json",
-    "training_loss.png",
-    "training_eval_loss.png",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
 ];
+
+/// Where the run goes. Refused before any work is done: an output that has to do with an input, and
+/// a directory that holds what is not of a run of ours.
+pub fn destination(config: &Config) -> Result<Destination> {
+    let mut inputs = vec![config.model.clone()];
+    inputs.extend(Some(config.data.dataset_dir.join("dataset_info.json")).filter(|file| file.exists()));
+    inputs.extend(config.data.data.iter().chain(&config.data.eval_data).chain(&config.adapter).cloned());
+    if let Begin::ResumedFrom(checkpoint) = &config.begin
+        && !lies_in(checkpoint, &config.output)
+    {
+        inputs.push(checkpoint.clone());
+    }
+    let destination = Destination::directory(&config.output, &inputs)?;
+    if !config.dry_run {
+        // A finished run may hold more; whether it is this one is known once the data are.
+        cli::expect_ours(&destination, TOOL, true)?;
+    }
+    Ok(destination)
+}
+
+/// Whether a checkpoint is one of those in the output, from which a run continues in place.
+fn lies_in(checkpoint: &Path, output: &Path) -> bool {
+    let parent = fs_err::canonicalize(checkpoint).ok().and_then(|path| path.parent().map(PathBuf::from));
+    parent.is_some() && parent == fs_err::canonicalize(output).ok()
+}
+
+fn continues(config: &Config) -> bool {
+    matches!(config.begin, Begin::Resumed | Begin::ResumedFrom(_))
+}
 
 /// Whether the same run has been completed before.
 pub fn is_complete(config: &Config, recipe: &Value) -> Result<bool> {
-    match (recipe_of(&config.output), &config.begin) {
+    match (recipe_of(&config.output, TOOL), &config.begin) {
         (None, _) | (_, Begin::Forced) => Ok(false),
         (Some(made), _) if made == *recipe => {
             note(format_args!("{} is already trained; --force trains it again", config.output.display()));
             Ok(true)
         }
         (Some(_), Begin::Overwriting) => Ok(false),
-        (Some(_), _) => Err(made_otherwise(&config.output)),
+        // Whether that can be continued is for the checkpoint to say.
+        (Some(_), Begin::Resumed) => Ok(false),
+        (Some(_), Begin::ResumedFrom(checkpoint)) if lies_in(checkpoint, &config.output) => Ok(false),
+        (Some(made), Begin::New | Begin::ResumedFrom(_)) => {
+            Err(made_otherwise(&config.output, &made, recipe))
+        }
     }
 }
 
-/// Makes the directory ready, and keeps other runs out of it while the lock lives.
-pub fn prepare(config: &Config) -> Result<Lock> {
-    let output = config.output.as_path();
-    fs_err::create_dir_all(output)?;
-    let lock = Lock::of(output)?;
-    let is_finished = recipe_of(output).is_some();
-    match (&config.begin, checkpoint::list(output).last()) {
-        (Begin::Forced, _) => clear(output)?,
-        (Begin::Overwriting, _) if is_finished => clear(output)?,
+fn made_otherwise(output: &Path, made: &Value, recipe: &Value) -> Error {
+    match checkpoint::lengths(made, recipe) {
+        Some((before, now)) => error!("{} holds a finished run of {before}, not of {now}", output.display())
+            .hint("--resume continues it to a greater length, -o with another name trains anew beside it"),
+        None => cli::made_otherwise(output),
+    }
+}
+
+/// Makes the directory ready to begin, or to continue, and keeps other runs out of it.
+pub fn open(config: &Config, destination: &Destination) -> Result<GrowingDirectory> {
+    let is_finished = recipe_of(&config.output, TOOL).is_some();
+    let directory = GrowingDirectory::open(destination, TOOL, continues(config))?;
+    match (&config.begin, checkpoint::list(&config.output).last()) {
+        (Begin::Overwriting, _) if is_finished => {}
         (Begin::New | Begin::Overwriting, Some((step, _))) => {
-            return Err(error!("{} holds an unfinished run of {step} steps", output.display())
+            return Err(error!("{} holds an unfinished run of {step} steps", config.output.display())
                 .hint("--resume continues it, --force begins anew"));
         }
-        _ => checkpoint::remove_leftovers(output)?,
+        _ => {}
     }
-    Ok(lock)
+    Ok(directory)
 }
 
-/// Removes what a run of ours writes, and nothing else. The mark that it is complete goes first.
-fn clear(output: &Path) -> Result<()> {
-    for path in FILES.map(|file| output.join(file)) {
-        if path.exists() {
-            fs_err::remove_file(path)?;
-        }
+/// Begins or continues the run in its directory, once nothing can go wrong before its first step.
+pub fn begin(directory: &mut GrowingDirectory, config: &Config, recipe: &Value) -> Result<()> {
+    match continues(config) {
+        true => directory.go_on(recipe.clone()),
+        false => directory.begin(recipe.clone(), &ADAPTER),
     }
-    for (_, checkpoint) in checkpoint::list(output) {
-        fs_err::remove_dir_all(checkpoint)?;
-    }
-    checkpoint::remove_leftovers(output)
 }

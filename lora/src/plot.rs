@@ -4,6 +4,7 @@ use std::path::Path;
 
 use common::Result;
 use common::chart::{Line, LineChart};
+use common::cli::GrowingDirectory;
 use serde_json::Value;
 
 /// A file's name, and the field of the logs it shows.
@@ -11,8 +12,9 @@ const CHARTS: [(&str, &str); 2] = [("training_loss.png", "loss"), ("training_eva
 const RAW: [u8; 3] = [168, 201, 230];
 const SMOOTHED: [u8; 3] = [26, 86, 158];
 
-/// Draws the logs of a run into `output`; what was never logged is not drawn.
-pub fn save(output: &Path, log_history: &[Value]) -> Result<()> {
+/// Draws the logs of a run into its directory, which is called `output`; what was never logged is not
+/// drawn.
+pub fn save(directory: &mut GrowingDirectory, output: &Path, log_history: &[Value]) -> Result<()> {
     for (file, field) in CHARTS {
         let point = |entry: &Value| Some((entry["step"].as_f64()?, entry[field].as_f64()?));
         let points: Vec<(f64, f64)> = log_history.iter().filter_map(point).collect();
@@ -28,7 +30,7 @@ pub fn save(output: &Path, log_history: &[Value]) -> Result<()> {
             y_label: field.into(),
             lines: vec![line("original", points, RAW, 2), line("smoothed", smoothed, SMOOTHED, 3)],
         };
-        chart.save(&output.join(file))?;
+        directory.fill(file, |path| chart.save(path))?;
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! What happened in a run: the history of transformers' `trainer_state.json` and LLaMA-Factory's
 //! `trainer_log.jsonl`, with their field names.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use common::{Context, Result, cli};
+use common::cli::GrowingDirectory;
+use common::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -14,9 +16,13 @@ use crate::config::Config;
 use crate::every::Every;
 use crate::tensorboard::EventFile;
 
+/// The file of LLaMA-Factory's lines.
+const LOG: &str = "trainer_log.jsonl";
+
 /// The two logs of a run.
 pub struct Record {
-    log: PathBuf,
+    /// Once the run has begun.
+    log: Option<File>,
     begun: Instant,
     total_steps: u64,
     first_step: u64,
@@ -89,20 +95,17 @@ pub struct Step {
 }
 
 impl Record {
-    /// The logs of a run of `total_steps` in `output`, in which a token is multiplied with
-    /// `parameters`; `history` is what a checkpoint after `first_step` steps kept.
+    /// The logs of a run of `total_steps`, in which a token is multiplied with `parameters`; `history` is what a checkpoint after `first_step` steps kept.
     pub fn new(
-        output: &Path,
         total_steps: u64,
         first_step: u64,
         steps_per_epoch: u64,
         parameters: usize,
         history: History,
     ) -> Self {
-        let log = output.join("trainer_log.jsonl");
         let first_tokens = history.tokens_seen;
         Self {
-            log,
+            log: None,
             begun: Instant::now(),
             total_steps,
             first_step,
@@ -114,12 +117,14 @@ impl Record {
         }
     }
 
-    /// Begins the files, with what the checkpoint kept.
-    pub fn begin(&mut self, tensorboard: Option<&Path>) -> Result<()> {
+    /// Begins the files in the run's directory, with what the checkpoint kept.
+    pub fn begin(&mut self, directory: &mut GrowingDirectory, tensorboard: Option<&Path>) -> Result<()> {
         self.begun = Instant::now();
-        self.events = tensorboard.map(|path| EventFile::begin(path, self.first_step)).transpose()?;
+        self.events =
+            tensorboard.map(|path| EventFile::begin(directory, path, self.first_step)).transpose()?;
         let lines = self.history.lines.iter().map(|line| format!("{line}\n"));
-        cli::write_file(&self.log, &lines.collect::<String>())
+        self.log = Some(directory.append(LOG, &lines.collect::<String>())?);
+        Ok(())
     }
 
     /// What a checkpoint keeps.
@@ -271,8 +276,9 @@ impl Record {
 
     fn write(&mut self, line: Map<String, Value>) -> Result<()> {
         let line = Value::Object(line);
-        let mut file = fs_err::OpenOptions::new().append(true).open(&self.log)?;
-        file.write_all(format!("{line}\n").as_bytes()).with_context(|| self.log.display().to_string())?;
+        if let Some(log) = &mut self.log {
+            log.write_all(format!("{line}\n").as_bytes()).context(LOG)?;
+        }
         self.history.lines.push(line);
         Ok(())
     }

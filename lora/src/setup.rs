@@ -71,7 +71,7 @@ impl Setup {
         let schedule = Schedule::of(&config, order.steps_per_epoch());
         let resumed = match checkpoint::to_resume(&config)? {
             Some(path) => {
-                let progress = checkpoint::progress(&path, &recipe)?;
+                let progress = checkpoint::progress(&path, &recipe, schedule.total)?;
                 Some((path, progress))
             }
             None => None,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
-use common::cli::{self, Unit, interrupted, note};
+use common::cli::{self, GrowingDirectory, Unit, interrupted, note};
 use common::data::passes::{pack, passes, targets};
 use common::device::cuda::Float16;
 use common::device::{Device, Vector, peak_resident_memory};
@@ -52,10 +52,13 @@ struct Run {
     recipe: Value,
     /// The chat template to be kept with the adapter, where it is not the model's own.
     template: Option<String>,
+    /// Where the run grows.
+    directory: GrowingDirectory,
 }
 
 /// Trains and returns the directory of the adapter; nothing where no training was wanted.
 pub fn train(config: Config) -> Result<Option<PathBuf>> {
+    let destination = output::destination(&config)?;
     let Prepared { examples, held_out, template } = config.data.prepare(&config.model)?;
     let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
     let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref());
@@ -68,13 +71,11 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
         preview::show(&setup);
         return Ok(None);
     }
-    let _lock = output::prepare(&setup.config)?;
+    let directory = output::open(&setup.config, &destination)?;
     setup.header();
     let first_step = setup.first_step();
-    let mut run = Run::load(setup, template)?;
-    let Config { settings, output, model, .. } = &run.config;
-    settings.write(&output.join("training_args.yaml"), model, output)?;
-    run.record.begin(run.config.tensorboard.as_deref())?;
+    let mut run = Run::load(setup, template, directory)?;
+    run.begin()?;
     let last_step = run.steps(first_step);
     // Also where the run was interrupted or has failed.
     run.plot();
@@ -83,7 +84,7 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
 
 impl Run {
     /// Loads the model and puts it where the run begins, or continues.
-    fn load(setup: Setup, template: Option<String>) -> Result<Self> {
+    fn load(setup: Setup, template: Option<String>, directory: GrowingDirectory) -> Result<Self> {
         let Setup { config, device, beginning, moments, mut memory, order, schedule, resumed, .. } = setup;
         let mut model = match config.quantization {
             Some(scheme) => Model::load_quantized(&config.model, scheme, &device)?,
@@ -104,7 +105,7 @@ impl Run {
         let embedding = model.config().vocabulary * model.config().width;
         let parameters = model.parameter_count().saturating_sub(embedding);
         let per_epoch = order.steps_per_epoch();
-        let record = Record::new(&config.output, schedule.total, first, per_epoch, parameters, history);
+        let record = Record::new(schedule.total, first, per_epoch, parameters, history);
         Ok(Self {
             config,
             model,
@@ -120,7 +121,16 @@ impl Run {
             health: Health::default(),
             recipe: setup.recipe,
             template,
+            directory,
         })
+    }
+
+    /// Begins the files of the run.
+    fn begin(&mut self) -> Result<()> {
+        let Self { config, directory, record, recipe, .. } = self;
+        output::begin(directory, config, recipe)?;
+        directory.write("training_args.yaml", &config.settings.text(&config.model, &config.output)?)?;
+        record.begin(directory, config.tensorboard.as_deref())
     }
 
     /// Takes the steps behind `first` and returns the last one taken.
@@ -140,6 +150,8 @@ impl Run {
         for index in first..total {
             let Some(step) = self.step(index, &mut gradients)? else { return Err(self.interrupt(index)?) };
             self.record.step(step);
+            // From here on there is something to be seen of the run, however it ends.
+            self.directory.keep();
             if let Some(jump) = self.health.check_loss(step.number, step.loss) {
                 cli::warn(jump);
             }
@@ -179,7 +191,7 @@ impl Run {
     }
 
     /// Saves what `step` steps have come to, and says how to go on.
-    fn interrupt(&self, step: u64) -> Result<Error> {
+    fn interrupt(&mut self, step: u64) -> Result<Error> {
         if step == 0 {
             return Ok(Error::interrupted("interrupted before the end of the first step; nothing is saved")
                 .hint("the same command begins again"));
@@ -302,9 +314,9 @@ impl Run {
         self.record.evaluation(step, mean, positions.len(), count, seconds)
     }
 
-    fn save(&self, step: u64) -> Result<PathBuf> {
-        let Config { output, model, save_total_limit, load_best, .. } = &self.config;
+    fn save(&mut self, step: u64) -> Result<PathBuf> {
         let best = self.best(Some(step));
+        let Config { output, model, save_total_limit, load_best, .. } = &self.config;
         let state = State {
             model: &self.model,
             adapter: &self.adapter,
@@ -313,18 +325,20 @@ impl Run {
             trainer_state: &self.record.trainer_state(step, &self.config, best.as_ref()),
             recipe: &self.recipe,
         };
-        let path = checkpoint::save(output, model, self.template.as_deref(), &state)
+        let path = checkpoint::save(&mut self.directory, model, self.template.as_deref(), &state)
             .context("cannot save a checkpoint")?;
         if let Some(limit) = save_total_limit {
             let kept = best.filter(|_| *load_best).map(|best| best.step);
-            checkpoint::rotate(output, *limit, kept).context("cannot remove an old checkpoint")?;
+            checkpoint::rotate(&mut self.directory, output, *limit, kept)
+                .context("cannot remove an old checkpoint")?;
         }
         Ok(path)
     }
 
-    fn plot(&self) {
+    fn plot(&mut self) {
         if self.config.plot
-            && let Err(problem) = plot::save(&self.config.output, &self.record.history().log_history)
+            && let Err(problem) =
+                plot::save(&mut self.directory, &self.config.output, &self.record.history().log_history)
         {
             cli::warn(problem);
         }
@@ -341,22 +355,22 @@ impl Run {
         if let Some(best) = best.as_ref().filter(|_| self.config.load_best) {
             self.model.set_adapter(&Adapter::load(&best.path)?)?;
         }
-        let Self { config, model, record, adapter, recipe, template, .. } = &mut self;
-        let template = template.as_deref();
-        let output = &config.output;
+        let Self { config, model, mut record, adapter, template, mut directory, .. } = self;
         let mut summary = record.summary(last, config.effective_batch());
         record.finish(last, &summary)?;
-        checkpoint::save_adapter(output, &config.model, template, model, adapter)?;
-        checkpoint::write_json(&output.join("train_results.json"), &json!(summary))?;
+        let stage = directory.stage()?;
+        let write = |name: &str, value: Value| checkpoint::write_json(&stage.join(name), &value);
+        checkpoint::save_adapter(&stage, &config.model, template.as_deref(), &model, &adapter)?;
+        write("train_results.json", json!(summary))?;
         let loss = summary["train_loss"].clone();
         if let Some(evaluation) = record.last_evaluation() {
-            checkpoint::write_json(&output.join("eval_results.json"), &json!(evaluation))?;
+            write("eval_results.json", json!(evaluation))?;
             summary.extend(evaluation);
         }
-        checkpoint::write_json(&output.join("all_results.json"), &json!(summary))?;
-        let state = record.trainer_state(last, config, best.as_ref());
-        checkpoint::write_json(&output.join("trainer_state.json"), &state)?;
-        cli::mark_complete(output, "lora-train", recipe)?;
+        write("all_results.json", json!(summary))?;
+        write("trainer_state.json", record.trainer_state(last, &config, best.as_ref()))?;
+        directory.place_files()?;
+        directory.finish()?;
         let mut peak =
             peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
         if let Device::Cuda(gpu) = model.device() {
@@ -366,6 +380,6 @@ impl Run {
         if let Some(Best { eval_loss, path, .. }) = best {
             note(format_args!("the best checkpoint is {} with eval_loss {eval_loss:.4}", path.display()));
         }
-        Ok(self.config.output)
+        Ok(config.output)
     }
 }

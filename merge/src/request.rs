@@ -14,6 +14,8 @@ use crate::export::Export;
 pub struct Request {
     /// Adapter directories, at least one.
     pub adapters: Vec<PathBuf>,
+    /// The export.yaml that named them, if one did.
+    pub file: Option<PathBuf>,
     /// What each adapter counts for.
     pub weights: Vec<f32>,
     /// The model to fold into.
@@ -33,6 +35,7 @@ impl Request {
     /// Puts the paths, the options and perhaps a LLaMA-Factory file together; options win.
     pub fn new(paths: Vec<PathBuf>, arguments: Arguments) -> Result<Self> {
         let is_yaml = |path: &PathBuf| path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+        let file = paths.iter().find(|path| is_yaml(path)).cloned();
         let export = match &paths[..] {
             [path] if is_yaml(path) => Export::read(path)?,
             _ => Export { adapters: paths, ..Export::default() },
@@ -70,6 +73,7 @@ impl Request {
         };
         Ok(Self {
             adapters: export.adapters,
+            file,
             weights,
             base,
             output,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use common::adapter::{Adapter, CONFIG};
 use common::checkpoint::{self, ADAPTER, FileWriter, INDEX, Index};
-use common::cli::{self, Begun, OutputDirectory, Progress, Unit};
+use common::cli::{self, Begun, Destination, OutputDirectory, Progress, Unit};
 use common::{Context, Error, Result};
 use serde_json::{Value, json};
 
@@ -28,27 +28,26 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
     let adapters: Vec<Adapter> =
         request.adapters.iter().map(|path| Adapter::load(path)).collect::<Result<_>>()?;
     let plan = Plan::new(&base, &adapters, &request.weights, request.shard_size, request.requantize)?;
-    let mut output = match OutputDirectory::begin_in_parts(
-        &request.output,
-        request.force,
-        "merge",
-        recipe(request, &base)?,
-    )? {
-        Begun::New(output) => output,
-        Begun::Done(path) => {
-            cli::note(format_args!("{} is already made; --force makes it again", path.display()));
-            if request.verify {
-                verify(&plan, &path)?;
+    let inputs: Vec<PathBuf> =
+        request.adapters.iter().chain(&request.file).cloned().chain([base.directory.clone()]).collect();
+    let destination = Destination::directory(&request.output, &inputs)?;
+    let mut output =
+        match OutputDirectory::begin(destination, request.force, "merge", recipe(request, &base)?)? {
+            Begun::New(output) => output,
+            Begun::Done(path) => {
+                cli::note(format_args!("{} is already made; --force makes it again", path.display()));
+                if request.verify {
+                    verify(&plan, &path)?;
+                }
+                return Ok(path);
             }
-            return Ok(path);
-        }
-    };
+        };
     let quality = describe(request, &base, &plan)?;
     output.record("base", quality);
     write_weights(&base, &plan, &mut output)?;
-    write_rest(&base, &plan, output.path(), request)?;
+    write_rest(&base, &plan, &output.path(), request)?;
     if request.verify {
-        verify(&plan, output.path())?;
+        verify(&plan, &output.path())?;
     }
     output.commit()
 }
@@ -153,7 +152,7 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
             index.weight_map.extend(file.specs.iter().map(|spec| (spec.name.clone(), file.name.clone())));
         }
         index.metadata.total_size = Some(plan.size()?);
-        fs_err::write(directory.join(INDEX), index.to_json()?)?;
+        cli::write_file(&directory.join(INDEX), &index.to_json()?)?;
     }
     let mut config = base.config.clone();
     if let Some(config) = config.as_object_mut() {
@@ -164,7 +163,7 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
             config.insert("tie_word_embeddings".into(), json!(false));
         }
     }
-    fs_err::write(directory.join("config.json"), serde_json::to_string_pretty(&config)? + "\n")?;
+    cli::write_file(&directory.join("config.json"), &(serde_json::to_string_pretty(&config)? + "\n"))?;
     for companion in checkpoint::companions(&base.directory)? {
         checkpoint::copy_companion(&companion, directory)?;
     }
@@ -175,7 +174,7 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
         }
     }
     if let Some(text) = modelfile(directory) {
-        fs_err::write(directory.join("Modelfile"), text)?;
+        cli::write_file(&directory.join("Modelfile"), &text)?;
     }
     Ok(())
 }

@@ -34,8 +34,8 @@ struct Sums {
     max: f64,
 }
 
-/// Writes the errors of all quantized weights as JSON lines, and names the worst.
-pub fn write(source: &Path, result: &Path, report: &Path) -> Result<()> {
+/// The errors of all quantized weights as JSON lines; names the worst.
+pub fn text(source: &Path, result: &Path) -> Result<String> {
     let (source, result) = (Checkpoint::open(source)?, Checkpoint::open(result)?);
     let progress = Progress::new("report", source.names().count() as u64, Unit::Items("tensors"));
     let mut lines = Vec::new();
@@ -52,13 +52,12 @@ pub fn write(source: &Path, result: &Path, report: &Path) -> Result<()> {
         text += &serde_json::to_string(line)?;
         text.push('\n');
     }
-    cli::write_file(report, &text)?;
     drop(progress);
     lines.sort_by(|left, right| left.snr_db.total_cmp(&right.snr_db));
     for line in lines.iter().take(WORST) {
         cli::note(format_args!("{:.2} dB, largest error {:.4}: {}", line.snr_db, line.max, line.tensor));
     }
-    Ok(())
+    Ok(text)
 }
 
 fn line(tensor: &Tensor, quantized: &Quantized) -> Result<Line> {

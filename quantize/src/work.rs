@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::checkpoint::{self, Checkpoint, INDEX, Index};
-use common::cli::{self, Begun, Input, Inputs, OutputDirectory, Progress, Unit};
+use common::cli::{self, Begun, Destination, Input, Inputs, OutputDirectory, OutputFile, Progress, Unit};
 use common::nf4::Scheme;
-use common::{Context, Error, Result, bail, error, hex};
+use common::{Context, Error, Result, bail, error, files, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -16,6 +16,8 @@ use crate::source::Source;
 use crate::{config, report, shard};
 
 const CONFIG: &str = "config.json";
+/// The name in `made-by.json`.
+const TOOL: &str = "quantize";
 
 /// What is wanted beside the model.
 #[derive(Debug, Clone)]
@@ -28,11 +30,32 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn report(&self, source: &Source, result: &Path) -> Result<()> {
-        match &self.report {
-            Some(file) => report::write(&source.directory, result, file),
-            None => Ok(()),
+    /// The report of a result that is made now, begun before the work; none where none is wanted.
+    fn new_report(&self, source: &Source, output: &Path, force: bool) -> Result<Option<OutputFile>> {
+        let begin = |file| OutputFile::begin(&self.report_place(source, output, file)?, force, TOOL);
+        self.report.as_deref().map(begin).transpose()
+    }
+
+    /// Writes the report of a result that has been made before, unless it says the same already.
+    fn report_of(&self, source: &Source, result: &Path, force: bool) -> Result<()> {
+        let Some(file) = &self.report else { return Ok(()) };
+        let place = self.report_place(source, result, file)?;
+        let text = report::text(&source.directory, result)?;
+        if file.symlink_metadata().is_ok_and(|found| found.is_file())
+            && files::read_text(file, text.len() as u64).is_ok_and(|found| found == text)
+        {
+            OutputFile::discard(file, TOOL);
+            cli::note(format_args!("{} is already made", file.display()));
+            return Ok(());
         }
+        let mut file = OutputFile::begin(&place, force, TOOL)?;
+        file.write(&text)?;
+        file.finish();
+        Ok(())
+    }
+
+    fn report_place(&self, source: &Source, output: &Path, file: &Path) -> Result<Destination> {
+        Destination::file(file, &[source.directory.clone(), output.to_path_buf()]).context("--report")
     }
 }
 
@@ -63,17 +86,21 @@ pub fn quantize(
         "keep": settings.keep,
         "compute_dtype": settings.compute_dtype,
     });
-    match OutputDirectory::begin_in_parts(&destination, force, "quantize", recipe)? {
+    let place = Destination::directory(&destination, std::slice::from_ref(&source.directory))?;
+    match OutputDirectory::begin(place, force, TOOL, recipe)? {
         Begun::Done(path) => {
             await_all(&mut inputs, &mut source)?;
             if !is_same(&path, &source)? {
                 return Err(cli::made_otherwise(&path));
             }
             cli::note(format_args!("{} is already made; --force makes it again", path.display()));
-            settings.report(&source, &path)?;
+            settings.report_of(&source, &path, force)?;
             Ok(path)
         }
-        Begun::New(output) => Work::new(&plan, source, output).finish(inputs, config, settings),
+        Begun::New(output) => {
+            let report = settings.new_report(&source, &destination, force)?;
+            Work::new(&plan, source, output, report).finish(inputs, config, settings)
+        }
     }
 }
 
@@ -164,6 +191,7 @@ struct Work<'a> {
     plan: &'a Plan,
     source: Source,
     output: OutputDirectory,
+    report: Option<OutputFile>,
     /// Tensors of the result, by the file that holds them.
     written: BTreeMap<String, Vec<checkpoint::TensorSpec>>,
     /// Linear modules that stay as they are.
@@ -172,8 +200,8 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(plan: &'a Plan, source: Source, output: OutputDirectory) -> Self {
-        Self { plan, source, output, written: BTreeMap::new(), kept: Vec::new(), source_bytes: 0 }
+    fn new(plan: &'a Plan, source: Source, output: OutputDirectory, report: Option<OutputFile>) -> Self {
+        Self { plan, source, output, report, written: BTreeMap::new(), kept: Vec::new(), source_bytes: 0 }
     }
 
     fn finish(mut self, mut inputs: Inputs, config: Value, settings: &Settings) -> Result<PathBuf> {
@@ -198,9 +226,17 @@ impl<'a> Work<'a> {
         // The files were right each; now they have to be what the index says.
         Checkpoint::open(&self.source.directory)?;
         self.write_rest(config, settings)?;
-        settings.report(&self.source, self.output.path())?;
+        let text = match &self.report {
+            Some(_) => report::text(&self.source.directory, &self.output.path())?,
+            None => String::new(),
+        };
         self.summary();
-        self.output.commit()
+        let path = self.output.commit()?;
+        if let Some(mut report) = self.report {
+            report.write(&text)?;
+            report.finish();
+        }
+        Ok(path)
     }
 
     /// Quantizes a file that has arrived and is not done; `false` where there is none.
@@ -269,14 +305,14 @@ impl<'a> Work<'a> {
                 }
             }
             index.metadata.total_size = Some(bytes);
-            fs_err::write(directory.join(INDEX), index.to_json()?)?;
+            cli::write_file(&directory.join(INDEX), &index.to_json()?)?;
         }
         self.kept.sort();
         let text = config::with_quantization(config, settings.scheme, settings.compute_dtype, &self.kept)?;
-        fs_err::write(directory.join(CONFIG), text)?;
+        cli::write_file(&directory.join(CONFIG), &text)?;
         for companion in checkpoint::companions(&self.source.directory)? {
             let from = cli::identity(&companion)?;
-            checkpoint::copy_companion(&companion, self.output.path())?;
+            checkpoint::copy_companion(&companion, &directory)?;
             self.output.finish_part(&name_of(&companion), from)?;
         }
         Ok(())

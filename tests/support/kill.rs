@@ -23,7 +23,8 @@ pub fn kill_and_run_again(parent: &Path, command: impl Fn(&str) -> Command) {
     let whole = begun.elapsed();
     let expected = contents(&parent.join("undisturbed"));
 
-    let (output, partial) = (parent.join("killed"), parent.join("killed.partial"));
+    let (output, partial) = (parent.join("killed"), parent.join(".killed.qlora-tools/new"));
+    let beside = names(parent);
     let mut killed = 0;
     for kill in 0..KILLS {
         let mut run = start("killed");
@@ -42,6 +43,8 @@ pub fn kill_and_run_again(parent: &Path, command: impl Fn(&str) -> Command) {
         if kill % 3 == 2 {
             finish("killed");
             assert!(contents(&output) == expected, "after kill {kill}");
+            let left: Vec<String> = names(parent).into_iter().filter(|name| !beside.contains(name)).collect();
+            assert_eq!(left, ["killed"], "nothing is left beside it");
             std::fs::remove_dir_all(&output).expect("a directory to remove");
         }
     }
@@ -53,6 +56,12 @@ fn assert_weights_are_whole(directory: &Path) {
     for (name, _) in contents(directory).iter().filter(|(name, _)| name.ends_with(".safetensors")) {
         assert!(Checkpoint::open_file(&directory.join(name)).is_ok(), "{name} is half");
     }
+}
+
+/// Names of the entries of a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Names and bytes of the files in a directory, sorted.

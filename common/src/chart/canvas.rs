@@ -39,12 +39,7 @@ pub fn save(path: &Path, height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) 
     if !*FONT_IS_READABLE {
         return Err(problem("the built-in font is not readable"));
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(crate::cli::TEMPORARY);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.suffix(".png").tempfile_in(folder)?;
+    let file = crate::cli::temporary(path, ".png")?;
     let canvas = BitMapBackend::new(file.path(), (WIDTH, height)).into_drawing_area();
     let drawn = canvas.fill(&BACKGROUND).map_err(problem).and_then(|()| draw(&canvas));
     let drawn = drawn.and_then(|()| canvas.present().map_err(problem));

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{ADAPTER, INDEX};
-use crate::{Context, Result};
+use crate::{Context, Error, Result, cli};
 
 /// Written anew by whoever writes a model, or about the directory rather than the model.
 const OWN: [&str; 6] = ["config.json", INDEX, ADAPTER, "adapter_config.json", "fetch.json", "made-by.json"];
@@ -36,7 +36,9 @@ pub fn companions(directory: &Path) -> Result<Vec<PathBuf>> {
 pub fn copy_companion(from: &Path, directory: &Path) -> Result<()> {
     let Some(name) = from.file_name() else { return Ok(()) };
     let to = directory.join(name);
-    fs_err::copy(from, &to).map(drop).with_context(|| format!("cannot copy to {}", to.display()))
+    let (mut source, mut copy) = (crate::files::open(from)?, cli::temporary(&to, "")?);
+    std::io::copy(&mut source, &mut copy).with_context(|| format!("cannot copy to {}", to.display()))?;
+    copy.persist(&to).map(drop).map_err(|failed| Error::from(failed.error).context(to.display()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Names, dtypes and shapes are known before the first byte, so the header goes first and every
 //! tensor straight to its place, in any order and from any thread; no more than what is being
-//! written is in memory. The file is `NAME.partial` until all of it is on disk.
+//! written is in memory. The file has a name of its own until all of it is on disk.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use serde::ser::SerializeMap;
 
 use super::header::size_in_bytes;
 use super::{Bytes, Tensor};
-use crate::{Context, Result, bail, error};
+use crate::{Context, Error, Result, bail, cli, error};
 
 /// Bytes that are copied at a time.
 const COPIED: usize = 16 << 20;
@@ -56,10 +56,8 @@ impl From<&Tensor> for TensorSpec {
 #[derive(Debug)]
 pub struct FileWriter {
     path: PathBuf,
-    partial: PathBuf,
-    file: fs_err::File,
+    file: tempfile::NamedTempFile,
     places: HashMap<String, Place>,
-    finished: bool,
 }
 
 #[derive(Debug)]
@@ -92,11 +90,8 @@ impl FileWriter {
                 bail!(Bug, "tensor {} would be written twice to {}", spec.name, path.display());
             }
         }
-        let mut partial = path.as_os_str().to_os_string();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = fs_err::File::create(&partial)?;
-        let writer = Self { path: path.to_path_buf(), partial, file, places, finished: false };
+        let file = cli::temporary(path, "")?;
+        let writer = Self { path: path.to_path_buf(), file, places };
         writer.reserve(start + end)?;
         let mut prefix = (header.len() as u64).to_le_bytes().to_vec();
         prefix.extend(header);
@@ -107,20 +102,20 @@ impl FileWriter {
     /// Takes the disk space, where the file system can, and sets the length.
     fn reserve(&self, length: u64) -> Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
-        match fallocate(self.file.file(), FallocateFlags::empty(), 0, length) {
+        match fallocate(self.file.as_file(), FallocateFlags::empty(), 0, length) {
             Ok(()) => Ok(()),
             Err(rustix::io::Errno::NOSPC) => Err(std::io::Error::from(rustix::io::Errno::NOSPC))
                 .with_context(|| format!("cannot reserve {length} bytes for {}", self.path.display())),
             // Not every file system reserves; writing still reports a full disk.
-            Err(_) => Ok(self.file.set_len(length)?),
+            Err(_) => Ok(self.file.as_file().set_len(length)?),
         }
     }
 
     fn write_bytes(&self, bytes: &[u8], at: u64) -> Result<()> {
         self.file
-            .file()
+            .as_file()
             .write_all_at(bytes, at)
-            .with_context(|| format!("cannot write {}", self.partial.display()))
+            .with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// Writes all bytes of a tensor.
@@ -163,7 +158,7 @@ impl FileWriter {
     }
 
     /// Checks that every tensor was written, brings the file to disk and gives it its name.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         for (name, place) in &self.places {
             let (written, size) =
                 (place.written.load(Ordering::Relaxed) as u64, place.range.end - place.range.start);
@@ -175,22 +170,13 @@ impl FileWriter {
                 );
             }
         }
-        self.file.sync_all()?;
-        fs_err::rename(&self.partial, &self.path)?;
-        self.finished = true;
-        if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        self.file.as_file().sync_all()?;
+        let Self { path, file, .. } = self;
+        file.persist(&path).map_err(|failed| Error::from(failed.error).context(path.display()))?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs_err::File::open(parent)?.sync_all()?;
         }
         Ok(())
-    }
-}
-
-impl Drop for FileWriter {
-    fn drop(&mut self) {
-        if !self.finished {
-            // The error that led here is what the user has to hear of.
-            let _ = fs_err::remove_file(&self.partial);
-        }
     }
 }
 

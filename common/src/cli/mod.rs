@@ -8,7 +8,6 @@ mod arguments;
 mod escape;
 mod input;
 mod interrupt;
-mod lock;
 mod messages;
 mod output;
 mod place;
@@ -30,11 +29,10 @@ pub use arguments::Common;
 pub use escape::{one_line, quoted, quoted_path};
 pub use input::{Input, Inputs, inputs};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
-pub use lock::Lock;
 pub use messages::{Tool, detail, is_quiet, note, note_lines, prompt, show_in_tests, warn};
 pub use output::{
-    Begun, OutputDirectory, TEMPORARY, expect_writable, identity, made_otherwise, mark_complete, parts_of,
-    recipe_of, write_file,
+    Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, identity,
+    is_unfinished, made_otherwise, parts_of, recipe_of, temporary, unlinked, write_file,
 };
 pub use place::{cache_directory, tool};
 pub use progress::{Part, Progress, Unit};

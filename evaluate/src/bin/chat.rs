@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use common::cli::{self, Tool};
+use common::cli::{self, Destination, OutputFile, Tool};
 use common::error::Kind;
 use common::model::is_adapter;
 use common::text::{ChatTemplate, Conversation, Message, StreamDecoder, Tokenizer};
@@ -93,15 +93,12 @@ fn run(mut arguments: Arguments) -> Result<()> {
         return Err(Error::usage(format!("--compare: {} is not an adapter", directory.display()))
             .hint("name the directory that lora-train wrote"));
     }
-    if let Some(output) = &arguments.common.output
-        && output.exists()
-        && !arguments.common.force
-    {
-        return Err(
-            error!("{} exists", output.display()).hint("--force replaces it, -o chooses another name")
-        );
-    }
-    arguments.common.output.as_deref().map_or(Ok(()), cli::expect_writable)?;
+    let inputs: Vec<PathBuf> =
+        given.into_iter().chain([directory.clone()]).chain(arguments.model.base_of(&directory)?).collect();
+    let output = match &arguments.common.output {
+        Some(output) => Some(begin(output, &inputs, arguments.common.force)?),
+        None => None,
+    };
     let home = arguments.model.text_home(&directory)?;
     let tokenizer = Tokenizer::load(&home)?;
     let template = arguments.model.chat_template(&home, &tokenizer)?;
@@ -124,6 +121,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
         tokenizer: &tokenizer,
         template: &template,
         settings,
+        inputs,
         said: Vec::new(),
     };
     let system = arguments.system.as_deref();
@@ -134,7 +132,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     } else {
         chat.lines(system)?;
     }
-    match &arguments.common.output {
+    match output {
         Some(output) => save(output, &chat.said),
         None => Ok(()),
     }
@@ -160,6 +158,8 @@ struct Chat<'a> {
     tokenizer: &'a Tokenizer,
     template: &'a ChatTemplate,
     settings: Settings,
+    /// What is read, and never written.
+    inputs: Vec<PathBuf>,
     /// Conversations that have ended.
     said: Vec<Conversation>,
 }
@@ -179,7 +179,7 @@ impl Chat<'_> {
             };
             match Command::parse(&text) {
                 Some(Command::Quit) => break,
-                Some(command) => obey(&command, &mut session),
+                Some(command) => obey(&command, &mut session, &self.inputs),
                 None if text.trim().is_empty() => {}
                 None => {
                     session.say("user", text);
@@ -285,7 +285,7 @@ impl Chat<'_> {
     }
 }
 
-fn obey(command: &Command, session: &mut Session) {
+fn obey(command: &Command, session: &mut Session, inputs: &[PathBuf]) {
     match command {
         Command::Reset => {
             session.reset();
@@ -295,11 +295,13 @@ fn obey(command: &Command, session: &mut Session) {
             session.set_system(*text);
             cli::note("a new conversation begins");
         }
-        Command::Save(file) if Path::new(file).exists() => cli::warn(format_args!("{file} exists")),
-        Command::Save(file) => match save(Path::new(file), std::slice::from_ref(&session.conversation)) {
-            Ok(()) => cli::note(format_args!("the conversation is in {file}")),
-            Err(problem) => cli::warn(problem),
-        },
+        Command::Save(file) => {
+            let begun = begin(Path::new(file), inputs, false);
+            match begun.and_then(|begun| save(begun, std::slice::from_ref(&session.conversation))) {
+                Ok(()) => cli::note(format_args!("the conversation is in {file}")),
+                Err(problem) => cli::warn(problem),
+            }
+        }
         Command::Help | Command::Quit => cli::note_lines(HELP),
         Command::Unknown(name) => {
             cli::warn(format_args!("/{name} is no command"));
@@ -308,9 +310,16 @@ fn obey(command: &Command, session: &mut Session) {
     }
 }
 
+/// Begins a file of conversations, where nothing is or `force` replaces what is.
+fn begin(path: &Path, inputs: &[PathBuf], force: bool) -> Result<OutputFile> {
+    OutputFile::begin(&Destination::file(path, inputs)?, force, "chat")
+}
+
 /// Writes conversations as rows of training data.
-fn save(path: &Path, conversations: &[Conversation]) -> Result<()> {
-    cli::write_file(path, &(serde_json::to_string_pretty(conversations)? + "\n"))
+fn save(mut file: OutputFile, conversations: &[Conversation]) -> Result<()> {
+    file.write(&(serde_json::to_string_pretty(conversations)? + "\n"))?;
+    file.finish();
+    Ok(())
 }
 
 /// A line of standard input, for people; the first has index 0.

@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Continue from the last checkpoint in the output directory
+    /// Continue from the last checkpoint in the output directory; a finished run, to a greater length
     #[arg(long, conflicts_with = "force")]
     pub resume: bool,
 

@@ -17,6 +17,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use common::cli::{self, GrowingDirectory};
 use common::{Context, Result};
 use serde_json::Value;
 
@@ -28,15 +29,24 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins a file in `directory`, which is created, for a run that has taken `first_step` steps.
-    pub fn begin(directory: &Path, first_step: u64) -> Result<Self> {
-        fs_err::create_dir_all(directory)?;
+    /// Begins a file in `folder`, which is created, for a run in `output` that has taken `first_step`
+    /// steps.
+    pub fn begin(output: &mut GrowingDirectory, folder: &Path, first_step: u64) -> Result<Self> {
+        let name = format!("events.out.tfevents.{}.lora-train.{}", now().as_secs(), std::process::id());
+        let path = match output.within(folder) {
+            Some(within) => output.announce(&format!("{within}/{name}"))?,
+            None => folder.join(name),
+        };
+        Self::at(path, first_step)
+    }
+
+    fn at(path: PathBuf, first_step: u64) -> Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs_err::create_dir_all(folder)?;
         let is_events = |name: std::ffi::OsString| name.to_string_lossy().contains("tfevents");
         let has_others =
-            fs_err::read_dir(directory)?.any(|entry| entry.is_ok_and(|entry| is_events(entry.file_name())));
-        let name = format!("events.out.tfevents.{}.lora-train.{}", now().as_secs(), std::process::id());
-        let path = directory.join(name);
-        let file = fs_err::File::create(&path)?.into_parts().0;
+            fs_err::read_dir(folder)?.any(|entry| entry.is_ok_and(|entry| is_events(entry.file_name())));
+        let file = cli::create_new(&path)?;
         let mut events = Self { path, file };
         events.write(&event::version(seconds()))?;
         if first_step > 0 || has_others {
@@ -84,14 +94,17 @@ mod tests {
     fn a_later_file_voids_the_steps_it_takes_again() {
         let folder = tempfile::tempdir().unwrap();
         let size = |first_step: u64| {
-            let events = EventFile::begin(folder.path(), first_step).unwrap();
-            let size = fs_err::metadata(&events.path).unwrap().len();
-            // The next one would have the same name within a second.
-            fs_err::rename(&events.path, folder.path().join(format!("events.out.tfevents.{first_step}.old")))
-                .unwrap();
-            size
+            let path = folder.path().join(format!("events.out.tfevents.{first_step}"));
+            let events = EventFile::at(path, first_step).unwrap();
+            fs_err::metadata(&events.path).unwrap().len()
         };
-        let (alone, again, continued) = (size(0), size(0), size(7));
+        let first = fs_err::read_dir(folder.path()).unwrap().count();
+        assert_eq!(first, 0);
+        let (alone, continued) = (size(0), size(7));
+        let again = {
+            EventFile::at(folder.path().join("tfevents.again"), 0).unwrap();
+            fs_err::metadata(folder.path().join("tfevents.again")).unwrap().len()
+        };
         let record = |message: &[u8]| record::framed(message).len() as u64;
         assert_eq!(alone, record(&event::version(0.0)));
         assert_eq!(again, alone + record(&event::restart(0.0, 1)));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::{ArgMatches, Command};
-use common::{Error, Result, cli};
+use common::{Error, Result};
 use serde_json::{Map, Value};
 
 use super::NOT_KEYS;
@@ -29,14 +29,13 @@ impl Settings {
         Self(options.collect())
     }
 
-    /// Writes the file, whole or not at all, with the model and the output that the run had.
-    pub fn write(&self, path: &Path, model: &Path, output: &Path) -> Result<()> {
+    /// The text of the file, with the model and the output that the run had.
+    pub fn text(&self, model: &Path, output: &Path) -> Result<String> {
         let mut keys = Map::new();
         keys.insert("model_name_or_path".into(), model.display().to_string().into());
         keys.insert("output_dir".into(), output.display().to_string().into());
         keys.extend(self.0.clone());
-        let text = serde_saphyr::to_string(&keys).map_err(Error::malformed)?;
-        cli::write_file(path, &text)
+        serde_saphyr::to_string(&keys).map_err(Error::malformed)
     }
 }
 

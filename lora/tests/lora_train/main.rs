@@ -6,6 +6,7 @@ mod data;
 mod memory;
 mod noise;
 mod optimizer;
+mod output;
 mod place;
 mod reporting;
 mod survival;

@@ -86,7 +86,8 @@ impl Place {
 
     /// The steps of the checkpoints in `output`.
     pub fn checkpoints(&self, output: &str) -> Vec<u64> {
-        let names = fs_err::read_dir(self.path(output)).unwrap().map(|entry| entry.unwrap().file_name());
+        let entries = fs_err::read_dir(self.path(output)).into_iter().flatten();
+        let names = entries.map(|entry| entry.unwrap().file_name());
         let step = |name: &str| name.strip_prefix("checkpoint-")?.parse().ok();
         let mut steps: Vec<u64> = names.filter_map(|name| step(name.to_str()?)).collect();
         steps.sort_unstable();

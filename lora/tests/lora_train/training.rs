@@ -110,6 +110,8 @@ fn a_finished_run_is_not_trained_again() {
     let second = std::fs::metadata(place.path("out/adapter_model.safetensors")).unwrap().modified().unwrap();
     assert_eq!(first, second);
     let (code, message) = place.fail(&format!("{RUN} -o out --max-steps 3"));
+    assert!(code == 1 && message.contains("a finished run of 2 steps, not of 3 steps"), "{message}");
+    let (code, message) = place.fail(&format!("{RUN} -o out --max-steps 2 --seed 1"));
     assert!(code == 1 && message.contains("--force replaces it"), "{message}");
     place.train(&format!("{RUN} -o out --max-steps 3 --force"));
     assert_eq!(place.losses("out").len(), 3);

@@ -1,0 +1,80 @@
+//! What the tools write, and how nothing else is ever lost by it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `destination` | where a result goes, checked against everything that is read |
+//! | `apart` | whether an output is, holds or lies in an input |
+//! | `directory` | a directory that appears whole or not at all |
+//! | `growing` | a directory that grows in place |
+//! | `file` | a file that the user has named |
+//! | `made_by` | `made-by.json`: whose a directory is, and which files in it |
+//! | `scratch` | the directory beside a result in which it comes into being, and its lock |
+//! | `write` | the system's calls behind them |
+//!
+//! A directory is a tool's where its `made-by.json` names the tool and lists what it wrote. A tool
+//! that finds its own result already made says so and is done; one that finds something else stops.
+//! `--force` removes the listed files and no others.
+
+mod apart;
+mod destination;
+mod directory;
+mod file;
+mod growing;
+mod made_by;
+mod scratch;
+mod write;
+
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use serde_json::{Map, Value, json};
+
+use crate::{Error, Result, error};
+use made_by::MadeBy;
+
+pub use destination::Destination;
+pub use directory::{Begun, OutputDirectory};
+pub use file::OutputFile;
+pub use growing::{GrowingDirectory, expect_ours};
+pub use write::{create_new, options as unlinked, temporary, write_file};
+
+/// What the parts of a finished directory were made from, by file name.
+pub fn parts_of(path: &Path) -> Map<String, Value> {
+    MadeBy::read(path).map(|made_by| made_by.parts).unwrap_or_default()
+}
+
+/// What made the finished result of `tool` in `path`: the recipe that the tool was given. `None` where
+/// `path` is not, or not yet, such a result.
+pub fn recipe_of(path: &Path, tool: &str) -> Option<Value> {
+    MadeBy::read(path)
+        .filter(|made_by| !made_by.unfinished && made_by.tool == tool)
+        .map(|made_by| made_by.recipe)
+}
+
+/// Whether `path` is a directory in which `tool` has begun something and not ended it.
+pub fn is_unfinished(path: &Path, tool: &str) -> bool {
+    MadeBy::read(path).is_some_and(|made_by| made_by.unfinished && made_by.tool == tool)
+}
+
+/// The error for a result that exists and was made from something else.
+pub fn made_otherwise(path: &Path) -> Error {
+    error!("{} exists and was made from something else", path.display())
+        .hint("--force replaces it, -o chooses another name")
+}
+
+/// The error for a directory that is not, or not only, of `tool`; `entry` is the first that is not.
+fn foreign(path: &Path, entry: &Path, tool: &str) -> Error {
+    let entry = entry.file_name().map_or(entry.display().to_string(), |name| name.display().to_string());
+    error!("{} holds {entry}, which {tool} did not make", path.display())
+        .hint("choose a new directory with -o; nothing in this one is touched")
+}
+
+/// What tells one version of a file from another, for recipes and parts.
+pub fn identity(file: &Path) -> Result<Value> {
+    let metadata = fs_err::metadata(file)?;
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok(json!({
+        "size": metadata.len(),
+        "modified": modified.map(|time| format!("{}.{:09}", time.as_secs(), time.subsec_nanos())),
+    }))
+}

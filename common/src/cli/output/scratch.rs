@@ -1,0 +1,271 @@
+//! The directory in which a tool works on one result, and which keeps other processes out.
+//!
+//! Beside a result `NAME` it is called `.NAME.qlora-tools`; in a directory that grows it is called
+//! `.qlora-tools`. It is made by whoever works on the result, holds a locked file that names the
+//! tool, and is gone when the work is done. The same command finds it again after a kill. A
+//! directory, file or link of that name which no tool of ours made is never touched.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::write::{self, parent, remove};
+use crate::{Context, Error, Result, error, hex};
+
+/// The name within a directory that grows, and the end of a name beside a result.
+pub const SCRATCH: &str = ".qlora-tools";
+/// The locked file; it says whose the directory is.
+const LOCK: &str = "lock";
+/// Everything else that a tool makes in it.
+const ENTRIES: [&str; 5] = ["new", "old", "file", "placed", "journal"];
+/// Most bytes of a file's name.
+const LONGEST_NAME: usize = 255;
+
+/// The right to write a result, and a directory to work in. Dropping it removes the directory, unless
+/// it is to be kept; the kernel frees the lock of a process that dies.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    /// Whether finished work in it outlives this process.
+    pub keeps: bool,
+    _lock: File,
+}
+
+impl Scratch {
+    /// For a result that gets its name when it is whole.
+    pub fn beside(result: &Path, tool: &str) -> Result<Self> {
+        Self::at(path_beside(result), result, tool)
+    }
+
+    /// For a directory that grows.
+    pub fn within(directory: &Path, tool: &str) -> Result<Self> {
+        Self::at(directory.join(SCRATCH), directory, tool)
+    }
+
+    /// Removes what a process that died has left beside a result that is whole.
+    pub fn discard(result: &Path, tool: &str) {
+        if path_beside(result).symlink_metadata().is_ok() {
+            // Another process, or a stranger's directory, is left alone.
+            drop(Self::beside(result, tool));
+        }
+    }
+
+    fn at(path: PathBuf, result: &Path, tool: &str) -> Result<Self> {
+        let owner = format!("qlora-tools {tool}\n");
+        loop {
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(problem) if problem.kind() == io::ErrorKind::AlreadyExists => {
+                    check_entries(&path)?;
+                }
+                Err(problem) => {
+                    return Err(Error::from(problem)
+                        .context(format!("cannot write in {}", parent(&path).display()))
+                        .hint("choose a place that can be written, or free some of it"));
+                }
+            }
+            let lock = path.join(LOCK);
+            let opened = write::options().read(true).write(true).create(true).truncate(false).open(&lock);
+            let mut file = match opened {
+                Ok(file) => file,
+                // Whoever was here before has just removed the directory.
+                Err(problem) if problem.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) if lock.is_symlink() => return Err(in_the_way(&path)),
+                Err(problem) => {
+                    return Err(Error::from(problem).context(format!("cannot open {}", lock.display())));
+                }
+            };
+            if !file.metadata()?.is_file() {
+                return Err(in_the_way(&path));
+            }
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(error!("another process is writing {}", result.display())
+                        .hint("wait for it, or choose another name with -o"));
+                }
+                Err(TryLockError::Error(problem)) => {
+                    return Err(Error::from(problem)
+                        .context(format!("cannot lock {}", lock.display()))
+                        .hint("choose a place on a file system that locks files"));
+                }
+            }
+            // It may have been removed between the two calls above.
+            let same = |found: std::fs::Metadata, locked: std::fs::Metadata| {
+                (found.dev(), found.ino()) == (locked.dev(), locked.ino())
+            };
+            if !lock.symlink_metadata().is_ok_and(|found| file.metadata().is_ok_and(|held| same(found, held)))
+            {
+                continue;
+            }
+            let mut text = String::new();
+            Read::by_ref(&mut file).take(256).read_to_string(&mut text)?;
+            if text.is_empty() {
+                file.write_all(owner.as_bytes()).with_context(|| lock.display().to_string())?;
+            } else if text != owner {
+                return Err(match text.trim_end().strip_prefix("qlora-tools ") {
+                    Some(other) => error!("{} holds unfinished work of {other}", path.display())
+                        .hint("finish that first, or choose another name with -o"),
+                    None => in_the_way(&path),
+                });
+            }
+            return Ok(Self { path, keeps: false, _lock: file });
+        }
+    }
+
+    /// The result while it is made.
+    pub fn new_result(&self) -> PathBuf {
+        self.path.join("new")
+    }
+
+    /// The result that was replaced.
+    pub fn old_result(&self) -> PathBuf {
+        self.path.join("old")
+    }
+
+    /// A single file while it is made.
+    pub fn new_file(&self) -> PathBuf {
+        self.path.join("file")
+    }
+
+    /// A note of what has got its name already.
+    pub fn placed(&self) -> PathBuf {
+        self.path.join("placed")
+    }
+
+    /// What is known so far of a result that is made in steps.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    fn remove(&self) -> Result<()> {
+        ENTRIES.iter().try_for_each(|name| remove(&self.path.join(name)))?;
+        remove(&self.path.join(LOCK))?;
+        Ok(fs_err::remove_dir(&self.path)?)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.keeps
+            && let Err(problem) = self.remove()
+        {
+            crate::cli::detail(problem);
+        }
+    }
+}
+
+/// Whether there is a directory that a tool works in, or worked in when it was killed, beside a result.
+pub fn is_beside(result: &Path) -> bool {
+    path_beside(result).symlink_metadata().is_ok()
+}
+
+fn path_beside(result: &Path) -> PathBuf {
+    let name = result.file_name().unwrap_or_default().as_bytes();
+    let mut own = [b".", name, SCRATCH.as_bytes()].concat();
+    if own.len() > LONGEST_NAME {
+        own = format!("{SCRATCH}-{}", &hex(Sha256::digest(name))[..32]).into_bytes();
+    }
+    result.with_file_name(std::ffi::OsString::from_vec(own))
+}
+
+/// Fails where something of that name is not a directory that a tool of ours works in.
+fn check_entries(path: &Path) -> Result<()> {
+    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(in_the_way(path));
+    }
+    let Ok(entries) = std::fs::read_dir(path) else { return Err(in_the_way(path)) };
+    let names: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+    let known = |name: &std::ffi::OsString| name == LOCK || ENTRIES.iter().any(|known| name == known);
+    match names.iter().all(known) && (names.is_empty() || names.iter().any(|name| name == LOCK)) {
+        true => Ok(()),
+        false => Err(in_the_way(path)),
+    }
+}
+
+fn in_the_way(path: &Path) -> Error {
+    error!("{} is in the way: it is no directory that these tools work in", path.display())
+        .hint("move it away, or choose another name with -o")
+}
+
+/// Whether an entry of a directory that grows is the directory that its tool works in.
+pub fn is_ours_within(directory: &Path) -> bool {
+    check_entries(&directory.join(SCRATCH)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let scratch = Scratch::beside(&path, "test").unwrap();
+        assert!(folder.path().join(".out.qlora-tools/lock").exists(), "beside, not within");
+        assert!(Scratch::beside(&path, "test").unwrap_err().to_string().contains("another process"));
+        drop(scratch);
+        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(Scratch::beside(&path, "test").is_ok());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_taken_over_by_its_own_tool_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let left = folder.path().join(".out.qlora-tools");
+        // A kill behind mkdir, behind the lock's creation, behind the owner's name.
+        for owner in [None, Some(""), Some("qlora-tools test\n")] {
+            fs_err::create_dir(&left).unwrap();
+            if let Some(owner) = owner {
+                fs_err::write(left.join("lock"), owner).unwrap();
+            }
+            drop(Scratch::beside(&path, "test").unwrap());
+            assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0, "{owner:?}");
+        }
+        fs_err::create_dir(&left).unwrap();
+        fs_err::write(left.join("lock"), "qlora-tools other\n").unwrap();
+        let error = Scratch::beside(&path, "test").unwrap_err().to_string();
+        assert!(error.contains("unfinished work of other"), "{error}");
+    }
+
+    #[test]
+    fn nothing_of_a_stranger_is_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, left) = (folder.path().join("out"), folder.path().join(".out.qlora-tools"));
+        let thesis = folder.path().join("thesis.tex");
+        fs_err::write(&thesis, "years of work").unwrap();
+        let refused = |what: &str| {
+            assert!(Scratch::beside(&path, "test").is_err(), "{what}");
+            assert_eq!(fs_err::read_to_string(&thesis).unwrap(), "years of work", "{what}");
+            remove(&left).unwrap();
+        };
+        symlink(folder.path(), &left).unwrap();
+        refused("a link to a directory");
+        symlink("thesis.tex", &left).unwrap();
+        refused("a link to a file");
+        fs_err::create_dir(&left).unwrap();
+        symlink("../thesis.tex", left.join("lock")).unwrap();
+        refused("a link in place of the lock");
+        fs_err::create_dir(&left).unwrap();
+        fs_err::write(left.join("lock"), "poetry").unwrap();
+        refused("a lock of something else");
+        fs_err::create_dir(&left).unwrap();
+        fs_err::write(left.join("notes.md"), "mine").unwrap();
+        refused("files of another kind");
+    }
+
+    #[test]
+    fn a_long_name_has_a_shorter_one_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n".repeat(250));
+        assert!(Scratch::beside(&path, "test").is_ok());
+    }
+}

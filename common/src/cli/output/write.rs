@@ -1,0 +1,126 @@
+//! The system's calls behind every output: files that appear whole, names that are given once, and
+//! nothing that is written or removed through a link.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::{Context, Error, Result, error};
+
+/// How the names of files begin that have not got their own yet.
+const TEMPORARY: &str = ".qlora-tools-";
+
+/// Writes a file whole or not at all, in the place of any there was. A link is replaced, not followed.
+pub fn write_file(path: &Path, text: &str) -> Result<()> {
+    let mut file = temporary(path, "")?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|failed| Error::from(failed.error).context(path.display()))?;
+    sync(parent(path))
+}
+
+/// A new file beside `path` that gets its name when it is whole; its own ends in `suffix`.
+pub fn temporary(path: &Path, suffix: &str) -> Result<tempfile::NamedTempFile> {
+    let folder = parent(path);
+    tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .rand_bytes(12)
+        .suffix(suffix)
+        .permissions(PermissionsExt::from_mode(0o666))
+        .tempfile_in(folder)
+        .with_context(|| format!("cannot write in {}", folder.display()))
+        .hint("choose a place that can be written, or free some of it")
+}
+
+/// Makes a file that is not there yet.
+pub fn create_new(path: &Path) -> Result<File> {
+    File::create_new(path).with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Opens a file itself, never what a link of its name points to, and never waits for it.
+pub fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32);
+    options
+}
+
+/// Gives `from` the name `to`, which nothing has.
+pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(error!("{} exists", to.display()).hint("choose another name with -o")),
+        // Not every file system knows how.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if to.symlink_metadata().is_err() => {
+            Ok(fs_err::rename(from, to)?)
+        }
+        Err(problem) => {
+            Err(io::Error::from(problem)).with_context(|| format!("cannot make {}", to.display()))
+        }
+    }
+}
+
+/// Exchanges two names in one step; `false` where the file system cannot.
+pub fn exchange(one: &Path, other: &Path) -> Result<bool> {
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
+        Err(problem) => {
+            Err(io::Error::from(problem)).with_context(|| format!("cannot replace {}", other.display()))
+        }
+    }
+}
+
+/// Removes a file, a link or a whole directory, if it is there.
+pub fn remove(path: &Path) -> Result<()> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => Ok(fs_err::remove_dir_all(path)?),
+        Ok(_) => Ok(fs_err::remove_file(path)?),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The directory that a path lies in.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Brings a file, or the names in a directory, to the disk.
+pub fn sync(path: &Path) -> Result<()> {
+    Ok(fs_err::File::open(path)?.sync_all()?)
+}
+
+/// [`sync`] for everything in a directory, and for itself.
+pub fn sync_tree(path: &Path) -> Result<()> {
+    for entry in fs_err::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if entry.file_type()?.is_file() {
+            sync(&entry.path())?;
+        }
+    }
+    sync(path)
+}
+
+/// Fails where the disk that holds `directory` has no room for `bytes` more, which are for `result`.
+pub fn check_space(directory: &Path, bytes: u64, result: &Path) -> Result<()> {
+    let Ok(found) = rustix::fs::statvfs(directory) else { return Ok(()) };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free < bytes {
+        return Err(error!(
+            "{} takes {:.2} GB, the disk has {:.2} GB free",
+            result.display(),
+            bytes as f64 / 1e9,
+            free as f64 / 1e9
+        )
+        .hint("free some disk space, or choose another place with -o"));
+    }
+    Ok(())
+}

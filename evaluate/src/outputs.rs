@@ -1,0 +1,103 @@
+//! The files of an evaluation: the report, its chart beside it, and the details that are asked for.
+
+use std::path::{Path, PathBuf};
+
+use common::chart::BarChart;
+use common::cli::{Destination, OutputFile, quoted_path};
+use common::{Context, Error, Result, error};
+
+/// The name of the tool that these files belong to.
+const TOOL: &str = "evaluate";
+
+/// What is there before an evaluation begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Existing {
+    /// Whether a report of ours is at its place.
+    pub is_report: bool,
+    /// Whether it is of the same evaluation.
+    pub is_same: bool,
+}
+
+/// All files of one evaluation, begun before the work. The report gets its name first: a chart or
+/// details beside it are then known to be its own.
+pub struct Outputs {
+    /// It also holds the journal.
+    pub report: OutputFile,
+    chart: OutputFile,
+    details: Option<OutputFile>,
+}
+
+impl Outputs {
+    /// Begins the files at `report` and `details`, of an evaluation that reads `inputs`. What is there
+    /// is replaced if `force` says so; of the chart, which nobody has named, if it is of a report.
+    pub fn begin(
+        report: &Path,
+        details: Option<&Path>,
+        inputs: &[PathBuf],
+        existing: Existing,
+        force: bool,
+    ) -> Result<Self> {
+        let chart = chart_of(report)?;
+        if !existing.is_report && chart.symlink_metadata().is_ok() {
+            return Err(error!(
+                "{} exists, where the chart of {} would be",
+                chart.display(),
+                report.display()
+            )
+            .hint("choose another name with -o"));
+        }
+        let inputs = |more: &[&Path]| -> Vec<PathBuf> {
+            inputs.iter().cloned().chain(more.iter().map(|path| path.to_path_buf())).collect()
+        };
+        let begin = |path: &Path, inputs: &[PathBuf], force| {
+            OutputFile::begin(&Destination::file(path, inputs)?, force, TOOL)
+        };
+        Ok(Self {
+            report: begin(report, &inputs(&[]), force || existing.is_same)?,
+            chart: begin(&chart, &inputs(&[report]), existing.is_report)?,
+            details: details
+                .map(|details| begin(details, &inputs(&[report, &chart]), force))
+                .transpose()
+                .context("--details")?,
+        })
+    }
+
+    /// Writes everything, and gives nothing its name before all of it is written.
+    pub fn write(mut self, report: &str, chart: &BarChart, details: &str) -> Result<()> {
+        self.report.fill(|path| Ok(fs_err::write(path, report)?))?;
+        self.chart.fill(|path| chart.save(path))?;
+        if let Some(file) = &mut self.details {
+            file.fill(|path| Ok(fs_err::write(path, details)?))?;
+        }
+        for file in [&mut self.report, &mut self.chart].into_iter().chain(&mut self.details) {
+            file.place()?;
+        }
+        self.details.into_iter().for_each(OutputFile::finish);
+        self.chart.finish();
+        self.report.finish();
+        Ok(())
+    }
+
+    /// Ends what a run that was killed has left to do beside a report that is whole.
+    pub fn complete(report: &Path, details: Option<&Path>, chart: &BarChart) -> Result<()> {
+        let path = chart_of(report)?;
+        if path.symlink_metadata().is_err() {
+            let mut file = OutputFile::begin(&Destination::file(&path, &[])?, false, TOOL)?;
+            file.fill(|path| chart.save(path))?;
+            file.place()?;
+            file.finish();
+        }
+        [report, &path].into_iter().chain(details).for_each(|path| OutputFile::discard(path, TOOL));
+        Ok(())
+    }
+}
+
+/// Where the chart of a report is.
+pub fn chart_of(report: &Path) -> Result<PathBuf> {
+    let chart = report.with_extension("png");
+    match chart == report {
+        true => Err(Error::usage(format!("{} is the name of the report's chart", report.display()))
+            .hint(format_args!("-o {}", quoted_path(&report.with_extension("json"))))),
+        false => Ok(chart),
+    }
+}
