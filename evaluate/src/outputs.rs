@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use common::chart::BarChart;
 use common::cli::{Destination, OutputFile, quoted_path};
-use common::{Context, Error, Result, error};
+use common::{Error, Result, error};
 
 /// The name of the tool that these files belong to.
 const TOOL: &str = "evaluate";
@@ -55,10 +55,7 @@ impl Outputs {
         Ok(Self {
             report: begin(report, &inputs(&[]), force || existing.is_same)?,
             chart: begin(&chart, &inputs(&[report]), existing.is_report)?,
-            details: details
-                .map(|details| begin(details, &inputs(&[report, &chart]), force))
-                .transpose()
-                .context("--details")?,
+            details: details.map(|details| begin(details, &inputs(&[report, &chart]), force)).transpose()?,
         })
     }
 
@@ -87,7 +84,9 @@ impl Outputs {
             file.place()?;
             file.finish();
         }
-        [report, &path].into_iter().chain(details).for_each(|path| OutputFile::discard(path, TOOL));
+        for path in [report, &path].into_iter().chain(details) {
+            OutputFile::discard(&Destination::file(path, &[])?, TOOL);
+        }
         Ok(())
     }
 }

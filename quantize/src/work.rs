@@ -44,7 +44,7 @@ impl Settings {
         if file.symlink_metadata().is_ok_and(|found| found.is_file())
             && files::read_text(file, text.len() as u64).is_ok_and(|found| found == text)
         {
-            OutputFile::discard(file, TOOL);
+            OutputFile::discard(&place, TOOL);
             cli::note(format_args!("{} is already made", file.display()));
             return Ok(());
         }

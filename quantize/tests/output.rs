@@ -21,7 +21,10 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("source");
         fs::create_dir(&source).unwrap();
-        fs::write(source.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        let config = r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4,
+            "num_hidden_layers": 1, "intermediate_size": 128, "vocab_size": 16,
+            "max_position_embeddings": 16, "rms_norm_eps": 1e-6}"#;
+        fs::write(source.join("config.json"), config).unwrap();
         fs::write(source.join("tokenizer.json"), "{}").unwrap();
         let bytes: Vec<u8> =
             (0..128 * 64_u32).flat_map(|i| ((i % 97 + 0x3f00) as u16).to_le_bytes()).collect();

@@ -51,8 +51,7 @@ pub fn check(output: &Path, inputs: &[PathBuf]) -> Result<()> {
 /// A path and the directories that it lies in, itself first.
 fn trace(path: &Path) -> Result<Vec<Identity>> {
     let absolute = std::path::absolute(path)?;
-    let is_there = |path: &&Path| path.symlink_metadata().is_ok();
-    let Some(existing) = absolute.ancestors().find(is_there) else { return Ok(vec![]) };
+    let Some(existing) = absolute.ancestors().find(|path| path.exists()) else { return Ok(vec![]) };
     let canonical = fs_err::canonicalize(existing)?;
     let rest = absolute.strip_prefix(existing).unwrap_or(Path::new(""));
     if rest.components().any(|part| part == Component::ParentDir) {

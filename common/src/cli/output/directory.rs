@@ -44,15 +44,15 @@ impl OutputDirectory {
         let path = destination.path();
         expect_replaceable_by_name(path)?;
         if path.symlink_metadata().is_err() && scratch::is_beside(path) {
-            put_back(path, tool)?;
+            put_back(&destination, tool)?;
         }
         if !force && MadeBy::read(path).is_some_and(|found| !found.unfinished && found.is_of_same(&made_by)) {
-            Scratch::discard(path, tool);
+            Scratch::discard(&destination, tool);
             return Ok(Begun::Done(destination.named().to_path_buf()));
         }
         expect_replaceable(&destination, force, tool)?;
         let parents = NewParents::make(parent(path))?;
-        let scratch = Scratch::beside(path, tool)?;
+        let scratch = Scratch::beside(&destination, tool)?;
         let new = scratch.new_result();
         match MadeBy::read(&new).filter(|_| new.symlink_metadata().is_ok_and(|found| found.is_dir())) {
             Some(found) if !force && found.is_of_same(&made_by) => {
@@ -142,8 +142,9 @@ pub fn place(scratch: &Scratch, path: &Path) -> Result<()> {
 }
 
 /// Puts back the old result of a run that was killed while it replaced it.
-fn put_back(path: &Path, tool: &str) -> Result<()> {
-    let mut scratch = Scratch::beside(path, tool)?;
+fn put_back(destination: &Destination, tool: &str) -> Result<()> {
+    let mut scratch = Scratch::beside(destination, tool)?;
+    let path = destination.path();
     // It may also hold parts, which are looked at later.
     scratch.keeps = true;
     let old = scratch.old_result();

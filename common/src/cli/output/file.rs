@@ -34,7 +34,7 @@ impl OutputFile {
         if kind.is_ok() && !force && !scratch::is_beside(path) {
             return Err(exists());
         }
-        let scratch = Scratch::beside(path, tool)?;
+        let scratch = Scratch::beside(destination, tool)?;
         // What a run that was killed has put there is no more than the beginning of this one.
         let is_of_killed = is_placed(&scratch, path);
         if path.symlink_metadata().is_ok() && !force && !is_of_killed {
@@ -92,8 +92,8 @@ impl OutputFile {
     }
 
     /// Removes what a run that was killed behind its end has left beside a file that is whole.
-    pub fn discard(path: &Path, tool: &str) {
-        Scratch::discard(path, tool);
+    pub fn discard(file: &Destination, tool: &str) {
+        Scratch::discard(file, tool);
     }
 
     /// Notes which file is about to get the name.

@@ -42,7 +42,7 @@ impl GrowingDirectory {
         let (named, path) = (destination.named(), destination.path());
         expect_ours(destination, tool, continues)?;
         let parents = NewParents::make(path)?;
-        let scratch = Scratch::within(path, tool)?;
+        let scratch = Scratch::within(destination, tool)?;
         for left in [scratch.new_result(), scratch.old_result(), scratch.new_file()] {
             remove(&left)?;
         }
@@ -101,11 +101,11 @@ impl GrowingDirectory {
 
     /// Makes a file by `fill`, which is given a path at which nothing is.
     pub fn fill(&mut self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.claim(&[(name, Kind::File)])?;
         let new = self.scratch.new_file();
         remove(&new)?;
         fill(&new)?;
         sync(&new)?;
-        self.claim(&[(name, Kind::File)])?;
         fs_err::rename(new, self.path.join(name))?;
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! tool, and is gone when the work is done. The same command finds it again after a kill. A
 //! directory, file or link of that name which no tool of ours made is never touched.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::Destination;
 use super::write::{self, parent, remove};
 use crate::{Context, Error, Result, error, hex};
 
@@ -37,24 +39,24 @@ pub struct Scratch {
 
 impl Scratch {
     /// For a result that gets its name when it is whole.
-    pub fn beside(result: &Path, tool: &str) -> Result<Self> {
-        Self::at(path_beside(result), result, tool)
+    pub fn beside(result: &Destination, tool: &str) -> Result<Self> {
+        Self::at(path_beside(result.path()), result.named(), tool)
     }
 
     /// For a directory that grows.
-    pub fn within(directory: &Path, tool: &str) -> Result<Self> {
-        Self::at(directory.join(SCRATCH), directory, tool)
+    pub fn within(directory: &Destination, tool: &str) -> Result<Self> {
+        Self::at(directory.path().join(SCRATCH), directory.named(), tool)
     }
 
     /// Removes what a process that died has left beside a result that is whole.
-    pub fn discard(result: &Path, tool: &str) {
-        if path_beside(result).symlink_metadata().is_ok() {
+    pub fn discard(result: &Destination, tool: &str) {
+        if is_beside(result.path()) {
             // Another process, or a stranger's directory, is left alone.
             drop(Self::beside(result, tool));
         }
     }
 
-    fn at(path: PathBuf, result: &Path, tool: &str) -> Result<Self> {
+    fn at(path: PathBuf, named: &Path, tool: &str) -> Result<Self> {
         let owner = format!("qlora-tools {tool}\n");
         loop {
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -85,7 +87,7 @@ impl Scratch {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    return Err(error!("another process is writing {}", result.display())
+                    return Err(error!("another process is writing {}", named.display())
                         .hint("wait for it, or choose another name with -o"));
                 }
                 Err(TryLockError::Error(problem)) => {
@@ -143,7 +145,12 @@ impl Scratch {
     }
 
     fn remove(&self) -> Result<()> {
-        ENTRIES.iter().try_for_each(|name| remove(&self.path.join(name)))?;
+        let mut names = Vec::new();
+        for entry in fs_err::read_dir(&self.path)? {
+            names.push(entry?.file_name());
+        }
+        let own = names.iter().filter(|name| *name != LOCK && is_own(name));
+        own.into_iter().try_for_each(|name| remove(&self.path.join(name)))?;
         remove(&self.path.join(LOCK))?;
         Ok(fs_err::remove_dir(&self.path)?)
     }
@@ -170,7 +177,7 @@ fn path_beside(result: &Path) -> PathBuf {
     if own.len() > LONGEST_NAME {
         own = format!("{SCRATCH}-{}", &hex(Sha256::digest(name))[..32]).into_bytes();
     }
-    result.with_file_name(std::ffi::OsString::from_vec(own))
+    result.with_file_name(OsString::from_vec(own))
 }
 
 /// Fails where something of that name is not a directory that a tool of ours works in.
@@ -181,11 +188,17 @@ fn check_entries(path: &Path) -> Result<()> {
     }
     let Ok(entries) = std::fs::read_dir(path) else { return Err(in_the_way(path)) };
     let names: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
-    let known = |name: &std::ffi::OsString| name == LOCK || ENTRIES.iter().any(|known| name == known);
-    match names.iter().all(known) && (names.is_empty() || names.iter().any(|name| name == LOCK)) {
+    match names.iter().all(|name| is_own(name)) && (names.is_empty() || names.iter().any(|name| name == LOCK))
+    {
         true => Ok(()),
         false => Err(in_the_way(path)),
     }
+}
+
+/// Whether a tool makes files or directories of that name in its scratch directory.
+fn is_own(name: &OsStr) -> bool {
+    let is_temporary = name.as_bytes().starts_with(write::TEMPORARY.as_bytes());
+    name == LOCK || is_temporary || ENTRIES.iter().any(|known| name == *known)
 }
 
 fn in_the_way(path: &Path) -> Error {
@@ -204,16 +217,20 @@ mod tests {
 
     use super::*;
 
+    fn beside(path: &Path) -> Result<Scratch> {
+        Scratch::beside(&Destination::file(path, &[]).unwrap(), "test")
+    }
+
     #[test]
     fn one_at_a_time_and_nothing_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
-        let scratch = Scratch::beside(&path, "test").unwrap();
+        let scratch = beside(&path).unwrap();
         assert!(folder.path().join(".out.qlora-tools/lock").exists(), "beside, not within");
-        assert!(Scratch::beside(&path, "test").unwrap_err().to_string().contains("another process"));
+        assert!(beside(&path).unwrap_err().to_string().contains("another process"));
         drop(scratch);
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
-        assert!(Scratch::beside(&path, "test").is_ok());
+        assert!(beside(&path).is_ok());
     }
 
     #[test]
@@ -227,12 +244,12 @@ mod tests {
             if let Some(owner) = owner {
                 fs_err::write(left.join("lock"), owner).unwrap();
             }
-            drop(Scratch::beside(&path, "test").unwrap());
+            drop(beside(&path).unwrap());
             assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0, "{owner:?}");
         }
         fs_err::create_dir(&left).unwrap();
         fs_err::write(left.join("lock"), "qlora-tools other\n").unwrap();
-        let error = Scratch::beside(&path, "test").unwrap_err().to_string();
+        let error = beside(&path).unwrap_err().to_string();
         assert!(error.contains("unfinished work of other"), "{error}");
     }
 
@@ -243,7 +260,7 @@ mod tests {
         let thesis = folder.path().join("thesis.tex");
         fs_err::write(&thesis, "years of work").unwrap();
         let refused = |what: &str| {
-            assert!(Scratch::beside(&path, "test").is_err(), "{what}");
+            assert!(beside(&path).is_err(), "{what}");
             assert_eq!(fs_err::read_to_string(&thesis).unwrap(), "years of work", "{what}");
             remove(&left).unwrap();
         };
@@ -266,6 +283,6 @@ mod tests {
     fn a_long_name_has_a_shorter_one_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("n".repeat(250));
-        assert!(Scratch::beside(&path, "test").is_ok());
+        assert!(beside(&path).is_ok());
     }
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::{Context, Error, Result, error};
 
 /// How the names of files begin that have not got their own yet.
-const TEMPORARY: &str = ".qlora-tools-";
+pub const TEMPORARY: &str = ".qlora-tools-";
 
 /// Writes a file whole or not at all, in the place of any there was. A link is replaced, not followed.
 pub fn write_file(path: &Path, text: &str) -> Result<()> {
