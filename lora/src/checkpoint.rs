@@ -153,15 +153,9 @@ pub fn progress(path: &Path, recipe: &Value, total: u64) -> Result<Progress> {
     };
     let named = || path.join(PROGRESS).display().to_string();
     let progress: Progress = files::read_json(&path.join(PROGRESS), files::INDEX).with_context(named)?;
-    if let Some((before, now)) = lengths(&saved, recipe) {
-        let state: Value = files::read_json(&path.join("trainer_state.json"), files::INDEX)?;
-        if state["max_steps"] != progress.step {
-            return Err(error!(
-                "cannot resume {}, which is not the end of a run, at another length: it was {before}, now {now}",
-                path.display()
-            )
-            .hint("finish it at the length it began with; --resume then continues it to a greater one"));
-        }
+    let state: Value = files::read_json(&path.join("trainer_state.json"), files::INDEX)?;
+    let is_end = state["max_steps"] == progress.step;
+    if let Some((before, now)) = lengths(&saved, recipe).filter(|_| is_end) {
         if total < progress.step {
             return Err(error!(
                 "{} has taken {} steps, {now} are {total}: there is nothing to continue",
@@ -223,6 +217,7 @@ fn same_run(path: &Path, saved: &Value, recipe: &Value) -> Result<()> {
     if differences.is_empty() {
         return Ok(());
     }
-    Err(error!("cannot resume {} under other settings: {}", path.display(), differences.join("; "))
-        .hint("use the settings it began with, or begin anew with another -o"))
+    Err(error!("cannot resume {} under other settings: {}", path.display(), differences.join("; ")).hint(
+        "use the settings it began with, or begin anew with another -o; a finished run can be made longer",
+    ))
 }

@@ -53,11 +53,12 @@ fn continues(config: &Config) -> bool {
 }
 
 /// Whether the same run has been completed before.
-pub fn is_complete(config: &Config, recipe: &Value) -> Result<bool> {
+pub fn is_complete(config: &Config, destination: &Destination, recipe: &Value) -> Result<bool> {
     match (recipe_of(&config.output, TOOL), &config.begin) {
         (None, _) | (_, Begin::Forced) => Ok(false),
         (Some(made), _) if made == *recipe => {
             note(format_args!("{} is already trained; --force trains it again", config.output.display()));
+            GrowingDirectory::discard(destination, TOOL);
             Ok(true)
         }
         (Some(_), Begin::Overwriting) => Ok(false),

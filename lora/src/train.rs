@@ -62,7 +62,7 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let Prepared { examples, held_out, template } = config.data.prepare(&config.model)?;
     let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
     let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref());
-    if !config.dry_run && output::is_complete(&config, &recipe)? {
+    if !config.dry_run && output::is_complete(&config, &destination, &recipe)? {
         return Ok(Some(config.output));
     }
     let setup = Setup::new(config, recipe, examples, held_out)?;
@@ -127,8 +127,10 @@ impl Run {
 
     /// Begins the files of the run.
     fn begin(&mut self) -> Result<()> {
-        let Self { config, directory, record, recipe, .. } = self;
-        output::begin(directory, config, recipe)?;
+        output::begin(&mut self.directory, &self.config, &self.recipe)?;
+        // Where a run was killed between its last checkpoint and the end of an old one.
+        self.rotate(self.best(None))?;
+        let Self { config, directory, record, .. } = self;
         directory.write("training_args.yaml", &config.settings.text(&config.model, &config.output)?)?;
         record.begin(directory, config.tensorboard.as_deref())
     }
@@ -316,7 +318,6 @@ impl Run {
 
     fn save(&mut self, step: u64) -> Result<PathBuf> {
         let best = self.best(Some(step));
-        let Config { output, model, save_total_limit, load_best, .. } = &self.config;
         let state = State {
             model: &self.model,
             adapter: &self.adapter,
@@ -325,14 +326,21 @@ impl Run {
             trainer_state: &self.record.trainer_state(step, &self.config, best.as_ref()),
             recipe: &self.recipe,
         };
-        let path = checkpoint::save(&mut self.directory, model, self.template.as_deref(), &state)
+        let (model, template) = (&self.config.model, self.template.as_deref());
+        let path = checkpoint::save(&mut self.directory, model, template, &state)
             .context("cannot save a checkpoint")?;
-        if let Some(limit) = save_total_limit {
-            let kept = best.filter(|_| *load_best).map(|best| best.step);
-            checkpoint::rotate(&mut self.directory, output, *limit, kept)
-                .context("cannot remove an old checkpoint")?;
-        }
+        self.rotate(best)?;
         Ok(path)
+    }
+
+    /// Removes checkpoints beyond the limit.
+    fn rotate(&mut self, best: Option<Best>) -> Result<()> {
+        let Config { output, save_total_limit: Some(limit), load_best, .. } = &self.config else {
+            return Ok(());
+        };
+        let kept = best.filter(|_| *load_best).map(|best| best.step);
+        checkpoint::rotate(&mut self.directory, output, *limit, kept)
+            .context("cannot remove an old checkpoint")
     }
 
     fn plot(&mut self) {

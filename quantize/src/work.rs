@@ -99,7 +99,7 @@ pub fn quantize(
         }
         Begun::New(output) => {
             let report = settings.new_report(&source, &destination, force)?;
-            Work::new(&plan, source, output, report).finish(inputs, config, settings)
+            Work::new(&plan, source, *output, report).finish(inputs, config, settings)
         }
     }
 }

@@ -63,7 +63,7 @@ fn what_is_written_is_read_as_the_same() {
     let (_, settings) = lines("--dry-run --data-seed 7", file).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("training_args.yaml");
-    settings.write(&path, Path::new("m"), Path::new("o")).unwrap();
+    fs_err::write(&path, settings.text(Path::new("m"), Path::new("o")).unwrap()).unwrap();
     let (arguments, again) = complete(vec!["lora-train".into(), path.clone().into()]).unwrap();
     assert_eq!(settings, again, "{}", fs_err::read_to_string(&path).unwrap());
     assert_eq!(arguments.model, [Path::new("m")]);

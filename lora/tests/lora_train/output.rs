@@ -285,3 +285,26 @@ fn two_runs_exclude_each_other() {
     lock.lock().unwrap();
     refuse(&place, "out", &format!("{RUN} -o out --max-steps 1"), "another process is writing out");
 }
+
+#[test]
+fn a_run_that_was_killed_at_its_end_is_tidied() {
+    let place = Place::new();
+    let run = format!("{RUN} --max-steps 4 --save-steps 2");
+    place.train(&format!("{run} -o out --save-total-limit 1"));
+    place.train(&format!("{run} -o more"));
+    assert_eq!(place.checkpoints("out"), [4]);
+    // Killed between its last checkpoint and the end of the one before.
+    fs_err::rename(place.path("more/checkpoint-2"), place.path("out/checkpoint-2")).unwrap();
+    let mut made_by: Value = place.json("out/made-by.json");
+    made_by["files"]["checkpoint-2"] = json!("result");
+    made_by["unfinished"] = json!(true);
+    place.write("out/made-by.json", made_by.to_string());
+    place.train(&format!("{run} -o out --save-total-limit 1 --resume"));
+    assert_eq!(place.checkpoints("out"), [4]);
+    // Killed behind the mark that it is complete.
+    fs_err::create_dir(place.path("out/.qlora-tools")).unwrap();
+    place.write("out/.qlora-tools/lock", "qlora-tools lora-train\n");
+    place.write("out/.qlora-tools/file", "half");
+    place.train(&format!("{run} -o out --save-total-limit 1"));
+    assert!(!place.path("out/.qlora-tools").exists());
+}

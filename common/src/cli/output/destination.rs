@@ -17,7 +17,7 @@ impl Destination {
     /// A directory, new or there, that is to hold a result made from `inputs`.
     pub fn directory(named: &Path, inputs: &[PathBuf]) -> Result<Self> {
         let line_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
-        if named.as_os_str().as_encoded_bytes().iter().any(|byte| line_break(byte)) {
+        if named.as_os_str().as_encoded_bytes().iter().any(line_break) {
             return Err(Error::usage(format!(
                 "the path {named:?} has a line break in its name, which no other tool could read"
             ))

@@ -17,7 +17,7 @@ use crate::{Context, Error, Result, cli, error};
 /// What [`OutputDirectory::begin`] found.
 pub enum Begun {
     /// The work has to be done, into this directory.
-    New(OutputDirectory),
+    New(Box<OutputDirectory>),
     /// The same work has been done before; here is its result.
     Done(PathBuf),
 }
@@ -68,7 +68,7 @@ impl OutputDirectory {
         let mut output = Self { destination, force, made_by, scratch, parents };
         output.scratch.keeps = output.has_parts();
         output.write_made_by()?;
-        Ok(Begun::New(output))
+        Ok(Begun::New(Box::new(output)))
     }
 
     /// Where to write.
@@ -259,7 +259,7 @@ mod tests {
 
     fn begin_new(path: &Path, force: bool, recipe: &str) -> OutputDirectory {
         match begin(path, force, recipe).unwrap() {
-            Begun::New(output) => output,
+            Begun::New(output) => *output,
             Begun::Done(_) => panic!("already done"),
         }
     }

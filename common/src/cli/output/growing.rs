@@ -58,6 +58,11 @@ impl GrowingDirectory {
         Ok(Self { named, path, made_by, earlier: Vec::new(), is_new, keeps: !is_new, scratch, parents })
     }
 
+    /// Removes what a process that died behind its end has left in a directory that is whole.
+    pub fn discard(destination: &Destination, tool: &str) {
+        Scratch::discard_within(destination, tool);
+    }
+
     /// Begins work of `recipe` anew: everything that the tool has in the directory goes, but for the
     /// files named `usable`, which stay until they are replaced or the work is finished.
     pub fn begin(&mut self, recipe: Value, usable: &[&str]) -> Result<()> {

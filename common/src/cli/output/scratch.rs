@@ -56,6 +56,13 @@ impl Scratch {
         }
     }
 
+    /// Removes what a process that died has left in a directory that is whole.
+    pub fn discard_within(directory: &Destination, tool: &str) {
+        if directory.path().join(SCRATCH).symlink_metadata().is_ok() {
+            drop(Self::within(directory, tool));
+        }
+    }
+
     fn at(path: PathBuf, named: &Path, tool: &str) -> Result<Self> {
         let owner = format!("qlora-tools {tool}\n");
         loop {
