@@ -23,7 +23,7 @@ impl Journal {
         let (done, whole) = read(&path, recipe).unwrap_or_default();
         report.keep_journal(!done.is_empty());
         let open = || -> std::io::Result<std::fs::File> {
-            let mut file = cli::unlinked().write(true).create(true).truncate(false).open(&path)?;
+            let mut file = cli::no_follow().write(true).create(true).truncate(false).open(&path)?;
             // A line that a killed run cut off is scored again.
             file.set_len(whole)?;
             file.seek(SeekFrom::End(0))?;

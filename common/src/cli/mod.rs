@@ -32,7 +32,7 @@ pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use messages::{Tool, detail, is_quiet, note, note_lines, prompt, show_in_tests, warn};
 pub use output::{
     Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, identity,
-    is_unfinished, made_otherwise, parts_of, recipe_of, temporary, unlinked, write_file,
+    is_unfinished, made_otherwise, no_follow, parts_of, recipe_of, temporary, write_file,
 };
 pub use place::{cache_directory, tool};
 pub use progress::{Part, Progress, Unit};

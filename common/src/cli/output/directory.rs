@@ -42,7 +42,7 @@ impl OutputDirectory {
     pub fn begin(destination: Destination, force: bool, tool: &str, recipe: Value) -> Result<Begun> {
         let mut made_by = MadeBy::unfinished(tool, recipe);
         let path = destination.path();
-        expect_replaceable_by_name(path)?;
+        expect_replaceable_by_name(&destination)?;
         if path.symlink_metadata().is_err() && scratch::is_beside(path) {
             put_back(&destination, tool)?;
         }
@@ -174,15 +174,16 @@ fn is_empty(directory: &Path) -> bool {
     fs_err::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Fails where a directory cannot be put in the place of `path`, because of what `path` is.
-fn expect_replaceable_by_name(path: &Path) -> Result<()> {
-    let Some(_) = path.file_name() else {
-        return Err(Error::usage(format!("{} cannot be an output directory", path.display()))
+/// Fails where no directory can be put in the place of the destination, whatever is in it.
+fn expect_replaceable_by_name(destination: &Destination) -> Result<()> {
+    let (path, named) = (destination.path(), destination.named());
+    let Some(_) = named.file_name() else {
+        return Err(Error::usage(format!("{} cannot be an output directory", named.display()))
             .hint("name a new directory with -o"));
     };
     let Ok(found) = fs_err::canonicalize(path) else { return Ok(()) };
     if std::env::current_dir().is_ok_and(|current| current == found) {
-        return Err(Error::usage(format!("{} is the current directory", path.display()))
+        return Err(Error::usage(format!("{} is the current directory", named.display()))
             .hint("name a new directory in it with -o"));
     }
     let is_mounted = rustix::fs::statx(
@@ -193,8 +194,8 @@ fn expect_replaceable_by_name(path: &Path) -> Result<()> {
     )
     .is_ok_and(|found| found.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT));
     if is_mounted {
-        return Err(error!("{} is a mount point, which no directory can replace", path.display())
-            .hint(format_args!("name a directory in it: -o {}", cli::quoted_path(&path.join("out")))));
+        return Err(error!("{} is a mount point, which no directory can replace", named.display())
+            .hint(format_args!("name a directory in it: -o {}", cli::quoted_path(&named.join("out")))));
     }
     Ok(())
 }

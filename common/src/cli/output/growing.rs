@@ -119,7 +119,7 @@ impl GrowingDirectory {
     pub fn append(&mut self, name: &str, text: &str) -> Result<File> {
         self.write(name, text)?;
         let path = self.path.join(name);
-        write::options().append(true).open(&path).with_context(|| path.display().to_string())
+        write::no_follow().append(true).open(&path).with_context(|| path.display().to_string())
     }
 
     /// The name that a folder has within the directory, if it lies in it.

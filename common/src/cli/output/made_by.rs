@@ -105,7 +105,7 @@ impl MadeBy {
 
     /// The record in a directory; `None` where there is none, or none that can be believed.
     pub fn read(directory: &Path) -> Option<Self> {
-        let file = write::options().read(true).open(directory.join(MADE_BY)).ok()?;
+        let file = write::no_follow().read(true).open(directory.join(MADE_BY)).ok()?;
         if !file.metadata().ok()?.is_file() {
             return None;
         }

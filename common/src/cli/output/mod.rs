@@ -36,7 +36,7 @@ pub use destination::Destination;
 pub use directory::{Begun, OutputDirectory};
 pub use file::OutputFile;
 pub use growing::{GrowingDirectory, expect_ours};
-pub use write::{create_new, options as unlinked, temporary, write_file};
+pub use write::{create_new, no_follow, temporary, write_file};
 
 /// What the parts of a finished directory were made from, by file name.
 pub fn parts_of(path: &Path) -> Map<String, Value> {

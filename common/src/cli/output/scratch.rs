@@ -78,7 +78,7 @@ impl Scratch {
                 }
             }
             let lock = path.join(LOCK);
-            let opened = write::options().read(true).write(true).create(true).truncate(false).open(&lock);
+            let opened = write::no_follow().read(true).write(true).create(true).truncate(false).open(&lock);
             let mut file = match opened {
                 Ok(file) => file,
                 // Whoever was here before has just removed the directory.

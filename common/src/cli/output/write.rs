@@ -41,8 +41,8 @@ pub fn create_new(path: &Path) -> Result<File> {
     File::create_new(path).with_context(|| format!("cannot make {}", path.display()))
 }
 
-/// Opens a file itself, never what a link of its name points to, and never waits for it.
-pub fn options() -> OpenOptions {
+/// Options that open a file itself, never what a link of its name points to, and never wait for it.
+pub fn no_follow() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32);
     options
