@@ -1,7 +1,7 @@
 //! A file of which no server says how long it is: one stream, complete where its body ends.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::cli::{Progress, Unit, check_interrupted, detail};
 use reqwest::{Method, Url};
@@ -15,6 +15,8 @@ use crate::transfer::check_encoding;
 
 /// First wait after a failure; doubled with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Bytes a second below which a server is given up, unless the user wants it slow.
+const SLOWEST: f64 = 1024.0;
 /// A body without an end stops while the disk still has room for others.
 const LEFT_FREE: u64 = 256 << 20;
 
@@ -79,6 +81,7 @@ async fn receive(
     let mut file = to.create()?;
     let progress = Progress::new("fetch", None, Unit::Bytes);
     let mut received = 0;
+    let (mut window_begun, mut window_bytes) = (Instant::now(), 0);
     while let Some(piece) = next_piece(&mut response, connection.timeout()).await? {
         check_interrupted()?;
         rate.take(piece.len()).await;
@@ -88,6 +91,15 @@ async fn receive(
                 common::error!("the server has sent {} and does not end", bytes(received))
                     .hint("free some disk space if the file is really that long"),
             ));
+        }
+        window_bytes += piece.len();
+        let elapsed = window_begun.elapsed();
+        if elapsed > connection.timeout() {
+            if !rate.is_limited() && (window_bytes as f64) < SLOWEST * elapsed.as_secs_f64() {
+                let seconds = elapsed.as_secs_f32();
+                return Err(Failure::transient(format_args!("only {window_bytes} bytes in {seconds:.1} s")));
+            }
+            (window_begun, window_bytes) = (Instant::now(), 0);
         }
         file.write_all(&piece).map_err(common::Error::from)?;
         progress.set(received);
