@@ -10,6 +10,7 @@
 //! | [`device`] | where tensors live and products run |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`files`] | reading files of others: regular ones, bounded |
+//! | [`hub_cache`] | the hub's own cache, and the models in it |
 //! | [`kernels`] | the operations of the model, forward beside backward |
 //! | [`model`] | the decoder: forward, hand-written backward, adapters |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
@@ -24,6 +25,7 @@ pub mod device;
 pub mod error;
 pub mod files;
 mod hex;
+pub mod hub_cache;
 pub mod kernels;
 pub mod model;
 pub mod nf4;

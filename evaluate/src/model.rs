@@ -8,7 +8,7 @@ use common::adapter::Adapter;
 use common::device::{Device, DeviceChoice};
 use common::model::{Model, base_of_adapter, is_adapter};
 use common::text::{ChatTemplate, Tokenizer};
-use common::{Context, Result, cli};
+use common::{Context, Result, cli, hub_cache};
 
 /// How models are loaded.
 #[derive(Args, Debug, Clone)]
@@ -31,7 +31,7 @@ impl ModelArguments {
     pub fn base_of(&self, directory: &Path) -> Result<Option<PathBuf>> {
         match &self.base {
             _ if !is_adapter(directory) => Ok(None),
-            Some(base) => Ok(Some(base.clone())),
+            Some(base) => Ok(Some(hub_cache::resolve(base))),
             None => base_of_adapter(directory).map(Some),
         }
     }

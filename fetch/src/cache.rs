@@ -2,69 +2,54 @@
 //!
 //! `models--OWNER--NAME/` holds `blobs/HASH` (the bytes), `snapshots/COMMIT/PATH` (relative links
 //! to them) and `refs/REVISION` (a commit). A blob is named by the sha256 of a large file and by
-//! the git object name of any other. Ours besides: `.fetch` while files grow, and
-//! `.fetched/COMMIT.json`, the record of what has been checked.
+//! the git object name of any other. Ours besides: `.fetched/COMMIT.json`, the record of what has
+//! been checked, and the directory of [`crate::scratch`] while files grow.
 
 use std::path::{Path, PathBuf};
 
-use common::{Context, Error, Result};
+use common::{Context, Result};
 
+use crate::folder::{Entry, Folder};
 use crate::hub::{Repository, is_commit};
 use crate::partial::PartialFile;
 use crate::plan::PlannedFile;
 use crate::record::Record;
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 
 const TAG: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# This is a cache of files from a model hub.\n";
+/// Most bytes of a ref, which holds a commit.
+const LONGEST_REF: u64 = 4096;
 
-/// The directory that holds the hub's cache and token: `HF_HOME`, or `huggingface` under
-/// `XDG_CACHE_HOME`, or `~/.cache/huggingface`.
-pub fn hub_home() -> Option<PathBuf> {
-    variable("HF_HOME")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/huggingface")))
+/// The directory of a repository inside the cache.
+pub fn directory_name(repository: &Repository) -> String {
+    format!("{}--{}", repository.kind.plural(), repository.id.replace('/', "--"))
 }
 
-/// Where the cache is: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, or `hub` in [`hub_home`].
-pub fn root() -> Result<PathBuf> {
-    variable("HF_HUB_CACHE")
-        .or_else(|| variable("HUGGINGFACE_HUB_CACHE"))
-        .or_else(|| hub_home().map(|home| home.join("hub")))
-        .ok_or_else(|| Error::usage("--cache: there is no home directory").hint("set HF_HOME"))
-}
-
-fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-/// The directory of a repository inside the cache at `root`.
-pub fn repository_root(root: &Path, repository: &Repository) -> PathBuf {
-    root.join(format!("{}--{}", repository.kind.plural(), repository.id.replace('/', "--")))
-}
-
-/// The commit that the cache knows for `revision`.
-pub fn known_commit(repository_root: &Path, revision: &str) -> Option<String> {
+/// The commit that a repository's directory in the cache knows for `revision`.
+pub fn known_commit(repository_root: &Folder, revision: &str) -> Option<String> {
     if is_commit(revision) {
         return Some(revision.to_string());
     }
-    let commit = fs_err::read_to_string(repository_root.join("refs").join(revision)).ok()?;
+    crate::names::check(revision).ok()?;
+    let commit = repository_root.entry("refs").entry(revision).read(LONGEST_REF).ok()??;
+    let commit = String::from_utf8(commit).ok()?;
     Some(commit.trim().to_string()).filter(|commit| is_commit(commit))
 }
 
 /// The snapshot of a commit.
-pub fn snapshot(repository_root: &Path, commit: &str) -> PathBuf {
-    repository_root.join("snapshots").join(commit)
+pub fn snapshot(repository_root: &Folder, commit: &str) -> Entry {
+    repository_root.entry("snapshots").entry(commit)
 }
 
 /// The record of what has been checked of a commit.
-pub fn record_path(repository_root: &Path, commit: &str) -> PathBuf {
-    repository_root.join(".fetched").join(format!("{commit}.json"))
+pub fn record(repository_root: &Folder, commit: &str) -> Entry {
+    repository_root.entry(".fetched").entry(format!("{commit}.json"))
 }
 
 /// One commit of a repository in the cache, being filled.
 pub struct Cache {
-    repository_root: PathBuf,
+    root: Folder,
     revision: String,
     commit: String,
     /// Where its files grow.
@@ -72,8 +57,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens or makes the repository's place in the cache at `root`.
-    pub fn open(root: &Path, repository: &Repository, revision: &str, commit: &str) -> Result<Self> {
+    /// Opens or makes the repository's place in the cache at `path`.
+    pub fn open(path: &Path, repository: &Repository, revision: &str, commit: &str) -> Result<Self> {
         crate::names::check(revision).context("--revision")?;
         if !is_commit(commit) {
             return Err(common::error!(
@@ -82,33 +67,32 @@ impl Cache {
             )
             .hint("leave out --cache"));
         }
-        let repository_root = repository_root(root, repository);
-        fs_err::create_dir_all(&repository_root)?;
-        let tag = root.join("CACHEDIR.TAG");
-        if !tag.exists() {
-            fs_err::write(tag, TAG)?;
+        let cache = Folder::make(path)?;
+        let root = cache.entry(directory_name(repository)).make_folder()?;
+        if let Some(mut tag) = cache.entry("CACHEDIR.TAG").create_new()? {
+            std::io::Write::write_all(&mut tag, TAG.as_bytes())?;
         }
-        let scratch = Scratch::open(&repository_root.join(".fetch"))?;
-        Ok(Self { repository_root, revision: revision.into(), commit: commit.into(), scratch })
+        let scratch = Scratch::open(&root, scratch::NAME)?;
+        Ok(Self { root, revision: revision.into(), commit: commit.into(), scratch })
     }
 
     /// The snapshot being filled.
-    pub fn snapshot(&self) -> PathBuf {
-        snapshot(&self.repository_root, &self.commit)
+    pub fn snapshot(&self) -> Entry {
+        snapshot(&self.root, &self.commit)
     }
 
     /// Where the record of what has been checked goes.
-    pub fn record_path(&self) -> PathBuf {
-        record_path(&self.repository_root, &self.commit)
+    pub fn record(&self) -> Entry {
+        record(&self.root, &self.commit)
     }
 
     /// The blob of a file.
-    pub fn blob(&self, file: &PlannedFile) -> Result<PathBuf> {
+    pub fn blob(&self, file: &PlannedFile) -> Result<Entry> {
         let digest = file.digest.as_ref().ok_or_else(|| {
             common::error!("{}: the server names no hash, without which it cannot be cached", file.path)
                 .hint("leave out --cache")
         })?;
-        Ok(self.repository_root.join("blobs").join(digest.hex()))
+        Ok(self.root.entry("blobs").entry(digest.hex()))
     }
 
     /// Moves a complete file into the cache and links it into the snapshot.
@@ -119,34 +103,25 @@ impl Cache {
 
     /// Links a blob that is there into the snapshot.
     pub fn link(&self, file: &PlannedFile) -> Result<PathBuf> {
-        let (blob, path) = (self.blob(file)?, self.snapshot().join(&file.path));
+        let (blob, link) = (self.blob(file)?.path(), self.snapshot().entry(&file.path));
         let up = "../".repeat(2 + file.path.matches('/').count());
         let target = PathBuf::from(up).join("blobs").join(blob.file_name().unwrap_or_default());
-        if fs_err::read_link(&path).ok().as_ref() == Some(&target) {
-            return Ok(path);
+        if link.link_target()?.as_ref() != Some(&target) {
+            // A link appears whole, in place of whatever was there.
+            let beside = self.scratch.entry("link");
+            beside.link_to(&target)?;
+            beside.rename_to(&link)?;
         }
-        if let Some(parent) = path.parent() {
-            fs_err::create_dir_all(parent)?;
-        }
-        // A link appears whole, in place of whatever was there.
-        let beside = self.scratch.join("link");
-        let _ = fs_err::remove_file(&beside);
-        fs_err::os::unix::fs::symlink(&target, &beside)?;
-        fs_err::rename(&beside, &path)?;
-        Ok(path)
+        Ok(link.path())
     }
 
     /// Makes the revision name the commit: the snapshot is complete.
     pub fn complete(self, record: &Record) -> Result<()> {
-        let record_path = self.record_path();
-        fs_err::create_dir_all(record_path.parent().unwrap_or(&record_path))?;
-        record.write(&record_path, &self.scratch.join("record"))?;
+        record.write(&self.record(), &self.scratch.entry("record"))?;
         if self.revision != self.commit {
-            let path = self.repository_root.join("refs").join(&self.revision);
-            fs_err::create_dir_all(path.parent().unwrap_or(&path))?;
-            let beside = self.scratch.join("ref");
-            fs_err::write(&beside, &self.commit)?;
-            fs_err::rename(beside, path)?;
+            let beside = self.scratch.entry("ref");
+            beside.write(self.commit.as_bytes())?;
+            beside.rename_to(&self.root.entry("refs").entry(&self.revision))?;
         }
         self.scratch.remove()
     }

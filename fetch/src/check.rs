@@ -4,23 +4,34 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::cli::{Progress, Unit, note, print_path};
-use common::{Error, Result};
+use common::cli::{Progress, Unit, note, print_path, quoted, quoted_path};
+use common::{Context, Error, Result, error, files};
 
+use crate::folder::Folder;
 use crate::readable::bytes;
 use crate::record::{self, Record, RecordedFile};
 use crate::verify::{Digest, hash_file_counting};
 
 /// Checks every file of `directory` and prints its path when all are right.
 pub fn check(directory: &Path) -> Result<()> {
-    let (files, mend) = match Record::read(&directory.join(record::FILE))? {
+    let folder = Folder::open(directory)?
+        .ok_or_else(|| error!(Missing, "there is no directory {}", directory.display()))?;
+    let (files, mend) = match Record::read(&folder.entry(record::FILE))? {
         Some(record) => {
-            let mend = format!("delete it and run: fetch {} -o {}", record.repository, directory.display());
-            (record.files, mend)
+            let (repository, output) = (quoted(&record.repository), quoted_path(directory));
+            (record.files, format!("delete it and run: fetch {repository} -o {output}"))
         }
         None => (files_of_snapshot(directory)?, "delete it and run fetch --cache again".to_string()),
     };
-    let total: u64 = files.iter().map(|file| file.size).sum();
+    let total = check_files(directory, &files, &mend)?;
+    note(format_args!("{}: {} files, {}, all right", directory.display(), files.len(), bytes(total)));
+    print_path(directory)
+}
+
+/// Checks files below `directory`; returns the number of their bytes. `mend` says what to do about wrong
+/// ones.
+pub fn check_files(directory: &Path, files: &[RecordedFile], mend: &str) -> Result<u64> {
+    let total = files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size));
     let progress = Progress::new("verify", total, Unit::Bytes);
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len());
@@ -41,10 +52,7 @@ pub fn check(directory: &Path) -> Result<()> {
     let mut wrong = wrong.into_inner().unwrap_or_default();
     common::cli::check_interrupted()?;
     let count = wrong.len();
-    let Some(first) = wrong.pop() else {
-        note(format_args!("{}: {} files, {}, all right", directory.display(), files.len(), bytes(total)));
-        return print_path(directory);
-    };
+    let Some(first) = wrong.pop() else { return Ok(total) };
     for error in wrong {
         common::cli::warn(error);
     }
@@ -52,7 +60,7 @@ pub fn check(directory: &Path) -> Result<()> {
 }
 
 fn check_file(path: &Path, file: &RecordedFile, progress: &Progress) -> Result<()> {
-    let found = fs_err::metadata(path)?.len();
+    let found = files::open(path)?.metadata().with_context(|| path.display())?.len();
     if found != file.size {
         common::bail!(Malformed, "{}: expected {} bytes, found {found}", path.display(), file.size);
     }
@@ -65,7 +73,7 @@ fn check_file(path: &Path, file: &RecordedFile, progress: &Progress) -> Result<(
 }
 
 /// In the hub's cache every file is a link to a blob that is named by its hash.
-fn files_of_snapshot(directory: &Path) -> Result<Vec<RecordedFile>> {
+pub fn files_of_snapshot(directory: &Path) -> Result<Vec<RecordedFile>> {
     let mut files = Vec::new();
     let mut open = vec![PathBuf::new()];
     while let Some(below) = open.pop() {
@@ -89,6 +97,6 @@ fn files_of_snapshot(directory: &Path) -> Result<Vec<RecordedFile>> {
 }
 
 fn not_fetched(directory: &Path) -> Error {
-    common::error!("{} is neither a complete fetch nor a snapshot of the hub's cache", directory.display())
+    error!("{} is neither a complete fetch nor a snapshot of the hub's cache", directory.display())
         .hint(format_args!("a complete fetch has {} in it; run fetch to finish it", record::FILE))
 }

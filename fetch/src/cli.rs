@@ -10,13 +10,13 @@ use crate::source::Kind;
 #[derive(Parser, Debug)]
 #[command(version, after_help = EXAMPLES)]
 pub struct Arguments {
-    /// A repository (OWNER/NAME), a known data set, or the http(s) URL of one file
+    /// A repository (OWNER/NAME), a known data set, or the URL of a file or of a page of the hub
     #[arg(required_unless_present = "verify")]
     pub source: Option<String>,
 
-    /// Branch, tag or commit
-    #[arg(long, default_value = "main", value_name = "REVISION")]
-    pub revision: String,
+    /// Branch, tag or commit [default: that of the page, or main]
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
 
     /// Kind of repository [default: model, but dataset for known data sets]
     #[arg(long, value_enum, value_name = "KIND")]
@@ -82,4 +82,5 @@ Examples:
 
 Prints the path of each file as soon as it is complete and checked, then the directory.
 Run the same command again to go on after an interruption.
-A token is taken from HF_TOKEN, or the file HF_TOKEN_PATH or HF_HOME/token.";
+A token is taken from HF_TOKEN, or the file HF_TOKEN_PATH or HF_HOME/token.
+With HF_HUB_OFFLINE=1 nothing is downloaded, and what is there is used.";

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Context, Error, Result};
+use common::cli::keep_secret;
+use common::{Context, Error, Result, hub_cache};
 use reqwest::Url;
 
 use crate::cli::Arguments;
 use crate::hub::Token;
+use crate::readable;
 use crate::select::Selection;
-use crate::source::Source;
-use crate::{cache, readable};
+use crate::source::{Source, percent_decode};
 
 /// A validated run. Nothing in it depends on clap.
 pub struct Config {
@@ -20,8 +21,10 @@ pub struct Config {
     pub revision: String,
     /// The hub.
     pub endpoint: Url,
-    /// The token for that hub, where there is one.
+    /// The token for that hub, or the user and password of an address, where there are any.
     pub token: Option<Token>,
+    /// The environment variable that forbids requests, where one does.
+    pub offline: Option<&'static str>,
     /// Which files of a repository.
     pub selection: Selection,
     /// Where it goes.
@@ -58,11 +61,23 @@ pub struct Network {
 impl Config {
     /// Understands the arguments.
     pub fn new(arguments: Arguments) -> Result<Self> {
-        let endpoint = parse_endpoint(arguments.endpoint)?;
-        let text = arguments.source.unwrap_or_default();
-        let source = Source::parse(&text, arguments.repo_type, &endpoint)?;
+        keep_secrets_of_proxies();
+        let mut endpoint = parse_endpoint(arguments.endpoint)?;
+        let for_endpoint = Token::from_address(&mut endpoint)?;
+        let (text, for_source) = without_password(arguments.source.unwrap_or_default())?;
+        let mut source = Source::parse(&text, arguments.repo_type, &endpoint)?;
+        let (mut revision, mut include) = (arguments.revision, arguments.include);
+        if let Source::Repository { revision: of_page, folder, .. } = &mut source {
+            revision = revision.or(of_page.take());
+            include.extend(folder.take().map(|folder| globset::escape(&folder) + "/*"));
+        }
+        let token = match for_source.or(for_endpoint) {
+            Some(token) => Some(token),
+            None => Token::from_environment(&endpoint)?,
+        };
+        let revision = revision.unwrap_or_else(|| "main".into());
         let destination = match arguments.common.output {
-            _ if arguments.cache => Destination::Cache(cache::root()?),
+            _ if arguments.cache => Destination::Cache(cache_root()?),
             Some(path) => Destination::Path(path),
             None => Destination::Path(PathBuf::from(source.default_name()?)),
         };
@@ -74,15 +89,17 @@ impl Config {
                 arguments.timeout
             )));
         }
-        if arguments.revision.is_empty() || arguments.revision.contains("..") {
-            return Err(Error::usage(format!("--revision {:?} is not a revision", arguments.revision)));
+        if crate::names::check(&revision).is_err() || revision.contains("..") {
+            return Err(Error::usage(format!("{revision:?} is not a revision"))
+                .hint("--revision takes a branch, a tag or a commit"));
         }
         Ok(Self {
             source,
-            revision: arguments.revision,
-            token: Token::from_environment(&endpoint)?,
+            revision,
+            token,
+            offline: offline(),
             endpoint,
-            selection: Selection::new(&arguments.include, &arguments.exclude)?,
+            selection: Selection::new(&include, &arguments.exclude)?,
             destination,
             is_dry_run: arguments.dry_run,
             force: arguments.common.force,
@@ -96,19 +113,55 @@ impl Config {
     }
 }
 
+/// What the user asks for, and the user and password that were in its address.
+fn without_password(text: String) -> Result<(String, Option<Token>)> {
+    let Ok(mut url) = Url::parse(&text) else { return Ok((text, None)) };
+    match Token::from_address(&mut url)? {
+        None => Ok((text, None)),
+        token => Ok((url.into(), token)),
+    }
+}
+
+/// The hub's cache, which has to be somewhere.
+fn cache_root() -> Result<PathBuf> {
+    hub_cache::root().ok_or_else(|| Error::usage("--cache: there is no home directory").hint("set HF_HOME"))
+}
+
+/// The variable by which the hub's own tools are told to make no request.
+fn offline() -> Option<&'static str> {
+    let is_true = |name: &&str| {
+        let value = std::env::var(name).unwrap_or_default();
+        matches!(value.trim().to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
+    };
+    ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(is_true)
+}
+
+/// Passwords of proxies are in the environment, and an error about a proxy may name its address.
+fn keep_secrets_of_proxies() {
+    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        let url = std::env::var(name).ok().and_then(|value| Url::parse(&value).ok());
+        if let Some(password) = url.as_ref().and_then(Url::password) {
+            keep_secret(password);
+            keep_secret(&percent_decode(password));
+        }
+    }
+}
+
 /// The hub: as given, else `HF_ENDPOINT`, else the public one.
 fn parse_endpoint(given: Option<String>) -> Result<Url> {
     let variable = || std::env::var("HF_ENDPOINT").ok().filter(|value| !value.trim().is_empty());
     let text = given.or_else(variable).unwrap_or_else(|| "https://huggingface.co".into());
     let hint = "an endpoint is a URL such as https://huggingface.co";
+    // What cannot be read may hold a password in any place.
+    let shown = if text.contains('@') { "***".into() } else { format!("{text:?}") };
     let url = Url::parse(text.trim_end_matches('/'))
-        .map_err(|error| Error::usage(format!("--endpoint {text:?}: {error}")))
+        .map_err(|error| Error::usage(format!("--endpoint {shown}: {error}")))
         .hint(hint)?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(Error::usage(format!("--endpoint {text:?} is not an http or https address")).hint(hint));
+        return Err(Error::usage(format!("--endpoint {shown} is not an http or https address")).hint(hint));
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(Error::usage(format!("--endpoint {text:?} has a query or a fragment")).hint(hint));
+        return Err(Error::usage(format!("--endpoint {shown} has a query or a fragment")).hint(hint));
     }
     Ok(url)
 }

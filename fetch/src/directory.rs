@@ -1,19 +1,20 @@
 //! The plain layout: a directory with the repository's files under their own names.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use common::{Result, bail};
+use common::cli::{note, warn};
+use common::{Result, error};
 
+use crate::folder::{Entry, Folder};
 use crate::partial::PartialFile;
-use crate::record::{self, Record};
-use crate::scratch::Scratch;
-
-/// What the tool keeps inside a directory it has not finished.
-pub const SCRATCH: &str = ".fetch";
+use crate::plan::some;
+use crate::record::{self, Record, is_unchanged};
+use crate::scratch::{self, Scratch};
 
 /// A directory being filled.
 pub struct Directory {
-    root: PathBuf,
+    root: Folder,
     /// Where its files grow.
     pub scratch: Scratch,
 }
@@ -21,80 +22,106 @@ pub struct Directory {
 impl Directory {
     /// Opens or makes the directory, and waits until no other fetch is filling it.
     pub fn open(root: &Path) -> Result<Self> {
-        Ok(Self { root: root.into(), scratch: Scratch::open(&root.join(SCRATCH))? })
+        let root = Folder::make(root)?;
+        let scratch = Scratch::open(&root, scratch::NAME)?;
+        Ok(Self { root, scratch })
     }
 
     /// The directory itself.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.root.path()
     }
 
     /// Where the record of a complete directory is.
-    pub fn record_path(&self) -> PathBuf {
-        self.root.join(record::FILE)
+    pub fn record(&self) -> Entry {
+        self.root.entry(record::FILE)
     }
 
     /// The record of the directory when it was last complete, whether or not it still is.
     pub fn last_record(&self) -> Result<Option<Record>> {
-        match Record::read(&self.record_path())? {
+        match Record::read(&self.record())? {
             Some(record) => Ok(Some(record)),
-            None => Record::read(&self.previous_record_path()),
+            None => Record::read(&self.previous_record()),
         }
     }
 
-    /// Says that the directory is no longer complete. What it held stays known.
-    pub fn begin_change(&self) -> Result<()> {
-        match fs_err::rename(self.record_path(), self.previous_record_path()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+    /// What runs that did not end have put there, or were about to.
+    pub fn begun(&self) -> Result<Vec<Record>> {
+        Record::read_list(&self.scratch.entry(scratch::BEGUN))
+    }
+
+    /// Says that the directory is no longer complete. What it held, and what it is about to hold, stays
+    /// known.
+    pub fn begin_change(&self, record: &Record) -> Result<()> {
+        let mut begun = self.begun()?;
+        if !begun.contains(record) {
+            begun.push(record.clone());
+            Record::write_list(&begun, &self.scratch.entry(scratch::BEGUN))?;
+        }
+        match self.record().look()? {
+            Some(_) => self.record().rename_to(&self.previous_record()),
+            None => Ok(()),
         }
     }
 
-    /// The final path of `name`. Fails where a directory on the way is a link to elsewhere.
-    pub fn path(&self, name: &str) -> Result<PathBuf> {
-        let path = self.root.join(name);
-        let between = path.ancestors().skip(1).take_while(|ancestor| *ancestor != self.root);
-        for ancestor in between {
-            if let Ok(found) = fs_err::symlink_metadata(ancestor)
-                && !found.is_dir()
-            {
-                bail!(Exists, "{}: expected a directory, found something else", ancestor.display());
-            }
-        }
-        Ok(path)
+    /// The entry of the file `name`.
+    pub fn entry(&self, name: &str) -> Entry {
+        self.root.entry(name)
     }
 
     /// Gives a complete file its final name.
     pub fn place(&self, name: &str, partial: &PartialFile) -> Result<PathBuf> {
-        let path = self.path(name)?;
-        partial.place(&path)?;
-        Ok(path)
+        let entry = self.entry(name);
+        partial.place(&entry)?;
+        Ok(entry.path())
+    }
+
+    /// Removes what earlier runs put there and the repository, which has the files `listed`, no longer
+    /// has. What somebody has changed since stays.
+    pub fn remove_stale(&self, known: &[Record], listed: &HashSet<&str>) -> Result<()> {
+        let mut removed = Vec::new();
+        let mut seen = HashSet::new();
+        for file in known.iter().flat_map(|record| &record.files) {
+            let entry = self.entry(&file.path);
+            if listed.contains(file.path.as_str()) || !seen.insert(&file.path) || entry.look()?.is_none() {
+                continue;
+            }
+            let versions = known.iter().flat_map(|record| &record.files).filter(|one| one.path == file.path);
+            let mut is_ours = false;
+            for version in versions {
+                is_ours |= is_unchanged(&entry.path(), version)?;
+            }
+            if is_ours {
+                entry.remove()?;
+                removed.push(file.path.clone());
+            } else {
+                let path = entry.path();
+                warn(format_args!("{} is no longer in the repository, and was changed here", path.display()));
+            }
+        }
+        if !removed.is_empty() {
+            note(format_args!("removed what the repository no longer has: {}", some(&removed)));
+        }
+        Ok(())
     }
 
     /// Writes the record and removes what is no longer needed: the directory is complete.
     pub fn complete(self, record: &Record) -> Result<()> {
-        record.write(&self.record_path(), &self.scratch.join("record"))?;
-        fs_err::File::open(&self.root)?.sync_all()?;
+        record.write(&self.record(), &self.scratch.entry("record"))?;
+        self.root.sync()?;
         self.scratch.remove()
     }
 
-    fn previous_record_path(&self) -> PathBuf {
-        self.scratch.join("previous.json")
+    fn previous_record(&self) -> Entry {
+        self.scratch.entry("previous.json")
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_placed_through_a_link() {
-        let outside = tempfile::tempdir().unwrap();
-        let parent = tempfile::tempdir().unwrap();
-        let root = parent.path().join("d");
-        let directory = Directory::open(&root).unwrap();
-        std::os::unix::fs::symlink(outside.path(), root.join("sub")).unwrap();
-        assert!(directory.path("sub/x").is_err());
-        assert!(directory.path("other/x").is_ok());
-    }
+/// The error for a file that is in the way and that no fetch put there.
+pub fn in_the_way(path: &Path, is_listed: bool) -> common::Error {
+    let error = error!("{} exists and is not the repository's file", path.display());
+    error.hint(match is_listed {
+        true => "--force replaces it, -o chooses another directory",
+        false => "move it away, or choose another directory with -o",
+    })
 }

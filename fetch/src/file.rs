@@ -1,108 +1,162 @@
 //! Fetching one file by its address.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::Result;
-use common::cli::{answer, note, print_path};
-use reqwest::Url;
+use common::cli::{answer, hide_secrets, note, print_path, warn};
+use common::{Error, Result, error, hex};
+use reqwest::{StatusCode, Url};
+use sha2::{Digest as _, Sha256};
 
 use crate::config::{Config, Destination};
 use crate::disk::check_room;
 use crate::download::{self, Wanted};
-use crate::hub::{Connector, Description, describe, give_up_file};
+use crate::folder::{Entry, Folder};
+use crate::hub::{Connector, Description, Failure, Token, describe, give_up_file};
 use crate::readable::how_much;
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::stream;
 use crate::transfer::Remote;
 use crate::verify::hash_file;
 
 /// Brings the file and prints its path.
 pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
-    let connector = Connector::new(config.network.timeout)?;
-    let found = describe(&connector.connect()?, url, config.token.as_ref()).await.map_err(give_up_file)?;
     let path = match &config.destination {
         Destination::Path(path) if path.is_dir() => path.join(config.source.default_name()?),
         Destination::Path(path) => path.clone(),
         Destination::Cache(_) => {
-            return Err(common::Error::usage("--cache keeps repositories, not single files")
-                .hint("name the file with -o"));
+            return Err(
+                Error::usage("--cache keeps repositories, not single files").hint("name the file with -o")
+            );
         }
     };
+    if let Some(variable) = config.offline {
+        return use_what_is_there(config, &path, variable);
+    }
+    let connector = Connector::new(config.network.timeout)?;
+    let (found, token) = describe_with_or_without_token(config, &connector, url).await?;
     if config.is_dry_run {
         let size = found.size.map_or("?".into(), |size| size.to_string());
         return answer(format_args!("{size:>15} {}\n", path.display()));
     }
     if path.symlink_metadata().is_ok() && !config.force {
         if !is_the_file(&path, &found)? {
-            return Err(common::error!("{} exists and is not {url}", path.display())
+            return Err(error!("{} exists and is not {url}", path.display())
                 .hint("--force replaces it, -o chooses another name"));
         }
         note(format_args!("{} is already complete", path.display()));
         return print_path(&path);
     }
-    let scratch = Scratch::open(&scratch_path(&path)?)?;
-    match found.size {
-        Some(size) => fetch_ranges(config, url, connector, found, size, &scratch, &path).await?,
-        None => fetch_stream(config, url, &connector, &found, &scratch, &path).await?,
+    let name =
+        path.file_name().ok_or_else(|| Error::usage(format!("-o {} names no file", path.display())))?;
+    let folder = Folder::make(path.parent().unwrap_or(Path::new("")))?;
+    let scratch = Scratch::open(&folder, &scratch_name(name.as_encoded_bytes()))?;
+    let to = folder.entry(name);
+    let download = Download { config, url, token, connector, found, scratch: &scratch, to: &to };
+    match download.found.size {
+        Some(size) => download.in_ranges(size).await?,
+        None => download.in_one_stream().await?,
     }
     scratch.remove()?;
     print_path(&path)
 }
 
-/// Brings a file of known length over many connections.
-async fn fetch_ranges(
+/// What the server says of the file, and the token it takes. One that it refuses, because it has expired,
+/// say, may not be needed at all.
+async fn describe_with_or_without_token(
     config: &Config,
+    connector: &Connector,
     url: &Url,
-    connector: Connector,
-    found: Description,
-    size: u64,
-    scratch: &Scratch,
-    path: &Path,
-) -> Result<()> {
-    let partial = scratch.partial("file", size, identity(url, &found));
-    check_room(scratch.path(), [&partial].into_iter())?;
-    let done = partial.prepare()?;
-    let name = path.display().to_string();
-    let mut remote = Remote::new(name, url.clone(), partial);
-    remote.etag = found.etag;
-    let wanted = Wanted { remote, digest: found.digest, done };
-    note(format_args!("{}: {}", wanted.remote.name, how_much(size, wanted.there())));
-    download::run(vec![wanted], connector, config.token.clone(), &config.network, |_, remote| {
-        remote.partial.place(path)
-    })
-    .await
-    .map_err(|failure| failure.into_error(give_up_file))
+) -> Result<(Description, Option<Token>)> {
+    let token = config.token.clone();
+    match (describe(&connector.connect()?, url, token.as_ref()).await, &token) {
+        (Err(Failure::Refused { status, message, .. }), Some(refused))
+            if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+                && refused.header_for(url).is_some() =>
+        {
+            match describe(&connector.connect()?, url, None).await {
+                Ok(found) => {
+                    warn(format_args!(
+                        "the server refuses {} ({message}); going on without it",
+                        refused.name()
+                    ));
+                    Ok((found, None))
+                }
+                Err(_) => Err(error!("the server refuses {} ({message})", refused.name())
+                    .hint("check it, and whether it may read the file")),
+            }
+        }
+        (found, _) => Ok((found.map_err(give_up_file)?, token)),
+    }
 }
 
-/// Brings a file of unknown length.
-async fn fetch_stream(
-    config: &Config,
-    url: &Url,
-    connector: &Connector,
-    found: &Description,
-    scratch: &Scratch,
-    path: &Path,
-) -> Result<()> {
-    note(format_args!("{}: the server does not say how long it is; it comes in one stream", path.display()));
-    let partial = scratch.partial("file", 0, identity(url, found));
-    partial.prepare()?;
-    stream::bring(connector, config.token.as_ref(), &config.network, url, &partial.data)
-        .await
-        .map_err(|failure| failure.into_error(give_up_file))?;
-    if let Some(digest) = &found.digest {
-        let content = hash_file(&partial.data, digest)?;
-        if content != *digest {
-            return Err(
-                common::error!("{url}: expected {digest}, the server sent {content}").hint("try again later")
-            );
-        }
+/// Nothing may be asked of the network: `variable` says so.
+fn use_what_is_there(config: &Config, path: &Path, variable: &str) -> Result<()> {
+    if config.force || config.is_dry_run || !path.is_file() {
+        return Err(error!("{variable} is set, and {} is not here", path.display())
+            .hint(format_args!("unset {variable} to download it")));
     }
-    partial.place(path)
+    warn(format_args!("{variable} is set; using {} as it is", path.display()));
+    print_path(path)
+}
+
+/// One file on its way.
+struct Download<'a> {
+    config: &'a Config,
+    url: &'a Url,
+    token: Option<Token>,
+    connector: Connector,
+    found: Description,
+    scratch: &'a Scratch,
+    to: &'a Entry,
+}
+
+impl Download<'_> {
+    /// Brings a file of known length over many connections.
+    async fn in_ranges(self, size: u64) -> Result<()> {
+        let partial = self.scratch.partial("file", size, identity(self.url, &self.found));
+        check_room(self.scratch.folder(), [&partial].into_iter())?;
+        let done = partial.prepare()?;
+        let name = self.to.path().display().to_string();
+        let mut remote = Remote::new(name, self.url.clone(), partial);
+        remote.etag = self.found.etag;
+        let wanted = Wanted { remote, digest: self.found.digest, done };
+        note(format_args!("{}: {}", wanted.remote.name, how_much(size, wanted.there())));
+        download::run(vec![wanted], self.connector, self.token, &self.config.network, |_, remote| {
+            remote.partial.place(self.to)
+        })
+        .await
+        .map_err(|failure| failure.into_error(give_up_file))
+    }
+
+    /// Brings a file of unknown length.
+    async fn in_one_stream(self) -> Result<()> {
+        let (url, path) = (self.url, self.to.path());
+        note(format_args!(
+            "{}: the server does not say how long it is; it comes in one stream",
+            path.display()
+        ));
+        let partial = self.scratch.partial("file", 0, identity(url, &self.found));
+        partial.prepare()?;
+        let folder = self.scratch.folder();
+        stream::bring(&self.connector, self.token.as_ref(), &self.config.network, url, folder, &partial.data)
+            .await
+            .map_err(|failure| failure.into_error(give_up_file))?;
+        if let Some(digest) = &self.found.digest {
+            let content = hash_file(&partial.data.path(), digest)?;
+            if content != *digest {
+                return Err(
+                    error!("{url}: expected {digest}, the server sent {content}").hint("try again later")
+                );
+            }
+        }
+        partial.place(self.to)
+    }
 }
 
 /// Without a hash the length must do, and without both nothing does.
 fn is_the_file(path: &Path, found: &Description) -> Result<bool> {
-    let there = fs_err::metadata(path)?;
+    // A link to a place that is not there is not the file.
+    let Ok(there) = fs_err::metadata(path) else { return Ok(false) };
     Ok(there.is_file()
         && found.size == Some(there.len())
         && match &found.digest {
@@ -116,15 +170,12 @@ fn is_the_file(path: &Path, found: &Description) -> Result<bool> {
 fn identity(url: &Url, found: &Description) -> String {
     match (&found.digest, &found.etag, &found.last_modified) {
         (Some(digest), _, _) => digest.to_string(),
-        (None, Some(sign), _) | (None, None, Some(sign)) => format!("{url} {sign}"),
+        (None, Some(sign), _) | (None, None, Some(sign)) => hide_secrets(&format!("{url} {sign}")),
         (None, None, None) => format!("{url} at {:?}", std::time::SystemTime::now()),
     }
 }
 
-/// `.NAME.fetch` beside the file.
-fn scratch_path(path: &Path) -> Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| common::Error::usage(format!("-o {} names no file", path.display())))?;
-    Ok(path.with_file_name(format!(".{}.fetch", name.to_string_lossy())))
+/// The scratch directory of the file `name`, beside it. Names may be too long to be part of another.
+fn scratch_name(name: &[u8]) -> String {
+    format!("{}-{}", scratch::NAME, &hex(Sha256::digest(name))[..16])
 }

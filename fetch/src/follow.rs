@@ -6,12 +6,12 @@
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::checkpoint::Bytes;
 use common::{Context, Result};
 
+use crate::folder::Entry;
 use crate::verify::{Digest, Hasher};
 
 /// Bytes hashed at a time, and kept mapped.
@@ -26,7 +26,7 @@ pub struct Follower {
 }
 
 struct State {
-    path: PathBuf,
+    entry: Entry,
     size: u64,
     expected: Option<Digest>,
     hasher: Option<Hasher>,
@@ -53,11 +53,11 @@ pub enum Followed {
 
 impl Follower {
     /// Files: where the bytes are, how many they will be, and what they must hash to.
-    pub fn new(files: Vec<(PathBuf, u64, Option<Digest>)>) -> Self {
-        let begin = |(path, size, expected): (PathBuf, u64, Option<Digest>)| {
+    pub fn new(files: Vec<(Entry, u64, Option<Digest>)>) -> Self {
+        let begin = |(entry, size, expected): (Entry, u64, Option<Digest>)| {
             let hasher = expected.as_ref().map(|digest| Hasher::like(digest, size));
             Mutex::new(State {
-                path,
+                entry,
                 size,
                 expected,
                 hasher,
@@ -80,13 +80,13 @@ impl Follower {
 
     /// Hashes up to `frontier()`, which may move on meanwhile. Blocks; call [`Follower::begin`] first.
     pub fn follow(&self, file: usize, frontier: impl Fn() -> u64) -> Result<Followed> {
-        let (path, size, mut hasher, mut hashed, mut synced) = {
+        let (entry, size, mut hasher, mut hashed, mut synced) = {
             let mut state = self.lock(file);
-            (state.path.clone(), state.size, state.hasher.take(), state.hashed, state.synced)
+            (state.entry.clone(), state.size, state.hasher.take(), state.hashed, state.synced)
         };
-        let data = if size == 0 { fs_err::File::create(&path)? } else { fs_err::File::open(&path)? };
+        let data = entry.open_to_write()?;
         // Some network file systems cannot be mapped.
-        let map = Bytes::map(&path).ok();
+        let map = Bytes::map(&entry.path()).ok();
         loop {
             let mut state = self.lock(file);
             let end = frontier();
@@ -154,11 +154,14 @@ fn block(data: &fs_err::File, map: Option<&Bytes>, range: Range<u64>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
 
     fn follower(content: &[u8], digest: Option<Digest>) -> (tempfile::NamedTempFile, Follower) {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs_err::write(file.path(), content).unwrap();
-        let follower = Follower::new(vec![(file.path().into(), content.len() as u64, digest)]);
+        let folder = Folder::open(file.path().parent().unwrap()).unwrap().unwrap();
+        let entry = folder.entry(file.path().file_name().unwrap());
+        let follower = Follower::new(vec![(entry, content.len() as u64, digest)]);
         (file, follower)
     }
 

@@ -1,16 +1,18 @@
 //! Where the files of a repository go: a directory of the user's, or the hub's cache.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use common::Result;
 
-use crate::cache::{self, Cache};
+use crate::cache::Cache;
 use crate::config::{Config, Destination};
 use crate::directory::Directory;
+use crate::folder::Entry;
 use crate::hub::Repository;
 use crate::partial::PartialFile;
 use crate::plan::PlannedFile;
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::scratch::Scratch;
 
 /// A place being filled.
@@ -19,14 +21,6 @@ pub enum Layout {
     Directory(Directory),
     /// `--cache`.
     Cache(Cache),
-}
-
-/// A place that is complete, or was.
-pub struct Finished {
-    /// The directory to name downstream.
-    pub path: PathBuf,
-    /// Its record.
-    pub record: Record,
 }
 
 impl Layout {
@@ -38,19 +32,6 @@ impl Layout {
                 Cache::open(root, repository, &config.revision, commit).map(Self::Cache)
             }
         }
-    }
-
-    /// What is complete at the place, found without asking the hub.
-    pub fn finished(config: &Config, repository: &Repository) -> Result<Option<Finished>> {
-        let (path, record_path) = match &config.destination {
-            Destination::Path(root) => (root.clone(), root.join(record::FILE)),
-            Destination::Cache(root) => {
-                let root = cache::repository_root(root, repository);
-                let Some(commit) = cache::known_commit(&root, &config.revision) else { return Ok(None) };
-                (cache::snapshot(&root, &commit), cache::record_path(&root, &commit))
-            }
-        };
-        Ok(Record::read(&record_path)?.map(|record| Finished { path, record }))
     }
 
     /// Where files grow.
@@ -65,15 +46,15 @@ impl Layout {
     pub fn path(&self) -> PathBuf {
         match self {
             Self::Directory(directory) => directory.root().to_path_buf(),
-            Self::Cache(cache) => cache.snapshot(),
+            Self::Cache(cache) => cache.snapshot().path(),
         }
     }
 
     /// Where the record is once all is there.
-    pub fn record_path(&self) -> PathBuf {
+    pub fn record(&self) -> Entry {
         match self {
-            Self::Directory(directory) => directory.record_path(),
-            Self::Cache(cache) => cache.record_path(),
+            Self::Directory(directory) => directory.record(),
+            Self::Cache(cache) => cache.record(),
         }
     }
 
@@ -81,31 +62,37 @@ impl Layout {
     pub fn last_record(&self) -> Result<Option<Record>> {
         match self {
             Self::Directory(directory) => directory.last_record(),
-            Self::Cache(cache) => Record::read(&cache.record_path()),
+            Self::Cache(cache) => Record::read(&cache.record()),
+        }
+    }
+
+    /// What runs that did not end have put there; in the cache, whose blobs are named by what they
+    /// hold, nobody needs to know.
+    pub fn begun(&self) -> Result<Vec<Record>> {
+        match self {
+            Self::Directory(directory) => directory.begun(),
+            Self::Cache(_) => Ok(Vec::new()),
         }
     }
 
     /// Where the bytes of a file are when it is complete.
-    pub fn bytes_of(&self, file: &PlannedFile) -> Result<PathBuf> {
+    pub fn bytes_of(&self, file: &PlannedFile) -> Result<Entry> {
         match self {
-            Self::Directory(directory) => directory.path(&file.path),
+            Self::Directory(directory) => Ok(directory.entry(&file.path)),
             Self::Cache(cache) => cache.blob(file),
         }
     }
 
-    /// Whether bytes that are not the wanted ones may be replaced; `is_ours` knows of a directory.
-    pub fn may_replace(&self, is_ours: impl FnOnce() -> Result<bool>) -> Result<bool> {
-        match self {
-            Self::Directory(_) => is_ours(),
-            // A blob that does not hash to its name is no use to anybody.
-            Self::Cache(_) => Ok(true),
-        }
+    /// Whether bytes that are not the wanted ones may be replaced whatever they are: a blob that does
+    /// not hash to its name is no use to anybody.
+    pub fn may_replace_all(&self) -> bool {
+        matches!(self, Self::Cache(_))
     }
 
     /// Files are about to change: the place is not complete for now.
-    pub fn begin_change(&self) -> Result<()> {
+    pub fn begin_change(&self, record: &Record) -> Result<()> {
         match self {
-            Self::Directory(directory) => directory.begin_change(),
+            Self::Directory(directory) => directory.begin_change(record),
             Self::Cache(_) => Ok(()),
         }
     }
@@ -121,8 +108,17 @@ impl Layout {
     /// The name downstream of a file whose bytes are there already.
     pub fn found(&self, file: &PlannedFile) -> Result<PathBuf> {
         match self {
-            Self::Directory(directory) => directory.path(&file.path),
+            Self::Directory(directory) => Ok(directory.entry(&file.path).path()),
             Self::Cache(cache) => cache.link(file),
+        }
+    }
+
+    /// Removes what earlier runs put there and the repository no longer has.
+    pub fn remove_stale(&self, known: &[Record], listed: &HashSet<&str>) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.remove_stale(known, listed),
+            // Every commit has a snapshot of its own.
+            Self::Cache(_) => Ok(()),
         }
     }
 

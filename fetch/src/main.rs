@@ -3,14 +3,16 @@
 //! | file | what it is |
 //! |---|---|
 //! | `cli`, `config` | the command line, and what it means |
-//! | `source`, `select`, `names` | what is asked for, which files of it, and which names are refused |
+//! | `source`, `page`, `select`, `names` | what is asked for, which files of it, and which names are refused |
 //! | `hub/` | the hub's HTTP API: listing, redirects, token |
 //! | `plan`, `repository`, `file` | from a listing to a complete directory; one file by its address |
 //! | `download`, `schedule`, `flight`, `transfer`, `growth`, `rate` | parallel ranges over many connections |
 //! | `stream` | one stream of unknown length |
 //! | `partial`, `follow`, `verify` | chunks on disk, hashing behind them |
 //! | `layout`: `directory`, `cache` | where files are put |
+//! | `standing` | what is there already, without a request |
 //! | `record`, `check` | what says that all are there, and `--verify` |
+//! | `folder` | directories held open, through which alone anything is written |
 //! | `scratch`, `disk`, `readable` | room for unfinished files, free space, bytes for people |
 
 mod cache;
@@ -22,11 +24,13 @@ mod disk;
 mod download;
 mod file;
 mod flight;
+mod folder;
 mod follow;
 mod growth;
 mod hub;
 mod layout;
 mod names;
+mod page;
 mod partial;
 mod plan;
 mod rate;
@@ -37,13 +41,15 @@ mod schedule;
 mod scratch;
 mod select;
 mod source;
+mod standing;
 mod stream;
 mod transfer;
 mod verify;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use common::{Context, Result};
+use common::{Context, Error, Result};
 
 use crate::config::Config;
 use crate::hub::Repository;
@@ -65,22 +71,36 @@ fn work(arguments: cli::Arguments) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let outcome = runtime.block_on(fetch(&config));
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = fetch(&config) => outcome,
+            () = interruption() => {
+                Err(Error::interrupted("interrupted").hint("run the same command again to go on"))
+            }
+        }
+    });
     // Threads that still hash or wait for a name server have nothing left to do.
     runtime.shutdown_background();
     outcome
 }
 
+/// Ends when a signal asks to stop, whatever the run is waiting for.
+async fn interruption() {
+    while !common::cli::interrupted() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn fetch(config: &Config) -> Result<()> {
     match &config.source {
-        Source::Repository { kind, id } => {
+        Source::Repository { kind, id, .. } => {
             let repository = Repository {
                 endpoint: config.endpoint.clone(),
                 kind: *kind,
                 id: id.clone(),
                 token: config.token.clone(),
             };
-            repository::fetch(config, &repository).await
+            repository::fetch(config, repository).await
         }
         Source::Url(url) => file::fetch(config, url).await,
     }

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use common::{Result, bail};
 
-/// What the tool itself keeps in a directory; no file of a repository may take these names.
-const RESERVED: [&str; 2] = [crate::record::FILE, crate::directory::SCRATCH];
+/// Names with a dot that no program obeys in a way that harms.
+const HARMLESS: [&str; 3] = [".gitattributes", ".gitignore", ".gitkeep"];
 
 /// Longest component that file systems take, in bytes.
 const LONGEST_COMPONENT: usize = 255;
@@ -30,7 +30,16 @@ pub fn check(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    bail!(Network, "the server lists a file named {name:?}, which is refused: {reason}")
+    bail!(Network, "a file named {name:?} is refused: {reason}")
+}
+
+/// Whether a program on this machine may obey a file of this name where it finds it, as git does its
+/// hooks, a shell its `.bashrc` and an editor its `.vscode`: names with a dot before them are for
+/// programs, and nothing that a model or a data set needs is called so.
+pub fn is_obeyed(name: &str) -> bool {
+    let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
+    let is_hidden = |name: &str| name.starts_with('.') && !matches!(name, "." | "..");
+    folders.split('/').any(is_hidden) || is_hidden(last) && !HARMLESS.contains(&last)
 }
 
 /// Checks the names of a whole listing, also against each other.
@@ -41,10 +50,10 @@ pub fn check_all<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()>
         if !seen.insert(name) {
             bail!(Network, "the server lists {name:?} twice");
         }
-        let first = name.split('/').next().unwrap_or_default();
-        if RESERVED.contains(&first) {
+        // Its other names begin with a dot, and no file of a repository is called so here.
+        if name.split('/').next() == Some(crate::record::FILE) {
             return Err(common::error!("{name:?} is a name that fetch keeps for itself")
-                .hint(format_args!("leave it out with --exclude '{first}'")));
+                .hint(format_args!("leave it out with --exclude {}", crate::record::FILE)));
         }
     }
     for name in names {
@@ -90,11 +99,33 @@ mod tests {
     }
 
     #[test]
+    fn what_programs_obey_is_told_from_what_they_do_not() {
+        for name in [
+            ".git/config",
+            ".git/hooks/post-checkout",
+            "sub/.GIT/config",
+            ".bashrc",
+            ".ssh/authorized_keys",
+            ".envrc",
+            "a/.vscode/settings.json",
+            ".husky/pre-commit",
+            ".gitmodules",
+            ".git/.gitattributes",
+            ".qlora-tools-fetch/lock",
+            ".gitattributes/x",
+        ] {
+            assert!(is_obeyed(name), "{name}");
+        }
+        for name in [".gitattributes", ".gitignore", "sub/.gitkeep", "config.json", "a.b/c.d", "git/config"] {
+            assert!(!is_obeyed(name), "{name}");
+        }
+    }
+
+    #[test]
     fn names_that_collide_are_refused() {
         assert!(check_all(["a", "b", "a"].into_iter()).is_err());
         assert!(check_all(["a", "a/b"].into_iter()).is_err());
         assert!(check_all(["fetch.json"].into_iter()).is_err());
-        assert!(check_all([".fetch/lock"].into_iter()).is_err());
         check_all(["a", "b/a", "b/c"].into_iter()).unwrap();
     }
 }

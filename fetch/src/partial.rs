@@ -6,11 +6,12 @@
 //! for another content counts for nothing.
 
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
 use common::{Context, Result};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
+
+use crate::folder::Entry;
 
 /// Bytes of a chunk, the unit that is either there or not; the last one of a file may be shorter.
 pub const CHUNK: u64 = 256 << 10;
@@ -28,9 +29,9 @@ pub fn chunk_count(size: u64) -> usize {
 #[derive(Debug, Clone)]
 pub struct PartialFile {
     /// The bytes.
-    pub data: PathBuf,
+    pub data: Entry,
     /// Which chunks are there. Files of one chunk have none.
-    pub map: PathBuf,
+    pub map: Entry,
     /// Bytes when complete.
     pub size: u64,
     /// What the content is: a hash, or an etag and an address.
@@ -49,17 +50,15 @@ impl PartialFile {
     ///
     /// Returns which chunks are there.
     pub fn prepare(&self) -> Result<Vec<bool>> {
-        fs_err::create_dir_all(parent(&self.data))?;
         let chunks = chunk_count(self.size);
-        if !self.has_map() {
-            return Ok(vec![false; chunks]);
-        }
-        if let Some(done) = self.read_map() {
+        if self.has_map()
+            && let Some(done) = self.read_map()?
+        {
             return Ok(done);
         }
-        fs_err::create_dir_all(parent(&self.map))?;
-        remove_if_there(&self.map)?;
-        reserve(&fs_err::File::create(&self.data)?, self.size)?;
+        self.map.remove()?;
+        self.data.remove()?;
+        reserve(&self.data.create()?, self.size)?;
         self.clear()?;
         Ok(vec![false; chunks])
     }
@@ -75,41 +74,45 @@ impl PartialFile {
         if self.has_map() {
             let mut map = self.map_header();
             map.resize(map.len() + chunk_count(self.size), 0);
-            fs_err::write(&self.map, map)?;
+            let file = self.map.open_to_write()?;
+            file.set_len(0)?;
+            file.file().write_all_at(&map, 0).with_context(|| file.path().display())?;
         }
         Ok(())
     }
 
     /// Opens it for writing.
     pub fn open(&self) -> Result<Writer> {
-        let open =
-            |path: &Path| fs_err::OpenOptions::new().write(true).create(true).truncate(false).open(path);
         Ok(Writer {
-            data: open(&self.data)?,
-            map: if self.has_map() { Some(open(&self.map)?) } else { None },
+            data: self.data.open_to_write()?,
+            map: if self.has_map() { Some(self.map.open_to_write()?) } else { None },
             map_start: self.map_header().len() as u64,
         })
     }
 
     /// Gives the complete file its final name.
-    pub fn place(&self, path: &Path) -> Result<()> {
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs_err::create_dir_all(parent)?;
-        }
-        if path.is_dir() {
-            common::bail!(Exists, "{}: expected a file, found a directory", path.display());
-        }
-        fs_err::rename(&self.data, path)?;
-        remove_if_there(&self.map)
+    pub fn place(&self, to: &Entry) -> Result<()> {
+        self.data.rename_to(to)?;
+        self.map.remove()
     }
 
     /// Which chunks an earlier run left of this very content; `None` where that cannot be told.
-    fn read_map(&self) -> Option<Vec<bool>> {
-        let data = fs_err::symlink_metadata(&self.data).ok()?;
-        let map = fs_err::read(&self.map).ok()?;
-        let flags = map.strip_prefix(self.map_header().as_slice())?;
-        (data.is_file() && data.len() == self.size && flags.len() == chunk_count(self.size))
-            .then(|| flags.iter().map(|flag| *flag == WRITTEN).collect())
+    fn read_map(&self) -> Result<Option<Vec<bool>>> {
+        if !self.data.is_own_file()? || !self.map.is_own_file()? {
+            return Ok(None);
+        }
+        let header = self.map_header();
+        let chunks = chunk_count(self.size);
+        let (Some(data), Some(map)) =
+            (self.data.open()?, self.map.read((header.len() + chunks) as u64).ok().flatten())
+        else {
+            return Ok(None);
+        };
+        let flags = map.strip_prefix(header.as_slice()).filter(|flags| flags.len() == chunks);
+        if data.metadata()?.len() != self.size {
+            return Ok(None);
+        }
+        Ok(flags.map(|flags| flags.iter().map(|flag| *flag == WRITTEN).collect()))
     }
 
     fn map_header(&self) -> Vec<u8> {
@@ -150,25 +153,16 @@ fn reserve(file: &fs_err::File, size: u64) -> Result<()> {
     }
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs_err::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
 
-    fn partial(directory: &Path, identity: &str) -> PartialFile {
+    fn partial(directory: &std::path::Path, identity: &str) -> PartialFile {
+        let folder = Folder::make(directory).unwrap();
         PartialFile {
-            data: directory.join("partial/sub/x"),
-            map: directory.join("map/sub/x"),
+            data: folder.entry("partial/sub/x"),
+            map: folder.entry("map/sub/x"),
             size: 2 * CHUNK + 5,
             identity: identity.into(),
         }
@@ -179,11 +173,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = partial(directory.path(), "sha256 aa");
         assert_eq!(file.prepare().unwrap(), [false; 3]);
-        assert_eq!(fs_err::metadata(&file.data).unwrap().len(), file.size);
+        assert_eq!(fs_err::metadata(file.data.path()).unwrap().len(), file.size);
         file.open().unwrap().write_chunk(2, b"abcde").unwrap();
         assert_eq!(file.prepare().unwrap(), [false, false, true]);
         assert_eq!(file.bytes_in(&[true, false, true]), CHUNK + 5);
-        assert!(fs_err::read(&file.data).unwrap().ends_with(b"\0abcde"));
+        assert!(fs_err::read(file.data.path()).unwrap().ends_with(b"\0abcde"));
         assert_eq!(partial(directory.path(), "sha256 bb").prepare().unwrap(), [false; 3]);
     }
 
@@ -194,7 +188,7 @@ mod tests {
         for damage in [0, 1] {
             file.prepare().unwrap();
             file.open().unwrap().write_chunk(0, &[7; CHUNK as usize]).unwrap();
-            let damaged = [&file.map, &file.data][damage];
+            let damaged = &[file.map.path(), file.data.path()][damage];
             let length = fs_err::metadata(damaged).unwrap().len();
             fs_err::OpenOptions::new().write(true).open(damaged).unwrap().set_len(length - 1).unwrap();
             assert_eq!(file.prepare().unwrap(), [false; 3]);

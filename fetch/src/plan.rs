@@ -1,7 +1,9 @@
 //! From a listing to the files that have to be fetched: names checked, selection applied, sizes known.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use common::cli::{hide_secrets, note, warn};
 use common::{Result, bail, error};
 use tokio::task::JoinSet;
 
@@ -34,6 +36,35 @@ pub struct Plan {
     pub files: Vec<PlannedFile>,
     /// Names that were left out.
     pub left_out: Vec<String>,
+    /// Names that are never fetched, because a program on this machine may obey such files.
+    pub refused: Vec<String>,
+}
+
+impl Plan {
+    /// All names that the repository has.
+    pub fn listed(&self) -> HashSet<&str> {
+        let others = self.left_out.iter().chain(&self.refused).map(String::as_str);
+        self.files.iter().map(|file| file.path.as_str()).chain(others).collect()
+    }
+
+    /// Says what of the repository is not fetched.
+    pub fn tell(&self) {
+        if !self.refused.is_empty() {
+            warn(format_args!("not fetched, because programs may obey such files: {}", some(&self.refused)));
+        }
+        if !self.left_out.is_empty() {
+            let (count, names) = (self.left_out.len(), some(&self.left_out));
+            note(format_args!("left out: {count} files ({names}); --include '*' brings all"));
+        }
+    }
+}
+
+/// The first of several names.
+pub fn some(names: &[String]) -> String {
+    match names {
+        [.., _] if names.len() > 3 => format!("{} ...", names[..3].join(", ")),
+        _ => names.join(", "),
+    }
 }
 
 /// Chooses, checks and completes what a server lists.
@@ -43,10 +74,13 @@ pub async fn plan(
     selection: &Selection,
     connector: &Connector,
 ) -> Result<Plan> {
-    let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
+    let (refused, listed): (Vec<_>, Vec<_>) =
+        listing.files.into_iter().partition(|file| crate::names::is_obeyed(&file.path));
+    let refused: Vec<String> = refused.into_iter().map(|file| file.path).collect();
+    let names: Vec<&str> = listed.iter().map(|file| file.path.as_str()).collect();
     let wanted = selection.choose(&names, repository.kind == Kind::Model)?;
     let (mut files, mut left_out) = (Vec::new(), Vec::new());
-    for (file, wanted) in listing.files.into_iter().zip(wanted) {
+    for (file, wanted) in listed.into_iter().zip(wanted) {
         match wanted {
             true => files.push(file),
             false => left_out.push(file.path),
@@ -54,7 +88,14 @@ pub async fn plan(
     }
     crate::names::check_all(files.iter().map(|file| file.path.as_str()))?;
     if files.is_empty() {
-        bail!(Missing, "{} has no files at {}", repository.id, listing.commit);
+        let refused = match refused.is_empty() {
+            true => String::new(),
+            false => format!(", but for some that programs may obey: {}", some(&refused)),
+        };
+        bail!(Missing, "{} has no files at {}{refused}", repository.id, listing.commit);
+    }
+    if let Some(file) = files.iter().find(|file| hide_secrets(&file.path) != file.path) {
+        bail!(Network, "the server lists a file whose name holds your token: {}", file.path);
     }
     let files = complete(files, repository, &listing.commit, connector).await?;
     let mut files: Vec<PlannedFile> = files.into_iter().map(known).collect::<Result<_>>()?;
@@ -66,7 +107,7 @@ pub async fn plan(
     if files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size)).is_none() {
         bail!(Network, "{}: the sizes that the server lists are absurd", repository.id);
     }
-    Ok(Plan { files, left_out })
+    Ok(Plan { files, left_out, refused })
 }
 
 /// Asks about each file whose size or hash the listing leaves open.

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use common::{Context, Result};
+use common::{Result, cli, files};
 use serde::{Deserialize, Serialize};
 
+use crate::folder::Entry;
 use crate::select::Written;
 use crate::source::Kind;
-use crate::verify::Digest;
+use crate::verify::{Digest, hash_file};
 
 /// The name of the record inside the directory.
 pub const FILE: &str = "fetch.json";
@@ -45,26 +46,35 @@ pub struct RecordedFile {
 }
 
 impl Record {
-    /// The record at `path`, or `None` where there is none.
-    pub fn read(path: &Path) -> Result<Option<Self>> {
-        let text = match fs_err::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        serde_json::from_slice(&text)
-            .with_context(|| path.display())
-            .map_err(|error| error.hint(format_args!("delete {} and run fetch again", path.display())))
-            .map(Some)
+    /// The record at an entry, or `None` where there is none.
+    pub fn read(entry: &Entry) -> Result<Option<Self>> {
+        let record: Option<Self> = read_json(entry)?;
+        record.iter().try_for_each(|record| record.check_names(entry))?;
+        Ok(record)
+    }
+
+    /// The records at an entry.
+    pub fn read_list(entry: &Entry) -> Result<Vec<Self>> {
+        let records: Vec<Self> = read_json(entry)?.unwrap_or_default();
+        records.iter().try_for_each(|record| record.check_names(entry))?;
+        Ok(records)
     }
 
     /// Writes the record whole: beside, synced, renamed.
-    pub fn write(&self, path: &Path, beside: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        fs_err::write(beside, text)?;
-        fs_err::File::open(beside)?.sync_all()?;
-        fs_err::rename(beside, path)?;
-        Ok(())
+    pub fn write(&self, entry: &Entry, beside: &Entry) -> Result<()> {
+        beside.write((serde_json::to_string_pretty(self)? + "\n").as_bytes())?;
+        beside.rename_to(entry)
+    }
+
+    /// Writes several records.
+    pub fn write_list(records: &[Self], entry: &Entry) -> Result<()> {
+        entry.write((serde_json::to_string_pretty(records)? + "\n").as_bytes())
+    }
+
+    /// A record may have been written by anybody; a name in it must stay in the directory.
+    fn check_names(&self, entry: &Entry) -> Result<()> {
+        let mut names = self.files.iter().map(|file| file.path.as_str());
+        names.try_for_each(crate::names::check).map_err(|error| in_record(error, entry))
     }
 
     /// Whether this answers the same request as `other`, whatever each found.
@@ -76,15 +86,37 @@ impl Record {
     }
 }
 
+fn read_json<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<Option<T>> {
+    let Some(text) = entry.read(files::INDEX)? else { return Ok(None) };
+    serde_json::from_slice(&text).map(Some).map_err(|error| in_record(error.into(), entry))
+}
+
+fn in_record(error: common::Error, entry: &Entry) -> common::Error {
+    let path = entry.path();
+    error.context(path.display()).hint(format_args!("rm {} and run fetch again", cli::quoted_path(&path)))
+}
+
+/// Whether the file at `path` is what a fetch put there.
+pub fn is_unchanged(path: &Path, recorded: &RecordedFile) -> Result<bool> {
+    let Ok(found) = fs_err::symlink_metadata(path) else { return Ok(false) };
+    match &recorded.digest {
+        _ if !found.is_file() || found.len() != recorded.size => Ok(false),
+        Some(digest) => Ok(hash_file(path, digest)? == *digest),
+        None => Ok(true),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
 
     #[test]
     fn reads_back_what_it_wrote() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(FILE);
-        assert_eq!(Record::read(&path).unwrap(), None);
+        let folder = Folder::make(directory.path()).unwrap();
+        let entry = folder.entry(FILE);
+        assert_eq!(Record::read(&entry).unwrap(), None);
         let file = |path: &str, digest| RecordedFile { path: path.into(), size: 3, digest };
         let record = Record {
             repository: "a/b".into(),
@@ -99,9 +131,13 @@ mod tests {
                 file("z", None),
             ],
         };
-        record.write(&path, &directory.path().join("beside")).unwrap();
-        assert_eq!(Record::read(&path).unwrap().unwrap(), record);
-        fs_err::write(&path, "{").unwrap();
-        assert!(Record::read(&path).unwrap_err().hint_text().unwrap().contains("delete"));
+        record.write(&entry, &folder.entry("beside")).unwrap();
+        assert_eq!(Record::read(&entry).unwrap().unwrap(), record);
+        let mut elsewhere = record;
+        elsewhere.files[0].path = "../x".into();
+        elsewhere.write(&entry, &folder.entry("beside")).unwrap();
+        assert!(Record::read(&entry).unwrap_err().to_string().contains("`..`"));
+        fs_err::write(entry.path(), "{").unwrap();
+        assert!(Record::read(&entry).unwrap_err().hint_text().unwrap().contains("rm "));
     }
 }

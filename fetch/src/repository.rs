@@ -4,57 +4,112 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use common::cli::{answer, check_interrupted, note, print_path, warn};
-use common::{Result, bail};
+use common::cli::{answer, check_interrupted, hide_secrets, note, print_path, quoted, warn};
+use common::error::Kind;
+use common::{Error, Result, error};
+use reqwest::StatusCode;
 
-use crate::config::Config;
+use crate::config::{Config, Destination};
+use crate::directory::in_the_way;
 use crate::disk::check_room;
 use crate::download::{self, Wanted};
-use crate::hub::{Connector, Repository, give_up, list};
-use crate::layout::{Finished, Layout};
+use crate::hub::{Connector, Failure, Listing, Repository, give_up, list};
+use crate::layout::Layout;
 use crate::plan::{PlannedFile, plan};
 use crate::readable::{bytes, how_much};
-use crate::record::{Record, RecordedFile};
+use crate::record::{Record, RecordedFile, is_unchanged};
+use crate::standing::Standing;
 use crate::transfer::Remote;
 use crate::verify::hash_file;
 
 /// Brings the repository, printing each file's path when it is complete and the directory's last.
-pub async fn fetch(config: &Config, repository: &Repository) -> Result<()> {
-    let connector = Connector::new(config.network.timeout)?;
-    let listing = match list(&connector.connect()?, repository, &config.revision).await {
-        Ok(listing) => listing,
-        Err(error) => return use_complete_copy(config, repository, error),
-    };
-    let commit = listing.commit.clone();
-    let plan = plan(listing, repository, &config.selection, &connector).await?;
-    if !plan.left_out.is_empty() {
-        let names = plan.left_out.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-        note(format_args!("left out: {} files ({names} ...); --include '*' brings all", plan.left_out.len()));
+pub async fn fetch(config: &Config, mut repository: Repository) -> Result<()> {
+    if let Some(variable) = config.offline {
+        return use_what_is_there(config, &repository, variable);
     }
+    let connector = Connector::new(config.network.timeout)?;
+    let listing = match list_with_or_without_token(config, &connector, &mut repository).await {
+        Ok(listing) => listing,
+        Err(error) => return use_complete_copy(config, &repository, error),
+    };
+    let repository = &repository;
+    let commit = listing.commit.clone();
+    if !config.force
+        && !config.is_dry_run
+        && let Some(standing) = Standing::find(config, repository)?
+        && let Some(files) = standing.files_at(&commit, &record_of(config, repository, &commit, &[]))
+    {
+        note(format_args!("{} is already complete, at {commit}", standing.path().display()));
+        return standing.announce(files);
+    }
+    let plan = plan(listing, repository, &config.selection, &connector).await?;
+    plan.tell();
     if config.is_dry_run {
         return show(&plan.files);
     }
     let record = record_of(config, repository, &commit, &plan.files);
 
-    let layout = Layout::open(config, repository, &commit)?;
+    let layout = match Layout::open(config, repository, &commit) {
+        Err(error) if error.kind() == Kind::Denied && !config.force => {
+            return use_where_nothing_can_be_written(config, repository, &record, error);
+        }
+        layout => layout?,
+    };
     let last = layout.last_record()?;
-    if let Some(last) = &last
-        && last.repository != repository.id
+    let mut known = layout.begun()?;
+    if let Some(other) = last.iter().chain(&known).find(|record| record.repository != repository.id)
         && !config.force
     {
-        return Err(common::error!("{} holds {}", layout.path().display(), last.repository)
+        return Err(error!("{} holds {}", layout.path().display(), other.repository)
             .hint("choose another directory with -o, or replace it with --force"));
     }
-    let missing = missing_files(config, &layout, &plan.files, last.as_ref())?;
+    known.extend(last.clone());
+    let missing = missing_files(config, &layout, &plan.files, last.as_ref(), &known)?;
     if !missing.is_empty() {
-        layout.begin_change()?;
+        layout.begin_change(&record)?;
         bring(config, repository, &connector, &commit, &layout, &plan.files, &missing).await?;
     } else if last.as_ref() == Some(&record) {
-        note(format_args!("{} is already complete", layout.path().display()));
+        note(format_args!("{} is already complete, at {commit}", layout.path().display()));
     }
+    layout.remove_stale(&known, &plan.listed())?;
     let path = layout.path();
     layout.complete(&record)?;
     print_path(&path)
+}
+
+/// The listing. A server that takes no token of this kind, because it has expired, say, may show a
+/// public repository all the same.
+async fn list_with_or_without_token(
+    config: &Config,
+    connector: &Connector,
+    repository: &mut Repository,
+) -> Result<Listing> {
+    let failure = match list(&connector.connect()?, repository, &config.revision).await {
+        Err(failure) if is_about_the_token(&failure, repository) => failure,
+        answer => return answer.map_err(|failure| give_up(failure, repository)),
+    };
+    let token = repository.token.take();
+    let name = token.as_ref().map_or("the token", |token| token.name()).to_string();
+    match list(&connector.connect()?, repository, &config.revision).await {
+        Ok(listing) => {
+            warn(format_args!("the server refuses {name} ({failure}); going on without it"));
+            Ok(listing)
+        }
+        Err(_) => {
+            repository.token = token;
+            Err(error!("{repository}: the server refuses {name} ({failure})")
+                .hint(format_args!("make a new token on the hub's settings page, or take {name} away")))
+        }
+    }
+}
+
+/// Whether a refusal says that the token itself is not accepted: to a good one, a repository that it
+/// may not read does not exist.
+fn is_about_the_token(failure: &Failure, repository: &Repository) -> bool {
+    let Failure::Refused { status, code, .. } = failure else { return false };
+    let code = code.as_deref();
+    repository.token.is_some() && *status == StatusCode::UNAUTHORIZED && code != Some("GatedRepo")
+        || repository.token.is_some() && *status == StatusCode::FORBIDDEN && code.is_none()
 }
 
 /// `--dry-run`: sizes in bytes, and names.
@@ -66,30 +121,42 @@ fn show(files: &[PlannedFile]) -> Result<()> {
     Ok(())
 }
 
-/// Which of the files are not there yet. Prints those that are.
+/// Which of the files are not there yet. Prints those that are. `last` is what was complete, `known` all
+/// that fetch has put there.
 fn missing_files(
     config: &Config,
     layout: &Layout,
     files: &[PlannedFile],
     last: Option<&Record>,
+    known: &[Record],
 ) -> Result<Vec<PlannedFile>> {
+    let mut versions: HashMap<&str, Vec<&RecordedFile>> = HashMap::new();
+    for file in known.iter().flat_map(|record| &record.files) {
+        versions.entry(&file.path).or_default().push(file);
+    }
     let recorded: HashMap<&str, &RecordedFile> =
         last.iter().flat_map(|record| &record.files).map(|file| (file.path.as_str(), file)).collect();
-    let recorded_at = fs_err::metadata(layout.record_path()).and_then(|found| found.modified()).ok();
+    let recorded_at = fs_err::metadata(layout.record().path()).and_then(|found| found.modified()).ok();
     let mut missing = Vec::new();
     for file in files {
         check_interrupted()?;
-        let path = layout.bytes_of(file)?;
+        let entry = layout.bytes_of(file)?;
+        let (path, is_empty) = (entry.path(), entry.look()?.is_none());
         let recorded = recorded.get(file.path.as_str()).copied();
-        if config.force || path.symlink_metadata().is_err() {
+        let versions = versions.get(file.path.as_str()).map_or(&[][..], Vec::as_slice);
+        let is_listed = !versions.is_empty() || layout.may_replace_all();
+        let is_ours = || {
+            let unchanged = versions.iter().map(|version| is_unchanged(&path, version));
+            Ok::<_, Error>(layout.may_replace_all() || unchanged.collect::<Result<Vec<_>>>()?.contains(&true))
+        };
+        if is_empty || config.force && is_listed {
             missing.push(file.clone());
         } else if is_there(&path, file, recorded, recorded_at)? {
             print_path(&layout.found(file)?)?;
-        } else if layout.may_replace(|| is_ours(&path, recorded))? {
+        } else if is_ours()? {
             missing.push(file.clone());
         } else {
-            return Err(common::error!("{} exists and is not the repository's file", path.display())
-                .hint("--force replaces it, -o chooses another directory"));
+            return Err(in_the_way(&path, is_listed));
         }
     }
     Ok(missing)
@@ -102,7 +169,8 @@ fn is_there(
     recorded: Option<&RecordedFile>,
     recorded_at: Option<SystemTime>,
 ) -> Result<bool> {
-    let found = fs_err::metadata(path)?;
+    // A link to a place that is not there is not the file.
+    let Ok(found) = fs_err::metadata(path) else { return Ok(false) };
     if !found.is_file() || found.len() != file.size {
         return Ok(false);
     }
@@ -112,17 +180,6 @@ fn is_there(
     match &file.digest {
         Some(digest) if !(is_untouched && is_recorded) => Ok(hash_file(path, digest)? == *digest),
         _ => Ok(true),
-    }
-}
-
-/// Whether the file at `path` is what an earlier fetch put there, so that it may be replaced.
-fn is_ours(path: &Path, recorded: Option<&RecordedFile>) -> Result<bool> {
-    let Some(recorded) = recorded else { return Ok(false) };
-    let found = fs_err::metadata(path)?;
-    match &recorded.digest {
-        _ if !found.is_file() || found.len() != recorded.size => Ok(false),
-        Some(digest) => Ok(hash_file(path, digest)? == *digest),
-        None => Ok(true),
     }
 }
 
@@ -143,7 +200,7 @@ async fn bring(
         let partial = layout.scratch().partial(&file.path, file.size, identity);
         remotes.push(Remote::new(file.path.clone(), url, partial));
     }
-    check_room(layout.scratch().path(), remotes.iter().map(|remote| &remote.partial))?;
+    check_room(layout.scratch().folder(), remotes.iter().map(|remote| &remote.partial))?;
     let mut wanted = Vec::new();
     for (remote, file) in remotes.into_iter().zip(missing) {
         let done = remote.partial.prepare()?;
@@ -168,7 +225,7 @@ fn record_of(config: &Config, repository: &Repository, commit: &str, files: &[Pl
     Record {
         repository: repository.id.clone(),
         repo_type: repository.kind,
-        endpoint: repository.endpoint.to_string(),
+        endpoint: hide_secrets(repository.endpoint.as_str()),
         revision: config.revision.clone(),
         commit: commit.to_string(),
         selection: config.selection.written.clone(),
@@ -177,23 +234,58 @@ fn record_of(config: &Config, repository: &Repository, commit: &str, files: &[Pl
 }
 
 /// The hub cannot be asked: a complete copy that answers the same request will do.
-fn use_complete_copy(config: &Config, repository: &Repository, error: common::Error) -> Result<()> {
+fn use_complete_copy(config: &Config, repository: &Repository, error: Error) -> Result<()> {
     if config.force || config.is_dry_run {
         return Err(error);
     }
-    let Some(Finished { path, record }) = Layout::finished(config, repository)? else { return Err(error) };
-    if !record.asks_the_same(&record_of(config, repository, "", &[])) {
+    let wanted = record_of(config, repository, "", &[]);
+    match Standing::find(config, repository)? {
+        Some(standing) if standing.announce_unasked(&wanted, config, &error.to_string())? => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Nothing may be asked of the network: `variable` says so.
+fn use_what_is_there(config: &Config, repository: &Repository, variable: &str) -> Result<()> {
+    let unset = format!("unset {variable} to download it");
+    let why = error!("{variable} is set, and there is no complete copy of {repository} here");
+    let elsewhere = match &config.destination {
+        Destination::Path(_) => common::hub_cache::find(&repository.id, repository.kind.plural()),
+        Destination::Cache(_) => None,
+    };
+    let error = match elsewhere {
+        Some(_) => {
+            why.hint(format_args!("fetch --cache {} uses the hub's cache; or {unset}", quoted(repository)))
+        }
+        None => why.hint(unset),
+    };
+    if config.force || config.is_dry_run {
         return Err(error);
     }
-    for file in &record.files {
-        let path = path.join(&file.path);
-        if fs_err::metadata(&path).map(|found| found.len()).ok() != Some(file.size) {
-            bail!(Malformed, "{error}; and {} is missing or has changed", path.display());
+    let wanted = record_of(config, repository, "", &[]);
+    let reason = format!("{variable} is set");
+    match Standing::find(config, repository)? {
+        Some(standing) if standing.announce_unasked(&wanted, config, &reason)? => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// A copy that lies where nothing can be written will do when it is complete and right.
+fn use_where_nothing_can_be_written(
+    config: &Config,
+    repository: &Repository,
+    record: &Record,
+    error: Error,
+) -> Result<()> {
+    match Standing::find(config, repository)? {
+        Some(standing) if standing.holds(record)? => {
+            let path = standing.path().display();
+            note(format_args!(
+                "{path} is complete, at {}, though nothing can be written there",
+                record.commit
+            ));
+            standing.announce(&record.files)
         }
+        _ => Err(error),
     }
-    warn(format_args!("{error}; using the complete copy at {}", record.commit));
-    for file in &record.files {
-        print_path(&path.join(&file.path))?;
-    }
-    print_path(&path)
 }

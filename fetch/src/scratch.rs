@@ -1,83 +1,86 @@
 //! A directory for what is not finished, on the file system of the result and locked against other
 //! fetches of the same result. It goes when all is done.
 
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::error::Kind;
 use common::{Context, Result};
 
+use crate::folder::{Entry, Folder};
 use crate::partial::PartialFile;
 
-/// The file in it that is locked.
+/// The name of the directory, in the directory of the result: nothing else is called so.
+pub const NAME: &str = ".qlora-tools-fetch";
+
+/// What the tool makes in it: unfinished files, and what is about to get its name. Nothing else in it
+/// is ever removed.
+const OURS: [&str; 6] = ["partial", "map", "record", "ref", "link", "previous.json"];
+/// The names of files that an interrupted run has fetched, or was about to.
+pub const BEGUN: &str = "begun.json";
+/// The file in it that is locked. Nothing is written to it.
 const LOCK: &str = "lock";
 
 /// The scratch directory of this run.
 pub struct Scratch {
-    path: PathBuf,
+    entry: Entry,
+    folder: Folder,
     /// Locked for as long as it is open.
-    _lock: std::fs::File,
+    _lock: fs_err::File,
 }
 
 impl Scratch {
-    /// Opens or makes it, and waits until no other fetch is using it.
-    pub fn open(path: &Path) -> Result<Self> {
-        let lock_path = path.join(LOCK);
+    /// Opens or makes it as `name` in `parent`, and waits until no other fetch is using it.
+    pub fn open(parent: &Folder, name: &str) -> Result<Self> {
+        let entry = parent.entry(name);
         let mut told = false;
         loop {
-            match fs_err::create_dir_all(path) {
-                // It was there and is gone: whoever finished has just removed it.
-                Err(error)
-                    if error.kind() == ErrorKind::AlreadyExists && path.symlink_metadata().is_err() =>
-                {
-                    continue;
-                }
-                made => made?,
-            }
-            let lock = match fs_err::File::create(&lock_path) {
-                Ok(lock) => lock.into_file(),
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(error.into()),
+            let folder = entry.make_folder()?;
+            let lock = match folder.entry(LOCK).create_new() {
+                Ok(Some(lock)) => lock,
+                Ok(None) => match folder.entry(LOCK).open()? {
+                    Some(lock) => lock,
+                    None => continue,
+                },
+                // Whoever finished has just removed the directory.
+                Err(error) if error.kind() == Kind::Missing => continue,
+                Err(error) => return Err(error),
             };
-            match lock.try_lock() {
-                Ok(()) if is_the_file_at(&lock, &lock_path) => {
-                    return Ok(Self { path: path.into(), _lock: lock });
+            match lock.file().try_lock() {
+                Ok(()) if is_at(&lock, &entry.entry(LOCK))? => {
+                    return Ok(Self { entry, folder, _lock: lock });
                 }
                 // The lock of a directory that is gone guards nothing.
                 Ok(()) => {}
                 Err(std::fs::TryLockError::WouldBlock) => {
                     if !std::mem::replace(&mut told, true) {
-                        common::cli::note(format_args!(
-                            "another fetch is using {}; waiting for it",
-                            path.display()
-                        ));
+                        let path = parent.path().display();
+                        common::cli::note(format_args!("another fetch is writing in {path}; waiting for it"));
                     }
                     std::thread::sleep(Duration::from_millis(100));
                     common::cli::check_interrupted()?;
                 }
                 Err(std::fs::TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("cannot lock {}", lock_path.display()));
+                    return Err(error).with_context(|| format!("cannot lock {}", lock.path().display()));
                 }
             }
         }
     }
 
     /// The directory itself.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// A file in it.
-    pub fn join(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+    pub fn entry(&self, name: &str) -> Entry {
+        self.folder.entry(name)
     }
 
     /// Where the file `name` grows.
     pub fn partial(&self, name: &str, size: u64, identity: String) -> PartialFile {
         PartialFile {
-            data: self.path.join("partial").join(name),
-            map: self.path.join("map").join(name),
+            data: self.entry("partial").entry(name),
+            map: self.entry("map").entry(name),
             size,
             identity,
         }
@@ -87,27 +90,18 @@ impl Scratch {
     ///
     /// The lock goes last. From then on the directory may be another fetch's, which keeps it.
     pub fn remove(self) -> Result<()> {
-        for entry in fs_err::read_dir(&self.path)? {
-            let entry = entry?;
-            match entry.file_type()?.is_dir() {
-                true => fs_err::remove_dir_all(entry.path())?,
-                false if entry.file_name() == LOCK => {}
-                false => fs_err::remove_file(entry.path())?,
-            }
+        for name in OURS.into_iter().chain([BEGUN, LOCK]) {
+            self.entry(name).remove()?;
         }
-        fs_err::remove_file(self.path.join(LOCK))?;
-        match fs_err::remove_dir(&self.path) {
-            Err(error) if !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound) => {
-                Err(error.into())
-            }
-            _ => Ok(()),
-        }
+        self.entry.remove_empty_folder()
     }
 }
 
-fn is_the_file_at(file: &std::fs::File, path: &Path) -> bool {
-    let (Ok(open), Ok(there)) = (file.metadata(), fs_err::metadata(path)) else { return false };
-    (open.dev(), open.ino()) == (there.dev(), there.ino())
+/// Whether the open file is the one at an entry.
+fn is_at(file: &fs_err::File, entry: &Entry) -> Result<bool> {
+    let open = rustix::fs::fstat(file.file()).map_err(std::io::Error::from)?;
+    let there = entry.look()?;
+    Ok(there.is_some_and(|there| (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino)))
 }
 
 #[cfg(test)]
@@ -119,11 +113,11 @@ mod tests {
     #[test]
     fn one_fetch_at_a_time() {
         let parent = tempfile::tempdir().unwrap();
-        let path = parent.path().join("scratch");
-        let first = Scratch::open(&path).unwrap();
+        let parent = Folder::make(parent.path()).unwrap();
+        let first = Scratch::open(&parent, NAME).unwrap();
         let waiting = std::thread::spawn({
-            let path = path.clone();
-            move || Scratch::open(&path).map(|scratch| scratch.join("lock").exists())
+            let parent = parent.clone();
+            move || Scratch::open(&parent, NAME).map(|scratch| scratch.folder().path().join("lock").exists())
         });
         std::thread::sleep(Duration::from_millis(50));
         assert!(!waiting.is_finished());
@@ -134,21 +128,30 @@ mod tests {
     #[test]
     fn many_that_wait_for_it_get_it_one_after_the_other() {
         let parent = tempfile::tempdir().unwrap();
-        let path = parent.path().join("scratch");
+        let parent = Folder::make(parent.path()).unwrap();
         let inside = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        let scratch = Scratch::open(&path).unwrap();
+                        let scratch = Scratch::open(&parent, NAME).unwrap();
                         assert_eq!(inside.fetch_add(1, SeqCst), 0);
-                        fs_err::create_dir_all(scratch.join("partial")).unwrap();
+                        scratch.entry("partial/file").write(b"x").unwrap();
                         inside.fetch_sub(1, SeqCst);
                         scratch.remove().unwrap();
                     }
                 });
             }
         });
-        assert!(!path.exists());
+        assert!(parent.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_others_put_there_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let parent = Folder::make(parent.path()).unwrap();
+        parent.entry(NAME).entry("thesis.tex").write(b"years").unwrap();
+        Scratch::open(&parent, NAME).unwrap().remove().unwrap();
+        assert_eq!(parent.entry(NAME).entry("thesis.tex").read(9).unwrap().unwrap(), b"years");
     }
 }

@@ -3,6 +3,8 @@
 use common::{Error, Result};
 use reqwest::Url;
 
+use crate::page::{self, Part};
+
 /// Names by which the usual data sets are known, and their repositories.
 const KNOWN_DATA_SETS: [(&str, &str); 5] = [
     ("alpaca_en", "llamafactory/alpaca_en"),
@@ -20,6 +22,8 @@ pub enum Kind {
     Model,
     /// Training or evaluation data
     Dataset,
+    /// An application
+    Space,
 }
 
 impl Kind {
@@ -28,6 +32,15 @@ impl Kind {
         match self {
             Self::Model => "models",
             Self::Dataset => "datasets",
+            Self::Space => "spaces",
+        }
+    }
+
+    /// The name that addresses of files have before the repository's.
+    pub fn prefix(self) -> Option<&'static str> {
+        match self {
+            Self::Model => None,
+            other => Some(other.plural()),
         }
     }
 }
@@ -41,6 +54,10 @@ pub enum Source {
         kind: Kind,
         /// `owner/name`.
         id: String,
+        /// Of a page that was copied from a browser.
+        revision: Option<String>,
+        /// The folder that such a page shows.
+        folder: Option<String>,
     },
     /// One file, by its address.
     Url(Url),
@@ -49,36 +66,41 @@ pub enum Source {
 impl Source {
     /// Understands what the user wrote. `endpoint` tells a hub's page from any other URL.
     pub fn parse(text: &str, kind: Option<Kind>, endpoint: &Url) -> Result<Self> {
-        if let Ok(url) = Url::parse(text)
-            && text.contains("://")
-        {
+        let with_scheme = page::with_scheme(text);
+        let text = with_scheme.as_deref().unwrap_or(text);
+        if text.contains("://") {
+            let url = Url::parse(text)
+                .map_err(|error| Error::usage(format!("{text:?} is not an address: {error}")))?;
             return Self::parse_url(url, kind, endpoint);
         }
         if kind != Some(Kind::Model)
             && let Some((_, id)) = KNOWN_DATA_SETS.iter().find(|(name, _)| *name == text)
         {
-            return Ok(Self::Repository { kind: Kind::Dataset, id: (*id).to_string() });
+            return Ok(Self::repository(Kind::Dataset, id));
         }
         check_id(text)?;
-        Ok(Self::Repository { kind: kind.unwrap_or(Kind::Model), id: text.to_string() })
+        Ok(Self::repository(kind.unwrap_or(Kind::Model), text))
+    }
+
+    fn repository(kind: Kind, id: &str) -> Self {
+        Self::Repository { kind, id: id.to_string(), revision: None, folder: None }
     }
 
     fn parse_url(url: Url, kind: Option<Kind>, endpoint: &Url) -> Result<Self> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Error::usage(format!("{url}: only http and https can be fetched")));
         }
-        // A repository's own page, as copied from a browser.
-        if url.origin() == endpoint.origin() && url.query().is_none() {
-            let path = url.path().trim_matches('/');
-            let (page_kind, id) = match path.strip_prefix("datasets/") {
-                Some(id) => (Kind::Dataset, id),
-                None => (kind.unwrap_or(Kind::Model), path),
-            };
-            if id.matches('/').count() == 1 && check_id(id).is_ok() {
-                return Ok(Self::Repository { kind: page_kind, id: id.to_string() });
+        let Some(page) = page::parse(&url, endpoint)? else { return Ok(Self::Url(url)) };
+        let kind = page.kind.or(kind).unwrap_or(Kind::Model);
+        let folder = match page.part {
+            Part::All => None,
+            Part::Folder(folder) => Some(folder),
+            Part::File(path) => {
+                let revision = page.revision.unwrap_or_else(|| "main".into());
+                return Ok(Self::Url(file_url(endpoint, kind, &page.id, &revision, &path)));
             }
-        }
-        Ok(Self::Url(url))
+        };
+        Ok(Self::Repository { kind, id: page.id, revision: page.revision, folder })
     }
 
     /// The name of the result where the user gives none: the last part of the source's own name.
@@ -92,8 +114,10 @@ impl Source {
                     return Err(Error::usage(format!("{url} names no file")).hint("name it with -o FILE"));
                 }
                 crate::names::check(&name)
-                    .and_then(|()| match name.contains('/') {
-                        true => Err(common::error!(Usage, "{name:?} is not a file name")),
+                    .and_then(|()| match name.contains('/') || crate::names::is_obeyed(&name) {
+                        true => {
+                            Err(common::error!(Usage, "{name:?} is not a name for a file that is fetched"))
+                        }
                         false => Ok(name),
                     })
                     .map_err(|error| error.hint("name the file with -o FILE"))
@@ -111,8 +135,26 @@ impl std::fmt::Display for Source {
     }
 }
 
+/// Where the content of a file is, or where the hub redirects from.
+pub fn file_url(endpoint: &Url, kind: Kind, id: &str, revision: &str, path: &str) -> Url {
+    let mut parts: Vec<&str> = kind.prefix().into_iter().chain(id.split('/')).collect();
+    parts.extend(["resolve", revision]);
+    parts.extend(path.split('/'));
+    join(endpoint, &parts)
+}
+
+/// `base` with path segments added, each percent-encoded.
+pub fn join(base: &Url, parts: &[&str]) -> Url {
+    let mut url = base.clone();
+    // Only addresses without a host have no segments, and an endpoint has one.
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(parts);
+    }
+    url
+}
+
 /// The hub's own rule for repository names.
-fn check_id(id: &str) -> Result<()> {
+pub fn check_id(id: &str) -> Result<()> {
     let part_is_fine = |part: &str| {
         !part.is_empty()
             && part.len() <= 96
@@ -130,7 +172,7 @@ fn check_id(id: &str) -> Result<()> {
 }
 
 /// Decodes `%XX`; what does not decode to UTF-8 stays as it was.
-fn percent_decode(text: &str) -> String {
+pub fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -153,30 +195,51 @@ mod tests {
         Source::parse(text, kind, &Url::parse("https://hub.example").unwrap())
     }
 
-    fn repository(kind: Kind, id: &str) -> Source {
-        Source::Repository { kind, id: id.to_string() }
-    }
-
     #[test]
     fn repositories_pages_files_and_known_data_sets() {
-        assert_eq!(parse("a/b", None).unwrap(), repository(Kind::Model, "a/b"));
-        assert_eq!(parse("a/b", Some(Kind::Dataset)).unwrap(), repository(Kind::Dataset, "a/b"));
-        assert_eq!(parse("https://hub.example/a/b", None).unwrap(), repository(Kind::Model, "a/b"));
+        assert_eq!(parse("a/b", None).unwrap(), Source::repository(Kind::Model, "a/b"));
+        assert_eq!(parse("a/b", Some(Kind::Dataset)).unwrap(), Source::repository(Kind::Dataset, "a/b"));
+        assert_eq!(parse("https://hub.example/a/b", None).unwrap(), Source::repository(Kind::Model, "a/b"));
         assert_eq!(
             parse("https://hub.example/datasets/a/b/", None).unwrap(),
-            repository(Kind::Dataset, "a/b")
+            Source::repository(Kind::Dataset, "a/b")
         );
         assert_eq!(
             parse("alpaca_gpt4_zh", None).unwrap(),
-            repository(Kind::Dataset, "llamafactory/alpaca_gpt4_zh")
+            Source::repository(Kind::Dataset, "llamafactory/alpaca_gpt4_zh")
         );
         assert!(matches!(parse("https://other.example/a/b", None).unwrap(), Source::Url(_)));
-        assert!(matches!(parse("https://hub.example/a/b/resolve/main/c", None).unwrap(), Source::Url(_)));
+        for page in ["resolve/main/c%20d?download=true", "blob/main/c%20d#L3", "raw/main/c%20d"] {
+            let url = "https://hub.example/a/b/resolve/main/c%20d";
+            let parsed = parse(&format!("https://hub.example/a/b/{page}"), None).unwrap();
+            assert_eq!(parsed, Source::Url(Url::parse(url).unwrap()), "{page}");
+        }
+        // The public hub's pages are fetched from the server that is asked.
+        assert_eq!(
+            parse("huggingface.co/datasets/a/b/tree/v1/data", None).unwrap(),
+            Source::Repository {
+                kind: Kind::Dataset,
+                id: "a/b".into(),
+                revision: Some("v1".into()),
+                folder: Some("data".into())
+            }
+        );
     }
 
     #[test]
     fn what_is_neither_is_wrong_usage() {
-        for text in ["", "a/b/c", "../b", "a/..", "a b/c", "ftp://x/y", "-x/y", "a//b"] {
+        for text in [
+            "https://",
+            "https://hub.example/a/b/blob/main",
+            "",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "a b/c",
+            "ftp://x/y",
+            "-x/y",
+            "a//b",
+        ] {
             let error = parse(text, None).unwrap_err();
             assert_eq!(error.kind(), common::error::Kind::Usage, "{text}");
         }

@@ -1,37 +1,38 @@
 //! A file of which no server says how long it is: one stream, complete where its body ends.
 
 use std::io::Write;
-use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::Context;
 use common::cli::{Progress, Unit, check_interrupted, detail};
 use reqwest::{Method, Url};
 
 use crate::config::Network;
-use crate::disk;
-use crate::hub::{Connection, Connector, Failure, Request, Token, next_piece};
+use crate::folder::{Entry, Folder};
+use crate::hub::{Connection, Connector, Failure, Request, Token, next_piece, refuse_page};
 use crate::rate::RateLimit;
 use crate::readable::bytes;
 use crate::transfer::check_encoding;
 
 /// First wait after a failure; doubled with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Bytes a second below which a server is given up, unless the user wants it slow.
+const SLOWEST: f64 = 1024.0;
 /// A body without an end stops while the disk still has room for others.
 const LEFT_FREE: u64 = 256 << 20;
 
-/// Brings the file at `url` to `path`, where a failure leaves nothing; returns its length.
+/// Brings the file at `url` to `to` in `folder`, where a failure leaves nothing; returns its length.
 pub async fn bring(
     connector: &Connector,
     token: Option<&Token>,
     network: &Network,
     url: &Url,
-    path: &Path,
+    folder: &Folder,
+    to: &Entry,
 ) -> Result<u64, Failure> {
-    let outcome = try_again(connector, token, network, url, path).await;
+    let outcome = try_again(connector, token, network, url, folder, to).await;
     if outcome.is_err() {
         // What has come cannot be gone on with. The failure is told, whatever becomes of this.
-        let _ = fs_err::remove_file(path);
+        let _ = to.remove();
     }
     outcome
 }
@@ -42,14 +43,15 @@ async fn try_again(
     token: Option<&Token>,
     network: &Network,
     url: &Url,
-    path: &Path,
+    folder: &Folder,
+    to: &Entry,
 ) -> Result<u64, Failure> {
-    let room = disk::free(path.parent().unwrap_or(path))?.saturating_sub(LEFT_FREE);
+    let room = folder.free()?.saturating_sub(LEFT_FREE);
     let rate = RateLimit::new(network.max_rate);
     let mut failures = 0;
     loop {
         let request = Request { method: Method::GET, url, range: None, token };
-        match receive(&connector.connect()?, request, &rate, room, path).await {
+        match receive(&connector.connect()?, request, &rate, room, to).await {
             Err(failure @ (Failure::Transient { .. } | Failure::Unreachable(_))) => {
                 failures += 1;
                 if failures > network.retries {
@@ -71,13 +73,15 @@ async fn receive(
     request: Request<'_>,
     rate: &RateLimit,
     room: u64,
-    path: &Path,
+    to: &Entry,
 ) -> Result<u64, Failure> {
     let mut response = connection.send(request).await?.response;
     check_encoding(response.headers())?;
-    let mut file = fs_err::File::create(path).map_err(common::Error::from)?;
+    refuse_page(response.headers(), response.url(), &to.path().to_string_lossy())?;
+    let mut file = to.create()?;
     let progress = Progress::new("fetch", None, Unit::Bytes);
     let mut received = 0;
+    let (mut window_begun, mut window_bytes) = (Instant::now(), 0);
     while let Some(piece) = next_piece(&mut response, connection.timeout()).await? {
         check_interrupted()?;
         rate.take(piece.len()).await;
@@ -88,7 +92,16 @@ async fn receive(
                     .hint("free some disk space if the file is really that long"),
             ));
         }
-        file.write_all(&piece).with_context(|| path.display())?;
+        window_bytes += piece.len();
+        let elapsed = window_begun.elapsed();
+        if elapsed > connection.timeout() {
+            if !rate.is_limited() && (window_bytes as f64) < SLOWEST * elapsed.as_secs_f64() {
+                let seconds = elapsed.as_secs_f32();
+                return Err(Failure::transient(format_args!("only {window_bytes} bytes in {seconds:.1} s")));
+            }
+            (window_begun, window_bytes) = (Instant::now(), 0);
+        }
+        file.write_all(&piece).map_err(common::Error::from)?;
         progress.set(received);
     }
     file.sync_data().map_err(common::Error::from)?;

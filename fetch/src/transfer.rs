@@ -7,7 +7,7 @@ use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::flight::Flight;
-use crate::hub::{Connection, Failure, Request, Token, next_piece};
+use crate::hub::{Connection, Failure, Request, Token, next_piece, refuse_page};
 use crate::partial::{CHUNK, PartialFile};
 use crate::rate::RateLimit;
 use crate::schedule::{Claim, Schedule};
@@ -79,6 +79,7 @@ impl Transfers<'_> {
         let range = (!is_all && !flight.is_whole).then(|| wanted.clone());
         let mut answer = self.ask(connection, remote, range).await?;
         check_encoding(answer.headers())?;
+        refuse_page(answer.headers(), answer.url(), &remote.name)?;
         check_etag(answer.headers(), remote)?;
         let (body, mut flight) = (sent_range(&answer, size)?, flight.clone());
         let mut wanted = wanted;

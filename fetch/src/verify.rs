@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use common::{Result, hex};
+use common::{Context, Result, hex};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -94,12 +94,15 @@ pub fn hash_file(path: &Path, expected: &Digest) -> Result<Digest> {
 
 /// [`hash_file`]; `count` is told how many bytes were read.
 pub fn hash_file_counting(path: &Path, expected: &Digest, mut count: impl FnMut(u64)) -> Result<Digest> {
-    let mut file = fs_err::File::open(path)?;
-    let mut hasher = Hasher::like(expected, file.metadata()?.len());
+    let file = common::files::open(path)?;
+    let size = file.metadata()?.len();
+    let mut hasher = Hasher::like(expected, size);
+    // A file that grows for ever ends here all the same.
+    let mut file = file.take(size);
     let mut block = vec![0; BLOCK];
     loop {
         common::cli::check_interrupted()?;
-        let read = file.read(&mut block)?;
+        let read = file.read(&mut block).with_context(|| path.display())?;
         if read == 0 {
             return Ok(hasher.finish());
         }

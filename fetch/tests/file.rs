@@ -5,7 +5,7 @@
 mod run;
 
 use run::Fetch;
-use tests::hub::{Fault, Hub, HubFile};
+use tests::hub::{Behaviour, Fault, Hub, HubFile};
 
 fn hub() -> (Hub, HubFile) {
     let file = HubFile::new("data.json", 3_500_000, 1);
@@ -64,6 +64,19 @@ fn without_a_length_it_comes_in_one_stream() {
         fetch.run(&hub, &[&url]).assert_code(1);
         fetch.run(&hub, &[&url, "--force"]).assert_code(0);
     }
+}
+
+#[test]
+fn a_stream_that_trickles_is_given_up() {
+    let behaviour = Behaviour { bytes_per_second: Some(200), ..Behaviour::default() };
+    let hub = Hub::with(vec![HubFile::new("data.json", 5000, 1)], behaviour);
+    hub.faults(|_| Fault::NoLength);
+    let fetch = Fetch::new();
+    let url = format!("{}/content/data.json", hub.second_url());
+    let run = fetch.run(&hub, &[&url, "--timeout", "0.5", "--retries", "1"]);
+    run.assert_code(1);
+    assert!(run.stderr.contains("bytes in 0.") && run.stderr.contains("hint: "), "{}", run.stderr);
+    assert!(!fetch.path("data.json").exists());
 }
 
 #[test]

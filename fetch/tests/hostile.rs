@@ -35,7 +35,7 @@ fn names_that_leave_the_directory_or_collide_are_refused() {
         (json!([entry("a"), entry("a")]), "twice"),
         (json!([entry("a"), entry("a/b")]), "both as a file and as a directory"),
         (json!([entry("fetch.json")]), "keeps for itself"),
-        (json!([entry(".fetch/lock")]), "keeps for itself"),
+        (json!([entry(".qlora-tools-fetch/lock")]), "programs may obey"),
     ] {
         for hub in hubs_listing(tree) {
             let fetch = Fetch::new();
@@ -45,6 +45,43 @@ fn names_that_leave_the_directory_or_collide_are_refused() {
             assert!(fetch.names_in(".").is_empty(), "{:?}", fetch.names_in("."));
         }
     }
+}
+
+#[test]
+fn what_programs_obey_is_not_fetched() {
+    let obeyed = [
+        ".git/config",
+        ".git/hooks/post-checkout",
+        ".bashrc",
+        ".ssh/authorized_keys",
+        ".envrc",
+        "sub/.vscode/settings.json",
+        ".husky/pre-commit",
+    ];
+    let harmless = [".gitattributes", "sub/.gitignore", "config.json"];
+    let file = |name: &&str| HubFile::with(name, b"text".to_vec(), false);
+    let hub = Hub::start(obeyed.iter().chain(&harmless).map(file).collect());
+    for arguments in [&["owner/name"][..], &["owner/name", "--include", "*"]] {
+        let fetch = Fetch::new();
+        let run = fetch.run(&hub, arguments);
+        run.assert_code(0);
+        assert!(run.stderr.contains("programs may obey such files: .git/config, "), "{}", run.stderr);
+        let expected: Vec<HubFile> = harmless.iter().map(file).collect();
+        fetch.assert_holds("name", &expected);
+    }
+    let run = Fetch::new().run(&hub, &["owner/name", "--include", ".git/*"]);
+    run.assert_code(1);
+    let run = Fetch::new().run(&hub, &[&format!("{}/content/.bashrc", hub.second_url())]);
+    run.assert_code(2);
+}
+
+#[test]
+fn a_listing_that_trickles_is_given_up() {
+    let hub = Hub::start(files());
+    hub.api_faults(|_| Fault::Slow(50));
+    let run = Fetch::new().run(&hub, &["owner/name", "--timeout", "0.5"]);
+    run.assert_code(1);
+    assert!(run.stderr.contains("bytes in 0."), "{}", run.stderr);
 }
 
 #[test]
@@ -107,9 +144,10 @@ fn bodies_that_do_not_end_are_left() {
     hub.faults(|_| Fault::Endless);
     let fetch = Fetch::new();
     let run = fetch.run(&hub, &["owner/name", "--retries", "1"]);
-    assert!(fetch.path("name/.fetch/partial").exists() || run.code == Some(0));
+    assert!(fetch.path("name/.qlora-tools-fetch/partial").exists() || run.code == Some(0));
     for (name, size) in [("config.json", 700), ("model.safetensors", 2_500_000)] {
-        for path in [fetch.path("name").join(name), fetch.path("name/.fetch/partial").join(name)] {
+        for path in [fetch.path("name").join(name), fetch.path("name/.qlora-tools-fetch/partial").join(name)]
+        {
             assert!(std::fs::metadata(path).map_or(0, |found| found.len()) <= size, "{name} has grown");
         }
     }

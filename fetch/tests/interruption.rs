@@ -9,10 +9,11 @@ use std::ops::Range;
 use std::process::{Child, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use run::{Fetch, Run};
-use tests::hub::{Behaviour, Hub, HubFile, Seen};
+use rustix::process::{Pid, Signal, kill_process};
+use tests::hub::{Behaviour, Fault, Hub, HubFile, Seen};
 
 const MOMENTS: u64 = 50;
 const CONNECTIONS: u64 = 4;
@@ -202,6 +203,34 @@ fn two_fetches_of_one_directory_end_well_and_share_the_work() {
     }
     fetch.assert_holds("name", &files());
     assert_eq!(found_it_complete, 1, "one fetches all of it, the other nothing");
+}
+
+/// A signal ends a run at once, whatever it waits for: a listing, its retry, the content of a file.
+#[test]
+fn a_signal_ends_every_wait() {
+    let wait = || Fault::Status(503, vec![("Retry-After".into(), "600".into())]);
+    let stall = || Fault::Stall(0, Duration::from_secs(600));
+    let cases: [(Option<Fault>, Option<Fault>); 4] =
+        [(Some(wait()), None), (Some(Fault::Slow(3000)), None), (None, Some(wait())), (None, Some(stall()))];
+    for (of_api, of_content) in cases {
+        for signal in [Signal::INT, Signal::TERM] {
+            let (fetch, hub) = (Fetch::new(), Hub::start(files()));
+            let (of_api, of_content) = (of_api.clone(), of_content.clone());
+            hub.api_faults(move |_| of_api.clone().unwrap_or(Fault::None));
+            hub.faults(move |_| of_content.clone().unwrap_or(Fault::None));
+            let mut command = fetch.command(hub.url(), &["owner/name", "--timeout", "3000"]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            while hub.log().is_empty() {
+                assert!(child.try_wait().unwrap().is_none());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let begun = Instant::now();
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(begun.elapsed() < Duration::from_secs(20), "it waited on");
+        }
+    }
 }
 
 #[test]

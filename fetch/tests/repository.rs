@@ -44,7 +44,7 @@ fn brings_every_file_and_says_where() {
         let mut expected: Vec<String> = wanted(&files()).into_iter().map(|file| file.path).collect();
         expected.sort_unstable();
         assert_eq!(named, expected);
-        assert!(!fetch.path("name/.fetch").exists());
+        assert!(!fetch.path("name/.qlora-tools-fetch").exists());
     }
 }
 
@@ -119,6 +119,13 @@ fn a_second_run_fetches_nothing() {
         lines
     };
     assert_eq!(sorted(&first), sorted(&second));
+
+    // As a run leaves it that is killed before its last step.
+    std::fs::create_dir(fetch.path("name/.qlora-tools-fetch")).unwrap();
+    std::fs::write(fetch.path("name/.qlora-tools-fetch/lock"), "").unwrap();
+    let third = fetch.run(&hub, &["owner/name"]);
+    assert!(third.stderr.contains("already complete"), "{}", third.stderr);
+    assert!(!fetch.path("name/.qlora-tools-fetch").exists());
 }
 
 #[test]

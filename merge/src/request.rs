@@ -58,7 +58,7 @@ impl Request {
             return Err(Error::usage(format!("--weights: {weight} is not a finite number")));
         }
         let base = match arguments.base {
-            Some(base) => base,
+            Some(base) => common::hub_cache::resolve(&base),
             None => {
                 let mut config = AdapterConfig::read(first)?;
                 if let Some(model) = export.model {

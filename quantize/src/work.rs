@@ -158,7 +158,7 @@ fn await_all(inputs: &mut Inputs, source: &mut Source) -> Result<()> {
 /// `./NAME-nf4`
 fn default_output(directory: &Path, settings: &Settings) -> Result<PathBuf> {
     let directory = fs_err::canonicalize(directory)?;
-    let Some(name) = directory.file_name().and_then(|name| name.to_str()) else {
+    let Some(name) = common::hub_cache::name_of(&directory).and_then(|name| name.into_string().ok()) else {
         return Err(Error::usage("the model's directory has no name").hint("name the result with -o"));
     };
     Ok(PathBuf::from(format!("{name}-{}", settings.scheme.quant_type)))

@@ -291,3 +291,36 @@ fn verifying_finds_what_was_changed() {
     assert!(error.contains(UP) && error.contains("[7, 10]"), "{error}");
     quantize().args(["--verify", "q"]).assert().code(2);
 }
+
+/// As `fetch --cache` and the hub's own tools leave it: links into blobs, and a ref that names the commit.
+#[test]
+fn a_model_in_the_hubs_cache_is_found_by_its_name() {
+    let (parent, source) = model();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repository = parent.path().join("hub/models--owner--tiny");
+    let snapshot = repository.join("snapshots").join(commit);
+    for directory in [repository.join("blobs"), repository.join("refs"), snapshot.clone()] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    fs::write(repository.join("refs/main"), commit).unwrap();
+    for (number, entry) in fs::read_dir(&source).unwrap().map(Result::unwrap).enumerate() {
+        fs::copy(entry.path(), repository.join(format!("blobs/{number}"))).unwrap();
+        let link = snapshot.join(entry.file_name());
+        std::os::unix::fs::symlink(format!("../../blobs/{number}"), link).unwrap();
+    }
+    let run = |model: &str| {
+        let mut command = quantize();
+        command.arg(model).current_dir(parent.path()).env("HF_HUB_CACHE", parent.path().join("hub"));
+        command.assert()
+    };
+    let done = run("owner/tiny").success();
+    assert!(stderr_of(&done).contains(snapshot.to_str().unwrap()), "{}", stderr_of(&done));
+    run("source").success();
+    let weights = |output: &str| {
+        let checkpoint = Checkpoint::open(&parent.path().join(output)).unwrap();
+        checkpoint.tensors().map(|tensor| (tensor.name.clone(), tensor.bytes.to_vec())).collect::<Vec<_>>()
+    };
+    assert!(weights("tiny-nf4") == weights("source-nf4"));
+    let missing = run("owner/$(id)").failure();
+    assert!(stderr_of(&missing).contains("hint: fetch 'owner/$(id)' downloads"), "{}", stderr_of(&missing));
+}

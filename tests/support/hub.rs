@@ -76,6 +76,8 @@ pub struct Behaviour {
     pub latency: Duration,
     /// The `Authorization` without which nothing is answered.
     pub authorization: Option<String>,
+    /// The `Authorization` that is refused wherever it is sent, as one that has expired.
+    pub expired: Option<String>,
 }
 
 /// What goes wrong with one answer.
@@ -112,6 +114,8 @@ pub enum Fault {
     Gzip,
     /// A redirect to this address.
     Redirect(String),
+    /// A page for people, with status 200.
+    Page,
 }
 
 /// A request as it arrived.
@@ -138,9 +142,11 @@ pub struct Seen {
 type Chooser = Box<dyn Fn(&Seen) -> Fault + Send + Sync>;
 
 struct Shared {
-    files: Vec<HubFile>,
+    /// The commit, and the files of it.
+    published: Mutex<(String, Vec<HubFile>)>,
     behaviour: Behaviour,
     chooser: Mutex<Option<Arc<Chooser>>>,
+    api_chooser: Mutex<Option<Arc<Chooser>>>,
     log: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     sent: AtomicU64,
@@ -166,9 +172,10 @@ impl Hub {
         let address =
             |listener: &TcpListener| format!("http://{}", listener.local_addr().expect("an address"));
         let shared = Arc::new(Shared {
-            files,
+            published: Mutex::new((COMMIT.into(), files)),
             behaviour,
             chooser: Mutex::default(),
+            api_chooser: Mutex::default(),
             log: Mutex::default(),
             connections: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
@@ -191,6 +198,16 @@ impl Hub {
     /// Chooses the fault of every request for the content of a file.
     pub fn faults(&self, choose: impl Fn(&Seen) -> Fault + Send + Sync + 'static) {
         *lock(&self.shared.chooser) = Some(Arc::new(Box::new(choose)));
+    }
+
+    /// Chooses the fault of every other request.
+    pub fn api_faults(&self, choose: impl Fn(&Seen) -> Fault + Send + Sync + 'static) {
+        *lock(&self.shared.api_chooser) = Some(Arc::new(Box::new(choose)));
+    }
+
+    /// Serves other files from now on, as another commit.
+    pub fn publish(&self, commit: &str, files: Vec<HubFile>) {
+        *lock(&self.shared.published) = (commit.into(), files);
     }
 
     /// The endpoint.
@@ -244,12 +261,10 @@ fn serve(shared: &Shared, stream: &TcpStream, at_second_port: bool) -> std::io::
             let number = log.iter().filter(|seen| is_content(&seen.target)).count();
             let request = Seen { connection, number, ..request };
             log.push(request.clone());
-            (request, lock(&shared.chooser).clone())
+            let chooser = if is_content(&request.target) { &shared.chooser } else { &shared.api_chooser };
+            (request, lock(chooser).clone())
         };
-        let fault = match chooser {
-            Some(choose) if is_content(&request.target) => choose(&request),
-            _ => Fault::None,
-        };
+        let fault = chooser.map_or(Fault::None, |choose| choose(&request));
         if !answer(shared, &request, &fault, stream)? {
             return Ok(());
         }
@@ -305,6 +320,10 @@ fn answer(shared: &Shared, request: &Seen, fault: &Fault, stream: &TcpStream) ->
     {
         return head(stream, 401, &[("X-Error-Code", "RepoNotFound")], Some(0));
     }
+    if !request.at_second_port && behaviour.expired.is_some() && request.authorization == behaviour.expired {
+        let message = "Invalid credentials in Authorization header";
+        return head(stream, 401, &[("X-Error-Message", message)], Some(0));
+    }
     match fault {
         Fault::Status(status, headers) => {
             let headers: Vec<(&str, &str)> =
@@ -312,7 +331,19 @@ fn answer(shared: &Shared, request: &Seen, fault: &Fault, stream: &TcpStream) ->
             return head(stream, *status, &headers, Some(0));
         }
         Fault::Redirect(target) => return head(stream, 302, &[("Location", target)], Some(0)),
+        Fault::Page => {
+            let page = "<!DOCTYPE html><title>Please log in</title>";
+            head(stream, 200, &[("Content-Type", "text/html; charset=utf-8")], Some(page.len()))?;
+            if request.method != "HEAD" {
+                (&*stream).write_all(page.as_bytes())?;
+            }
+            return Ok(true);
+        }
         _ => {}
+    }
+    if let (Fault::Slow(rate), false) = (fault, is_content(path)) {
+        head(stream, 200, &[], None)?;
+        return send_at(shared, stream, &[b' '; 10_000], Some(*rate)).map(|()| false);
     }
     if let Some(rest) = path.strip_prefix("/api/") {
         return answer_api(shared, request, rest, query, stream);
@@ -321,7 +352,8 @@ fn answer(shared: &Shared, request: &Seen, fault: &Fault, stream: &TcpStream) ->
         Some((_, rest)) => rest.split_once('/').map(|(_, name)| name),
         None => path.strip_prefix("/content/"),
     };
-    let Some(file) = name.and_then(|name| shared.files.iter().find(|file| file.path == decode(name))) else {
+    let files = lock(&shared.published).1.clone();
+    let Some(file) = name.and_then(|name| files.iter().find(|file| file.path == decode(name))) else {
         return head(stream, 404, &[("X-Error-Code", "EntryNotFound")], Some(0));
     };
     let etag = format!("\"{}\"", file.hash());
@@ -356,9 +388,10 @@ fn answer_api(
             let siblings = if is_asked_for_more && !shared.behaviour.has_names_only {
                 siblings(listed(shared))
             } else {
-                shared.files.iter().map(|file| json!({ "rfilename": file.path })).collect()
+                lock(&shared.published).1.iter().map(|file| json!({ "rfilename": file.path })).collect()
             };
-            let info = json!({ "id": format!("{owner}/{name}"), "sha": COMMIT, "siblings": siblings });
+            let commit = lock(&shared.published).0.clone();
+            let info = json!({ "id": format!("{owner}/{name}"), "sha": commit, "siblings": siblings });
             send_json(stream, &request.method, &info, &[])
         }
         [_, _, _, "paths-info", _] => {
@@ -428,7 +461,7 @@ fn tree(shared: &Shared) -> Vec<Value> {
         }
     };
     let directory = json!({ "type": "directory", "path": "sub", "size": 0, "oid": "e".repeat(40) });
-    shared.files.iter().map(entry).chain([directory]).collect()
+    lock(&shared.published).1.iter().map(entry).chain([directory]).collect()
 }
 
 fn send_file(

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::AdapterConfig;
 use super::config::CONFIG;
-use crate::{Result, error};
+use crate::{Result, cli, error, hub_cache};
 
 /// The directory of the base that `adapter_config.json` names: an absolute path, or one relative to
 /// the current directory or to the adapter's. Of a repository it is also where `fetch` puts it, the
-/// repository's name without its owner.
+/// repository's name without its owner, or the hub's cache.
 pub fn find_base(adapter: &Path, config: &AdapterConfig) -> Result<PathBuf> {
     let Some(base) = config.base_model_name_or_path.as_deref().filter(|base| !base.is_empty()) else {
         return Err(error!("{} names no base model", adapter.join(CONFIG).display())
@@ -21,9 +21,12 @@ pub fn find_base(adapter: &Path, config: &AdapterConfig) -> Result<PathBuf> {
     if let Some(found) = places.into_iter().find(|place| place.join("config.json").is_file()) {
         return Ok(found);
     }
+    if let Some(snapshot) = hub_cache::model(Path::new(base)) {
+        return Ok(snapshot);
+    }
     let error = error!(Missing, "the base model {base} of adapter {} is not here", adapter.display());
     Err(if is_repository(base) {
-        error.hint(format!("fetch {base} downloads it; --base DIRECTORY names another place"))
+        error.hint(format!("fetch {} downloads it; --base DIRECTORY names another place", cli::quoted(base)))
     } else {
         error.hint("name the base with --base DIRECTORY")
     })

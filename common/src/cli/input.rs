@@ -2,12 +2,12 @@
 //!
 //! A line naming a directory means all of it; lines naming files mean those files as they arrive.
 //! The directory line, last, says that all of it is there, so a stream of files that ends without
-//! one came from a tool that failed.
+//! one came from a tool that failed. A name that is no path may be a model in the hub's cache.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result, error};
+use crate::{Error, Result, error, hub_cache};
 
 /// One path that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,11 +123,16 @@ impl Iterator for Inputs {
             None => return self.end(),
         };
         self.any = true;
+        let named = path;
+        let path = hub_cache::resolve(&named);
+        if path != named {
+            super::note(format_args!("{} is {}", named.display(), path.display()));
+        }
         let kind = match fs_err::metadata(&path) {
             Ok(kind) => kind,
             Err(error) => {
                 // What is not on disk may be a repository the user expects to be downloaded.
-                let hint = format!("fetch {} downloads a model of that name", path.display());
+                let hint = format!("fetch {} downloads a model of that name", super::quoted_path(&path));
                 return Some(Err(Error::from(error).hint(hint)));
             }
         };

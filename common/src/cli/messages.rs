@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::sync::OnceLock;
 
-use super::escape;
+use super::{escape, secrets};
 use crate::Error;
 use crate::error::Kind;
 
@@ -50,8 +50,13 @@ fn write(text: impl Display) {
 }
 
 fn say(message: impl Display) {
-    let line = format!("{}: {}\n", tool_name(), escape::one_line(message));
+    let line = format!("{}: {}\n", tool_name(), one_line(message));
     super::progress::above_bars(|| write(line));
+}
+
+/// A message as it is shown: without secrets, on one line.
+fn one_line(message: impl Display) -> String {
+    escape::one_line(secrets::hide_secrets(&message.to_string()))
 }
 
 /// What the tool does and what came of it. Hidden by `--quiet`.
@@ -64,7 +69,8 @@ pub fn note(message: impl Display) {
 /// [`note`] for a text of several lines, each shown as it is but for control characters.
 pub fn note_lines(text: &str) {
     if !is_quiet() {
-        let text = format!("{}: {}\n", tool_name(), escape::lines(text.trim_end()));
+        let text = secrets::hide_secrets(text.trim_end());
+        let text = format!("{}: {}\n", tool_name(), escape::lines(&text));
         super::progress::above_bars(|| write(text));
     }
 }
@@ -96,7 +102,7 @@ pub(super) fn error(error: &Error) {
     say(format_args!("error: {error}"));
     let of_kind = || RUNNING.get().and_then(|running| (running.tool.hint)(error.kind()));
     if let Some(hint) = error.hint_text().or_else(of_kind).or_else(|| error.kind().hint()) {
-        write(format_args!("hint: {}\n", escape::one_line(hint)));
+        write(format_args!("hint: {}\n", one_line(hint)));
     }
 }
 
@@ -106,7 +112,7 @@ pub(super) fn usage(tool: Tool, mistake: &clap::Error) {
         let _ = mistake.print();
         return;
     }
-    let text = mistake.render().to_string();
+    let text = secrets::hide_secrets(&mistake.render().to_string());
     write(format_args!("{}\n", escape::lines(text.trim_end())));
     write(format_args!("hint: {} --help lists the options and shows examples\n", tool.name));
 }

@@ -12,6 +12,7 @@ mod messages;
 mod output;
 mod place;
 mod progress;
+mod secrets;
 mod size;
 mod stderr;
 mod stdout;
@@ -36,6 +37,7 @@ pub use output::{
 };
 pub use place::{cache_directory, tool};
 pub use progress::{Part, Progress, Unit};
+pub use secrets::{hide_secrets, keep_secret};
 pub use size::size;
 pub use stdout::{answer, print_path, stdout};
 

@@ -1,9 +1,13 @@
 //! Data sets that are only named: `fetch` brings them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use crate::{Context, Error, Result, bail, cli, error};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{Context, Error, Result, bail, cli, error, files};
 
 /// Kinds of files that hold rows.
 const KINDS: [&str; 4] = ["parquet", "jsonl", "json", "csv"];
@@ -17,14 +21,20 @@ pub fn files(repository: &str, folder: Option<&str>, split: &str) -> Result<Vec<
 }
 
 /// The files of a data set's repository that match a glob of `include`, in a directory that is kept
-/// in the folder `cache` of the user's cache.
+/// in the folder `cache` of the user's cache. `fetch` asks the hub each time whether they have changed.
 pub fn download(repository: &str, cache: &str, include: &[String]) -> Result<PathBuf> {
     let directory = cli::cache_directory(cache)?.join(repository.replace('/', "--"));
-    // fetch writes its record last.
-    if !directory.join("fetch.json").exists() {
-        fetch(repository, &directory, include)?;
+    fetch(repository, &directory, include)?;
+    if let Some(commit) = commit_of(&directory) {
+        cli::note(format_args!("{repository} is used as of commit {commit}"));
     }
     Ok(directory)
+}
+
+/// The commit that `fetch` has recorded for a directory, which it does last.
+fn commit_of(directory: &Path) -> Option<String> {
+    let record: Value = files::read_json(&directory.join("fetch.json"), files::INDEX).ok()?;
+    record["commit"].as_str().map(str::to_owned)
 }
 
 /// The files of one kind in `root` that hold the rows of `split`, or all where none is called so.
@@ -51,21 +61,35 @@ fn choose(root: &Path, split: &str) -> Result<Vec<PathBuf>> {
 
 fn fetch(repository: &str, directory: &Path, include: &[String]) -> Result<()> {
     let tool = cli::tool("fetch");
-    cli::note(format_args!("downloading {repository} into {}", directory.display()));
+    let is_there = commit_of(directory).is_some();
+    if !is_there {
+        cli::note(format_args!("downloading {repository} into {}", directory.display()));
+    }
     let mut command = Command::new(&tool);
-    command.args([repository, "--repo-type", "dataset", "--output"]).arg(directory);
+    command.args(["--repo-type", "dataset", "--output"]).arg(directory);
     for glob in include {
         command.arg("--include").arg(glob);
     }
     if cli::is_quiet() {
         command.arg("--quiet");
     }
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-    let by_hand = format!("fetch {repository} --repo-type dataset, then name its file with --data");
-    match status {
+    // A name from a file of somebody else is not an option.
+    command.arg("--").arg(repository);
+    let by_hand =
+        format!("fetch {} --repo-type dataset, then name its file with --data", cli::quoted(repository));
+    match run(command.stdin(Stdio::null()).stdout(Stdio::null())) {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) if status.code() == Some(130) => Err(Error::interrupted("interrupted")),
+        Ok(status) if status.code() == Some(130) || cli::interrupted() => {
+            Err(Error::interrupted("interrupted"))
+        }
         Ok(_) => Err(error!("{repository} could not be downloaded; see fetch's message above").hint(by_hand)),
+        Err(problem) if is_there && problem.kind() == std::io::ErrorKind::NotFound => {
+            cli::warn(format_args!(
+                "there is no {}: whether {repository} has changed on the hub is not known",
+                tool.display()
+            ));
+            Ok(())
+        }
         Err(problem) => Err(Error::from(problem).context(format!("cannot run {}", tool.display())))
             .hint("put fetch beside this program or on the PATH: cargo build --release"),
     }
@@ -85,6 +109,21 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Runs a command to its end; a signal that asks this tool to stop stops the command, too.
+fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
+    let mut child = command.spawn()?;
+    let mut is_told = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if cli::interrupted() && !std::mem::replace(&mut is_told, true) {
+            kill_process(Pid::from_child(&child), Signal::TERM)?;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Names a repository by its URL or its path, as `hf_hub_url` does.

@@ -67,7 +67,7 @@ impl Infer {
     pub fn paths(&self) -> Result<(PathBuf, Option<PathBuf>)> {
         match (&self.adapter_name_or_path, &self.model_name_or_path) {
             (Some(adapter), base) => Ok((adapter.clone(), base.clone())),
-            (None, Some(model)) => Ok((model.clone(), None)),
+            (None, Some(model)) => Ok((common::hub_cache::resolve(model), None)),
             (None, None) => {
                 Err(Error::usage("the file names no model").hint("add a line with model_name_or_path"))
             }

@@ -1,15 +1,19 @@
 //! Short requests to the hub: tried a few times, answered within seconds or not at all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Error, error};
 use reqwest::{Method, Url};
 
-use super::connection::printable;
+use super::connection::is_page;
+use crate::source::join;
+
 use super::{Answer, Connection, Failure, Repository, Request, Token, next_piece};
 
 /// Most bytes of one JSON answer; the longest known page of a listing has about 1 MB.
 const LARGEST_ANSWER: usize = 64 << 20;
+/// Bytes a second of such an answer, below which a server is given up that had its time.
+const SLOWEST: f64 = 1024.0;
 /// Tries of one short request.
 const TRIES: u32 = 4;
 
@@ -30,7 +34,7 @@ pub async fn ask(
                     return Err(Failure::transient(message));
                 }
                 let wait = wait.unwrap_or(Duration::from_millis(250 << tries));
-                common::cli::detail(format_args!("{message}; trying again in {:.1} s", wait.as_secs_f32()));
+                common::cli::note(format_args!("{message}; trying again in {:.1} s", wait.as_secs_f32()));
                 tokio::time::sleep(wait).await;
             }
             answer => return answer,
@@ -41,7 +45,13 @@ pub async fn ask(
 /// Reads a whole JSON answer, of bounded size.
 pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_json::Value, Failure> {
     let mut response = answer.response;
+    if is_page(response.headers()) {
+        return Err(common::error!("{}: a web page, not the hub's API", answer.url)
+            .hint("check --endpoint and HF_ENDPOINT, and whether the network wants a login")
+            .into());
+    }
     let mut body = Vec::new();
+    let begun = Instant::now();
     while let Some(piece) = next_piece(&mut response, connection.timeout()).await? {
         if body.len() + piece.len() > LARGEST_ANSWER {
             return Err(common::error!(
@@ -52,6 +62,15 @@ pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_
             .into());
         }
         body.extend_from_slice(&piece);
+        let elapsed = begun.elapsed();
+        if elapsed > connection.timeout() && (body.len() as f64) < SLOWEST * elapsed.as_secs_f64() {
+            let seconds = elapsed.as_secs_f32();
+            return Err(Failure::transient(format_args!(
+                "{}: only {} bytes in {seconds:.1} s",
+                answer.url,
+                body.len()
+            )));
+        }
     }
     serde_json::from_slice(&body).map_err(|error| {
         Failure::Fatal(common::error!(Network, "{}: not the hub's API: {error}", answer.url))
@@ -85,7 +104,8 @@ pub fn give_up_file(failure: Failure) -> Error {
 /// Says what a refusal means and what to do about it.
 fn refused(status: u16, code: Option<&str>, message: String, repository: &Repository) -> Error {
     let id = &repository.id;
-    let page = repository.endpoint.join(id).map_or_else(|_| id.clone(), String::from);
+    let parts: Vec<&str> = repository.kind.prefix().into_iter().chain(id.split('/')).collect();
+    let page = join(&repository.endpoint, &parts);
     let has_token = repository.token.is_some();
     match (code, status) {
         (Some("GatedRepo"), _) if has_token => {
@@ -104,7 +124,7 @@ fn refused(status: u16, code: Option<&str>, message: String, repository: &Reposi
             .hint(
                 "check the spelling; for a data set add --repo-type dataset, for a private one set HF_TOKEN",
             ),
-        (Some(code), _) => error!(Network, "{message} ({})", printable(code)),
+        (Some(code), _) => error!(Network, "{message} ({code})"),
         (None, _) => error!(Network, "{message}"),
     }
 }

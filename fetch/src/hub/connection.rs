@@ -18,6 +18,8 @@ use super::{Token, http_date};
 const MAX_REDIRECTS: usize = 8;
 /// Time to open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time to read the rest of an answer that nobody needs.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes a server may send ahead on one HTTP/2 stream; they wait in our memory.
 const HTTP2_WINDOW: u32 = 512 << 10;
 /// Longest wait that a server may ask for.
@@ -185,8 +187,8 @@ impl Connection {
                 return Ok(Answer { first_headers: std::mem::take(headers), response, url });
             }
             let target = redirect_target(&response, &url)?;
-            // The rest of the answer is read so that the connection can be used again.
-            drain(response, self.timeout).await;
+            // The rest of the answer is read so that the connection can be used again, if it comes soon.
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain(response, self.timeout)).await;
             url = target;
         }
         Err(Failure::Fatal(common::error!(Network, "{}: more than {MAX_REDIRECTS} redirects", request.url)))
@@ -263,16 +265,31 @@ fn redirect_target(response: &Response, url: &Url) -> Result<Url, Failure> {
         })?;
     let target = url
         .join(location)
-        .map_err(|error| common::error!(Network, "{url}: redirected to {location:?}: {error}"))?;
+        .map_err(|error| common::error!(Network, "{url}: redirected to an address that is none: {error}"))?;
     if !matches!(target.scheme(), "http" | "https") {
-        return Err(
-            common::error!(Network, "{url}: redirected to {target}, which is not http or https").into()
-        );
+        return Err(common::error!(
+            Network,
+            "{url}: redirected to {}, which is not http or https",
+            shown(&target)
+        )
+        .into());
     }
     if url.scheme() == "https" && target.scheme() == "http" {
-        return Err(common::error!(Network, "{url}: redirected from https to plain http ({target})").into());
+        return Err(common::error!(
+            Network,
+            "{url}: redirected from https to plain http ({})",
+            shown(&target)
+        )
+        .into());
     }
     Ok(target)
+}
+
+/// An address without its query, which may be a signature that opens the file to anybody.
+fn shown(url: &Url) -> Url {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    shown
 }
 
 fn check_status(response: &Response, url: &Url) -> Result<(), Failure> {
@@ -281,7 +298,7 @@ fn check_status(response: &Response, url: &Url) -> Result<(), Failure> {
         return Ok(());
     }
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let reason = header("x-error-message").map(|text| format!(": {}", printable(text))).unwrap_or_default();
+    let reason = header("x-error-message").map(|text| format!(": {text}")).unwrap_or_default();
     let message = format!("{}{}: status {status}{reason}", host(url), url.path());
     match status.as_u16() {
         // A range that is refused has been answered by a confused server; the next may know better.
@@ -298,7 +315,7 @@ fn check_status(response: &Response, url: &Url) -> Result<(), Failure> {
             }
             Err(Failure::Transient { message, wait })
         }
-        _ => Err(Failure::Refused { status, code: header("x-error-code").map(printable), message }),
+        _ => Err(Failure::Refused { status, code: header("x-error-code").map(str::to_owned), message }),
     }
 }
 
@@ -316,9 +333,25 @@ fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds.parse::<u32>().ok()?.into()))
 }
 
-/// What a server says, made safe for a terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
+/// Fails where a server sends a page for people, such as that of its login, in the place of the file
+/// `name`.
+pub fn refuse_page(headers: &HeaderMap, url: &Url, name: &str) -> Result<(), Failure> {
+    let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    if !is_page(headers) || matches!(extension.as_str(), "html" | "htm" | "xhtml") {
+        return Ok(());
+    }
+    Err(Failure::Fatal(
+        error!("{name}: {} sends a web page (text/html) instead of the file", host(url)).hint(
+            "open the address in a browser: the server may want a login (HF_TOKEN) or have moved the file",
+        ),
+    ))
+}
+
+/// Whether an answer is a web page.
+pub fn is_page(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(kind.as_str(), "text/html" | "application/xhtml+xml")
 }
 
 fn host(url: &Url) -> String {

@@ -4,7 +4,7 @@ use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, Url};
 
 use super::api::ask;
-use super::{Connection, Failure, Token};
+use super::{Connection, Failure, Token, refuse_page};
 use crate::verify::Digest;
 
 /// What a server says about a file without sending it.
@@ -31,6 +31,7 @@ pub async fn describe(
         Err(Failure::Refused { .. }) => {}
         answer => {
             let answer = answer?;
+            refuse_page(answer.response.headers(), &answer.url, name_of(url))?;
             let found = from_headers(&answer.first_headers, answer.response.headers());
             // Some say how long a file is only when they send it.
             if found.size.is_some() {
@@ -39,7 +40,12 @@ pub async fn describe(
         }
     }
     let answer = ask(connection, Method::GET, url, token).await?;
+    refuse_page(answer.response.headers(), &answer.url, name_of(url))?;
     Ok(from_headers(&answer.first_headers, answer.response.headers()))
+}
+
+fn name_of(url: &Url) -> &str {
+    url.path().rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(url.path())
 }
 
 /// `first` are the headers of the hub, `last` those of the server it redirects to.

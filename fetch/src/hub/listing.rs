@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 
-use common::Result;
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 
-use super::api::{ask, give_up, read_json};
+use super::api::{ask, read_json};
 use super::{Connection, Failure, RemoteFile, Repository};
 use crate::verify::Digest;
 
@@ -55,13 +54,21 @@ struct LargeFile {
 
 /// Asks for the commit behind `revision` and its files; only a list that leaves something open costs
 /// further requests.
-pub async fn list(connection: &Connection, repository: &Repository, revision: &str) -> Result<Listing> {
-    let tell = |failure| give_up(failure, repository);
-    let info = revision_info(connection, repository, revision).await.map_err(tell)?;
+pub async fn list(
+    connection: &Connection,
+    repository: &Repository,
+    revision: &str,
+) -> Result<Listing, Failure> {
+    let info = revision_info(connection, repository, revision).await?;
     let commit = match info.sha {
         Some(sha) if is_commit(&sha) => sha,
         Some(sha) => {
-            common::bail!(Network, "{}: the server names the commit {sha:?}, which is none", repository.id)
+            return Err(common::error!(
+                Network,
+                "{}: the server names the commit {sha:?}, which is none",
+                repository.id
+            )
+            .into());
         }
         None => revision.to_string(),
     };
@@ -76,7 +83,7 @@ pub async fn list(connection: &Connection, repository: &Repository, revision: &s
             Err(Failure::Refused { status, .. }) if !siblings.is_empty() && has_no_such_api(status) => {
                 siblings
             }
-            answer => answer.map_err(tell)?,
+            answer => answer?,
         }
     };
     // A mirror that leaves large-file storage out names the pointer's hash instead of the content's.

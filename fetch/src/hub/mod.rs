@@ -9,11 +9,11 @@ mod token;
 
 use reqwest::Url;
 
-use crate::source::Kind;
+use crate::source::{Kind, file_url, join};
 use crate::verify::Digest;
 
 pub use api::{give_up, give_up_file};
-pub use connection::{Answer, Connection, Connector, Failure, Request, next_piece};
+pub use connection::{Answer, Connection, Connector, Failure, Request, next_piece, refuse_page};
 pub use describe::{Description, describe};
 pub use listing::{Listing, is_commit, list};
 pub use token::Token;
@@ -23,7 +23,7 @@ pub use token::Token;
 pub struct Repository {
     /// The hub's address.
     pub endpoint: Url,
-    /// Model or data set.
+    /// Model, data set or space.
     pub kind: Kind,
     /// `owner/name`.
     pub id: String,
@@ -61,25 +61,8 @@ impl Repository {
 
     /// Where the content of a file is, or where the hub redirects from.
     pub fn file_url(&self, revision: &str, path: &str) -> Url {
-        let mut parts = Vec::new();
-        if self.kind == Kind::Dataset {
-            parts.push("datasets");
-        }
-        parts.extend(self.id.split('/'));
-        parts.extend(["resolve", revision]);
-        parts.extend(path.split('/'));
-        join(&self.endpoint, &parts)
+        file_url(&self.endpoint, self.kind, &self.id, revision, path)
     }
-}
-
-/// `base` with path segments added, each percent-encoded.
-fn join(base: &Url, parts: &[&str]) -> Url {
-    let mut url = base.clone();
-    // Only addresses without a host have no segments, and an endpoint has one.
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(parts);
-    }
-    url
 }
 
 #[cfg(test)]

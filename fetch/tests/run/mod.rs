@@ -31,9 +31,11 @@ impl Fetch {
     pub fn command(&self, endpoint: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fetch"));
         command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null());
-        for (name, _) in
-            std::env::vars().filter(|(name, _)| name.starts_with("HF_") || name.ends_with("_proxy"))
-        {
+        let reaches_in = |name: &str| {
+            let name = name.to_ascii_uppercase();
+            name.starts_with("HF_") || name.ends_with("_PROXY") || name.ends_with("_OFFLINE")
+        };
+        for (name, _) in std::env::vars().filter(|(name, _)| reaches_in(name)) {
             command.env_remove(name);
         }
         command.env("HF_ENDPOINT", endpoint).env("HF_HOME", self.path("hf-home")).env_remove("HF_TOKEN");

@@ -333,11 +333,10 @@ fn streamed(data: &DataArguments, optimization: &OptimizationArguments) -> DataA
 
 /// `./NAME-lora` for a model in a directory called NAME.
 fn default_output(model: &Path) -> Result<PathBuf> {
-    let Some(name) = model.file_name() else {
+    let Some(mut output) = common::hub_cache::name_of(model) else {
         return Err(Error::usage(format!("{} has no name to call the output after", model.display()))
             .hint("name the output with -o"));
     };
-    let mut output = name.to_os_string();
     output.push("-lora");
     Ok(PathBuf::from(output))
 }

@@ -107,7 +107,7 @@ fn malformed_rows_are_counted_and_strict_stops() {
 }
 
 #[test]
-fn a_dataset_of_the_hub_is_fetched_once() {
+fn a_dataset_of_the_hub_is_fetched_once_and_again_when_it_has_changed() {
     let fetch = assert_cmd::cargo::cargo_bin("lora-train").with_file_name("fetch");
     if !fetch.exists() {
         common::cli::show_in_tests();
@@ -139,7 +139,23 @@ fn a_dataset_of_the_hub_is_fetched_once() {
     let requests = hub.log().len();
     let said = run("--dataset other --dataset-dir .");
     assert!(said.contains("Num examples = 2\n") && !said.contains("downloading"), "{said}");
-    assert_eq!(hub.log().len(), requests, "what is there is not asked for again");
+    assert!(said.contains(&format!("org/model is used as of commit {}", tests::hub::COMMIT)), "{said}");
+    assert_eq!(hub.log().len(), requests + 1, "one request for the commit");
+
+    let newer = "f".repeat(40);
+    hub.publish(&newer, vec![file("train.json", 7), file("test.json", 2)]);
+    let requests = hub.log().len();
+    let said = run("--dataset mine --dataset-dir . --overwrite-cache");
+    assert!(said.contains("Num examples = 7\n") && said.contains(&newer), "{said}");
+    let asked: Vec<String> = hub.log()[requests..].iter().map(|seen| seen.target.clone()).collect();
+    assert!(asked.iter().any(|target| target.ends_with("/train.json")), "{asked:?}");
+
+    let mut command = place.command("model --max-steps 1 --force -o out --dataset mine --dataset-dir .");
+    let requests = hub.log().len();
+    let run = command.env("HF_ENDPOINT", hub.url()).env("HF_DATASETS_OFFLINE", "1").output().unwrap();
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert!(said.contains("HF_DATASETS_OFFLINE is set") && said.contains("Num examples = 7\n"), "{said}");
+    assert_eq!(hub.log().len(), requests, "no request");
 }
 
 /// The examples have 39, 40 and 42 tokens, four of each. Packs of up to 123 begin with 42 + 42 + 39, those
@@ -182,4 +198,20 @@ fn streaming_reads_no_more_than_the_steps_can_see() {
     assert!(said.contains("line 10"), "{said}");
     let (_, said) = place.fail(&format!("{run} --streaming --packing --force"));
     assert!(said.contains("exclude each other"), "{said}");
+}
+
+#[test]
+fn a_model_in_the_hubs_cache_is_trained_by_its_name() {
+    let place = Place::new();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repository = place.path("hub/models--owner--tiny");
+    fs_err::create_dir_all(repository.join("snapshots")).unwrap();
+    fs_err::create_dir(repository.join("refs")).unwrap();
+    fs_err::write(repository.join("refs/main"), commit).unwrap();
+    fs_err::rename(place.path("model"), repository.join("snapshots").join(commit)).unwrap();
+    let mut command = place.command("owner/tiny --data data.json --max-steps 1");
+    let run = command.env("HF_HUB_CACHE", place.path("hub")).output().unwrap();
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.stdout, b"tiny-lora\n", "{said}");
+    assert!(place.path("tiny-lora/adapter_model.safetensors").exists(), "{said}");
 }
