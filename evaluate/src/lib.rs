@@ -23,5 +23,6 @@ pub mod model;
 pub mod questions;
 pub mod ranking;
 pub mod report;
+pub mod report_name;
 pub mod score;
 pub mod texts;

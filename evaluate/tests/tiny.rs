@@ -101,11 +101,11 @@ fn the_table_is_the_answer_and_files_hold_the_rest() {
     let fixture = Fixture::new();
     let table = stdout(&mut fixture.evaluate(&["--details", "details.jsonl"]));
     assert!(table.contains("\n  virology      3 ") && table.contains("\n          Other: "), "{table}");
-    let report: Value = serde_json::from_str(&fixture.read("report.json")).unwrap();
+    let report: Value = serde_json::from_str(&fixture.read("reports/model-mmlu.json")).unwrap();
     assert_eq!(report["average"]["n"], 6);
     assert_eq!(report["subjects"]["x"]["answers"], "ABC");
     assert_eq!(report["recipe"]["style"], "lm-eval");
-    assert!(fs_err::read(fixture.path("report.png")).unwrap().starts_with(b"\x89PNG"));
+    assert!(fs_err::read(fixture.path("reports/model-mmlu.png")).unwrap().starts_with(b"\x89PNG"));
     let details: Vec<Value> =
         fixture.read("details.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(details.len(), 6);
@@ -113,7 +113,7 @@ fn the_table_is_the_answer_and_files_hold_the_rest() {
 
     let again = fixture.evaluate(&[]).assert().success().get_output().clone();
     assert_eq!(String::from_utf8(again.stdout).unwrap(), table);
-    assert!(String::from_utf8(again.stderr).unwrap().contains("report.json is already made"));
+    assert!(String::from_utf8(again.stderr).unwrap().contains("reports/model-mmlu.json is already made"));
 }
 
 #[test]
@@ -138,10 +138,17 @@ fn the_prefix_cache_and_the_size_of_passes_change_nothing() {
 #[test]
 fn a_report_of_another_evaluation_is_kept() {
     let fixture = Fixture::new();
+    stdout(&mut fixture.evaluate(&["--limit", "1", "-o", "r.json"]));
+    let error = failure(&mut fixture.evaluate(&["--limit", "2", "-o", "r.json"]), 1);
+    assert!(error.contains("r.json exists and is of another evaluation\nhint: --force"), "{error}");
+    stdout(&mut fixture.evaluate(&["--limit", "2", "-o", "r.json", "--force"]));
+    // Without a name, each evaluation gets one of its own.
     stdout(&mut fixture.evaluate(&["--limit", "1"]));
-    let error = failure(&mut fixture.evaluate(&["--limit", "2"]), 1);
-    assert!(error.contains("report.json exists and is of another evaluation\nhint: --force"), "{error}");
-    stdout(&mut fixture.evaluate(&["--limit", "2", "--force"]));
+    stdout(&mut fixture.evaluate(&["--limit", "2"]));
+    for (name, n) in [("model-mmlu", 2), ("model-mmlu-2", 4)] {
+        let report: Value = serde_json::from_str(&fixture.read(&format!("reports/{name}.json"))).unwrap();
+        assert_eq!(report["average"]["n"], n, "{name}");
+    }
     stdout(&mut fixture.evaluate(&["--subjects", " x ", "--style", "llamafactory", "-o", "other.json"]));
     let report: Value = serde_json::from_str(&fixture.read("other.json")).unwrap();
     assert_eq!(report["subjects"].as_object().unwrap().len(), 1);
@@ -172,7 +179,7 @@ fn what_cannot_be_evaluated_is_said() {
     let error = failure(&mut fixture.run("evaluate", &["model", "--data", "broken", "--shots", "0"]), 1);
     assert!(error.contains("broken/test/x_test.csv: line 2: 6 fields expected"), "{error}");
     assert!(error.contains("\nhint: mend the row"), "{error}");
-    assert!(!fixture.path("report.json").exists());
+    assert!(!fixture.path("reports").exists());
 }
 
 #[test]
@@ -190,23 +197,23 @@ fn what_cannot_be_written_is_said_before_it_is_computed() {
         assert_eq!(error, expected, "{arguments:?}");
     }
     let error = failure(&mut fixture.evaluate(&["-o", "mmlu"]), 1);
-    assert!(error.contains("Is a directory") && error.contains("hint: -o names the file"), "{error}");
+    assert!(error.contains("mmlu exists and is not a report"), "{error}");
     let error = failure(fixture.run("chat", &["model", "-o", "none/there"]).write_stdin("Hi\n"), 1);
     assert!(error.contains("there is no directory none"), "{error}");
-    assert!(!fixture.path("report.json.partial").exists());
+    assert!(!fixture.path("reports/model-mmlu.json.partial").exists());
 }
 
 #[test]
 fn what_is_scored_outlives_a_report_that_cannot_be_written() {
     let fixture = Fixture::new();
     // The chart has no place.
-    fs_err::create_dir_all(fixture.path("report.png")).unwrap();
+    fs_err::create_dir_all(fixture.path("reports/model-mmlu.png")).unwrap();
     failure(&mut fixture.evaluate(&[]), 1);
-    fs_err::remove_dir(fixture.path("report.png")).unwrap();
+    fs_err::remove_dir(fixture.path("reports/model-mmlu.png")).unwrap();
     let again = fixture.evaluate(&[]).assert().success().get_output().clone();
     let said = String::from_utf8(again.stderr).unwrap();
     assert!(said.contains("2 of 2 subjects are scored already"), "{said}");
-    assert!(!fixture.path("report.json.partial").exists());
+    assert!(!fixture.path("reports/model-mmlu.json.partial").exists());
 }
 
 #[test]
@@ -301,4 +308,47 @@ fn two_reports_are_compared() {
     assert!(error.contains("of other prompts\nhint: "), "{error}");
     let error = failure(&mut fixture.evaluate(&["--template", "qwen", "-o", "d.json"]), 2);
     assert!(error.contains("--style lm-eval prompts without one"), "{error}");
+}
+
+#[test]
+fn a_journal_with_other_answers_is_not_believed() {
+    let fixture = Fixture::new();
+    let whole = stdout(&mut fixture.evaluate(&["-o", "whole.json"]));
+    let recipe = serde_json::from_str::<Value>(&fixture.read("whole.json")).unwrap()["recipe"].take();
+    for line in [
+        json!({"subject": "x", "logprobs": [[-1.0, -2.0, -3.0, -4.0]], "answers": [9]}),
+        json!({"subject": "x", "logprobs": [[-1.0, -2.0, -3.0, -4.0]], "answers": [0]}),
+        json!({"subject": "x", "logprobs": vec![[-1.0, -2.0, -3.0, -4.0]; 3], "answers": [2, 1, 0]}),
+    ] {
+        fixture.write("r.json.partial", &format!("{recipe}\n{line}\n"));
+        assert_eq!(stdout(&mut fixture.evaluate(&["-o", "r.json"])), whole, "{line}");
+        fs_err::remove_file(fixture.path("r.json")).unwrap();
+    }
+}
+
+#[test]
+fn endless_files_are_refused() {
+    let fixture = Fixture::new();
+    fs_err::create_dir_all(fixture.path("odd/test")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", fixture.path("odd/test/x_test.csv")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", fixture.path("zero.zip")).unwrap();
+    for data in ["odd", "zero.zip", "/dev/zero"] {
+        let error = failure(&mut fixture.run("evaluate", &["model", "--data", data, "--shots", "0"]), 1);
+        assert!(error.contains("hint: "), "{data}: {error}");
+    }
+    let error = failure(&mut fixture.run("evaluate", &["--compare", "/dev/zero", "/dev/zero"]), 1);
+    assert!(error.contains("not a regular file\nhint: --compare takes two reports"), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_fails() {
+    let fixture = Fixture::new();
+    fixture.write("rows.json", r#"[{"instruction": "a", "output": "b"}]"#);
+    let weights = fixture.path("model/model.safetensors");
+    let mut bytes = fs_err::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs_err::write(&weights, bytes).unwrap();
+    let error = failure(&mut fixture.run("evaluate", &["model", "--loss", "rows.json"]), 1);
+    assert!(error.contains("model: the model's loss is NaN") && error.contains("hint: "), "{error}");
 }
