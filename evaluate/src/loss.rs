@@ -10,7 +10,7 @@ use common::data::{Malformed, Place, Record, Source, records};
 use common::model::{Loss, Model};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, Example, LabelOptions, Tokenizer};
-use common::{Result, error};
+use common::{Result, bail, error};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -119,7 +119,15 @@ pub fn losses(model: &Model, examples: &[Example], pass_tokens: usize) -> Result
     let mut losses = Vec::new();
     for pass in passes(examples, pass_tokens) {
         cli::check_interrupted()?;
-        losses.push(model.loss(&pack(pass))?);
+        let loss = model.loss(&pack(pass))?;
+        if !loss.sum.is_finite() {
+            bail!(
+                Malformed,
+                "the model's loss is {}: its weights hold numbers that are not finite, or overflow",
+                loss.sum
+            );
+        }
+        losses.push(loss);
         progress.add(pass.len() as u64);
     }
     Ok(losses)

@@ -324,3 +324,52 @@ fn a_model_in_the_hubs_cache_is_found_by_its_name() {
     let missing = run("owner/$(id)").failure();
     assert!(stderr_of(&missing).contains("hint: fetch 'owner/$(id)' downloads"), "{}", stderr_of(&missing));
 }
+
+#[test]
+fn verifying_finds_every_part_that_was_damaged() {
+    let (parent, _) = model();
+    quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().success();
+    let file = parent.path().join("q").join(sharded_name(1, 2));
+    let intact = fs::read(&file).unwrap();
+    let tensors: Vec<Tensor> = Checkpoint::open_file(&file).unwrap().tensors().collect();
+    let verify = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut damaged = tensors.clone();
+        let tensor = damaged.iter_mut().find(|tensor| tensor.name == name).unwrap();
+        let mut bytes = tensor.bytes.to_vec();
+        change(&mut bytes);
+        (tensor.shape, tensor.bytes) = (vec![bytes.len()], bytes.into());
+        if !name.ends_with("nf4") {
+            tensor.shape = vec![tensor.bytes.len() * 8 / tensor.dtype.bitsize()];
+        }
+        write_file(&file, &damaged).unwrap();
+        let assert =
+            quantize().current_dir(parent.path()).args(["--verify", "q", "--against", "source"]).assert();
+        let error = stderr_of(&assert.code(1));
+        fs::write(&file, &intact).unwrap();
+        error
+    };
+    let scale = |factor: f32| {
+        move |bytes: &mut Vec<u8>| {
+            let value = f32::from_le_bytes(bytes[..4].try_into().unwrap());
+            bytes[..4].copy_from_slice(&(value * factor).to_le_bytes());
+        }
+    };
+    let error = verify(&format!("{Q}.nested_absmax"), &scale(1.01));
+    assert!(error.contains("nested_absmax has"), "{error}");
+    let error = verify(&format!("{Q}.nested_quant_map"), &scale(1.01));
+    assert!(error.contains("nested_quant_map is not"), "{error}");
+    let error = verify(&format!("{Q}.absmax"), &|bytes| bytes[3] = bytes[3].wrapping_add(9));
+    assert!(error.contains("absmax has code"), "{error}");
+    let state = |from: &'static str, to: &'static str| {
+        move |bytes: &mut Vec<u8>| {
+            let text = String::from_utf8(bytes.clone()).unwrap();
+            assert!(text.contains(from), "{text}");
+            *bytes = text.replace(from, to).into_bytes();
+        }
+    };
+    let name = format!("{Q}.quant_state.bitsandbytes__nf4");
+    let error = verify(&name, &state("\"nested_offset\": 0.", "\"nested_offset\": 1."));
+    assert!(error.contains("nested_offset is 1."), "{error}");
+    let error = verify(&name, &state("bfloat16", "float32"));
+    assert!(error.contains("dequantizes to F32, its source is BF16"), "{error}");
+}
