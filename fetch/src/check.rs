@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::cli::{Progress, Unit, note, print_path};
+use common::cli::{Progress, Size, Unit, note, print_path};
 use common::{Error, Result};
 
-use crate::readable::bytes;
 use crate::record::{self, Record, RecordedFile};
 use crate::verify::{Digest, hash_file_counting};
 
@@ -42,7 +41,7 @@ pub fn check(directory: &Path) -> Result<()> {
     common::cli::check_interrupted()?;
     let count = wrong.len();
     let Some(first) = wrong.pop() else {
-        note(format_args!("{}: {} files, {}, all right", directory.display(), files.len(), bytes(total)));
+        note(format_args!("{}: {} files, {}, all right", directory.display(), files.len(), Size(total)));
         return print_path(directory);
     };
     for error in wrong {

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Context, Error, Result};
+use common::{Error, Result};
 use reqwest::Url;
 
 use crate::cli::Arguments;
 use crate::hub::Token;
 use crate::select::Selection;
 use crate::source::Source;
-use crate::{cache, readable};
+use crate::cache;
 
 /// A validated run. Nothing in it depends on clap.
 pub struct Config {
@@ -66,8 +66,6 @@ impl Config {
             Some(path) => Destination::Path(path),
             None => Destination::Path(PathBuf::from(source.default_name()?)),
         };
-        let max_rate =
-            arguments.max_rate.as_deref().map(readable::parse).transpose().context("--max-rate")?;
         if !(0.1..=3600.0).contains(&arguments.timeout) {
             return Err(Error::usage(format!(
                 "--timeout {}: expected 0.1 to 3600 seconds",
@@ -90,7 +88,7 @@ impl Config {
                 connections: arguments.connections.map(usize::from),
                 timeout: Duration::from_secs_f64(arguments.timeout),
                 retries: arguments.retries,
-                max_rate,
+                max_rate: arguments.max_rate.map(|rate| rate.0),
             },
         })
     }

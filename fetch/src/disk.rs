@@ -3,17 +3,17 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use common::cli::Size;
 use common::{Context, Result};
 
 use crate::partial::PartialFile;
-use crate::readable::bytes;
 
 /// Fails where the file system below `path` has less room than the files still need.
 pub fn check_room<'a>(path: &Path, files: impl Iterator<Item = &'a PartialFile>) -> Result<()> {
     let needed = files.map(needed).try_fold(0_u64, u64::checked_add).unwrap_or(u64::MAX);
     let free = free(path)?;
     if needed > free {
-        return Err(common::error!("{}: {} needed, {} free", path.display(), bytes(needed), bytes(free))
+        return Err(common::error!("{}: {} needed, {} free", path.display(), Size(needed), Size(free))
             .hint("free some disk space, or choose another disk with -o"));
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use common::cli::{answer, check_interrupted, note, print_path, warn};
+use common::cli::{Size, answer, check_interrupted, note, print_path, warn};
 use common::{Result, bail};
 
 use crate::config::Config;
@@ -13,7 +13,7 @@ use crate::download::{self, Wanted};
 use crate::hub::{Connector, Repository, give_up, list};
 use crate::layout::{Finished, Layout};
 use crate::plan::{PlannedFile, plan};
-use crate::readable::{bytes, how_much};
+use crate::readable::how_much;
 use crate::record::{Record, RecordedFile};
 use crate::transfer::Remote;
 use crate::verify::hash_file;
@@ -62,7 +62,7 @@ fn show(files: &[PlannedFile]) -> Result<()> {
     for file in files {
         answer(format_args!("{:>15} {}\n", file.size, file.path))?;
     }
-    note(format_args!("{} files, {}", files.len(), bytes(files.iter().map(|file| file.size).sum())));
+    note(format_args!("{} files, {}", files.len(), Size(files.iter().map(|file| file.size).sum())));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use super::Lock;
+use super::{Lock, Size};
 use crate::{Context, Error, Result, error};
 
 const MADE_BY: &str = "made-by.json";
@@ -170,10 +170,10 @@ impl OutputDirectory {
         let free = found.f_bavail.saturating_mul(found.f_frsize);
         if free < bytes {
             return Err(error!(
-                "{} takes {:.2} GB, the disk has {:.2} GB free",
+                "{} takes {}, the disk has {} free",
                 self.destination.display(),
-                bytes as f64 / 1e9,
-                free as f64 / 1e9
+                Size(bytes),
+                Size(free)
             )
             .hint("free some disk space, or choose another place with -o"));
         }
