@@ -9,6 +9,8 @@ use clap::Parser;
 use common::cli::{self, Progress, Tool, Unit};
 use common::data::hub;
 use common::device::Device;
+use common::error::Kind;
+use common::model::Config;
 use common::text::Tokenizer;
 use common::{Context, Error, Result, error};
 use evaluate::compare::compare;
@@ -138,8 +140,22 @@ impl Arguments {
     }
 }
 
+/// What to do about errors of a kind, in options that this tool has.
+fn hint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Mismatch => Some("check that these files were made for each other; --base names an adapter's base"),
+        Kind::OutOfMemory => Some(
+            "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
+        ),
+        Kind::TooLong => {
+            Some("ask with fewer --shots, or keep fewer tokens of an example with --cutoff-len beside --loss")
+        }
+        _ => None,
+    }
+}
+
 fn main() -> ExitCode {
-    cli::run(Tool { name: "evaluate", hint: |_| None }, run)
+    cli::run(Tool { name: "evaluate", hint }, run)
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -213,6 +229,11 @@ fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> 
 
 /// Prints the accuracies of a model, or the ranking of several.
 fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
+    // A model that cannot be read is said before questions are fetched.
+    for directory in directories {
+        let base = arguments.model.base_of(directory)?;
+        Config::read(base.as_deref().unwrap_or(directory))?;
+    }
     let reports = report_paths(directories, arguments)?;
     let data = match &arguments.data {
         Some(data) => data.clone(),
@@ -374,7 +395,7 @@ fn score_all(
             scored.push(done.clone());
             continue;
         }
-        let prompts = texts.encode(subject, model.config().max_positions)?;
+        let prompts = texts.encode(subject, model.config().rope.positions)?;
         let logprobs = score(model, &prompts, answers, passes, |count| {
             progress.add(count as u64);
             let kept = || format!("stopped with {} of {} subjects scored", scored.len(), subjects.len());
