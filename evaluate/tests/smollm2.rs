@@ -216,7 +216,8 @@ fn losses_under_scaled_angles_are_transformers() {
         let arguments = ["model", "--loss", "rows.json", "-o", "report.json", "--force", "--device", "cpu"];
         command.current_dir(place.path()).args(arguments).assert().success();
         let report: Value = serde_json::from_slice(&std::fs::read(path("report.json")).unwrap()).unwrap();
-        let (found, expected) = (report["models"][0]["loss"].as_f64().unwrap(), golden["losses"][name].as_f64().unwrap());
+        let (found, expected) =
+            (report["models"][0]["loss"].as_f64().unwrap(), golden["losses"][name].as_f64().unwrap());
         assert!((found - expected).abs() < 2e-4, "{name}: {found}, transformers {expected}");
     }
 }

@@ -180,7 +180,10 @@ fn what_cannot_be_evaluated_is_said() {
 impl Fixture {
     /// The mean loss that `evaluate --loss` prints.
     fn loss(&self, model: &str) -> f64 {
-        self.write("rows.json", r#"[{"instruction": "ab", "output": "cde"}, {"instruction": "x", "output": "yz"}]"#);
+        self.write(
+            "rows.json",
+            r#"[{"instruction": "ab", "output": "cde"}, {"instruction": "x", "output": "yz"}]"#,
+        );
         let report = format!("{model}.json");
         stdout(&mut self.run("evaluate", &[model, "--loss", "rows.json", "-o", &report, "--force"]));
         let report: Value = serde_json::from_str(&self.read(&report)).unwrap();

@@ -6,11 +6,11 @@ use std::time::Duration;
 use common::{Error, Result};
 use reqwest::Url;
 
+use crate::cache;
 use crate::cli::Arguments;
 use crate::hub::Token;
 use crate::select::Selection;
 use crate::source::Source;
-use crate::cache;
 
 /// A validated run. Nothing in it depends on clap.
 pub struct Config {

@@ -15,9 +15,9 @@ fn hint(kind: Kind) -> Option<&'static str> {
             "other programs may hold memory (nvidia-smi shows a GPU's); ask for less with --vram-budget, \
              --cutoff-len, --lora-rank or --optim adamw_8bit",
         ),
-        Kind::Mismatch => {
-            Some("check that these files were made for each other: --adapter-name-or-path takes adapters of MODEL")
-        }
+        Kind::Mismatch => Some(
+            "check that these files were made for each other: --adapter-name-or-path takes adapters of MODEL",
+        ),
         Kind::TooLong => Some("keep fewer tokens of each example with --cutoff-len"),
         _ => None,
     }

@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use common::text::{ChatTemplate, Message, Tokenizer};
 use common::Result;
+use common::text::{ChatTemplate, Message, Tokenizer};
 
 const MARKS: [&str; 4] = ["\u{1}system\u{1}", "\u{1}user\u{1}", "\u{1}assistant\u{1}", "\u{1}again\u{1}"];
 

@@ -356,7 +356,11 @@ fn a_stored_head_stays_what_it_is() {
     run(&parent, &["block", "-o", "same-block", "--verify"]).success();
     assert_eq!(tied("same-block"), true, "nothing has changed");
     run(&parent, &["head", "-o", "same-head", "--verify"]).success();
-    assert_folded(&parent.path().join("same-head"), HEAD, &folded(&original(EMBEDDING), &[("lm_head", 4, 2.0)]));
+    assert_folded(
+        &parent.path().join("same-head"),
+        HEAD,
+        &folded(&original(EMBEDDING), &[("lm_head", 4, 2.0)]),
+    );
     run(&parent, &["table", "-o", "same-table", "--verify"]).success();
     assert_eq!(values("same-table", HEAD), original(EMBEDDING), "the head was not trained");
     assert_folded(&parent.path().join("same-table"), EMBEDDING, &folded(&numbers(40 * 24, 9), &[]));
@@ -368,7 +372,11 @@ fn a_stored_head_stays_what_it_is() {
     write_file(&base.join("model.safetensors"), &tensors).unwrap();
     run(&parent, &["head", "-o", "only-head", "--verify"]).success();
     assert_eq!(values("only-head", EMBEDDING), original(EMBEDDING));
-    assert_folded(&parent.path().join("only-head"), HEAD, &folded(&original(EMBEDDING), &[("lm_head", 4, 2.0)]));
+    assert_folded(
+        &parent.path().join("only-head"),
+        HEAD,
+        &folded(&original(EMBEDDING), &[("lm_head", 4, 2.0)]),
+    );
     assert_eq!(tied("only-head"), false);
 }
 
@@ -389,7 +397,10 @@ fn names_of_a_model_without_its_head_are_read() {
     assert_eq!(fs::read(parent.path().join("bare/model.safetensors")).unwrap(), expected);
     rename(&|name| format!("_orig_mod.{name}"));
     let error = stderr_of(&run(&parent, &["adapter", "--base", "base", "-o", "wrapped"]).code(1));
-    assert!(error.contains("_orig_mod.") && error.contains("hint: save the model inside the wrapper"), "{error}");
+    assert!(
+        error.contains("_orig_mod.") && error.contains("hint: save the model inside the wrapper"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -397,9 +408,13 @@ fn a_base_in_another_quantization_is_refused_with_its_original() {
     let parent = workplace();
     let config = r#"{"model_type": "qwen2", "quantization_config": {"quant_method": "awq", "bits": 4}}"#;
     fs::write(parent.path().join("base/config.json"), config).unwrap();
-    fs::write(parent.path().join("base/README.md"), "---\nbase_model: Qwen/Qwen2.5-7B-Instruct\n---\n").unwrap();
+    fs::write(parent.path().join("base/README.md"), "---\nbase_model: Qwen/Qwen2.5-7B-Instruct\n---\n")
+        .unwrap();
     let error = stderr_of(&run(&parent, &["adapter", "--base", "base", "-o", "m"]).code(1));
-    assert!(error.contains("quantized with awq") && error.contains("fetch Qwen/Qwen2.5-7B-Instruct"), "{error}");
+    assert!(
+        error.contains("quantized with awq") && error.contains("fetch Qwen/Qwen2.5-7B-Instruct"),
+        "{error}"
+    );
 }
 
 #[test]

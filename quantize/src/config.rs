@@ -15,8 +15,11 @@ pub fn read(path: &Path) -> Result<Value> {
     let directory = path.parent().unwrap_or(Path::new("."));
     model::expect_readable(&config, directory).with_context(|| path.display().to_string())?;
     if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
-        return Err(error!("{}: the model is already quantized, with bitsandbytes in 4 bits", path.display())
-            .hint("it is ready for lora-train as it is; to quantize anew, begin with the original model"));
+        return Err(error!(
+            "{}: the model is already quantized, with bitsandbytes in 4 bits",
+            path.display()
+        )
+        .hint("it is ready for lora-train as it is; to quantize anew, begin with the original model"));
     }
     Ok(config)
 }

@@ -220,9 +220,11 @@ fn what_cannot_be_quantized_is_refused_by_name() {
     };
     assert!(error_of(r#"{"model_type": "gpt2"}"#).contains("unknown model_type \"gpt2\""));
     let with = |more: &str| CONFIG.replacen('{', &format!("{{{more}, "), 1);
-    let gptq = error_of(&with(r#""quantization_config": {"quant_method": "gptq"}, "_name_or_path": "a/model""#));
+    let gptq =
+        error_of(&with(r#""quantization_config": {"quant_method": "gptq"}, "_name_or_path": "a/model""#));
     assert!(gptq.contains("quantized with gptq") && gptq.contains(": fetch a/model\n"), "{gptq}");
-    let done = error_of(&with(r#""quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}"#));
+    let done =
+        error_of(&with(r#""quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}"#));
     assert!(done.contains("already quantized, with bitsandbytes") && done.contains("lora-train"), "{done}");
     assert!(error_of("{").contains("config.json"));
     fs::remove_file(source.join("config.json")).unwrap();
@@ -258,7 +260,10 @@ fn names_of_a_model_without_its_head_are_read() {
     assert_eq!(fs::read(parent.path().join("bare/model.safetensors")).unwrap(), expected);
     assert_eq!(fs::read_to_string(parent.path().join("report.jsonl")).unwrap().lines().count(), 2);
     let verify = ["--verify", "bare", "--against", "source"];
-    assert!(stderr_of(&quantize().current_dir(parent.path()).args(verify).assert().success()).contains("2 weights"));
+    assert!(
+        stderr_of(&quantize().current_dir(parent.path()).args(verify).assert().success())
+            .contains("2 weights")
+    );
 }
 
 #[test]
@@ -324,6 +329,9 @@ fn pickled_weights_are_refused_with_what_converts_them() {
     let error = stderr_of(&assert);
     assert!(error.contains("has no model.safetensors") && error.contains("python3 -c "), "{error}");
     assert!(error.ends_with(" source source-safetensors\n"), "{error}");
+    fs::rename(source.join("pytorch_model.bin"), source.join("model-Q4_K_M.gguf")).unwrap();
+    let error = stderr_of(&quantize().current_dir(parent.path()).arg("source").assert().code(1));
+    assert!(error.contains("hint: model-Q4_K_M.gguf is of a format that is not read"), "{error}");
 }
 
 #[test]

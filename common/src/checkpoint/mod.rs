@@ -195,8 +195,23 @@ pub fn nothing_in(directory: &Path) -> Error {
                 cli::quoted_path(Path::new(&converted))
             ))
         }
-        None => error.hint("fetch ORGANISATION/NAME downloads a model"),
+        None => match weights_of_another_format(directory) {
+            Some(name) => error.hint(format!(
+                "{} is of a format that is not read: fetch the repository that has the model's safetensors",
+                cli::one_line(name)
+            )),
+            None => error.hint("fetch ORGANISATION/NAME downloads a model"),
+        },
     }
+}
+
+/// The first file whose name is that of weights which other programs read.
+fn weights_of_another_format(directory: &Path) -> Option<String> {
+    let names = std::fs::read_dir(directory).ok()?.flatten().filter_map(|e| e.file_name().into_string().ok());
+    let is_other = |name: &String| {
+        [".gguf", ".h5", ".msgpack", ".onnx", ".pth", ".safetensors"].iter().any(|end| name.ends_with(end))
+    };
+    names.filter(is_other).min()
 }
 
 #[cfg(test)]

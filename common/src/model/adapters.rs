@@ -154,7 +154,8 @@ impl AdapterLayout {
                     return Err(error!(
                         Mismatch,
                         "adapter of {name}: A [r, {k}] and B [{n}, r] expected, found [r, {}] and [{}, r]",
-                        weights.inputs, weights.outputs
+                        weights.inputs,
+                        weights.outputs
                     ));
                 }
                 used += 1;

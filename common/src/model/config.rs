@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Rope, expect_readable};
 use crate::kernels::attention::Heads;
-use crate::{Context, Result, error};
+use crate::{Context, Result, error, files};
 
 /// The shape of a decoder and the constants of its operations.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,9 +49,9 @@ impl Config {
     /// Reads `directory/config.json`.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
-        let text = fs_err::read_to_string(&path)
+        let bytes = files::read(&path, files::CONFIG)
             .hint("a model directory holds config.json, model.safetensors and tokenizer.json")?;
-        let json: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let json: Value = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
         let config = Self::parse(&json).with_context(|| path.display().to_string())?;
         expect_readable(&json, directory).with_context(|| path.display().to_string())?;
         Ok(config)

@@ -75,7 +75,9 @@ impl AsRef<cli::Common> for Arguments {
 /// What to do about errors of a kind, in options that this tool has.
 fn hint(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Mismatch => Some("check that these files were made for each other; --base names an adapter's base"),
+        Kind::Mismatch => {
+            Some("check that these files were made for each other; --base names an adapter's base")
+        }
         Kind::OutOfMemory => Some(
             "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
         ),

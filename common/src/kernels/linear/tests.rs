@@ -2,8 +2,8 @@ use candle_core::Var;
 use half::bf16;
 
 use super::*;
-use crate::kernels::Write;
 use crate::checkpoint::{Dtype, Tensor as Stored};
+use crate::kernels::Write;
 use crate::kernels::dropout;
 use crate::kernels::oracle::{
     Random, assert_close, assert_slopes, constant, exact, gradients, matrix, values, variable,

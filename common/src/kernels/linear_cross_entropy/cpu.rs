@@ -1,8 +1,8 @@
 //! The reference: a chunk of logits is made, read and, for the backward, overwritten.
 
 use crate::Result;
-use crate::kernels::{Write, cross_entropy};
 use crate::kernels::linear::{Linear, Projection, Weight, multiply, multiply_transposed};
+use crate::kernels::{Write, cross_entropy};
 
 /// Logits that exist at a time: 64 MiB of f32.
 const CHUNK_LOGITS: usize = 1 << 24;
