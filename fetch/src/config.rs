@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Error, Result};
+use common::{Context, Error, Result};
 use reqwest::Url;
 
 use crate::cache;
