@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::cli::{self, Progress, Unit};
-use common::data::passes::{pack, passes, targets};
+use common::data::passes::{pack, passes};
 use common::data::{Malformed, Place, Record, Source, records};
 use common::model::{Loss, Model};
 use common::text::labels::encode_conversation;
@@ -88,7 +88,7 @@ pub fn examples(
                 Err(problem) => refused.add(&record.place, problem, false)?,
                 Ok(Encoded { shortened_answers, example, .. }) => {
                     shortened += shortened_answers;
-                    if targets(&example) > 0 {
+                    if example.supervised() > 0 {
                         found.examples.push(example);
                         found.places.push(record.place.clone());
                     } else {

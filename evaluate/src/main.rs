@@ -9,6 +9,8 @@ use clap::Parser;
 use common::cli::{self, Destination, OutputFile, Progress, Tool, Unit};
 use common::data::hub;
 use common::device::Device;
+use common::error::Kind;
+use common::model::Config;
 use common::text::Tokenizer;
 use common::{Context, Error, Result, error, files};
 use evaluate::compare::compare;
@@ -140,8 +142,24 @@ impl Arguments {
     }
 }
 
+/// What to do about errors of a kind, in options that this tool has.
+fn hint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Mismatch => {
+            Some("check that these files were made for each other; --base names an adapter's base")
+        }
+        Kind::OutOfMemory => Some(
+            "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
+        ),
+        Kind::TooLong => {
+            Some("ask with fewer --shots, or keep fewer tokens of an example with --cutoff-len beside --loss")
+        }
+        _ => None,
+    }
+}
+
 fn main() -> ExitCode {
-    cli::run(Tool { name: "evaluate", hint: |_| None }, run)
+    cli::run(Tool { name: "evaluate", hint }, run)
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -239,6 +257,11 @@ fn inputs_of(directory: &Path, arguments: &Arguments) -> Result<Vec<PathBuf>> {
 
 /// Prints the accuracies of a model, or the ranking of several.
 fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
+    // A model that cannot be read is said before questions are fetched.
+    for directory in directories {
+        let base = arguments.model.base_of(directory)?;
+        Config::read(base.as_deref().unwrap_or(directory))?;
+    }
     let place = ReportPlace::new(directories, arguments);
     let data = match &arguments.data {
         Some(data) => data.clone(),
@@ -413,7 +436,7 @@ fn score_all(
             scored.push(done.clone());
             continue;
         }
-        let prompts = texts.encode(subject, model.config().max_positions)?;
+        let prompts = texts.encode(subject, model.config().rope.positions)?;
         let logprobs = score(model, &prompts, answers, passes, |count| {
             progress.add(count as u64);
             let kept = || format!("stopped with {} of {} subjects scored", scored.len(), subjects.len());

@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use common::checkpoint::{Checkpoint, Tensor, write_file};
+use common::model::{EMBEDDING, HEAD};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -187,6 +189,120 @@ fn what_cannot_be_evaluated_is_said() {
     assert!(error.contains("broken/test/x_test.csv: line 2: 6 fields expected"), "{error}");
     assert!(error.contains("\nhint: mend the row"), "{error}");
     assert!(!fixture.path("reports").exists());
+}
+
+impl Fixture {
+    /// The mean loss that `evaluate --loss` prints.
+    fn loss(&self, model: &str) -> f64 {
+        self.write(
+            "rows.json",
+            r#"[{"instruction": "ab", "output": "cde"}, {"instruction": "x", "output": "yz"}]"#,
+        );
+        let report = format!("{model}.json");
+        stdout(&mut self.run("evaluate", &[model, "--loss", "rows.json", "-o", &report, "--force"]));
+        let report: Value = serde_json::from_str(&self.read(&report)).unwrap();
+        report["models"][0]["loss"].as_f64().unwrap()
+    }
+
+    /// The model in another directory, with other keys in its config.json and other tensors.
+    fn variant(&self, name: &str, keys: &Value, tensors: impl Fn(Vec<Tensor>) -> Vec<Tensor>) {
+        fs_err::create_dir_all(self.path(name)).unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            fs_err::copy(self.path("model").join(file), self.path(name).join(file)).unwrap();
+        }
+        let mut config: Value = serde_json::from_str(&self.read("model/config.json")).unwrap();
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        self.write(&format!("{name}/config.json"), &config.to_string());
+        let all: Vec<Tensor> = Checkpoint::open(&self.path("model")).unwrap().tensors().collect();
+        write_file(&self.path(name).join("model.safetensors"), &tensors(all)).unwrap();
+    }
+}
+
+/// A tensor under another name.
+fn named(tensor: Tensor, name: impl Into<String>) -> Tensor {
+    Tensor { name: name.into(), ..tensor }
+}
+
+/// The golden llama is not tied, so that its loss is the right one wherever its head is stored.
+#[test]
+fn a_stored_head_is_read_though_config_says_tied() {
+    let fixture = Fixture::new();
+    let right = fixture.loss("model");
+    let tied = json!({"tie_word_embeddings": true});
+    fixture.variant("stored", &tied, |all| all);
+    assert_eq!(fixture.loss("stored"), right);
+    let without_head = |all: Vec<Tensor>| all.into_iter().filter(|tensor| tensor.name != HEAD).collect();
+    fixture.variant("shared", &tied, without_head);
+    let shared = fixture.loss("shared");
+    assert!((shared - right).abs() > 1e-3, "the table is another head");
+    // The table once more as the head, and only as the head.
+    fixture.variant("twice", &tied, |all| {
+        let mut all: Vec<Tensor> = without_head(all);
+        let table = all.iter().find(|tensor| tensor.name == EMBEDDING).unwrap().clone();
+        all.push(named(table, HEAD));
+        all
+    });
+    fixture.variant("as-head", &tied, |all| {
+        let name = |tensor: Tensor| if tensor.name == EMBEDDING { named(tensor, HEAD) } else { tensor };
+        without_head(all).into_iter().map(name).collect()
+    });
+    assert_eq!([fixture.loss("twice"), fixture.loss("as-head")], [shared; 2]);
+    let error = failure(&mut fixture.run("evaluate", &["missing", "--loss", "rows.json"]), 1);
+    assert!(!error.is_empty());
+}
+
+#[test]
+fn names_of_a_model_without_its_head_are_read_and_wrapped_ones_are_not() {
+    let fixture = Fixture::new();
+    let right = fixture.loss("model");
+    let rename = |rename: fn(&str) -> String| {
+        move |all: Vec<Tensor>| -> Vec<Tensor> {
+            all.into_iter().map(|tensor| named(tensor.clone(), rename(&tensor.name))).collect()
+        }
+    };
+    fixture.variant("bare", &json!({}), rename(|name| name.trim_start_matches("model.").into()));
+    assert_eq!(fixture.loss("bare"), right);
+    fixture.variant("wrapped", &json!({}), rename(|name| format!("_orig_mod.{name}")));
+    let error = failure(&mut fixture.run("evaluate", &["wrapped", "--loss", "rows.json"]), 1);
+    assert!(error.contains("torch.compile") && error.contains("hint: save the model inside"), "{error}");
+    fixture.variant("both", &json!({}), |all| {
+        let norm = all.iter().find(|tensor| tensor.name == "model.norm.weight").unwrap().clone();
+        all.into_iter().chain([named(norm, "norm.weight")]).collect()
+    });
+    let error = failure(&mut fixture.run("evaluate", &["both", "--loss", "rows.json"]), 1);
+    assert!(error.contains("norm.weight"), "{error}");
+}
+
+#[test]
+fn other_quantizations_are_refused_with_the_original() {
+    let fixture = Fixture::new();
+    fixture.loss("model");
+    for method in ["gptq", "awq", "fp8", "compressed-tensors"] {
+        let keys = json!({"quantization_config": {"quant_method": method}, "_name_or_path": "a/model"});
+        fixture.variant("packed", &keys, |all| all);
+        for tool in ["evaluate", "chat"] {
+            let error = failure(&mut fixture.run(tool, &["packed"]), 1);
+            let said = format!("quantized with {method}, which is not read");
+            assert!(error.contains(&said) && error.contains("fetch a/model"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_window_is_called_one() {
+    let fixture = Fixture::new();
+    let right = fixture.loss("model");
+    // Mistral is Llama with a window.
+    let mistral = |window: usize| json!({"model_type": "mistral", "sliding_window": window});
+    fixture.variant("wide", &mistral(64), |all| all);
+    assert_eq!(fixture.loss("wide"), right, "within the window");
+    fixture.variant("narrow", &mistral(4), |all| all);
+    let error = failure(&mut fixture.run("evaluate", &["narrow", "--loss", "rows.json", "-o", "n.json"]), 1);
+    assert!(error.contains("exceeds the model's attention window of 4 tokens (sliding_window)"), "{error}");
+    assert!(error.contains("--cutoff-len"), "{error}");
+    let arguments = ["narrow", "--data", "mmlu", "--shots", "0", "-o", "n.json"];
+    let error = failure(&mut fixture.run("evaluate", &arguments), 1);
+    assert!(error.contains("attention window of 4 tokens"), "{error}");
 }
 
 #[test]

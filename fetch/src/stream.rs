@@ -3,14 +3,13 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::cli::{Progress, Unit, check_interrupted, detail};
+use common::cli::{Progress, Size, Unit, check_interrupted, detail};
 use reqwest::{Method, Url};
 
 use crate::config::Network;
 use crate::folder::{Entry, Folder};
 use crate::hub::{Connection, Connector, Failure, Request, Token, next_piece, refuse_page};
 use crate::rate::RateLimit;
-use crate::readable::bytes;
 use crate::transfer::check_encoding;
 
 /// First wait after a failure; doubled with each further one.
@@ -88,7 +87,7 @@ async fn receive(
         received += piece.len() as u64;
         if received > room {
             return Err(Failure::Fatal(
-                common::error!("the server has sent {} and does not end", bytes(received))
+                common::error!("the server has sent {} and does not end", Size(received))
                     .hint("free some disk space if the file is really that long"),
             ));
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, GrowingDirectory, Unit, interrupted, note};
-use common::data::passes::{pack, passes, targets};
+use common::data::passes::{pack, passes};
 use common::device::cuda::Float16;
 use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
@@ -213,7 +213,7 @@ impl Run {
     fn step(&mut self, index: u64, gradients: &mut Vector) -> Result<Option<Step>> {
         let number = index + 1;
         let examples = self.training.get(self.order.step(index))?;
-        let supervised: usize = examples.iter().map(targets).sum();
+        let supervised: usize = examples.iter().map(Example::supervised).sum();
         let hint = match self.scaler {
             Some(_) => "fp16 ends at 65,504, which some models exceed: leave --fp16 out",
             None => "the last checkpoint is untouched; try a smaller --learning-rate with --resume",

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use common::adapter::{Adapter, Lora};
 use common::checkpoint::{Dtype, SINGLE, Tensor, TensorSpec, sharded_name};
 use common::kernels::linear::Weight;
+use common::model::{EMBEDDING, HEAD};
 use common::nf4::Quantized;
 use common::{Result, bail};
 
-use crate::base::{Base, EMBEDDING, HEAD, is_float};
+use crate::base::{Base, is_float};
 
 /// A tensor of the result.
 pub struct Piece<'a> {
@@ -32,7 +33,7 @@ pub struct File<'a> {
 /// Everything that is written.
 pub struct Plan<'a> {
     pub files: Vec<File<'a>>,
-    /// The head was the embedding table and is no longer.
+    /// The head is not the embedding table, which config.json says.
     pub untied: bool,
 }
 
@@ -54,12 +55,17 @@ impl<'a> Plan<'a> {
             })
             .collect();
         let changes = |name: &str| unused.contains(name);
-        // A head that is trained, or whose table is, cannot share the table any longer.
-        let untied = base.has_tied_head() && (changes(HEAD) || changes(EMBEDDING));
+        // A head that is trained, or whose table is, cannot share the table any longer. As transformers
+        // does, a table that is stored once is read as both, under either name.
+        let stored = [base.contains(EMBEDDING), base.contains(HEAD)];
+        let untied = base.says_tied()
+            && (changes(HEAD) || changes(EMBEDDING) || (stored == [true, true] && base.has_own_head()?));
         let mut pieces = Vec::new();
         let mut names: Vec<(String, String)> = base.names().map(|name| (name.into(), name.into())).collect();
-        if untied {
-            names.push((HEAD.into(), EMBEDDING.into()));
+        match stored {
+            [true, false] if untied => names.push((HEAD.into(), EMBEDDING.into())),
+            [false, true] if untied => names.push((EMBEDDING.into(), HEAD.into())),
+            _ => {}
         }
         for (name, source) in names {
             unused.remove(&name);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use common::checkpoint::{Checkpoint, Tensor};
 use common::cli::{self, Progress, Unit};
+use common::model::with_canonical_names;
 use common::nf4::{Absmax, Quantized, part_of};
 use common::{Context, Result, bail, error};
 
@@ -13,7 +14,8 @@ use common::{Context, Result, bail, error};
 /// what is not quantized equal in value. bitsandbytes' CPU build looks the codes of 8-bit absmax up in
 /// a table of 65,536 cells and so may be a cell or a step off; such codes are counted.
 pub fn verify(directory: &Path, source: &Path) -> Result<()> {
-    let (written, source) = (Checkpoint::open(directory)?, Checkpoint::open(source)?);
+    let written = with_canonical_names(Checkpoint::open(directory)?)?;
+    let source = with_canonical_names(Checkpoint::open(source)?)?;
     if let Some(name) =
         written.names().find(|name| part_of(&written, name).is_none() && !source.contains(name))
     {

@@ -152,10 +152,11 @@ impl AdapterLayout {
                 let Some(weights) = adapter.modules.get(*name) else { continue };
                 if weights.inputs != *k || weights.outputs != *n {
                     return Err(error!(
+                        Mismatch,
                         "adapter of {name}: A [r, {k}] and B [{n}, r] expected, found [r, {}] and [{}, r]",
-                        weights.inputs, weights.outputs
-                    )
-                    .hint("the adapter was made for another model; name its base with --base"));
+                        weights.inputs,
+                        weights.outputs
+                    ));
                 }
                 used += 1;
             }
@@ -164,10 +165,10 @@ impl AdapterLayout {
         }
         if used != adapter.modules.len() {
             return Err(error!(
+                Mismatch,
                 "the adapter has {} modules, the model knows {used} of them",
                 adapter.modules.len()
-            )
-            .hint("the adapter was made for another model; name its base with --base"));
+            ));
         }
         Ok(layout)
     }

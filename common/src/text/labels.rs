@@ -31,6 +31,14 @@ pub struct Example {
     pub trained: Vec<bool>,
 }
 
+impl Example {
+    /// Number of tokens that are trained and that something stands in front of: no row of the model
+    /// predicts a first token.
+    pub fn supervised(&self) -> usize {
+        self.trained.iter().skip(1).filter(|&&trained| trained).count()
+    }
+}
+
 /// What is trained, and of how many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabelOptions {

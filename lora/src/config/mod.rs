@@ -215,7 +215,7 @@ impl Config {
             tensorboard: reports
                 .then(|| reporting.logging_dir.clone().unwrap_or_else(|| output.join("runs"))),
             device: if arguments.use_cpu { DeviceChoice::Cpu } else { arguments.device },
-            vram_budget: arguments.vram_budget,
+            vram_budget: arguments.vram_budget.map(|size| size.0),
             float16: if arguments.fp16 { Float16::Fp16 } else { Float16::Bf16 },
             model,
             output,

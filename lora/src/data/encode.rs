@@ -64,9 +64,9 @@ impl<'a> Encoder<'a> {
                 Ok(encoded) => {
                     self.shortened_answers += encoded.shortened_answers;
                     self.endless_answers += encoded.endless_answers;
-                    match encoded.example.trained.contains(&true) {
-                        true => self.writer.push(&encoded.example)?,
-                        false => self.without_answer += 1,
+                    match encoded.example.supervised() {
+                        0 => self.without_answer += 1,
+                        _ => self.writer.push(&encoded.example)?,
                     }
                 }
             }

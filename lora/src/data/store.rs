@@ -24,7 +24,7 @@ pub struct Summary {
     pub examples: usize,
     /// Number of their tokens.
     pub tokens: u64,
-    /// Number of those that are trained.
+    /// Number of those that are supervised.
     pub trained: u64,
     /// SHA-256 of lengths, tokens and what is trained.
     pub identity: String,
@@ -62,9 +62,9 @@ impl Writer {
                 bail!(Bug, "token {token} is out of range");
             }
             bytes.extend((if trained { token | TRAINED } else { token }).to_le_bytes());
-            self.summary.trained += u64::from(trained);
         }
         self.hash.update(&bytes);
+        self.summary.trained += example.supervised() as u64;
         self.summary.tokens += u64::from(length);
         self.summary.examples += 1;
         Ok(self.file.write_all(&bytes)?)
@@ -253,7 +253,7 @@ mod tests {
         for store in [written, Examples::open(&path).unwrap(), write(folder.path(), &examples(), None)] {
             let Summary { examples, tokens, trained, warnings, .. } = store.summary().clone();
             assert_eq!((examples, tokens, warnings), (20, 190, vec!["mind the gap".to_owned()]));
-            assert_eq!(trained as usize, expected.iter().flat_map(|e| &e.trained).filter(|t| **t).count());
+            assert_eq!(trained as usize, expected.iter().map(Example::supervised).sum::<usize>());
             for (index, example) in expected.iter().enumerate().rev() {
                 assert_eq!(store.get(index).unwrap(), *example);
                 assert_eq!(store.length(index), example.tokens.len());

@@ -4,6 +4,7 @@
 
 mod data;
 mod memory;
+mod models;
 mod noise;
 mod optimizer;
 mod output;
