@@ -368,7 +368,9 @@ mod tests {
     fn who_brings_little_and_breaks_is_given_up_all_the_same() {
         let fruitless = |received| {
             let mut trouble = Trouble::default();
-            (0..9).for_each(|_| drop(trouble.add(received, Instant::now() - LONGEST_WAIT)));
+            for _ in 0..9 {
+                trouble.add(received, Instant::now() - LONGEST_WAIT);
+            }
             trouble.fruitless
         };
         assert_eq!((fruitless(1), fruitless(WORTH_KEEPING)), (9, 1));
