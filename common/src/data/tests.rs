@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::json;
@@ -160,7 +161,7 @@ fn dataset_info_names_columns_and_tags() {
     let talk = json!({"talk": [{"who": "me", "says": "1"}, {"who": "it", "says": "2"}]});
     write("talks.json", json!([talk, talk]));
     for name in ["mine", "talks"] {
-        let records = load(&Source::named(name, directory.path()).unwrap(), true).unwrap();
+        let records = load(&Source::named(name, directory.path(), 1).unwrap(), true).unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!(turns(&records[0]), [("user", "1"), ("assistant", "2")], "{name}");
     }
@@ -169,7 +170,7 @@ fn dataset_info_names_columns_and_tags() {
         ("neither", "neither file_name nor hf_hub_url"),
         ("other", "has no dataset \"other\""),
     ] {
-        let error = Source::named(name, directory.path()).unwrap_err();
+        let error = Source::named(name, directory.path(), 1).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
@@ -251,9 +252,9 @@ fn a_dataset_may_be_a_folder_or_have_a_repository() {
     }
     let info = json!({"parts": {"file_name": "parts"}, "bad": {"hf_hub_url": "no-owner"}});
     fs_err::write(folder.path().join("dataset_info.json"), info.to_string()).unwrap();
-    let source = Source::named("parts", folder.path()).unwrap();
+    let source = Source::named("parts", folder.path(), 1).unwrap();
     assert_eq!(load(&source, true).unwrap().len(), 2);
-    let error = Source::named("bad", folder.path()).unwrap_err();
+    let error = Source::named("bad", folder.path(), 1).unwrap_err();
     assert!(error.to_string().contains("OWNER/NAME expected"), "{error}");
     assert_eq!(hub::repository("https://host/datasets/o/n").unwrap(), "o/n");
 }
@@ -271,6 +272,6 @@ fn every_public_dataset_is_described_as_a_file_would_describe_it() {
             );
         }
     }
-    let error = Source::named("no_such_data", Path::new("/nowhere")).unwrap_err();
+    let error = Source::named("no_such_data", Path::new("/nowhere"), 1).unwrap_err();
     assert!(error.hint_text().unwrap().contains("--dataset-dir"), "{error}");
 }

@@ -58,6 +58,8 @@ pub struct Encoded {
     pub shortened_answers: usize,
     /// Answers among them that lost the token that ends them.
     pub endless_answers: usize,
+    /// Answers that the data says are not to be trained.
+    pub masked_answers: usize,
 }
 
 /// Encodes a conversation with its trained tokens marked.
@@ -97,7 +99,9 @@ pub fn encode_conversation(
             at(turn.start)..at(turn.end)
         })
         .collect();
-    Ok(cut(tokenizer, &tokens.ids, &turns, options))
+    let answers = conversation.messages.iter().filter(|message| message.is_assistant());
+    let masked: Vec<bool> = answers.map(|answer| answer.masked).collect();
+    Ok(cut(tokenizer, &tokens.ids, &turns, &masked, options))
 }
 
 /// Encodes the prompt that asks for the next answer, special tokens in data kept apart.
@@ -214,9 +218,16 @@ fn common_prefix(a: &str, b: &str) -> usize {
 }
 
 /// Applies the cutoff to the turns one by one, as LLaMA-Factory does: each turn with the prompt
-/// before it gets what the turns before it left.
-fn cut(tokenizer: &Tokenizer, ids: &[u32], turns: &[Range<usize>], options: &LabelOptions) -> Encoded {
-    let mut encoded = Encoded::default();
+/// before it gets what the turns before it left. Turns that are `masked` are kept and not trained.
+fn cut(
+    tokenizer: &Tokenizer,
+    ids: &[u32],
+    turns: &[Range<usize>],
+    masked: &[bool],
+    options: &LabelOptions,
+) -> Encoded {
+    let masked_answers = masked.iter().filter(|&&masked| masked).count();
+    let mut encoded = Encoded { masked_answers, ..Encoded::default() };
     let mut kept: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(turns.len());
     let mut left = options.cutoff_len;
     let starts = std::iter::once(0).chain(turns.iter().map(|turn| turn.end));
@@ -242,7 +253,10 @@ fn cut(tokenizer: &Tokenizer, ids: &[u32], turns: &[Range<usize>], options: &Lab
     let last = kept.len() - 1;
     for (index, (prompt, answer)) in kept.into_iter().enumerate() {
         let trained = !options.mask_history || index == last;
-        for (range, trained) in [(prompt, options.train_on_prompt && trained), (answer, trained)] {
+        let is_masked = masked.get(index).is_some_and(|&masked| masked);
+        for (range, trained) in
+            [(prompt, options.train_on_prompt && trained), (answer, trained && !is_masked)]
+        {
             encoded.example.trained.resize(encoded.example.trained.len() + range.len(), trained);
             encoded.example.tokens.extend_from_slice(&ids[range]);
         }

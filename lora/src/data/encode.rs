@@ -8,6 +8,7 @@ use common::text::{ChatTemplate, Encoded, LabelOptions, Tokenizer};
 use common::{Result, error};
 use rayon::prelude::*;
 
+use super::demands::Demands;
 use super::store::{Examples, Writer};
 
 /// Turns records into examples, in their order.
@@ -27,6 +28,11 @@ pub struct Encoder<'a> {
     endless_answers: usize,
     /// Examples in which no answer is left.
     without_answer: usize,
+    /// Answers that the data says are not to be trained.
+    masked_answers: usize,
+    /// Examples in which there is no other answer.
+    all_masked: usize,
+    demands: Demands,
 }
 
 impl<'a> Encoder<'a> {
@@ -48,6 +54,9 @@ impl<'a> Encoder<'a> {
             shortened_answers: 0,
             endless_answers: 0,
             without_answer: 0,
+            masked_answers: 0,
+            all_masked: 0,
+            demands: Demands::default(),
         })
     }
 
@@ -64,8 +73,14 @@ impl<'a> Encoder<'a> {
                 Ok(encoded) => {
                     self.shortened_answers += encoded.shortened_answers;
                     self.endless_answers += encoded.endless_answers;
+                    self.masked_answers += encoded.masked_answers;
+                    let mut answers = record.conversation.messages.iter().filter(|m| m.is_assistant());
                     match encoded.example.trained.contains(&true) {
-                        true => self.writer.push(&encoded.example)?,
+                        true => {
+                            self.demands.add(&encoded.example, &record.place);
+                            self.writer.push(&encoded.example)?;
+                        }
+                        false if answers.all(|answer| answer.masked) => self.all_masked += 1,
                         false => self.without_answer += 1,
                     }
                 }
@@ -82,12 +97,21 @@ impl<'a> Encoder<'a> {
         if self.writer.is_empty() {
             let problem = match self.malformed.first() {
                 Some(first) => format!("no token is trained: no example is usable; {first}"),
+                None if self.without_answer == 0 => {
+                    format!("no token is trained: all {} answers have weight 0", self.masked_answers)
+                }
                 None => format!("no token is trained: {cutoff} tokens (--cutoff-len) hold no answer"),
             };
             return Err(error!("{problem}").hint("raise --cutoff-len, or look at the first rows of the data"));
         }
         let mut warnings: Vec<String> =
             [malformed, self.malformed].iter().filter_map(Malformed::report).collect();
+        if self.masked_answers > 0 {
+            warnings.push(format!(
+                "{} answers have weight 0 (or train: false) and are not trained; {} examples have no other and are dropped",
+                self.masked_answers, self.all_masked
+            ));
+        }
         if self.without_answer > 0 {
             warnings.push(format!(
                 "{} examples have no answer within {cutoff} tokens (--cutoff-len) and are dropped",
@@ -100,6 +124,6 @@ impl<'a> Encoder<'a> {
                 self.shortened_answers, self.endless_answers
             ));
         }
-        self.writer.finish(warnings, path)
+        self.writer.finish(warnings, self.demands, path)
     }
 }
