@@ -85,7 +85,10 @@ impl Columns {
                 "chosen" | "rejected" => continue,
                 other => match OTHERS.iter().find(|(key, _)| *key == other) {
                     Some(_) if column.is_none() => continue,
-                    Some((_, what)) => bail!(Unsupported, "columns: {key} names {what}"),
+                    Some((_, what)) => {
+                        return Err(error!("columns: {key} names {what}")
+                            .hint("set it to null to train the answers as they are"));
+                    }
                     None => {
                         return Err(error!("columns: unknown key {key:?}").hint(
                             "the keys are prompt, query, response, history, messages, system and tools",

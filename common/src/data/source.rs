@@ -117,7 +117,7 @@ impl Source {
         if !entry.others.is_empty() {
             let others: Vec<&str> = entry.others.keys().map(String::as_str).collect();
             cli::warn(format_args!(
-                "{}: {} is no key of dataset_info.json, and ignored",
+                "{}: no keys of dataset_info.json, and ignored: {}",
                 within(),
                 others.join(", ")
             ));
@@ -293,7 +293,8 @@ fn data_files(path: PathBuf) -> Result<Vec<PathBuf>> {
     }
     let entries = fs_err::read_dir(&path)?.map(|entry| Ok(entry?.path()));
     let mut files = entries.collect::<Result<Vec<_>>>()?;
-    files.retain(|file| file.is_file());
+    let is_hidden = |file: &PathBuf| file.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+    files.retain(|file| file.is_file() && !is_hidden(file));
     files.sort();
     match files.is_empty() {
         true => Err(error!(Malformed, "{} is empty", path.display())),

@@ -60,6 +60,8 @@ pub struct Encoded {
     pub endless_answers: usize,
     /// Answers that the data says are not to be trained.
     pub masked_answers: usize,
+    /// Answers that are not trained because they call tools and the template does not write that.
+    pub unwritten_calls: usize,
 }
 
 /// Encodes a conversation with its trained tokens marked.
@@ -99,9 +101,16 @@ pub fn encode_conversation(
             at(turn.start)..at(turn.end)
         })
         .collect();
-    let answers = conversation.messages.iter().filter(|message| message.is_assistant());
-    let masked: Vec<bool> = answers.map(|answer| answer.masked).collect();
-    Ok(cut(tokenizer, &tokens.ids, &turns, &masked, options))
+    let answers = || conversation.messages.iter().filter(|message| message.is_assistant());
+    let is_unwritten =
+        |answer: &Message| answer.extra.contains_key("tool_calls") && !template.reads("tool_calls");
+    let untrained: Vec<bool> = answers().map(|answer| answer.masked || is_unwritten(answer)).collect();
+    let encoded = cut(tokenizer, &tokens.ids, &turns, &untrained, options);
+    Ok(Encoded {
+        masked_answers: answers().filter(|answer| answer.masked).count(),
+        unwritten_calls: answers().filter(|answer| !answer.masked && is_unwritten(answer)).count(),
+        ..encoded
+    })
 }
 
 /// Encodes the prompt that asks for the next answer, special tokens in data kept apart.
@@ -218,16 +227,15 @@ fn common_prefix(a: &str, b: &str) -> usize {
 }
 
 /// Applies the cutoff to the turns one by one, as LLaMA-Factory does: each turn with the prompt
-/// before it gets what the turns before it left. Turns that are `masked` are kept and not trained.
+/// before it gets what the turns before it left. Those that are `untrained` are kept as what was said before.
 fn cut(
     tokenizer: &Tokenizer,
     ids: &[u32],
     turns: &[Range<usize>],
-    masked: &[bool],
+    untrained: &[bool],
     options: &LabelOptions,
 ) -> Encoded {
-    let masked_answers = masked.iter().filter(|&&masked| masked).count();
-    let mut encoded = Encoded { masked_answers, ..Encoded::default() };
+    let mut encoded = Encoded::default();
     let mut kept: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(turns.len());
     let mut left = options.cutoff_len;
     let starts = std::iter::once(0).chain(turns.iter().map(|turn| turn.end));
@@ -253,9 +261,9 @@ fn cut(
     let last = kept.len() - 1;
     for (index, (prompt, answer)) in kept.into_iter().enumerate() {
         let trained = !options.mask_history || index == last;
-        let is_masked = masked.get(index).is_some_and(|&masked| masked);
+        let untrained = untrained.get(index).is_some_and(|&untrained| untrained);
         for (range, trained) in
-            [(prompt, options.train_on_prompt && trained), (answer, trained && !is_masked)]
+            [(prompt, options.train_on_prompt && trained), (answer, trained && !untrained)]
         {
             encoded.example.trained.resize(encoded.example.trained.len() + range.len(), trained);
             encoded.example.tokens.extend_from_slice(&ids[range]);

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::demands::Demands;
 use super::store::{Examples, Writer};
+use super::untrained::Untrained;
 
 /// Turns records into examples, in their order.
 ///
@@ -22,16 +23,7 @@ pub struct Encoder<'a> {
     strict: bool,
     writer: Writer,
     malformed: Malformed,
-    /// Answers that the cutoff shortened or dropped.
-    shortened_answers: usize,
-    /// Answers among them that lost the token that ends them.
-    endless_answers: usize,
-    /// Examples in which no answer is left.
-    without_answer: usize,
-    /// Answers that the data says are not to be trained.
-    masked_answers: usize,
-    /// Examples in which there is no other answer.
-    all_masked: usize,
+    untrained: Untrained,
     demands: Demands,
 }
 
@@ -51,11 +43,7 @@ impl<'a> Encoder<'a> {
             strict,
             writer: Writer::new(directory)?,
             malformed: Malformed::default(),
-            shortened_answers: 0,
-            endless_answers: 0,
-            without_answer: 0,
-            masked_answers: 0,
-            all_masked: 0,
+            untrained: Untrained::default(),
             demands: Demands::default(),
         })
     }
@@ -71,17 +59,10 @@ impl<'a> Encoder<'a> {
             match encoded {
                 Err(problem) => self.malformed.add(&record.place, problem, self.strict)?,
                 Ok(encoded) => {
-                    self.shortened_answers += encoded.shortened_answers;
-                    self.endless_answers += encoded.endless_answers;
-                    self.masked_answers += encoded.masked_answers;
-                    let mut answers = record.conversation.messages.iter().filter(|m| m.is_assistant());
-                    match encoded.example.trained.contains(&true) {
-                        true => {
-                            self.demands.add(&encoded.example, &record.place);
-                            self.writer.push(&encoded.example)?;
-                        }
-                        false if answers.all(|answer| answer.masked) => self.all_masked += 1,
-                        false => self.without_answer += 1,
+                    self.untrained.add(&record.conversation, &encoded, template);
+                    if encoded.example.trained.contains(&true) {
+                        self.demands.add(&encoded.example, &record.place);
+                        self.writer.push(&encoded.example)?;
                     }
                 }
             }
@@ -93,37 +74,16 @@ impl<'a> Encoder<'a> {
     ///
     /// Fails where no token is trained at all.
     pub fn finish(self, malformed: Malformed, path: Option<&Path>) -> Result<Examples> {
-        let cutoff = self.options.cutoff_len;
         if self.writer.is_empty() {
-            let problem = match self.malformed.first() {
-                Some(first) => format!("no token is trained: no example is usable; {first}"),
-                None if self.without_answer == 0 => {
-                    format!("no token is trained: all {} answers have weight 0", self.masked_answers)
-                }
-                None => format!("no token is trained: {cutoff} tokens (--cutoff-len) hold no answer"),
-            };
-            return Err(error!("{problem}").hint("raise --cutoff-len, or look at the first rows of the data"));
+            return Err(match self.malformed.first() {
+                Some(first) => error!("no token is trained: no example is usable; {first}")
+                    .hint("look at the first rows of the data"),
+                None => self.untrained.error(self.options.cutoff_len),
+            });
         }
         let mut warnings: Vec<String> =
             [malformed, self.malformed].iter().filter_map(Malformed::report).collect();
-        if self.masked_answers > 0 {
-            warnings.push(format!(
-                "{} answers have weight 0 (or train: false) and are not trained; {} examples have no other and are dropped",
-                self.masked_answers, self.all_masked
-            ));
-        }
-        if self.without_answer > 0 {
-            warnings.push(format!(
-                "{} examples have no answer within {cutoff} tokens (--cutoff-len) and are dropped",
-                self.without_answer
-            ));
-        }
-        if self.shortened_answers > 0 {
-            warnings.push(format!(
-                "{} answers are shortened to fit {cutoff} tokens (--cutoff-len); {} of them lost their end token",
-                self.shortened_answers, self.endless_answers
-            ));
-        }
+        warnings.extend(self.untrained.warnings(self.options.cutoff_len));
         self.writer.finish(warnings, self.demands, path)
     }
 }

@@ -8,6 +8,7 @@
 //! | [`demands`] | what the examples demand of a model |
 //! | [`store`] | tokenized examples in a file |
 //! | `show` | an example for people |
+//! | `untrained` | what is not trained, and why |
 
 pub mod arguments;
 pub mod demands;
@@ -15,6 +16,7 @@ pub mod encode;
 pub mod prepare;
 mod show;
 pub mod store;
+mod untrained;
 
 pub use arguments::DataArguments;
 pub use encode::Encoder;

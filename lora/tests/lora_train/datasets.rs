@@ -93,6 +93,56 @@ fn a_split_is_what_the_datasets_library_reads() {
 }
 
 #[test]
+fn a_split_of_a_downloaded_data_set() {
+    let fetch = assert_cmd::cargo::cargo_bin("lora-train").with_file_name("fetch");
+    if !fetch.exists() {
+        common::cli::show_in_tests();
+        common::cli::note("skipped: fetch is not built");
+        return;
+    }
+    let readme = "---\nconfigs:\n- config_name: a\n  data_files:\n  - {split: sft, path: x/*}\n\
+        - config_name: b\n  data_files: y/*.jsonl\n---\n";
+    let file = |name: &str, text: String| tests::hub::HubFile::with(name, text.into_bytes(), false);
+    let hub = tests::hub::Hub::start(vec![
+        file("README.md", readme.into()),
+        file("x/1.jsonl", rows("x", 3)),
+        file("y/1.jsonl", rows("y", 2)),
+        file("z/train.jsonl", rows("z", 9)),
+    ]);
+    let place = Place::new();
+    let entry =
+        |subset: &str, split: &str| json!({"hf_hub_url": "org/model", "subset": subset, "split": split});
+    describe(&place, [("sft".into(), entry("a", "sft[1:]")), ("train".into(), entry("b", ""))]);
+    for (name, expected) in [("sft", 2), ("train", 2)] {
+        let mut command = place.command(&format!("model --dataset {name} --dataset-dir . -o out --dry-run"));
+        let run = command.env("HF_ENDPOINT", hub.url()).output().unwrap();
+        let said = String::from_utf8(run.stderr).unwrap();
+        assert_eq!(count(&said), expected, "{name}: {said}");
+    }
+}
+
+#[test]
+fn files_have_one_split_and_the_hub_goes_before_them() {
+    let place = data_set(&[("data/train-1.jsonl", 3)], "");
+    place.write("rows.jsonl", rows("q", 5));
+    let entry = |split: &str| json!({"file_name": "rows.jsonl", "split": split});
+    let both = json!({"file_name": "rows.jsonl", "hf_hub_url": "set", "ms_hub_url": "someone/set"});
+    let script = json!({"file_name": "rows.jsonl", "script_url": "set"});
+    let entries = [
+        ("two", entry("train[:2]")),
+        ("last", entry("train[90%:]")),
+        ("test", entry("test")),
+        ("both", both),
+        ("script", script),
+    ];
+    describe(&place, entries.map(|(name, entry)| (name.to_owned(), entry)));
+    for (name, expected) in [("two", 2), ("last", 1), ("both", 3), ("script", 3)] {
+        assert_eq!(count(&dry_run(&place, name, "")), expected, "{name}");
+    }
+    assert!(refused(&place, "test").contains("hint: name one with `split`: train\n"));
+}
+
+#[test]
 fn without_a_split_only_train_is_read_and_names_tell_which_that_is() {
     for (files, expected) in [
         (&[("x/train-00000-of-00001.jsonl", 3), ("x/test-00000-of-00001.jsonl", 2)][..], 3),
@@ -173,7 +223,7 @@ fn a_column_that_is_not_named_is_not_read() {
         let said = shown(name);
         assert!(said.contains(&format!(":\n{}{answer}", turn("user", "Q"))), "{name}: {said}");
     }
-    assert!(shown("extra").contains("max_token is no key of dataset_info.json"));
+    assert!(shown("extra").contains("no keys of dataset_info.json, and ignored: max_token"));
     let said = shown("all");
     let before = format!("{}{}<|im_start|>assistant\n«h2", turn("system", "NOTE"), turn("user", "h1"));
     assert!(said.contains(&before) && said.contains(&turn("user", "Q\nMETA")), "{said}");

@@ -151,8 +151,10 @@ fn shards(found: &[String]) -> Result<Vec<(String, Vec<String>)>> {
     names.dedup();
     let is_word = |name: &&String| name.chars().all(|c| c.is_alphanumeric() || "_.".contains(c));
     if let Some(name) = names.iter().find(|name| !is_word(name)) {
-        return Err(error!("data/{name}-00000-of-...: a split is named by letters, digits and _, not {name:?}")
-            .hint("name the data set's files with --data"));
+        return Err(error!(
+            "data/{name}-00000-of-...: a split is named by letters, digits and _, not {name:?}"
+        )
+        .hint("name the data set's files with --data"));
     }
     let split = |name: String| {
         let files = matching(found, &[format!("data/{}{SHARD}", literal(&name))])?;
@@ -183,6 +185,7 @@ fn in_files(word: &str) -> Vec<String> {
 /// The files that match patterns: those of the first, then those of the next, each file once.
 fn matching(found: &[String], patterns: &[String]) -> Result<Vec<String>> {
     let mut files: Vec<String> = Vec::new();
+    let mut left: Vec<&String> = found.iter().collect();
     for pattern in patterns {
         let pattern = pattern.strip_prefix("./").unwrap_or(pattern);
         if pattern.contains("://") {
@@ -191,9 +194,9 @@ fn matching(found: &[String], patterns: &[String]) -> Result<Vec<String>> {
         }
         let glob = compile(pattern)?;
         let matches = |file: &&String| glob.is_match(file.as_str()) && hides_as_much(file, pattern);
-        let new: Vec<String> =
-            found.iter().filter(matches).filter(|file| !files.contains(file)).cloned().collect();
-        files.extend(new);
+        let (new, rest): (Vec<&String>, Vec<&String>) = left.into_iter().partition(matches);
+        files.extend(new.into_iter().cloned());
+        left = rest;
     }
     Ok(files)
 }
