@@ -9,7 +9,16 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, Length};
 
 /// Most steps of a run: a year of 30 steps a second.
-pub const MOST_STEPS: u64 = 1_000_000_000;
+const MOST_STEPS: u64 = 1_000_000_000;
+
+/// Fails where a run would have more steps than any has.
+pub fn check_steps(total: u64) -> Result<()> {
+    match total > MOST_STEPS {
+        true => Err(Error::usage(format!("a run of at most {MOST_STEPS} steps expected, found {total}"))
+            .hint("lower --max-steps or --num-train-epochs, or make the batches larger")),
+        false => Ok(()),
+    }
+}
 
 /// How the learning rate falls after its warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -59,8 +68,11 @@ impl SchedulerParameters {
         ] {
             match value {
                 Some(_) if !fits => return Err(problem(format!("the chosen scheduler has no {name}"))),
-                Some(found) if found < 0.0 => {
-                    return Err(problem(format!("{name}: a number of at least 0 expected, found {found}")));
+                Some(found) if found < 0.0 || !(found as f32).is_finite() => {
+                    let most = f32::MAX;
+                    return Err(problem(format!(
+                        "{name}: a number from 0 to {most:e} expected, found {found:e}"
+                    )));
                 }
                 _ => {}
             }
@@ -97,10 +109,7 @@ impl Schedule {
             Length::Steps(steps) => steps,
             Length::Epochs(epochs) => (epochs * steps_per_epoch as f64).ceil() as u64,
         };
-        if total > MOST_STEPS {
-            return Err(Error::usage(format!("a run of at most {MOST_STEPS} steps expected, found {total}"))
-                .hint("lower --max-steps or --num-train-epochs, or make the batches larger"));
-        }
+        check_steps(total)?;
         let share = |share: f64| (share * total as f64).ceil() as u64;
         let warmup = match config.warmup_steps {
             0.0 => share(config.warmup_ratio),
@@ -187,7 +196,7 @@ mod tests {
         assert!(error.contains("no power"), "{error}");
         assert!(parse(r#"{"gamma": 2}"#, SchedulerType::Cosine).unwrap_err().contains("gamma"));
         let polynomial = |text| parse(text, SchedulerType::Polynomial).unwrap_err();
-        assert!(polynomial(r#"{"power": -1}"#).contains("power: a number of at least 0"));
+        assert!(polynomial(r#"{"power": -1}"#).contains("power: a number from 0 to"));
         assert!(polynomial(r#"{"lr_end": 1e-4}"#).contains("lr_end: less than the learning rate"));
     }
 }

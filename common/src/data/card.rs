@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_saphyr::options::DuplicateKeyPolicy;
 
 use crate::{Context, Error, Result, error, files};
 
@@ -13,8 +14,13 @@ use super::splits::TRAIN;
 #[derive(Debug, Default, Deserialize)]
 pub struct Card {
     /// In the order of the README.
-    #[serde(default, rename = "configs")]
+    #[serde(default, rename = "configs", deserialize_with = "listed")]
     pub subsets: Vec<Subset>,
+}
+
+/// A list, or nothing where it is null.
+fn listed<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Subset>, D::Error> {
+    Ok(Option::deserialize(list)?.unwrap_or_default())
 }
 
 /// A subset of a data set: some of its files, in splits.
@@ -39,12 +45,17 @@ impl Card {
             if !path.exists() {
                 continue;
             }
-            let text = files::read_text(&path, files::CONFIG)?;
-            let yaml = if name.ends_with(".md") { front_matter(&text) } else { Some(text.as_str()) };
+            // Only its front is read, whatever the rest is written in.
+            let text = files::read(&path, files::CONFIG)?;
+            let text = String::from_utf8_lossy(&text);
+            let yaml = if name.ends_with(".md") { front_matter(&text) } else { Some(&*text) };
             let Some(yaml) = yaml.filter(|yaml| yaml.lines().any(|line| line.starts_with("configs:"))) else {
                 continue;
             };
-            card = serde_saphyr::from_str(yaml)
+            // As in the library, a key that is there twice has its last value.
+            let options =
+                serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins, with_snippet: false };
+            card = serde_saphyr::from_str_with_options(yaml, options)
                 .map_err(|problem| error!("{problem}").hint("name the data set's files with --data"))
                 .with_context(|| path.display().to_string())?;
         }

@@ -104,10 +104,7 @@ impl Reader<'_, '_> {
                     None => 0,
                     Some(index) => times.map_or(1, |times| times[index]),
                 };
-                if times > 0 {
-                    self.row(row, times)?;
-                }
-                if self.batch.len() >= BATCH && self.hand_on(position)?.is_break() {
+                if times > 0 && self.row(row, times)?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
                 let is_enough = next >= range.end || self.is_enough();
@@ -124,7 +121,8 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn row(&mut self, row: rows::Row, times: u32) -> Result<()> {
+    /// Takes a row so many times.
+    fn row(&mut self, row: rows::Row, times: u32) -> Result<ControlFlow<()>> {
         let Self { source, format, .. } = self;
         let conversation = row.value.and_then(|value| {
             let format = match format {
@@ -133,14 +131,21 @@ impl Reader<'_, '_> {
             };
             conversation(&value, format, source)
         });
-        match conversation {
-            Ok(conversation) => {
-                let record = Record { conversation, place: row.place };
-                self.batch.extend(std::iter::repeat_n(record, times as usize));
-                Ok(())
+        let record = match conversation {
+            Ok(conversation) => Record { conversation, place: row.place },
+            Err(problem) => {
+                self.malformed.add(&row.place, problem, self.strict)?;
+                return Ok(ControlFlow::Continue(()));
             }
-            Err(problem) => self.malformed.add(&row.place, problem, self.strict),
+        };
+        for _ in 1..times {
+            self.batch.push(record.clone());
+            if self.batch.len() >= BATCH && self.hand_on(row.position)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
+        self.batch.push(record);
+        if self.batch.len() >= BATCH { self.hand_on(row.position) } else { Ok(ControlFlow::Continue(())) }
     }
 
     fn is_enough(&self) -> bool {

@@ -12,6 +12,9 @@ use crate::{Error, Result, bail, error};
 /// The text that stands for every split there is.
 pub const ALL: &str = "all";
 
+/// Most parts of a sum.
+const MOST: usize = 1000;
+
 /// Some rows of a split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
@@ -40,6 +43,9 @@ impl Slice {
 
     /// The slices of a text, which are read one after the other.
     pub fn parse(text: &str) -> Result<Vec<Self>> {
+        if text.split('+').count() > MOST {
+            return Err(error!("split: a sum of at most {MOST} parts expected").hint("name the whole split"));
+        }
         text.split('+').map(|part| Self::parse_one(part.trim())).collect()
     }
 

@@ -113,7 +113,7 @@ impl Source {
             (None, None) => return Err(no_dataset(name, directory, &path, &entries)),
         };
         let within = || format!("{place}, {name}");
-        let entry: Entry = serde_json::from_value(entry).with_context(within)?;
+        let entry = Entry::new(entry).with_context(within)?;
         if !entry.others.is_empty() {
             let others: Vec<&str> = entry.others.keys().map(String::as_str).collect();
             cli::warn(format_args!(
@@ -187,6 +187,16 @@ impl fmt::Display for Source {
 }
 
 impl Entry {
+    fn new(value: Value) -> Result<Self> {
+        let fails = |key: &str, value: &Value| {
+            serde_json::from_value::<Self>(Value::Object(Map::from_iter([(key.to_owned(), value.clone())])))
+                .is_err()
+        };
+        let mut keys = value.as_object().into_iter().flatten();
+        let key = keys.find(|(key, value)| fails(key, value)).map(|(key, _)| key.clone());
+        serde_json::from_value(value).with_context(|| key.unwrap_or_else(|| "an object expected".into()))
+    }
+
     /// How many rows are drawn at random, where that is said.
     fn drawn(&self) -> Result<Option<usize>> {
         let Some(value) = self.num_samples.as_ref().filter(|value| !value.is_null()) else { return Ok(None) };

@@ -40,6 +40,7 @@ fn alpaca_rows_as_llama_factory_reads_them() {
     let rows = json!([
         {"instruction": "Add.", "input": "1 2", "output": "3"},
         {"instruction": "Hi", "input": "", "output": "", "system": "Be brief.", "history": [["a", "b"], ["c", "d"]]},
+        {"instruction": "", "input": "1 2", "output": "3"},
     ]);
     let records = load_text(&rows.to_string(), true).unwrap();
     assert_eq!(turns(&records[0]), [("user", "Add.\n1 2"), ("assistant", "3")]);
@@ -53,6 +54,7 @@ fn alpaca_rows_as_llama_factory_reads_them() {
         ("assistant", ""),
     ];
     assert_eq!(turns(&records[1]), long);
+    assert_eq!(turns(&records[2]), [("user", "1 2"), ("assistant", "3")], "no line for what is empty");
 }
 
 #[test]
@@ -152,7 +154,9 @@ fn dataset_info_names_columns_and_tags() {
             "mine": {"file_name": "mine.json", "columns": {"prompt": "q", "response": "a"}},
             "talks": {"file_name": "talks.json", "formatting": "sharegpt", "num_samples": 1,
                       "columns": {"messages": "talk"},
-                      "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "it"}},
+                      "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "it", "system_tag": null}},
+            "nulls": {"file_name": "usual.json", "formatting": null, "ranking": null, "num_samples": null,
+                      "columns": null, "tags": null, "split": null, "subset": null, "hf_hub_url": null},
             "liked": {"file_name": "liked.json", "ranking": true},
             "neither": {"ms_hub_url": "someone/something"},
         }),
@@ -160,7 +164,11 @@ fn dataset_info_names_columns_and_tags() {
     write("mine.json", json!([{"q": "1", "a": "2"}]));
     let talk = json!({"talk": [{"who": "me", "says": "1"}, {"who": "it", "says": "2"}]});
     write("talks.json", json!([talk, talk]));
-    for name in ["mine", "talks"] {
+    write(
+        "usual.json",
+        json!([{"instruction": "1", "output": "2", "system": "not named", "history": [["a", "b"]]}]),
+    );
+    for name in ["mine", "talks", "nulls"] {
         let records = load(&Source::named(name, directory.path(), 1).unwrap(), true).unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!(turns(&records[0]), [("user", "1"), ("assistant", "2")], "{name}");

@@ -10,6 +10,7 @@ use crate::arguments::optimization::{OptimizationArguments, Strategy};
 use crate::arguments::reporting::ReportingArguments;
 use crate::data::DataArguments;
 use crate::every::Every;
+use crate::schedule::check_steps;
 
 /// Most examples of a step.
 const LARGEST_BATCH: usize = 1_000_000_000;
@@ -43,26 +44,29 @@ fn targets(targets: &[String]) -> Result<()> {
 }
 
 /// The adapter that a run starts from. LLaMA-Factory takes several, of which it trains the last.
-pub fn start(paths: &[PathBuf]) -> Result<Option<&PathBuf>> {
-    let names: Vec<String> = match paths {
-        [path] if path.exists() => return Ok(Some(path)),
-        paths => paths
-            .iter()
-            .flat_map(|path| path.to_string_lossy().split(',').map(str::to_owned).collect::<Vec<_>>())
-            .collect(),
-    };
-    match (&names[..], paths) {
-        ([], _) => Ok(None),
-        ([_], paths) => Ok(paths.first()),
-        ([first, .., last], _) => Err(Error::usage(format!(
+pub fn start(paths: &[PathBuf]) -> Result<Option<PathBuf>> {
+    if let [path] = paths
+        && path.exists()
+    {
+        return Ok(Some(path.clone()));
+    }
+    let texts = paths.iter().map(|path| path.to_string_lossy());
+    let names: Vec<String> = texts
+        .flat_map(|text| text.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
+        .filter(|name| !name.is_empty())
+        .collect();
+    match &names[..] {
+        [] => Ok(paths.first().cloned()),
+        [name] => Ok(Some(name.into())),
+        [first, .., last] => Err(Error::usage(format!(
             "--adapter-name-or-path: one adapter expected, found {}: {}",
             names.len(),
             names.join(", ")
         ))
         .hint(format!(
             "fold the others into the model first: merge {} -o merged, then lora-train merged --adapter-name-or-path {}",
-            cli::quoted(first.trim()),
-            cli::quoted(last.trim())
+            cli::quoted(first),
+            cli::quoted(last)
         ))),
     }
 }
@@ -80,6 +84,7 @@ pub fn optimization(a: &OptimizationArguments) -> Result<()> {
     if let Some(steps) = a.max_steps.filter(|&steps| steps != -1 && steps < 1) {
         return Err(Error::usage(format!("--max-steps: at least 1 expected, or -1, found {steps}")));
     }
+    check_steps(a.max_steps.and_then(|steps| u64::try_from(steps).ok()).unwrap_or(1))?;
     let [examples, batches] = [a.per_device_train_batch_size, a.gradient_accumulation_steps];
     at_least_1("--per-device-train-batch-size", examples)?;
     at_least_1("--gradient-accumulation-steps", batches)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobMatcher};
 
 use super::card::{Card, Subset};
-use crate::{Context, Error, Result, bail, error};
+use crate::{Context, Error, Result, error};
 
 /// The split that is meant where none is named, and that files are in which no name puts elsewhere.
 pub const TRAIN: &str = "train";
@@ -35,6 +35,12 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
 
 /// What may stand between a keyword and the rest of a name.
 const SEPARATOR: &str = "[-._ 0-9]";
+
+/// Most patterns of the files of a split that are more than names.
+const MOST_PATTERNS: usize = 1000;
+
+/// Most bytes of such a pattern.
+const LONGEST_PATTERN: usize = 1000;
 
 /// Files of a shard of a split: `data/train-00000-of-00002.parquet`.
 const SHARD: &str = "-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]*.*";
@@ -76,7 +82,8 @@ fn inside(root: &Path, folder: &str) -> Result<PathBuf> {
     let path = root.join(folder);
     let is_plain = |part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir);
     if !Path::new(folder).components().all(is_plain) {
-        bail!(Usage, "folder: a folder of the data set expected, found {folder:?}");
+        return Err(error!("a folder of the data set expected, found {folder:?}")
+            .hint("a folder is named by its path in the data set, as data/en"));
     }
     if path.is_dir() {
         return Ok(path);
@@ -182,15 +189,30 @@ fn in_files(word: &str) -> Vec<String> {
     vec![format!("**/{word}{SEPARATOR}*"), format!("**/*{SEPARATOR}{word}{SEPARATOR}*")]
 }
 
-/// The files that match patterns: those of the first, then those of the next, each file once.
+/// The files that match patterns: those of the first, then those of the next, each file once. `found` is
+/// sorted.
 fn matching(found: &[String], patterns: &[String]) -> Result<Vec<String>> {
     let mut files: Vec<String> = Vec::new();
     let mut left: Vec<&String> = found.iter().collect();
+    let mut wild = 0;
     for pattern in patterns {
         let pattern = pattern.strip_prefix("./").unwrap_or(pattern);
         if pattern.contains("://") {
             return Err(error!("its README names {pattern:?}, which is no file of the data set")
                 .hint("download that file, and name it with --data"));
+        }
+        if !pattern.contains(['*', '?', '[']) {
+            if let Ok(at) = left.binary_search_by(|file| file.as_str().cmp(pattern)) {
+                files.push(left.remove(at).clone());
+            }
+            continue;
+        }
+        wild += 1;
+        if wild > MOST_PATTERNS || pattern.len() > LONGEST_PATTERN {
+            return Err(error!(
+                "README.md: at most {MOST_PATTERNS} patterns of files in a split expected, of at most {LONGEST_PATTERN} bytes"
+            )
+            .hint("name the data set's files with --data"));
         }
         let glob = compile(pattern)?;
         let matches = |file: &&String| glob.is_match(file.as_str()) && hides_as_much(file, pattern);

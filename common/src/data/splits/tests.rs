@@ -73,12 +73,21 @@ fn a_readme_that_cannot_be_followed_is_an_error() {
         ("configs:\n- config_name: x\n  data_files: [{split: train}]\n", "no patterns of files"),
         ("configs:\n- config_name: x\n  data_files: 'a[.json'\n", "data_files: \"a[.json\""),
         ("configs:\n- config_name: x\n  data_files: https://host/a.json\n", "no file of the data set"),
+        (&format!("configs:\n- config_name: x\n  data_files: '{}'\n", "[a-z]?".repeat(9999)), "1000 bytes"),
         ("configs:\n- config_name: x\n  data_dir: ../y\n", "a folder of the data set expected"),
     ] {
         let root = data_set(&files, Some(&format!("---\n{configs}---\n")));
         let error = splits(root.path(), None, None).unwrap_err();
         assert!(error.to_string().contains(expected), "{configs}: {error}");
     }
-    let root = data_set(&files, Some("---\ntags: [\n---\n"));
-    assert_eq!(splits(root.path(), None, None).unwrap().len(), 1, "what else it says is not read");
+    for readme in [
+        "---\ntags: [\n---\n",
+        "---\nconfigs:\n---\n",
+        "---\nconfigs: []\n",
+        "---\nlicense: a\nlicense: b\nconfigs:\n- config_name: x\n---\n",
+        "\u{FEFF}---\r\nconfigs:\r\n- config_name: x\r\n  data_files: a.json\r\n---\r\n",
+    ] {
+        let root = data_set(&files, Some(readme));
+        assert_eq!(splits(root.path(), None, None).unwrap().len(), 1, "{readme:?}");
+    }
 }
