@@ -33,6 +33,9 @@ pub struct Subset {
     default: Option<bool>,
 }
 
+/// The name of a split, and the patterns of its files.
+pub type Named = (String, Vec<String>);
+
 impl Card {
     /// The files that may describe a data set; what the second says goes before.
     pub const FILES: [&str; 2] = ["README.md", ".huggingface.yaml"];
@@ -95,7 +98,7 @@ impl Subset {
     }
 
     /// The patterns of the files of each split; nothing where the README does not name them.
-    pub fn splits(&self) -> Result<Option<Vec<(String, Vec<String>)>>> {
+    pub fn splits(&self) -> Result<Option<Vec<Named>>> {
         let of_train = |patterns| Ok(Some(vec![(TRAIN.to_owned(), patterns)]));
         match &self.data_files {
             None | Some(Value::Null) => Ok(None),
@@ -110,7 +113,7 @@ impl Subset {
         }
     }
 
-    fn split(&self, entry: &Value) -> Result<(String, Vec<String>)> {
+    fn split(&self, entry: &Value) -> Result<Named> {
         let name = entry.get("split").filter(|name| !name.is_null()).map(text);
         let patterns = match entry.get("path") {
             Some(Value::String(pattern)) => Some(vec![pattern.clone()]),
