@@ -123,6 +123,19 @@ impl Columns {
         all.filter_map(|(key, column)| Some((key, column.as_deref()?))).collect()
     }
 
+    /// Columns of `row` that the user may expect to be read, though nothing says so.
+    pub(super) fn unread(&self, row: &Value) -> Vec<&'static str> {
+        let usual = [("history", &self.history), ("system", &self.system), ("tools", &self.tools)];
+        let unread = usual.into_iter().filter(|(_, column)| column.is_none() && !self.named);
+        let holds_something = |name: &&str| match row.get(*name) {
+            None | Some(Value::Null) => false,
+            Some(Value::String(text)) => !["", "[]"].contains(&text.trim()),
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(_) => true,
+        };
+        unread.map(|(name, _)| name).filter(holds_something).collect()
+    }
+
     /// The column that holds the messages of `row`.
     pub(super) fn messages_of<'a>(&'a self, row: &Value) -> &'a str {
         match &self.messages {

@@ -98,6 +98,14 @@ impl Reader<'_, '_> {
                     cli::check_interrupted()?;
                 }
                 if let Ok(value) = &row.value {
+                    let unread = if index == 0 { self.source.columns.unread(value) } else { Vec::new() };
+                    if !unread.is_empty() {
+                        let names = unread.join(", ");
+                        cli::note(format_args!(
+                            "{}: not read: {names}; `columns` in dataset_info.json names what is",
+                            self.source
+                        ));
+                    }
                     self.unseen.retain(|(_, column)| value.get(column).is_none());
                 }
                 let times = match index.checked_sub(range.start) {

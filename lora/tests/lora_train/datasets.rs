@@ -228,6 +228,7 @@ fn a_column_that_is_not_named_is_not_read() {
     let before = format!("{}{}<|im_start|>assistant\n«h2", turn("system", "NOTE"), turn("user", "h1"));
     assert!(said.contains(&before) && said.contains(&turn("user", "Q\nMETA")), "{said}");
     let said = shown("usual");
+    assert!(said.contains("usual.json: not read: history, system; `columns`"), "{said}");
     assert!(
         said.contains(&format!(":\n{}{answer}", turn("user", "Q\nMETA"))),
         "as LLaMA-Factory reads it: {said}"
