@@ -75,8 +75,8 @@ pub fn examples(
     let mut source = Source::file(file);
     source.max_samples = limit;
     let options = LabelOptions::answers(cutoff);
-    let (mut found, mut refused, mut shortened, mut empty) =
-        (Examples::default(), Malformed::default(), 0, 0);
+    let (mut found, mut refused, mut shortened, mut empty, mut masked, mut unwritten) =
+        (Examples::default(), Malformed::default(), 0, 0, 0, 0);
     let malformed = records(&source, false, &mut |batch: &[Record], _| {
         cli::check_interrupted()?;
         let encoded: Vec<Result<Encoded>> = batch
@@ -86,12 +86,14 @@ pub fn examples(
         for (record, encoded) in batch.iter().zip(encoded) {
             match encoded {
                 Err(problem) => refused.add(&record.place, problem, false)?,
-                Ok(Encoded { shortened_answers, example, .. }) => {
+                Ok(Encoded { shortened_answers, masked_answers, unwritten_calls, example, .. }) => {
                     shortened += shortened_answers;
+                    masked += masked_answers;
+                    unwritten += unwritten_calls;
                     if example.supervised() > 0 {
                         found.examples.push(example);
                         found.places.push(record.place.clone());
-                    } else {
+                    } else if masked_answers + unwritten_calls == 0 {
                         empty += 1;
                     }
                 }
@@ -103,6 +105,14 @@ pub fn examples(
     if shortened + empty > 0 {
         cli::warn(format_args!(
             "{cutoff} tokens (--cutoff-len) cut {shortened} answers short and leave {empty} examples without one"
+        ));
+    }
+    if masked > 0 {
+        cli::warn(format_args!("{masked} answers have weight 0 (or train: false) and do not count"));
+    }
+    if unwritten > 0 {
+        cli::warn(format_args!(
+            "{unwritten} answers call tools, which the chat template does not write, and do not count"
         ));
     }
     match found.examples.is_empty() {

@@ -66,6 +66,10 @@ pub struct Encoded {
     pub shortened_answers: usize,
     /// Answers among them that lost the token that ends them.
     pub endless_answers: usize,
+    /// Answers that the data says are not to be trained.
+    pub masked_answers: usize,
+    /// Answers that are not trained because they call tools and the template does not write that.
+    pub unwritten_calls: usize,
 }
 
 /// Encodes a conversation with its trained tokens marked.
@@ -105,7 +109,16 @@ pub fn encode_conversation(
             at(turn.start)..at(turn.end)
         })
         .collect();
-    Ok(cut(tokenizer, &tokens.ids, &turns, options))
+    let answers = || conversation.messages.iter().filter(|message| message.is_assistant());
+    let is_unwritten =
+        |answer: &Message| answer.extra.contains_key("tool_calls") && !template.reads("tool_calls");
+    let untrained: Vec<bool> = answers().map(|answer| answer.masked || is_unwritten(answer)).collect();
+    let encoded = cut(tokenizer, &tokens.ids, &turns, &untrained, options);
+    Ok(Encoded {
+        masked_answers: answers().filter(|answer| answer.masked).count(),
+        unwritten_calls: answers().filter(|answer| !answer.masked && is_unwritten(answer)).count(),
+        ..encoded
+    })
 }
 
 /// Encodes the prompt that asks for the next answer, special tokens in data kept apart.
@@ -222,8 +235,14 @@ fn common_prefix(a: &str, b: &str) -> usize {
 }
 
 /// Applies the cutoff to the turns one by one, as LLaMA-Factory does: each turn with the prompt
-/// before it gets what the turns before it left.
-fn cut(tokenizer: &Tokenizer, ids: &[u32], turns: &[Range<usize>], options: &LabelOptions) -> Encoded {
+/// before it gets what the turns before it left. Those that are `untrained` are kept as what was said before.
+fn cut(
+    tokenizer: &Tokenizer,
+    ids: &[u32],
+    turns: &[Range<usize>],
+    untrained: &[bool],
+    options: &LabelOptions,
+) -> Encoded {
     let mut encoded = Encoded::default();
     let mut kept: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(turns.len());
     let mut left = options.cutoff_len;
@@ -250,7 +269,10 @@ fn cut(tokenizer: &Tokenizer, ids: &[u32], turns: &[Range<usize>], options: &Lab
     let last = kept.len() - 1;
     for (index, (prompt, answer)) in kept.into_iter().enumerate() {
         let trained = !options.mask_history || index == last;
-        for (range, trained) in [(prompt, options.train_on_prompt && trained), (answer, trained)] {
+        let untrained = untrained.get(index).is_some_and(|&untrained| untrained);
+        for (range, trained) in
+            [(prompt, options.train_on_prompt && trained), (answer, trained && !untrained)]
+        {
             encoded.example.trained.resize(encoded.example.trained.len() + range.len(), trained);
             encoded.example.tokens.extend_from_slice(&ids[range]);
         }

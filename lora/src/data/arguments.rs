@@ -42,7 +42,8 @@ pub struct DataArguments {
     pub strict: bool,
 
     /// Keep no more tokens of an example than this
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048,
+        value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
     pub cutoff_len: u64,
 
     /// Count examples put together up to --cutoff-len as one; they still do not see each other
@@ -100,15 +101,14 @@ impl DataArguments {
         cutoff - usize::from(self.packs())
     }
 
-    /// The files that are named, and those of the data sets that are named.
-    pub(super) fn sources(&self, files: &[PathBuf], names: &[String]) -> Result<Vec<Source>> {
+    /// The files that are named, and those of the data sets that are named. `seed` decides which rows
+    /// are drawn of a data set that wants some of its rows.
+    pub(super) fn sources(&self, files: &[PathBuf], names: &[String], seed: u64) -> Result<Vec<Source>> {
         let files = files.iter().map(|path| Ok(Source::file(path)));
-        let named = names.iter().map(|name| Source::named(name.trim(), &self.dataset_dir));
+        let named = names.iter().map(|name| Source::named(name.trim(), &self.dataset_dir, seed));
         let mut sources = files.chain(named).collect::<Result<Vec<_>>>()?;
         if let Some(most) = self.max_samples.and_then(|most| usize::try_from(most).ok()) {
-            for source in &mut sources {
-                source.max_samples = Some(source.max_samples.map_or(most, |own| own.min(most)));
-            }
+            sources.iter_mut().for_each(|source| source.max_samples = Some(most));
         }
         Ok(sources)
     }

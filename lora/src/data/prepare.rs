@@ -18,7 +18,7 @@ use super::{DataArguments, Encoder, show};
 /// Kept tokens that no run has used for so long are deleted.
 const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
 /// What besides data, tokenizer, template and settings decides the tokens.
-const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 2");
+const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 3");
 
 /// Examples, and the template they were made with if it is not the model's own.
 pub struct Prepared {
@@ -31,8 +31,9 @@ pub struct Prepared {
 }
 
 impl DataArguments {
-    /// Reads and tokenizes everything for the model in `directory`.
-    pub fn prepare(&self, directory: &Path) -> Result<Prepared> {
+    /// Reads and tokenizes everything for the model in `directory`. `seed` decides which rows are drawn
+    /// of a data set that wants some of its rows.
+    pub fn prepare(&self, directory: &Path, seed: u64) -> Result<Prepared> {
         let tokenizer = Tokenizer::load(directory)?;
         let template = match &self.template {
             Some(name) => ChatTemplate::named(name, &tokenizer)?,
@@ -49,8 +50,8 @@ impl DataArguments {
                 mask_history: self.mask_history,
             },
         };
-        let held_out = preparation.examples(self.sources(&self.eval_data, &self.eval_dataset)?)?;
-        let examples = preparation.examples(self.sources(&self.data, &self.dataset)?)?;
+        let held_out = preparation.examples(self.sources(&self.eval_data, &self.eval_dataset, seed)?)?;
+        let examples = preparation.examples(self.sources(&self.data, &self.dataset, seed)?)?;
         let Some(examples) = examples else { bail!(Row, "nothing to train on") };
         for index in 0..self.show_examples.min(examples.summary().examples) {
             let example = examples.get(index)?;
@@ -111,7 +112,7 @@ impl Preparation<'_> {
         };
         let mut encoder = Encoder::new(self.tokenizer, self.template, &self.options, strict, &scratch)?;
         let size = |file: &PathBuf| fs_err::metadata(file).map_or(0, |metadata| metadata.len());
-        let total: u64 = sources.iter().flat_map(|source| &source.files).map(size).sum();
+        let total: u64 = sources.iter().flat_map(Source::files).map(size).sum();
         let progress = Progress::new("tokenizing", total, Unit::Bytes);
         let mut malformed = Malformed::default();
         let mut before = 0;
@@ -122,7 +123,7 @@ impl Preparation<'_> {
                 progress.set(before + position);
                 Ok(ControlFlow::Continue(()))
             })?);
-            before += source.files.iter().map(size).sum::<u64>();
+            before += source.files().map(size).sum::<u64>();
         }
         drop(progress);
         encoder.finish(malformed, kept)
@@ -143,7 +144,7 @@ impl Preparation<'_> {
         part(format!("{:?} {}", self.options, self.arguments.strict).as_bytes());
         for source in sources {
             part(source.reading().as_bytes());
-            for file in &source.files {
+            for file in source.files() {
                 part(&content(file)?);
             }
         }

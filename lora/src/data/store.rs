@@ -14,6 +14,8 @@ use common::{Context, Result, bail, error, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::demands::Demands;
+
 const MAGIC: &[u8; 8] = b"LTOKENS1";
 const TRAINED: u32 = 1 << 31;
 
@@ -30,6 +32,8 @@ pub struct Summary {
     pub identity: String,
     /// What the user has to know about the data they were made from.
     pub warnings: Vec<String>,
+    /// What they demand of a model.
+    pub demands: Demands,
 }
 
 /// Examples that are being written.
@@ -77,12 +81,17 @@ impl Writer {
 
     /// Ends the file; it appears whole at `path`, or is deleted with the last use where there is
     /// none.
-    pub fn finish(mut self, warnings: Vec<String>, path: Option<&Path>) -> Result<Examples> {
+    pub fn finish(
+        mut self,
+        warnings: Vec<String>,
+        demands: Demands,
+        path: Option<&Path>,
+    ) -> Result<Examples> {
         for length in &self.lengths {
             self.file.write_all(&length.to_le_bytes())?;
         }
         let identity = hex(self.hash.finalize());
-        let summary = Summary { identity, warnings, ..self.summary };
+        let summary = Summary { identity, warnings, demands, ..self.summary };
         let text = serde_json::to_string(&summary)?;
         self.file.write_all(text.as_bytes())?;
         self.file.write_all(&(text.len() as u64).to_le_bytes())?;
@@ -242,7 +251,7 @@ mod tests {
     fn write(directory: &Path, examples: &[Example], path: Option<&Path>) -> Examples {
         let mut writer = Writer::new(directory).unwrap();
         examples.iter().for_each(|example| writer.push(example).unwrap());
-        writer.finish(vec!["mind the gap".into()], path).unwrap()
+        writer.finish(vec!["mind the gap".into()], Demands::default(), path).unwrap()
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
+mod bounds;
 mod data;
+mod datasets;
 mod memory;
 mod models;
 mod noise;
@@ -12,4 +14,5 @@ mod place;
 mod reporting;
 mod survival;
 mod training;
+mod turns;
 mod yaml;

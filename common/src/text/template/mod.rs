@@ -79,6 +79,12 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// Whether it reads a variable or a field of this name, as `tools` and `tool_calls`, which some
+    /// templates leave out of the text.
+    pub fn reads(&self, name: &str) -> bool {
+        self.source.contains(name)
+    }
+
     /// The text of a conversation. `add_generation_prompt` ends it with what comes before an
     /// assistant's answer, e.g. `<|im_start|>assistant\n`.
     pub fn render(
