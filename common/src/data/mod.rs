@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
 //! | [`rows`] | JSON, JSON lines, CSV and parquet, row by row |
+//! | [`json`] | JSON as Python reads it |
 //! | [`hub`] | data sets that are downloaded |
 //! | `alpaca` | rows with `instruction`, `input`, `output` |
 //! | `sharegpt` | rows with a list of messages |
@@ -11,6 +12,7 @@
 
 mod alpaca;
 pub mod hub;
+pub mod json;
 pub mod passes;
 pub mod rows;
 mod sharegpt;
@@ -24,9 +26,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::text::{Conversation, Message};
+use crate::text::{Conversation, Message, number};
 use crate::{Error, Result, error};
 
+pub use rows::RowLimit;
+use rows::Wanted;
 pub use source::{Columns, Format, Source, Tags};
 
 /// A conversation and where it was written.
@@ -94,10 +98,13 @@ impl Malformed {
     }
 }
 
-/// Records that are handed on together.
+/// Most records that are handed on together.
 const BATCH: usize = 1024;
+/// Bytes of rows after which records are handed on, however few they are.
+const BATCH_BYTES: usize = 4 << 20;
 
-/// What takes records: a batch of them, and how many bytes of the source are read.
+/// What takes records: a batch of them, which is empty where no row was usable for long, and how many
+/// bytes of the source are read.
 pub type Sink<'a> = &'a mut dyn FnMut(&[Record], u64) -> Result<ControlFlow<()>>;
 
 /// Reads the conversations of `source`, batch by batch, and returns what was none.
@@ -111,9 +118,12 @@ pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
     let (mut usable, mut before) = (0, 0);
     for file in &source.files {
         let mut batch = Vec::new();
-        let mut last = 0;
-        rows::read(file, &mut |row| {
+        let (mut last, mut rows, mut bytes) = (0, 0, 0);
+        let wanted = Wanted { column: &|name| source.columns.is_read(name), limit: source.row_limit };
+        rows::read(file, wanted, &mut |row| {
             last = row.position;
+            rows += 1;
+            bytes += row.bytes;
             let conversation = row.value.and_then(|value| {
                 let format = match format {
                     Some(format) => format,
@@ -125,7 +135,8 @@ pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
                 Ok(conversation) => batch.push(Record { conversation, place: row.place }),
                 Err(problem) => malformed.add(&row.place, problem, strict)?,
             }
-            if batch.len() == BATCH {
+            if rows == BATCH || bytes > BATCH_BYTES {
+                (rows, bytes) = (0, 0);
                 usable += batch.len();
                 if sink(&batch, before + last)?.is_break() {
                     return Ok(ControlFlow::Break(()));
@@ -181,9 +192,10 @@ fn list<'a>(row: &'a Value, column: &str) -> Result<Option<Cow<'a, [Value]>>> {
         Some(Value::Array(list)) => Ok(Some(Cow::Borrowed(list))),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
         Some(Value::String(text)) if text.trim_start().starts_with('[') => {
-            let list: Vec<Value> =
-                serde_json::from_str(text).map_err(|problem| error!(Row, "{column}: {problem}"))?;
-            Ok(Some(Cow::Owned(list)))
+            match json::parse(text).map_err(|problem| error!(Row, "{column}: {problem}"))? {
+                Value::Array(list) => Ok(Some(Cow::Owned(list))),
+                other => Err(error!(Row, "{column}: a list expected, found {}", kind_of(&other))),
+            }
         }
         Some(other) => Err(error!(Row, "{column}: a list expected, found {}", kind_of(other))),
     }
@@ -196,6 +208,7 @@ fn kind_of(value: &Value) -> &'static str {
         Value::Number(_) => "a number",
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
+        number if number::text_of(number).is_some() => "a number",
         Value::Object(_) => "an object",
     }
 }

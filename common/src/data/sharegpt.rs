@@ -5,6 +5,7 @@ use crate::text::{Conversation, Message};
 use crate::{Context, Result, bail, error};
 use serde_json::{Map, Value, json};
 
+use super::json::parse;
 use super::source::{Columns, Tags};
 use super::{kind_of, list, system_message, text};
 
@@ -81,7 +82,7 @@ fn content(fields: &Map<String, Value>, tag: &str) -> Result<Option<String>> {
 
 /// A ShareGPT `function_call`: JSON of one call or of a list of calls, `{"name", "arguments"}`.
 fn calling(text: &str) -> Result<Message> {
-    let calls: Value = serde_json::from_str(text).context("a function call is not valid JSON")?;
+    let calls = parse(text).context("a function call is not valid JSON")?;
     let calls = if calls.is_array() { calls } else { json!([calls]) };
     let mut message = Message::new("assistant", "");
     message.extra.insert("tool_calls".into(), tool_calls(&calls)?);
@@ -99,7 +100,7 @@ fn tool_calls(calls: &Value) -> Result<Value> {
         let name = name.ok_or_else(|| error!(Row, "a tool call has no name"))?;
         let arguments = match function.get("arguments") {
             None | Some(Value::Null) => json!({}),
-            Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
+            Some(Value::String(text)) => parse(text).unwrap_or_else(|_| json!(text)),
             Some(other) => other.clone(),
         };
         Ok(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
@@ -114,7 +115,7 @@ fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
         Some(Value::String(text)) => {
-            serde_json::from_str(text).with_context(|| format!("{column} is not valid JSON"))?
+            parse(text).with_context(|| format!("{column} is not valid JSON"))?
         }
         Some(other) => other.clone(),
     };

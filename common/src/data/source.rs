@@ -7,7 +7,7 @@ use crate::{Context, Result, bail, error};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::hub;
+use super::{RowLimit, hub};
 
 /// Public datasets that need no `dataset_info.json`: those for supervised fine-tuning that
 /// LLaMA-Factory lists, with its names, in the form of that file.
@@ -52,6 +52,17 @@ impl Default for Columns {
 }
 
 impl Columns {
+    /// Whether a column of this name is read.
+    pub(super) fn is_read(&self, name: &str) -> bool {
+        let Self { prompt, query, response, history, messages, system, tools } = self;
+        let is_messages = match messages {
+            Some(column) => column == name,
+            None => matches!(name, "messages" | "conversations"),
+        };
+        let optional = [history, system].into_iter().flatten();
+        is_messages || [prompt, query, response, tools].into_iter().chain(optional).any(|column| column == name)
+    }
+
     /// The column that holds the messages of `row`.
     pub(super) fn messages_of<'a>(&'a self, row: &Value) -> &'a str {
         match &self.messages {
@@ -120,6 +131,8 @@ pub struct Source {
     pub tags: Tags,
     /// Read no more usable rows than this.
     pub max_samples: Option<usize>,
+    /// How long a row may be.
+    pub row_limit: RowLimit,
 }
 
 /// An entry of `dataset_info.json`. Keys that do not change what is read (a revision, say) pass.
@@ -149,6 +162,7 @@ impl Source {
             columns: Columns::default(),
             tags: Tags::default(),
             max_samples: None,
+            row_limit: RowLimit::default(),
         }
     }
 
@@ -204,12 +218,19 @@ impl Source {
         };
         let format = entry.formatting.unwrap_or(Format::Alpaca);
         let columns: Columns = serde_json::from_value(Value::Object(entry.columns)).context("columns")?;
-        Ok(Self { files, format: Some(format), columns, tags: entry.tags, max_samples: entry.num_samples })
+        Ok(Self {
+            files,
+            format: Some(format),
+            columns,
+            tags: entry.tags,
+            max_samples: entry.num_samples,
+            row_limit: RowLimit::default(),
+        })
     }
 
     /// Everything that decides what is read from the files.
     pub fn reading(&self) -> String {
-        let Self { files, format, columns, tags, max_samples } = self;
+        let Self { files, format, columns, tags, max_samples, row_limit: _ } = self;
         format!("{} {format:?} {columns:?} {tags:?} {max_samples:?}", files.len())
     }
 
