@@ -103,6 +103,9 @@ const BATCH: usize = 1024;
 /// Bytes of rows after which records are handed on, however few they are.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// Rows after which data without a usable one is given up.
+const UNUSABLE: usize = 100_000;
+
 /// What takes records: a batch of them, which is empty where no row was usable for long, and how many
 /// bytes of the source are read.
 pub type Sink<'a> = &'a mut dyn FnMut(&[Record], u64) -> Result<ControlFlow<()>>;
@@ -143,16 +146,22 @@ pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
                 }
                 batch.clear();
             }
-            Ok(if usable + batch.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            let is_hopeless = usable + batch.len() == 0 && malformed.count >= UNUSABLE;
+            let is_enough = usable + batch.len() >= most;
+            Ok(if is_enough || is_hopeless { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         before += last;
         usable += batch.len();
-        if (!batch.is_empty() && sink(&batch, before)?.is_break()) || usable >= most {
+        let is_hopeless = usable == 0 && malformed.count >= UNUSABLE;
+        if (!batch.is_empty() && sink(&batch, before)?.is_break()) || usable >= most || is_hopeless {
             break;
         }
     }
     if usable == 0 {
         let problem = match malformed.first() {
+            Some(first) if malformed.count >= UNUSABLE => {
+                error!(Row, "no usable row among the first {}; {first}", malformed.count)
+            }
             Some(first) => error!(Row, "no usable row; {first}"),
             None => error!(Row, "{source}: there are no rows"),
         };

@@ -114,9 +114,7 @@ fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
     let tools = match row.get(column) {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
-        Some(Value::String(text)) => {
-            parse(text).with_context(|| format!("{column} is not valid JSON"))?
-        }
+        Some(Value::String(text)) => parse(text).with_context(|| format!("{column} is not valid JSON"))?,
         Some(other) => other.clone(),
     };
     let Value::Array(tools) = tools else {

@@ -60,7 +60,8 @@ impl Columns {
             None => matches!(name, "messages" | "conversations"),
         };
         let optional = [history, system].into_iter().flatten();
-        is_messages || [prompt, query, response, tools].into_iter().chain(optional).any(|column| column == name)
+        is_messages
+            || [prompt, query, response, tools].into_iter().chain(optional).any(|column| column == name)
     }
 
     /// The column that holds the messages of `row`.

@@ -43,7 +43,9 @@ mod tests {
         for text in ["18446744073709551616", "-9223372036854775809", "NaN", "-Infinity"] {
             assert_eq!(text_of(&literal(text)), Some(text));
         }
-        for text in ["18446744073709551615", "-1", "-NaN", "", "1e400", "<|im_end|>", "00000000000000000000001"] {
+        for text in
+            ["18446744073709551615", "-1", "-NaN", "", "1e400", "<|im_end|>", "00000000000000000000001"]
+        {
             assert_eq!(text_of(&literal(text)), None, "{text}");
         }
         assert_eq!(text_of(&json!({"\u{FDD4}": "NaN", "b": 1})), None);

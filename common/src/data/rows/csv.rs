@@ -30,7 +30,8 @@ pub fn read(path: &Path, input: Input, separator: u8, limit: RowLimit, sink: Sin
     let left = Cell::new(limit.bytes);
     let Input { text, position } = input;
     let text = Limited { text, left: &left };
-    let mut rows = ReaderBuilder::new().delimiter(separator).flexible(true).has_headers(false).from_reader(text);
+    let mut rows =
+        ReaderBuilder::new().delimiter(separator).flexible(true).has_headers(false).from_reader(text);
     let mut record = ByteRecord::new();
     let mut names: Option<Vec<String>> = None;
     let mut row = 0;

@@ -30,7 +30,12 @@ pub fn list(path: &Path, input: Input, limit: RowLimit, sink: Sink) -> Result<()
         end = list.element()?;
         let row = &list.rows;
         let value = row.value().map_err(|problem| {
-            problem.context(format_args!("{} is not valid JSON: row {}, line {}", row.path(), row.place.row, row.line))
+            problem.context(format_args!(
+                "{} is not valid JSON: row {}, line {}",
+                row.path(),
+                row.place.row,
+                row.line
+            ))
         });
         if list.rows.hand_on(Ok(value?), sink)?.is_break() {
             return Ok(());

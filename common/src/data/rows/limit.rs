@@ -26,7 +26,7 @@ impl Default for RowLimit {
 impl RowLimit {
     /// The error about a row that is longer. `why` is what such rows often come from.
     pub fn exceeded(&self, place: &Place, why: &str) -> Error {
-        let error = error!("{place}: the row is longer than {self}, which is the most that a row may have{why}");
+        let error = error!("{place}: more than {self}, which is the most that a row may have{why}");
         match self.option {
             Some(option) => error.hint(format_args!(
                 "remove or split the row, or read longer rows with {option} {}MiB",

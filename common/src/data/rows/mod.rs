@@ -42,6 +42,12 @@ pub struct Wanted<'a> {
     pub limit: RowLimit,
 }
 
+/// So many times its size is the most that a file may hold. What is packed well, or repeats much, comes
+/// to a tenth of that.
+const RATIO: u64 = 1000;
+/// Bytes of rows that any file may hold.
+const UNPACKED: u64 = 256 << 20;
+
 /// What takes rows, one by one, until it breaks.
 pub type Sink<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
 
@@ -49,6 +55,15 @@ pub type Sink<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
 pub fn read(path: &Path, wanted: Wanted, sink: Sink) -> Result<()> {
     let named = || path.display().to_string();
     let mut file = open(path)?;
+    let size = file.metadata().with_context(named)?.len();
+    let mut unpacked = 0;
+    let sink: Sink = &mut |row: Row| {
+        unpacked += row.bytes as u64;
+        if unpacked > UNPACKED && unpacked / RATIO > size {
+            bail!(TooLarge, "{}: its rows are more than {RATIO} times as large as the file", path.display());
+        }
+        sink(row)
+    };
     let mut start = Vec::new();
     (&file).take(4).read_to_end(&mut start).with_context(named)?;
     file.rewind().with_context(named)?;

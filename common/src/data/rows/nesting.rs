@@ -73,7 +73,9 @@ mod tests {
 
     #[test]
     fn an_open_text_is_not_inside() {
-        for (text, expected) in [("{\"a\": ", true), ("{\"a", false), ("{}", false), ("]]}", false), ("[{", true)] {
+        for (text, expected) in
+            [("{\"a\": ", true), ("{\"a", false), ("{}", false), ("]]}", false), ("[{", true)]
+        {
             let mut nesting = Nesting::default();
             nesting.advance(text.as_bytes(), |_| false);
             assert_eq!(nesting.is_inside(), expected, "{text}");

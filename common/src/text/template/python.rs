@@ -187,7 +187,11 @@ impl Formatter for PythonStyle {
         }
     }
 
-    fn write_char_escape<W: ?Sized + io::Write>(&mut self, out: &mut W, escape: CharEscape) -> io::Result<()> {
+    fn write_char_escape<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        escape: CharEscape,
+    ) -> io::Result<()> {
         self.open_text(out)?;
         CompactFormatter.write_char_escape(out, escape)
     }

@@ -76,7 +76,9 @@ impl Kind {
             (Some(LogicalType::Decimal(_)), _) | (_, Converted::DECIMAL) => Self::Decimal,
             (Some(LogicalType::Integer(integer)), _) if !integer.is_signed => Self::Unsigned,
             (Some(LogicalType::Float16), _) => Self::Half,
-            (_, Converted::UINT_8 | Converted::UINT_16 | Converted::UINT_32 | Converted::UINT_64) => Self::Unsigned,
+            (_, Converted::UINT_8 | Converted::UINT_16 | Converted::UINT_32 | Converted::UINT_64) => {
+                Self::Unsigned
+            }
             _ => Self::Plain,
         }
     }

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Kind;
-use crate::{Context, Error, Result, bail, error, panics};
+use crate::{Error, Result, bail, error, panics};
 use parquet::errors;
 use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
 
@@ -34,7 +34,7 @@ use pages::{Memory, Pages};
 use tree::{Assembly, Table};
 
 /// So many times what a row may have is what the pages of all columns may take together.
-const PAGES: usize = 32;
+const PAGES: usize = 16;
 /// Most rows for each byte of a file. Rows that are all alike take less than a byte, but no file of
 /// examples has so many of them.
 const ROWS: u64 = 1000;
@@ -84,6 +84,7 @@ fn read_rows(path: &Path, file: File, wanted: Wanted, sink: Sink) -> Result<()> 
 struct Group {
     columns: Vec<Box<dyn Column>>,
     cells: Vec<Cells>,
+    memory: Arc<Memory>,
     limit: RowLimit,
     /// How many are still to come.
     left: usize,
@@ -95,21 +96,28 @@ impl Group {
         let memory = Memory::new(limit.bytes.saturating_mul(PAGES));
         let open = |&leaf: &usize| {
             library(|| {
-                let chunk = group.columns().get(leaf).ok_or_else(|| errors::ParquetError::General("a column is missing".into()))?;
+                let chunk = group
+                    .columns()
+                    .get(leaf)
+                    .ok_or_else(|| errors::ParquetError::General("a column is missing".into()))?;
                 let pages = Pages::new(chunks, chunk, left, &memory)?;
                 Ok(column::open(&chunk.column_descr_ptr(), Box::new(pages)))
             })
         };
         let columns = table.leaves.iter().map(open).collect::<Result<Vec<_>>>()?;
         let cells = columns.iter().map(|_| Cells::default()).collect();
-        Ok(Self { columns, cells, limit, left })
+        Ok(Self { columns, cells, memory, limit, left })
     }
 
     /// The next row, or what is wrong with it, and its bytes.
     fn next(&mut self, table: &Table, place: &Place) -> Result<(Result<serde_json::Value>, usize)> {
         let mut elements = 0;
         for (column, cells) in self.columns.iter_mut().zip(&mut self.cells) {
-            if !library(|| column.read(cells)).with_context(|| format!("row {}", place.row))? {
+            let read = library(|| column.read(cells)).map_err(|problem| match self.memory.is_exceeded() {
+                true => self.limit.exceeded(place, &format!("; the pages around it take {PAGES} times that")),
+                false => problem.context(format_args!("row {}", place.row)),
+            });
+            if !read? {
                 bail!(Malformed, "row {}: a column ends before it", place.row);
             }
             elements += cells.definitions.len();

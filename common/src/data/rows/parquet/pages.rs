@@ -5,7 +5,7 @@
 //! pages here that are unpacked and whose numbers can be true.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, Type};
@@ -17,6 +17,7 @@ use parquet::schema::types::ColumnDescriptor;
 
 use super::file::Chunks;
 use super::levels::Records;
+use super::packed::Problem;
 use super::{delta, packed};
 
 /// Bytes that a decoded value takes beside its text.
@@ -26,15 +27,26 @@ const VALUE: usize = 32;
 pub struct Memory {
     most: usize,
     held: AtomicUsize,
+    is_exceeded: AtomicBool,
 }
 
 impl Memory {
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, held: AtomicUsize::new(0) })
+        Arc::new(Self { most, held: AtomicUsize::new(0), is_exceeded: AtomicBool::new(false) })
     }
 
     fn left(&self) -> usize {
         self.most.saturating_sub(self.held.load(Ordering::Relaxed))
+    }
+
+    /// Whether a page was refused because it would have taken more.
+    pub fn is_exceeded(&self) -> bool {
+        self.is_exceeded.load(Ordering::Relaxed)
+    }
+
+    fn exceeded(&self) -> ParquetError {
+        self.is_exceeded.store(true, Ordering::Relaxed);
+        problem("pages that are too large".into())
     }
 }
 
@@ -47,7 +59,7 @@ struct Held {
 impl Held {
     fn take(memory: &Arc<Memory>, bytes: usize) -> Result<Self> {
         if bytes > memory.left() {
-            return Err(problem(format!("pages of more than {} MiB at once", memory.most >> 20)));
+            return Err(memory.exceeded());
         }
         memory.held.fetch_add(bytes, Ordering::Relaxed);
         Ok(Self { memory: memory.clone(), bytes })
@@ -92,7 +104,12 @@ impl Pages {
     }
 
     fn unpack(&self, bytes: &[u8]) -> Result<Bytes> {
-        packed::unpack(self.compression, bytes, self.memory.left()).map(Bytes::from).map_err(problem)
+        packed::unpack(self.compression, bytes, self.memory.left()).map(Bytes::from).map_err(
+            |why| match why {
+                Problem::TooLarge => self.memory.exceeded(),
+                Problem::Damaged(text) => problem(text),
+            },
+        )
     }
 
     /// A page of a dictionary, whose values are all decoded at once.
@@ -113,7 +130,13 @@ impl Pages {
 
     /// A page whose values begin behind two lists of levels. In one of the second version their lengths
     /// are known, in one of the first the lists say them.
-    fn data(&mut self, bytes: &Bytes, values: u32, encoding: Encoding, lengths: Option<[u32; 2]>) -> Result<()> {
+    fn data(
+        &mut self,
+        bytes: &Bytes,
+        values: u32,
+        encoding: Encoding,
+        lengths: Option<[u32; 2]>,
+    ) -> Result<()> {
         self.page = Some(Held::take(&self.memory, bytes.len())?);
         let mut rest = &bytes[..];
         let mut level = |length: Option<u32>, is_there: bool| -> Result<&[u8]> {
@@ -137,7 +160,7 @@ impl Pages {
         delta::check(encoding, rest, values as usize).map_err(problem)?;
         // Values that share beginnings are decoded for a whole row at once.
         if encoding == Encoding::DELTA_BYTE_ARRAY && longest.saturating_mul(rest.len()) > self.memory.left() {
-            return Err(problem("a row whose values share too much".into()));
+            return Err(self.memory.exceeded());
         }
         Ok(())
     }
@@ -149,7 +172,14 @@ impl Pages {
                 let buf = self.dictionary(buf, num_values)?;
                 Page::DictionaryPage { buf, num_values, encoding, is_sorted }
             }
-            Page::DataPage { buf, num_values, encoding, def_level_encoding, rep_level_encoding, statistics } => {
+            Page::DataPage {
+                buf,
+                num_values,
+                encoding,
+                def_level_encoding,
+                rep_level_encoding,
+                statistics,
+            } => {
                 let levels = [
                     (self.column.max_rep_level(), rep_level_encoding),
                     (self.column.max_def_level(), def_level_encoding),
@@ -160,7 +190,14 @@ impl Pages {
                 self.page = None;
                 let buf = self.unpack(&buf)?;
                 self.data(&buf, num_values, encoding, None)?;
-                Page::DataPage { buf, num_values, encoding, def_level_encoding, rep_level_encoding, statistics }
+                Page::DataPage {
+                    buf,
+                    num_values,
+                    encoding,
+                    def_level_encoding,
+                    rep_level_encoding,
+                    statistics,
+                }
             }
             Page::DataPageV2 {
                 buf,

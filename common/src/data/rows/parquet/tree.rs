@@ -190,7 +190,12 @@ pub struct Assembly<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    pub fn new(columns: &'a [Box<dyn Column>], cells: &'a [Cells], place: &'a Place, limit: RowLimit) -> Self {
+    pub fn new(
+        columns: &'a [Box<dyn Column>],
+        cells: &'a [Cells],
+        place: &'a Place,
+        limit: RowLimit,
+    ) -> Self {
         Self { columns, cells, next: vec![(0, 0); cells.len()], place, limit, bytes: 0 }
     }
 
