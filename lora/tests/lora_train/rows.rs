@@ -42,9 +42,10 @@ fn parquet_however_it_is_packed_and_encoded() {
 
 /// Writes a template that shows tools and the arguments of calls.
 fn show_tools(place: &Place) {
-    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}\
-        {% set a = c.function.arguments %}call {{ a | tojson }} {{ a.id }} {{ a.id is string }}{% endfor %}<|im_end|>\n\
-        {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{% if tools %}{{ tools | tojson }}{% endif %}";
+    let template = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n\
+        {{ m.content }}{% for c in m.tool_calls or [] %}{% set a = c.function.arguments %}call {{ a | tojson }} {{ a.id }} \
+        {{ a.id is string }}{% endfor %}<|im_end|>\n{% endfor %}\
+        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     let mut config = place.json("model/tokenizer_config.json");
     config["chat_template"] = template.into();
     place.write("model/tokenizer_config.json", config.to_string());

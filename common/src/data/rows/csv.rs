@@ -56,6 +56,10 @@ pub fn read(path: &Path, input: Input, separator: u8, limit: RowLimit, sink: Sin
             continue;
         };
         row += 1;
+        let bytes = (rows.position().byte() - begin) as usize;
+        if bytes > limit.bytes {
+            return Err(limit.exceeded(&place(row), unclosed));
+        }
         let value = match record.len() == names.len() {
             true => names
                 .iter()
@@ -65,7 +69,6 @@ pub fn read(path: &Path, input: Input, separator: u8, limit: RowLimit, sink: Sin
                 .map(Value::Object),
             false => Err(error!(Row, "{} fields, where the first row has {}", record.len(), names.len())),
         };
-        let bytes = (rows.position().byte() - begin) as usize;
         if sink(Row { place: place(row), value, bytes, position: position.get() })?.is_break() {
             return Ok(());
         }
