@@ -46,7 +46,7 @@ pub struct Wanted<'a> {
 /// to a tenth of that.
 const RATIO: u64 = 1000;
 /// Bytes of rows that any file may hold.
-const UNPACKED: u64 = 256 << 20;
+const UNPACKED: u64 = 64 << 20;
 
 /// What takes rows, one by one, until it breaks.
 pub type Sink<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
