@@ -222,7 +222,7 @@ fn pipes_and_devices_are_refused_at_once() {
 fn conversations_are_read_no_further_than_they_are_trained() {
     let place = Place::new();
     let message = |i: usize| {
-        let role = if i % 2 == 0 { "user" } else { "assistant" };
+        let role = ["user", "assistant"][i % 2];
         format!("{{\"role\": \"{role}\", \"content\": \"m{i}\"}}")
     };
     let conversation = |count: usize| {
