@@ -136,6 +136,18 @@ impl Columns {
         unread.map(|(name, _)| name).filter(holds_something).collect()
     }
 
+    /// Whether a column of this name is looked at: it is read, or told of where it is not.
+    pub(super) fn is_wanted(&self, name: &str) -> bool {
+        let Self { prompt, query, response, history, messages, system, tools, named } = self;
+        let is_messages = match messages {
+            Some(column) => column == name,
+            None => matches!(name, "messages" | "conversations"),
+        };
+        let is_usual = !named && matches!(name, "history" | "system" | "tools");
+        let mut others = [prompt, query, response, history, system, tools].into_iter().flatten();
+        is_messages || is_usual || others.any(|column| column == name)
+    }
+
     /// The column that holds the messages of `row`.
     pub(super) fn messages_of<'a>(&'a self, row: &Value) -> &'a str {
         match &self.messages {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
 //! | `columns` | which columns of a row are read, and which fields of its messages |
+//! | [`json`] | JSON as Python reads it |
 //! | [`hub`] | data sets that are downloaded |
 //! | `card` | the subsets that a data set's README names |
 //! | [`splits`] | the splits of a data set, and the files of each |
@@ -20,6 +21,7 @@ mod card;
 mod columns;
 pub mod draw;
 pub mod hub;
+pub mod json;
 pub mod passes;
 pub mod reading;
 pub mod rows;
@@ -35,11 +37,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::text::{Conversation, Message};
+use crate::text::{Conversation, Message, number};
 use crate::{Context, Error, Result, bail, error};
 
 pub use columns::{Columns, Tags};
 pub use reading::{Sink, records};
+pub use rows::RowLimit;
 pub use source::{Format, Source};
 
 /// A conversation and where it was written.
@@ -129,9 +132,10 @@ fn list<'a>(row: &'a Value, column: &str) -> Result<Option<Cow<'a, [Value]>>> {
         Some(Value::Array(list)) => Ok(Some(Cow::Borrowed(list))),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
         Some(Value::String(text)) if text.trim_start().starts_with('[') => {
-            let list: Vec<Value> =
-                serde_json::from_str(text).map_err(|problem| error!(Row, "{column}: {problem}"))?;
-            Ok(Some(Cow::Owned(list)))
+            match json::parse(text).map_err(|problem| error!(Row, "{column}: {problem}"))? {
+                Value::Array(list) => Ok(Some(Cow::Owned(list))),
+                other => Err(error!(Row, "{column}: a list expected, found {}", kind_of(&other))),
+            }
         }
         Some(other) => Err(error!(Row, "{column}: a list expected, found {}", kind_of(other))),
     }
@@ -144,7 +148,7 @@ fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
         Some(Value::String(text)) => {
-            serde_json::from_str(text).with_context(|| format!("{column} is not valid JSON"))?
+            json::parse(text).with_context(|| format!("{column} is not valid JSON"))?
         }
         Some(other) => other.clone(),
     };
@@ -165,6 +169,7 @@ fn kind_of(value: &Value) -> &'static str {
         Value::Number(_) => "a number",
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
+        number if number::text_of(number).is_some() => "a number",
         Value::Object(_) => "an object",
     }
 }

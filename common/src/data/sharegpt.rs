@@ -5,6 +5,7 @@ use crate::text::{Conversation, Message};
 use crate::{Context, Result, bail, error};
 use serde_json::{Map, Value, json};
 
+use super::json::parse;
 use super::{Columns, Tags, kind_of, list, system_message, text, tools};
 
 /// The conversation of a row.
@@ -127,7 +128,7 @@ fn calling(text: &str) -> Result<Message> {
     let json = rest.trim_start();
     let mut said = format!("{thought}{}", &rest[..rest.len() - json.len()]);
     let mut calls = Vec::new();
-    match (serde_json::from_str(json), json.split_once(CALL.0)) {
+    match (parse(json), json.split_once(CALL.0)) {
         (Ok(call), _) => add(call, &mut calls),
         (Err(problem), None) => return Err(problem).context(NO_CALL),
         (Err(_), Some((before, marked))) => {
@@ -136,7 +137,7 @@ fn calling(text: &str) -> Result<Message> {
                 let Some((call, behind)) = part.split_once(CALL.1) else {
                     bail!(Row, "{} is never closed", CALL.0);
                 };
-                add(serde_json::from_str(call).context(NO_CALL)?, &mut calls);
+                add(parse(call).context(NO_CALL)?, &mut calls);
                 said.push_str(behind.trim());
             }
         }
@@ -165,7 +166,7 @@ fn tool_calls(calls: &Value) -> Result<Value> {
         let name = name.ok_or_else(|| error!(Row, "a tool call has no name"))?;
         let arguments = match function.get("arguments") {
             None | Some(Value::Null) => json!({}),
-            Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
+            Some(Value::String(text)) => parse(text).unwrap_or_else(|_| json!(text)),
             Some(other) => other.clone(),
         };
         Ok(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))

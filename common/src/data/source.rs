@@ -12,7 +12,7 @@ use super::draw::{self, Draw};
 use super::hub;
 use super::slices::{ALL, Slice};
 use super::splits::{Split, TRAIN, splits};
-use super::{Columns, Tags};
+use super::{Columns, RowLimit, Tags};
 
 /// Public datasets that need no `dataset_info.json`: those for supervised fine-tuning that
 /// LLaMA-Factory lists, with its names, in the form of that file.
@@ -56,6 +56,8 @@ pub struct Source {
     pub draw: Option<Draw>,
     /// Read no more usable rows than this.
     pub max_samples: Option<usize>,
+    /// How long a row may be.
+    pub row_limit: RowLimit,
 }
 
 /// An entry of `dataset_info.json`.
@@ -95,6 +97,7 @@ impl Source {
             tags: Tags::default(),
             draw: None,
             max_samples: None,
+            row_limit: RowLimit::default(),
         }
     }
 
@@ -141,6 +144,7 @@ impl Source {
             columns,
             tags: entry.tags.unwrap_or_default(),
             max_samples: None,
+            row_limit: RowLimit::default(),
         })
     }
 
@@ -151,7 +155,7 @@ impl Source {
 
     /// Everything that decides what is read from the files.
     pub fn reading(&self) -> String {
-        let Self { parts, format, columns, tags, draw, max_samples } = self;
+        let Self { parts, format, columns, tags, draw, max_samples, row_limit: _ } = self;
         let parts: Vec<(usize, &Slice)> = parts.iter().map(|part| (part.files.len(), &part.slice)).collect();
         format!("{parts:?} {format:?} {columns:?} {tags:?} {draw:?} {max_samples:?}")
     }

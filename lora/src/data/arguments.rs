@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use common::Result;
-use common::data::Source;
+use common::cli::Size;
+use common::data::{RowLimit, Source};
 
 /// What is trained on, named as LLaMA-Factory names it.
 #[derive(Args, Debug, Clone)]
@@ -36,6 +37,10 @@ pub struct DataArguments {
     /// Use no more than the first N rows of each dataset
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_samples: Option<u64>,
+
+    /// Most bytes of a row, unpacked: a file with a longer one is refused
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub max_row_size: Size,
 
     /// Stop at the first malformed row in place of skipping it
     #[arg(long)]
@@ -107,6 +112,10 @@ impl DataArguments {
         let files = files.iter().map(|path| Ok(Source::file(path)));
         let named = names.iter().map(|name| Source::named(name.trim(), &self.dataset_dir, seed));
         let mut sources = files.chain(named).collect::<Result<Vec<_>>>()?;
+        for source in &mut sources {
+            let bytes = usize::try_from(self.max_row_size.0).unwrap_or(usize::MAX);
+            source.row_limit = RowLimit { bytes, option: Some("--max-row-size") };
+        }
         if let Some(most) = self.max_samples.and_then(|most| usize::try_from(most).ok()) {
             sources.iter_mut().for_each(|source| source.max_samples = Some(most));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::cli::{self, Progress, Unit};
-use common::data::{Malformed, Source, records};
+use common::data::{Malformed, Source, records, rows};
 use common::text::{ChatTemplate, LabelOptions, Tokenizer};
 use common::{Context, Result, bail, hex};
 use sha2::{Digest, Sha256};
@@ -155,7 +155,7 @@ impl Preparation<'_> {
 /// SHA-256 of a file.
 fn content(path: &Path) -> Result<Vec<u8>> {
     let mut file =
-        fs_err::File::open(path).hint("--data names a JSON, JSON lines, CSV or parquet file of examples")?;
+        rows::open(path).hint("--data names a JSON, JSON lines, CSV or parquet file of examples")?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -32,7 +32,7 @@ impl Untrained {
         self.masked += masked_answers;
         self.unwritten_calls += unwritten_calls;
         self.unwritten_tools += usize::from(!conversation.tools.is_empty() && !template.reads("tools"));
-        if !example.trained.contains(&true) {
+        if example.supervised() == 0 {
             let answers = conversation.messages.iter().filter(|message| message.is_assistant()).count();
             match masked_answers + unwritten_calls == answers {
                 true => self.empty += 1,

@@ -75,7 +75,8 @@ fn an_example_beyond_the_models_positions_is_said_before_the_first_step() {
         let (code, said) = place.fail(&format!("model --data long.json -o out {dry}"));
         assert!(code == 1 && !place.path("out").exists(), "{said}");
         assert!(
-            said.contains("long.json, row 2: the example has") && said.contains("only 64 positions"),
+            said.contains("long.json, row 2: the example has")
+                && said.contains("exceeds the model's 64 positions"),
             "{said}"
         );
         assert!(said.contains("hint: --cutoff-len 64 "), "{said}");

@@ -12,6 +12,7 @@ mod optimizer;
 mod output;
 mod place;
 mod reporting;
+mod rows;
 mod survival;
 mod training;
 mod turns;

@@ -62,6 +62,8 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.set_formatter(python::format);
         environment.add_filter("tojson", python::tojson);
+        environment.add_test("string", python::is_string);
+        environment.add_test("number", python::is_number);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| clock::strftime_now(&format));
         let with_tools = tool_source.is_some();
