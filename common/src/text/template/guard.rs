@@ -1,0 +1,148 @@
+//! What a template may do: how many steps, and how large the values are that it keeps.
+//!
+//! Steps and bytes are minijinja's fuel, measured by what a template is given. Values are bounded
+//! besides, because comparing, printing and dropping one walks all of it by recursion, and a list
+//! that holds another one twice, forty times over, is small until somebody does.
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja_contrib::pycompat;
+
+use super::source::{ATTRIBUTE_GUARD, GUARD};
+
+/// Steps of a template that is given nothing.
+const STEPS: u64 = 20_000;
+/// Steps for each byte that it is given.
+const STEPS_PER_BYTE: u64 = 4;
+/// Most steps of all, which is also a bound on memory: a step may make 64 bytes.
+const MOST_STEPS: u64 = 16_000_000;
+/// Most lists and maps in each other.
+pub(super) const NESTING: usize = 256;
+/// How deep macros may call each other, each of which counts four and more.
+const RECURSION: usize = 160;
+/// Bytes of a value for each step that the template has.
+const BYTES_PER_STEP: u64 = 16;
+/// Bytes that an entry of a list or a map counts as.
+const ENTRY: u64 = 16;
+/// Entries that a step looks at.
+const ENTRIES_PER_STEP: u64 = 8;
+/// Most columns that a text is padded to.
+const WIDTH: u64 = 10_000;
+
+/// Steps for a template that is given so many bytes.
+pub(super) fn steps(bytes: usize) -> u64 {
+    (STEPS + STEPS_PER_BYTE.saturating_mul(bytes as u64)).min(MOST_STEPS)
+}
+
+/// Sets the bounds that hold for every rendering.
+pub(super) fn set(environment: &mut Environment<'_>) {
+    environment.set_recursion_limit(RECURSION);
+    environment.set_unknown_method_callback(method);
+    environment.add_function(GUARD, |state: &State, value: Value| bounded(state, value, false));
+    environment.add_function(ATTRIBUTE_GUARD, |state: &State, value: Value| bounded(state, value, true));
+    // minijinja's own, which shows the engine from inside.
+    environment.remove_global("debug");
+}
+
+fn refused(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// A value that a template keeps: not too deep, not too large, and with everything computed, since
+/// minijinja would compute a slice of a slice of a slice each time it is looked at.
+fn bounded(state: &State, value: Value, is_attribute: bool) -> Result<Value, Error> {
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain) {
+        return Ok(value);
+    }
+    let steps = state.fuel_levels().map_or(MOST_STEPS, |(used, left)| used + left);
+    let mut walk = Walk { state, is_attribute, left: steps * BYTES_PER_STEP, entries: 0 };
+    Ok(walk.computed(&value, NESTING)?.unwrap_or(value))
+}
+
+struct Walk<'a, 'b, 'c> {
+    state: &'a State<'b, 'c>,
+    is_attribute: bool,
+    /// Bytes that the rest of the value may have.
+    left: u64,
+    entries: u64,
+}
+
+impl Walk<'_, '_, '_> {
+    fn spend(&mut self, bytes: u64) -> Result<(), Error> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| refused("it makes a value too large to keep"))?;
+        Ok(())
+    }
+
+    /// The value with all of it computed, where it was not.
+    fn computed(&mut self, value: &Value, deeper: usize) -> Result<Option<Value>, Error> {
+        self.spend(ENTRY + value.as_str().map_or(0, |text| text.len() as u64))?;
+        self.entries += 1;
+        if self.entries.is_multiple_of(ENTRIES_PER_STEP) {
+            self.state.consume_fuel(1)?;
+        }
+        let kind = value.kind();
+        let Some(object) = value.as_object() else { return Ok(None) };
+        if object.type_name().ends_with("::Namespace") && self.is_attribute {
+            return Err(refused("a namespace holds a namespace"));
+        }
+        if !matches!(kind, ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+            return Ok(None);
+        }
+        let Some(deeper) = deeper.checked_sub(1) else {
+            return Err(refused("it nests lists too deeply"));
+        };
+        if kind == ValueKind::Map {
+            let mut changed = Vec::new();
+            let mut entries = Vec::new();
+            for key in value.try_iter()?.checked() {
+                let key = key?;
+                self.spend(key.as_str().map_or(ENTRY, |text| text.len() as u64))?;
+                let entry = value.get_item(&key)?;
+                changed.push(self.computed(&entry, deeper)?);
+                entries.push((key, entry));
+            }
+            if changed.iter().all(Option::is_none) {
+                return Ok(None);
+            }
+            let entries = entries.into_iter().zip(changed);
+            let computed = entries.map(|((key, entry), changed)| (key, changed.unwrap_or(entry)));
+            return Ok(Some(computed.collect()));
+        }
+        let mut is_changed = kind == ValueKind::Iterable;
+        let mut items = Vec::new();
+        for item in value.try_iter()?.checked() {
+            let item = item?;
+            let computed = self.computed(&item, deeper)?;
+            is_changed |= computed.is_some();
+            items.push(computed.unwrap_or(item));
+        }
+        Ok(is_changed.then(|| Value::from(items)))
+    }
+}
+
+/// Python's methods of strings, lists and dictionaries, paid for by what they read.
+fn method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    let text = value.as_str().unwrap_or_default();
+    let read: usize = text.len() + args.iter().filter_map(Value::as_str).map(str::len).sum::<usize>();
+    state.consume_fuel(read as u64 / 64)?;
+    match method {
+        "format" if widest(text) > WIDTH => return Err(refused("format: a width out of all proportion")),
+        "count" => state.consume_fuel(value.len().unwrap_or(0) as u64)?,
+        "join" => {
+            let items = args.first().map(Value::try_iter).transpose()?;
+            for item in items.into_iter().flat_map(|items| items.checked()) {
+                if matches!(item?.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+                    return Err(refused("join: a text expected, found a list"));
+                }
+            }
+        }
+        _ => {}
+    }
+    pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// The largest number that stands in a text.
+fn widest(text: &str) -> u64 {
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    numbers.map(|digits| digits.parse().unwrap_or(u64::MAX)).max().unwrap_or(0)
+}
