@@ -80,11 +80,12 @@ impl<'a> Encoder<'a> {
     pub fn finish(self, malformed: Malformed, path: Option<&Path>) -> Result<Examples> {
         let cutoff = self.options.cutoff_len;
         if self.writer.is_empty() {
-            let problem = match self.malformed.first() {
-                Some(first) => format!("no token is trained: no example is usable; {first}"),
-                None => format!("no token is trained: {cutoff} tokens (--cutoff-len) hold no answer"),
-            };
-            return Err(error!("{problem}").hint("raise --cutoff-len, or look at the first rows of the data"));
+            return Err(match self.malformed.first() {
+                Some(first) => error!("no token is trained: no example is usable; {first}")
+                    .hint("mend the rows of the data, or choose another chat template with --template"),
+                None => error!("no token is trained: {cutoff} tokens (--cutoff-len) hold no answer")
+                    .hint("raise --cutoff-len, or look at the first rows of the data"),
+            });
         }
         let mut warnings: Vec<String> =
             [malformed, self.malformed].iter().filter_map(Malformed::report).collect();

@@ -16,7 +16,7 @@ pub mod store;
 
 pub use arguments::DataArguments;
 pub use encode::Encoder;
-pub use prepare::Prepared;
+pub use prepare::{Prepared, Texts};
 
 #[cfg(test)]
 mod tests;

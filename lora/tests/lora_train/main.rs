@@ -11,5 +11,6 @@ mod output;
 mod place;
 mod reporting;
 mod survival;
+mod templates;
 mod training;
 mod yaml;

@@ -13,7 +13,6 @@ mod python;
 mod size;
 mod source;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
@@ -25,6 +24,7 @@ use crate::text::{Message, Tokenizer};
 use crate::{Context, Error, Result, bail, error};
 use size::Size;
 use source::Source;
+pub(crate) use source::Words;
 
 const NAME: &str = "chat_template";
 
@@ -35,8 +35,7 @@ pub struct ChatTemplate {
     /// Rendered instead when there are tools, where a model brings two templates.
     with_tools: bool,
     special_tokens: Map<String, Value>,
-    /// Names and texts in the template, which it may compare data with.
-    words: BTreeSet<String>,
+    words: Words,
 }
 
 impl ChatTemplate {
@@ -72,7 +71,7 @@ impl ChatTemplate {
         environment.add_function("strftime_now", |format: String| clock::strftime_now(&format));
         guard::set(&mut environment);
         let with_tools = tool_source.is_some();
-        let mut words = BTreeSet::new();
+        let mut words = Words::default();
         for (name, source) in [(NAME, Some(&source)), ("tool_use", tool_source.as_ref())] {
             let Some(source) = source else { continue };
             let unreadable = |problem| {
@@ -80,7 +79,8 @@ impl ChatTemplate {
                     .hint("mend it, or choose another with --template")
             };
             let ready = Source::new(source, syntax.clone()).map_err(unreadable)?;
-            words.extend(ready.words);
+            words.names.extend(ready.words.names);
+            words.texts.extend(ready.words.texts);
             environment
                 .add_template_owned(name, ready.text)
                 .map_err(|problem| unreadable(describe(&problem)))?;
@@ -91,6 +91,11 @@ impl ChatTemplate {
     /// The Jinja text, to be stored beside what was trained with it.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// What the template mentions.
+    pub(crate) fn words(&self) -> &Words {
+        &self.words
     }
 
     /// The text of a conversation. `add_generation_prompt` ends it with what comes before an

@@ -24,19 +24,34 @@ const EXPRESSION: usize = 400;
 /// Most blocks in blocks, each `elif` counted.
 const BLOCKS: usize = 128;
 
+/// What a template mentions, and may compare data with.
+#[derive(Debug, Default)]
+pub struct Words {
+    /// Names of variables, attributes and functions.
+    pub names: BTreeSet<String>,
+    /// Texts in quotes.
+    pub texts: BTreeSet<String>,
+}
+
+/// Most bytes of a line: minijinja counts columns in 16 bits.
+const LINE: usize = 65_000;
+
 /// A template that can be compiled.
 #[derive(Debug)]
 pub(super) struct Source {
     /// The template with its guards. Lines are those of the original.
     pub text: String,
-    /// Names and texts that it compares data with, or may.
-    pub words: BTreeSet<String>,
+    /// What it mentions.
+    pub words: Words,
 }
 
 impl Source {
     /// Checks a template and sets its guards, or says what is wrong with it. What is no Jinja at all
     /// is left for the parser to refuse.
     pub fn new(template: &str, syntax: SyntaxConfig) -> Result<Self, String> {
+        if let Some((index, _)) = template.lines().enumerate().find(|(_, line)| line.len() > LINE) {
+            return Err(format!("a line of more than {LINE} bytes (line {})", index + 1));
+        }
         let mut scan = Scan::default();
         for token in tokenize(template, false, syntax) {
             let Ok((token, span)) = token else { break };
@@ -86,7 +101,7 @@ enum Tag {
 
 #[derive(Default)]
 struct Scan {
-    words: BTreeSet<String>,
+    words: Words,
     /// Texts to be put in, and what they replace.
     edits: Vec<(std::ops::Range<usize>, String)>,
     levels: Vec<Level>,
@@ -156,11 +171,11 @@ impl Scan {
             if word == GUARD || word == ATTRIBUTE_GUARD {
                 return Err("a name that is reserved");
             }
-            self.words.insert(word.to_owned());
+            self.words.names.insert(word.to_owned());
         }
         match token {
-            Token::Str(text) => _ = self.words.insert((*text).to_owned()),
-            Token::String(text) => _ = self.words.insert(text.to_string()),
+            Token::Str(text) => _ = self.words.texts.insert((*text).to_owned()),
+            Token::String(text) => _ = self.words.texts.insert(text.to_string()),
             _ => {}
         }
         let is_keyword = word.is_some() && !self.last.is_dot && !self.last.is_test;
