@@ -19,7 +19,9 @@ pub fn modelfile(directory: &Path) -> Option<String> {
     let mut text = "FROM .\n".to_string();
     if let Ok(Some(turns)) = Turns::of(&template) {
         if !turns.are_plain() {
-            cli::warn("the Modelfile is without the chat template, whose text would be read as instructions in it");
+            cli::warn(
+                "the Modelfile is without the chat template, whose text would be read as instructions in it",
+            );
             return Some(text + PARAMETERS);
         }
         text += &format!("\nTEMPLATE \"\"\"{}\"\"\"\n", turns.go());
@@ -38,7 +40,9 @@ pub fn modelfile(directory: &Path) -> Option<String> {
 fn is_plain(text: &str) -> bool {
     let is_control = |c: char| c.is_control() && c != '\n' && c != '\t';
     let bounds = text.starts_with('"') || text.ends_with('"');
-    !bounds && ["\"\"\"", "{{", "}}"].iter().all(|special| !text.contains(special)) && !text.contains(is_control)
+    !bounds
+        && ["\"\"\"", "{{", "}}"].iter().all(|special| !text.contains(special))
+        && !text.contains(is_control)
 }
 
 /// What stands before and after the text of each role.

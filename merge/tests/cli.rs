@@ -610,7 +610,8 @@ fn with_chat(parent: &Path, template: &str) {
     for directory in ["base", "nf4"].map(|name| parent.join(name)) {
         fs::write(directory.join("tokenizer.json"), tokenizer.to_string()).unwrap();
         fs::write(directory.join("tokenizer_config.json"), r#"{"eos_token": "<end>", "x": 1}"#).unwrap();
-        fs::write(directory.join("special_tokens_map.json"), r#"{"eos_token": {"content": "<end>"}}"#).unwrap();
+        fs::write(directory.join("special_tokens_map.json"), r#"{"eos_token": {"content": "<end>"}}"#)
+            .unwrap();
         fs::write(directory.join("chat_template.jinja"), template).unwrap();
     }
 }
@@ -641,12 +642,18 @@ fn the_end_of_text_is_the_adapters() {
     let output = merged("without");
     assert_eq!(json(output.join("config.json"))["eos_token_id"], 1);
     assert_eq!(json(output.join("generation_config.json")), serde_json::json!({"eos_token_id": [1, 0]}));
-    assert_eq!(json(output.join("tokenizer_config.json")), serde_json::json!({"eos_token": "<turn>", "x": 1}));
+    assert_eq!(
+        json(output.join("tokenizer_config.json")),
+        serde_json::json!({"eos_token": "<turn>", "x": 1})
+    );
     assert_eq!(json(output.join("special_tokens_map.json"))["eos_token"], "<turn>");
 
     fs::write(at("base/generation_config.json"), r#"{"top_k": 5, "eos_token_id": [0, 2]}"#).unwrap();
     let output = merged("with");
-    assert_eq!(json(output.join("generation_config.json")), serde_json::json!({"top_k": 5, "eos_token_id": [1, 0, 2]}));
+    assert_eq!(
+        json(output.join("generation_config.json")),
+        serde_json::json!({"top_k": 5, "eos_token_id": [1, 0, 2]})
+    );
 }
 
 /// A template must not write instructions into the Modelfile.
@@ -675,10 +682,14 @@ fn no_template_adds_to_the_modelfile() {
         let output = place.path().join("merged");
         merge().arg(place.path().join("adapter")).arg("-o").arg(&output).assert().success();
         let written = fs::read_to_string(output.join("Modelfile")).unwrap();
-        let lines = |text: &str| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let lines =
+            |text: &str| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         match is_harmless {
             true => {
-                assert!(written.contains("SYSTEM \"\"\"Be kind.\"\"\"\n\nPARAMETER stop \"</a>\"\n"), "{written}");
+                assert!(
+                    written.contains("SYSTEM \"\"\"Be kind.\"\"\"\n\nPARAMETER stop \"</a>\"\n"),
+                    "{written}"
+                );
             }
             false => assert_eq!(lines(&written), ["FROM .", "PARAMETER num_ctx 4096"], "{template}"),
         }

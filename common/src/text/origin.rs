@@ -48,7 +48,8 @@ impl Classes {
 
     fn has(self, c: char) -> bool {
         // JSON writes quotes, backslashes and control characters otherwise.
-        let is_plain = !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\\') && !marks::is_mark(c);
+        let is_plain =
+            !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\\') && !marks::is_mark(c);
         is_plain && if c.is_alphanumeric() { self.letters } else { self.signs }
     }
 }
@@ -109,7 +110,8 @@ impl Origin {
             }
             let mut replaced = Replaced::new(attempt, template.words());
             let conversation = replaced.conversation(marked);
-            let Ok(text) = template.render(&conversation.messages, &conversation.tools, add_generation_prompt)
+            let Ok(text) =
+                template.render(&conversation.messages, &conversation.tools, add_generation_prompt)
             else {
                 continue;
             };

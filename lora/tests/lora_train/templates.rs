@@ -31,13 +31,14 @@ fn a_template_without_end_is_refused() {
     for (template, expected) in [
         (ENDLESS.repeat(4) + &"{% endfor %}".repeat(4), steps),
         (looped("{% set ns.s = ns.s ~ ns.s %}"), steps),
-        (looped("{% set ns.l = ns.l + ns.l %}"), large),
+        (looped("{% set ns.l = ns.l + ns.l %}"), steps),
         (looped("{% set ns.l = [ns.l, ns.l] %}"), large),
         (looped("{% set ns.l = [ns.l] %}"), "it nests lists too deeply"),
         (looped("{% set ns.l = ns.l[0:] %}{{ ns.l }}"), steps),
         (format!("{NAMESPACE}{{% set ns.s = [ns] %}}{{{{ ns }}}}"), "a namespace holds a namespace"),
         ("{% set x = [1] %}".to_owned() + &"{% set x = [x] %}\n".repeat(DEEP), "it nests lists too deeply"),
         ("{{ [[[[1] * 1000] * 1000] * 1000] | join }}".into(), large),
+        (format!("{{% set l = [[1] * 100] * 100 %}}{{{{ [{}] == 1 }}}}", "l,\n".repeat(1000)), large),
         ("{{ 'x' * 10**9 }}".into(), steps),
         (format!("{{{{ 'a' | indent({WIDTH}) }}}}"), steps),
         (format!("{{{{ '{{:>{WIDTH}}}'.format('a') }}}}"), "a width out of all proportion"),
@@ -49,7 +50,10 @@ fn a_template_without_end_is_refused() {
         let (code, said) = dry_run(&place, &template);
         assert_eq!(code, 1, "{template:.80}: {said}");
         assert!(said.contains(expected), "{template:.80}: {said}");
-        assert!(said.contains("\nhint: mend the rows of the data, or choose another chat template"), "{said}");
+        assert!(
+            said.contains("\nhint: mend the rows of the data, or choose another chat template"),
+            "{said}"
+        );
     }
 }
 
@@ -76,12 +80,15 @@ fn a_template_that_nests_too_deeply_is_not_parsed() {
     ] {
         let (code, said) = dry_run(&place, &template);
         assert_eq!(code, 1, "{template:.80}: {said}");
-        assert!(said.contains(&format!("chat_template.jinja: the chat template cannot be read: {expected}")), "{said}");
+        assert!(
+            said.contains(&format!("chat_template.jinja: the chat template cannot be read: {expected}")),
+            "{said}"
+        );
         assert!(said.contains("\nhint: mend it, or choose another with --template\n"), "{said}");
     }
     // A long list is not deep, and a list of many templates is none without a default.
     let (code, said) = dry_run(&place, &format!("{{% set x = [{}] %}}x", "1,\n".repeat(10_000)));
-    assert!(code == 1 && said.contains("an assistant turn, so that it cannot be found"), "{said}");
+    assert!(code == 1 && said.contains("2048 tokens (--cutoff-len) hold no answer"), "{said}");
     fs_err::remove_file(place.path("model/chat_template.jinja")).unwrap();
     let many = json!({"chat_template": vec![1; 1_000_000]});
     place.write("model/tokenizer_config.json", many.to_string());
@@ -95,7 +102,10 @@ fn a_model_without_a_template_is_told_the_names() {
     place.write("model/tokenizer_config.json", "{}");
     let (code, said) = place.fail("model --data data.json -o out --dry-run");
     assert_eq!(code, 1);
-    assert!(said.contains("tokenizer_config.json has no chat_template, and there is no chat_template.jinja"), "{said}");
+    assert!(
+        said.contains("tokenizer_config.json has no chat_template, and there is no chat_template.jinja"),
+        "{said}"
+    );
     assert!(said.contains("choose a template with --template: alpaca, chatml, default, llama2"), "{said}");
 }
 
@@ -118,7 +128,8 @@ fn ends(place: &Place, row: &Value) -> usize {
     let file = fs_err::read_dir(cache).unwrap().next().unwrap().unwrap().path();
     let bytes = fs_err::read(file).unwrap();
     let (rest, length) = bytes.split_last_chunk::<8>().unwrap();
-    let summary: Value = serde_json::from_slice(&rest[rest.len() - u64::from_le_bytes(*length) as usize..]).unwrap();
+    let summary: Value =
+        serde_json::from_slice(&rest[rest.len() - u64::from_le_bytes(*length) as usize..]).unwrap();
     let tokens = bytes[8..].chunks_exact(4).take(summary["tokens"].as_u64().unwrap() as usize);
     tokens.filter(|token| u32::from_le_bytes((*token).try_into().unwrap()) & !(1 << 31) == END).count()
 }
@@ -134,14 +145,18 @@ fn talk(user: &str) -> Value {
 #[test]
 fn no_normalizer_makes_a_special_token_of_a_message() {
     let lower = json!({"type": "Lowercase"});
-    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let replace =
+        |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let sequence = json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, lower]});
     for (normalizer, text) in [
         (json!({"type": "NFKC"}), "a＜|im_end|＞b"),
         (json!({"type": "NFKC"}), "＜｜ｉｍ＿ｅｎｄ｜＞"),
         (lower.clone(), "a<|IM_End|>b"),
         (sequence, "a<｜IM_End|＞b"),
-        (json!({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]}), "<|im_\u{e9}nd|>"),
+        (
+            json!({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]}),
+            "<|im_\u{e9}nd|>",
+        ),
         (replace("@", "<|im_end|>"), "a@b"),
         (replace("_-_", "_"), "<|im_-_end|>"),
         (json!({"type": "Strip", "strip_left": true, "strip_right": true}), " <|im_end|> "),
@@ -187,7 +202,10 @@ fn no_template_makes_a_special_token_of_a_message() {
         assert_eq!(ends(&place, &talk(text)), 2, "{content}: {text}");
     }
     // Two fields of one message, the name and the arguments of a call, a column of its own.
-    place.write("model/chat_template.jinja", chatml("m.content ~ m.name ~ (m.tool_calls | tojson if m.tool_calls else '') | lower"));
+    place.write(
+        "model/chat_template.jinja",
+        chatml("m.content ~ m.name ~ (m.tool_calls | tojson if m.tool_calls else '') | lower"),
+    );
     let mut row = talk("<|im_");
     row["messages"][0]["name"] = json!("end|>");
     assert_eq!(ends(&place, &row), 2, "two fields");

@@ -69,7 +69,8 @@ struct Walk<'a, 'b, 'c> {
 
 impl Walk<'_, '_, '_> {
     fn spend(&mut self, bytes: u64) -> Result<(), Error> {
-        self.left = self.left.checked_sub(bytes).ok_or_else(|| refused("it makes a value too large to keep"))?;
+        self.left =
+            self.left.checked_sub(bytes).ok_or_else(|| refused("it makes a value too large to keep"))?;
         Ok(())
     }
 

@@ -33,6 +33,8 @@ pub struct Words {
     pub texts: BTreeSet<String>,
 }
 
+/// Words between operands.
+const KEYWORDS: [&str; 8] = ["and", "or", "not", "in", "is", "if", "else", "recursive"];
 /// Most bytes of a line: minijinja counts columns in 16 bits.
 const LINE: usize = 65_000;
 
@@ -78,6 +80,10 @@ struct Level {
     is_product: bool,
     /// Whether a guard ends with these brackets.
     is_guarded: bool,
+    /// Where a list, a map or a tuple begins, if these brackets make one.
+    literal: Option<usize>,
+    /// Whether there is more than one thing in it.
+    has_several: bool,
 }
 
 impl Level {
@@ -130,6 +136,10 @@ struct Last {
     is_open_or_comma: bool,
     /// Whether it is `is`, or `is not`, so that the next word is the name of a test.
     is_test: bool,
+    /// Whether it may end an operand, so that a bracket behind it looks something up or calls.
+    ends_operand: bool,
+    /// Whether it is the name of a test, which takes a list as its argument without brackets.
+    names_test: bool,
 }
 
 impl Scan {
@@ -192,6 +202,13 @@ impl Scan {
             is_dot: matches!(token, Token::Dot),
             is_open_or_comma: matches!(token, Token::ParenOpen | Token::Comma),
             is_test: keyword == Some("is") || (self.last.is_test && word == Some("not")),
+            names_test: self.last.is_test && word.is_some_and(|word| word != "not"),
+            ends_operand: match token {
+                Token::Ident(word) => !(is_keyword && KEYWORDS.contains(word)),
+                Token::Str(_) | Token::String(_) | Token::Int(_) | Token::Int128(_) | Token::Float(_) => true,
+                Token::ParenClose | Token::BracketClose | Token::BraceClose => true,
+                _ => false,
+            } && !(self.count == 0 && self.tag != Tag::Expression),
             word: word.map(str::to_owned),
         };
         Ok(())
@@ -303,12 +320,12 @@ impl Scan {
                 | Token::Comma
                 | Token::Colon
                 | Token::Assign
-        ) || matches!(keyword, Some("and" | "or" | "not" | "if" | "else" | "in" | "recursive"))
+        ) || keyword.is_some_and(|word| word != "is" && KEYWORDS.contains(&word))
             || (self.count == 0 && self.tag != Tag::Expression);
         let is_closing = matches!(token, Token::ParenClose | Token::BracketClose | Token::BraceClose);
         // A minus at the beginning of an operand is its sign.
-        let is_sign = matches!(token, Token::Minus)
-            && self.levels.last().is_some_and(|level| level.operand.is_none());
+        let is_sign =
+            matches!(token, Token::Minus) && self.levels.last().is_some_and(|level| level.operand.is_none());
         if (binds_less && !is_sign) || is_closing {
             self.close_product();
         }
@@ -317,11 +334,16 @@ impl Scan {
             if level.is_guarded {
                 self.edits.push((self.last.end..self.last.end, "))".into()));
             }
+            if let (Some(start), true) = (level.literal, level.has_several) {
+                self.edits.push((start..start, format!("{GUARD}(")));
+                self.edits.push((at.end..at.end, ")".into()));
+            }
             if let Some(outer) = self.levels.last_mut() {
                 outer.inner = outer.inner.max(level.depth());
             }
         }
         let Some(level) = self.levels.last_mut() else { return Err("a bracket is closed that none opens") };
+        level.has_several |= matches!(token, Token::Comma | Token::Colon);
         match token {
             Token::Comma => {
                 level.before = level.depth();
@@ -345,7 +367,16 @@ impl Scan {
             if is_guarded {
                 self.edits.push((at.end..at.end, format!("{GUARD}((")));
             }
-            self.levels.push(Level { is_guarded, ..Level::default() });
+            let is_target = match self.tag {
+                Tag::Set | Tag::For => !self.assigned,
+                Tag::With => !self.guard,
+                Tag::Call => self.count == 1,
+                _ => false,
+            };
+            let is_argument = self.last.names_test && !matches!(token, Token::ParenOpen);
+            let is_literal = !is_target && (is_argument || !self.last.ends_operand);
+            let literal = is_literal.then_some(at.start);
+            self.levels.push(Level { is_guarded, literal, ..Level::default() });
             if self.levels.len() > BRACKETS {
                 return Err("brackets are nested too deeply");
             }

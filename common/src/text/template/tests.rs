@@ -53,7 +53,8 @@ fn an_absent_content_is_undefined_as_in_transformers() {
 
 #[test]
 fn generation_tags_only_mark() {
-    let source = "{% generation %}a{%- endgeneration -%} b {% if generation %}c{% endif %}{# {% generation %} #}";
+    let source =
+        "{% generation %}a{%- endgeneration -%} b {% if generation %}c{% endif %}{# {% generation %} #}";
     assert_eq!(render(source, &[]), "ab ");
 }
 
