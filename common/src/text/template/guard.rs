@@ -8,12 +8,15 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
+use super::size::Size;
 use super::source::{ATTRIBUTE_GUARD, GUARD};
 
 /// Steps of a template that is given nothing.
 const STEPS: u64 = 20_000;
 /// Steps for each byte that it is given.
 const STEPS_PER_BYTE: u64 = 4;
+/// Steps for each pair of messages: a template may look back from one to the others.
+const STEPS_PER_PAIR: u64 = 16;
 /// Most steps of all, which is also a bound on memory: a step may make 64 bytes.
 const MOST_STEPS: u64 = 16_000_000;
 /// Most lists and maps in each other.
@@ -29,9 +32,11 @@ const ENTRIES_PER_STEP: u64 = 8;
 /// Most columns that a text is padded to.
 const WIDTH: u64 = 10_000;
 
-/// Steps for a template that is given so many bytes.
-pub(super) fn steps(bytes: usize) -> u64 {
-    (STEPS + STEPS_PER_BYTE.saturating_mul(bytes as u64)).min(MOST_STEPS)
+/// Steps for a template that is given so much.
+pub(super) fn steps(size: &Size) -> u64 {
+    let bytes = STEPS_PER_BYTE.saturating_mul(size.bytes as u64);
+    let pairs = (size.messages as u64).saturating_pow(2);
+    STEPS.saturating_add(bytes).saturating_add(STEPS_PER_PAIR.saturating_mul(pairs)).min(MOST_STEPS)
 }
 
 /// Sets the bounds that hold for every rendering.

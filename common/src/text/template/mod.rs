@@ -113,7 +113,7 @@ impl ChatTemplate {
             bail!(Row, "lists and objects lie in each other more than {} deep", guard::NESTING);
         }
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(guard::steps(size.bytes)));
+        environment.set_fuel(Some(guard::steps(&size)));
         let name = if self.with_tools && !tools.is_empty() { "tool_use" } else { NAME };
         let template = environment.get_template(name).map_err(Error::malformed)?;
         let tools = if tools.is_empty() { None } else { Some(Serde(tools)) };
@@ -125,7 +125,7 @@ impl ChatTemplate {
                 Row,
                 "the chat template takes more than {} steps for {} bytes: it never ends, or makes texts out \
                  of all proportion",
-                guard::steps(size.bytes),
+                guard::steps(&size),
                 size.bytes
             ),
             _ => error!(Row, "the chat template says: {}", describe(&problem)),

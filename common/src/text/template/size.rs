@@ -14,6 +14,8 @@ const ENTRY: usize = 16;
 pub(super) struct Size {
     /// Bytes of all texts, and a share for each message and entry.
     pub bytes: usize,
+    /// Number of messages.
+    pub messages: usize,
     /// How deep lists and objects lie in each other.
     pub nesting: usize,
 }
@@ -21,6 +23,7 @@ pub(super) struct Size {
 impl Size {
     /// Adds a message.
     pub fn message(&mut self, message: &Message) {
+        self.messages += 1;
         self.bytes += MESSAGE + message.role.len() + message.content.as_deref().map_or(0, str::len);
         self.object(&message.extra, 1);
     }
