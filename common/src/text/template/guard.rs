@@ -9,34 +9,47 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
 use super::size::Size;
-use super::source::{ATTRIBUTE_GUARD, GUARD};
+use super::source::{ATTRIBUTE_GUARD, GUARD, ROOM};
 
 /// Steps of a template that is given nothing.
 const STEPS: u64 = 20_000;
-/// Steps for each byte that it is given.
-const STEPS_PER_BYTE: u64 = 4;
+/// Steps for each entry of a tool or a call.
+const STEPS_PER_ENTRY: u64 = 256;
+/// Steps for each message.
+const STEPS_PER_MESSAGE: u64 = 1024;
 /// Steps for each pair of messages: a template may look back from one to the others.
-const STEPS_PER_PAIR: u64 = 16;
+const STEPS_PER_PAIR: u64 = 4;
 /// Most steps of all, which is also a bound on memory: a step may make 64 bytes.
 const MOST_STEPS: u64 = 16_000_000;
 /// Most lists and maps in each other.
 pub(super) const NESTING: usize = 256;
 /// How deep macros may call each other, each of which counts four and more.
 const RECURSION: usize = 160;
-/// Bytes of a value for each step that the template has.
-const BYTES_PER_STEP: u64 = 16;
-/// Bytes that an entry of a list or a map counts as.
-const ENTRY: u64 = 16;
+/// Entries that a value may have, all lists in lists counted, of a template that is given nothing.
+const ENTRIES: u64 = 10_240;
+/// Bytes that it may have.
+const BYTES: u64 = 256 << 10;
 /// Entries that a step looks at.
 const ENTRIES_PER_STEP: u64 = 8;
 /// Most columns that a text is padded to.
 const WIDTH: u64 = 10_000;
 
-/// Steps for a template that is given so much.
+/// Steps for a template that is given so much. A step reads 64 bytes, and may do so often.
 pub(super) fn steps(size: &Size) -> u64 {
-    let bytes = STEPS_PER_BYTE.saturating_mul(size.bytes as u64);
-    let pairs = (size.messages as u64).saturating_pow(2);
-    STEPS.saturating_add(bytes).saturating_add(STEPS_PER_PAIR.saturating_mul(pairs)).min(MOST_STEPS)
+    let messages = size.messages as u64;
+    let parts = [
+        size.bytes as u64 / 2,
+        STEPS_PER_ENTRY.saturating_mul(size.entries as u64),
+        STEPS_PER_MESSAGE.saturating_mul(messages),
+        STEPS_PER_PAIR.saturating_mul(messages.saturating_mul(messages)),
+    ];
+    parts.into_iter().fold(STEPS, u64::saturating_add).min(MOST_STEPS)
+}
+
+/// Entries and bytes that a value may have, of a template that is given so much.
+pub(super) fn room(size: &Size) -> [u64; 2] {
+    let entries = size.entries as u64 + 8 * size.messages as u64;
+    [ENTRIES + 4 * entries, BYTES + 2 * size.bytes as u64]
 }
 
 /// Sets the bounds that hold for every rendering.
@@ -59,33 +72,37 @@ fn bounded(state: &State, value: Value, is_attribute: bool) -> Result<Value, Err
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain) {
         return Ok(value);
     }
-    let steps = state.fuel_levels().map_or(MOST_STEPS, |(used, left)| used + left);
-    let mut walk = Walk { state, is_attribute, left: steps * BYTES_PER_STEP, entries: 0 };
+    let room: Vec<u64> = match state.lookup(ROOM) {
+        Some(room) => room.try_iter()?.map(u64::try_from).collect::<Result<_, _>>()?,
+        None => vec![ENTRIES, BYTES],
+    };
+    let mut walk = Walk { state, is_attribute, entries: room[0], bytes: room[1] };
     Ok(walk.computed(&value, NESTING)?.unwrap_or(value))
 }
 
 struct Walk<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     is_attribute: bool,
-    /// Bytes that the rest of the value may have.
-    left: u64,
+    /// Entries that the rest of the value may have.
     entries: u64,
+    /// Bytes that it may have.
+    bytes: u64,
 }
 
 impl Walk<'_, '_, '_> {
-    fn spend(&mut self, bytes: u64) -> Result<(), Error> {
-        self.left =
-            self.left.checked_sub(bytes).ok_or_else(|| refused("it makes a value too large to keep"))?;
-        Ok(())
+    fn spend(&mut self, value: &Value) -> Result<(), Error> {
+        let bytes = value.as_str().map_or(0, str::len) as u64;
+        let left = self.entries.checked_sub(1).zip(self.bytes.checked_sub(bytes));
+        (self.entries, self.bytes) = left.ok_or_else(|| refused("it makes a value too large to keep"))?;
+        match self.entries.is_multiple_of(ENTRIES_PER_STEP) {
+            true => self.state.consume_fuel(1),
+            false => Ok(()),
+        }
     }
 
     /// The value with all of it computed, where it was not.
     fn computed(&mut self, value: &Value, deeper: usize) -> Result<Option<Value>, Error> {
-        self.spend(ENTRY + value.as_str().map_or(0, |text| text.len() as u64))?;
-        self.entries += 1;
-        if self.entries.is_multiple_of(ENTRIES_PER_STEP) {
-            self.state.consume_fuel(1)?;
-        }
+        self.spend(value)?;
         let kind = value.kind();
         let Some(object) = value.as_object() else { return Ok(None) };
         if object.type_name().ends_with("::Namespace") && self.is_attribute {
@@ -102,7 +119,7 @@ impl Walk<'_, '_, '_> {
             let mut entries = Vec::new();
             for key in value.try_iter()?.checked() {
                 let key = key?;
-                self.spend(key.as_str().map_or(ENTRY, |text| text.len() as u64))?;
+                self.spend(&key)?;
                 let entry = value.get_item(&key)?;
                 changed.push(self.computed(&entry, deeper)?);
                 entries.push((key, entry));

@@ -119,7 +119,9 @@ impl ChatTemplate {
         let tools = if tools.is_empty() { None } else { Some(Serde(tools)) };
         let special_tokens = minijinja::Value::from(Serde(&self.special_tokens));
         let messages = Serde(messages);
-        let context = context! { messages, tools, add_generation_prompt, ..special_tokens };
+        let room = guard::room(&size).to_vec();
+        let context =
+            context! { messages, tools, add_generation_prompt, __bounded_room => room, ..special_tokens };
         template.render(context).map_err(|problem| match problem.kind() {
             ErrorKind::OutOfFuel => error!(
                 Row,

@@ -4,18 +4,15 @@ use serde_json::{Map, Value};
 
 use crate::text::Message;
 
-/// Bytes that a message counts as besides its texts, for what a template does with each.
-const MESSAGE: usize = 256;
-/// Bytes that an entry of a list or an object counts as besides its text.
-const ENTRY: usize = 16;
-
 /// The size of messages and tools.
 #[derive(Debug, Default)]
 pub(super) struct Size {
-    /// Bytes of all texts, and a share for each message and entry.
-    pub bytes: usize,
     /// Number of messages.
     pub messages: usize,
+    /// Number of entries of lists and objects besides.
+    pub entries: usize,
+    /// Bytes of all texts.
+    pub bytes: usize,
     /// How deep lists and objects lie in each other.
     pub nesting: usize,
 }
@@ -24,13 +21,13 @@ impl Size {
     /// Adds a message.
     pub fn message(&mut self, message: &Message) {
         self.messages += 1;
-        self.bytes += MESSAGE + message.role.len() + message.content.as_deref().map_or(0, str::len);
+        self.bytes += message.role.len() + message.content.as_deref().map_or(0, str::len);
         self.object(&message.extra, 1);
     }
 
     /// Adds a value that lies in `nesting` others.
     pub fn value(&mut self, value: &Value, nesting: usize) {
-        self.bytes += ENTRY;
+        self.entries += 1;
         match value {
             Value::String(text) => self.bytes += text.len(),
             Value::Array(items) => {

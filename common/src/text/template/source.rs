@@ -17,6 +17,9 @@ pub(super) const GUARD: &str = "__bounded";
 /// The same for attributes of a namespace, which may hold no namespace, and so never itself.
 pub(super) const ATTRIBUTE_GUARD: &str = "__bounded_attribute";
 
+/// The variable that says how large a value may be.
+pub(super) const ROOM: &str = "__bounded_room";
+
 /// Most brackets in brackets.
 const BRACKETS: usize = 32;
 /// Most operators, names and brackets that stand in each other within one tag.
@@ -178,7 +181,7 @@ impl Scan {
             _ => None,
         };
         if let Some(word) = word {
-            if word == GUARD || word == ATTRIBUTE_GUARD {
+            if word.starts_with(GUARD) {
                 return Err("a name that is reserved");
             }
             self.words.names.insert(word.to_owned());
