@@ -4,12 +4,22 @@
 //! `tokenizer_config.json`. transformers renders it with `trim_blocks`, `lstrip_blocks`, loop
 //! controls, Python's string methods and a few functions of its own
 //! (`transformers/utils/chat_template_utils.py`); this module provides the same.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `find` | where a model keeps its template |
+//! | `named` | templates that LLaMA-Factory has names for |
+//! | `source`, `scan` | a template before it is parsed: how deep it nests, where its guards go |
+//! | `guard`, `size` | how much a template may do, by what it is given |
+//! | `python` | values as Python writes them |
+//! | `clock` | the date |
 
 mod clock;
 mod find;
 mod guard;
 mod named;
 mod python;
+mod scan;
 mod size;
 mod source;
 
