@@ -31,6 +31,8 @@ const ENTRIES: u64 = 10_240;
 const BYTES: u64 = 256 << 10;
 /// Entries that a step looks at.
 const ENTRIES_PER_STEP: u64 = 8;
+/// Bytes that a step looks at, as minijinja counts them.
+const BYTES_PER_STEP: u64 = 64;
 /// Most columns that a text is padded to.
 const WIDTH: u64 = 10_000;
 
@@ -94,10 +96,8 @@ impl Walk<'_, '_, '_> {
         let bytes = value.as_str().map_or(0, str::len) as u64;
         let left = self.entries.checked_sub(1).zip(self.bytes.checked_sub(bytes));
         (self.entries, self.bytes) = left.ok_or_else(|| refused("it makes a value too large to keep"))?;
-        match self.entries.is_multiple_of(ENTRIES_PER_STEP) {
-            true => self.state.consume_fuel(1),
-            false => Ok(()),
-        }
+        let step = u64::from(self.entries.is_multiple_of(ENTRIES_PER_STEP));
+        self.state.consume_fuel(step + bytes / BYTES_PER_STEP)
     }
 
     /// The value with all of it computed, where it was not.
@@ -147,7 +147,7 @@ impl Walk<'_, '_, '_> {
 fn method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let text = value.as_str().unwrap_or_default();
     let read: usize = text.len() + args.iter().filter_map(Value::as_str).map(str::len).sum::<usize>();
-    state.consume_fuel(read as u64 / 64)?;
+    state.consume_fuel(read as u64 / BYTES_PER_STEP)?;
     match method {
         "format" if widest(text) > WIDTH => return Err(refused("format: a width out of all proportion")),
         "count" => state.consume_fuel(value.len().unwrap_or(0) as u64)?,
