@@ -101,7 +101,7 @@ pub fn examples(
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    [malformed, refused].iter().filter_map(Malformed::report).for_each(cli::warn);
+    [&malformed, &refused].into_iter().filter_map(Malformed::report).for_each(cli::warn);
     if shortened + empty > 0 {
         cli::warn(format_args!(
             "{cutoff} tokens (--cutoff-len) cut {shortened} answers short and leave {empty} examples without one"
@@ -116,8 +116,14 @@ pub fn examples(
         ));
     }
     match found.examples.is_empty() {
-        true => Err(error!("{}: no answer to compute a loss of", file.display())
-            .hint("raise --cutoff-len, or look at the first rows of the data")),
+        true => Err(match refused.first() {
+            Some(first) if empty == 0 => {
+                error!("{}: no answer to compute a loss of; {first}", file.display())
+                    .hint("mend the rows of the data, or choose another chat template with --template")
+            }
+            _ => error!("{}: no answer to compute a loss of", file.display())
+                .hint("raise --cutoff-len, or look at the first rows of the data"),
+        }),
         false => Ok(found),
     }
 }

@@ -273,3 +273,39 @@ fn answers_are_drawn_from_the_models_softmax() {
     assert!(bins > 20, "{bins} bins say little");
     assert!(chi_square < chi_square_limit(bins - 1), "{chi_square} over {bins} bins");
 }
+
+/// Where a template ends an answer with a text that is no token, the answer ends at that text.
+#[test]
+fn an_answer_ends_at_the_text_that_the_template_ends_it_with() {
+    let place = Place::new();
+    let chat = |end: &str| {
+        let template = format!(
+            "{{% for m in messages %}}{{{{ m.role + ': ' + m.content }}}}{{% if m.role == 'assistant' %}}{end}{{% endif %}}\
+             {{{{ '\n' }}}}{{% endfor %}}{{% if add_generation_prompt %}}assistant: {{% endif %}}"
+        );
+        place.write("model/chat_template.jinja", &template);
+        let mut chat = Command::cargo_bin("chat").unwrap();
+        chat.current_dir(place.directory.path()).args([
+            "model",
+            "--max-new-tokens",
+            "150",
+            "--temperature",
+            "5",
+            "--seed",
+            "1",
+        ]);
+        let output = chat.write_stdin("what is it?\n").assert().success().get_output().clone();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (whole, _) = chat("<|nothing|>");
+    // Two letters in the middle of what it says without them.
+    let letters: Vec<(usize, char)> = whole.char_indices().collect();
+    let is_letter = |c: char| c.is_ascii_alphanumeric();
+    let pair = letters.windows(2).skip(3).find(|pair| is_letter(pair[0].1) && is_letter(pair[1].1));
+    let begin = pair.expect("two letters in the answer of a random model")[0].0;
+    let end = &whole[begin..begin + 2];
+    let (short, _) = chat(end);
+    assert_eq!(short, format!("{}\n", &whole[..whole.find(end).unwrap()]), "{whole:?} to {end:?}");
+    let (_, said) = chat("<|eot_id|>");
+    assert!(said.contains("the template writes <|eot_id|>, for which the tokenizer has no tokens"), "{said}");
+}

@@ -7,11 +7,13 @@ use common::checkpoint::{Checkpoint, copy_companion, write_file};
 use common::cli::{self, GrowingDirectory, note, recipe_of};
 use common::kernels::adamw::Moments;
 use common::model::Model;
+use common::text::ending;
 use common::{Context, Result, error, files};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{Begin, Config};
+use crate::data::Texts;
 use crate::output::TOOL;
 use crate::record::History;
 use crate::scaler::LossScaler;
@@ -52,11 +54,11 @@ pub struct State<'a> {
 pub fn save(
     output: &mut GrowingDirectory,
     model: &Path,
-    template: Option<&str>,
+    texts: &Texts,
     state: &State<'_>,
 ) -> Result<PathBuf> {
     let stage = output.stage()?;
-    save_adapter(&stage, model, template, state.model, state.adapter)?;
+    save_adapter(&stage, model, texts, state.model, state.adapter)?;
     write_file(&stage.join(OPTIMIZER), &state.moments.to_tensors()?)?;
     write_json(&stage.join("trainer_state.json"), state.trainer_state)?;
     write_json(&stage.join(PROGRESS), &serde_json::to_value(&state.progress)?)?;
@@ -68,11 +70,11 @@ fn name(step: u64) -> String {
 }
 
 /// Writes the adapter into a new directory and, beside it, the tokenizer and the chat template it was
-/// trained with: those of `base`, or `template`.
+/// trained with: those of `base`, but for what `texts` says.
 pub fn save_adapter(
     directory: &Path,
     base: &Path,
-    template: Option<&str>,
+    texts: &Texts,
     model: &Model,
     config: &AdapterConfig,
 ) -> Result<()> {
@@ -84,10 +86,12 @@ pub fn save_adapter(
             copy_companion(&source, directory)?;
         }
     }
-    if let Some(template) = template {
+    if let Some(template) = &texts.template {
         cli::write_file(&directory.join("chat_template.jinja"), template)?;
     }
-    Ok(())
+    let Some((id, token)) = &texts.end else { return Ok(()) };
+    ending::name_in_tokenizer(directory, token)?;
+    ending::name_in_generation(base, directory, *id)
 }
 
 /// Writes indented JSON, whole or not at all.

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use crate::best::{self, Best};
 use crate::checkpoint::{self, Progress, State};
 use crate::config::Config;
-use crate::data::Prepared;
 use crate::data::store::Selection;
+use crate::data::{Prepared, Texts};
 use crate::every::Every;
 use crate::health::Health;
 use crate::order::Order;
@@ -50,8 +50,8 @@ struct Run {
     scaler: Option<LossScaler>,
     health: Health,
     recipe: Value,
-    /// The chat template to be kept with the adapter, where it is not the model's own.
-    template: Option<String>,
+    /// What the adapter's files say about its texts.
+    texts: Texts,
     /// Where the run grows.
     directory: GrowingDirectory,
 }
@@ -59,7 +59,7 @@ struct Run {
 /// Trains and returns the directory of the adapter; nothing where no training was wanted.
 pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let destination = output::destination(&config)?;
-    let Prepared { examples, held_out, template } = config.data.prepare(&config.model, config.seed)?;
+    let Prepared { examples, held_out, texts } = config.data.prepare(&config.model, config.seed)?;
     let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
     let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref());
     if !config.dry_run && output::is_complete(&config, &destination, &recipe)? {
@@ -74,7 +74,7 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let directory = output::open(&setup.config, &destination)?;
     setup.header();
     let first_step = setup.first_step();
-    let mut run = Run::load(setup, template, directory)?;
+    let mut run = Run::load(setup, texts, directory)?;
     run.begin()?;
     let last_step = run.steps(first_step);
     // Also where the run was interrupted or has failed.
@@ -84,7 +84,7 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
 
 impl Run {
     /// Loads the model and puts it where the run begins, or continues.
-    fn load(setup: Setup, template: Option<String>, directory: GrowingDirectory) -> Result<Self> {
+    fn load(setup: Setup, texts: Texts, directory: GrowingDirectory) -> Result<Self> {
         let Setup { config, device, beginning, moments, mut memory, order, schedule, resumed, .. } = setup;
         let mut model = match config.quantization {
             Some(scheme) => Model::load_quantized(&config.model, scheme, &device)?,
@@ -120,7 +120,7 @@ impl Run {
             scaler,
             health: Health::default(),
             recipe: setup.recipe,
-            template,
+            texts,
             directory,
         })
     }
@@ -329,8 +329,7 @@ impl Run {
             trainer_state: &self.record.trainer_state(step, &self.config, best.as_ref()),
             recipe: &self.recipe,
         };
-        let (model, template) = (&self.config.model, self.template.as_deref());
-        let path = checkpoint::save(&mut self.directory, model, template, &state)
+        let path = checkpoint::save(&mut self.directory, &self.config.model, &self.texts, &state)
             .context("cannot save a checkpoint")?;
         self.rotate(best)?;
         Ok(path)
@@ -366,12 +365,12 @@ impl Run {
         if let Some(best) = best.as_ref().filter(|_| self.config.load_best) {
             self.model.set_adapter(&Adapter::load(&best.path)?)?;
         }
-        let Self { config, model, mut record, adapter, template, mut directory, .. } = self;
+        let Self { config, model, mut record, adapter, texts, mut directory, .. } = self;
         let mut summary = record.summary(last, config.effective_batch());
         record.finish(last, &summary)?;
         let stage = directory.stage()?;
         let write = |name: &str, value: Value| checkpoint::write_json(&stage.join(name), &value);
-        checkpoint::save_adapter(&stage, &config.model, template.as_deref(), &model, &adapter)?;
+        checkpoint::save_adapter(&stage, &config.model, &texts, &model, &adapter)?;
         write("train_results.json", json!(summary))?;
         let loss = summary["train_loss"].clone();
         if let Some(evaluation) = record.last_evaluation() {

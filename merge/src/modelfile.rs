@@ -6,9 +6,10 @@
 
 use std::path::Path;
 
-use common::Result;
 use common::text::{ChatTemplate, Message, Tokenizer};
+use common::{Result, cli};
 
+const PARAMETERS: &str = "PARAMETER num_ctx 4096\n";
 const MARKS: [&str; 4] = ["\u{1}system\u{1}", "\u{1}user\u{1}", "\u{1}assistant\u{1}", "\u{1}again\u{1}"];
 
 /// The Modelfile of the model in `directory`; `None` where it has no chat template.
@@ -17,6 +18,12 @@ pub fn modelfile(directory: &Path) -> Option<String> {
     let template = ChatTemplate::load(directory, &tokenizer).ok()?;
     let mut text = "FROM .\n".to_string();
     if let Ok(Some(turns)) = Turns::of(&template) {
+        if !turns.are_plain() {
+            cli::warn(
+                "the Modelfile is without the chat template, whose text would be read as instructions in it",
+            );
+            return Some(text + PARAMETERS);
+        }
         text += &format!("\nTEMPLATE \"\"\"{}\"\"\"\n", turns.go());
         if !turns.default_system.is_empty() {
             text += &format!("\nSYSTEM \"\"\"{}\"\"\"\n", turns.default_system);
@@ -26,7 +33,16 @@ pub fn modelfile(directory: &Path) -> Option<String> {
             text += &format!("\nPARAMETER stop \"{stop}\"\n");
         }
     }
-    Some(text + "PARAMETER num_ctx 4096\n")
+    Some(text + PARAMETERS)
+}
+
+/// Whether a text stands for itself between quotes, and in Go's templates.
+fn is_plain(text: &str) -> bool {
+    let is_control = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let bounds = text.starts_with('"') || text.ends_with('"');
+    !bounds
+        && ["\"\"\"", "{{", "}}"].iter().all(|special| !text.contains(special))
+        && !text.contains(is_control)
 }
 
 /// What stands before and after the text of each role.
@@ -72,6 +88,16 @@ impl Turns {
             assistant: own(assistant_begin, assistant_end),
             default_system: default_system.to_string(),
         })
+    }
+
+    /// Whether nothing in the texts would be read as the end of a text, or as an instruction.
+    fn are_plain(&self) -> bool {
+        let texts = [&self.system, &self.user, &self.assistant].into_iter().flat_map(|(a, b)| [a, b]);
+        // The stop stands on a line of its own, and braces may meet those of the actions around them.
+        let stop = self.assistant.1.trim();
+        texts.chain([&self.default_system]).all(|text| is_plain(text))
+            && !stop.contains(['"', '\n'])
+            && ["\"\"\"", "{{{", "}}}"].iter().all(|special| !self.go().contains(special))
     }
 
     /// As a Go template over Ollama's `.System` and `.Messages`.

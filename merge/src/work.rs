@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use common::adapter::{Adapter, CONFIG};
 use common::checkpoint::{self, ADAPTER, FileWriter, INDEX, Index};
 use common::cli::{self, Begun, Destination, OutputDirectory, Progress, Unit};
+use common::text::{Tokenizer, ending};
 use common::{Context, Error, Result};
 use serde_json::{Value, json};
 
@@ -69,6 +70,9 @@ fn recipe(request: &Request, base: &Base) -> Result<Value> {
             .filter(|template| template.exists())
             .as_deref()
             .map_or(Ok(()), &mut add)?;
+    }
+    if let Some(end) = end_of_text(request, base)? {
+        files.insert("eos_token".into(), json!(end));
     }
     Ok(json!({
         "base": fs_err::canonicalize(&base.directory)?,
@@ -163,10 +167,17 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
             config.insert("tie_word_embeddings".into(), json!(false));
         }
     }
-    cli::write_file(&directory.join("config.json"), &(serde_json::to_string_pretty(&config)? + "\n"))?;
     for companion in checkpoint::companions(&base.directory)? {
         checkpoint::copy_companion(&companion, directory)?;
     }
+    if let (Some(end), Some(config)) = (end_of_text(request, base)?, config.as_object_mut()) {
+        ending::name_in_tokenizer(directory, &end)?;
+        if let Some(id) = Tokenizer::load(directory)?.token_id(&end) {
+            ending::name_in_generation(&base.directory, directory, id)?;
+            ending::name_in_config(config, id);
+        }
+    }
+    cli::write_file(&directory.join("config.json"), &(serde_json::to_string_pretty(&config)? + "\n"))?;
     // An adapter may have been trained with a template of its own; the model is asked as it was trained.
     for template in request.adapters.iter().map(|adapter| adapter.join(TEMPLATE)) {
         if template.exists() {
@@ -177,6 +188,18 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
         cli::write_file(&directory.join("Modelfile"), &text)?;
     }
     Ok(())
+}
+
+/// The token that the adapters end a text with, where it is another than the base's.
+fn end_of_text(request: &Request, base: &Base) -> Result<Option<String>> {
+    let of_base = ending::named_in_tokenizer(&base.directory)?;
+    for adapter in request.adapters.iter().rev() {
+        let end = ending::named_in_tokenizer(adapter)?;
+        if end.is_some() && end != of_base {
+            return Ok(end);
+        }
+    }
+    Ok(None)
 }
 
 fn verify(plan: &Plan<'_>, directory: &Path) -> Result<()> {

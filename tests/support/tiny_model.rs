@@ -10,6 +10,8 @@ const WIDTH: usize = 64;
 const FEED_FORWARD: usize = 128;
 const VOCABULARY: usize = 260;
 const LAYERS: usize = 2;
+/// The id of `<|im_end|>`: added tokens get the ids behind the 256 bytes, whatever the file says.
+const END: usize = 257;
 
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' \
     + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}\
@@ -27,7 +29,7 @@ pub fn write(directory: &Path, seed: u64) {
         "tokenizer_config.json",
         &json!({"chat_template": CHAT_TEMPLATE, "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}),
     );
-    text("generation_config.json", &json!({"eos_token_id": VOCABULARY - 1}));
+    text("generation_config.json", &json!({"eos_token_id": END}));
     write_file(&directory.join("model.safetensors"), &tensors(seed)).expect("the weights");
 }
 
@@ -37,7 +39,7 @@ fn config() -> Value {
         "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": FEED_FORWARD,
         "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2,
         "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "tie_word_embeddings": true, "eos_token_id": VOCABULARY - 1, "torch_dtype": "float32",
+        "tie_word_embeddings": true, "eos_token_id": END, "torch_dtype": "float32",
     })
 }
 

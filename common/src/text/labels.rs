@@ -20,6 +20,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use crate::text::marks::{self, find_content, mark_content};
+use crate::text::origin::{self, Origin};
 use crate::text::{ChatTemplate, Conversation, Message, Tokenizer, cutoff};
 use crate::{Result, bail};
 
@@ -107,14 +108,15 @@ pub fn encode_conversation(
         let unmarked = marks::unmark(&rendered, &edges);
         (unmarked.text, unmarked.literal, unmarked.positions)
     } else {
-        (rendered, Vec::new(), edges)
+        (rendered.clone(), Vec::new(), edges)
     };
     let turns: Vec<Range<usize>> = edges.chunks_exact(2).map(|edge| edge[0]..edge[1]).collect();
-    let mut tokens = tokenizer.encode_rendered(&text, &literal, &[])?;
+    let origin = || Origin::rendered(template, &conversation, &rendered, false);
+    let mut tokens = origin::encode(tokenizer, &text, &literal, &[], origin)?;
     let begins: Vec<usize> = turns.iter().map(|turn| turn.start).collect();
     let reaches_across = |begin: usize| tokens.offsets.iter().any(|at| at.start < begin && begin < at.end);
     if begins.iter().any(|&begin| reaches_across(begin)) {
-        tokens = tokenizer.encode_rendered(&text, &literal, &begins)?;
+        tokens = origin::encode(tokenizer, &text, &literal, &begins, origin)?;
     }
     let turns: Vec<Range<usize>> = turns
         .iter()
@@ -155,7 +157,16 @@ pub fn encode_prompt(
     let (conversation, _) = marks::mark_specials(conversation, tokenizer.special_contents());
     let rendered = template.render(&conversation.messages, &conversation.tools, true)?;
     let unmarked = marks::unmark(&rendered, &[]);
-    Ok(tokenizer.encode_rendered(&unmarked.text, &unmarked.literal, &[])?.ids)
+    let origin = || Origin::rendered(template, &conversation, &rendered, true);
+    Ok(origin::encode(tokenizer, &unmarked.text, &unmarked.literal, &[], origin)?.ids)
+}
+
+/// Encodes a text that stands for itself, as a base model is prompted, with the tokens that the
+/// tokenizer puts around a text. No special token that stands in it is taken for one.
+pub fn encode_document(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let literal = marks::literal_specials(text, tokenizer.special_contents());
+    let tokens = origin::encode(tokenizer, text, &literal, &[], || Origin::data(text))?;
+    tokenizer.as_document(tokens)
 }
 
 /// Finds the assistant turns in a rendered conversation.

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::text::{Conversation, Message, number};
 
@@ -16,7 +16,8 @@ const SPECIAL_CLOSE: char = '\u{FDD1}';
 const CONTENT_OPEN: char = '\u{FDD2}';
 const CONTENT_CLOSE: char = '\u{FDD3}';
 
-fn is_mark(c: char) -> bool {
+/// Whether a character is one of the marks.
+pub fn is_mark(c: char) -> bool {
     (SPECIAL_OPEN..=CONTENT_CLOSE).contains(&c) || c == number::MARK
 }
 
@@ -25,40 +26,73 @@ fn is_mark(c: char) -> bool {
 /// `specials` has longer texts before those they contain. Marks that stand in the data are dropped.
 pub fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conversation, bool) {
     let mut conversation = conversation.clone();
-    let (mut found, mut has_numbers) = (false, false);
-    let mut mark = |text: &mut String| found |= mark_text(text, specials);
-    for message in &mut conversation.messages {
-        mark(&mut message.role);
-        message.content.as_mut().map(&mut mark);
-        message.extra.values_mut().for_each(|value| has_numbers |= mark_value(value, &mut mark));
-    }
-    conversation.tools.iter_mut().for_each(|tool| has_numbers |= mark_value(tool, &mut mark));
+    let mut found = false;
+    each_text(&mut conversation, &mut |text, _| found |= mark_text(text, specials));
+    let has_numbers = mark_numbers(&mut conversation);
     (conversation, found || has_numbers)
 }
 
-/// Marks all texts in a value, and returns whether there is a number among them.
-fn mark_value(value: &mut Value, mark: &mut impl FnMut(&mut String)) -> bool {
+/// Puts texts that a template writes as numbers in the place of [numbers](number); returns whether there
+/// is one.
+fn mark_numbers(conversation: &mut Conversation) -> bool {
+    let extras = conversation.messages.iter_mut().flat_map(|message| message.extra.values_mut());
+    extras.chain(&mut conversation.tools).fold(false, |found, value| mark_number(value) || found)
+}
+
+fn mark_number(value: &mut Value) -> bool {
     if let Some(number) = number::text_of(value) {
         *value = Value::String(format!("{}{number}", number::MARK));
         return true;
     }
-    let mut has_numbers = false;
     match value {
-        Value::String(text) => mark(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| has_numbers |= mark_value(item, mark)),
-        Value::Object(object) => {
-            *object = std::mem::take(object)
-                .into_iter()
-                .map(|(mut key, mut value)| {
-                    mark(&mut key);
-                    has_numbers |= mark_value(&mut value, mark);
-                    (key, value)
-                })
-                .collect();
-        }
+        Value::Array(items) => items.iter_mut().fold(false, |found, item| mark_number(item) || found),
+        Value::Object(object) => object.values_mut().fold(false, |found, item| mark_number(item) || found),
+        _ => false,
+    }
+}
+
+/// What a text of a conversation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// Who speaks.
+    Role,
+    /// What is said.
+    Content,
+    /// A text elsewhere: in a tool, a call of one, a key.
+    Other,
+}
+
+/// Changes every text of a conversation.
+pub fn each_text(conversation: &mut Conversation, change: &mut impl FnMut(&mut String, Field)) {
+    for message in &mut conversation.messages {
+        change(&mut message.role, Field::Role);
+        message.content.iter_mut().for_each(|content| change(content, Field::Content));
+        each_of_object(&mut message.extra, change);
+    }
+    conversation.tools.iter_mut().for_each(|tool| each_of_value(tool, change));
+}
+
+fn each_of_value(value: &mut Value, change: &mut impl FnMut(&mut String, Field)) {
+    if number::text_of(value).is_some() {
+        return;
+    }
+    match value {
+        Value::String(text) => change(text, Field::Other),
+        Value::Array(items) => items.iter_mut().for_each(|item| each_of_value(item, change)),
+        Value::Object(object) => each_of_object(object, change),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-    has_numbers
+}
+
+fn each_of_object(object: &mut Map<String, Value>, change: &mut impl FnMut(&mut String, Field)) {
+    *object = std::mem::take(object)
+        .into_iter()
+        .map(|(mut key, mut value)| {
+            change(&mut key, Field::Other);
+            each_of_value(&mut value, change);
+            (key, value)
+        })
+        .collect();
 }
 
 fn mark_text(text: &mut String, specials: &[String]) -> bool {
@@ -83,6 +117,15 @@ fn mark_text(text: &mut String, specials: &[String]) -> bool {
     }
     *text = marked;
     true
+}
+
+/// Byte ranges of the special tokens that stand in a text, ascending.
+pub fn literal_specials(text: &str, specials: &[String]) -> Vec<Range<usize>> {
+    let mut marked = text.replace(is_mark, "\u{FFFD}");
+    match mark_text(&mut marked, specials) {
+        true => unmark(&marked, &[]).literal,
+        false => Vec::new(),
+    }
 }
 
 /// A rendered text without its marks.

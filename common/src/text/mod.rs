@@ -9,19 +9,24 @@
 //! | [`template`] | the chat template of a model, rendered as transformers renders it |
 //! | [`marks`] | keeps special tokens that stand in data apart from the template's own |
 //! | [`number`] | numbers that JSON can write and no `Value` holds |
+//! | [`origin`] | which characters of a rendered text come from data |
 //! | [`labels`] | a conversation as tokens, with the trained ones marked |
+//! | [`ending`] | how an answer ends, and that as the model's end of text |
 //! | [`cutoff`] | shortens a conversation to a number of tokens |
 
 pub mod conversation;
 pub mod cutoff;
+pub mod ending;
 pub mod labels;
 mod marks;
 pub mod number;
+mod origin;
 pub mod stream;
 pub mod template;
 pub mod tokenizer;
 
 pub use conversation::{Conversation, Message};
+pub use ending::Ending;
 pub use labels::{Encoded, Example, LabelOptions};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;

@@ -3,13 +3,14 @@
 //! Special tokens are recognised only in text that a template or a tool wrote. Text that came from
 //! data is encoded as plain characters, so that a row holding `<|im_end|>` cannot end a turn.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 use tokenizers::tokenizer::{Encoding, OffsetType, PostProcessor};
 use tokenizers::{
-    Model, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizedString, PreTokenizer,
+    Model, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizedString, PreTokenizer, Token,
 };
 
 use crate::{Context, Error, Result, bail};
@@ -31,6 +32,8 @@ pub struct Tokenizer {
     special_tokens: Map<String, Value>,
     /// Contents of all special tokens, longest first.
     special_contents: Vec<String>,
+    /// Ids of special tokens, but for the one of what has no token.
+    controls: HashSet<u32>,
     /// Whether a text begins with a space of the tokenizer's own, as with SentencePiece.
     adds_prefix_space: bool,
 }
@@ -72,13 +75,32 @@ impl Tokenizer {
         special_contents.retain(|content| !content.is_empty());
         special_contents.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         special_contents.dedup();
-        let mut tokenizer =
-            Self { inner, post_processor, special_tokens, special_contents, adds_prefix_space: false };
+        let mut tokenizer = Self {
+            inner,
+            post_processor,
+            special_tokens,
+            special_contents,
+            controls: HashSet::new(),
+            adds_prefix_space: false,
+        };
+        tokenizer.controls = tokenizer.find_controls()?;
         let newline = tokenizer.encode("\n")?;
         let after_newline = tokenizer.encode("\na")?;
         tokenizer.adds_prefix_space =
             after_newline.strip_prefix(newline.as_slice()) != Some(&tokenizer.encode("a")?);
         Ok(tokenizer)
+    }
+
+    fn find_controls(&self) -> Result<HashSet<u32>> {
+        let mut controls: HashSet<u32> =
+            self.special_contents.iter().filter_map(|content| self.token_id(content)).collect();
+        let unknown = self.special_tokens.get("unk_token").and_then(Value::as_str);
+        unknown.and_then(|unknown| self.token_id(unknown)).map(|unknown| controls.remove(&unknown));
+        // A character that no vocabulary has.
+        for unknown in self.plain_encoding("\u{10FFFD}")?.get_ids() {
+            controls.remove(unknown);
+        }
+        Ok(controls)
     }
 
     /// Token ids of a text in which special tokens are recognised and none is added.
@@ -88,18 +110,18 @@ impl Tokenizer {
 
     /// Token ids of a text that stands for itself, as a base model is prompted: with the tokens
     /// that the tokenizer puts around a text, such as Llama's `<|begin_of_text|>`.
-    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode(text, false).map_err(Error::malformed)?;
-        let encoding = match &self.post_processor {
-            Some(processor) => processor.process(encoding, None, true).map_err(Error::malformed)?,
-            None => encoding,
-        };
-        Ok(encoding.get_ids().to_vec())
+    pub(crate) fn as_document(&self, tokens: Tokens) -> Result<Vec<u32>> {
+        let Some(processor) = &self.post_processor else { return Ok(tokens.ids) };
+        let offsets = tokens.offsets.into_iter().map(|range| (range.start, range.end));
+        let tokens = tokens.ids.into_iter().zip(offsets);
+        let tokens = tokens.map(|(id, offsets)| Token { id, value: String::new(), offsets }).collect();
+        let encoding = Encoding::from_tokens(tokens, 0);
+        Ok(processor.process(encoding, None, true).map_err(Error::malformed)?.get_ids().to_vec())
     }
 
     /// Token ids of data: a text in which nothing is a special token.
     pub fn encode_data(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.plain_encoding(text)?.get_ids().to_vec())
+        Ok(self.encode_rendered(text, std::slice::from_ref(&(0..text.len())), &[])?.ids)
     }
 
     /// Tokens of a rendered text. Special tokens are recognised except within `literal`, the
@@ -146,6 +168,17 @@ impl Tokenizer {
             }
         };
         let piece = &text[range.clone()];
+        let is_control = |encoding: &Encoding| encoding.get_ids().iter().any(|id| self.controls.contains(id));
+        if is_literal && is_control(&encode(piece)?) {
+            // The vocabulary itself has the special token: no part of it longer than a character.
+            if piece.chars().nth(1).is_none() {
+                bail!(Row, "the tokenizer has no token for {piece:?} but a special one");
+            }
+            return piece.char_indices().try_for_each(|(at, c)| {
+                let begin = range.start + at;
+                self.encode_piece(text, begin..begin + c.len_utf8(), true, tokens)
+            });
+        }
         // Within a text there is no prefix space: a piece is encoded behind a newline, whose
         // tokens are dropped.
         if self.adds_prefix_space && range.start > 0 {
@@ -193,6 +226,12 @@ impl Tokenizer {
     /// Whether `id` is a special token, such as `<|im_end|>`.
     pub fn is_special(&self, id: u32) -> bool {
         self.inner.id_to_token(id).is_some_and(|token| self.special_contents.contains(&token))
+    }
+
+    /// Whether `id` is a special token that only a template may write: any but the one that stands for
+    /// what has no token.
+    pub(crate) fn is_control(&self, id: u32) -> bool {
+        self.controls.contains(&id)
     }
 
     /// Named special tokens: `bos_token`, `eos_token`, `pad_token`, `unk_token` and lists of

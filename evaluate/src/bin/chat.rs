@@ -1,5 +1,6 @@
 //! Talks to a model or an adapter: on a terminal in turns, otherwise one prompt per line.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -10,13 +11,15 @@ use clap::Parser;
 use common::cli::{self, Destination, OutputFile, Tool};
 use common::error::Kind;
 use common::model::is_adapter;
-use common::text::{ChatTemplate, Conversation, Message, StreamDecoder, Tokenizer};
+use common::text::ending::missing_tokens;
+use common::text::{ChatTemplate, Conversation, Ending, Message, StreamDecoder, Tokenizer};
 use common::{Context, Error, Result, error};
 use evaluate::chat::generate::{End, Generator, ModelEngine};
 use evaluate::chat::infer::Infer;
 use evaluate::chat::input::{Command, Entry, HELP, Typed};
-use evaluate::chat::session::{Session, turn_end};
+use evaluate::chat::session::Session;
 use evaluate::chat::settings::{Flags, Settings};
+use evaluate::chat::stop::StopText;
 use evaluate::model::{ModelArguments, Models};
 use serde_json::{Value, json};
 
@@ -115,7 +118,13 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let home = arguments.model.text_home(&directory)?;
     let tokenizer = Tokenizer::load(&home)?;
     let template = arguments.model.chat_template(&home, &tokenizer)?;
-    let ends = tokenizer.eos_token_id().into_iter().chain(turn_end(&tokenizer, &template));
+    let (end, stop_text) = match Ending::of(&tokenizer, &template) {
+        Some(Ending::Token(token)) => (Some(token), None),
+        Some(Ending::Text(text)) => (None, Some(text)),
+        None => (None, None),
+    };
+    missing_tokens(&tokenizer, &template).iter().for_each(cli::warn);
+    let ends = tokenizer.eos_token_id().into_iter().chain(end);
     let settings = Settings::load(&home, &arguments.flags, ends)?;
     let mut models = Models::new(&arguments.model)?;
     let model = models.load(&directory)?;
@@ -135,6 +144,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
         template: &template,
         settings,
         inputs,
+        stop_text,
         said: Vec::new(),
     };
     let system = arguments.system.as_deref();
@@ -173,6 +183,8 @@ struct Chat<'a> {
     settings: Settings,
     /// What is read, and never written.
     inputs: Vec<PathBuf>,
+    /// What ends an answer besides tokens.
+    stop_text: Option<String>,
     /// Conversations that have ended.
     said: Vec<Conversation>,
 }
@@ -269,15 +281,21 @@ impl Chat<'_> {
             let mut tokens = 0;
             let mut answer = String::new();
             let mut decoder = StreamDecoder::new(self.tokenizer);
+            let mut stop = StopText::new(self.stop_text.as_deref());
+            let has_ended = Cell::new(false);
             let mut print = |text: String| {
                 answer.push_str(&text);
                 if show { cli::answer(text) } else { Ok(()) }
             };
-            let end = voice.generator.answer(&prompt.tokens, &self.settings, cli::interrupted, |token| {
+            let stopped = || has_ended.get() || cli::interrupted();
+            let end = voice.generator.answer(&prompt.tokens, &self.settings, stopped, |token| {
                 tokens += 1;
-                print(decoder.push(token)?)
+                let shown = stop.push(&decoder.push(token)?);
+                has_ended.set(stop.is_found());
+                print(shown)
             })?;
-            print(decoder.finish()?)?;
+            let last = stop.push(&decoder.finish()?);
+            print(last + &stop.finish())?;
             if show {
                 cli::answer("\n")?;
             }

@@ -1,7 +1,7 @@
 //! A conversation that fits the model.
 
-use common::text::labels::{encode_conversation, encode_prompt};
-use common::text::{ChatTemplate, Conversation, LabelOptions, Message, Tokenizer};
+use common::text::labels::encode_prompt;
+use common::text::{ChatTemplate, Conversation, Message, Tokenizer};
 use common::{Result, error};
 
 /// The turns so far.
@@ -74,16 +74,6 @@ impl Session {
             dropped += next - oldest;
         }
     }
-}
-
-/// The special token that the template closes an answer with, where it does so.
-pub fn turn_end(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
-    let messages = vec![Message::new("user", "a"), Message::new("assistant", "b")];
-    let conversation = Conversation { messages, tools: Vec::new() };
-    let options = LabelOptions::answers(usize::MAX);
-    let example = encode_conversation(tokenizer, template, &conversation, &options).ok()?.example;
-    let trained = example.tokens.iter().zip(&example.trained).filter(|(_, trained)| **trained);
-    trained.map(|(&token, _)| token).find(|&token| tokenizer.is_special(token))
 }
 
 #[cfg(test)]

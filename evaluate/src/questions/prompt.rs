@@ -10,7 +10,7 @@
 //! | `llamafactory` | LLaMA-Factory 0.9.3, `eval/template.py` | each shot is a turn of the model's chat template; the shots are the first ones, in file order |
 //! | `hendrycks` | hendrycks/test, `evaluate.py` (MMLU only) | two spaces before the subject, nothing stripped, shots dropped to fit the window |
 
-use common::text::labels::encode_prompt;
+use common::text::labels::{encode_document, encode_prompt};
 use common::text::{ChatTemplate, Conversation, Message, Tokenizer};
 use common::{Result, error};
 
@@ -146,7 +146,7 @@ impl Prompt {
     /// Token ids.
     pub fn encode(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<u32>> {
         match self {
-            Self::Document(text) => tokenizer.encode_document(text),
+            Self::Document(text) => encode_document(tokenizer, text),
             Self::Chat(conversation) => encode_prompt(tokenizer, needed(template)?, conversation),
         }
     }

@@ -77,7 +77,7 @@ impl<'a> Encoder<'a> {
         if self.writer.is_empty() {
             return Err(match self.malformed.first() {
                 Some(first) => error!("no token is trained: no example is usable; {first}")
-                    .hint("look at the first rows of the data"),
+                    .hint("mend the rows of the data, or choose another chat template with --template"),
                 None => self.untrained.error(self.options.cutoff_len),
             });
         }

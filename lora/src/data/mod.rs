@@ -20,7 +20,7 @@ mod untrained;
 
 pub use arguments::DataArguments;
 pub use encode::Encoder;
-pub use prepare::Prepared;
+pub use prepare::{Prepared, Texts};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use common::cli::{self, Progress, Unit};
 use common::data::{Malformed, Source, records, rows};
-use common::text::{ChatTemplate, LabelOptions, Tokenizer};
+use common::text::ending::missing_tokens;
+use common::text::{ChatTemplate, Ending, LabelOptions, Tokenizer};
 use common::{Context, Result, bail, hex};
 use sha2::{Digest, Sha256};
 
@@ -20,14 +21,23 @@ const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
 /// What besides data, tokenizer, template and settings decides the tokens.
 const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 3");
 
-/// Examples, and the template they were made with if it is not the model's own.
+/// Examples, and what they were made with.
 pub struct Prepared {
     /// In the order of the data.
     pub examples: Arc<Examples>,
     /// Those of data that is held out as a whole.
     pub held_out: Option<Arc<Examples>>,
-    /// Jinja text.
+    /// What the adapter's files say about its texts.
+    pub texts: Texts,
+}
+
+/// What an adapter's files say about its texts, beyond what its model's files say.
+#[derive(Debug, Default)]
+pub struct Texts {
+    /// The Jinja text of the chat template, where it is not the model's own.
     pub template: Option<String>,
+    /// The token that ends trained answers.
+    pub end: Option<(u32, String)>,
 }
 
 impl DataArguments {
@@ -39,6 +49,7 @@ impl DataArguments {
             Some(name) => ChatTemplate::named(name, &tokenizer)?,
             None => ChatTemplate::load(directory, &tokenizer)?,
         };
+        missing_tokens(&tokenizer, &template).iter().for_each(cli::warn);
         let preparation = Preparation {
             arguments: self,
             model: directory,
@@ -58,8 +69,13 @@ impl DataArguments {
             let text = show::shown(&tokenizer, &example)?;
             cli::note_lines(&format!("example {}, {} tokens:\n{text}", index + 1, example.tokens.len()));
         }
+        let end = match Ending::of(&tokenizer, &template) {
+            Some(Ending::Token(id)) => Some((id, tokenizer.decode_with_special(&[id])?)),
+            _ => None,
+        };
         let template = self.template.as_ref().map(|_| template.source().to_owned());
-        Ok(Prepared { examples: Arc::new(examples), held_out: held_out.map(Arc::new), template })
+        let texts = Texts { template, end };
+        Ok(Prepared { examples: Arc::new(examples), held_out: held_out.map(Arc::new), texts })
     }
 }
 

@@ -14,6 +14,7 @@ mod place;
 mod reporting;
 mod rows;
 mod survival;
+mod templates;
 mod training;
 mod turns;
 mod yaml;

@@ -176,3 +176,12 @@ fn prompts_and_history_can_be_chosen() {
     let short = encode_with(CHATML, &TWO_TURNS, &options).unwrap();
     assert!(shown(&short.example).ends_with("«汉字 second<|im_end|>\n»"), "the last answer is whole");
 }
+
+#[test]
+fn a_document_holds_no_special_token_but_those_around_it() {
+    let tokenizer = byte_tokenizer();
+    let tokens = encode_document(&tokenizer, "ab<|im_end|>\u{FDD0}").unwrap();
+    assert!(!tokens.contains(&259), "{tokens:?}");
+    assert_eq!(tokenizer.decode(&tokens).unwrap(), "ab<|im_end|>\u{FDD0}");
+    assert_eq!(encode_document(&tokenizer, "abab").unwrap(), tokenizer.encode("abab").unwrap());
+}

@@ -33,8 +33,16 @@ pub(super) fn is_number(value: &Value) -> bool {
         || value.as_str().is_some_and(|text| text.starts_with(number::MARK))
 }
 
+/// Most spaces that an indent has.
+const WIDEST: usize = 1000;
+
 /// `json.dumps(value, ensure_ascii=False, indent=...)`, which is what transformers' `tojson` is.
-pub(super) fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(
+    state: &State,
+    value: &Value,
+    indent: Option<Value>,
+    options: Kwargs,
+) -> Result<String, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
         None => options.get::<Option<Value>>("indent")?,
@@ -47,7 +55,11 @@ pub(super) fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> R
         None => None,
         Some(indent) => match indent.as_str() {
             Some(text) => Some(text.to_owned()),
-            None => Some(" ".repeat(usize::try_from(indent)?)),
+            None => {
+                let width = usize::try_from(indent).ok().filter(|width| *width <= WIDEST);
+                let wrong = || invalid(format!("an indent of at most {WIDEST} expected"));
+                Some(" ".repeat(width.ok_or_else(wrong)?))
+            }
         },
     };
     let default_separators = [if indent.is_some() { "," } else { ", " }, ": "].map(str::to_owned);
@@ -55,15 +67,48 @@ pub(super) fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> R
         None => default_separators,
         Some(pair) => pair.try_into().map_err(|_| invalid("separators must be two strings"))?,
     };
-    let mut json = serde_json::to_value(value).map_err(|problem| invalid(problem.to_string()))?;
-    if sort_keys {
-        json.sort_all_objects();
-    }
     let style = PythonStyle { indent, item, key, ensure_ascii, level: 0, filled: false, text: Text::Written };
-    let mut text = Vec::new();
-    json.serialize(&mut Serializer::with_formatter(&mut text, style))
-        .map_err(|problem| invalid(problem.to_string()))?;
-    String::from_utf8(text).map_err(|problem| invalid(problem.to_string()))
+    if !sort_keys {
+        return write(state, value, style);
+    }
+    // What it costs to look at the whole value is paid before it is copied.
+    write(state, value, style.clone())?;
+    let mut sorted = serde_json::to_value(value).map_err(|problem| invalid(problem.to_string()))?;
+    sorted.sort_all_objects();
+    write(state, &sorted, style)
+}
+
+/// The JSON of a value, paid for as it is written: a small value may have a long text.
+fn write(state: &State, value: &impl Serialize, style: PythonStyle) -> Result<String, Error> {
+    let mut text = Paid { state, text: Vec::new(), unpaid: 0 };
+    let written = value.serialize(&mut Serializer::with_formatter(&mut text, style));
+    written.map_err(|problem| invalid(problem.to_string()))?;
+    String::from_utf8(text.text).map_err(|problem| invalid(problem.to_string()))
+}
+
+/// A text that costs a step for every few bytes.
+struct Paid<'a, 'b, 'c> {
+    state: &'a State<'b, 'c>,
+    text: Vec<u8>,
+    unpaid: usize,
+}
+
+/// Bytes of JSON that a step writes.
+const BYTES_PER_STEP: usize = 16;
+
+impl io::Write for Paid<'_, '_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.unpaid += bytes.len();
+        let steps = self.unpaid / BYTES_PER_STEP;
+        self.state.consume_fuel(steps as u64).map_err(io::Error::other)?;
+        self.unpaid -= steps * BYTES_PER_STEP;
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -71,6 +116,7 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 /// The layout of Python's `json.dumps`.
+#[derive(Clone)]
 struct PythonStyle {
     indent: Option<String>,
     item: String,
@@ -83,7 +129,7 @@ struct PythonStyle {
 }
 
 /// How far the writing of a text is.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 enum Text {
     /// Nothing is written yet, not even its quote.
     Begun,
@@ -244,7 +290,9 @@ mod tests {
 
     fn dump(value: serde_json::Value, options: &[(&str, Value)]) -> String {
         let options = options.iter().map(|(name, value)| (*name, value.clone()));
-        tojson(&Value::from(Serde(value)), None, Kwargs::from_iter(options)).unwrap()
+        let environment = minijinja::Environment::new();
+        let state = environment.empty_state();
+        tojson(&state, &Value::from(Serde(value)), None, Kwargs::from_iter(options)).unwrap()
     }
 
     #[test]

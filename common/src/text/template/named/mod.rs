@@ -41,14 +41,18 @@ const TEMPLATES: [(&str, &str); 11] = [
     ),
 ];
 
+/// The names of all.
+pub(super) fn names() -> Vec<&'static str> {
+    TEMPLATES.iter().map(|(name, _)| *name).collect()
+}
+
 impl ChatTemplate {
     /// The template that LLaMA-Factory calls `name`.
     pub fn named(name: &str, tokenizer: &Tokenizer) -> Result<Self> {
         let Some((_, source)) = TEMPLATES.iter().find(|(known, _)| *known == name) else {
-            let names: Vec<&str> = TEMPLATES.iter().map(|(name, _)| *name).collect();
             return Err(Error::usage(format!("no template is called {name:?}")).hint(format_args!(
                 "the names are {}; without a name, the template of the model is used",
-                names.join(", ")
+                names().join(", ")
             )));
         };
         Self::from_source(*source, tokenizer.special_tokens().clone())

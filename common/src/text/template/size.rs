@@ -1,0 +1,49 @@
+//! How much a template is given to write.
+
+use serde_json::{Map, Value};
+
+use crate::text::Message;
+
+/// The size of messages and tools.
+#[derive(Debug, Default)]
+pub(super) struct Size {
+    /// Number of messages.
+    pub messages: usize,
+    /// Number of entries of lists and objects besides.
+    pub entries: usize,
+    /// Bytes of all texts.
+    pub bytes: usize,
+    /// How deep lists and objects lie in each other.
+    pub nesting: usize,
+}
+
+impl Size {
+    /// Adds a message.
+    pub fn message(&mut self, message: &Message) {
+        self.messages += 1;
+        self.bytes += message.role.len() + message.content.as_deref().map_or(0, str::len);
+        self.object(&message.extra, 1);
+    }
+
+    /// Adds a value that lies in `nesting` others.
+    pub fn value(&mut self, value: &Value, nesting: usize) {
+        self.entries += 1;
+        match value {
+            Value::String(text) => self.bytes += text.len(),
+            Value::Array(items) => {
+                self.nesting = self.nesting.max(nesting);
+                items.iter().for_each(|item| self.value(item, nesting + 1));
+            }
+            Value::Object(object) => self.object(object, nesting),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    fn object(&mut self, object: &Map<String, Value>, nesting: usize) {
+        self.nesting = self.nesting.max(nesting);
+        for (key, value) in object {
+            self.bytes += key.len();
+            self.value(value, nesting + 1);
+        }
+    }
+}
