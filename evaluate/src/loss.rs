@@ -85,6 +85,8 @@ pub fn examples(
             .collect();
         for (record, encoded) in batch.iter().zip(encoded) {
             match encoded {
+                // It is the tokenizer's fault, and the next row would meet it too.
+                Err(problem) if problem.kind() == Kind::Malformed => return Err(problem),
                 Err(problem) => refused.add(&record.place, problem, false)?,
                 Ok(Encoded { shortened_answers, example, .. }) => {
                     shortened += shortened_answers;

@@ -44,6 +44,11 @@ impl Base {
         self.checkpoint.contains(name)
     }
 
+    /// The shape of a weight, as it is when it is dense.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.weight(name).ok().map(|(spec, _)| spec.shape)
+    }
+
     /// Whether the head is the embedding table.
     pub fn has_tied_head(&self) -> bool {
         !self.contains(HEAD)

@@ -40,12 +40,14 @@ pub struct LabelOptions {
     pub train_on_prompt: bool,
     /// Train the last answer only; it is also the last to be shortened.
     pub mask_history: bool,
+    /// The text of a special token in data is text like any other. Without it, it is that token.
+    pub split_special_tokens: bool,
 }
 
 impl LabelOptions {
     /// All answers and nothing else, in at most `cutoff_len` tokens.
     pub fn answers(cutoff_len: usize) -> Self {
-        Self { cutoff_len, train_on_prompt: false, mask_history: false }
+        Self { cutoff_len, train_on_prompt: false, mask_history: false, split_special_tokens: true }
     }
 }
 
@@ -58,6 +60,8 @@ pub struct Encoded {
     pub shortened_answers: usize,
     /// Answers among them that lost the token that ends them.
     pub endless_answers: usize,
+    /// Whether data held the text of a special token, which is text like any other.
+    pub has_special_text: bool,
 }
 
 /// Encodes a conversation with its trained tokens marked.
@@ -73,7 +77,8 @@ pub fn encode_conversation(
     if !conversation.messages.iter().any(Message::is_assistant) {
         bail!(Row, "no assistant turn, so nothing to train");
     }
-    let (conversation, has_specials) = marks::mark_specials(conversation, tokenizer.special_contents());
+    let specials = if options.split_special_tokens { tokenizer.special_contents() } else { &[] };
+    let (conversation, has_specials) = marks::mark_specials(conversation, specials);
     let rendered = template.render(&conversation.messages, &conversation.tools, false)?;
     let turns = Turns { template, conversation: &conversation, rendered: &rendered }.find()?;
     let edges: Vec<usize> = turns.iter().flat_map(|turn| [turn.start, turn.end]).collect();
@@ -97,7 +102,7 @@ pub fn encode_conversation(
             at(turn.start)..at(turn.end)
         })
         .collect();
-    Ok(cut(tokenizer, &tokens.ids, &turns, options))
+    Ok(Encoded { has_special_text: has_specials, ..cut(tokenizer, &tokens.ids, &turns, options) })
 }
 
 /// Encodes the prompt that asks for the next answer, special tokens in data kept apart.

@@ -99,11 +99,11 @@ fn run(mut arguments: Arguments) -> Result<()> {
         Some(output) => Some(begin(output, &inputs, arguments.common.force)?),
         None => None,
     };
-    let home = arguments.model.text_home(&directory)?;
-    let tokenizer = Tokenizer::load(&home)?;
-    let template = arguments.model.chat_template(&home, &tokenizer)?;
+    let files = arguments.model.text_files(&directory)?;
+    let tokenizer = Tokenizer::of(&files)?;
+    let template = arguments.model.chat_template(&files, &tokenizer)?;
     let ends = tokenizer.eos_token_id().into_iter().chain(turn_end(&tokenizer, &template));
-    let settings = Settings::load(&home, &arguments.flags, ends)?;
+    let settings = Settings::load(&files, &arguments.flags, ends)?;
     let mut models = Models::new(&arguments.model)?;
     let model = models.load(&directory)?;
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);

@@ -5,6 +5,7 @@ use std::path::Path;
 use common::data::{Malformed, Record};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, LabelOptions, Tokenizer};
+use common::error::Kind;
 use common::{Result, error};
 use rayon::prelude::*;
 
@@ -27,6 +28,8 @@ pub struct Encoder<'a> {
     endless_answers: usize,
     /// Examples in which no answer is left.
     without_answer: usize,
+    /// Examples with the text of a special token in them.
+    with_special_text: usize,
 }
 
 impl<'a> Encoder<'a> {
@@ -48,6 +51,7 @@ impl<'a> Encoder<'a> {
             shortened_answers: 0,
             endless_answers: 0,
             without_answer: 0,
+            with_special_text: 0,
         })
     }
 
@@ -60,8 +64,11 @@ impl<'a> Encoder<'a> {
             .collect();
         for (record, encoded) in records.iter().zip(encoded) {
             match encoded {
+                // It is the tokenizer's fault, and the next row would meet it too.
+                Err(problem) if problem.kind() == Kind::Malformed => return Err(problem),
                 Err(problem) => self.malformed.add(&record.place, problem, self.strict)?,
                 Ok(encoded) => {
+                    self.with_special_text += usize::from(encoded.has_special_text);
                     self.shortened_answers += encoded.shortened_answers;
                     self.endless_answers += encoded.endless_answers;
                     match encoded.example.trained.contains(&true) {
@@ -98,6 +105,14 @@ impl<'a> Encoder<'a> {
             warnings.push(format!(
                 "{} answers are shortened to fit {cutoff} tokens (--cutoff-len); {} of them lost their end token",
                 self.shortened_answers, self.endless_answers
+            ));
+        }
+        if self.with_special_text > 0 {
+            let special = self.tokenizer.special_contents().first().map_or("", String::as_str);
+            warnings.push(format!(
+                "{} examples hold the text of a special token, such as {special}, which is trained as text; \
+                 --split-special-tokens false makes it the token",
+                self.with_special_text
             ));
         }
         self.writer.finish(warnings, path)

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use common::checkpoint::Companions;
 use common::cli::{self, Progress, Unit};
 use common::data::{Malformed, Source, records};
-use common::text::{ChatTemplate, LabelOptions, Tokenizer};
+use common::text::{ChatTemplate, LabelOptions, TextFiles, Tokenizer};
 use common::{Context, Result, bail, hex};
 use sha2::{Digest, Sha256};
 
@@ -18,7 +19,7 @@ use super::{DataArguments, Encoder, show};
 /// Kept tokens that no run has used for so long are deleted.
 const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
 /// What besides data, tokenizer, template and settings decides the tokens.
-const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 2");
+const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 3");
 
 /// Examples, and the template they were made with if it is not the model's own.
 pub struct Prepared {
@@ -33,6 +34,8 @@ pub struct Prepared {
 impl DataArguments {
     /// Reads and tokenizes everything for the model in `directory`.
     pub fn prepare(&self, directory: &Path) -> Result<Prepared> {
+        // They are copied beside every checkpoint; what is wrong with them is said before the first step.
+        Companions::of_text(directory)?.expect_inside()?;
         let tokenizer = Tokenizer::load(directory)?;
         let template = match &self.template {
             Some(name) => ChatTemplate::named(name, &tokenizer)?,
@@ -47,6 +50,7 @@ impl DataArguments {
                 cutoff_len: self.longest(),
                 train_on_prompt: self.train_on_prompt,
                 mask_history: self.mask_history,
+                split_special_tokens: self.split_special_tokens,
             },
         };
         let held_out = preparation.examples(self.sources(&self.eval_data, &self.eval_dataset)?)?;
@@ -136,9 +140,7 @@ impl Preparation<'_> {
             hash.update(bytes);
         };
         part(VERSION.as_bytes());
-        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
-            part(&fs_err::read(self.model.join(name)).unwrap_or_default());
-        }
+        part(&TextFiles::of(self.model, None).digest()?);
         part(self.template.source().as_bytes());
         part(format!("{:?} {}", self.options, self.arguments.strict).as_bytes());
         for source in sources {

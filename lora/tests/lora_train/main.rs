@@ -10,5 +10,6 @@ mod output;
 mod place;
 mod reporting;
 mod survival;
+mod tokenizers;
 mod training;
 mod yaml;
