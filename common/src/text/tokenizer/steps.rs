@@ -66,11 +66,16 @@ fn steps<'de, D: Deserializer<'de>, S, W: DeserializeOwned>(
     let section = Value::deserialize(deserializer)?;
     let mut found = Vec::new();
     flatten(&section, list, &mut found);
-    let build = |step: &Value| match step["type"] == ours {
-        true => bounded(step.clone()).map_err(de::Error::custom),
-        false => W::deserialize(step.clone()).map(&wrapped).map_err(de::Error::custom),
+    let build = |step: &Value| -> Result<S> {
+        match step["type"] == ours {
+            true => bounded(step.clone()),
+            false => Ok(wrapped(W::deserialize(step.clone())?)),
+        }
     };
-    found.into_iter().map(build).collect()
+    let named = |step: &Value, problem| {
+        de::Error::custom(format_args!("the step {} of {list}: {problem}", step["type"]))
+    };
+    found.into_iter().map(|step| build(step).map_err(|problem| named(step, problem))).collect()
 }
 
 enum NormalizerStep {
