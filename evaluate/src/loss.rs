@@ -10,6 +10,7 @@ use common::data::{Malformed, Place, Record, Source, records};
 use common::model::{Loss, Model};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, Example, LabelOptions, Tokenizer};
+use common::error::Kind;
 use common::{Result, error};
 use rayon::prelude::*;
 use serde_json::json;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::device::Device;
 use common::model::Model;
-use common::text::{ChatTemplate, TextFiles, Conversation, Message, Tokenizer};
+use common::text::{ChatTemplate, Conversation, Message, TextFiles, Tokenizer};
 use evaluate::chat::generate::{Generator, ModelEngine};
 use evaluate::chat::settings::{Flags, Settings};
 use evaluate::questions::{self, Selection, Style, Subject, Task};
