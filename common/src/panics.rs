@@ -55,7 +55,12 @@ mod tests {
     fn panics_and_stops_become_messages() {
         assert_eq!(caught(|| 7), Ok(7));
         assert_eq!(caught(|| [0; 2][std::hint::black_box(1) - 1]), Ok(0));
-        assert_eq!(caught(|| if true { panic!("at {}", 7) }), Err("at 7".to_owned()));
+        assert_eq!(
+            caught(|| if true {
+                panic!("at {}", 7)
+            }),
+            Err("at 7".to_owned())
+        );
         assert_eq!(caught(|| stop("enough".to_owned())).map(|()| 0), Err("enough".to_owned()));
     }
 }

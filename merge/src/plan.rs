@@ -78,11 +78,15 @@ impl<'a> Plan<'a> {
         if let Some(name) = unused.first() {
             bail!(Mismatch, "the adapter changes {name}, which {} does not have", base.directory.display());
         }
-        let rows = |name: &str| pieces.iter().find(|piece| piece.spec.name == name).map(|piece| piece.spec.shape[0]);
+        let rows =
+            |name: &str| pieces.iter().find(|piece| piece.spec.name == name).map(|piece| piece.spec.shape[0]);
         if let (Some(table), Some(head)) = (rows(EMBEDDING), rows(HEAD))
             && table != head
         {
-            bail!(Mismatch, "{EMBEDDING} would have {table} rows and {HEAD} {head}: the adapter brings one of them only");
+            bail!(
+                Mismatch,
+                "{EMBEDDING} would have {table} rows and {HEAD} {head}: the adapter brings one of them only"
+            );
         }
         let resized_by = adapters.iter().position(|adapter| {
             let brought = adapter.replacements.get(EMBEDDING).map(|tensor| &tensor.shape);
@@ -108,7 +112,8 @@ impl<'a> Plan<'a> {
 /// the other. PEFT keeps rows of single tokens shared, and saves a table that was resized twice.
 fn stays_tied(adapters: &[Adapter]) -> bool {
     adapters.iter().all(|adapter| {
-        let folded = ["model.embed_tokens", "lm_head"].iter().any(|module| adapter.modules.contains_key(*module));
+        let folded =
+            ["model.embed_tokens", "lm_head"].iter().any(|module| adapter.modules.contains_key(*module));
         let (table, head) = (adapter.replacements.get(EMBEDDING), adapter.replacements.get(HEAD));
         let same = match (table, head) {
             (None, None) => true,
@@ -163,7 +168,12 @@ fn piece<'a>(
         }
         if tokens.values.shape[1..] != spec.shape[1..] || !is_float(spec.dtype) {
             let found = &tokens.values.shape;
-            bail!(Mismatch, "the adapter has rows {found:?} of {name}, which is {} {:?}", spec.dtype, spec.shape);
+            bail!(
+                Mismatch,
+                "the adapter has rows {found:?} of {name}, which is {} {:?}",
+                spec.dtype,
+                spec.shape
+            );
         }
     }
     let module = name.strip_suffix(".weight").unwrap_or(&name);

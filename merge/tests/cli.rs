@@ -529,7 +529,10 @@ fn tables_and_rows_for_tokens_are_merged_as_peft_merges_them() {
             assert_eq!(config[key], settings[key], "{adapter}: {key}");
         }
         let is_resized = settings["vocab_size"] == 23;
-        assert_eq!(said.contains("no tokenizer.json: the result's tokenizer is that of the base"), is_resized);
+        assert_eq!(
+            said.contains("no tokenizer.json: the result's tokenizer is that of the base"),
+            is_resized
+        );
     }
 }
 
@@ -577,7 +580,10 @@ fn templates_go_along_and_links_out_of_the_model_do_not() {
 
     fs::write(parent.path().join("adapter/chat_template.jinja"), "of the adapter").unwrap();
     run(&parent, &["adapter", "-o", "own"]).success();
-    assert!(!tools("own").exists(), "a template of the base is none of a model that was trained with another");
+    assert!(
+        !tools("own").exists(),
+        "a template of the base is none of a model that was trained with another"
+    );
 
     std::os::unix::fs::symlink("../id_rsa", base.join("vocab.txt")).unwrap();
     let said = stderr_of(&run(&parent, &["adapter", "-o", "linked"]).code(1));

@@ -332,7 +332,8 @@ fn templates_go_along_and_links_out_of_the_model_do_not() {
     fs::write(source.join("additional_chat_templates/tool_use.jinja"), "tools").unwrap();
     fs::write(parent.path().join("id_rsa"), "secret").unwrap();
     std::os::unix::fs::symlink("../id_rsa", source.join("notes.txt")).unwrap();
-    let quantized = |output: &str| quantize().current_dir(parent.path()).args(["source", "-o", output]).assert();
+    let quantized =
+        |output: &str| quantize().current_dir(parent.path()).args(["source", "-o", output]).assert();
     let said = stderr_of(&quantized("q").success());
     assert!(said.contains("not copied (2): README.md, notes.txt"), "{said}");
     let tools = parent.path().join("q/additional_chat_templates/tool_use.jinja");

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::AdapterConfig;
-use super::tokens::TokenRows;
 use super::config::{CONFIG, MERGE_IN_PEFT};
+use super::tokens::TokenRows;
 use crate::checkpoint::{self, Checkpoint, Tensor};
 use crate::{Result, bail, cli, error};
 

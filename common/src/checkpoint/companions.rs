@@ -166,8 +166,11 @@ impl Companion {
                 .hint(format_args!("rm {} or put the file in its place", cli::quoted_path(&self.path))));
         };
         let (file, link) = (cli::quoted_path(&target), cli::quoted_path(&self.path));
-        Err(error!("{path} is a link out of the model's directory, to {}; it is not copied", target.display())
-            .hint(format_args!("if that file belongs to the model: cp --remove-destination {file} {link}")))
+        Err(error!(
+            "{path} is a link out of the model's directory, to {}; it is not copied",
+            target.display()
+        )
+        .hint(format_args!("if that file belongs to the model: cp --remove-destination {file} {link}")))
     }
 }
 

@@ -88,6 +88,7 @@ pub fn encode_conversation(
     } else {
         (rendered, Vec::new(), edges)
     };
+    let has_special_text = literal.iter().any(|range| !range.is_empty());
     let turns: Vec<Range<usize>> = edges.chunks_exact(2).map(|edge| edge[0]..edge[1]).collect();
     let mut tokens = tokenizer.encode_rendered(&text, &literal, &[])?;
     let begins: Vec<usize> = turns.iter().map(|turn| turn.start).collect();
@@ -102,7 +103,7 @@ pub fn encode_conversation(
             at(turn.start)..at(turn.end)
         })
         .collect();
-    Ok(Encoded { has_special_text: has_specials, ..cut(tokenizer, &tokens.ids, &turns, options) })
+    Ok(Encoded { has_special_text, ..cut(tokenizer, &tokens.ids, &turns, options) })
 }
 
 /// Encodes the prompt that asks for the next answer, special tokens in data kept apart.

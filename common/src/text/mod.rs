@@ -21,8 +21,8 @@ pub mod stream;
 pub mod template;
 pub mod tokenizer;
 
-pub use files::TextFiles;
 pub use conversation::{Conversation, Message};
+pub use files::TextFiles;
 pub use labels::{Encoded, Example, LabelOptions};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;

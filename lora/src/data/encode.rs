@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use common::data::{Malformed, Record};
+use common::error::Kind;
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, LabelOptions, Tokenizer};
-use common::error::Kind;
 use common::{Result, error};
 use rayon::prelude::*;
 

@@ -30,7 +30,11 @@ fn the_text_files_of_the_base_go_with_the_adapter() {
     place.train(TRAIN);
     for output in ["out", "out/checkpoint-1"] {
         for file in files {
-            assert_eq!(place.read(&format!("{output}/{file}")), place.read(&format!("model/{file}")), "{file}");
+            assert_eq!(
+                place.read(&format!("{output}/{file}")),
+                place.read(&format!("model/{file}")),
+                "{file}"
+            );
         }
         assert!(!place.path(output).join("notes.txt").exists());
     }
@@ -104,7 +108,10 @@ fn without_a_tokenizer_the_command_that_makes_one_is_named() {
     assert!(said.contains("hint: the directory of a Hugging Face model holds tokenizer.json"), "{said}");
     place.write("model/tokenizer.model", "");
     let (_, said) = place.fail(TRAIN);
-    assert!(said.contains("AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])' "), "{said}");
+    assert!(
+        said.contains("AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])' "),
+        "{said}"
+    );
     assert!(said.trim_end().ends_with("/model"), "{said}");
 }
 
@@ -130,11 +137,16 @@ fn no_tokenizer_makes_the_tool_panic_hang_or_fill_the_memory() {
     type Change = Box<dyn FnOnce(&mut Value)>;
     let set = |section: &'static str, value: Value| -> Change { Box::new(move |json| json[section] = value) };
     let normalizer = |value| set("normalizer", value);
-    let model = |key: &'static str, value: Value| -> Change { Box::new(move |json| json["model"][key] = value) };
+    let model =
+        |key: &'static str, value: Value| -> Change { Box::new(move |json| json["model"][key] = value) };
     let long = "x".repeat(2000);
     let cases: Vec<(&str, Change, &str)> = vec![
         ("catastrophe", set("pre_tokenizer", split("(\\w+\\w+)+[^\\w\\s]\\d")), "retry-limit"),
-        ("replace bomb", normalizer(json!({"type": "Sequence", "normalizers": doubling(40)})), "its steps make"),
+        (
+            "replace bomb",
+            normalizer(json!({"type": "Sequence", "normalizers": doubling(40)})),
+            "its steps make",
+        ),
         (
             "decoder bomb",
             set("decoder", json!({"type": "Sequence", "decoders": doubling(40)})),
@@ -155,12 +167,16 @@ fn no_tokenizer_makes_the_tool_panic_hang_or_fill_the_memory() {
         ),
         (
             "map of 4 GB",
-            normalizer(json!({"type": "Precompiled", "precompiled_charsmap": charsmap(&[0], u32::MAX - 3, "")})),
+            normalizer(
+                json!({"type": "Precompiled", "precompiled_charsmap": charsmap(&[0], u32::MAX - 3, "")}),
+            ),
             "announces an array",
         ),
         (
             "map that leads out of itself",
-            normalizer(json!({"type": "Precompiled", "precompiled_charsmap": charsmap(&[0x3ff << 10], 4, "a\0")})),
+            normalizer(
+                json!({"type": "Precompiled", "precompiled_charsmap": charsmap(&[0x3ff << 10], 4, "a\0")}),
+            ),
             "index out of bounds",
         ),
         (
@@ -220,16 +236,23 @@ fn odd_tokenizers_that_can_be_used_are_used() {
                 "normalized": false, "special": true});
             tokens.extend([again, empty]);
         }),
-        ("a regular expression that may match nothing", |json| json["pre_tokenizer"] = json!({
-            "type": "Sequence", "pretokenizers": [split("x*"), json["pre_tokenizer"].clone()]})),
-        ("a sequence in a sequence", |json| json["pre_tokenizer"] = json!({
-            "type": "Sequence", "pretokenizers": [{"type": "Sequence", "pretokenizers": [json["pre_tokenizer"]]}]})),
-        ("truncation and padding", |json| json["truncation"] = json!({
-            "max_length": 1, "strategy": "LongestFirst", "stride": 0, "direction": "Right"})),
+        ("a regular expression that may match nothing", |json| {
+            json["pre_tokenizer"] = json!({
+            "type": "Sequence", "pretokenizers": [split("x*"), json["pre_tokenizer"].clone()]})
+        }),
+        ("a sequence in a sequence", |json| {
+            json["pre_tokenizer"] = json!({
+            "type": "Sequence", "pretokenizers": [{"type": "Sequence", "pretokenizers": [json["pre_tokenizer"]]}]})
+        }),
+        ("truncation and padding", |json| {
+            json["truncation"] = json!({
+            "max_length": 1, "strategy": "LongestFirst", "stride": 0, "direction": "Right"})
+        }),
     ];
     let expected = place(|_| ());
     let (_, expected) = expected.run(&format!("{TRAIN} --show-examples 1"));
-    let shown = |said: &str| said.split_once("example 1, ").unwrap().1.lines().take(5).collect::<Vec<_>>().join("\n");
+    let shown =
+        |said: &str| said.split_once("example 1, ").unwrap().1.lines().take(5).collect::<Vec<_>>().join("\n");
     for (name, change) in cases {
         let (_, said) = place(change).run(&format!("{TRAIN} --show-examples 1"));
         assert_eq!(shown(&said), shown(&expected), "{name}");

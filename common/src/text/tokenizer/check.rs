@@ -20,7 +20,7 @@ const TOKENS: usize = 1 << 20;
 /// Bytes of all tokens.
 const VOCABULARY_BYTES: usize = 16 << 20;
 /// Bytes of all tokens of a Unigram model, which keeps them as a tree of bytes.
-const UNIGRAM_BYTES: usize = 8 << 20;
+const UNIGRAM_BYTES: usize = 4 << 20;
 /// Bytes of a token.
 const TOKEN_BYTES: usize = 1024;
 /// The largest id.
@@ -36,7 +36,7 @@ const CONTENT_BYTES: usize = 1024;
 /// Steps of a pre-tokenizer that make two characters of a byte.
 const BYTE_LEVELS: usize = 2;
 /// Characters of a word that WordPiece looks up piece by piece, in quadratic time.
-const WORD_CHARACTERS: u64 = 1000;
+const WORD_CHARACTERS: u64 = 300;
 
 /// Counts what JSON is made of, so that reading it takes no more memory than it should.
 pub fn check_structure(json: &[u8]) -> Result<()> {
@@ -102,7 +102,9 @@ fn check_model(model: &Map<String, Value>) -> Result<()> {
         Ok(())
     };
     match model.get("vocab") {
-        Some(Value::Object(vocabulary)) => vocabulary.iter().try_for_each(|(text, id)| token(text, Some(id)))?,
+        Some(Value::Object(vocabulary)) => {
+            vocabulary.iter().try_for_each(|(text, id)| token(text, Some(id)))?
+        }
         Some(Value::Array(pieces)) => {
             for piece in pieces {
                 token(piece[0].as_str().unwrap_or_default(), None)?;
@@ -167,7 +169,8 @@ fn check_step(kind: &str, step: &Value) -> Result<()> {
     for pattern in [&step["pattern"]["String"], &step["pattern"]["Regex"]] {
         at_most("bytes of a pattern", pattern.as_str().map_or(0, str::len), PATTERN_BYTES)?;
     }
-    for key in ["content", "prepend", "prefix", "suffix", "replacement", "pad_token", "word_delimiter_token"] {
+    for key in ["content", "prepend", "prefix", "suffix", "replacement", "pad_token", "word_delimiter_token"]
+    {
         at_most(&format!("bytes of {key}"), text(key).len(), CONTENT_BYTES)?;
     }
     match kind {

@@ -73,17 +73,31 @@ mod tests {
     fn after_a_failure_nothing_more_is_asked() {
         let guard = Guard::default();
         assert_eq!(guard.run(1, || 1).unwrap(), 1);
-        let error = guard.run(1, || if true { panic!("retry-limit") }).unwrap_err();
+        let error = guard
+            .run(1, || {
+                if true {
+                    panic!("retry-limit")
+                }
+            })
+            .unwrap_err();
         assert_eq!(error.to_string(), "the model's tokenizer fails: retry-limit");
-        let error = guard.run(1, || if true { unreachable!() }).unwrap_err();
+        let error = guard
+            .run(1, || {
+                if true {
+                    unreachable!()
+                }
+            })
+            .unwrap_err();
         assert_eq!(error.to_string(), "the model's tokenizer fails: retry-limit");
     }
 
     #[test]
     fn endless_work_is_stopped() {
         let guard = Guard { nanoseconds: AtomicU64::new(NANOSECONDS), ..Guard::default() };
-        let work = || while std::hint::black_box(true) {
-            check_time();
+        let work = || {
+            while std::hint::black_box(true) {
+                check_time();
+            }
         };
         assert!(guard.run(0, work).unwrap_err().to_string().contains("far too long"));
     }

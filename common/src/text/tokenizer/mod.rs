@@ -22,13 +22,16 @@ use tokenizers::{
 
 use crate::text::TextFiles;
 use crate::text::files::TOKENIZER;
-use crate::{Context, Error, Result, error, files};
+use crate::{Context, Error, Result, bail, error, files};
 use guard::Guard;
 use steps::{BoundedDecoder, BoundedNormalizer, BoundedPreTokenizer};
 
 /// The library's tokenizer with our steps around its model.
 type Inner =
     TokenizerImpl<ModelWrapper, BoundedNormalizer, BoundedPreTokenizer, PostProcessorWrapper, BoundedDecoder>;
+
+/// Special tokens that a tokenizer may have: every text is searched for each of them.
+const SPECIAL_TOKENS: usize = 1 << 15;
 
 /// Token ids with the bytes of the text each stands for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,6 +102,10 @@ impl Tokenizer {
         special_contents.retain(|content| !content.is_empty());
         special_contents.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         special_contents.dedup();
+        if special_contents.len() > SPECIAL_TOKENS {
+            let found = special_contents.len();
+            bail!(TooLarge, "{found} special tokens, expected at most {SPECIAL_TOKENS}");
+        }
         let mut tokenizer =
             Self { inner, guard, post_processor, special_tokens, special_contents, adds_prefix_space: false };
         let newline = tokenizer.encode("\n")?;

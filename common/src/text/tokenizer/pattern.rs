@@ -58,7 +58,8 @@ impl Bounded {
 fn search(regex: &Regex, text: &str, from: usize, region: &mut Region) -> Option<Offsets> {
     let options = SearchOptions::SEARCH_OPTION_NONE;
     region.clear();
-    let quick = regex.search_with_param(text, from, text.len(), options, Some(region), bound(STEPS_OF_SEARCH));
+    let quick =
+        regex.search_with_param(text, from, text.len(), options, Some(region), bound(STEPS_OF_SEARCH));
     if let Ok(found) = quick {
         return found.and_then(|_| region.pos(0));
     }
@@ -126,7 +127,8 @@ mod tests {
 
     #[test]
     fn texts_are_cut_as_the_library_cuts_them() {
-        let texts = ["a  b1234\n\n c", " ", "", "ab", "äöü 12 ß", &"word and 1 ".repeat(40), &"é".repeat(3000)];
+        let texts =
+            ["a  b1234\n\n c", " ", "", "ab", "äöü 12 ß", &"word and 1 ".repeat(40), &"é".repeat(3000)];
         for sought in ["a", " ", "é", "  ", ""] {
             let ours = Bounded::new(Sought::String(sought.into())).unwrap();
             let theirs = SysRegex::new(&regex::escape(sought)).unwrap();
@@ -135,7 +137,9 @@ mod tests {
                 assert_eq!((&ours).find_matches(text).unwrap(), expected, "{sought:?} in {text:?}");
             }
         }
-        for pattern in [r"\s+(?!\S)|\s+", r"\d{1,3}", r"x*", r"", r"$", r"(?=b)", r"[^\s]+", r"é{2}", "(a)|b", "(x|é)*é"] {
+        for pattern in
+            [r"\s+(?!\S)|\s+", r"\d{1,3}", r"x*", r"", r"$", r"(?=b)", r"[^\s]+", r"é{2}", "(a)|b", "(x|é)*é"]
+        {
             let ours = Bounded::new(Sought::Regex(pattern.into())).unwrap();
             let theirs = SysRegex::new(pattern).unwrap();
             for text in texts {

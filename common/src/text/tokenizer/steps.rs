@@ -108,11 +108,13 @@ impl Normalizer for BoundedNormalizer {
             // The library drops errors of a normalizer where it looks for added tokens, and would go on
             // with a text that is normalized in part.
             let outcome = match step {
-                NormalizerStep::Replace(pattern, content) => pattern.find_matches(text.get()).and_then(|found| {
-                    let matches = found.iter().filter(|(_, is_match)| *is_match).count();
-                    check_growth(original, matches.saturating_mul(content.len()));
-                    text.replace(Found(found), content)
-                }),
+                NormalizerStep::Replace(pattern, content) => {
+                    pattern.find_matches(text.get()).and_then(|found| {
+                        let matches = found.iter().filter(|(_, is_match)| *is_match).count();
+                        check_growth(original, matches.saturating_mul(content.len()));
+                        text.replace(Found(found), content)
+                    })
+                }
                 NormalizerStep::Precompiled(map) => {
                     check_precompiled(map, original, text.get());
                     map.normalize(text)
