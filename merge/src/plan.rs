@@ -159,7 +159,7 @@ fn piece<'a>(
     let mut rows = None;
     for adapter in adapters {
         let Some(tokens) = adapter.tokens.get(&name) else { continue };
-        if std::mem::replace(&mut rows, Some(tokens)).is_some() {
+        if rows.replace(tokens).is_some() {
             bail!(Mismatch, "more than one adapter brings rows of {name}");
         }
         let outside = tokens.indices.iter().find(|&&index| index >= spec.shape[0]);
