@@ -30,6 +30,8 @@ pub enum Kind {
     Row,
     /// Something is larger than these tools accept.
     TooLarge,
+    /// A text has more tokens than the model takes.
+    TooLong,
     /// The memory of the GPU or of the machine is used up.
     OutOfMemory,
     /// The disk, or the user's share of it, is full.
@@ -69,6 +71,7 @@ impl Kind {
             Self::Mismatch => "check that these files were made for each other",
             Self::Row => "mend or remove that row",
             Self::TooLarge => "use a smaller file, or split it",
+            Self::TooLong => "use a shorter text",
             Self::OutOfMemory => "close other programs that use this memory, or choose a smaller model",
             Self::DiskFull => "free some disk space and run the same command again",
             Self::Denied => "choose a place that you may read and write, or change its permissions",

@@ -14,7 +14,7 @@
 //! | [`kernels`] | the operations of the model, forward beside backward |
 //! | [`model`] | the decoder: forward, hand-written backward, adapters |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
-//! | `panics` | panics of libraries as messages |
+//! | [`panics`] | panics of libraries, as errors |
 //! | [`text`] | tokenizer, chat templates, label masks |
 
 pub mod adapter;
@@ -30,7 +30,7 @@ pub mod hub_cache;
 pub mod kernels;
 pub mod model;
 pub mod nf4;
-mod panics;
+pub mod panics;
 pub mod text;
 
 pub use error::{Context, Error, Result};

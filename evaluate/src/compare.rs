@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use common::{Context, Error, Result, bail, error};
+use common::{Context, Result, bail, error, files};
 use serde_json::Value;
 
-use crate::report::Report;
+use crate::report::{MOST_BYTES, Report};
 
 /// The questions of two reports, by which of them answered right.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,10 +33,7 @@ pub fn compare(first: &Path, second: &Path) -> Result<String> {
 }
 
 fn read(path: &Path) -> Result<Value> {
-    let bytes = fs_err::read(path)?;
-    serde_json::from_slice(&bytes)
-        .map_err(Error::from)
-        .with_context(|| format!("{} is not a report", path.display()))
+    files::read_json(path, MOST_BYTES).hint("--compare takes two reports that evaluate wrote")
 }
 
 fn pairs(first: &Report, second: &Report) -> Result<Pairs> {

@@ -25,5 +25,6 @@ pub mod outputs;
 pub mod questions;
 pub mod ranking;
 pub mod report;
+pub mod report_name;
 pub mod score;
 pub mod texts;

@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::cli::{self, Progress, Unit};
-use common::data::passes::{pack, passes, targets};
+use common::data::passes::{pack, passes};
 use common::data::{Malformed, Place, Record, Source, records};
 use common::error::Kind;
 use common::model::{Loss, Model};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, Example, LabelOptions, Tokenizer};
-use common::{Result, error};
+use common::{Result, bail, error};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -76,8 +76,8 @@ pub fn examples(
     let mut source = Source::file(file);
     source.max_samples = limit;
     let options = LabelOptions::answers(cutoff);
-    let (mut found, mut refused, mut shortened, mut empty) =
-        (Examples::default(), Malformed::default(), 0, 0);
+    let (mut found, mut refused, mut shortened, mut empty, mut masked, mut unwritten) =
+        (Examples::default(), Malformed::default(), 0, 0, 0, 0);
     let malformed = records(&source, false, &mut |batch: &[Record], _| {
         cli::check_interrupted()?;
         let encoded: Vec<Result<Encoded>> = batch
@@ -89,12 +89,14 @@ pub fn examples(
                 // It is the tokenizer's fault, and the next row would meet it too.
                 Err(problem) if problem.kind() == Kind::Malformed => return Err(problem),
                 Err(problem) => refused.add(&record.place, problem, false)?,
-                Ok(Encoded { shortened_answers, example, .. }) => {
+                Ok(Encoded { shortened_answers, masked_answers, unwritten_calls, example, .. }) => {
                     shortened += shortened_answers;
-                    if targets(&example) > 0 {
+                    masked += masked_answers;
+                    unwritten += unwritten_calls;
+                    if example.supervised() > 0 {
                         found.examples.push(example);
                         found.places.push(record.place.clone());
-                    } else {
+                    } else if masked_answers + unwritten_calls == 0 {
                         empty += 1;
                     }
                 }
@@ -106,6 +108,14 @@ pub fn examples(
     if shortened + empty > 0 {
         cli::warn(format_args!(
             "{cutoff} tokens (--cutoff-len) cut {shortened} answers short and leave {empty} examples without one"
+        ));
+    }
+    if masked > 0 {
+        cli::warn(format_args!("{masked} answers have weight 0 (or train: false) and do not count"));
+    }
+    if unwritten > 0 {
+        cli::warn(format_args!(
+            "{unwritten} answers call tools, which the chat template does not write, and do not count"
         ));
     }
     match found.examples.is_empty() {
@@ -122,7 +132,15 @@ pub fn losses(model: &Model, examples: &[Example], pass_tokens: usize) -> Result
     let mut losses = Vec::new();
     for pass in passes(examples, pass_tokens) {
         cli::check_interrupted()?;
-        losses.push(model.loss(&pack(pass))?);
+        let loss = model.loss(&pack(pass))?;
+        if !loss.sum.is_finite() {
+            bail!(
+                Malformed,
+                "the model's loss is {}: its weights hold numbers that are not finite, or overflow",
+                loss.sum
+            );
+        }
+        losses.push(loss);
         progress.add(pass.len() as u64);
     }
     Ok(losses)

@@ -9,6 +9,8 @@ use clap::Parser;
 use common::cli::{self, Destination, OutputFile, Progress, Tool, Unit};
 use common::data::hub;
 use common::device::Device;
+use common::error::Kind;
+use common::model::Config;
 use common::text::Tokenizer;
 use common::{Context, Error, Result, error, files};
 use evaluate::compare::compare;
@@ -20,6 +22,7 @@ use evaluate::outputs::{Existing, Outputs, chart_of};
 use evaluate::questions::{self, Selection, Split, Style, Subject, Task};
 use evaluate::ranking;
 use evaluate::report::{Report, Scored};
+use evaluate::report_name::report_name;
 use evaluate::score::{Passes, score};
 use evaluate::texts::Texts;
 use serde_json::{Map, Value, json};
@@ -33,10 +36,10 @@ const DOWNLOADED: [&str; 5] =
 
 /// Score models on multiple-choice questions (MMLU, CMMLU, C-Eval), or compute their loss.
 ///
-/// Prints accuracies by subject and category, and writes report.json and report.png. The questions
-/// of a subject share their five shots, which go through the model once. A run that is stopped goes
-/// on where it was when it is started again. Several models are ranked, best first; adapters of one
-/// base share it.
+/// Prints accuracies by subject and category, and writes reports/MODEL-TASK.json with a chart beside
+/// it; -o names another file. The questions of a subject share their five shots, which go through the
+/// model once. A run that is stopped continues where it was when it is started again. Several models
+/// are ranked, best first; adapters of one base share it.
 #[derive(Parser)]
 #[command(
     version,
@@ -139,8 +142,24 @@ impl Arguments {
     }
 }
 
+/// What to do about errors of a kind, in options that this tool has.
+fn hint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Mismatch => {
+            Some("check that these files were made for each other; --base names an adapter's base")
+        }
+        Kind::OutOfMemory => Some(
+            "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
+        ),
+        Kind::TooLong => {
+            Some("ask with fewer --shots, or keep fewer tokens of an example with --cutoff-len beside --loss")
+        }
+        _ => None,
+    }
+}
+
 fn main() -> ExitCode {
-    cli::run(Tool { name: "evaluate", hint: |_| None }, run)
+    cli::run(Tool { name: "evaluate", hint }, run)
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -182,7 +201,8 @@ fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> 
         let tokenizer = Tokenizer::of(&files)?;
         let template = arguments.model.chat_template(&files, &tokenizer)?;
         let examples = examples(file, arguments.limit(), arguments.cutoff_len, &tokenizer, &template)?;
-        let passes = losses(models.load(directory)?, &examples.examples, tokens)?;
+        let passes = losses(models.load(directory)?, &examples.examples, tokens)
+            .with_context(|| directory.display().to_string())?;
         if let Some(details) = &mut details {
             details.fill(|path| Ok(fs_err::write(path, examples.details(&passes))?))?;
         }
@@ -237,7 +257,12 @@ fn inputs_of(directory: &Path, arguments: &Arguments) -> Result<Vec<PathBuf>> {
 
 /// Prints the accuracies of a model, or the ranking of several.
 fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
-    let reports = report_paths(directories, arguments)?;
+    // A model that cannot be read is said before questions are fetched.
+    for directory in directories {
+        let base = arguments.model.base_of(directory)?;
+        Config::read(base.as_deref().unwrap_or(directory))?;
+    }
+    let place = ReportPlace::new(directories, arguments);
     let data = match &arguments.data {
         Some(data) => data.clone(),
         None => hub::download(arguments.task.repository(), "questions", &DOWNLOADED.map(str::to_owned))?,
@@ -252,8 +277,8 @@ fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments) -> Result<()
     let subjects = questions::load(&data, &selection)?;
     let mut models = Models::new(&arguments.model)?.for_scoring();
     let mut found = Vec::new();
-    for (directory, path) in directories.iter().zip(&reports) {
-        let report = evaluate(directory, path, &subjects, &mut models, arguments);
+    for directory in directories {
+        let report = evaluate(directory, &place, &subjects, &mut models, arguments);
         let several =
             || format!("{} of {} models, {}", found.len() + 1, directories.len(), directory.display());
         found.push((
@@ -267,35 +292,38 @@ fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments) -> Result<()
     }
 }
 
-/// Where the report of each model goes: one to -o or report.json, several into the directory -o or
-/// reports.
-fn report_paths(directories: &[PathBuf], arguments: &Arguments) -> Result<Vec<PathBuf>> {
-    let output = arguments.common.output.clone();
-    if directories.len() == 1 {
-        return Ok(vec![output.unwrap_or_else(|| "report.json".into())]);
-    }
-    let folder = output.unwrap_or_else(|| "reports".into());
-    fs_err::create_dir_all(&folder)?;
-    let name = |directory: &PathBuf| {
-        let parts = directory.components().filter_map(|part| match part {
-            std::path::Component::Normal(part) => Some(part.to_string_lossy()),
-            _ => None,
-        });
-        folder.join(parts.collect::<Vec<_>>().join("-") + ".json")
-    };
-    let paths: Vec<PathBuf> = directories.iter().map(name).collect();
-    match paths.iter().enumerate().find(|(index, path)| paths[..*index].contains(path)) {
-        Some((_, path)) => {
-            Err(error!("two models would have the report {}", path.display()).hint("name each model once"))
+/// Where reports go.
+enum ReportPlace {
+    /// To this file, the only one.
+    File(PathBuf),
+    /// Into this directory, under names of their own.
+    Folder(PathBuf),
+}
+
+impl ReportPlace {
+    fn new(directories: &[PathBuf], arguments: &Arguments) -> Self {
+        match (&arguments.common.output, directories.len()) {
+            (Some(file), 1) => Self::File(file.clone()),
+            (output, _) => Self::Folder(output.clone().unwrap_or_else(|| "reports".into())),
         }
-        None => Ok(paths),
+    }
+
+    /// The report of `model`, evaluated as `recipe` says.
+    fn of(&self, model: &Path, task: Task, recipe: &Value) -> Result<PathBuf> {
+        match self {
+            Self::File(path) => Ok(path.clone()),
+            Self::Folder(folder) => {
+                fs_err::create_dir_all(folder).hint("-o names the directory of the reports")?;
+                Ok(report_name(folder, model, task, recipe))
+            }
+        }
     }
 }
 
 /// The report of a model, made now or before.
 fn evaluate(
     directory: &Path,
-    path: &Path,
+    place: &ReportPlace,
     subjects: &[Subject],
     models: &mut Models,
     arguments: &Arguments,
@@ -312,6 +340,7 @@ fn evaluate(
         "limit": arguments.limit,
         "prompt_sha256": texts.hash(subjects)?,
     });
+    let path = &place.of(directory, arguments.task, &recipe)?;
     let title = directory.display().to_string();
     let details = arguments.details.as_deref();
     let (made, existing) = made_before(path, &recipe, arguments)?;
@@ -394,19 +423,20 @@ fn score_all(
         Passes { tokens: arguments.pass_tokens(models.device()), share_prefix: !arguments.no_prefix_cache };
     let model = models.load(directory)?;
     let (mut journal, done) = Journal::open(report, recipe)?;
-    if !done.is_empty() {
-        cli::note(format_args!("{} of {} subjects are scored already", done.len(), subjects.len()));
+    let before = subjects.iter().filter(|subject| done.iter().any(|done| done.is_of(subject))).count();
+    if before > 0 {
+        cli::note(format_args!("{before} of {} subjects are scored already", subjects.len()));
     }
     let total: usize = subjects.iter().map(|subject| subject.questions.len()).sum();
     let progress = Progress::new("scoring", total as u64, Unit::Items("questions"));
     let mut scored = Vec::with_capacity(subjects.len());
     for subject in subjects {
-        if let Some(done) = done.iter().find(|done| done.subject == subject.name) {
+        if let Some(done) = done.iter().find(|done| done.is_of(subject)) {
             progress.add(subject.questions.len() as u64);
             scored.push(done.clone());
             continue;
         }
-        let prompts = texts.encode(subject, model.config().max_positions)?;
+        let prompts = texts.encode(subject, model.config().rope.positions)?;
         let logprobs = score(model, &prompts, answers, passes, |count| {
             progress.add(count as u64);
             let kept = || format!("stopped with {} of {} subjects scored", scored.len(), subjects.len());

@@ -7,7 +7,10 @@ use common::chart::{Bar, BarChart, BarGroup};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::questions::{Category, LETTERS, Task};
+use crate::questions::{Category, LETTERS, Subject, Task};
+
+/// Most bytes of a report; one of MMLU has 100 KB.
+pub const MOST_BYTES: u64 = 64 << 20;
 
 /// The scored questions of a subject.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +24,14 @@ pub struct Scored {
 }
 
 impl Scored {
+    /// Whether these are scores of `subject`'s questions, as they are asked now.
+    pub fn is_of(&self, subject: &Subject) -> bool {
+        self.subject == subject.name
+            && self.logprobs.len() == subject.questions.len()
+            && self.logprobs.iter().flatten().all(|logprob| logprob.is_finite())
+            && self.answers.iter().copied().eq(subject.questions.iter().map(|question| question.answer))
+    }
+
     fn outcome(&self) -> Outcome {
         Outcome {
             subject: self.subject.clone(),

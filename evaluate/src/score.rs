@@ -14,6 +14,14 @@ pub trait Scorer {
     type Prefix;
     /// Most tokens of a prompt.
     fn max_tokens(&self) -> usize;
+    /// What bounds them, for people.
+    fn bound(&self) -> String {
+        format!("{} positions", self.max_tokens())
+    }
+    /// Whether prompts of up to this many tokens may share what the model remembers of a prefix.
+    fn shares_prefix(&self, _longest: usize) -> bool {
+        true
+    }
     /// Runs tokens that many prompts begin with.
     fn prefix(&self, tokens: &[u32]) -> Result<Self::Prefix>;
     /// Logits [n, V] at the last token of n prompts, each continuing the prefix where there is one.
@@ -25,6 +33,14 @@ impl Scorer for Model {
 
     fn max_tokens(&self) -> usize {
         self.config().max_positions
+    }
+
+    fn bound(&self) -> String {
+        self.config().bound()
+    }
+
+    fn shares_prefix(&self, longest: usize) -> bool {
+        !self.config().rope.is_stretched(longest)
     }
 
     fn prefix(&self, tokens: &[u32]) -> Result<KeyValueCache> {
@@ -61,9 +77,13 @@ pub fn score<S: Scorer>(
     mut scored: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<[f32; 4]>> {
     if let Some(long) = prompts.iter().find(|prompt| prompt.len() > model.max_tokens()) {
-        bail!(TooLarge, "a prompt of {} tokens, and the model takes {}", long.len(), model.max_tokens());
+        bail!(TooLong, "a prompt of {} tokens exceeds the model's {}", long.len(), model.bound());
     }
-    let shared = if passes.share_prefix { shared_prefix(prompts) } else { 0 };
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let shared = match passes.share_prefix && model.shares_prefix(longest) {
+        true => shared_prefix(prompts),
+        false => 0,
+    };
     let prefix = if shared > 0 { Some(model.prefix(&prompts[0][..shared])?) } else { None };
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(prompts[index].len()));
@@ -192,7 +212,7 @@ mod tests {
         let fake = Fake::default();
         let passes = Passes { tokens: 1, share_prefix: true };
         let error = score(&fake, &[vec![0; 51]], [0, 1, 2, 3], passes, |_| Ok(())).unwrap_err();
-        assert!(error.to_string().contains("51 tokens, and the model takes 50"), "{error}");
+        assert!(error.to_string().contains("51 tokens exceeds the model's 50 positions"), "{error}");
         let error = score(&fake, &[vec![1]], [0, 1, 2, 5], passes, |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("token 5"), "{error}");
     }

@@ -106,9 +106,9 @@ fn several_models_are_ranked_and_adapters_share_their_base() {
     for model in models {
         let alone = format!("{}.json", model.replace('/', "_"));
         place.stdout(&format!("{model} {ASKED} -o {alone} --details {alone}l"));
-        let together = place.json(&format!("reports/{}.json", model.replace('/', "-")));
+        let together = place.json(&format!("reports/{}-mmlu.json", model.replace('/', "-")));
         assert_eq!(together["subjects"], place.json(&alone)["subjects"], "{model}");
-        assert!(place.path(&format!("reports/{}.png", model.replace('/', "-"))).exists());
+        assert!(place.path(&format!("reports/{}-mmlu.png", model.replace('/', "-"))).exists());
     }
     let logprobs = |name: &str| fs_err::read_to_string(place.path(name)).unwrap();
     assert_ne!(logprobs("out_checkpoint-1.jsonl"), logprobs("out_checkpoint-2.jsonl"), "adapters matter");
@@ -117,8 +117,8 @@ fn several_models_are_ranked_and_adapters_share_their_base() {
     let said = String::from_utf8(again.get_output().stderr.clone()).unwrap();
     assert_eq!(said.matches("is already made").count(), 3, "{said}");
     assert_eq!(String::from_utf8(again.get_output().stdout.clone()).unwrap(), ranking);
-    let error = place.error(&format!("model model {ASKED}"), 1);
-    assert!(error.contains("two models would have the report reports/model.json"), "{error}");
+    place.stdout(&format!("model ./out/../model {ASKED}"));
+    assert!(!place.path("reports/model-mmlu-2.json").exists(), "one evaluation, one report");
     let error = place.error(&format!("model out/checkpoint-1 {ASKED} --details d"), 2);
     assert!(error.contains("--details: one model expected"), "{error}");
 }
@@ -212,7 +212,7 @@ fn chinese_questions_have_their_own_prompts_and_keys() {
     place.write("ceval/val/logic_val.csv", rows);
     let table = place.stdout("model --task ceval --data ceval --shots 0 --style llamafactory");
     assert!(table.contains("Humanities\n  logic"), "{table}");
-    let report = place.json("report.json");
+    let report = place.json("reports/model-ceval.json");
     assert_eq!((&report["recipe"]["task"], &report["recipe"]["split"]), (&json!("ceval"), &json!("val")));
     assert_eq!(report["results"]["ceval-valid_logic"]["sample_len"], 2);
     let error = place.error("model --data ceval --split val --shots 0 --force", 2);

@@ -189,3 +189,35 @@ fn long_greedy_answers_as_transformers() {
 fn all_long_greedy_answers_as_transformers() {
     long_answers_as_transformers(0..8);
 }
+
+/// `rope_scaling` beside `rope_parameters`, as `scripts/golden/rope.py` has it.
+#[test]
+fn losses_under_scaled_angles_are_transformers() {
+    let Some(model) = directory() else { return };
+    let golden = golden("rope.json")["smollm2"].clone();
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    let row = serde_json::json!([{"instruction": golden["question"], "output": golden["answer"]}]);
+    std::fs::write(path("rows.json"), row.to_string()).unwrap();
+    std::fs::create_dir(path("model")).unwrap();
+    for file in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::os::unix::fs::symlink(model.join(file), path("model").join(file)).unwrap();
+    }
+    let config = std::fs::read(model.join("config.json")).unwrap();
+    for (name, factor) in [("none", 1.0), ("linear 4", 4.0), ("yarn 4", 4.0), ("dynamic 4", 4.0)] {
+        let mut config: Value = serde_json::from_slice(&config).unwrap();
+        config["rope_parameters"] = serde_json::json!({"rope_type": "default", "rope_theta": 100000.0});
+        if factor > 1.0 {
+            let kind = name.split(' ').next().unwrap();
+            config["rope_scaling"] = serde_json::json!({"type": kind, "factor": factor});
+        }
+        std::fs::write(path("model/config.json"), config.to_string()).unwrap();
+        let mut command = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("evaluate"));
+        let arguments = ["model", "--loss", "rows.json", "-o", "report.json", "--force", "--device", "cpu"];
+        command.current_dir(place.path()).args(arguments).assert().success();
+        let report: Value = serde_json::from_slice(&std::fs::read(path("report.json")).unwrap()).unwrap();
+        let (found, expected) =
+            (report["models"][0]["loss"].as_f64().unwrap(), golden["losses"][name].as_f64().unwrap());
+        assert!((found - expected).abs() < 2e-4, "{name}: {found}, transformers {expected}");
+    }
+}

@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use common::checkpoint::{Checkpoint, Tensor, write_file};
+use common::model::{EMBEDDING, HEAD};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -108,11 +110,11 @@ fn the_table_is_the_answer_and_files_hold_the_rest() {
     let fixture = Fixture::new();
     let table = stdout(&mut fixture.evaluate(&["--details", "details.jsonl"]));
     assert!(table.contains("\n  virology      3 ") && table.contains("\n          Other: "), "{table}");
-    let report: Value = serde_json::from_str(&fixture.read("report.json")).unwrap();
+    let report: Value = serde_json::from_str(&fixture.read("reports/model-mmlu.json")).unwrap();
     assert_eq!(report["average"]["n"], 6);
     assert_eq!(report["subjects"]["x"]["answers"], "ABC");
     assert_eq!(report["recipe"]["style"], "lm-eval");
-    assert!(fs_err::read(fixture.path("report.png")).unwrap().starts_with(b"\x89PNG"));
+    assert!(fs_err::read(fixture.path("reports/model-mmlu.png")).unwrap().starts_with(b"\x89PNG"));
     let details: Vec<Value> =
         fixture.read("details.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(details.len(), 6);
@@ -120,7 +122,7 @@ fn the_table_is_the_answer_and_files_hold_the_rest() {
 
     let again = fixture.evaluate(&[]).assert().success().get_output().clone();
     assert_eq!(String::from_utf8(again.stdout).unwrap(), table);
-    assert!(String::from_utf8(again.stderr).unwrap().contains("report.json is already made"));
+    assert!(String::from_utf8(again.stderr).unwrap().contains("reports/model-mmlu.json is already made"));
 }
 
 #[test]
@@ -145,10 +147,17 @@ fn the_prefix_cache_and_the_size_of_passes_change_nothing() {
 #[test]
 fn a_report_of_another_evaluation_is_kept() {
     let fixture = Fixture::new();
+    stdout(&mut fixture.evaluate(&["--limit", "1", "-o", "r.json"]));
+    let error = failure(&mut fixture.evaluate(&["--limit", "2", "-o", "r.json"]), 1);
+    assert!(error.contains("r.json exists and is of another evaluation\nhint: --force"), "{error}");
+    stdout(&mut fixture.evaluate(&["--limit", "2", "-o", "r.json", "--force"]));
+    // Without a name, each evaluation gets one of its own.
     stdout(&mut fixture.evaluate(&["--limit", "1"]));
-    let error = failure(&mut fixture.evaluate(&["--limit", "2"]), 1);
-    assert!(error.contains("report.json exists and is of another evaluation\nhint: --force"), "{error}");
-    stdout(&mut fixture.evaluate(&["--limit", "2", "--force"]));
+    stdout(&mut fixture.evaluate(&["--limit", "2"]));
+    for (name, n) in [("model-mmlu", 2), ("model-mmlu-2", 4)] {
+        let report: Value = serde_json::from_str(&fixture.read(&format!("reports/{name}.json"))).unwrap();
+        assert_eq!(report["average"]["n"], n, "{name}");
+    }
     stdout(&mut fixture.evaluate(&["--subjects", " x ", "--style", "llamafactory", "-o", "other.json"]));
     let report: Value = serde_json::from_str(&fixture.read("other.json")).unwrap();
     assert_eq!(report["subjects"].as_object().unwrap().len(), 1);
@@ -179,7 +188,121 @@ fn what_cannot_be_evaluated_is_said() {
     let error = failure(&mut fixture.run("evaluate", &["model", "--data", "broken", "--shots", "0"]), 1);
     assert!(error.contains("broken/test/x_test.csv: line 2: 6 fields expected"), "{error}");
     assert!(error.contains("\nhint: mend the row"), "{error}");
-    assert!(!fixture.path("report.json").exists());
+    assert!(!fixture.path("reports").exists());
+}
+
+impl Fixture {
+    /// The mean loss that `evaluate --loss` prints.
+    fn loss(&self, model: &str) -> f64 {
+        self.write(
+            "rows.json",
+            r#"[{"instruction": "ab", "output": "cde"}, {"instruction": "x", "output": "yz"}]"#,
+        );
+        let report = format!("{model}.json");
+        stdout(&mut self.run("evaluate", &[model, "--loss", "rows.json", "-o", &report, "--force"]));
+        let report: Value = serde_json::from_str(&self.read(&report)).unwrap();
+        report["models"][0]["loss"].as_f64().unwrap()
+    }
+
+    /// The model in another directory, with other keys in its config.json and other tensors.
+    fn variant(&self, name: &str, keys: &Value, tensors: impl Fn(Vec<Tensor>) -> Vec<Tensor>) {
+        fs_err::create_dir_all(self.path(name)).unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            fs_err::copy(self.path("model").join(file), self.path(name).join(file)).unwrap();
+        }
+        let mut config: Value = serde_json::from_str(&self.read("model/config.json")).unwrap();
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        self.write(&format!("{name}/config.json"), &config.to_string());
+        let all: Vec<Tensor> = Checkpoint::open(&self.path("model")).unwrap().tensors().collect();
+        write_file(&self.path(name).join("model.safetensors"), &tensors(all)).unwrap();
+    }
+}
+
+/// A tensor under another name.
+fn named(tensor: Tensor, name: impl Into<String>) -> Tensor {
+    Tensor { name: name.into(), ..tensor }
+}
+
+/// The golden llama is not tied, so that its loss is the right one wherever its head is stored.
+#[test]
+fn a_stored_head_is_read_though_config_says_tied() {
+    let fixture = Fixture::new();
+    let right = fixture.loss("model");
+    let tied = json!({"tie_word_embeddings": true});
+    fixture.variant("stored", &tied, |all| all);
+    assert_eq!(fixture.loss("stored"), right);
+    let without_head = |all: Vec<Tensor>| all.into_iter().filter(|tensor| tensor.name != HEAD).collect();
+    fixture.variant("shared", &tied, without_head);
+    let shared = fixture.loss("shared");
+    assert!((shared - right).abs() > 1e-3, "the table is another head");
+    // The table once more as the head, and only as the head.
+    fixture.variant("twice", &tied, |all| {
+        let mut all: Vec<Tensor> = without_head(all);
+        let table = all.iter().find(|tensor| tensor.name == EMBEDDING).unwrap().clone();
+        all.push(named(table, HEAD));
+        all
+    });
+    fixture.variant("as-head", &tied, |all| {
+        let name = |tensor: Tensor| if tensor.name == EMBEDDING { named(tensor, HEAD) } else { tensor };
+        without_head(all).into_iter().map(name).collect()
+    });
+    assert_eq!([fixture.loss("twice"), fixture.loss("as-head")], [shared; 2]);
+    let error = failure(&mut fixture.run("evaluate", &["missing", "--loss", "rows.json"]), 1);
+    assert!(!error.is_empty());
+}
+
+#[test]
+fn names_of_a_model_without_its_head_are_read_and_wrapped_ones_are_not() {
+    let fixture = Fixture::new();
+    let right = fixture.loss("model");
+    let rename = |rename: fn(&str) -> String| {
+        move |all: Vec<Tensor>| -> Vec<Tensor> {
+            all.into_iter().map(|tensor| named(tensor.clone(), rename(&tensor.name))).collect()
+        }
+    };
+    fixture.variant("bare", &json!({}), rename(|name| name.trim_start_matches("model.").into()));
+    assert_eq!(fixture.loss("bare"), right);
+    fixture.variant("wrapped", &json!({}), rename(|name| format!("_orig_mod.{name}")));
+    let error = failure(&mut fixture.run("evaluate", &["wrapped", "--loss", "rows.json"]), 1);
+    assert!(error.contains("torch.compile") && error.contains("hint: save the model inside"), "{error}");
+    fixture.variant("both", &json!({}), |all| {
+        let norm = all.iter().find(|tensor| tensor.name == "model.norm.weight").unwrap().clone();
+        all.into_iter().chain([named(norm, "norm.weight")]).collect()
+    });
+    let error = failure(&mut fixture.run("evaluate", &["both", "--loss", "rows.json"]), 1);
+    assert!(error.contains("norm.weight"), "{error}");
+}
+
+#[test]
+fn other_quantizations_are_refused_with_the_original() {
+    let fixture = Fixture::new();
+    fixture.loss("model");
+    for method in ["gptq", "awq", "fp8", "compressed-tensors"] {
+        let keys = json!({"quantization_config": {"quant_method": method}, "_name_or_path": "a/model"});
+        fixture.variant("packed", &keys, |all| all);
+        for tool in ["evaluate", "chat"] {
+            let error = failure(&mut fixture.run(tool, &["packed"]), 1);
+            let said = format!("quantized with {method}, which is not read");
+            assert!(error.contains(&said) && error.contains("fetch a/model"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_window_is_called_one() {
+    let fixture = Fixture::new();
+    let right = fixture.loss("model");
+    // Mistral is Llama with a window.
+    let mistral = |window: usize| json!({"model_type": "mistral", "sliding_window": window});
+    fixture.variant("wide", &mistral(64), |all| all);
+    assert_eq!(fixture.loss("wide"), right, "within the window");
+    fixture.variant("narrow", &mistral(4), |all| all);
+    let error = failure(&mut fixture.run("evaluate", &["narrow", "--loss", "rows.json", "-o", "n.json"]), 1);
+    assert!(error.contains("exceeds the model's attention window of 4 tokens (sliding_window)"), "{error}");
+    assert!(error.contains("--cutoff-len"), "{error}");
+    let arguments = ["narrow", "--data", "mmlu", "--shots", "0", "-o", "n.json"];
+    let error = failure(&mut fixture.run("evaluate", &arguments), 1);
+    assert!(error.contains("attention window of 4 tokens"), "{error}");
 }
 
 #[test]
@@ -209,10 +332,18 @@ fn what_is_scored_outlives_a_report_that_cannot_be_written() {
     // The chart is larger than a file may be, which kills the run.
     let mut command = Command::new("sh");
     command.current_dir(fixture.path("")).args(["-c", "ulimit -f 16; exec \"$0\" \"$@\""]);
-    command.arg(assert_cmd::cargo::cargo_bin("evaluate")).args(["model", "--data", "mmlu", "--shots", "0"]);
+    command.arg(assert_cmd::cargo::cargo_bin("evaluate")).args([
+        "model",
+        "--data",
+        "mmlu",
+        "--shots",
+        "0",
+        "-o",
+        "report.json",
+    ]);
     command.env("XDG_CACHE_HOME", fixture.path("cache")).assert().failure();
     assert!(!fixture.path("report.json").exists() && !fixture.path("report.png").exists());
-    let mut again = fixture.run("evaluate", &["model", "--data", "mmlu", "--shots", "0"]);
+    let mut again = fixture.evaluate(&["-o", "report.json"]);
     let again = again.assert().success().get_output().clone();
     let said = String::from_utf8(again.stderr).unwrap();
     assert!(said.contains("2 of 2 subjects are scored already"), "{said}");
@@ -255,7 +386,7 @@ fn names_that_people_use_are_theirs() {
     let fixture = Fixture::new();
     let mine = ["report.json.partial", "report.json.lock", "report.json.new", ".tmp_thesis.tex"];
     mine.iter().for_each(|name| fixture.write(name, "mine"));
-    stdout(&mut fixture.evaluate(&[]));
+    stdout(&mut fixture.evaluate(&["-o", "report.json"]));
     mine.iter().for_each(|name| assert_eq!(fixture.read(name), "mine"));
     // A picture that is not of a report stays, with --force too.
     fixture.write("r.png", "mine");
@@ -303,7 +434,7 @@ fn nothing_is_written_through_a_link() {
 #[test]
 fn every_state_that_a_kill_leaves_is_left_again() {
     let fixture = Fixture::new();
-    let arguments = ["--details", "d.jsonl"];
+    let arguments = ["-o", "report.json", "--details", "d.jsonl"];
     stdout(&mut fixture.evaluate(&arguments));
     let [whole, details] = ["report.json", "d.jsonl"].map(|name| fixture.read(name));
     let chart = fs_err::read(fixture.path("report.png")).unwrap();
@@ -415,4 +546,47 @@ fn two_reports_are_compared() {
     assert!(error.contains("of other prompts\nhint: "), "{error}");
     let error = failure(&mut fixture.evaluate(&["--template", "qwen", "-o", "d.json"]), 2);
     assert!(error.contains("--style lm-eval prompts without one"), "{error}");
+}
+
+#[test]
+fn a_journal_with_other_answers_is_not_believed() {
+    let fixture = Fixture::new();
+    let whole = stdout(&mut fixture.evaluate(&["-o", "whole.json"]));
+    let recipe = serde_json::from_str::<Value>(&fixture.read("whole.json")).unwrap()["recipe"].take();
+    for line in [
+        json!({"subject": "x", "logprobs": [[-1.0, -2.0, -3.0, -4.0]], "answers": [9]}),
+        json!({"subject": "x", "logprobs": [[-1.0, -2.0, -3.0, -4.0]], "answers": [0]}),
+        json!({"subject": "x", "logprobs": vec![[-1.0, -2.0, -3.0, -4.0]; 3], "answers": [2, 1, 0]}),
+    ] {
+        fixture.write("r.json.partial", &format!("{recipe}\n{line}\n"));
+        assert_eq!(stdout(&mut fixture.evaluate(&["-o", "r.json"])), whole, "{line}");
+        fs_err::remove_file(fixture.path("r.json")).unwrap();
+    }
+}
+
+#[test]
+fn endless_files_are_refused() {
+    let fixture = Fixture::new();
+    fs_err::create_dir_all(fixture.path("odd/test")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", fixture.path("odd/test/x_test.csv")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", fixture.path("zero.zip")).unwrap();
+    for data in ["odd", "zero.zip", "/dev/zero"] {
+        let error = failure(&mut fixture.run("evaluate", &["model", "--data", data, "--shots", "0"]), 1);
+        assert!(error.contains("hint: "), "{data}: {error}");
+    }
+    let error = failure(&mut fixture.run("evaluate", &["--compare", "/dev/zero", "/dev/zero"]), 1);
+    assert!(error.contains("not a regular file\nhint: --compare takes two reports"), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_fails() {
+    let fixture = Fixture::new();
+    fixture.write("rows.json", r#"[{"instruction": "a", "output": "b"}]"#);
+    let weights = fixture.path("model/model.safetensors");
+    let mut bytes = fs_err::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs_err::write(&weights, bytes).unwrap();
+    let error = failure(&mut fixture.run("evaluate", &["model", "--loss", "rows.json"]), 1);
+    assert!(error.contains("model: the model's loss is NaN") && error.contains("hint: "), "{error}");
 }

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::cli::{Progress, Unit, note, print_path, quoted, quoted_path};
+use common::cli::{Progress, Size, Unit, note, print_path, quoted, quoted_path};
 use common::{Context, Error, Result, error, files};
 
 use crate::folder::Folder;
-use crate::readable::bytes;
 use crate::record::{self, Record, RecordedFile};
 use crate::verify::{Digest, hash_file_counting};
 
@@ -24,7 +23,7 @@ pub fn check(directory: &Path) -> Result<()> {
         None => (files_of_snapshot(directory)?, "delete it and run fetch --cache again".to_string()),
     };
     let total = check_files(directory, &files, &mend)?;
-    note(format_args!("{}: {} files, {}, all right", directory.display(), files.len(), bytes(total)));
+    note(format_args!("{}: {} files, {}, all right", directory.display(), files.len(), Size(total)));
     print_path(directory)
 }
 

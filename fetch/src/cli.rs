@@ -46,9 +46,9 @@ pub struct Arguments {
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub retries: u32,
 
-    /// Most bytes a second, such as 500K or 10M
-    #[arg(long, value_name = "BYTES")]
-    pub max_rate: Option<String>,
+    /// Most bytes a second, such as 500K or 10MB
+    #[arg(long, value_name = "SIZE")]
+    pub max_rate: Option<common::cli::Size>,
 
     /// Read and write the cache of the hub's own tools instead of a directory
     #[arg(long, conflicts_with = "output")]

@@ -9,7 +9,6 @@ use reqwest::Url;
 
 use crate::cli::Arguments;
 use crate::hub::Token;
-use crate::readable;
 use crate::select::Selection;
 use crate::source::{Source, percent_decode};
 
@@ -81,8 +80,6 @@ impl Config {
             Some(path) => Destination::Path(path),
             None => Destination::Path(PathBuf::from(source.default_name()?)),
         };
-        let max_rate =
-            arguments.max_rate.as_deref().map(readable::parse).transpose().context("--max-rate")?;
         if !(0.1..=3600.0).contains(&arguments.timeout) {
             return Err(Error::usage(format!(
                 "--timeout {}: expected 0.1 to 3600 seconds",
@@ -107,7 +104,7 @@ impl Config {
                 connections: arguments.connections.map(usize::from),
                 timeout: Duration::from_secs_f64(arguments.timeout),
                 retries: arguments.retries,
-                max_rate,
+                max_rate: arguments.max_rate.map(|rate| rate.0),
             },
         })
     }

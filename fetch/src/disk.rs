@@ -1,10 +1,10 @@
 //! Whether the disk has room for what is to come.
 
 use common::Result;
+use common::cli::Size;
 
 use crate::folder::Folder;
 use crate::partial::PartialFile;
-use crate::readable::bytes;
 
 /// Fails where the file system of `folder` has less room than the files still need.
 pub fn check_room<'a>(folder: &Folder, files: impl Iterator<Item = &'a PartialFile>) -> Result<()> {
@@ -14,8 +14,8 @@ pub fn check_room<'a>(folder: &Folder, files: impl Iterator<Item = &'a PartialFi
         return Err(common::error!(
             "{}: {} needed, {} free",
             folder.path().display(),
-            bytes(needed),
-            bytes(free)
+            Size(needed),
+            Size(free)
         )
         .hint("free some disk space, or choose another disk with -o"));
     }

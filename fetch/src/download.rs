@@ -14,16 +14,23 @@ use crate::flight::{Flight, Pace};
 use crate::follow::{Followed, Follower};
 use crate::growth::Growth;
 use crate::hub::{Connection, Connector, Failure, Token};
-use crate::partial::CHUNK;
+use crate::leftovers::Leftovers;
+use crate::partial::chunk_count;
 use crate::rate::RateLimit;
 use crate::schedule::{Next, Schedule};
-use crate::transfer::{End, Remote, Transfers};
+use crate::transfer::{Arriving, End, Remote, Transfers};
 use crate::verify::Digest;
+use crate::votes::{Hopeless, Votes, fingerprint};
 
 /// How often progress is shown and the number of connections considered.
 const TICK: Duration = Duration::from_millis(100);
 /// First wait after a failure; doubled with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// How much longer each wait is after a connection that broke in the middle; never longer than the first
+/// wait.
+const SHORT_WAIT: Duration = Duration::from_millis(10);
+/// Bytes for which a connection that broke was worth its while: the next one begins behind them.
+const WORTH_KEEPING: u64 = 4096;
 /// Longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
@@ -57,6 +64,9 @@ struct Shared {
     quiet_until: Mutex<Instant>,
     /// A server has asked for fewer requests.
     is_limited: AtomicBool,
+    leftovers: Leftovers,
+    /// For each file, once its content was wrong.
+    healing: Vec<Mutex<Option<Healing>>>,
 }
 
 /// What tasks report.
@@ -133,6 +143,8 @@ impl Shared {
             .map(|file| (file.remote.partial.data.clone(), file.remote.partial.size, file.digest.clone()))
             .collect();
         Self {
+            healing: wanted.iter().map(|_| Mutex::new(None)).collect(),
+            leftovers: Leftovers::default(),
             schedule: Schedule::new(sizes, network.max_rate.is_some()),
             follower: Follower::new(digests),
             remotes: wanted.into_iter().map(|file| file.remote).collect(),
@@ -156,7 +168,7 @@ impl Shared {
 
     async fn work(self: &Arc<Self>, events: &mpsc::UnboundedSender<Event>) -> Result<(), Failure> {
         let mut connection = self.connector.connect()?;
-        let mut chunk = Vec::with_capacity(CHUNK as usize);
+        let mut arriving = Arriving::default();
         let mut pace = Pace::expected(self.connector.quickest_answer().unwrap_or_default());
         let mut trouble = Trouble::default();
         loop {
@@ -168,7 +180,7 @@ impl Shared {
                     continue;
                 }
             };
-            let outcome = self.fly(&connection, &flight, &mut chunk, events).await;
+            let outcome = self.fly(&connection, &flight, &mut arriving, events).await;
             self.schedule.end(&flight);
             match outcome {
                 Ok(_) => {
@@ -179,8 +191,8 @@ impl Shared {
                 Err(failure) => {
                     let failure = failure.about(&self.remotes[flight.file].name);
                     detail(&failure);
-                    let had_begun = flight.progress.received.load(Ordering::Relaxed) > 0;
-                    let wait = trouble.add(had_begun, self.schedule.last_gain());
+                    let received = flight.progress.received.load(Ordering::Relaxed);
+                    let wait = trouble.add(received, self.schedule.last_gain());
                     if trouble.fruitless > self.network.retries {
                         return Err(failure);
                     }
@@ -219,14 +231,19 @@ impl Shared {
         self: &Arc<Self>,
         connection: &Connection,
         flight: &Flight,
-        chunk: &mut Vec<u8>,
+        arriving: &mut Arriving,
         events: &mpsc::UnboundedSender<Event>,
     ) -> Result<End, Failure> {
-        let transfers = Transfers { schedule: &self.schedule, token: self.token.as_ref(), rate: &self.rate };
+        let transfers = Transfers {
+            schedule: &self.schedule,
+            token: self.token.as_ref(),
+            rate: &self.rate,
+            leftovers: &self.leftovers,
+        };
         let remote = &self.remotes[flight.file];
         let on_chunk = || self.follow(flight.file, events);
         tokio::select! {
-            outcome = transfers.carry(connection, remote, flight, chunk, on_chunk) => outcome,
+            outcome = transfers.carry(connection, remote, flight, arriving, on_chunk) => outcome,
             () = flight.progress.cancelled.notified() => Ok(End::Done),
         }
     }
@@ -241,7 +258,7 @@ impl Shared {
             let event = match shared.follower.follow(file, || shared.schedule.frontier(file)) {
                 Ok(Followed::Behind) => return,
                 Ok(Followed::Complete) => Event::Complete(file),
-                Ok(Followed::Wrong { found }) => match shared.start_over(file, &found) {
+                Ok(Followed::Wrong { found }) => match shared.heal(file, &found) {
                     // Chunks may have come while nobody could follow.
                     Ok(()) => return shared.follow(file, &events),
                     Err(error) => Event::Failed(error.into()),
@@ -253,21 +270,46 @@ impl Shared {
         });
     }
 
-    /// Fetches a file again whose content is wrong; the second time that is an error.
-    fn start_over(&self, file: usize, found: &Digest) -> Result<()> {
+    /// Fetches again what may be wrong in a file whose content is; an error where that is hopeless.
+    fn heal(&self, file: usize, found: &Digest) -> Result<()> {
         let remote = &self.remotes[file];
-        remote.partial.clear()?;
-        self.schedule.start_over(file);
-        if !self.follower.start_over(file) {
-            return Err(common::error!(
-                "{}: the server sent a wrong content twice, with {found}",
+        let mut healing = self.healing[file].lock().unwrap_or_else(PoisonError::into_inner);
+        let count = chunk_count(remote.partial.size);
+        let healing = healing
+            .get_or_insert_with(|| Healing { votes: Votes::new(count), arrived: (0..count).collect() });
+        let (votes, arrived) = (&mut healing.votes, &healing.arrived);
+        self.follower.read_chunks(file, arrived, |chunk, bytes| votes.cast(chunk, fingerprint(bytes)))?;
+        let doubtful = votes.doubtful().map_err(|hopeless| {
+            let told = match hopeless {
+                Hopeless::AlwaysTheSame => "the server sent the same wrong content twice",
+                Hopeless::NeverTheSame => "the server sends another content each time",
+            };
+            error!("{}: {told}, with {found}", remote.name)
+                .hint("try again later, or another server with --endpoint")
+        })?;
+        warn(match doubtful.len() {
+            all if all == count => {
+                format!("{}: the content is wrong ({found}); fetching it again", remote.name)
+            }
+            some => format!(
+                "{}: {some} of {count} chunks differ between two tries; fetching them again",
                 remote.name
-            )
-            .hint("try again later, or another server with --endpoint"));
-        }
-        warn(format_args!("{}: the content is wrong ({found}); fetching it again", remote.name));
+            ),
+        });
+        remote.partial.forget(&doubtful)?;
+        // The file is no longer whole when somebody may hash it anew.
+        self.schedule.fetch_again(file, &doubtful);
+        self.follower.start_over(file);
+        healing.arrived = doubtful;
         Ok(())
     }
+}
+
+/// What is known of a file whose content was wrong.
+struct Healing {
+    votes: Votes,
+    /// Chunks that have been fetched since the votes were last counted.
+    arrived: Vec<usize>,
 }
 
 /// Failures of one connection, and whether anybody gained anything meanwhile.
@@ -281,20 +323,20 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Counts a failure, before or after the first byte, and returns how long to wait before the next try.
-    fn add(&mut self, had_begun: bool, last_gain: Instant) -> Duration {
-        if self.last.is_some_and(|last| last < last_gain) {
+    /// Counts a failure after `received` bytes, and returns how long to wait before the next try.
+    fn add(&mut self, received: u64, last_gain: Instant) -> Duration {
+        if received >= WORTH_KEEPING || self.last.is_some_and(|last| last < last_gain) {
             self.fruitless = 0;
         }
         self.last = Some(Instant::now());
         self.fruitless += 1;
-        let wait = match self.in_a_row {
-            // A line that broke once in the middle is most likely there again.
-            0 if had_begun => Duration::ZERO,
-            failures => FIRST_WAIT * 2_u32.pow(failures.min(10)),
+        let wait = match (received, self.in_a_row) {
+            (0, failures) => (FIRST_WAIT * 2_u32.pow(failures.min(10))).min(LONGEST_WAIT),
+            // A line that broke in the middle is most likely there again.
+            (_, failures) => (SHORT_WAIT * failures).min(FIRST_WAIT),
         };
         self.in_a_row += 1;
-        wait.min(LONGEST_WAIT)
+        wait
     }
 }
 
@@ -313,12 +355,24 @@ mod tests {
     #[test]
     fn waits_grow_and_one_line_that_breaks_is_opened_again_at_once() {
         let now = Instant::now();
-        let waits = |had_begun| {
+        let waits = |received| {
             let mut trouble = Trouble::default();
-            (0..9).map(|_| trouble.add(had_begun, now).as_millis()).collect::<Vec<_>>()
+            (0..9).map(|_| trouble.add(received, now).as_millis()).collect::<Vec<_>>()
         };
-        assert_eq!(waits(false)[..3], [200, 400, 800]);
-        assert_eq!(waits(true)[..3], [0, 400, 800]);
-        assert_eq!(waits(true)[8], LONGEST_WAIT.as_millis());
+        assert_eq!(waits(0)[..3], [200, 400, 800]);
+        assert_eq!(waits(0)[8], LONGEST_WAIT.as_millis());
+        assert_eq!(waits(1)[..3], [0, 10, 20]);
+    }
+
+    #[test]
+    fn who_brings_little_and_breaks_is_given_up_all_the_same() {
+        let fruitless = |received| {
+            let mut trouble = Trouble::default();
+            for _ in 0..9 {
+                trouble.add(received, Instant::now() - LONGEST_WAIT);
+            }
+            trouble.fruitless
+        };
+        assert_eq!((fruitless(1), fruitless(WORTH_KEEPING)), (9, 1));
     }
 }

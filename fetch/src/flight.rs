@@ -96,6 +96,11 @@ impl Pace {
 }
 
 impl Flight {
+    /// Counts bytes of the first chunk that an earlier connection has brought.
+    pub fn begin_with(&self, bytes: u64) {
+        self.progress.pending.store(bytes, Ordering::Relaxed);
+    }
+
     /// Counts bytes as they arrive.
     pub fn receive(&self, bytes: u64) {
         let before = self.progress.received.fetch_add(bytes, Ordering::Relaxed);

@@ -12,6 +12,7 @@ use common::checkpoint::Bytes;
 use common::{Context, Result};
 
 use crate::folder::Entry;
+use crate::partial::CHUNK;
 use crate::verify::{Digest, Hasher};
 
 /// Bytes hashed at a time, and kept mapped.
@@ -35,7 +36,6 @@ struct State {
     synced: u64,
     /// Some thread is hashing this file, or has finished it.
     is_busy: bool,
-    was_wrong: bool,
 }
 
 /// What came of following a file.
@@ -56,16 +56,7 @@ impl Follower {
     pub fn new(files: Vec<(Entry, u64, Option<Digest>)>) -> Self {
         let begin = |(entry, size, expected): (Entry, u64, Option<Digest>)| {
             let hasher = expected.as_ref().map(|digest| Hasher::like(digest, size));
-            Mutex::new(State {
-                entry,
-                size,
-                expected,
-                hasher,
-                hashed: 0,
-                synced: 0,
-                is_busy: false,
-                was_wrong: false,
-            })
+            Mutex::new(State { entry, size, expected, hasher, hashed: 0, synced: 0, is_busy: false })
         };
         Self { files: files.into_iter().map(begin).collect() }
     }
@@ -125,12 +116,30 @@ impl Follower {
         Ok(Followed::Complete)
     }
 
-    /// Begins a file again whose content was wrong; `false` the second time.
-    pub fn start_over(&self, file: usize) -> bool {
+    /// Hashes a file anew, whose content was wrong.
+    pub fn start_over(&self, file: usize) {
         let mut state = self.lock(file);
         state.hasher = state.expected.as_ref().map(|digest| Hasher::like(digest, state.size));
         (state.hashed, state.synced, state.is_busy) = (0, 0, false);
-        !std::mem::replace(&mut state.was_wrong, true)
+    }
+
+    /// Calls `each` with some chunks of a file that is there, in their order.
+    pub fn read_chunks(
+        &self,
+        file: usize,
+        chunks: &[usize],
+        mut each: impl FnMut(usize, &[u8]),
+    ) -> Result<()> {
+        let (entry, size) = {
+            let state = self.lock(file);
+            (state.entry.clone(), state.size)
+        };
+        let data = entry.open_to_write()?;
+        for &chunk in chunks {
+            let start = chunk as u64 * CHUNK;
+            each(chunk, &block(&data, None, start..size.min(start + CHUNK))?);
+        }
+        Ok(())
     }
 
     fn lock(&self, file: usize) -> MutexGuard<'_, State> {
@@ -200,14 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_content_is_forgiven_once() {
+    fn a_wrong_content_is_hashed_anew() {
         let (file, follower) = follower(b"hellO", sha256_of_hello());
         assert!(follower.begin(0, 5));
         assert!(matches!(follower.follow(0, || 5).unwrap(), Followed::Wrong { .. }));
-        assert!(follower.start_over(0));
+        follower.start_over(0);
         fs_err::write(file.path(), "hello").unwrap();
         assert!(follower.begin(0, 5));
         assert!(matches!(follower.follow(0, || 5).unwrap(), Followed::Complete));
-        assert!(!follower.start_over(0));
+        let mut chunks = Vec::new();
+        follower.read_chunks(0, &[0], |chunk, bytes| chunks.push((chunk, bytes.to_vec()))).unwrap();
+        assert_eq!(chunks, [(0, b"hello".to_vec())]);
     }
 }

@@ -29,6 +29,7 @@ mod follow;
 mod growth;
 mod hub;
 mod layout;
+mod leftovers;
 mod names;
 mod page;
 mod partial;
@@ -45,6 +46,7 @@ mod standing;
 mod stream;
 mod transfer;
 mod verify;
+mod votes;
 
 use std::process::ExitCode;
 use std::time::Duration;

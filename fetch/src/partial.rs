@@ -81,6 +81,12 @@ impl PartialFile {
         Ok(())
     }
 
+    /// Forgets some chunks.
+    pub fn forget(&self, chunks: &[usize]) -> Result<()> {
+        let writer = self.open()?;
+        chunks.iter().try_for_each(|&chunk| writer.mark(chunk, 0))
+    }
+
     /// Opens it for writing.
     pub fn open(&self) -> Result<Writer> {
         Ok(Writer {
@@ -130,12 +136,13 @@ impl Writer {
     pub fn write_chunk(&self, index: usize, chunk: &[u8]) -> Result<()> {
         let offset = index as u64 * CHUNK;
         self.data.file().write_all_at(chunk, offset).with_context(|| self.data.path().display())?;
-        if let Some(map) = &self.map {
-            map.file()
-                .write_all_at(&[WRITTEN], self.map_start + index as u64)
-                .with_context(|| map.path().display())?;
-        }
-        Ok(())
+        self.mark(index, WRITTEN)
+    }
+
+    /// Notes whether a chunk is there.
+    fn mark(&self, index: usize, flag: u8) -> Result<()> {
+        let Some(map) = &self.map else { return Ok(()) };
+        map.file().write_all_at(&[flag], self.map_start + index as u64).with_context(|| map.path().display())
     }
 }
 

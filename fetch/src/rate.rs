@@ -19,11 +19,6 @@ impl RateLimit {
         }
     }
 
-    /// Whether there is a limit.
-    pub fn is_limited(&self) -> bool {
-        self.bytes_per_second.is_some()
-    }
-
     /// Takes `bytes`, waiting until the limit allows them.
     pub async fn take(&self, bytes: usize) {
         let Some(rate) = self.bytes_per_second else { return };

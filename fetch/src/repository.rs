@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use common::cli::{answer, check_interrupted, hide_secrets, note, print_path, quoted, warn};
+use common::cli::{Size, answer, check_interrupted, hide_secrets, note, print_path, quoted, warn};
 use common::error::Kind;
 use common::{Error, Result, error};
 use reqwest::StatusCode;
@@ -16,7 +16,7 @@ use crate::download::{self, Wanted};
 use crate::hub::{Connector, Failure, Listing, Repository, give_up, list};
 use crate::layout::Layout;
 use crate::plan::{PlannedFile, plan};
-use crate::readable::{bytes, how_much};
+use crate::readable::how_much;
 use crate::record::{Record, RecordedFile, is_unchanged};
 use crate::standing::Standing;
 use crate::transfer::Remote;
@@ -117,7 +117,7 @@ fn show(files: &[PlannedFile]) -> Result<()> {
     for file in files {
         answer(format_args!("{:>15} {}\n", file.size, file.path))?;
     }
-    note(format_args!("{} files, {}", files.len(), bytes(files.iter().map(|file| file.size).sum())));
+    note(format_args!("{} files, {}", files.len(), Size(files.iter().map(|file| file.size).sum())));
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::flight::{Flight, Pace};
-use crate::partial::{CHUNK, chunk_count};
+use crate::partial::CHUNK;
 
 /// All that is left to fetch.
 pub struct Schedule {
@@ -226,16 +226,21 @@ impl Schedule {
         Some(own.clone())
     }
 
-    /// Everything of the file is to be fetched again.
-    pub fn start_over(&self, index: usize) {
+    /// These chunks of a file that is there are to be fetched again.
+    pub fn fetch_again(&self, index: usize, chunks: &[usize]) {
         let mut state = self.lock();
-        let file = &state.files[index];
-        let (size, written) = (file.size, file.written);
-        let is_whole = file.is_whole;
-        state.files[index] = FileState { is_whole, ..FileState::new(size, &vec![false; chunk_count(size)]) };
+        let file = &mut state.files[index];
+        let mut bytes = 0;
+        for &chunk in chunks {
+            file.chunks[chunk] = Chunk::Missing;
+            file.frontier = file.frontier.min(chunk);
+            file.first_missing = file.first_missing.min(chunk);
+            bytes += file.chunk_bytes(chunk);
+        }
+        file.written -= bytes;
         state.first_open = state.first_open.min(index);
-        state.missing += size;
-        state.written -= written;
+        state.missing += bytes;
+        state.written -= bytes;
         self.changed.notify_waiters();
     }
 
@@ -461,8 +466,15 @@ mod tests {
         schedule.end(&flight);
         assert!(next(&schedule).is_none());
         assert_eq!((schedule.arrived(), schedule.active_files()), (CHUNK, vec![]));
-        schedule.start_over(0);
-        assert!(next(&schedule).is_some());
+    }
+
+    #[test]
+    fn doubtful_chunks_are_fetched_again() {
+        let schedule = Schedule::new(vec![(2 * CHUNK + 5, vec![true; 3])], false);
+        assert!(next(&schedule).is_none());
+        schedule.fetch_again(0, &[1, 2]);
+        assert_eq!((schedule.frontier(0), schedule.arrived()), (CHUNK, CHUNK));
+        assert_eq!(next(&schedule).unwrap().chunks, 1..3);
     }
 
     #[test]

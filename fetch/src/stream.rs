@@ -1,22 +1,19 @@
 //! A file of which no server says how long it is: one stream, complete where its body ends.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::cli::{Progress, Unit, check_interrupted, detail};
+use common::cli::{Progress, Size, Unit, check_interrupted, detail};
 use reqwest::{Method, Url};
 
 use crate::config::Network;
 use crate::folder::{Entry, Folder};
-use crate::hub::{Connection, Connector, Failure, Request, Token, next_piece, refuse_page};
+use crate::hub::{Body, Connection, Connector, Failure, Request, Token, refuse_page};
 use crate::rate::RateLimit;
-use crate::readable::bytes;
 use crate::transfer::check_encoding;
 
 /// First wait after a failure; doubled with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// Bytes a second below which a server is given up, unless the user wants it slow.
-const SLOWEST: f64 = 1024.0;
 /// A body without an end stops while the disk still has room for others.
 const LEFT_FREE: u64 = 256 << 20;
 
@@ -75,31 +72,22 @@ async fn receive(
     room: u64,
     to: &Entry,
 ) -> Result<u64, Failure> {
-    let mut response = connection.send(request).await?.response;
+    let response = connection.send(request).await?.response;
     check_encoding(response.headers())?;
     refuse_page(response.headers(), response.url(), &to.path().to_string_lossy())?;
     let mut file = to.create()?;
     let progress = Progress::new("fetch", None, Unit::Bytes);
     let mut received = 0;
-    let (mut window_begun, mut window_bytes) = (Instant::now(), 0);
-    while let Some(piece) = next_piece(&mut response, connection.timeout()).await? {
+    let mut body = Body::new(response, connection.timeout());
+    while let Some(piece) = body.next().await? {
         check_interrupted()?;
         rate.take(piece.len()).await;
         received += piece.len() as u64;
         if received > room {
             return Err(Failure::Fatal(
-                common::error!("the server has sent {} and does not end", bytes(received))
+                common::error!("the server has sent {} and does not end", Size(received))
                     .hint("free some disk space if the file is really that long"),
             ));
-        }
-        window_bytes += piece.len();
-        let elapsed = window_begun.elapsed();
-        if elapsed > connection.timeout() {
-            if !rate.is_limited() && (window_bytes as f64) < SLOWEST * elapsed.as_secs_f64() {
-                let seconds = elapsed.as_secs_f32();
-                return Err(Failure::transient(format_args!("only {window_bytes} bytes in {seconds:.1} s")));
-            }
-            (window_begun, window_bytes) = (Instant::now(), 0);
         }
         file.write_all(&piece).map_err(common::Error::from)?;
         progress.set(received);

@@ -7,7 +7,8 @@ use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::flight::Flight;
-use crate::hub::{Connection, Failure, Request, Token, next_piece, refuse_page};
+use crate::hub::{Body, Connection, Failure, Request, Token, refuse_page};
+use crate::leftovers::Leftovers;
 use crate::partial::{CHUNK, PartialFile};
 use crate::rate::RateLimit;
 use crate::schedule::{Claim, Schedule};
@@ -58,26 +59,56 @@ pub struct Transfers<'a> {
     pub token: Option<&'a Token>,
     /// `--max-rate`.
     pub rate: &'a RateLimit,
+    /// Beginnings of chunks that broken connections have left.
+    pub leftovers: &'a Leftovers,
+}
+
+/// A chunk that is arriving: its index and the bytes that are there. A connection keeps one, because
+/// the pieces that come would each keep a whole read buffer alive.
+#[derive(Debug, Default)]
+pub struct Arriving {
+    chunk: usize,
+    bytes: Vec<u8>,
 }
 
 impl Transfers<'_> {
-    /// Brings the range of `flight`. `on_chunk` is called after each chunk that has been written.
-    ///
-    /// What arrives is collected in `chunk`, which the connection keeps: the pieces themselves would
-    /// each keep a whole read buffer alive.
+    /// Brings the range of `flight`. `on_chunk` is called after each chunk that has been written. The
+    /// beginning of a chunk that a broken connection leaves is kept for the next try.
     pub async fn carry(
         &self,
         connection: &Connection,
         remote: &Remote,
         flight: &Flight,
-        chunk: &mut Vec<u8>,
+        arriving: &mut Arriving,
+        on_chunk: impl Fn(),
+    ) -> Result<End, Failure> {
+        arriving.chunk = flight.chunks.start;
+        arriving.bytes.clear();
+        if !flight.is_whole {
+            arriving.bytes.extend(self.leftovers.take(flight.file, arriving.chunk));
+            flight.begin_with(arriving.bytes.len() as u64);
+        }
+        let outcome = self.carry_rest(connection, remote, flight, arriving, on_chunk).await;
+        if outcome.is_err() && !arriving.bytes.is_empty() {
+            self.leftovers.keep(flight.file, arriving.chunk, std::mem::take(&mut arriving.bytes));
+        }
+        outcome
+    }
+
+    async fn carry_rest(
+        &self,
+        connection: &Connection,
+        remote: &Remote,
+        flight: &Flight,
+        arriving: &mut Arriving,
         on_chunk: impl Fn(),
     ) -> Result<End, Failure> {
         let size = remote.partial.size;
-        let wanted = flight.chunks.start as u64 * CHUNK..(flight.chunks.end as u64 * CHUNK).min(size);
+        let first = flight.chunks.start as u64 * CHUNK + arriving.bytes.len() as u64;
+        let wanted = first..(flight.chunks.end as u64 * CHUNK).min(size);
         let is_all = wanted == (0..size);
         let range = (!is_all && !flight.is_whole).then(|| wanted.clone());
-        let mut answer = self.ask(connection, remote, range).await?;
+        let answer = self.ask(connection, remote, range).await?;
         check_encoding(answer.headers())?;
         refuse_page(answer.headers(), answer.url(), &remote.name)?;
         check_etag(answer.headers(), remote)?;
@@ -89,6 +120,8 @@ impl Transfers<'_> {
                 None => return Ok(End::NoRanges),
             }
             wanted = 0..size;
+            arriving.chunk = 0;
+            arriving.bytes.clear();
         }
         if body.start != wanted.start || body.end > wanted.end {
             return Err(Failure::transient(format_args!(
@@ -99,8 +132,8 @@ impl Transfers<'_> {
 
         let writer = remote.partial.open()?;
         let mut position = body.start;
-        chunk.clear();
-        while let Some(mut piece) = next_piece(&mut answer, connection.timeout()).await? {
+        let mut pieces = Body::new(answer, connection.timeout());
+        while let Some(mut piece) = pieces.next().await? {
             self.rate.take(piece.len()).await;
             flight.receive(piece.len() as u64);
             while !piece.is_empty() {
@@ -114,16 +147,18 @@ impl Transfers<'_> {
                 let chunk_end = ((index as u64 + 1) * CHUNK).min(size);
                 let part = piece.split_to(piece.len().min((chunk_end - position) as usize));
                 position += part.len() as u64;
-                chunk.extend_from_slice(&part);
+                arriving.chunk = index;
+                arriving.bytes.extend_from_slice(&part);
                 if position < chunk_end {
                     continue;
                 }
                 match self.schedule.claim(&flight, index) {
                     Claim::Write => {
-                        if let Err(error) = writer.write_chunk(index, chunk) {
+                        if let Err(error) = writer.write_chunk(index, &arriving.bytes) {
                             self.schedule.not_written(&flight, index);
                             return Err(Failure::Fatal(error));
                         }
+                        self.leftovers.forget(flight.file, index);
                         let go_on = self.schedule.written(&flight, index);
                         on_chunk();
                         if !go_on && position < body.end {
@@ -133,7 +168,7 @@ impl Transfers<'_> {
                     Claim::Skip => {}
                     Claim::Stop => return Ok(End::Done),
                 }
-                chunk.clear();
+                arriving.bytes.clear();
                 // A line that always has more would keep the others from their turn.
                 tokio::task::yield_now().await;
             }

@@ -9,7 +9,7 @@ use crate::arguments::adapter::InitLoraWeights;
 use crate::config::Config;
 
 /// Every linear layer of a block.
-const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+pub const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// What a run begins with.
 pub struct Beginning {

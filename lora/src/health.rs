@@ -1,6 +1,6 @@
 //! Signs that a run goes wrong: tensors that cannot learn, and losses that jump.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use common::model::AdapterTensor;
 use common::{Result, error};
@@ -17,6 +17,8 @@ const LEAST: f64 = 0.3;
 pub struct Health {
     /// Whether every tensor has been seen to have a gradient.
     all_learn: bool,
+    /// Tensors that had none in a step that moved the others.
+    without: BTreeSet<String>,
     recent: VecDeque<f64>,
 }
 
@@ -28,12 +30,15 @@ impl Health {
 
     /// Fails where a trainable tensor gets no gradient, so that it would never learn. A's gradient is
     /// B times something, so that A is looked at once its B is no longer zero, as it is when a run
-    /// begins. `values` and `gradients` are those of all `tensors`.
+    /// begins. In a block whose last layer is zero, as blocks begin that a model is grown by, the other
+    /// layers get a gradient only once that one has moved, so that it takes a second step to judge.
+    /// `values` and `gradients` are those of all `tensors`; `moves` says whether the step changes them.
     pub fn check_gradients(
         &mut self,
         tensors: &[AdapterTensor],
         values: &[f32],
         gradients: &[f32],
+        moves: bool,
     ) -> Result<()> {
         let is_zero =
             |of: &[f32], tensor: &AdapterTensor| of[tensor.range.clone()].iter().all(|&value| value == 0.0);
@@ -47,6 +52,13 @@ impl Health {
                 }
             }
             if is_zero(gradients, tensor) {
+                all_seen = false;
+                if !self.without.contains(&tensor.name) {
+                    if moves {
+                        self.without.insert(tensor.name.clone());
+                    }
+                    continue;
+                }
                 return Err(error!("the gradient of {} is zero: it would never learn", tensor.name).hint(
                     "is there a weight of zeros in the model? leave the layer out with --lora-target, or mend the model",
                 ));
@@ -89,15 +101,27 @@ mod tests {
     #[test]
     fn a_is_looked_at_once_b_has_moved() {
         let mut health = Health::default();
-        health.check_gradients(&tensors(), &[1.0, 1.0, 0.0, 0.0], &[0.0, 0.0, 1.0, 0.0]).unwrap();
-        assert!(health.wants_gradients());
-        let error =
-            health.check_gradients(&tensors(), &[1.0, 1.0, 0.1, 0.0], &[0.0, 0.0, 1.0, 0.0]).unwrap_err();
-        assert!(error.to_string().contains("q_proj.lora_A.weight"), "{error}");
-        let error = health.check_gradients(&tensors(), &[1.0, 1.0, 0.0, 0.0], &[0.0; 4]).unwrap_err();
+        let mut check = |values: &[f32], gradients: &[f32], moves| {
+            let checked = health.check_gradients(&tensors(), values, gradients, moves);
+            (checked.map_err(|error| error.to_string()), health.wants_gradients())
+        };
+        let (begun, moved) = ([1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.1, 0.0]);
+        assert_eq!(check(&begun, &[0.0, 0.0, 1.0, 0.0], true), (Ok(()), true));
+        assert_eq!(check(&moved, &[0.0, 0.0, 1.0, 0.0], true), (Ok(()), true), "once is no proof");
+        let (error, _) = check(&moved, &[0.0, 0.0, 1.0, 0.0], true);
+        assert!(error.unwrap_err().contains("q_proj.lora_A.weight"));
+        assert_eq!(check(&moved, &[1.0, 0.0, 0.0, 1.0], true), (Ok(()), false));
+    }
+
+    #[test]
+    fn what_has_no_gradient_is_judged_by_the_second_step_that_moves_the_others() {
+        let mut health = Health::default();
+        let mut check = |moves| health.check_gradients(&tensors(), &[1.0, 1.0, 0.0, 0.0], &[0.0; 4], moves);
+        for moves in [false, false, true] {
+            check(moves).unwrap();
+        }
+        let error = check(true).unwrap_err();
         assert!(error.to_string().contains("q_proj.lora_B.weight"), "{error}");
-        health.check_gradients(&tensors(), &[1.0, 1.0, 0.1, 0.0], &[1.0, 0.0, 0.0, 1.0]).unwrap();
-        assert!(!health.wants_gradients());
     }
 
     #[test]

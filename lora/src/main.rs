@@ -3,12 +3,28 @@
 use std::process::ExitCode;
 
 use common::cli::{self, Tool};
+use common::error::Kind;
 use lora::arguments::Arguments;
 use lora::config::Config;
 use lora::yaml;
 
+/// What to do about errors of a kind, in options that this tool has.
+fn hint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::OutOfMemory => Some(
+            "other programs may hold memory (nvidia-smi shows a GPU's); ask for less with --vram-budget, \
+             --cutoff-len, --lora-rank or --optim adamw_8bit",
+        ),
+        Kind::Mismatch => Some(
+            "check that these files were made for each other: --adapter-name-or-path takes adapters of MODEL",
+        ),
+        Kind::TooLong => Some("keep fewer tokens of each example with --cutoff-len"),
+        _ => None,
+    }
+}
+
 fn main() -> ExitCode {
-    cli::run(Tool { name: "lora-train", hint: |_| None }, |_: Arguments| {
+    cli::run(Tool { name: "lora-train", hint }, |_: Arguments| {
         let (arguments, settings) = yaml::complete(std::env::args_os().collect())?;
         match lora::train::train(Config::new(arguments, settings)?)? {
             Some(output) => cli::print_path(&output),

@@ -1,6 +1,6 @@
 //! Where a run's memory goes: planned before anything of the model is loaded, shown, and kept.
 
-use common::cli::{detail, note};
+use common::cli::{Size, detail, note};
 use common::device::cuda::Gpu;
 use common::device::{Device, available_memory};
 use common::kernels::adamw::MomentsSpec;
@@ -210,7 +210,7 @@ fn fit(outline: &Outline, held: &Held, wanted: &Wanted, budget: Budget) -> Resul
     let saved = outline.gpu_bytes().saturating_sub(quantized.gpu_bytes());
     let mut hints = Vec::new();
     match needed <= budget.available {
-        true => hints.push(format!("--vram-budget {}MiB would do", mebibytes(needed))),
+        true => hints.push(format!("--vram-budget {}MiB would do", needed.div_ceil(1 << 20))),
         false => hints.push("other programs may hold GPU memory (nvidia-smi)".into()),
     }
     if saved > 0 {
@@ -236,19 +236,9 @@ fn fit(outline: &Outline, held: &Held, wanted: &Wanted, budget: Budget) -> Resul
     .hint(hints.join("; ")))
 }
 
-/// A size for people: rounded up, so that a budget of it suffices.
+/// A size for people.
 fn size(bytes: u64) -> String {
-    match bytes {
-        ..SMALL => format!("{} KiB", bytes.div_ceil(1 << 10)),
-        _ => format!("{} MiB", mebibytes(bytes)),
-    }
-}
-
-/// Below this, a size is given in KiB.
-const SMALL: u64 = 10 << 20;
-
-fn mebibytes(bytes: u64) -> u64 {
-    bytes.div_ceil(1 << 20)
+    Size(bytes).rounded_up()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Which examples a step sees: a split fixed by the seed, then a new order for every epoch. What is
 //! ordered are examples, or packs of them.
 
+use common::{Error, Result};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -20,10 +21,14 @@ fn permutation(len: usize, seed: u64, stream: u64) -> Vec<usize> {
 }
 
 /// Splits 0..len into training and held-out examples, both in the order of the data. `size` is a
-/// share below 1, or a number; at least one example is left to train on.
-pub fn split(len: usize, size: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+/// share below 1, or a number; it fails where nothing would be left to train on.
+pub fn split(len: usize, size: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
     let wanted = if size < 1.0 { (len as f64 * size).ceil() } else { size.floor() };
-    let held_out = (wanted as usize).min(len.saturating_sub(1));
+    let held_out = wanted as usize;
+    if held_out >= len {
+        return Err(Error::usage(format!("--val-size {size} holds out all of {len} examples"))
+            .hint("hold out fewer, or other data with --eval-dataset or --eval-data"));
+    }
     let order = permutation(len, seed, SPLIT);
     let (validation, training) = order.split_at(held_out);
     let sorted = |indices: &[usize]| {
@@ -31,7 +36,7 @@ pub fn split(len: usize, size: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
         indices.sort_unstable();
         indices
     };
-    (sorted(training), sorted(validation))
+    Ok((sorted(training), sorted(validation)))
 }
 
 /// The effective batches of a run.
@@ -140,10 +145,13 @@ mod tests {
 
     #[test]
     fn the_split_is_by_share_or_number() {
-        assert_eq!(split(100, 0.1, 1).1.len(), 10);
-        assert_eq!(split(100, 7.0, 1).1.len(), 7);
-        assert_eq!(split(3, 5.0, 1).0.len(), 1, "something is left to train on");
-        let (training, validation) = split(50, 0.2, 3);
+        assert_eq!(split(100, 0.1, 1).unwrap().1.len(), 10);
+        assert_eq!(split(100, 7.0, 1).unwrap().1.len(), 7);
+        assert_eq!(split(3, 2.0, 1).unwrap().0.len(), 1);
+        for (len, size) in [(3, 3.0), (3, 5.0), (1, 0.1), (3, 0.9)] {
+            assert!(split(len, size, 1).is_err(), "nothing is left to train on: {size} of {len}");
+        }
+        let (training, validation) = split(50, 0.2, 3).unwrap();
         let mut all = [training, validation].concat();
         all.sort_unstable();
         assert_eq!(all, (0..50).collect::<Vec<_>>());

@@ -8,6 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Length};
 
+/// Most steps of a run: a year of 30 steps a second.
+const MOST_STEPS: u64 = 1_000_000_000;
+
+/// Fails where a run would have more steps than any has.
+pub fn check_steps(total: u64) -> Result<()> {
+    match total > MOST_STEPS {
+        true => Err(Error::usage(format!("a run of at most {MOST_STEPS} steps expected, found {total}"))
+            .hint("lower --max-steps or --num-train-epochs, or make the batches larger")),
+        false => Ok(()),
+    }
+}
+
 /// How the learning rate falls after its warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,8 +52,9 @@ pub struct SchedulerParameters {
 }
 
 impl SchedulerParameters {
-    /// Reads JSON; names the scheduler does not have are refused.
-    pub fn parse(text: Option<&str>, kind: SchedulerType) -> Result<Self> {
+    /// Reads JSON; names that the scheduler does not have are refused, and values that it cannot have
+    /// beside the highest rate `peak`.
+    pub fn parse(text: Option<&str>, kind: SchedulerType, peak: f64) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::default()) };
         let option = "--lr-scheduler-kwargs";
         let problem = |problem: String| Error::usage(format!("{option}: {problem}"));
@@ -53,11 +66,23 @@ impl SchedulerParameters {
             ("power", parameters.power, polynomial),
             ("lr_end", parameters.lr_end, polynomial),
         ] {
-            if value.is_some() && !fits {
-                return Err(problem(format!("the chosen scheduler has no {name}")));
+            match value {
+                Some(_) if !fits => return Err(problem(format!("the chosen scheduler has no {name}"))),
+                Some(found) if found < 0.0 || !(found as f32).is_finite() => {
+                    let most = f32::MAX;
+                    return Err(problem(format!(
+                        "{name}: a number from 0 to {most:e} expected, found {found:e}"
+                    )));
+                }
+                _ => {}
             }
         }
-        Ok(parameters)
+        match parameters.lr_end {
+            Some(end) if end >= peak => {
+                Err(problem(format!("lr_end: less than the learning rate {peak} expected, found {end}")))
+            }
+            _ => Ok(parameters),
+        }
     }
 }
 
@@ -79,11 +104,12 @@ pub struct Schedule {
 impl Schedule {
     /// The schedule of a run, with the number of steps and of warm-up steps that transformers has
     /// (`Trainer.set_initial_training_values`, `TrainingArguments.get_warmup_steps`).
-    pub fn of(config: &Config, steps_per_epoch: u64) -> Self {
+    pub fn of(config: &Config, steps_per_epoch: u64) -> Result<Self> {
         let total = match config.length {
             Length::Steps(steps) => steps,
             Length::Epochs(epochs) => (epochs * steps_per_epoch as f64).ceil() as u64,
         };
+        check_steps(total)?;
         let share = |share: f64| (share * total as f64).ceil() as u64;
         let warmup = match config.warmup_steps {
             0.0 => share(config.warmup_ratio),
@@ -91,7 +117,7 @@ impl Schedule {
             steps => steps as u64,
         };
         let Config { scheduler: kind, scheduler_parameters: parameters, learning_rate: peak, .. } = *config;
-        Self { kind, parameters, peak, warmup, total }
+        Ok(Self { kind, parameters, peak, warmup, total })
     }
 
     /// The rate of step `step`, counted from 0.
@@ -147,7 +173,7 @@ mod tests {
         let mut kinds = std::collections::BTreeSet::new();
         for Golden { name, kwargs, peak, warmup, total, rates } in golden {
             let kind = SchedulerType::from_str(&name, false).unwrap();
-            let parameters = SchedulerParameters::parse(Some(&kwargs.to_string()), kind).unwrap();
+            let parameters = SchedulerParameters::parse(Some(&kwargs.to_string()), kind, peak).unwrap();
             let schedule = Schedule { kind, parameters, peak, warmup, total };
             for (step, expected) in rates.iter().enumerate() {
                 let found = schedule.rate(step as u64);
@@ -163,10 +189,14 @@ mod tests {
 
     #[test]
     fn settings_of_another_scheduler_are_refused() {
-        let parse = |text, kind| SchedulerParameters::parse(Some(text), kind).map_err(|e| e.to_string());
+        let parse =
+            |text, kind| SchedulerParameters::parse(Some(text), kind, 1e-4).map_err(|e| e.to_string());
         assert!(parse(r#"{"power": 2}"#, SchedulerType::Polynomial).is_ok());
         let error = parse(r#"{"power": 2}"#, SchedulerType::Cosine).unwrap_err();
         assert!(error.contains("no power"), "{error}");
         assert!(parse(r#"{"gamma": 2}"#, SchedulerType::Cosine).unwrap_err().contains("gamma"));
+        let polynomial = |text| parse(text, SchedulerType::Polynomial).unwrap_err();
+        assert!(polynomial(r#"{"power": -1}"#).contains("power: a number from 0 to"));
+        assert!(polynomial(r#"{"lr_end": 1e-4}"#).contains("lr_end: less than the learning rate"));
     }
 }

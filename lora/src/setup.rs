@@ -56,7 +56,11 @@ impl Setup {
         examples: Arc<Examples>,
         held_out: Option<Arc<Examples>>,
     ) -> Result<Self> {
-        let (training, validation) = split(examples.summary().examples, config.data.val_size, config.seed);
+        let outline = Outline::read(&config.model, config.quantization)?;
+        for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
+            examples.summary().demands.check(outline.config())?;
+        }
+        let (training, validation) = split(examples.summary().examples, config.data.val_size, config.seed)?;
         let training = Selection { examples: examples.clone(), indices: training };
         let validation = match held_out {
             Some(held_out) => Selection::all(held_out),
@@ -68,7 +72,7 @@ impl Setup {
             true => Order::of_packs(packs(&training.lengths(), config.data.longest()), batch, seed),
             false => Order::new(training.len(), batch, seed),
         };
-        let schedule = Schedule::of(&config, order.steps_per_epoch());
+        let schedule = Schedule::of(&config, order.steps_per_epoch())?;
         let resumed = match checkpoint::to_resume(&config)? {
             Some(path) => {
                 let progress = checkpoint::progress(&path, &recipe, schedule.total)?;
@@ -76,7 +80,6 @@ impl Setup {
             }
             None => None,
         };
-        let outline = Outline::read(&config.model, config.quantization)?;
         let beginning = Beginning::new(&config)?;
         let layout = beginning.layout(&outline)?;
         let mut moments = match config.optimizer_name.is_in_8_bits() {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
 use common::cli::{self, GrowingDirectory, Unit, interrupted, note};
-use common::data::passes::{pack, passes, targets};
+use common::data::passes::{pack, passes};
 use common::device::cuda::Float16;
 use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
@@ -59,7 +59,7 @@ struct Run {
 /// Trains and returns the directory of the adapter; nothing where no training was wanted.
 pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let destination = output::destination(&config)?;
-    let Prepared { examples, held_out, template } = config.data.prepare(&config.model)?;
+    let Prepared { examples, held_out, template } = config.data.prepare(&config.model, config.seed)?;
     let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
     let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref());
     if !config.dry_run && output::is_complete(&config, &destination, &recipe)? {
@@ -213,7 +213,7 @@ impl Run {
     fn step(&mut self, index: u64, gradients: &mut Vector) -> Result<Option<Step>> {
         let number = index + 1;
         let examples = self.training.get(self.order.step(index))?;
-        let supervised: usize = examples.iter().map(targets).sum();
+        let supervised: usize = examples.iter().map(Example::supervised).sum();
         let hint = match self.scaler {
             Some(_) => "fp16 ends at 65,504, which some models exceed: leave --fp16 out",
             None => "the last checkpoint is untouched; try a smaller --learning-rate with --resume",
@@ -245,12 +245,15 @@ impl Run {
             let tensor = tensor.unwrap_or_else(|| "the sum of all".into());
             return Err(error!("step {number}: the gradient of {tensor} is not finite").hint(hint));
         }
+        let learning_rate = self.schedule.rate(index);
         if self.health.wants_gradients() && supervised > 0 {
             let Adapters { tensors, values } = self.model.adapters();
             let (values, gradients) = (values.to_vec()?, gradients.to_vec()?);
-            self.health.check_gradients(tensors, &values, &gradients).context(format!("step {number}"))?;
+            let moves = learning_rate > 0.0;
+            self.health
+                .check_gradients(tensors, &values, &gradients, moves)
+                .context(format!("step {number}"))?;
         }
-        let learning_rate = self.schedule.rate(index);
         let clip = clip_factor(norm, self.config.max_grad_norm);
         let optimizer = self.config.optimizer();
         let rates = self.model.adapters().learning_rates(learning_rate as f32, self.config.rate_of_b as f32);

@@ -4,13 +4,10 @@ use std::path::{Path, PathBuf};
 
 use common::checkpoint::{Checkpoint, Dtype, TensorSpec};
 use common::kernels::linear::Weight;
+use common::model::{expect_readable, has_own_head, with_canonical_names};
 use common::nf4::{Quantized, part_of};
 use common::{Context, Result};
 use serde_json::Value;
-
-/// The embedding table, and the head that may share it.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
-pub const HEAD: &str = "lm_head.weight";
 
 /// A model directory.
 pub struct Base {
@@ -26,7 +23,9 @@ impl Base {
         let text = fs_err::read(&path)
             .map_err(|error| common::Error::from(error).hint("--base names a model's directory"))?;
         let config = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-        Ok(Self { directory: directory.to_path_buf(), config, checkpoint: Checkpoint::open(directory)? })
+        expect_readable(&config, directory).with_context(|| path.display().to_string())?;
+        let checkpoint = with_canonical_names(Checkpoint::open(directory)?)?;
+        Ok(Self { directory: directory.to_path_buf(), config, checkpoint })
     }
 
     /// The weight files.
@@ -49,10 +48,14 @@ impl Base {
         self.weight(name).ok().map(|(spec, _)| spec.shape)
     }
 
-    /// Whether the head is the embedding table.
-    pub fn has_tied_head(&self) -> bool {
-        !self.contains(HEAD)
-            && self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)
+    /// Whether config.json says that the head is the embedding table.
+    pub fn says_tied(&self) -> bool {
+        self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Whether a head is stored that is not the embedding table, whatever config.json says.
+    pub fn has_own_head(&self) -> Result<bool> {
+        has_own_head(&self.checkpoint)
     }
 
     /// A weight, and what it is when it is dense: its name, the dtype it has or had, and its shape.

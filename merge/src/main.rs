@@ -33,8 +33,8 @@ struct Arguments {
     weights: Vec<f32>,
 
     /// Largest file of weights, such as 5GB or 500MB [default: 5GB]
-    #[arg(long, value_parser = common::cli::size, value_name = "SIZE")]
-    shard_size: Option<u64>,
+    #[arg(long, value_name = "SIZE")]
+    shard_size: Option<cli::Size>,
 
     /// Quantize the merged weights again, as the base was; this loses some of what was learnt
     #[arg(long)]

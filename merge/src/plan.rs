@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use common::adapter::{Adapter, Lora, TokenRows};
 use common::checkpoint::{Dtype, SINGLE, Tensor, TensorSpec, sharded_name};
 use common::kernels::linear::Weight;
+use common::model::{EMBEDDING, HEAD};
 use common::nf4::Quantized;
 use common::{Result, bail};
 
-use crate::base::{Base, EMBEDDING, HEAD, is_float};
+use crate::base::{Base, is_float};
 
 /// A tensor of the result.
 pub struct Piece<'a> {
@@ -34,7 +35,7 @@ pub struct File<'a> {
 /// Everything that is written.
 pub struct Plan<'a> {
     pub files: Vec<File<'a>>,
-    /// The head was the embedding table and is no longer.
+    /// The head is not the embedding table, which config.json says.
     pub untied: bool,
     /// The rows of the embedding table where they are not those of the base.
     pub vocabulary: Option<usize>,
@@ -60,16 +61,28 @@ impl<'a> Plan<'a> {
             })
             .collect();
         let changes = |name: &str| unused.contains(name);
-        // A head that is trained, or whose table is, cannot share the table any longer.
-        let has_tied_head = base.has_tied_head();
-        let untied = has_tied_head && (changes(HEAD) || changes(EMBEDDING)) && !stays_tied(adapters);
-        if has_tied_head && !untied {
-            unused.remove(HEAD);
-        }
+        // A head that is trained, or whose table is, cannot share the table any longer unless both become
+        // the same. As transformers does, a table that is stored once is read as both, under either name.
+        let stored = [base.contains(EMBEDDING), base.contains(HEAD)];
+        let has_own_head = stored == [true, true] && base.has_own_head()?;
+        let is_changed = changes(HEAD) || changes(EMBEDDING);
+        let stays_tied = base.says_tied() && !has_own_head && is_changed && stays_tied(adapters);
+        let untied = base.says_tied() && (has_own_head || is_changed && !stays_tied);
         let mut pieces = Vec::new();
         let mut names: Vec<(String, String)> = base.names().map(|name| (name.into(), name.into())).collect();
-        if untied {
-            names.push((HEAD.into(), EMBEDDING.into()));
+        match stored {
+            [true, false] if untied => names.push((HEAD.into(), EMBEDDING.into())),
+            [false, true] if untied => names.push((EMBEDDING.into(), HEAD.into())),
+            _ if stays_tied => {
+                // One table, whose changes adapters name as the embedding's.
+                let shared = names.iter_mut().find(|(name, _)| name == HEAD);
+                if let Some((name, _)) = shared.filter(|_| stored == [false, true]) {
+                    *name = EMBEDDING.into();
+                }
+                names.retain(|(name, _)| name != HEAD);
+                unused.remove(HEAD);
+            }
+            _ => {}
         }
         for (name, source) in names {
             unused.remove(&name);
@@ -88,9 +101,10 @@ impl<'a> Plan<'a> {
                 "{EMBEDDING} would have {table} rows and {HEAD} {head}: the adapter brings one of them only"
             );
         }
+        let shape = base.shape(EMBEDDING).or(base.shape(HEAD));
         let resized_by = adapters.iter().position(|adapter| {
             let brought = adapter.replacements.get(EMBEDDING).map(|tensor| &tensor.shape);
-            brought.is_some_and(|shape| Some(shape) != base.shape(EMBEDDING).as_ref())
+            brought.is_some_and(|brought| Some(brought) != shape.as_ref())
         });
         let vocabulary = resized_by.and_then(|_| rows(EMBEDDING));
         Ok(Self { files: cut(pieces, shard_size)?, untied, vocabulary, resized_by })

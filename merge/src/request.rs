@@ -77,7 +77,11 @@ impl Request {
             weights,
             base,
             output,
-            shard_size: arguments.shard_size.or(export.shard_size).unwrap_or(DEFAULT_SHARD_SIZE),
+            shard_size: arguments
+                .shard_size
+                .map(|size| size.0)
+                .or(export.shard_size)
+                .unwrap_or(DEFAULT_SHARD_SIZE),
             requantize: arguments.requantize,
             verify: arguments.verify,
             force: arguments.common.force,

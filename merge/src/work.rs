@@ -41,17 +41,21 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
     let inputs: Vec<PathBuf> =
         request.adapters.iter().chain(&request.file).cloned().chain([base.directory.clone()]).collect();
     let destination = Destination::directory(&request.output, &inputs)?;
-    let mut output =
-        match OutputDirectory::begin(destination, request.force, "merge", recipe(request, &base, &beside)?)? {
-            Begun::New(output) => output,
-            Begun::Done(path) => {
-                cli::note(format_args!("{} is already made; --force makes it again", path.display()));
-                if request.verify {
-                    verify(&plan, &path)?;
-                }
-                return Ok(path);
+    let mut output = match OutputDirectory::begin(
+        destination,
+        request.force,
+        "merge",
+        recipe(request, &base, &beside)?,
+    )? {
+        Begun::New(output) => output,
+        Begun::Done(path) => {
+            cli::note(format_args!("{} is already made; --force makes it again", path.display()));
+            if request.verify {
+                verify(&plan, &path)?;
             }
-        };
+            return Ok(path);
+        }
+    };
     let quality = describe(request, &base, &plan)?;
     output.record("base", quality);
     write_weights(&plan, beside.size()?, &mut output)?;

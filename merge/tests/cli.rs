@@ -316,6 +316,107 @@ fn a_trained_head_no_longer_shares_the_table() {
     assert_eq!(config_of(result)["tie_word_embeddings"], false);
 }
 
+/// `lm_head` is in the file beside the table that config.json ties it to: what transformers 5 then loads is
+/// the stored head where it differs, and the table where it does not.
+#[test]
+fn a_stored_head_stays_what_it_is() {
+    let parent = workplace();
+    let base = parent.path().join("base");
+    let store = |head: Tensor| {
+        let tensors: Vec<Tensor> = weights().into_iter().chain([head]).collect();
+        write_file(&base.join("model.safetensors"), &tensors).unwrap();
+    };
+    let values = |result: &str, name: &str| {
+        Checkpoint::open(&parent.path().join(result)).unwrap().tensor(name).unwrap().to_f32().unwrap()
+    };
+    let tied = |result: &str| config_of(parent.path().join(result))["tie_word_embeddings"].clone();
+    let train = |name: &str, modules: &[(&str, usize)], more: &[Tensor]| {
+        let keys = r#""r": 4, "lora_alpha": 8"#;
+        adapter(&parent.path().join(name), "../base", keys, modules, more);
+    };
+    train("block", &[(Q, 4)], &[]);
+    train("head", &[("lm_head", 4)], &[]);
+    let table = Tensor::from_f32(format!("base_model.model.{EMBEDDING}"), vec![40, 24], &numbers(40 * 24, 9));
+    train("table", &[(Q, 4)], &[table]);
+
+    let other = bf16(HEAD, &[40, 24], 8);
+    let head = other.to_f32().unwrap();
+    store(other);
+    for (trained, expected) in
+        [("block", head.clone()), ("head", folded(&head, &[("lm_head", 4, 2.0)])), ("table", head.clone())]
+    {
+        let result = format!("other-{trained}");
+        run(&parent, &[trained, "-o", &result, "--verify"]).success();
+        assert_folded(&parent.path().join(&result), HEAD, &expected);
+        assert_eq!(tied(&result), false, "{trained}");
+    }
+    assert_eq!(values("other-head", EMBEDDING), original(EMBEDDING));
+
+    store(Tensor { name: HEAD.into(), ..weights().remove(0) });
+    run(&parent, &["block", "-o", "same-block", "--verify"]).success();
+    assert_eq!(tied("same-block"), true, "nothing has changed");
+    run(&parent, &["head", "-o", "same-head", "--verify"]).success();
+    assert_folded(
+        &parent.path().join("same-head"),
+        HEAD,
+        &folded(&original(EMBEDDING), &[("lm_head", 4, 2.0)]),
+    );
+    run(&parent, &["table", "-o", "same-table", "--verify"]).success();
+    assert_eq!(values("same-table", HEAD), original(EMBEDDING), "the head was not trained");
+    assert_folded(&parent.path().join("same-table"), EMBEDDING, &folded(&numbers(40 * 24, 9), &[]));
+    assert_eq!((tied("same-head"), tied("same-table")), (false.into(), false.into()));
+
+    // Only the head is stored, which then is the table too.
+    let mut tensors = weights();
+    tensors[0].name = HEAD.into();
+    write_file(&base.join("model.safetensors"), &tensors).unwrap();
+    run(&parent, &["head", "-o", "only-head", "--verify"]).success();
+    assert_eq!(values("only-head", EMBEDDING), original(EMBEDDING));
+    assert_folded(
+        &parent.path().join("only-head"),
+        HEAD,
+        &folded(&original(EMBEDDING), &[("lm_head", 4, 2.0)]),
+    );
+    assert_eq!(tied("only-head"), false);
+}
+
+#[test]
+fn names_of_a_model_without_its_head_are_read() {
+    let parent = workplace();
+    let expected = {
+        run(&parent, &["adapter", "--base", "base", "-o", "m"]).success();
+        fs::read(parent.path().join("m/model.safetensors")).unwrap()
+    };
+    let rename = |rename: &dyn Fn(&str) -> String| {
+        let tensors: Vec<Tensor> =
+            weights().into_iter().map(|tensor| Tensor { name: rename(&tensor.name), ..tensor }).collect();
+        write_file(&parent.path().join("base/model.safetensors"), &tensors).unwrap();
+    };
+    rename(&|name| name.trim_start_matches("model.").into());
+    run(&parent, &["adapter", "--base", "base", "-o", "bare", "--verify"]).success();
+    assert_eq!(fs::read(parent.path().join("bare/model.safetensors")).unwrap(), expected);
+    rename(&|name| format!("_orig_mod.{name}"));
+    let error = stderr_of(&run(&parent, &["adapter", "--base", "base", "-o", "wrapped"]).code(1));
+    assert!(
+        error.contains("_orig_mod.") && error.contains("hint: save the model inside the wrapper"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_base_in_another_quantization_is_refused_with_its_original() {
+    let parent = workplace();
+    let config = r#"{"model_type": "qwen2", "quantization_config": {"quant_method": "awq", "bits": 4}}"#;
+    fs::write(parent.path().join("base/config.json"), config).unwrap();
+    fs::write(parent.path().join("base/README.md"), "---\nbase_model: Qwen/Qwen2.5-7B-Instruct\n---\n")
+        .unwrap();
+    let error = stderr_of(&run(&parent, &["adapter", "--base", "base", "-o", "m"]).code(1));
+    assert!(
+        error.contains("quantized with awq") && error.contains("fetch Qwen/Qwen2.5-7B-Instruct"),
+        "{error}"
+    );
+}
+
 #[test]
 fn llama_factorys_file_is_enough() {
     let parent = workplace();

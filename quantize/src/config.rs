@@ -11,23 +11,32 @@ use serde_json::{Value, json};
 pub fn read(path: &Path) -> Result<Value> {
     let config: Value =
         serde_json::from_slice(&fs_err::read(path)?).with_context(|| path.display().to_string())?;
-    if let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) {
-        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("an unknown method");
-        return Err(error!("{}: the model is already quantized, with {method}", path.display())
-            .hint("begin with the original model; an NF4 directory is ready for lora-train as it is"));
-    }
     model::Config::parse(&config).with_context(|| path.display().to_string())?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    model::expect_readable(&config, directory).with_context(|| path.display().to_string())?;
+    if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
+        return Err(error!(
+            "{}: the model is already quantized, with bitsandbytes in 4 bits",
+            path.display()
+        )
+        .hint("it is ready for lora-train as it is; to quantize anew, begin with the original model"));
+    }
     Ok(config)
 }
 
 /// The config of the quantized model, as transformers writes it. `kept` are linear modules that
-/// stay as they are although their family's are quantized.
+/// stay as they are although their family's are quantized; `own_head` says that the head is not the
+/// embedding table, whatever the original's config says.
 pub fn with_quantization(
     mut config: Value,
     scheme: Scheme,
     compute_dtype: Option<&str>,
     kept: &[String],
+    own_head: bool,
 ) -> Result<String> {
+    if own_head {
+        config["tie_word_embeddings"] = json!(false);
+    }
     // transformers 5 writes `dtype`, older ones `torch_dtype`.
     let own = ["dtype", "torch_dtype"].iter().find_map(|key| config.get(*key)?.as_str().map(String::from));
     let compute_dtype = compute_dtype.map(String::from).or(own).unwrap_or_else(|| "bfloat16".into());

@@ -39,9 +39,14 @@ impl Plan {
         self.scheme
     }
 
+    /// Whether a name is that of a linear weight, quantized or kept.
+    pub fn is_linear(&self, name: &str) -> bool {
+        self.linear.is_match(name)
+    }
+
     /// What is done with the tensor of that name.
     pub fn fate(&self, name: &str) -> Fate {
-        if !self.linear.is_match(name) {
+        if !self.is_linear(name) {
             Fate::Copy
         } else if self.keep.is_match(name) {
             Fate::Keep

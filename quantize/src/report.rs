@@ -5,6 +5,7 @@ use std::path::Path;
 use common::Result;
 use common::checkpoint::{Checkpoint, Tensor};
 use common::cli::{self, Progress, Unit};
+use common::model::with_canonical_names;
 use common::nf4::Quantized;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -36,7 +37,8 @@ struct Sums {
 
 /// The errors of all quantized weights as JSON lines; names the worst.
 pub fn text(source: &Path, result: &Path) -> Result<String> {
-    let (source, result) = (Checkpoint::open(source)?, Checkpoint::open(result)?);
+    let source = with_canonical_names(Checkpoint::open(source)?)?;
+    let result = Checkpoint::open(result)?;
     let progress = Progress::new("report", source.names().count() as u64, Unit::Items("tensors"));
     let mut lines = Vec::new();
     for tensor in source.tensors() {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use common::checkpoint::{INDEX, Index, SINGLE};
-use common::{Result, error};
+use common::Result;
+use common::checkpoint::{INDEX, Index, SINGLE, nothing_in};
 
 /// A model's directory, complete or growing.
 #[derive(Debug)]
@@ -63,8 +63,7 @@ impl Source {
             return Ok(Some(index.files().into_iter().map(String::from).collect()));
         }
         if self.complete {
-            return Err(error!("{} has no {SINGLE} and no {INDEX}", self.directory.display())
-                .hint("fetch ORGANISATION/NAME downloads a model"));
+            return Err(nothing_in(&self.directory));
         }
         Ok(None)
     }

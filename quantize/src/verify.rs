@@ -4,16 +4,18 @@ use std::path::Path;
 
 use common::checkpoint::{Checkpoint, Tensor};
 use common::cli::{self, Progress, Unit};
+use common::model::with_canonical_names;
 use common::nf4::{Absmax, Quantized, part_of};
-use common::{Result, bail, error};
+use common::{Context, Result, bail, error};
 
 /// Checks that a 4-bit directory, ours or another's, is what quantizing `source` gives.
 ///
-/// Packed weights have to be equal to the bit, and what is not quantized equal in value. Of the
-/// 8-bit absmax, bitsandbytes' CPU build looks codes up in a table of 65,536 cells and so may be a
-/// cell or a step off; they are counted and bounded by that.
+/// Everything that dequantizing reads is compared. Packed weights have to be equal to the bit, and
+/// what is not quantized equal in value. bitsandbytes' CPU build looks the codes of 8-bit absmax up in
+/// a table of 65,536 cells and so may be a cell or a step off; such codes are counted.
 pub fn verify(directory: &Path, source: &Path) -> Result<()> {
-    let (written, source) = (Checkpoint::open(directory)?, Checkpoint::open(source)?);
+    let written = with_canonical_names(Checkpoint::open(directory)?)?;
+    let source = with_canonical_names(Checkpoint::open(source)?)?;
     if let Some(name) =
         written.names().find(|name| part_of(&written, name).is_none() && !source.contains(name))
     {
@@ -64,27 +66,76 @@ fn compare(tensor: &Tensor, found: &Quantized) -> Result<usize> {
             "tensor {name} has other 4-bit codes than its source gives, first near [{row}, {column}]"
         );
     }
-    let mut apart = 0;
-    for block in 0..found.block_count() {
-        let (is, should) = (found.absmax_of(block), expected.absmax_of(block));
-        if is == should {
-            continue;
-        }
-        let (near, counts) = match (found.absmax(), expected.absmax()) {
-            (
-                Absmax::Nested { codes, absmax, block_size, .. },
-                Absmax::Nested { codes: expected_codes, offset, .. },
-            ) => {
-                let step = codes[block].abs_diff(expected_codes[block]);
-                let cell = absmax[block / block_size] * (2.0 / 65536.0) + 8.0 * f32::EPSILON * offset.abs();
-                (step <= 1 || (is - should).abs() <= cell, step > 0)
+    if found.dtype() != expected.dtype() {
+        bail!(
+            Malformed,
+            "tensor {name} dequantizes to {}, its source is {}",
+            found.dtype(),
+            expected.dtype()
+        );
+    }
+    match (found.absmax(), expected.absmax()) {
+        (Absmax::Plain(is), Absmax::Plain(should)) => {
+            match is.iter().zip(should).position(|(is, should)| is != should) {
+                None => Ok(0),
+                Some(block) => {
+                    bail!(
+                        Malformed,
+                        "tensor {name} has absmax {} in block {block}, its source gives {}",
+                        is[block],
+                        should[block]
+                    )
+                }
             }
-            _ => (false, false),
-        };
-        if !near {
-            bail!(Malformed, "tensor {name} has absmax {is} in block {block}, its source gives {should}");
         }
-        apart += usize::from(counts);
+        (is, should) => compare_nested(is, should).with_context(|| format!("tensor {name}")),
+    }
+}
+
+/// Compares absmax that are quantized themselves; returns how many codes differ by a step.
+///
+/// The mean that is taken off before quantizing is a sum, which others add up in another order: it,
+/// and the nested absmax with it, may differ in the last bits.
+fn compare_nested(is: &Absmax, should: &Absmax) -> Result<usize> {
+    let (
+        Absmax::Nested { codes, map, absmax, offset, block_size },
+        Absmax::Nested {
+            codes: source_codes,
+            map: source_map,
+            absmax: source_absmax,
+            offset: source_offset,
+            block_size: source_block_size,
+        },
+    ) = (is, should)
+    else {
+        bail!(Bug, "absmax of two schemes");
+    };
+    if block_size != source_block_size {
+        bail!(Malformed, "nested_blocksize is {block_size}, expected {source_block_size}");
+    }
+    if map != source_map {
+        bail!(Malformed, "nested_quant_map is not the map of bitsandbytes");
+    }
+    let last_bits = 8.0 * f32::EPSILON * source_offset.abs();
+    if (offset - source_offset).abs() > last_bits {
+        bail!(Malformed, "nested_offset is {offset}, its source gives {source_offset}");
+    }
+    let differs = |(is, should): (&f32, &f32)| (is - should).abs() > last_bits + 8.0 * f32::EPSILON * should;
+    if let Some(block) = absmax.iter().zip(source_absmax).position(differs) {
+        let (is, should) = (absmax[block], source_absmax[block]);
+        bail!(Malformed, "nested_absmax has {is} at [{block}], its source gives {should}");
+    }
+    let mut apart = 0;
+    for (block, (code, source_code)) in codes.iter().zip(source_codes.iter()).enumerate() {
+        let steps = code.abs_diff(*source_code);
+        // A cell of the table in which bitsandbytes' CPU build looks codes up.
+        let cell = source_absmax[block / block_size] * (2.0 / 65536.0);
+        let difference = (map[usize::from(*code)] - map[usize::from(*source_code)]).abs()
+            * source_absmax[block / block_size];
+        if steps > 1 && difference > cell {
+            bail!(Malformed, "absmax has code {code} in block {block}, its source gives {source_code}");
+        }
+        apart += usize::from(steps > 0);
     }
     Ok(apart)
 }

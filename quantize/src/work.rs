@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::checkpoint::{self, Checkpoint, Companions, INDEX, Index};
-use common::cli::{self, Begun, Destination, Input, Inputs, OutputDirectory, OutputFile, Progress, Unit};
+use common::cli::{
+    self, Begun, Destination, Input, Inputs, OutputDirectory, OutputFile, Progress, Size, Unit,
+};
+use common::model::{EMBEDDING, canonical_name, has_own_head, with_canonical_names};
 use common::nf4::Scheme;
 use common::{Context, Error, Result, bail, error, files, hex};
 use serde_json::{Value, json};
@@ -223,8 +226,10 @@ impl<'a> Work<'a> {
             }
         }
         // The files were right each; now they have to be what the index says.
-        Checkpoint::open(&self.source.directory)?;
-        self.write_rest(config, settings)?;
+        let checkpoint = with_canonical_names(Checkpoint::open(&self.source.directory)?)?;
+        let is_tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
+        let own_head = is_tied && checkpoint.contains(EMBEDDING) && has_own_head(&checkpoint)?;
+        self.write_rest(config, settings, own_head)?;
         let text = match &self.report {
             Some(_) => report::text(&self.source.directory, &self.output.path())?,
             None => String::new(),
@@ -250,7 +255,10 @@ impl<'a> Work<'a> {
         progress.set_total(self.total_bytes(&shards)?);
         progress.message(file.clone());
         let from = cli::identity(&path)?;
-        let tensors = Checkpoint::open_file(&path)?;
+        let tensors = with_canonical_names(Checkpoint::open_file(&path)?)?;
+        if self.written.is_empty() {
+            self.expect_linear(&tensors)?;
+        }
         let specs = shard::outcome(&tensors, self.plan)?;
         for name in tensors.names().filter(|name| self.plan.fate(name) == Fate::Keep) {
             self.kept.push(name.trim_end_matches(".weight").to_string());
@@ -269,6 +277,24 @@ impl<'a> Work<'a> {
         self.source_bytes += size;
         self.written.insert(file, specs);
         Ok(true)
+    }
+
+    /// A model without a linear weight that could be quantized is none, or has names that nothing reads.
+    fn expect_linear(&self, tensors: &Checkpoint) -> Result<()> {
+        let index = self.source.index()?;
+        let listed: Vec<&str> = match &index {
+            Some(index) => index.weight_map.keys().map(String::as_str).collect(),
+            None => tensors.names().collect(),
+        };
+        match listed.iter().any(|name| self.plan.is_linear(&canonical_name(name))) {
+            true => Ok(()),
+            false => Err(error!(
+                "{}: no linear weight found, such as model.layers.0.self_attn.q_proj.weight; the first tensor is {}",
+                self.source.directory.display(),
+                listed.first().unwrap_or(&"missing")
+            )
+            .hint("save the model in transformers with save_pretrained, or fetch it again")),
+        }
     }
 
     /// The bytes of all weight files: as the index has them while they arrive.
@@ -292,7 +318,7 @@ impl<'a> Work<'a> {
     }
 
     /// Everything but the weights.
-    fn write_rest(&mut self, config: Value, settings: &Settings) -> Result<()> {
+    fn write_rest(&mut self, config: Value, settings: &Settings, own_head: bool) -> Result<()> {
         let directory = self.output.path();
         if self.source.index()?.is_some() {
             let mut index = Index::default();
@@ -307,7 +333,8 @@ impl<'a> Work<'a> {
             cli::write_file(&directory.join(INDEX), &index.to_json()?)?;
         }
         self.kept.sort();
-        let text = config::with_quantization(config, settings.scheme, settings.compute_dtype, &self.kept)?;
+        let compute = settings.compute_dtype;
+        let text = config::with_quantization(config, settings.scheme, compute, &self.kept, own_head)?;
         cli::write_file(&directory.join(CONFIG), &text)?;
         let companions = Companions::of(&self.source.directory)?;
         for companion in &companions.files {
@@ -322,9 +349,9 @@ impl<'a> Work<'a> {
     fn summary(&self) {
         let bytes: u64 = self.written.values().map(|specs| size_of(specs)).sum();
         cli::note(format_args!(
-            "{:.2} GB in, {:.2} GB out ({:.1} %)",
-            self.source_bytes as f64 / 1e9,
-            bytes as f64 / 1e9,
+            "{} in, {} out ({:.1} %)",
+            Size(self.source_bytes),
+            Size(bytes),
             100.0 * bytes as f64 / self.source_bytes.max(1) as f64
         ));
     }

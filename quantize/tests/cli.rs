@@ -219,8 +219,13 @@ fn what_cannot_be_quantized_is_refused_by_name() {
         stderr_of(&assert)
     };
     assert!(error_of(r#"{"model_type": "gpt2"}"#).contains("unknown model_type \"gpt2\""));
-    let quantized = r#"{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}"#;
-    assert!(error_of(quantized).contains("already quantized, with gptq"));
+    let with = |more: &str| CONFIG.replacen('{', &format!("{{{more}, "), 1);
+    let gptq =
+        error_of(&with(r#""quantization_config": {"quant_method": "gptq"}, "_name_or_path": "a/model""#));
+    assert!(gptq.contains("quantized with gptq") && gptq.contains(": fetch a/model\n"), "{gptq}");
+    let done =
+        error_of(&with(r#""quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}"#));
+    assert!(done.contains("already quantized, with bitsandbytes") && done.contains("lora-train"), "{done}");
     assert!(error_of("{").contains("config.json"));
     fs::remove_file(source.join("config.json")).unwrap();
     let assert = quantize().current_dir(parent.path()).arg("source").assert().code(1);
@@ -228,6 +233,105 @@ fn what_cannot_be_quantized_is_refused_by_name() {
     quantize().current_dir(parent.path()).arg("nowhere").assert().code(1);
     quantize().args(["source", "--block-size", "63"]).assert().code(2);
     quantize().current_dir(parent.path()).args(["source", "--keep", "("]).assert().code(2);
+}
+
+/// Writes the model's tensors under other names, in one file.
+fn rename(source: &Path, rename: &dyn Fn(&str) -> String) {
+    for entry in fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_str().unwrap().contains("model") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let renamed: Vec<Tensor> =
+        tensors().into_iter().map(|tensor| Tensor { name: rename(&tensor.name), ..tensor }).collect();
+    write_file(&source.join("model.safetensors"), &renamed).unwrap();
+}
+
+#[test]
+fn names_of_a_model_without_its_head_are_read() {
+    let (parent, source) = model();
+    rename(&source, &|name| name.into());
+    quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().success();
+    let expected = fs::read(parent.path().join("q/model.safetensors")).unwrap();
+    rename(&source, &|name| name.trim_start_matches("model.").into());
+    let arguments = ["source", "-o", "bare", "--report", "report.jsonl"];
+    quantize().current_dir(parent.path()).args(arguments).assert().success();
+    assert_eq!(fs::read(parent.path().join("bare/model.safetensors")).unwrap(), expected);
+    assert_eq!(fs::read_to_string(parent.path().join("report.jsonl")).unwrap().lines().count(), 2);
+    let verify = ["--verify", "bare", "--against", "source"];
+    assert!(
+        stderr_of(&quantize().current_dir(parent.path()).args(verify).assert().success())
+            .contains("2 weights")
+    );
+}
+
+#[test]
+fn names_that_nothing_reads_are_refused() {
+    let (parent, source) = model();
+    for (wrap, said, hint) in [
+        ("_orig_mod.", "torch.compile", "save_pretrained"),
+        ("module.", "DataParallel", "model.module.save_pretrained"),
+        ("transformer.", "no linear weight found", "save_pretrained"),
+    ] {
+        rename(&source, &|name| format!("{wrap}{name}"));
+        let assert = quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().code(1);
+        let error = stderr_of(&assert);
+        let first = format!("{wrap}lm_head.weight");
+        assert!(error.contains(said) && error.contains(hint) && error.contains(&first), "{error}");
+        assert_eq!(names_in(parent.path()), ["source"]);
+    }
+}
+
+/// Weights that GPTQ has packed, in a model whose config.json does not say so.
+#[test]
+fn packed_weights_are_refused_by_what_packed_them() {
+    let (parent, source) = model();
+    for (packed, said) in [(".qweight", "GPTQ or AWQ"), (".weight_packed", "compressed-tensors")] {
+        rename(&source, &|name| name.replace(".weight", packed));
+        let assert = quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().code(1);
+        let error = stderr_of(&assert);
+        assert!(error.contains(said) && error.contains("begin with the original model"), "{error}");
+    }
+}
+
+#[test]
+fn a_head_that_differs_from_the_table_is_not_tied() {
+    let (parent, source) = model();
+    let config = CONFIG.replacen('{', r#"{"tie_word_embeddings": true, "#, 1);
+    fs::write(source.join("config.json"), config).unwrap();
+    let table = |name: &str| Tensor { name: name.into(), ..weight(HEAD, [33, 96]) };
+    let mut other = table(HEAD);
+    other.bytes = other.bytes.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>().into();
+    for (head, tied) in [(table(HEAD), true), (other, false)] {
+        rename(&source, &|name| name.into());
+        let mut all = tensors();
+        all[3] = head;
+        all.push(table("model.embed_tokens.weight"));
+        write_file(&source.join("model.safetensors"), &all).unwrap();
+        quantize().current_dir(parent.path()).args(["source", "-o", "q", "--force"]).assert().success();
+        let config: serde_json::Value =
+            serde_json::from_slice(&fs::read(parent.path().join("q/config.json")).unwrap()).unwrap();
+        assert_eq!(config["tie_word_embeddings"], tied);
+    }
+}
+
+#[test]
+fn pickled_weights_are_refused_with_what_converts_them() {
+    let (parent, source) = model();
+    for name in names_in(&source) {
+        if name.contains("safetensors") {
+            fs::remove_file(source.join(name)).unwrap();
+        }
+    }
+    fs::write(source.join("pytorch_model.bin"), "pickle").unwrap();
+    let assert = quantize().current_dir(parent.path()).arg("source").assert().code(1);
+    let error = stderr_of(&assert);
+    assert!(error.contains("has no model.safetensors") && error.contains("python3 -c "), "{error}");
+    assert!(error.ends_with(" source source-safetensors\n"), "{error}");
+    fs::rename(source.join("pytorch_model.bin"), source.join("model-Q4_K_M.gguf")).unwrap();
+    let error = stderr_of(&quantize().current_dir(parent.path()).arg("source").assert().code(1));
+    assert!(error.contains("hint: model-Q4_K_M.gguf is of a format that is not read"), "{error}");
 }
 
 #[test]
@@ -346,4 +450,53 @@ fn templates_go_along_and_links_out_of_the_model_do_not() {
     assert!(said.contains("LICENSE is a link out of the model's directory"), "{said}");
     assert!(said.contains("hint: if that file belongs to the model: cp --remove-destination "), "{said}");
     assert!(!parent.path().join("linked").exists());
+}
+
+#[test]
+fn verifying_finds_every_part_that_was_damaged() {
+    let (parent, _) = model();
+    quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().success();
+    let file = parent.path().join("q").join(sharded_name(1, 2));
+    let intact = fs::read(&file).unwrap();
+    let tensors: Vec<Tensor> = Checkpoint::open_file(&file).unwrap().tensors().collect();
+    let verify = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut damaged = tensors.clone();
+        let tensor = damaged.iter_mut().find(|tensor| tensor.name == name).unwrap();
+        let mut bytes = tensor.bytes.to_vec();
+        change(&mut bytes);
+        (tensor.shape, tensor.bytes) = (vec![bytes.len()], bytes.into());
+        if !name.ends_with("nf4") {
+            tensor.shape = vec![tensor.bytes.len() * 8 / tensor.dtype.bitsize()];
+        }
+        write_file(&file, &damaged).unwrap();
+        let assert =
+            quantize().current_dir(parent.path()).args(["--verify", "q", "--against", "source"]).assert();
+        let error = stderr_of(&assert.code(1));
+        fs::write(&file, &intact).unwrap();
+        error
+    };
+    let scale = |factor: f32| {
+        move |bytes: &mut Vec<u8>| {
+            let value = f32::from_le_bytes(bytes[..4].try_into().unwrap());
+            bytes[..4].copy_from_slice(&(value * factor).to_le_bytes());
+        }
+    };
+    let error = verify(&format!("{Q}.nested_absmax"), &scale(1.01));
+    assert!(error.contains("nested_absmax has"), "{error}");
+    let error = verify(&format!("{Q}.nested_quant_map"), &scale(1.01));
+    assert!(error.contains("nested_quant_map is not"), "{error}");
+    let error = verify(&format!("{Q}.absmax"), &|bytes| bytes[3] = bytes[3].wrapping_add(9));
+    assert!(error.contains("absmax has code"), "{error}");
+    let state = |from: &'static str, to: &'static str| {
+        move |bytes: &mut Vec<u8>| {
+            let text = String::from_utf8(bytes.clone()).unwrap();
+            assert!(text.contains(from), "{text}");
+            *bytes = text.replace(from, to).into_bytes();
+        }
+    };
+    let name = format!("{Q}.quant_state.bitsandbytes__nf4");
+    let error = verify(&name, &state("\"nested_offset\": 0.", "\"nested_offset\": 1."));
+    assert!(error.contains("nested_offset is 1."), "{error}");
+    let error = verify(&name, &state("bfloat16", "float32"));
+    assert!(error.contains("dequantizes to F32, its source is BF16"), "{error}");
 }

@@ -10,6 +10,7 @@ mod index;
 mod tensor;
 mod writer;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,20 @@ pub use safetensors::Dtype;
 pub use tensor::{Tensor, narrow};
 pub use writer::{FileWriter, TensorSpec, sharded_name, write_file};
 
-use crate::{Context, Error, Result, bail, error};
+use crate::{Context, Error, Result, bail, cli, error};
 use header::{Entry, Header};
+
+/// Pickled weights that people have, and a Python program that saves them as safetensors.
+const PICKLED: [(&str, &str); 3] = [
+    ("pytorch_model.bin", CONVERT_MODEL),
+    ("pytorch_model.bin.index.json", CONVERT_MODEL),
+    ("adapter_model.bin", CONVERT_ADAPTER),
+];
+const CONVERT_MODEL: &str = "import sys, transformers as t; \
+    t.AutoModelForCausalLM.from_pretrained(sys.argv[1], torch_dtype=\"auto\").save_pretrained(sys.argv[2]); \
+    t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])";
+const CONVERT_ADAPTER: &str = "import sys, peft; \
+    peft.AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])";
 
 /// The file of a PEFT adapter.
 pub const ADAPTER: &str = "adapter_model.safetensors";
@@ -103,6 +116,24 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// The same tensors under other names. That two of them get one name is an error.
+    pub fn renamed(mut self, rename: impl Fn(&str) -> Cow<'_, str>) -> Result<Self> {
+        self.by_name.clear();
+        for (position, (file, entry)) in self.entries.iter_mut().enumerate() {
+            let name = rename(&entry.name).into_owned();
+            if self.by_name.insert(name.clone(), position).is_some() {
+                bail!(
+                    Malformed,
+                    "{}: tensor {} is {name}, which is there as well",
+                    self.files[*file].0.display(),
+                    entry.name
+                );
+            }
+            entry.name = name;
+        }
+        Ok(self)
+    }
+
     /// The directory or file it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
@@ -144,19 +175,43 @@ impl Checkpoint {
     }
 }
 
-fn nothing_in(directory: &Path) -> Error {
+/// What is wrong with a directory that holds no safetensors file of a model or adapter.
+pub fn nothing_in(directory: &Path) -> Error {
     if !directory.is_dir() {
         return error!("{} is not a directory", directory.display())
             .hint("fetch ORGANISATION/NAME downloads a model");
     }
     let error = error!(Missing, "{} has no {SINGLE}, {INDEX} or {ADAPTER}", directory.display());
-    let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin"];
-    match pickled.iter().find(|name| directory.join(name).exists()) {
-        Some(name) => error.hint(format!(
-            "{name} is a pickle, which is not read; load it in transformers or PEFT and save it with safe_serialization=True"
-        )),
-        None => error.hint("fetch ORGANISATION/NAME downloads a model"),
+    let found = PICKLED.iter().find(|(name, _)| directory.join(name).exists());
+    match found {
+        Some((name, program)) => {
+            let directory: PathBuf = directory.components().collect();
+            let mut converted = directory.clone().into_os_string();
+            converted.push("-safetensors");
+            error.hint(format!(
+                "{name} is a pickle, which is not read; this converts it: python3 -c {} {} {}",
+                cli::quoted(program),
+                cli::quoted_path(&directory),
+                cli::quoted_path(Path::new(&converted))
+            ))
+        }
+        None => match weights_of_another_format(directory) {
+            Some(name) => error.hint(format!(
+                "{} is of a format that is not read: fetch the repository that has the model's safetensors",
+                cli::one_line(name)
+            )),
+            None => error.hint("fetch ORGANISATION/NAME downloads a model"),
+        },
     }
+}
+
+/// The first file whose name is that of weights which other programs read.
+fn weights_of_another_format(directory: &Path) -> Option<String> {
+    let names = std::fs::read_dir(directory).ok()?.flatten().filter_map(|e| e.file_name().into_string().ok());
+    let is_other = |name: &String| {
+        [".gguf", ".h5", ".msgpack", ".onnx", ".pth", ".safetensors"].iter().any(|end| name.ends_with(end))
+    };
+    names.filter(is_other).min()
 }
 
 #[cfg(test)]

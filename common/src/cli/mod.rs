@@ -38,7 +38,7 @@ pub use output::{
 pub use place::{cache_directory, tool};
 pub use progress::{Part, Progress, Unit};
 pub use secrets::{hide_secrets, keep_secret};
-pub use size::size;
+pub use size::Size;
 pub use stdout::{answer, print_path, stdout};
 
 /// Parses the arguments, does the work and turns its outcome into the exit code.

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use super::Size;
 use super::escape::one_line;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -174,7 +175,7 @@ impl Progress {
             _ => String::new(),
         };
         let rate = match self.unit {
-            Unit::Bytes => format!(", {}/s", indicatif::BinaryBytes(rate as u64)),
+            Unit::Bytes => format!(", {}/s", Size(rate as u64)),
             Unit::Items(name) => format!(" {name}, {rate:.1}/s"),
         };
         let message = self.bar.message();
@@ -184,7 +185,7 @@ impl Progress {
 
     fn amount(&self, count: u64) -> String {
         match self.unit {
-            Unit::Bytes => indicatif::BinaryBytes(count).to_string(),
+            Unit::Bytes => Size(count).to_string(),
             Unit::Items(_) => count.to_string(),
         }
     }

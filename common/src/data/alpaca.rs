@@ -1,11 +1,10 @@
-//! Rows with `instruction`, `input`, `output`, and optionally `system` and `history`.
+//! Rows with `instruction`, `input`, `output`, and optionally `system`, `history` and `tools`.
 
 use crate::text::{Conversation, Message};
 use crate::{Result, bail, error};
 use serde_json::Value;
 
-use super::source::Columns;
-use super::{list, system_message, text};
+use super::{Columns, list, system_message, text, tools};
 
 /// The conversation of a row: earlier turns of `history`, then instruction and input, joined by a
 /// newline, as the user's turn and the output as the answer.
@@ -21,15 +20,15 @@ pub fn conversation(row: &Value, columns: &Columns) -> Result<Conversation> {
             messages.push(Message::new("assistant", assistant));
         }
     }
-    let instruction = text(row, &columns.prompt)?;
-    let input = text(row, &columns.query)?.filter(|input| !input.is_empty());
-    let question: Vec<&str> = instruction.into_iter().chain(input).collect();
-    if question.is_empty() {
-        bail!(Row, "neither {} nor {}", columns.prompt, columns.query);
+    let asked = [&columns.prompt, &columns.query].into_iter().flatten();
+    let texts = asked.clone().map(|column| text(row, column)).collect::<Result<Vec<_>>>()?;
+    if !texts.is_empty() && texts.iter().all(Option::is_none) {
+        bail!(Row, "neither {}", asked.cloned().collect::<Vec<_>>().join(" nor "));
     }
-    let answer = text(row, &columns.response)?
-        .ok_or_else(|| error!(Row, "no answer: {} is missing", columns.response))?;
+    let question: Vec<&str> = texts.into_iter().flatten().filter(|text| !text.is_empty()).collect();
+    let Some(column) = &columns.response else { bail!(Row, "no column of answers is named") };
+    let answer = text(row, column)?.ok_or_else(|| error!(Row, "no answer: {column} is missing"))?;
     messages.push(Message::new("user", question.join("\n")));
     messages.push(Message::new("assistant", answer));
-    Ok(Conversation { messages, tools: Vec::new() })
+    Ok(Conversation { messages, tools: tools(row, columns)? })
 }

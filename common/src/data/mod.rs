@@ -3,31 +3,47 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
-//! | [`rows`] | JSON, JSON lines, CSV and parquet, row by row |
+//! | `columns` | which columns of a row are read, and which fields of its messages |
+//! | [`json`] | JSON as Python reads it |
 //! | [`hub`] | data sets that are downloaded |
+//! | `card` | the subsets that a data set's README names |
+//! | [`splits`] | the splits of a data set, and the files of each |
+//! | [`slices`] | which rows of which splits |
+//! | [`draw`] | rows that are drawn at random |
+//! | [`rows`] | JSON, JSON lines, CSV and parquet, row by row |
+//! | [`reading`] | rows as conversations, batch by batch |
 //! | `alpaca` | rows with `instruction`, `input`, `output` |
 //! | `sharegpt` | rows with a list of messages |
 //! | [`passes`] | examples packed into passes through the model |
 
 mod alpaca;
+mod card;
+mod columns;
+pub mod draw;
 pub mod hub;
+pub mod json;
 pub mod passes;
+pub mod reading;
 pub mod rows;
 mod sharegpt;
+pub mod slices;
 pub mod source;
+pub mod splits;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::text::{Conversation, Message};
-use crate::{Error, Result, error};
+use crate::text::{Conversation, Message, number};
+use crate::{Context, Error, Result, bail, error};
 
-pub use source::{Columns, Format, Source, Tags};
+pub use columns::{Columns, Tags};
+pub use reading::{Sink, records};
+pub use rows::RowLimit;
+pub use source::{Format, Source};
 
 /// A conversation and where it was written.
 #[derive(Debug, Clone)]
@@ -94,71 +110,6 @@ impl Malformed {
     }
 }
 
-/// Records that are handed on together.
-const BATCH: usize = 1024;
-
-/// What takes records: a batch of them, and how many bytes of the source are read.
-pub type Sink<'a> = &'a mut dyn FnMut(&[Record], u64) -> Result<ControlFlow<()>>;
-
-/// Reads the conversations of `source`, batch by batch, and returns what was none.
-///
-/// Rows that are no conversation are skipped, counted and the first of them kept; under `strict`
-/// the first of them is the error. A source without a usable row is an error either way.
-pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
-    let mut malformed = Malformed::default();
-    let mut format = source.format;
-    let most = source.max_samples.unwrap_or(usize::MAX);
-    let (mut usable, mut before) = (0, 0);
-    for file in &source.files {
-        let mut batch = Vec::new();
-        let mut last = 0;
-        rows::read(file, &mut |row| {
-            last = row.position;
-            let conversation = row.value.and_then(|value| {
-                let format = match format {
-                    Some(format) => format,
-                    None => *format.insert(source.recognise(&value)?),
-                };
-                conversation(&value, format, source)
-            });
-            match conversation {
-                Ok(conversation) => batch.push(Record { conversation, place: row.place }),
-                Err(problem) => malformed.add(&row.place, problem, strict)?,
-            }
-            if batch.len() == BATCH {
-                usable += batch.len();
-                if sink(&batch, before + last)?.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-                batch.clear();
-            }
-            Ok(if usable + batch.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
-        before += last;
-        usable += batch.len();
-        if (!batch.is_empty() && sink(&batch, before)?.is_break()) || usable >= most {
-            break;
-        }
-    }
-    if usable == 0 {
-        let problem = match malformed.first() {
-            Some(first) => error!(Row, "no usable row; {first}"),
-            None => error!(Row, "{source}: there are no rows"),
-        };
-        return Err(problem.hint(
-            "a row is {\"instruction\": ..., \"input\": ..., \"output\": ...} or {\"messages\": [{\"role\": ..., \"content\": ...}]}",
-        ));
-    }
-    Ok(malformed)
-}
-
-fn conversation(row: &Value, format: Format, source: &Source) -> Result<Conversation> {
-    match format {
-        Format::Alpaca => alpaca::conversation(row, &source.columns),
-        Format::ShareGpt => sharegpt::conversation(row, &source.columns, &source.tags),
-    }
-}
-
 /// The system message of a row that keeps it in a column of its own.
 fn system_message(row: &Value, columns: &Columns) -> Result<Option<Message>> {
     let Some(column) = &columns.system else { return Ok(None) };
@@ -181,12 +132,34 @@ fn list<'a>(row: &'a Value, column: &str) -> Result<Option<Cow<'a, [Value]>>> {
         Some(Value::Array(list)) => Ok(Some(Cow::Borrowed(list))),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
         Some(Value::String(text)) if text.trim_start().starts_with('[') => {
-            let list: Vec<Value> =
-                serde_json::from_str(text).map_err(|problem| error!(Row, "{column}: {problem}"))?;
-            Ok(Some(Cow::Owned(list)))
+            match json::parse(text).map_err(|problem| error!(Row, "{column}: {problem}"))? {
+                Value::Array(list) => Ok(Some(Cow::Owned(list))),
+                other => Err(error!(Row, "{column}: a list expected, found {}", kind_of(&other))),
+            }
         }
         Some(other) => Err(error!(Row, "{column}: a list expected, found {}", kind_of(other))),
     }
+}
+
+/// The tools of a row, a list or the JSON text of one, each as `{"type": "function", ...}`.
+fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
+    let Some(column) = columns.tools.as_deref() else { return Ok(Vec::new()) };
+    let tools = match row.get(column) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
+        Some(Value::String(text)) => {
+            json::parse(text).with_context(|| format!("{column} is not valid JSON"))?
+        }
+        Some(other) => other.clone(),
+    };
+    let Value::Array(tools) = tools else {
+        bail!(Row, "{column}: a list of tools expected, found {}", kind_of(&tools));
+    };
+    let wrap = |tool: Value| match tool.get("function") {
+        Some(_) => tool,
+        None => json!({"type": "function", "function": tool}),
+    };
+    Ok(tools.into_iter().map(wrap).collect())
 }
 
 fn kind_of(value: &Value) -> &'static str {
@@ -196,6 +169,7 @@ fn kind_of(value: &Value) -> &'static str {
         Value::Number(_) => "a number",
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
+        number if number::text_of(number).is_some() => "a number",
         Value::Object(_) => "an object",
     }
 }

@@ -25,11 +25,6 @@ pub fn pack(examples: &[Example]) -> Batch {
     Batch::pack(sequences, 0)
 }
 
-/// Supervised tokens: a first token has no row that predicts it.
-pub fn targets(example: &Example) -> usize {
-    example.trained.iter().skip(1).filter(|&&trained| trained).count()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,16 +5,22 @@ use crate::text::{Conversation, Message};
 use crate::{Context, Result, bail, error};
 use serde_json::{Map, Value, json};
 
-use super::source::{Columns, Tags};
-use super::{kind_of, list, system_message, text};
+use super::json::parse;
+use super::{Columns, Tags, kind_of, list, system_message, text, tools};
 
 /// The conversation of a row.
 pub fn conversation(row: &Value, columns: &Columns, tags: &Tags) -> Result<Conversation> {
     let column = columns.messages_of(row);
     let Some(turns) = list(row, column)? else { bail!(Row, "{column} is missing") };
-    let mut messages: Vec<Message> = system_message(row, columns)?.into_iter().collect();
+    let mut messages: Vec<Message> = Vec::with_capacity(turns.len() + 1);
     for (index, turn) in turns.iter().enumerate() {
         messages.push(message(turn, tags).with_context(|| format!("{column}, message {}", index + 1))?);
+    }
+    // As in LLaMA-Factory, a system message among the messages goes before a column.
+    if messages.first().is_none_or(|first| first.role != "system")
+        && let Some(system) = system_message(row, columns)?
+    {
+        messages.insert(0, system);
     }
     if !messages.iter().any(Message::is_assistant) {
         bail!(Row, "no answer: {column} has no assistant message");
@@ -28,7 +34,9 @@ fn message(turn: &Value, tags: &Tags) -> Result<Message> {
     let role = text(turn, role_tag)?.ok_or_else(|| error!(Row, "{role_tag} is missing"))?;
     if role == tags.function {
         let calls = content(fields, content_tag)?.unwrap_or_default();
-        return calling(&calls).with_context(|| format!("{role_tag} is {role:?}"));
+        let mut message = calling(&calls).with_context(|| format!("{role_tag} is {role:?}"))?;
+        message.masked = is_masked(fields)?;
+        return Ok(message);
     }
     let role = match role {
         role if role == tags.user => "user",
@@ -59,7 +67,28 @@ fn message(turn: &Value, tags: &Tags) -> Result<Message> {
         None if role == "assistant" => bail!(Row, "no answer: {content_tag} is missing"),
         None => bail!(Row, "{content_tag} is missing"),
     }
+    message.masked = is_masked(fields)?;
     Ok(message)
+}
+
+/// Fields of a message that say whether it is trained: OpenAI's, axolotl's and ms-swift's.
+const TRAINED: [&str; 3] = ["weight", "train", "loss"];
+
+/// Whether a message says that it is not to be trained.
+fn is_masked(fields: &Map<String, Value>) -> Result<bool> {
+    let mut masked = false;
+    for name in TRAINED {
+        masked |= match fields.get(name) {
+            None | Some(Value::Null | Value::Bool(true)) => false,
+            Some(Value::Bool(false)) => true,
+            Some(value) => match value.as_f64() {
+                Some(0.0) => true,
+                Some(1.0) => false,
+                _ => bail!(Row, "{name}: 0 or 1 expected, found {value}"),
+            },
+        };
+    }
+    Ok(masked)
 }
 
 /// A text, or the texts of a list of parts.
@@ -79,13 +108,51 @@ fn content(fields: &Map<String, Value>, tag: &str) -> Result<Option<String>> {
     }
 }
 
-/// A ShareGPT `function_call`: JSON of one call or of a list of calls, `{"name", "arguments"}`.
+/// What a model thinks before it calls a function stands between these.
+const THOUGHT: (&str, &str) = ("<think>", "</think>");
+
+/// A call may stand between these.
+const CALL: (&str, &str) = ("<tool_call>", "</tool_call>");
+
+const NO_CALL: &str = "a function call is not valid JSON";
+
+/// A ShareGPT `function_call`: JSON of one call or of a list of calls, `{"name", "arguments"}`. As in
+/// LLaMA-Factory, calls may be marked as such, and thoughts or other text before them is kept.
 fn calling(text: &str) -> Result<Message> {
-    let calls: Value = serde_json::from_str(text).context("a function call is not valid JSON")?;
-    let calls = if calls.is_array() { calls } else { json!([calls]) };
-    let mut message = Message::new("assistant", "");
-    message.extra.insert("tool_calls".into(), tool_calls(&calls)?);
+    let text = text.trim();
+    let (thought, rest) = match text.strip_prefix(THOUGHT.0).map(|rest| rest.split_once(THOUGHT.1)) {
+        Some(Some((_, rest))) => text.split_at(text.len() - rest.len()),
+        Some(None) => bail!(Row, "{} is never closed", THOUGHT.0),
+        None => ("", text),
+    };
+    let json = rest.trim_start();
+    let mut said = format!("{thought}{}", &rest[..rest.len() - json.len()]);
+    let mut calls = Vec::new();
+    match (parse(json), json.split_once(CALL.0)) {
+        (Ok(call), _) => add(call, &mut calls),
+        (Err(problem), None) => return Err(problem).context(NO_CALL),
+        (Err(_), Some((before, marked))) => {
+            said.push_str(before);
+            for part in marked.split(CALL.0) {
+                let Some((call, behind)) = part.split_once(CALL.1) else {
+                    bail!(Row, "{} is never closed", CALL.0);
+                };
+                add(parse(call).context(NO_CALL)?, &mut calls);
+                said.push_str(behind.trim());
+            }
+        }
+    }
+    // Templates begin a line for a call behind a text.
+    let mut message = Message::new("assistant", said.strip_suffix('\n').unwrap_or(&said));
+    message.extra.insert("tool_calls".into(), tool_calls(&Value::Array(calls))?);
     Ok(message)
+}
+
+fn add(call: Value, calls: &mut Vec<Value>) {
+    match call {
+        Value::Array(several) => calls.extend(several),
+        one => calls.push(one),
+    }
 }
 
 /// Tool calls as chat templates read them: arguments as an object, not as a text holding one.
@@ -99,31 +166,10 @@ fn tool_calls(calls: &Value) -> Result<Value> {
         let name = name.ok_or_else(|| error!(Row, "a tool call has no name"))?;
         let arguments = match function.get("arguments") {
             None | Some(Value::Null) => json!({}),
-            Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
+            Some(Value::String(text)) => parse(text).unwrap_or_else(|_| json!(text)),
             Some(other) => other.clone(),
         };
         Ok(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
     };
     calls.iter().map(call).collect()
-}
-
-/// The tools of a row, a list or the JSON text of one, each as `{"type": "function", ...}`.
-fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
-    let column = columns.tools.as_str();
-    let tools = match row.get(column) {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
-        Some(Value::String(text)) => {
-            serde_json::from_str(text).with_context(|| format!("{column} is not valid JSON"))?
-        }
-        Some(other) => other.clone(),
-    };
-    let Value::Array(tools) = tools else {
-        bail!(Row, "{column}: a list of tools expected, found {}", kind_of(&tools));
-    };
-    let wrap = |tool: Value| match tool.get("function") {
-        Some(_) => tool,
-        None => json!({"type": "function", "function": tool}),
-    };
-    Ok(tools.into_iter().map(wrap).collect())
 }

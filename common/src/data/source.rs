@@ -3,15 +3,23 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{Context, Result, bail, error};
+use crate::error::Unhinted;
+use crate::{Context, Error, Result, bail, cli, error, files};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::draw::{self, Draw};
 use super::hub;
+use super::slices::{ALL, Slice};
+use super::splits::{Split, TRAIN, splits};
+use super::{Columns, RowLimit, Tags};
 
 /// Public datasets that need no `dataset_info.json`: those for supervised fine-tuning that
 /// LLaMA-Factory lists, with its names, in the form of that file.
 const KNOWN: &str = include_str!("known.json");
+
+/// Ends of the names of files that are taken for a dataset's name by mistake.
+const FILES: [&str; 5] = ["json", "jsonl", "csv", "tsv", "parquet"];
 
 /// The two shapes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -24,193 +32,132 @@ pub enum Format {
     ShareGpt,
 }
 
-/// Names of a row's columns.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Columns {
-    pub(super) prompt: String,
-    pub(super) query: String,
-    pub(super) response: String,
-    pub(super) history: Option<String>,
-    pub(super) messages: Option<String>,
-    pub(super) system: Option<String>,
-    pub(super) tools: String,
-}
-
-impl Default for Columns {
-    fn default() -> Self {
-        Self {
-            prompt: "instruction".into(),
-            query: "input".into(),
-            response: "output".into(),
-            history: Some("history".into()),
-            messages: None,
-            system: Some("system".into()),
-            tools: "tools".into(),
-        }
-    }
-}
-
-impl Columns {
-    /// The column that holds the messages of `row`.
-    pub(super) fn messages_of<'a>(&'a self, row: &Value) -> &'a str {
-        match &self.messages {
-            Some(column) => column,
-            None if row.get("messages").is_some() => "messages",
-            None => "conversations",
-        }
-    }
-}
-
-/// Names of a message's fields and of the roles in it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
-pub struct Tags {
-    #[serde(rename = "role_tag")]
-    role: Option<String>,
-    #[serde(rename = "content_tag")]
-    content: Option<String>,
-    #[serde(rename = "user_tag")]
-    pub(super) user: String,
-    #[serde(rename = "assistant_tag")]
-    pub(super) assistant: String,
-    #[serde(rename = "observation_tag")]
-    pub(super) observation: String,
-    #[serde(rename = "function_tag")]
-    pub(super) function: String,
-    #[serde(rename = "system_tag")]
-    pub(super) system: String,
-}
-
-impl Default for Tags {
-    fn default() -> Self {
-        Self {
-            role: None,
-            content: None,
-            user: "human".into(),
-            assistant: "gpt".into(),
-            observation: "observation".into(),
-            function: "function_call".into(),
-            system: "system".into(),
-        }
-    }
-}
-
-impl Tags {
-    /// The fields of `message` that hold its role and its content.
-    pub(super) fn fields_of<'a>(&'a self, message: &Value) -> (&'a str, &'a str) {
-        let is_openai = message.get("role").is_some();
-        (
-            self.role.as_deref().unwrap_or(if is_openai { "role" } else { "from" }),
-            self.content.as_deref().unwrap_or(if is_openai { "content" } else { "value" }),
-        )
-    }
+/// Rows of some files.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The files, one after the other.
+    pub files: Vec<PathBuf>,
+    /// Which rows of all of them.
+    pub slice: Slice,
 }
 
 /// Files of examples and how to read them.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The files, one after the other.
-    pub files: Vec<PathBuf>,
+    /// What is read, one after the other.
+    pub parts: Vec<Part>,
     /// Recognised by the first row where it is not given.
     pub format: Option<Format>,
     /// Names of columns.
     pub columns: Columns,
     /// Names of fields and roles of messages.
     pub tags: Tags,
+    /// Draw so many of the rows at random; more than there are means some of them again.
+    pub draw: Option<Draw>,
     /// Read no more usable rows than this.
     pub max_samples: Option<usize>,
+    /// How long a row may be.
+    pub row_limit: RowLimit,
 }
 
-/// An entry of `dataset_info.json`. Keys that do not change what is read (a revision, say) pass.
+/// An entry of `dataset_info.json`.
 #[derive(Deserialize)]
 struct Entry {
     file_name: Option<String>,
     hf_hub_url: Option<String>,
+    script_url: Option<String>,
     subset: Option<String>,
     folder: Option<String>,
     split: Option<String>,
     formatting: Option<Format>,
-    #[serde(default)]
-    ranking: bool,
-    #[serde(default)]
-    columns: Map<String, Value>,
-    #[serde(default)]
-    tags: Tags,
-    num_samples: Option<usize>,
+    ranking: Option<bool>,
+    columns: Option<Map<String, Value>>,
+    tags: Option<Tags>,
+    num_samples: Option<Value>,
+    // Other hubs, and a checksum that old files have.
+    #[serde(rename = "ms_hub_url")]
+    _model_scope: Option<String>,
+    #[serde(rename = "om_hub_url")]
+    _openmind: Option<String>,
+    #[serde(rename = "cloud_file_name")]
+    _cloud: Option<String>,
+    #[serde(rename = "file_sha1")]
+    _checksum: Option<String>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 impl Source {
     /// A file in a format to be recognised.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
-            files: vec![path.into()],
+            parts: vec![Part { files: vec![path.into()], slice: Slice::all_of(TRAIN) }],
             format: None,
             columns: Columns::default(),
             tags: Tags::default(),
+            draw: None,
             max_samples: None,
+            row_limit: RowLimit::default(),
         }
     }
 
     /// The dataset called `name` in the `dataset_info.json` of `directory`, or the public one that
-    /// LLaMA-Factory calls so.
-    pub fn named(name: &str, directory: &Path) -> Result<Self> {
+    /// LLaMA-Factory calls so. `seed` decides which rows are drawn where it wants some of them.
+    pub fn named(name: &str, directory: &Path, seed: u64) -> Result<Self> {
         let path = directory.join("dataset_info.json");
         let mut entries: Map<String, Value> = Map::new();
         if path.exists() {
-            let text = fs_err::read_to_string(&path)?;
-            entries = serde_json::from_str(&text)
-                .with_context(|| format!("{} is not valid JSON", path.display()))?;
+            entries = files::read_json(&path, files::INDEX)?;
         }
         let mut known: Map<String, Value> = serde_json::from_str(KNOWN)?;
         let (entry, place) = match (entries.remove(name), known.remove(name)) {
             (Some(entry), _) => (entry, path.display().to_string()),
             (None, Some(entry)) => (entry, "public datasets".to_owned()),
-            (None, None) if !path.exists() => {
-                return Err(error!("there is no dataset {name:?}, and no {}", path.display())
-                    .hint("--dataset-dir names the directory of dataset_info.json; --data FILE needs none"));
-            }
-            (None, None) => {
-                let names: Vec<&str> = entries.keys().map(String::as_str).collect();
-                return Err(error!("{} has no dataset {name:?}", path.display())
-                    .hint(format_args!("it has {}", names.join(", "))));
-            }
+            (None, None) => return Err(no_dataset(name, directory, &path, &entries)),
         };
         let within = || format!("{place}, {name}");
-        let entry: Entry = serde_json::from_value(entry).with_context(within)?;
-        Self::from_entry(entry, directory).with_context(within)
+        let entry = Entry::new(entry).with_context(within)?;
+        if !entry.others.is_empty() {
+            let others: Vec<&str> = entry.others.keys().map(String::as_str).collect();
+            cli::warn(format_args!(
+                "{}: no keys of dataset_info.json, and ignored: {}",
+                within(),
+                others.join(", ")
+            ));
+        }
+        Self::from_entry(entry, directory, seed).with_context(within)
     }
 
-    fn from_entry(entry: Entry, directory: &Path) -> Result<Self> {
-        if entry.ranking {
+    fn from_entry(entry: Entry, directory: &Path, seed: u64) -> Result<Self> {
+        if entry.ranking == Some(true) {
             bail!(Unsupported, "ranking data trains preferences, which lora-train does not");
         }
-        for media in ["images", "videos", "audios"] {
-            if entry.columns.contains_key(media) {
-                bail!(Unsupported, "it holds {media}, which lora-train does not train on");
-            }
-        }
-        let files = match (entry.file_name, entry.hf_hub_url) {
-            (Some(file_name), _) => data_files(directory.join(file_name))?,
-            (None, Some(url)) => {
-                let folder = entry.folder.or(entry.subset);
-                let split = entry.split.as_deref().unwrap_or("train");
-                hub::files(hub::repository(&url)?, folder.as_deref(), split)?
-            }
-            (None, None) => {
-                return Err(error!("it has neither file_name nor hf_hub_url")
-                    .hint("download it and name its file with --data"));
-            }
-        };
         let format = entry.formatting.unwrap_or(Format::Alpaca);
-        let columns: Columns = serde_json::from_value(Value::Object(entry.columns)).context("columns")?;
-        Ok(Self { files, format: Some(format), columns, tags: entry.tags, max_samples: entry.num_samples })
+        let columns = match &entry.columns {
+            Some(columns) => Columns::named(columns, format)?,
+            None => Columns::unnamed(),
+        };
+        Ok(Self {
+            draw: entry.drawn()?.map(|rows| Draw { rows, seed }),
+            parts: entry.parts(directory)?,
+            format: Some(format),
+            columns,
+            tags: entry.tags.unwrap_or_default(),
+            max_samples: None,
+            row_limit: RowLimit::default(),
+        })
+    }
+
+    /// The files of all parts.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.parts.iter().flat_map(|part| &part.files)
     }
 
     /// Everything that decides what is read from the files.
     pub fn reading(&self) -> String {
-        let Self { files, format, columns, tags, max_samples } = self;
-        format!("{} {format:?} {columns:?} {tags:?} {max_samples:?}", files.len())
+        let Self { parts, format, columns, tags, draw, max_samples, row_limit: _ } = self;
+        let parts: Vec<(usize, &Slice)> = parts.iter().map(|part| (part.files.len(), &part.slice)).collect();
+        format!("{parts:?} {format:?} {columns:?} {tags:?} {draw:?} {max_samples:?}")
     }
 
     /// The format of a row.
@@ -218,7 +165,8 @@ impl Source {
         if row.get(self.columns.messages_of(row)).is_some() {
             return Ok(Format::ShareGpt);
         }
-        if row.get(&self.columns.prompt).is_some() || row.get(&self.columns.response).is_some() {
+        let has = |column: &Option<String>| column.as_ref().is_some_and(|column| row.get(column).is_some());
+        if has(&self.columns.prompt) || has(&self.columns.response) {
             return Ok(Format::Alpaca);
         }
         let found: Vec<&str> =
@@ -233,10 +181,121 @@ impl Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.files[..] {
-            [] => f.write_str("no file"),
-            [file] => write!(f, "{}", file.display()),
-            [first, others @ ..] => write!(f, "{} and {} more", first.display(), others.len()),
+        let mut files = self.files();
+        match (files.next(), files.count()) {
+            (None, _) => f.write_str("no file"),
+            (Some(file), 0) => write!(f, "{}", file.display()),
+            (Some(first), others) => write!(f, "{} and {others} more", first.display()),
+        }
+    }
+}
+
+impl Entry {
+    fn new(value: Value) -> Result<Self> {
+        let fails = |key: &str, value: &Value| {
+            serde_json::from_value::<Self>(Value::Object(Map::from_iter([(key.to_owned(), value.clone())])))
+                .is_err()
+        };
+        let mut keys = value.as_object().into_iter().flatten();
+        let key = keys.find(|(key, value)| fails(key, value)).map(|(key, _)| key.clone());
+        serde_json::from_value(value).with_context(|| key.unwrap_or_else(|| "an object expected".into()))
+    }
+
+    /// How many rows are drawn at random, where that is said.
+    fn drawn(&self) -> Result<Option<usize>> {
+        let Some(value) = self.num_samples.as_ref().filter(|value| !value.is_null()) else { return Ok(None) };
+        match value.as_u64() {
+            Some(rows @ 1..=draw::MOST) => Ok(usize::try_from(rows).ok()),
+            _ => {
+                Err(error!("num_samples: a number of rows from 1 to {} expected, found {value}", draw::MOST)
+                    .hint("leave num_samples out to use every row once"))
+            }
+        }
+    }
+
+    /// Which rows of which files. As in LLaMA-Factory the hub goes before a file.
+    fn parts(&self, directory: &Path) -> Result<Vec<Part>> {
+        let (subset, folder) = (not_empty(&self.subset), not_empty(&self.folder));
+        let splits =
+            match (not_empty(&self.hf_hub_url), not_empty(&self.script_url), not_empty(&self.file_name)) {
+                (Some(url), ..) => {
+                    let root = match Path::new(url) {
+                        local if local.is_dir() => local.to_path_buf(),
+                        _ => hub::data_set(hub::repository(url)?)?,
+                    };
+                    splits(&root, subset, folder).with_context(|| url.to_owned())?
+                }
+                (None, Some(name), _) => {
+                    let root = directory.join(name);
+                    if !root.is_dir() {
+                        return Err(error!(
+                            Unsupported,
+                            "script_url: a folder of data expected, found {name:?}"
+                        )
+                        .hint("what a script would make is made first, and named with file_name or --data"));
+                    }
+                    splits(&root, subset, folder).with_context(|| root.display().to_string())?
+                }
+                (None, None, Some(name)) => {
+                    vec![Split { name: TRAIN.to_owned(), files: data_files(directory.join(name))? }]
+                }
+                (None, None, None) => {
+                    return Err(error!("it has neither file_name nor hf_hub_url")
+                        .hint("download it and name its file with --data"));
+                }
+            };
+        let text = not_empty(&self.split).unwrap_or(TRAIN);
+        let slices = match text {
+            ALL => splits.iter().map(|split| Slice::all_of(&split.name)).collect(),
+            text => Slice::parse(text)?,
+        };
+        slices.into_iter().map(|slice| part(&splits, slice)).collect()
+    }
+}
+
+/// The files that a slice is of.
+fn part(splits: &[Split], slice: Slice) -> Result<Part> {
+    let Some(split) = splits.iter().find(|split| split.name == slice.split) else {
+        let names: Vec<&str> = splits.iter().map(|split| split.name.as_str()).collect();
+        let message = format!("there is no split {:?}", slice.split);
+        return Err(error!("{message}").hint(format_args!("name one with `split`: {}", names.join(", "))));
+    };
+    if split.files.is_empty() {
+        return Err(error!(
+            "there is no JSON, JSON lines, CSV or parquet file of the split {:?}",
+            split.name
+        )
+        .hint("make such a file of it, and name that with --data"));
+    }
+    Ok(Part { files: split.files.clone(), slice })
+}
+
+/// A value, unless it is "" and so says nothing.
+fn not_empty(value: &Option<String>) -> Option<&str> {
+    value.as_deref().filter(|value| !value.is_empty())
+}
+
+/// The error of a name that no dataset has.
+fn no_dataset(name: &str, directory: &Path, info: &Path, entries: &Map<String, Value>) -> Error {
+    let within = directory.join(name);
+    let is_file = [Path::new(name), &within].into_iter().find(|path| path.is_file());
+    let looks_like_one = Path::new(name).extension().is_some_and(|end| FILES.iter().any(|file| end == *file));
+    let message = match info.exists() {
+        true => format!("{} has no dataset {name:?}", info.display()),
+        false => format!("there is no dataset {name:?}, and no {}", info.display()),
+    };
+    let error = Unhinted::new(message);
+    match is_file.or(looks_like_one.then_some(Path::new(name))) {
+        Some(file) => error.hint(format_args!(
+            "a file is named with --data {}; --dataset has names of dataset_info.json",
+            cli::quoted_path(file)
+        )),
+        None if !info.exists() => {
+            error.hint("--dataset-dir names the directory of dataset_info.json; --data FILE needs none")
+        }
+        None => {
+            let names: Vec<&str> = entries.keys().map(String::as_str).collect();
+            error.hint(format_args!("it has {}", names.join(", ")))
         }
     }
 }
@@ -248,7 +307,8 @@ fn data_files(path: PathBuf) -> Result<Vec<PathBuf>> {
     }
     let entries = fs_err::read_dir(&path)?.map(|entry| Ok(entry?.path()));
     let mut files = entries.collect::<Result<Vec<_>>>()?;
-    files.retain(|file| file.is_file());
+    let is_hidden = |file: &PathBuf| file.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+    files.retain(|file| file.is_file() && !is_hidden(file));
     files.sort();
     match files.is_empty() {
         true => Err(error!(Malformed, "{} is empty", path.display())),

@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::json;
@@ -39,6 +40,7 @@ fn alpaca_rows_as_llama_factory_reads_them() {
     let rows = json!([
         {"instruction": "Add.", "input": "1 2", "output": "3"},
         {"instruction": "Hi", "input": "", "output": "", "system": "Be brief.", "history": [["a", "b"], ["c", "d"]]},
+        {"instruction": "", "input": "1 2", "output": "3"},
     ]);
     let records = load_text(&rows.to_string(), true).unwrap();
     assert_eq!(turns(&records[0]), [("user", "Add.\n1 2"), ("assistant", "3")]);
@@ -52,6 +54,7 @@ fn alpaca_rows_as_llama_factory_reads_them() {
         ("assistant", ""),
     ];
     assert_eq!(turns(&records[1]), long);
+    assert_eq!(turns(&records[2]), [("user", "1 2"), ("assistant", "3")], "no line for what is empty");
 }
 
 #[test]
@@ -151,7 +154,9 @@ fn dataset_info_names_columns_and_tags() {
             "mine": {"file_name": "mine.json", "columns": {"prompt": "q", "response": "a"}},
             "talks": {"file_name": "talks.json", "formatting": "sharegpt", "num_samples": 1,
                       "columns": {"messages": "talk"},
-                      "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "it"}},
+                      "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "it", "system_tag": null}},
+            "nulls": {"file_name": "usual.json", "formatting": null, "ranking": null, "num_samples": null,
+                      "columns": null, "tags": null, "split": null, "subset": null, "hf_hub_url": null},
             "liked": {"file_name": "liked.json", "ranking": true},
             "neither": {"ms_hub_url": "someone/something"},
         }),
@@ -159,8 +164,12 @@ fn dataset_info_names_columns_and_tags() {
     write("mine.json", json!([{"q": "1", "a": "2"}]));
     let talk = json!({"talk": [{"who": "me", "says": "1"}, {"who": "it", "says": "2"}]});
     write("talks.json", json!([talk, talk]));
-    for name in ["mine", "talks"] {
-        let records = load(&Source::named(name, directory.path()).unwrap(), true).unwrap();
+    write(
+        "usual.json",
+        json!([{"instruction": "1", "output": "2", "system": "not named", "history": [["a", "b"]]}]),
+    );
+    for name in ["mine", "talks", "nulls"] {
+        let records = load(&Source::named(name, directory.path(), 1).unwrap(), true).unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!(turns(&records[0]), [("user", "1"), ("assistant", "2")], "{name}");
     }
@@ -169,7 +178,7 @@ fn dataset_info_names_columns_and_tags() {
         ("neither", "neither file_name nor hf_hub_url"),
         ("other", "has no dataset \"other\""),
     ] {
-        let error = Source::named(name, directory.path()).unwrap_err();
+        let error = Source::named(name, directory.path(), 1).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
@@ -251,9 +260,9 @@ fn a_dataset_may_be_a_folder_or_have_a_repository() {
     }
     let info = json!({"parts": {"file_name": "parts"}, "bad": {"hf_hub_url": "no-owner"}});
     fs_err::write(folder.path().join("dataset_info.json"), info.to_string()).unwrap();
-    let source = Source::named("parts", folder.path()).unwrap();
+    let source = Source::named("parts", folder.path(), 1).unwrap();
     assert_eq!(load(&source, true).unwrap().len(), 2);
-    let error = Source::named("bad", folder.path()).unwrap_err();
+    let error = Source::named("bad", folder.path(), 1).unwrap_err();
     assert!(error.to_string().contains("OWNER/NAME expected"), "{error}");
     assert_eq!(hub::repository("https://host/datasets/o/n").unwrap(), "o/n");
 }
@@ -271,6 +280,6 @@ fn every_public_dataset_is_described_as_a_file_would_describe_it() {
             );
         }
     }
-    let error = Source::named("no_such_data", Path::new("/nowhere")).unwrap_err();
+    let error = Source::named("no_such_data", Path::new("/nowhere"), 1).unwrap_err();
     assert!(error.hint_text().unwrap().contains("--dataset-dir"), "{error}");
 }

@@ -5,8 +5,9 @@
 //! Letters in shapes: T tokens, C model width, H heads, K key/value heads, D head size, F
 //! feed-forward width, V vocabulary, R LoRA rank, N and K outputs and inputs of a linear layer.
 //!
-//! Every backward *returns* gradients of its inputs; only products named `accumulate` add to what
-//! is there.
+//! Every backward returns gradients of its inputs. A function that writes into what it is given overwrites
+//! it, unless it takes a [`Write`] or its name says that it adds: `accumulate`, `add_inputs`, `gradients` and
+//! `adapter_gradients`.
 
 pub mod adamw;
 pub mod attention;
@@ -24,6 +25,15 @@ pub mod rms_norm;
 pub mod rope;
 pub(crate) mod simd;
 pub mod swiglu;
+
+/// What a result does with the values that are where it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// It takes their place.
+    Overwrite,
+    /// It is added to them.
+    Add,
+}
 
 /// Every file of kernels, for those who compile them ahead of their use.
 pub fn sources() -> Vec<&'static crate::device::cuda::Source> {

@@ -124,7 +124,14 @@ impl AdapterLayout {
         let scale = (options.alpha / if options.rank_stabilized { rank.sqrt() } else { rank }) as f32;
         let mut met = vec![false; options.targets.len()];
         let mut layout = Self::default();
+        // No change of a layer has a higher rank than this.
+        let mut full = 0;
         for stack in stacks {
+            for (name, [n, k]) in stack {
+                if targets(&options.targets, &mut met, name) {
+                    full = full.max(*n.min(k));
+                }
+            }
             layout.place(stack, |name| {
                 targets(&options.targets, &mut met, name).then_some((options.rank, scale))
             });
@@ -135,6 +142,13 @@ impl AdapterLayout {
                 options.targets[missed]
             ))
             .hint("targets are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj, or all"));
+        }
+        if options.rank > full {
+            return Err(Error::usage(format!(
+                "lora rank: at most {full} expected, the smaller side of the largest layer with an adapter, found {}",
+                options.rank
+            ))
+            .hint(format!("--lora-rank {full} can already write any change of every layer")));
         }
         Ok(layout)
     }
@@ -152,10 +166,11 @@ impl AdapterLayout {
                 let Some(weights) = adapter.modules.get(*name) else { continue };
                 if weights.inputs != *k || weights.outputs != *n {
                     return Err(error!(
+                        Mismatch,
                         "adapter of {name}: A [r, {k}] and B [{n}, r] expected, found [r, {}] and [{}, r]",
-                        weights.inputs, weights.outputs
-                    )
-                    .hint("the adapter was made for another model; name its base with --base"));
+                        weights.inputs,
+                        weights.outputs
+                    ));
                 }
                 used += 1;
             }
@@ -164,10 +179,10 @@ impl AdapterLayout {
         }
         if used != adapter.modules.len() {
             return Err(error!(
+                Mismatch,
                 "the adapter has {} modules, the model knows {used} of them",
                 adapter.modules.len()
-            )
-            .hint("the adapter was made for another model; name its base with --base"));
+            ));
         }
         Ok(layout)
     }

@@ -46,10 +46,13 @@ impl<'a> Pass<'a> {
         device: &Device,
     ) -> Result<Self> {
         let dropout = batch.noise.map_or(Ok(None), |noise| noise.dropout())?;
+        let parts = config.rope.parts(batch);
+        let parts: Vec<(&[u32], &[f32])> =
+            parts.iter().map(|(tokens, rates)| (&batch.positions[tokens.clone()], &rates[..])).collect();
         Ok(Self {
             heads: config.heads,
             epsilon: config.epsilon,
-            angles: Angles::new(&batch.positions, &config.frequencies, 1.0, device)?,
+            angles: Angles::of_parts(&parts, config.rope.scale, device)?,
             sequences: Sequences::new(&batch.starts, config.heads, device)?,
             parameters: parameters.map(|values| Parameters { values, dropout }),
         })

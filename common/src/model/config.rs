@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::{Rope, expect_readable};
 use crate::kernels::attention::Heads;
-use crate::{Context, Result, error};
+use crate::{Context, Result, error, files};
 
 /// The shape of a decoder and the constants of its operations.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,9 +25,10 @@ pub struct Config {
     pub feed_forward: usize,
     /// Added to the mean of squares in RMS norms.
     pub epsilon: f32,
-    /// Angle a head's element pair turns per position, [D/2].
-    pub frequencies: Vec<f32>,
-    /// Whether the head shares the embedding table.
+    /// How positions turn the heads.
+    pub rope: Rope,
+    /// Whether the head shares the embedding table: what config.json says, and of a model that is opened
+    /// with its weights ([`super::Weights`]) what holds for these.
     pub tied_head: bool,
     /// Biases of query, key and value.
     pub qkv_bias: bool,
@@ -36,18 +38,33 @@ pub struct Config {
     pub mlp_bias: bool,
     /// RMS norms of query and key heads (Qwen3).
     pub head_norm: bool,
-    /// Positions the model was trained for.
+    /// Tokens of the longest sequence that is computed: the model's positions, or the window of its
+    /// attention, within which it attends as without one.
     pub max_positions: usize,
+    /// Tokens that a token attends to, itself included, where the model's attention has a window.
+    pub window: Option<usize>,
 }
 
 impl Config {
     /// Reads `directory/config.json`.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
-        let text = fs_err::read_to_string(&path)
+        let bytes = files::read(&path, files::CONFIG)
             .hint("a model directory holds config.json, model.safetensors and tokenizer.json")?;
-        let json: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        Self::parse(&json).with_context(|| path.display().to_string())
+        let json: Value = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
+        let config = Self::parse(&json).with_context(|| path.display().to_string())?;
+        expect_readable(&json, directory).with_context(|| path.display().to_string())?;
+        Ok(config)
+    }
+
+    /// What bounds the length of a sequence, for people: `8192 positions`.
+    pub fn bound(&self) -> String {
+        match self.window {
+            Some(window) if window == self.max_positions => {
+                format!("attention window of {window} tokens (sliding_window)")
+            }
+            _ => format!("{} positions", self.max_positions),
+        }
     }
 
     /// Reads the values of a config.json.
@@ -76,6 +93,8 @@ impl Config {
             Some(_) => count(json, "num_key_value_heads")?,
         };
         let size = match json.get("head_dim") {
+            // transformers' default.
+            None if family == "qwen3" => 128,
             None | Some(Value::Null) => width / queries,
             Some(_) => count(json, "head_dim")?,
         };
@@ -85,28 +104,24 @@ impl Config {
                 "{queries} query heads, {keys} key heads of size {size} do not fit together"
             ));
         }
-        let mut max_positions = count(json, "max_position_embeddings")?;
-        if let Some(window) = json.get("sliding_window").and_then(Value::as_u64) {
-            // Qwen2 names a window that it does not use.
-            let used = json.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(true);
-            if used {
-                max_positions = max_positions.min(usize::try_from(window).unwrap_or(usize::MAX));
-            }
-        }
+        let layers = count(json, "num_hidden_layers")?;
+        let rope = Rope::parse(json, size, count(json, "max_position_embeddings")?)?;
+        let window = window(json, &family, layers)?;
         Ok(Self {
             vocabulary: count(json, "vocab_size")?,
             width,
-            layers: count(json, "num_hidden_layers")?,
+            layers,
             heads: Heads { queries, keys, size },
             feed_forward: count(json, "intermediate_size")?,
             epsilon: number(json, "rms_norm_eps").unwrap_or(1e-6) as f32,
-            frequencies: frequencies(json, size)?,
+            max_positions: window.map_or(rope.positions, |window| window.min(rope.positions)),
+            window,
+            rope,
             tied_head: flag("tie_word_embeddings"),
             mlp_bias: family == "llama" && flag("mlp_bias"),
             qkv_bias,
             output_bias,
             head_norm,
-            max_positions,
             family,
         })
     }
@@ -127,52 +142,28 @@ fn count(json: &Value, key: &str) -> Result<usize> {
     }
 }
 
-/// Rotary frequencies [D/2] in f32, as transformers computes them, with the scaling the file asks
-/// for: none, `linear`, or `llama3`.
-fn frequencies(json: &Value, size: usize) -> Result<Vec<f32>> {
-    let scaling = ["rope_parameters", "rope_scaling"].iter().find_map(|key| json.get(*key)?.as_object());
-    let theta = scaling
-        .and_then(|scaling| scaling.get("rope_theta")?.as_f64())
-        .or_else(|| number(json, "rope_theta"))
-        .unwrap_or(10_000.0);
-    let plain = (0..size).step_by(2).map(|d| 1.0 / (theta as f32).powf(d as f32 / size as f32));
-    let kind = scaling
-        .and_then(|scaling| scaling.get("rope_type").or_else(|| scaling.get("type"))?.as_str())
-        .unwrap_or("default");
-    let parameter = |key: &str| {
-        scaling
-            .and_then(|scaling| scaling.get(key)?.as_f64())
-            .ok_or_else(|| error!(Malformed, "rope scaling {kind:?}: {key} is missing"))
+/// Tokens that each token attends to, itself included, where that is fewer than all before it. As in
+/// transformers' configurations, with their defaults: Qwen's windows are off unless `use_sliding_window`
+/// is set, and then in its upper layers; Mistral's are in all layers; Llama has none.
+fn window(json: &Value, family: &str, layers: usize) -> Result<Option<usize>> {
+    let has_windows = match family {
+        "mistral" => true,
+        "qwen2" | "qwen3" if json.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(false) => {
+            match json.get("layer_types").and_then(Value::as_array) {
+                Some(types) => types.iter().any(|kind| kind == "sliding_attention"),
+                None => {
+                    let first = json.get("max_window_layers").and_then(Value::as_u64).unwrap_or(28);
+                    first < layers as u64
+                }
+            }
+        }
+        _ => false,
     };
-    match kind {
-        "default" => Ok(plain.collect()),
-        "linear" => {
-            let factor = parameter("factor")? as f32;
-            Ok(plain.map(|frequency| frequency / factor).collect())
-        }
-        "llama3" => {
-            let factor = parameter("factor")? as f32;
-            let low = parameter("low_freq_factor")? as f32;
-            let high = parameter("high_freq_factor")? as f32;
-            let trained = parameter("original_max_position_embeddings")? as f32;
-            Ok(plain.map(|frequency| llama3(frequency, factor, low, high, trained)).collect())
-        }
-        other => Err(error!("rope scaling {other:?} is not supported")
-            .hint("supported are default, linear and llama3")),
-    }
-}
-
-/// Llama 3.1's scaling: long wavelengths are stretched by `factor`, short ones kept, those between
-/// blended.
-fn llama3(frequency: f32, factor: f32, low: f32, high: f32, trained: f32) -> f32 {
-    let wavelength = 2.0 * std::f32::consts::PI / frequency;
-    if wavelength > trained / low {
-        frequency / factor
-    } else if wavelength < trained / high {
-        frequency
-    } else {
-        let smooth = (trained / wavelength - low) / (high - low);
-        (1.0 - smooth) * frequency / factor + smooth * frequency
+    match json.get("sliding_window") {
+        _ if !has_windows => Ok(None),
+        Some(Value::Null) => Ok(None),
+        Some(_) => count(json, "sliding_window").map(Some),
+        None => Ok(Some(4096)),
     }
 }
 
@@ -196,7 +187,6 @@ mod tests {
         new["rope_parameters"] = json!({"rope_theta": 100000, "rope_type": "default"});
         assert_eq!(old, Config::parse(&new).unwrap());
         assert_eq!(old.heads, Heads { queries: 9, keys: 3, size: 64 });
-        assert_eq!(old.frequencies[0], 1.0);
     }
 
     #[test]
@@ -204,7 +194,7 @@ mod tests {
         for (key, value, named) in [
             ("model_type", json!("gpt2"), "gpt2"),
             ("hidden_act", json!("gelu"), "gelu"),
-            ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "yarn"),
+            ("rope_scaling", json!({"rope_type": "longrope", "factor": 4.0}), "longrope"),
             ("hidden_size", json!(-1), "hidden_size"),
             ("num_attention_heads", json!(0), "num_attention_heads"),
             ("num_key_value_heads", json!(2), "9 query heads"),
@@ -214,5 +204,32 @@ mod tests {
             let error = Config::parse(&json).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
+    }
+    /// Values of transformers' configurations of these families.
+    #[test]
+    fn windows_are_those_that_the_family_uses() {
+        let with = |family: &str, keys: Value| {
+            let mut json = smollm2();
+            json["model_type"] = json!(family);
+            for (key, value) in keys.as_object().unwrap() {
+                json[key] = value.clone();
+            }
+            Config::parse(&json).unwrap().window
+        };
+        assert_eq!(with("mistral", json!({"sliding_window": 1024})), Some(1024));
+        assert_eq!(with("mistral", json!({"sliding_window": null})), None);
+        assert_eq!(with("mistral", json!({})), Some(4096));
+        assert_eq!(with("llama", json!({"sliding_window": 1024})), None);
+        let window = json!({"sliding_window": 1024, "max_window_layers": 28});
+        assert_eq!(with("qwen2", window.clone()), None);
+        let used = |more: Value| {
+            let mut keys = window.clone();
+            keys["use_sliding_window"] = json!(true);
+            keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            with("qwen2", keys)
+        };
+        assert_eq!(used(json!({})), Some(1024));
+        assert_eq!(used(json!({"max_window_layers": 30})), None);
+        assert_eq!(used(json!({"layer_types": ["full_attention"]})), None);
     }
 }

@@ -259,11 +259,11 @@ impl Model {
         let longest = batch.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
         if longest + past > self.config.max_positions {
             return Err(error!(
-                "a sequence of {} tokens exceeds the model's {} positions",
+                TooLong,
+                "a sequence of {} tokens exceeds the model's {}",
                 longest + past,
-                self.config.max_positions
-            )
-            .hint("use a shorter text, or a smaller --cutoff-len in training"));
+                self.config.bound()
+            ));
         }
         if batch.is_empty() {
             return Err(error!(Bug, "an empty batch"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::block::Block;
 use super::head::Head;
 use super::modules::{Module, NormWeight};
-use super::{Adapters, Config, Model};
+use super::{Adapters, Config, Model, Weights};
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::device::{Device, Vector};
@@ -39,8 +39,7 @@ pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Re
 }
 
 pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: &Device) -> Result<Model> {
-    let config = Config::read(directory)?;
-    let checkpoint = Checkpoint::open(directory)?;
+    let Weights { config, checkpoint } = Weights::open(directory)?;
     let source = Source { checkpoint: &checkpoint, config: &config, quantization, device };
     let embeddings = source.weight(&config.embedding())?;
     let head = Projection {

@@ -17,6 +17,9 @@ mod memory;
 mod modules;
 mod noise;
 mod outline;
+mod quantization;
+mod rope;
+mod weights;
 
 pub use adapters::{AdapterLayout, AdapterOptions, AdapterTensor, Adapters, Initialization};
 pub use batch::{Batch, Sequence};
@@ -28,3 +31,6 @@ pub use memory::{Plan, Wanted};
 pub use modules::{BlockModules, Module, NormWeight};
 pub use noise::Noise;
 pub use outline::{Held, Outline};
+pub use quantization::expect_readable;
+pub use rope::Rope;
+pub use weights::{EMBEDDING, HEAD, Weights, canonical_name, has_own_head, with_canonical_names};

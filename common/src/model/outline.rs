@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::adapters::Stack;
 use super::load::vector_of;
-use super::{AdapterLayout, AdapterOptions, Config, Module, NormWeight};
+use super::{AdapterLayout, AdapterOptions, Config, Module, NormWeight, Weights};
 use crate::Result;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
@@ -61,8 +61,7 @@ impl Outline {
     /// Reads config.json and the headers in a model directory. Linear layers of blocks that are not in 4 bits
     /// will be quantized where that is asked for.
     pub fn read(directory: &Path, quantization: Option<Scheme>) -> Result<Self> {
-        let config = Config::read(directory)?;
-        let checkpoint = Checkpoint::open(directory)?;
+        let Weights { config, checkpoint } = Weights::open(directory)?;
         let embedding = weight(&checkpoint, &config.embedding())?;
         let head = linear(&checkpoint, &[config.head()])?;
         let mut outline =

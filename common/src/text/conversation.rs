@@ -14,12 +14,15 @@ pub struct Message {
     /// Everything else a template may read: `tool_calls`, `name`, `reasoning_content`.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+    /// Whether it is not to be trained, though the model said it. Templates do not see this.
+    #[serde(skip)]
+    pub masked: bool,
 }
 
 impl Message {
     /// A message without extras.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Some(content.into()), extra: Map::new() }
+        Self { role: role.into(), content: Some(content.into()), extra: Map::new(), masked: false }
     }
 
     /// Whether the model said it.

@@ -16,11 +16,18 @@
 //! `apply_chat_template(tokenize=True)`; only where a token would reach across the beginning of a
 //! turn is the text cut there, as it is when the model answers.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use crate::text::marks::{self, find_content, mark_content};
 use crate::text::{ChatTemplate, Conversation, Message, Tokenizer, cutoff};
 use crate::{Result, bail};
+
+/// Conversations of more messages are looked through no further than the cutoff goes: each turn takes
+/// the rendering of all before it.
+const LONG: usize = 64;
+/// Most messages that are rendered to find the turns of one conversation.
+const WORK: usize = 4_000_000;
 
 /// Tokens of one conversation, and which of them are trained.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +36,14 @@ pub struct Example {
     pub tokens: Vec<u32>,
     /// For each token whether predicting it is trained.
     pub trained: Vec<bool>,
+}
+
+impl Example {
+    /// Number of tokens that are trained and that something stands in front of: no row of the model
+    /// predicts a first token.
+    pub fn supervised(&self) -> usize {
+        self.trained.iter().skip(1).filter(|&&trained| trained).count()
+    }
 }
 
 /// What is trained, and of how many tokens.
@@ -62,6 +77,10 @@ pub struct Encoded {
     pub endless_answers: usize,
     /// Whether data held the text of a special token, which is text like any other.
     pub has_special_text: bool,
+    /// Answers that the data says are not to be trained.
+    pub masked_answers: usize,
+    /// Answers that are not trained because they call tools and the template does not write that.
+    pub unwritten_calls: usize,
 }
 
 /// Encodes a conversation with its trained tokens marked.
@@ -80,7 +99,14 @@ pub fn encode_conversation(
     let specials = if options.split_special_tokens { tokenizer.special_contents() } else { &[] };
     let (conversation, has_specials) = marks::mark_specials(conversation, specials);
     let rendered = template.render(&conversation.messages, &conversation.tools, false)?;
-    let turns = Turns { template, conversation: &conversation, rendered: &rendered }.find()?;
+    let enough = match conversation.messages.len() > LONG && !options.mask_history {
+        true => beyond_cutoff(tokenizer, &rendered, options.cutoff_len)?,
+        false => rendered.len(),
+    };
+    let turns = Turns { template, conversation: &conversation, rendered: &rendered, work: Cell::new(0) };
+    let turns = turns.find(enough)?;
+    let answers = || conversation.messages.iter().filter(|message| message.is_assistant());
+    let left_out = answers().count() - turns.len();
     let edges: Vec<usize> = turns.iter().flat_map(|turn| [turn.start, turn.end]).collect();
     let (text, literal, edges) = if has_specials {
         let unmarked = marks::unmark(&rendered, &edges);
@@ -103,7 +129,28 @@ pub fn encode_conversation(
             at(turn.start)..at(turn.end)
         })
         .collect();
-    Ok(Encoded { has_special_text, ..cut(tokenizer, &tokens.ids, &turns, options) })
+    let is_unwritten =
+        |answer: &Message| answer.extra.contains_key("tool_calls") && !template.reads("tool_calls");
+    let untrained: Vec<bool> = answers().map(|answer| answer.masked || is_unwritten(answer)).collect();
+    let encoded = cut(tokenizer, &tokens.ids, &turns, &untrained, options);
+    Ok(Encoded {
+        masked_answers: answers().filter(|answer| answer.masked).count(),
+        unwritten_calls: answers().filter(|answer| !answer.masked && is_unwritten(answer)).count(),
+        shortened_answers: encoded.shortened_answers + left_out,
+        endless_answers: encoded.endless_answers + left_out,
+        has_special_text,
+        ..encoded
+    })
+}
+
+/// A place in the rendered text behind everything that the cutoff keeps, with a margin for tokens that
+/// are cut where a turn begins.
+fn beyond_cutoff(tokenizer: &Tokenizer, rendered: &str, cutoff_len: usize) -> Result<usize> {
+    let unmarked = marks::unmark(rendered, &[]);
+    let tokens = tokenizer.encode_rendered(&unmarked.text, &unmarked.literal, &[])?;
+    // Marks only add to the text, so that the place is no further in the unmarked one.
+    let last = tokens.offsets.get(cutoff_len.saturating_mul(2).saturating_add(64));
+    Ok(last.map_or(rendered.len(), |token| token.end + (rendered.len() - unmarked.text.len())))
 }
 
 /// Encodes the prompt that asks for the next answer, special tokens in data kept apart.
@@ -123,19 +170,34 @@ struct Turns<'a> {
     template: &'a ChatTemplate,
     conversation: &'a Conversation,
     rendered: &'a str,
+    /// Messages that were rendered to find them.
+    work: Cell<usize>,
 }
 
 impl Turns<'_> {
-    /// Byte ranges of `rendered`, ascending: one for each assistant turn.
-    fn find(&self) -> Result<Vec<Range<usize>>> {
+    /// Byte ranges of `rendered`, ascending: one for each assistant turn, up to the first that begins
+    /// behind `enough`.
+    fn find(&self, enough: usize) -> Result<Vec<Range<usize>>> {
         let messages = &self.conversation.messages;
         let mut turns: Vec<Range<usize>> = Vec::new();
         for (index, message) in messages.iter().enumerate().filter(|(_, m)| m.is_assistant()) {
             let begin = self.begin(index, message);
             let found = begin.and_then(|begin| Some(begin..self.end(index, message, begin)?));
+            if self.work.get() > WORK {
+                bail!(
+                    Row,
+                    "{} messages, whose turns cannot be found in the chat template's text in reasonable time",
+                    messages.len()
+                );
+            }
             let after = turns.last().map_or(0, |turn| turn.end);
             match found {
-                Some(turn) if after <= turn.start && turn.start <= turn.end => turns.push(turn),
+                Some(turn) if after <= turn.start && turn.start <= turn.end => {
+                    turns.push(turn.clone());
+                    if turn.start > enough {
+                        break;
+                    }
+                }
                 _ => bail!(
                     Unsupported,
                     "the chat template rewrites message {}, an assistant turn, so that it cannot be found in the text",
@@ -147,6 +209,7 @@ impl Turns<'_> {
     }
 
     fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Option<String> {
+        self.work.set(self.work.get() + messages.len());
         // A template may refuse a part of a conversation that it accepts as a whole.
         self.template.render(messages, &self.conversation.tools, add_generation_prompt).ok()
     }
@@ -220,8 +283,14 @@ fn common_prefix(a: &str, b: &str) -> usize {
 }
 
 /// Applies the cutoff to the turns one by one, as LLaMA-Factory does: each turn with the prompt
-/// before it gets what the turns before it left.
-fn cut(tokenizer: &Tokenizer, ids: &[u32], turns: &[Range<usize>], options: &LabelOptions) -> Encoded {
+/// before it gets what the turns before it left. Those that are `untrained` are kept as what was said before.
+fn cut(
+    tokenizer: &Tokenizer,
+    ids: &[u32],
+    turns: &[Range<usize>],
+    untrained: &[bool],
+    options: &LabelOptions,
+) -> Encoded {
     let mut encoded = Encoded::default();
     let mut kept: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(turns.len());
     let mut left = options.cutoff_len;
@@ -248,7 +317,10 @@ fn cut(tokenizer: &Tokenizer, ids: &[u32], turns: &[Range<usize>], options: &Lab
     let last = kept.len() - 1;
     for (index, (prompt, answer)) in kept.into_iter().enumerate() {
         let trained = !options.mask_history || index == last;
-        for (range, trained) in [(prompt, options.train_on_prompt && trained), (answer, trained)] {
+        let untrained = untrained.get(index).is_some_and(|&untrained| untrained);
+        for (range, trained) in
+            [(prompt, options.train_on_prompt && trained), (answer, trained && !untrained)]
+        {
             encoded.example.trained.resize(encoded.example.trained.len() + range.len(), trained);
             encoded.example.tokens.extend_from_slice(&ids[range]);
         }

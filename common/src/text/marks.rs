@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use crate::text::{Conversation, Message};
+use crate::text::{Conversation, Message, number};
 
 const SPECIAL_OPEN: char = '\u{FDD0}';
 const SPECIAL_CLOSE: char = '\u{FDD1}';
@@ -17,40 +17,48 @@ const CONTENT_OPEN: char = '\u{FDD2}';
 const CONTENT_CLOSE: char = '\u{FDD3}';
 
 fn is_mark(c: char) -> bool {
-    (SPECIAL_OPEN..=CONTENT_CLOSE).contains(&c)
+    (SPECIAL_OPEN..=CONTENT_CLOSE).contains(&c) || c == number::MARK
 }
 
-/// The conversation with every text of `specials` marked, and whether there was anything to mark.
+/// The conversation with every text of `specials` marked, [numbers](number) as texts that a template
+/// writes as numbers, and whether there was any of these.
 /// `specials` has longer texts before those they contain. Marks that stand in the data are dropped.
 pub fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conversation, bool) {
     let mut conversation = conversation.clone();
-    let mut found = false;
+    let (mut found, mut has_numbers) = (false, false);
     let mut mark = |text: &mut String| found |= mark_text(text, specials);
     for message in &mut conversation.messages {
         mark(&mut message.role);
         message.content.as_mut().map(&mut mark);
-        message.extra.values_mut().for_each(|value| mark_value(value, &mut mark));
+        message.extra.values_mut().for_each(|value| has_numbers |= mark_value(value, &mut mark));
     }
-    conversation.tools.iter_mut().for_each(|tool| mark_value(tool, &mut mark));
-    (conversation, found)
+    conversation.tools.iter_mut().for_each(|tool| has_numbers |= mark_value(tool, &mut mark));
+    (conversation, found || has_numbers)
 }
 
-fn mark_value(value: &mut Value, mark: &mut impl FnMut(&mut String)) {
+/// Marks all texts in a value, and returns whether there is a number among them.
+fn mark_value(value: &mut Value, mark: &mut impl FnMut(&mut String)) -> bool {
+    if let Some(number) = number::text_of(value) {
+        *value = Value::String(format!("{}{number}", number::MARK));
+        return true;
+    }
+    let mut has_numbers = false;
     match value {
         Value::String(text) => mark(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| mark_value(item, mark)),
+        Value::Array(items) => items.iter_mut().for_each(|item| has_numbers |= mark_value(item, mark)),
         Value::Object(object) => {
             *object = std::mem::take(object)
                 .into_iter()
                 .map(|(mut key, mut value)| {
                     mark(&mut key);
-                    mark_value(&mut value, mark);
+                    has_numbers |= mark_value(&mut value, mark);
                     (key, value)
                 })
                 .collect();
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+    has_numbers
 }
 
 fn mark_text(text: &mut String, specials: &[String]) -> bool {
@@ -105,6 +113,7 @@ pub fn unmark(marked: &str, positions: &[usize]) -> Unmarked {
             SPECIAL_OPEN => {
                 literal.extend(open.replace(text.len()).map(|lone: usize| lone..lone));
             }
+            number::MARK => {}
             SPECIAL_CLOSE => literal.push(open.take().unwrap_or(text.len())..text.len()),
             _ => text.push(c),
         }

@@ -9,6 +9,7 @@
 //! | [`stream`] | token ids to text one at a time, never half a character |
 //! | [`template`] | the chat template of a model, rendered as transformers renders it |
 //! | [`marks`] | keeps special tokens that stand in data apart from the template's own |
+//! | [`number`] | numbers that JSON can write and no `Value` holds |
 //! | [`labels`] | a conversation as tokens, with the trained ones marked |
 //! | [`cutoff`] | shortens a conversation to a number of tokens |
 
@@ -17,6 +18,7 @@ pub mod cutoff;
 pub mod files;
 pub mod labels;
 mod marks;
+pub mod number;
 pub mod stream;
 pub mod template;
 pub mod tokenizer;

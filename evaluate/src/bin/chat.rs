@@ -72,8 +72,21 @@ impl AsRef<cli::Common> for Arguments {
     }
 }
 
+/// What to do about errors of a kind, in options that this tool has.
+fn hint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Mismatch => {
+            Some("check that these files were made for each other; --base names an adapter's base")
+        }
+        Kind::OutOfMemory => Some(
+            "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
+        ),
+        _ => None,
+    }
+}
+
 fn main() -> ExitCode {
-    cli::run(Tool { name: "chat", hint: |_| None }, run)
+    cli::run(Tool { name: "chat", hint }, run)
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {

@@ -13,8 +13,16 @@ const PROMPT_PASS: usize = 512;
 pub trait Engine {
     /// Most tokens of a text.
     fn max_tokens(&self) -> usize;
+    /// What bounds them, for people.
+    fn bound(&self) -> String {
+        format!("{} positions", self.max_tokens())
+    }
     /// Forgets what is behind the first `len` tokens.
     fn keep(&mut self, len: usize);
+    /// Whether what is known of a text of this many tokens serves no other, and the other way round.
+    fn is_whole(&self, _tokens: usize) -> bool {
+        false
+    }
     /// Adds tokens, and returns the logits [V] behind the last.
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
@@ -39,8 +47,16 @@ impl Engine for ModelEngine<'_> {
         self.model.config().max_positions
     }
 
+    fn bound(&self) -> String {
+        self.model.config().bound()
+    }
+
     fn keep(&mut self, len: usize) {
         self.cache.truncate(len);
+    }
+
+    fn is_whole(&self, tokens: usize) -> bool {
+        self.model.config().rope.is_stretched(tokens)
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
@@ -97,18 +113,23 @@ impl<E: Engine> Generator<E> {
     ) -> Result<End> {
         if prompt.is_empty() || prompt.len() >= self.engine.max_tokens() {
             bail!(
-                TooLarge,
-                "a prompt of {} tokens, and the model takes {}",
+                TooLong,
+                "a prompt of {} tokens leaves no room for an answer in the model's {}",
                 prompt.len(),
-                self.engine.max_tokens()
+                self.engine.bound()
             );
         }
         // The logits behind the prompt are needed, so its last token is always computed.
-        let known = self.text.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        let mut known =
+            self.text.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        let mut at_a_time = PROMPT_PASS;
+        if self.engine.is_whole(self.text.len().max(prompt.len())) {
+            (known, at_a_time) = (0, prompt.len());
+        }
         self.engine.keep(known);
         self.text.truncate(known);
         let mut logits = Vec::new();
-        for tokens in prompt[known..].chunks(PROMPT_PASS) {
+        for tokens in prompt[known..].chunks(at_a_time) {
             if stopped() {
                 return Ok(End::Interrupted);
             }
@@ -149,6 +170,8 @@ pub(super) mod tests {
     pub struct Counting {
         pub len: usize,
         pub most: usize,
+        /// Texts of more tokens are whole.
+        pub in_parts: Option<usize>,
         pub fed: Rc<RefCell<Vec<usize>>>,
     }
 
@@ -159,6 +182,10 @@ pub(super) mod tests {
 
         fn keep(&mut self, len: usize) {
             self.len = len;
+        }
+
+        fn is_whole(&self, tokens: usize) -> bool {
+            self.in_parts.is_some_and(|most| tokens > most)
         }
 
         fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
@@ -202,6 +229,24 @@ pub(super) mod tests {
         assert!(generator.answer(&[0; 12], &greedy(1, &[]), || false, |_| Ok(())).is_err());
         let stopped = generator.answer(&[3], &greedy(1, &[]), || true, |_| Ok(())).unwrap();
         assert_eq!(stopped, End::Interrupted);
+    }
+
+    #[test]
+    fn what_is_known_of_a_whole_text_serves_no_other() {
+        let engine = Counting { most: 2000, in_parts: Some(600), ..Counting::default() };
+        let fed = engine.fed.clone();
+        let mut generator = Generator::new(engine, 0);
+        let mut feed = |tokens: usize| {
+            answer(&mut generator, &vec![1; tokens], &greedy(1, &[]));
+            let mut fed = fed.take();
+            fed.pop();
+            fed
+        };
+        assert_eq!(feed(599), [512, 87]);
+        assert_eq!(feed(700), [700]);
+        assert_eq!(feed(700), [700]);
+        assert_eq!(feed(100), [100]);
+        assert_eq!(feed(110), [10], "a hundred are known");
     }
 
     #[test]

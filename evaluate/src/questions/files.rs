@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use common::{Context, Result, bail};
+use common::{Context, Result, bail, error, files};
 
 use super::archive::{Archive, ENDINGS};
 
 /// Folders below the one that is named.
 const DEPTH: usize = 4;
+/// Most files below it; a directory that holds more is not one of questions.
+const MOST_FILES: usize = 100_000;
+/// Most bytes of a file of questions.
+const MOST_BYTES: u64 = 128 << 20;
 
 /// Where files are.
 pub enum Files {
@@ -54,7 +58,7 @@ impl Files {
     /// The bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         match self {
-            Self::Directory(root, _) => Ok(fs_err::read(root.join(name))?),
+            Self::Directory(root, _) => files::read(&root.join(name), MOST_BYTES),
             Self::Archive(_, archive) => archive.read(name),
         }
     }
@@ -88,6 +92,11 @@ impl Files {
 /// The names of files below `folder` of `root`, to a depth.
 fn collect(root: &Path, folder: &str, depth: usize, names: &mut Vec<String>) -> Result<()> {
     for entry in fs_err::read_dir(root.join(folder))? {
+        common::cli::check_interrupted()?;
+        if names.len() == MOST_FILES {
+            return Err(error!("{} holds more than {MOST_FILES} files", root.display())
+                .hint("--data names a directory of questions alone"));
+        }
         let entry = entry?.file_name().to_string_lossy().into_owned();
         let name = if folder.is_empty() { entry } else { format!("{folder}/{entry}") };
         let path = root.join(&name);

@@ -10,6 +10,8 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use common::data::RowLimit;
+use common::data::rows::Wanted;
 use common::{Context, Error, Result, bail, error};
 use serde_json::{Map, Value};
 
@@ -62,7 +64,8 @@ fn fields(columns: &[String], record: &csv::StringRecord) -> Result<Map<String, 
 /// Rows of a parquet file.
 pub fn parquet(path: &Path) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    common::data::rows::read(path, &mut |row| {
+    let wanted = Wanted { column: &is_column, limit: RowLimit::default() };
+    common::data::rows::read(path, wanted, &mut |row| {
         let number = row.place.row;
         let row = row.value.and_then(|value| match value {
             Value::Object(columns) => question(&columns),
@@ -72,6 +75,12 @@ pub fn parquet(path: &Path) -> Result<Vec<Row>> {
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(rows)
+}
+
+/// Whether a column of the hub's files is read.
+fn is_column(name: &str) -> bool {
+    let name = name.to_lowercase();
+    COLUMNS.contains(&name.as_str()) || matches!(name.as_str(), "subject" | "choices")
 }
 
 fn question(row: &Map<String, Value>) -> Result<Row> {

@@ -1,6 +1,6 @@
 //! Short requests to the hub: tried a few times, answered within seconds or not at all.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Error, error};
 use reqwest::{Method, Url};
@@ -8,12 +8,10 @@ use reqwest::{Method, Url};
 use super::connection::is_page;
 use crate::source::join;
 
-use super::{Answer, Connection, Failure, Repository, Request, Token, next_piece};
+use super::{Answer, Body, Connection, Failure, Repository, Request, Token};
 
 /// Most bytes of one JSON answer; the longest known page of a listing has about 1 MB.
 const LARGEST_ANSWER: usize = 64 << 20;
-/// Bytes a second of such an answer, below which a server is given up that had its time.
-const SLOWEST: f64 = 1024.0;
 /// Tries of one short request.
 const TRIES: u32 = 4;
 
@@ -44,16 +42,15 @@ pub async fn ask(
 
 /// Reads a whole JSON answer, of bounded size.
 pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_json::Value, Failure> {
-    let mut response = answer.response;
-    if is_page(response.headers()) {
+    if is_page(answer.response.headers()) {
         return Err(common::error!("{}: a web page, not the hub's API", answer.url)
             .hint("check --endpoint and HF_ENDPOINT, and whether the network wants a login")
             .into());
     }
-    let mut body = Vec::new();
-    let begun = Instant::now();
-    while let Some(piece) = next_piece(&mut response, connection.timeout()).await? {
-        if body.len() + piece.len() > LARGEST_ANSWER {
+    let mut text = Vec::new();
+    let mut body = Body::new(answer.response, connection.timeout());
+    while let Some(piece) = body.next().await? {
+        if text.len() + piece.len() > LARGEST_ANSWER {
             return Err(common::error!(
                 Network,
                 "{}: the answer is longer than {LARGEST_ANSWER} bytes",
@@ -61,18 +58,9 @@ pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_
             )
             .into());
         }
-        body.extend_from_slice(&piece);
-        let elapsed = begun.elapsed();
-        if elapsed > connection.timeout() && (body.len() as f64) < SLOWEST * elapsed.as_secs_f64() {
-            let seconds = elapsed.as_secs_f32();
-            return Err(Failure::transient(format_args!(
-                "{}: only {} bytes in {seconds:.1} s",
-                answer.url,
-                body.len()
-            )));
-        }
+        text.extend_from_slice(&piece);
     }
-    serde_json::from_slice(&body).map_err(|error| {
+    serde_json::from_slice(&text).map_err(|error| {
         Failure::Fatal(common::error!(Network, "{}: not the hub's API: {error}", answer.url))
     })
 }

@@ -12,6 +12,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::ConfigVerifierExt;
 
+use super::body::Body;
 use super::{Token, http_date};
 
 /// Longest chain of redirects that is followed.
@@ -234,25 +235,11 @@ impl Connection {
     }
 }
 
-/// The next piece of a body, or `None` at its end; silence beyond the deadline is a failure.
-pub async fn next_piece(response: &mut Response, timeout: Duration) -> Result<Option<bytes::Bytes>, Failure> {
-    match tokio::time::timeout(timeout, response.chunk()).await {
-        Ok(Ok(piece)) => Ok(piece),
-        Ok(Err(error)) => {
-            Err(Failure::transient(format_args!("{}: {}", host(response.url()), chain(&error.without_url()))))
-        }
-        Err(_) => Err(Failure::transient(format_args!(
-            "{}: stalled, no byte for {} s",
-            host(response.url()),
-            timeout.as_secs_f32()
-        ))),
-    }
-}
-
 /// Reads a small rest of a body, which frees the connection for the next request.
-async fn drain(mut response: Response, timeout: Duration) {
+async fn drain(response: Response, timeout: Duration) {
     let mut left: usize = 64 << 10;
-    while let Ok(Some(piece)) = next_piece(&mut response, timeout).await {
+    let mut body = Body::new(response, timeout);
+    while let Ok(Some(piece)) = body.next().await {
         let Some(rest) = left.checked_sub(piece.len()) else { return };
         left = rest;
     }
@@ -354,7 +341,7 @@ pub fn is_page(headers: &HeaderMap) -> bool {
     matches!(kind.as_str(), "text/html" | "application/xhtml+xml")
 }
 
-fn host(url: &Url) -> String {
+pub(super) fn host(url: &Url) -> String {
     match url.port() {
         Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
         None => url.host_str().unwrap_or_default().to_string(),
@@ -362,7 +349,7 @@ fn host(url: &Url) -> String {
 }
 
 /// The causes of an error: reqwest's own text only says that a request or a body went wrong.
-fn chain(error: &impl std::error::Error) -> String {
+pub(super) fn chain(error: &impl std::error::Error) -> String {
     let mut text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     let mut source = error.source().and_then(std::error::Error::source);
     while let Some(cause) = source {

@@ -1,6 +1,7 @@
 //! The hub's HTTP API: which files a repository has at a revision, and where their bytes are.
 
 mod api;
+mod body;
 mod connection;
 mod describe;
 mod http_date;
@@ -13,7 +14,8 @@ use crate::source::{Kind, file_url, join};
 use crate::verify::Digest;
 
 pub use api::{give_up, give_up_file};
-pub use connection::{Answer, Connection, Connector, Failure, Request, next_piece, refuse_page};
+pub use body::Body;
+pub use connection::{Answer, Connection, Connector, Failure, Request, refuse_page};
 pub use describe::{Description, describe};
 pub use listing::{Listing, is_commit, list};
 pub use token::Token;

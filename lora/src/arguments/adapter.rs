@@ -35,7 +35,7 @@ pub struct AdapterArguments {
 
     /// Start from this PEFT adapter in place of a new one
     #[arg(long, value_name = "DIR")]
-    pub adapter_name_or_path: Option<PathBuf>,
+    pub adapter_name_or_path: Vec<PathBuf>,
 
     /// Quantize the linear layers to this many bits when the model is loaded; 4-bit models stay as they are
     #[arg(long, value_name = "BITS", value_parser = four)]

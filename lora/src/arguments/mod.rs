@@ -52,8 +52,8 @@ pub struct Arguments {
     pub device: DeviceChoice,
 
     /// GPU memory to stay within, as 24GiB [default: what is free, less 1GiB]
-    #[arg(long, value_name = "SIZE", value_parser = common::cli::size)]
-    pub vram_budget: Option<u64>,
+    #[arg(long, value_name = "SIZE")]
+    pub vram_budget: Option<common::cli::Size>,
 
     /// Compute in fp16 with a dynamic loss scale on a GPU, in place of bf16
     #[arg(long)]

@@ -108,22 +108,22 @@ pub enum OptimizerName {
     /// Moments in f32.
     #[value(name = "adamw_torch")]
     Torch,
-    /// The same.
+    /// Another name of adamw_torch.
     #[value(name = "adamw_torch_fused")]
     Fused,
-    /// The same.
+    /// Another name of adamw_torch.
     #[value(name = "adamw_hf")]
     HuggingFace,
     /// Moments in 8 bits.
     #[value(name = "adamw_8bit")]
     EightBit,
-    /// The same.
+    /// Another name of adamw_8bit.
     #[value(name = "adamw_bnb_8bit")]
     BitsAndBytes,
-    /// Moments in f32; nothing is paged.
+    /// Moments in f32, which move to the host where GPU memory runs out; without a GPU as adamw_torch.
     #[value(name = "paged_adamw_32bit", alias = "paged_adamw")]
     Paged,
-    /// Moments in 8 bits; nothing is paged.
+    /// Moments in 8 bits, which move to the host where GPU memory runs out; without a GPU as adamw_8bit.
     #[value(name = "paged_adamw_8bit")]
     PagedEightBit,
 }

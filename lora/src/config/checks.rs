@@ -1,22 +1,73 @@
 //! Values that options cannot have, alone or together; errors name the option.
 
-use common::{Error, Result};
+use std::path::PathBuf;
 
+use common::{Error, Result, cli};
+
+use crate::adapters::ALL;
 use crate::arguments::adapter::AdapterArguments;
 use crate::arguments::optimization::{OptimizationArguments, Strategy};
 use crate::arguments::reporting::ReportingArguments;
 use crate::data::DataArguments;
 use crate::every::Every;
+use crate::schedule::check_steps;
+
+/// Most examples of a step.
+const LARGEST_BATCH: usize = 1_000_000_000;
 
 /// What is trained.
 pub fn adapter(adapter: &AdapterArguments) -> Result<()> {
-    at_least_1("--lora-rank", adapter.lora_rank as i64)?;
+    at_least_1("--lora-rank", adapter.lora_rank)?;
     positive("--lora-alpha", adapter.lora_alpha.unwrap_or(1.0))?;
     match adapter.lora_dropout {
         Some(found) if !(0.0..1.0).contains(&found) => {
             Err(Error::usage(format!("--lora-dropout: a share from 0 to below 1 expected, found {found}")))
         }
-        _ => Ok(()),
+        _ => targets(&adapter.lora_target),
+    }
+}
+
+/// Beside `all` nothing can be named that it does not mean.
+fn targets(targets: &[String]) -> Result<()> {
+    let mut names = targets.iter().map(|target| target.trim());
+    if !names.clone().any(|name| name == "all") {
+        return Ok(());
+    }
+    let is_meant = |name: &str| name == "all" || ALL.contains(&name.rsplit('.').next().unwrap_or(name));
+    match names.find(|name| !is_meant(name)) {
+        Some(other) => {
+            Err(Error::usage(format!("--lora-target: {other:?} beside all is no linear layer of the blocks"))
+                .hint(format!("all means {}; only these are trained", ALL.join(", "))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The adapter that a run starts from. LLaMA-Factory takes several, of which it trains the last.
+pub fn start(paths: &[PathBuf]) -> Result<Option<PathBuf>> {
+    if let [path] = paths
+        && path.exists()
+    {
+        return Ok(Some(path.clone()));
+    }
+    let texts = paths.iter().map(|path| path.to_string_lossy());
+    let names: Vec<String> = texts
+        .flat_map(|text| text.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
+        .filter(|name| !name.is_empty())
+        .collect();
+    match &names[..] {
+        [] => Ok(paths.first().cloned()),
+        [name] => Ok(Some(name.into())),
+        [first, .., last] => Err(Error::usage(format!(
+            "--adapter-name-or-path: one adapter expected, found {}: {}",
+            names.len(),
+            names.join(", ")
+        ))
+        .hint(format!(
+            "fold the others into the model first: merge {} -o merged, then lora-train merged --adapter-name-or-path {}",
+            cli::quoted(first),
+            cli::quoted(last)
+        ))),
     }
 }
 
@@ -30,11 +81,19 @@ pub fn optimization(a: &OptimizationArguments) -> Result<()> {
     at_least_0("--weight-decay", a.weight_decay)?;
     at_least_0("--neftune-noise-alpha", a.neftune_noise_alpha)?;
     at_least_0("--warmup-steps", a.warmup_steps)?;
-    if a.max_steps != Some(-1) {
-        at_least_1("--max-steps", a.max_steps.unwrap_or(1))?;
+    if let Some(steps) = a.max_steps.filter(|&steps| steps != -1 && steps < 1) {
+        return Err(Error::usage(format!("--max-steps: at least 1 expected, or -1, found {steps}")));
     }
-    at_least_1("--per-device-train-batch-size", a.per_device_train_batch_size as i64)?;
-    at_least_1("--gradient-accumulation-steps", a.gradient_accumulation_steps as i64)?;
+    check_steps(a.max_steps.and_then(|steps| u64::try_from(steps).ok()).unwrap_or(1))?;
+    let [examples, batches] = [a.per_device_train_batch_size, a.gradient_accumulation_steps];
+    at_least_1("--per-device-train-batch-size", examples)?;
+    at_least_1("--gradient-accumulation-steps", batches)?;
+    if examples.checked_mul(batches).is_none_or(|batch| batch > LARGEST_BATCH) {
+        return Err(Error::usage(format!(
+            "--per-device-train-batch-size × --gradient-accumulation-steps: at most {LARGEST_BATCH} examples of a step expected, found {examples} × {batches}"
+        ))
+        .hint("a step that sees all of the data needs no more than there are examples"));
+    }
     if !(0.0..=1.0).contains(&a.warmup_ratio) {
         let found = a.warmup_ratio;
         return Err(Error::usage(format!("--warmup-ratio: a share from 0 to 1 expected, found {found}")));
@@ -115,8 +174,8 @@ impl Reporting {
             return Err(Error::usage(format!("{option} without held-out examples"))
                 .hint("add --val-size 0.1, or name other data with --eval-dataset"));
         }
-        at_least_1("--save-total-limit", a.save_total_limit.unwrap_or(1) as i64)?;
-        at_least_1("--early-stopping-steps", a.early_stopping_steps.unwrap_or(1) as i64)?;
+        at_least_1("--save-total-limit", a.save_total_limit.unwrap_or(1))?;
+        at_least_1("--early-stopping-steps", a.early_stopping_steps.unwrap_or(1))?;
         if a.early_stopping_steps.is_some() && evaluation == Every::Never {
             return Err(Error::usage("--early-stopping-steps without evaluations").hint("add --eval-steps"));
         }
@@ -151,7 +210,7 @@ fn steps(option: &str, value: f64) -> Result<f64> {
     }
 }
 
-fn at_least_1(option: &str, value: i64) -> Result<()> {
+fn at_least_1(option: &str, value: usize) -> Result<()> {
     match value >= 1 {
         true => Ok(()),
         false => Err(Error::usage(format!("{option}: at least 1 expected, found {value}"))),
@@ -159,15 +218,25 @@ fn at_least_1(option: &str, value: i64) -> Result<()> {
 }
 
 fn positive(option: &str, value: f64) -> Result<()> {
-    match value > 0.0 && value.is_finite() {
-        true => Ok(()),
+    match value > 0.0 {
+        true => within_f32(option, value),
         false => Err(Error::usage(format!("{option}: a positive number expected, found {value}"))),
     }
 }
 
 fn at_least_0(option: &str, value: f64) -> Result<()> {
-    match value >= 0.0 && value.is_finite() {
-        true => Ok(()),
+    match value >= 0.0 {
+        true => within_f32(option, value),
         false => Err(Error::usage(format!("{option}: a number of at least 0 expected, found {value}"))),
+    }
+}
+
+/// Values are computed with in f32, in which more than 3.4·10³⁸ is infinite.
+fn within_f32(option: &str, value: f64) -> Result<()> {
+    match (value as f32).is_finite() {
+        true => Ok(()),
+        false => {
+            Err(Error::usage(format!("{option}: a number below {:e} expected, found {value:e}", f32::MAX)))
+        }
     }
 }

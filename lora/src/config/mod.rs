@@ -181,7 +181,7 @@ impl Config {
                 true => Vec::new(),
                 false => adapter.lora_target.iter().map(|target| target.trim().to_owned()).collect(),
             },
-            adapter: adapter.adapter_name_or_path.clone().map(fs_err::canonicalize).transpose()?,
+            adapter: checks::start(&adapter.adapter_name_or_path)?.map(fs_err::canonicalize).transpose()?,
             learning_rate: o.learning_rate,
             rate_of_b: o.loraplus_lr_ratio.unwrap_or(1.0),
             length: steps.map_or(Length::Epochs(o.num_train_epochs), Length::Steps),
@@ -191,6 +191,7 @@ impl Config {
             scheduler_parameters: SchedulerParameters::parse(
                 o.lr_scheduler_kwargs.as_deref(),
                 o.lr_scheduler_type,
+                o.learning_rate,
             )?,
             warmup_ratio: o.warmup_ratio,
             warmup_steps: o.warmup_steps,
@@ -215,7 +216,7 @@ impl Config {
             tensorboard: reports
                 .then(|| reporting.logging_dir.clone().unwrap_or_else(|| output.join("runs"))),
             device: if arguments.use_cpu { DeviceChoice::Cpu } else { arguments.device },
-            vram_budget: arguments.vram_budget,
+            vram_budget: arguments.vram_budget.map(|size| size.0),
             float16: if arguments.fp16 { Float16::Fp16 } else { Float16::Bf16 },
             model,
             output,

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use common::Result;
-use common::data::Source;
+use common::cli::Size;
+use common::data::{RowLimit, Source};
 
 /// What is trained on, named as LLaMA-Factory names it.
 #[derive(Args, Debug, Clone)]
@@ -37,12 +38,17 @@ pub struct DataArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_samples: Option<u64>,
 
+    /// Most bytes of a row, unpacked: a file with a longer one is refused
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub max_row_size: Size,
+
     /// Stop at the first malformed row in place of skipping it
     #[arg(long)]
     pub strict: bool,
 
     /// Keep no more tokens of an example than this
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048,
+        value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
     pub cutoff_len: u64,
 
     /// Count examples put together up to --cutoff-len as one; they still do not see each other
@@ -105,15 +111,18 @@ impl DataArguments {
         cutoff - usize::from(self.packs())
     }
 
-    /// The files that are named, and those of the data sets that are named.
-    pub(super) fn sources(&self, files: &[PathBuf], names: &[String]) -> Result<Vec<Source>> {
+    /// The files that are named, and those of the data sets that are named. `seed` decides which rows
+    /// are drawn of a data set that wants some of its rows.
+    pub(super) fn sources(&self, files: &[PathBuf], names: &[String], seed: u64) -> Result<Vec<Source>> {
         let files = files.iter().map(|path| Ok(Source::file(path)));
-        let named = names.iter().map(|name| Source::named(name.trim(), &self.dataset_dir));
+        let named = names.iter().map(|name| Source::named(name.trim(), &self.dataset_dir, seed));
         let mut sources = files.chain(named).collect::<Result<Vec<_>>>()?;
+        for source in &mut sources {
+            let bytes = usize::try_from(self.max_row_size.0).unwrap_or(usize::MAX);
+            source.row_limit = RowLimit { bytes, option: Some("--max-row-size") };
+        }
         if let Some(most) = self.max_samples.and_then(|most| usize::try_from(most).ok()) {
-            for source in &mut sources {
-                source.max_samples = Some(source.max_samples.map_or(most, |own| own.min(most)));
-            }
+            sources.iter_mut().for_each(|source| source.max_samples = Some(most));
         }
         Ok(sources)
     }

@@ -9,7 +9,9 @@ use common::text::{ChatTemplate, Encoded, LabelOptions, Tokenizer};
 use common::{Result, error};
 use rayon::prelude::*;
 
+use super::demands::Demands;
 use super::store::{Examples, Writer};
+use super::untrained::Untrained;
 
 /// Turns records into examples, in their order.
 ///
@@ -22,14 +24,8 @@ pub struct Encoder<'a> {
     strict: bool,
     writer: Writer,
     malformed: Malformed,
-    /// Answers that the cutoff shortened or dropped.
-    shortened_answers: usize,
-    /// Answers among them that lost the token that ends them.
-    endless_answers: usize,
-    /// Examples in which no answer is left.
-    without_answer: usize,
-    /// Examples with the text of a special token in them.
-    with_special_text: usize,
+    untrained: Untrained,
+    demands: Demands,
 }
 
 impl<'a> Encoder<'a> {
@@ -48,10 +44,8 @@ impl<'a> Encoder<'a> {
             strict,
             writer: Writer::new(directory)?,
             malformed: Malformed::default(),
-            shortened_answers: 0,
-            endless_answers: 0,
-            without_answer: 0,
-            with_special_text: 0,
+            untrained: Untrained::default(),
+            demands: Demands::default(),
         })
     }
 
@@ -68,12 +62,10 @@ impl<'a> Encoder<'a> {
                 Err(problem) if problem.kind() == Kind::Malformed => return Err(problem),
                 Err(problem) => self.malformed.add(&record.place, problem, self.strict)?,
                 Ok(encoded) => {
-                    self.with_special_text += usize::from(encoded.has_special_text);
-                    self.shortened_answers += encoded.shortened_answers;
-                    self.endless_answers += encoded.endless_answers;
-                    match encoded.example.trained.contains(&true) {
-                        true => self.writer.push(&encoded.example)?,
-                        false => self.without_answer += 1,
+                    self.untrained.add(&record.conversation, &encoded, template);
+                    if encoded.example.supervised() > 0 {
+                        self.demands.add(&encoded.example, &record.place);
+                        self.writer.push(&encoded.example)?;
                     }
                 }
             }
@@ -85,36 +77,16 @@ impl<'a> Encoder<'a> {
     ///
     /// Fails where no token is trained at all.
     pub fn finish(self, malformed: Malformed, path: Option<&Path>) -> Result<Examples> {
-        let cutoff = self.options.cutoff_len;
         if self.writer.is_empty() {
-            let problem = match self.malformed.first() {
-                Some(first) => format!("no token is trained: no example is usable; {first}"),
-                None => format!("no token is trained: {cutoff} tokens (--cutoff-len) hold no answer"),
-            };
-            return Err(error!("{problem}").hint("raise --cutoff-len, or look at the first rows of the data"));
+            return Err(match self.malformed.first() {
+                Some(first) => error!("no token is trained: no example is usable; {first}")
+                    .hint("look at the first rows of the data"),
+                None => self.untrained.error(self.options.cutoff_len),
+            });
         }
         let mut warnings: Vec<String> =
             [malformed, self.malformed].iter().filter_map(Malformed::report).collect();
-        if self.without_answer > 0 {
-            warnings.push(format!(
-                "{} examples have no answer within {cutoff} tokens (--cutoff-len) and are dropped",
-                self.without_answer
-            ));
-        }
-        if self.shortened_answers > 0 {
-            warnings.push(format!(
-                "{} answers are shortened to fit {cutoff} tokens (--cutoff-len); {} of them lost their end token",
-                self.shortened_answers, self.endless_answers
-            ));
-        }
-        if self.with_special_text > 0 {
-            let special = self.tokenizer.special_contents().first().map_or("", String::as_str);
-            warnings.push(format!(
-                "{} examples hold the text of a special token, such as {special}, which is trained as text; \
-                 --split-special-tokens false makes it the token",
-                self.with_special_text
-            ));
-        }
-        self.writer.finish(warnings, path)
+        warnings.extend(self.untrained.warnings(self.options.cutoff_len));
+        self.writer.finish(warnings, self.demands, path)
     }
 }

@@ -5,14 +5,18 @@
 //! | [`arguments`] | the options that say what is trained on |
 //! | [`prepare`] | all of it together, kept for the next run |
 //! | [`encode`] | conversations as tokens with the trained ones marked, in parallel |
+//! | [`demands`] | what the examples demand of a model |
 //! | [`store`] | tokenized examples in a file |
 //! | `show` | an example for people |
+//! | `untrained` | what is not trained, and why |
 
 pub mod arguments;
+pub mod demands;
 pub mod encode;
 pub mod prepare;
 mod show;
 pub mod store;
+mod untrained;
 
 pub use arguments::DataArguments;
 pub use encode::Encoder;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use common::checkpoint::Companions;
 use common::cli::{self, Progress, Unit};
-use common::data::{Malformed, Source, records};
+use common::data::{Malformed, Source, records, rows};
 use common::text::{ChatTemplate, LabelOptions, TextFiles, Tokenizer};
 use common::{Context, Result, bail, hex};
 use sha2::{Digest, Sha256};
@@ -32,8 +32,9 @@ pub struct Prepared {
 }
 
 impl DataArguments {
-    /// Reads and tokenizes everything for the model in `directory`.
-    pub fn prepare(&self, directory: &Path) -> Result<Prepared> {
+    /// Reads and tokenizes everything for the model in `directory`. `seed` decides which rows are drawn
+    /// of a data set that wants some of its rows.
+    pub fn prepare(&self, directory: &Path, seed: u64) -> Result<Prepared> {
         // They are copied beside every checkpoint; what is wrong with them is said before the first step.
         Companions::of_text(directory)?.expect_inside()?;
         let tokenizer = Tokenizer::load(directory)?;
@@ -53,8 +54,8 @@ impl DataArguments {
                 split_special_tokens: self.split_special_tokens,
             },
         };
-        let held_out = preparation.examples(self.sources(&self.eval_data, &self.eval_dataset)?)?;
-        let examples = preparation.examples(self.sources(&self.data, &self.dataset)?)?;
+        let held_out = preparation.examples(self.sources(&self.eval_data, &self.eval_dataset, seed)?)?;
+        let examples = preparation.examples(self.sources(&self.data, &self.dataset, seed)?)?;
         let Some(examples) = examples else { bail!(Row, "nothing to train on") };
         for index in 0..self.show_examples.min(examples.summary().examples) {
             let example = examples.get(index)?;
@@ -115,7 +116,7 @@ impl Preparation<'_> {
         };
         let mut encoder = Encoder::new(self.tokenizer, self.template, &self.options, strict, &scratch)?;
         let size = |file: &PathBuf| fs_err::metadata(file).map_or(0, |metadata| metadata.len());
-        let total: u64 = sources.iter().flat_map(|source| &source.files).map(size).sum();
+        let total: u64 = sources.iter().flat_map(Source::files).map(size).sum();
         let progress = Progress::new("tokenizing", total, Unit::Bytes);
         let mut malformed = Malformed::default();
         let mut before = 0;
@@ -126,7 +127,7 @@ impl Preparation<'_> {
                 progress.set(before + position);
                 Ok(ControlFlow::Continue(()))
             })?);
-            before += source.files.iter().map(size).sum::<u64>();
+            before += source.files().map(size).sum::<u64>();
         }
         drop(progress);
         encoder.finish(malformed, kept)
@@ -145,7 +146,7 @@ impl Preparation<'_> {
         part(format!("{:?} {}", self.options, self.arguments.strict).as_bytes());
         for source in sources {
             part(source.reading().as_bytes());
-            for file in &source.files {
+            for file in source.files() {
                 part(&content(file)?);
             }
         }
@@ -156,7 +157,7 @@ impl Preparation<'_> {
 /// SHA-256 of a file.
 fn content(path: &Path) -> Result<Vec<u8>> {
     let mut file =
-        fs_err::File::open(path).hint("--data names a JSON, JSON lines, CSV or parquet file of examples")?;
+        rows::open(path).hint("--data names a JSON, JSON lines, CSV or parquet file of examples")?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -14,6 +14,8 @@ use common::{Context, Result, bail, error, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::demands::Demands;
+
 const MAGIC: &[u8; 8] = b"LTOKENS1";
 const TRAINED: u32 = 1 << 31;
 
@@ -24,12 +26,14 @@ pub struct Summary {
     pub examples: usize,
     /// Number of their tokens.
     pub tokens: u64,
-    /// Number of those that are trained.
+    /// Number of those that are supervised.
     pub trained: u64,
     /// SHA-256 of lengths, tokens and what is trained.
     pub identity: String,
     /// What the user has to know about the data they were made from.
     pub warnings: Vec<String>,
+    /// What they demand of a model.
+    pub demands: Demands,
 }
 
 /// Examples that are being written.
@@ -62,9 +66,9 @@ impl Writer {
                 bail!(Bug, "token {token} is out of range");
             }
             bytes.extend((if trained { token | TRAINED } else { token }).to_le_bytes());
-            self.summary.trained += u64::from(trained);
         }
         self.hash.update(&bytes);
+        self.summary.trained += example.supervised() as u64;
         self.summary.tokens += u64::from(length);
         self.summary.examples += 1;
         Ok(self.file.write_all(&bytes)?)
@@ -77,12 +81,17 @@ impl Writer {
 
     /// Ends the file; it appears whole at `path`, or is deleted with the last use where there is
     /// none.
-    pub fn finish(mut self, warnings: Vec<String>, path: Option<&Path>) -> Result<Examples> {
+    pub fn finish(
+        mut self,
+        warnings: Vec<String>,
+        demands: Demands,
+        path: Option<&Path>,
+    ) -> Result<Examples> {
         for length in &self.lengths {
             self.file.write_all(&length.to_le_bytes())?;
         }
         let identity = hex(self.hash.finalize());
-        let summary = Summary { identity, warnings, ..self.summary };
+        let summary = Summary { identity, warnings, demands, ..self.summary };
         let text = serde_json::to_string(&summary)?;
         self.file.write_all(text.as_bytes())?;
         self.file.write_all(&(text.len() as u64).to_le_bytes())?;
@@ -242,7 +251,7 @@ mod tests {
     fn write(directory: &Path, examples: &[Example], path: Option<&Path>) -> Examples {
         let mut writer = Writer::new(directory).unwrap();
         examples.iter().for_each(|example| writer.push(example).unwrap());
-        writer.finish(vec!["mind the gap".into()], path).unwrap()
+        writer.finish(vec!["mind the gap".into()], Demands::default(), path).unwrap()
     }
 
     #[test]
@@ -253,7 +262,7 @@ mod tests {
         for store in [written, Examples::open(&path).unwrap(), write(folder.path(), &examples(), None)] {
             let Summary { examples, tokens, trained, warnings, .. } = store.summary().clone();
             assert_eq!((examples, tokens, warnings), (20, 190, vec!["mind the gap".to_owned()]));
-            assert_eq!(trained as usize, expected.iter().flat_map(|e| &e.trained).filter(|t| **t).count());
+            assert_eq!(trained as usize, expected.iter().map(Example::supervised).sum::<usize>());
             for (index, example) in expected.iter().enumerate().rev() {
                 assert_eq!(store.get(index).unwrap(), *example);
                 assert_eq!(store.length(index), example.tokens.len());

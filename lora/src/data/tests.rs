@@ -98,7 +98,7 @@ fn the_demo_sets_of_llama_factory_are_usable_to_the_last_row() {
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
     for name in ["identity", "alpaca_en_demo", "alpaca_zh_demo", "glaive_toolcall_en_demo"] {
-        let records = load(&Source::named(name, &data).unwrap());
+        let records = load(&Source::named(name, &data, 1).unwrap());
         let options = LabelOptions::answers(2048);
         let dataset = encode(&records, &tokenizer, &template, &options, true).unwrap();
         assert_eq!(dataset.summary().examples, records.len(), "{name}");

@@ -2,14 +2,19 @@
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
+mod bounds;
 mod data;
+mod datasets;
 mod memory;
+mod models;
 mod noise;
 mod optimizer;
 mod output;
 mod place;
 mod reporting;
+mod rows;
 mod survival;
 mod tokenizers;
 mod training;
+mod turns;
 mod yaml;

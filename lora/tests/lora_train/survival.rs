@@ -167,28 +167,47 @@ fn nothing_but_results_is_left_in_the_output() {
     assert_eq!(beside, ["cache", "data.json", "model", "out"]);
 }
 
-#[test]
-fn a_layer_that_cannot_learn_stops_the_run() {
+/// A place whose model has zeros in place of these weights of its second block.
+fn with_zeros(modules: &[&str]) -> Place {
     let place = Place::new();
     let file = place.path("model/model.safetensors");
     let checkpoint = Checkpoint::open_file(&file).unwrap();
+    let names: Vec<String> = modules.iter().map(|module| format!("model.layers.1.{module}.weight")).collect();
     let tensors: Vec<Tensor> = checkpoint
         .tensors()
-        .map(|tensor| match tensor.name.as_str() {
-            // Behind it nothing reaches the gate of this block.
-            "model.layers.1.mlp.up_proj.weight" => {
-                Tensor::from_f32(&tensor.name, tensor.shape.clone(), &vec![0.0; tensor.element_count()])
-            }
-            name => Tensor::from_f32(name, tensor.shape.clone(), &tensor.to_f32().unwrap()),
+        .map(|tensor| {
+            let zeros = || vec![0.0; tensor.element_count()];
+            let values = if names.contains(&tensor.name) { zeros() } else { tensor.to_f32().unwrap() };
+            Tensor::from_f32(&tensor.name, tensor.shape.clone(), &values)
         })
         .collect();
     drop(checkpoint);
     write_file(&file, &tensors).unwrap();
+    place
+}
+
+#[test]
+fn a_layer_that_cannot_learn_stops_the_run() {
+    // Each of the two is multiplied with the other, so that neither ever moves.
+    let place = with_zeros(&["mlp.up_proj", "mlp.gate_proj"]);
     let (code, said) = place.fail(&format!("{RUN} -o out --max-steps 3"));
     assert_eq!(code, 1);
-    let expected = "step 1: the gradient of model.layers.1.mlp.gate_proj.lora_B.weight is zero";
+    let expected = "step 2: the gradient of model.layers.1.mlp.gate_proj.lora_B.weight is zero";
     assert!(said.contains(expected) && said.contains("hint:"), "{said}");
     assert!(place.checkpoints("out").is_empty());
+}
+
+#[test]
+fn a_block_that_begins_as_zero_is_trained() {
+    // As LLaMA Pro grows a model: such a block changes nothing until its last layers have moved.
+    for schedule in ["constant", "linear --warmup-ratio 0.5"] {
+        let place = with_zeros(&["self_attn.o_proj", "mlp.down_proj"]);
+        place.train(&format!("{RUN} -o out --max-steps 4 --lr-scheduler-type {schedule}"));
+        let adapter = Checkpoint::open_file(&place.path("out/adapter_model.safetensors")).unwrap();
+        for tensor in adapter.tensors() {
+            assert!(tensor.to_f32().unwrap().iter().any(|&value| value != 0.0), "{} learns", tensor.name);
+        }
+    }
 }
 
 #[test]

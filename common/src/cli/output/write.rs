@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use crate::cli::Size;
 use crate::{Context, Error, Result, error};
 
 /// How the names of files begin that have not got their own yet.
@@ -114,13 +115,8 @@ pub fn check_space(directory: &Path, bytes: u64, result: &Path) -> Result<()> {
     let Ok(found) = rustix::fs::statvfs(directory) else { return Ok(()) };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     if free < bytes {
-        return Err(error!(
-            "{} takes {:.2} GB, the disk has {:.2} GB free",
-            result.display(),
-            bytes as f64 / 1e9,
-            free as f64 / 1e9
-        )
-        .hint("free some disk space, or choose another place with -o"));
+        return Err(error!("{} takes {}, the disk has {} free", result.display(), Size(bytes), Size(free))
+            .hint("free some disk space, or choose another place with -o"));
     }
     Ok(())
 }

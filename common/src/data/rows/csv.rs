@@ -1,41 +1,98 @@
 //! Values separated by commas or tabs (RFC 4180), with the names of columns in the first row.
 
-use std::io::BufRead;
+use std::cell::Cell;
+use std::io::{BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Context, Error, Result, bail, error};
+use crate::{Context, Result, bail, error};
+use csv::{ByteRecord, ReaderBuilder};
 use serde_json::{Map, Value};
 
-use super::{Row, Sink};
+use super::input::{Input, not_utf8};
+use super::{Row, RowLimit, Sink};
 use crate::data::Place;
 
-pub fn read(path: &Path, bytes: impl BufRead, separator: u8, sink: Sink) -> Result<()> {
-    let mut rows = csv::ReaderBuilder::new().delimiter(separator).from_reader(bytes);
-    let names = rows.headers().map_err(Error::malformed).with_context(|| path.display().to_string())?.clone();
-    if names.is_empty() {
-        bail!(Malformed, "{} is empty", path.display());
-    }
+/// Most columns of a table.
+const COLUMNS: usize = 10_000;
+
+/// What pandas' `read_csv`, and so `datasets`, reads as no value. Quotes around it change nothing.
+const EMPTY: [&str; 19] = [
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+    "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+];
+
+pub fn read(path: &Path, input: Input, separator: u8, limit: RowLimit, sink: Sink) -> Result<()> {
+    let named = || path.display().to_string();
     let file = Arc::new(path.to_path_buf());
-    let mut record = csv::StringRecord::new();
+    let place = |row| Place { file: file.clone(), row, is_line: false };
+    let unclosed = "; is a quote not closed?";
+    let left = Cell::new(limit.bytes);
+    let Input { text, position } = input;
+    let text = Limited { text, left: &left };
+    let mut rows =
+        ReaderBuilder::new().delimiter(separator).flexible(true).has_headers(false).from_reader(text);
+    let mut record = ByteRecord::new();
+    let mut names: Option<Vec<String>> = None;
     let mut row = 0;
     loop {
-        let value = match rows.read_record(&mut record) {
+        left.set(limit.bytes);
+        let begin = rows.position().byte();
+        match rows.read_byte_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) if names.is_none() => bail!(Malformed, "{} is empty", path.display()),
             Ok(false) => return Ok(()),
-            Ok(true) => {
-                let cells = names.iter().zip(&record);
-                let cells = cells.map(|(name, cell)| (name.to_owned(), Value::String(cell.to_owned())));
-                Ok(Value::Object(cells.collect::<Map<_, _>>()))
+            Err(_) if left.get() == 0 => return Err(limit.exceeded(&place(row + 1), unclosed)),
+            Err(problem) => return Err(error!(Malformed, "{problem}").context(place(row + 1))),
+        }
+        let cells = record.iter().map(|cell| std::str::from_utf8(cell).map_err(|_| not_utf8(path, cell)));
+        let Some(names) = &names else {
+            let columns: Vec<String> =
+                cells.map(|cell| cell.map(str::to_owned)).collect::<Result<_>>().with_context(named)?;
+            if columns.len() > COLUMNS {
+                bail!(Malformed, "{}: {} columns, more than {COLUMNS}", path.display(), columns.len());
             }
-            Err(problem) if problem.is_io_error() => {
-                return Err(error!(Row, "{problem}").context(path.display()));
-            }
-            Err(problem) => Err(error!(Row, "{problem}")),
+            names = Some(columns);
+            continue;
         };
         row += 1;
-        let place = Place { file: file.clone(), row, is_line: false };
-        if sink(Row { place, value, position: rows.position().byte() })?.is_break() {
+        let bytes = (rows.position().byte() - begin) as usize;
+        if bytes > limit.bytes {
+            return Err(limit.exceeded(&place(row), unclosed));
+        }
+        let value = match record.len() == names.len() {
+            true => names
+                .iter()
+                .zip(cells)
+                .map(|(name, cell)| Ok((name.clone(), value(cell?))))
+                .collect::<Result<Map<_, _>>>()
+                .map(Value::Object),
+            false => Err(error!(Row, "{} fields, where the first row has {}", record.len(), names.len())),
+        };
+        if sink(Row { place: place(row), value, bytes, position: position.get() })?.is_break() {
             return Ok(());
         }
+    }
+}
+
+fn value(cell: &str) -> Value {
+    if EMPTY.contains(&cell) { Value::Null } else { cell.into() }
+}
+
+/// Fails once no byte is left of what a row may have.
+struct Limited<'a> {
+    text: Box<dyn BufRead>,
+    left: &'a Cell<usize>,
+}
+
+impl Read for Limited<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = buffer.len().min(self.left.get());
+        if most == 0 && !buffer.is_empty() {
+            return Err(std::io::Error::other("a row without an end"));
+        }
+        let count = self.text.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - count);
+        Ok(count)
     }
 }

@@ -1,92 +1,212 @@
-//! A JSON list of objects, or one object a line.
+//! Rows in JSON: a list of objects, or objects one after another, each on a line of its own (JSON
+//! lines) or printed over several.
 
-use std::cell::Cell;
-use std::fmt;
 use std::io::BufRead;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Context, Result, error};
-use serde::Deserializer;
-use serde::de::{SeqAccess, Visitor};
+use crate::{Context, Error, Result, error};
 use serde_json::Value;
 
-use super::{Counting, Row, Sink};
-use crate::data::{Place, kind_of};
+use super::input::{Input, Position, not_utf8};
+use super::nesting::Nesting;
+use super::{Row, RowLimit, Sink};
+use crate::data::{Place, json, kind_of};
 
-pub fn list(path: &Path, bytes: impl BufRead, sink: Sink) -> Result<()> {
-    let read = Cell::new(0);
-    let bytes = Counting { inner: bytes, read: &read };
-    let mut ended = None;
-    let file = Arc::new(path.to_path_buf());
-    let mut json = serde_json::Deserializer::from_reader(std::io::BufReader::new(bytes));
-    let parsed = json.deserialize_seq(Rows { sink, file, read: &read, ended: &mut ended });
-    match (ended, parsed.and_then(|()| json.end())) {
-        (Some(ended), _) => ended,
-        (None, parsed) => parsed.with_context(|| format!("{} is not valid JSON", path.display())),
+/// Why there may be no row at all within the limit.
+const ENDLESS: &str = "; there is only white space";
+
+/// Reads the elements of a list.
+pub fn list(path: &Path, input: Input, limit: RowLimit, sink: Sink) -> Result<()> {
+    let mut list = List { rows: Rows::new(path, &input, limit, false), text: input.text };
+    list.skip_white()?;
+    list.text.consume(1);
+    let mut end = list.skip_white()?;
+    if end == Some(b']') {
+        list.text.consume(1);
+    }
+    while end != Some(b']') {
+        end = list.element()?;
+        let row = &list.rows;
+        let value = row.value().map_err(|problem| {
+            problem.context(format_args!(
+                "{} is not valid JSON: row {}, line {}",
+                row.path(),
+                row.place.row,
+                row.line
+            ))
+        });
+        if list.rows.hand_on(Ok(value?), sink)?.is_break() {
+            return Ok(());
+        }
+        match end {
+            Some(b',' | b']') => {}
+            Some(_) => return Err(list.invalid("a comma or the end of the list expected, found a brace")),
+            None => return Err(list.invalid("the list is not closed")),
+        }
+    }
+    match list.skip_white()? {
+        None => Ok(()),
+        Some(_) => Err(list.invalid("something follows the list")),
     }
 }
 
-/// Hands the elements of a list on, one by one.
-struct Rows<'a, 'b> {
-    sink: Sink<'a>,
-    file: Arc<std::path::PathBuf>,
-    read: &'b Cell<u64>,
-    /// Why the reading ended before the list did.
-    ended: &'b mut Option<Result<()>>,
+/// The elements of a list.
+struct List {
+    rows: Rows,
+    text: Box<dyn BufRead>,
 }
 
-impl<'de> Visitor<'de> for Rows<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of rows")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> Result<(), A::Error> {
-        let mut index = 0;
-        while let Some(value) = rows.next_element::<Value>()? {
-            index += 1;
-            let place = Place { file: self.file.clone(), row: index, is_line: false };
-            match (self.sink)(Row { place, value: object(value), position: self.read.get() }) {
-                Ok(ControlFlow::Continue(())) => {}
-                ended => {
-                    *self.ended = Some(ended.map(|_| ()));
-                    return Err(serde::de::Error::custom("the rest is not read"));
-                }
+impl List {
+    /// Passes white space, and returns what comes next.
+    fn skip_white(&mut self) -> Result<Option<u8>> {
+        let mut passed = 0;
+        loop {
+            let bytes = self.text.fill_buf().with_context(|| self.rows.path())?;
+            let white = bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let next = bytes.get(white).copied();
+            self.rows.line += line_ends(&bytes[..white]);
+            passed += white;
+            let is_end = next.is_some() || bytes.is_empty();
+            self.text.consume(white);
+            if is_end {
+                return Ok(next);
+            }
+            if passed > self.rows.limit.bytes {
+                return Err(self.rows.too_long(ENDLESS));
             }
         }
+    }
+
+    /// Reads an element into the row, and passes and returns what ends it.
+    fn element(&mut self) -> Result<Option<u8>> {
+        self.skip_white()?;
+        self.rows.place.row += 1;
+        let mut nesting = Nesting::default();
+        loop {
+            let bytes = self.text.fill_buf().with_context(|| self.rows.path())?;
+            let length = nesting.advance(bytes, |byte| matches!(byte, b',' | b']' | b'}'));
+            let end = bytes.get(length).copied();
+            self.rows.line += line_ends(&bytes[..length]);
+            self.rows.push(&bytes[..length])?;
+            let is_end = end.is_some() || bytes.is_empty();
+            self.text.consume(length + usize::from(end.is_some()));
+            if is_end {
+                return Ok(end);
+            }
+        }
+    }
+
+    fn invalid(&self, problem: impl std::fmt::Display) -> Error {
+        error!(Malformed, "{} is not valid JSON: line {}: {problem}", self.rows.path(), self.rows.line)
+    }
+}
+
+/// Reads objects one after another.
+///
+/// A row ends with the line that closes it, and at the latest before a line that begins with a brace:
+/// so a line that is cut off spoils no other.
+pub fn lines(path: &Path, input: Input, limit: RowLimit, sink: Sink) -> Result<()> {
+    let mut rows = Rows::new(path, &input, limit, true);
+    let mut text = input.text;
+    let (mut nesting, mut white) = (Nesting::default(), 0);
+    loop {
+        let begin = rows.text.len();
+        if begin == 0 {
+            rows.place.row = rows.line;
+            nesting = Nesting::default();
+        }
+        let next = rows.read_line(&mut *text)?;
+        nesting.advance(&rows.text[begin..], |_| false);
+        let is_empty = rows.text.iter().all(u8::is_ascii_whitespace);
+        if is_empty {
+            white += rows.text.len();
+            rows.text.clear();
+            if white > limit.bytes {
+                return Err(rows.too_long(ENDLESS));
+            }
+        } else if !nesting.is_inside() || next.is_none_or(|next| next == b'{') {
+            white = 0;
+            if rows.hand_on(rows.value(), sink)?.is_break() {
+                return Ok(());
+            }
+        }
+        if next.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// The row that is being read, and where.
+struct Rows {
+    limit: RowLimit,
+    position: Position,
+    /// Where the row begins.
+    place: Place,
+    /// Where the reading is.
+    line: usize,
+    /// The row as far as it is read.
+    text: Vec<u8>,
+}
+
+impl Rows {
+    fn new(path: &Path, input: &Input, limit: RowLimit, is_line: bool) -> Self {
+        let place = Place { file: Arc::new(PathBuf::from(path)), row: 0, is_line };
+        Self { limit, position: input.position.clone(), place, line: 1, text: Vec::new() }
+    }
+
+    fn path(&self) -> String {
+        self.place.file.display().to_string()
+    }
+
+    /// Adds a line, and returns what begins the next one; `None` at the end of the file.
+    fn read_line(&mut self, text: &mut dyn BufRead) -> Result<Option<u8>> {
+        loop {
+            let bytes = text.fill_buf().with_context(|| self.path())?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let end = memchr::memchr(b'\n', bytes);
+            let length = end.map_or(bytes.len(), |end| end + 1);
+            self.push(&bytes[..length])?;
+            text.consume(length);
+            if end.is_some() {
+                self.line += 1;
+                return Ok(text.fill_buf().with_context(|| self.path())?.first().copied());
+            }
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.text.len() + bytes.len() > self.limit.bytes {
+            return Err(self.too_long(""));
+        }
+        self.text.extend_from_slice(bytes);
         Ok(())
     }
-}
 
-pub fn lines(path: &Path, mut bytes: impl BufRead, sink: Sink) -> Result<()> {
-    let file = Arc::new(path.to_path_buf());
-    let (mut row, mut position) = (0, 0);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let count = bytes.read_until(b'\n', &mut line).with_context(|| path.display().to_string())?;
-        if count == 0 {
-            return Ok(());
-        }
-        row += 1;
-        position += count as u64;
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let value = match std::str::from_utf8(&line) {
-            Ok(text) => serde_json::from_str(text).context("not valid JSON").and_then(object),
-            Err(_) => Err(error!("not UTF-8").hint("save the file as UTF-8")),
-        };
-        let place = Place { file: file.clone(), row, is_line: true };
-        if sink(Row { place, value, position })?.is_break() {
-            return Ok(());
-        }
+    fn too_long(&self, why: &str) -> Error {
+        self.limit.exceeded(&self.place, why)
+    }
+
+    fn value(&self) -> Result<Value> {
+        let text = std::str::from_utf8(&self.text).map_err(|_| not_utf8(&self.place.file, &self.text))?;
+        json::parse(text).context("not valid JSON")
+    }
+
+    /// Hands the row on, and empties it.
+    fn hand_on(&mut self, value: Result<Value>, sink: Sink) -> Result<ControlFlow<()>> {
+        let value = value.and_then(|value| match value.is_object() {
+            true => Ok(value),
+            false => Err(error!(Row, "an object expected, found {}", kind_of(&value))),
+        });
+        let (bytes, position) = (self.text.len(), self.position.get());
+        self.text.clear();
+        sink(Row { place: self.place.clone(), value, bytes, position })
     }
 }
 
-fn object(row: Value) -> Result<Value> {
-    if row.is_object() { Ok(row) } else { Err(error!(Row, "an object expected, found {}", kind_of(&row))) }
+fn line_ends(bytes: &[u8]) -> usize {
+    memchr::memchr_iter(b'\n', bytes).count()
 }

@@ -1,11 +1,14 @@
 //! Files of rows: JSON, JSON lines, CSV and parquet, read row by row, so that a file may be larger
-//! than memory.
+//! than memory. The text of a file may be packed by gzip or zstd, and be UTF-16.
 
 mod csv;
+mod input;
 mod json;
+mod limit;
+mod nesting;
 mod parquet;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read, Seek};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -13,6 +16,10 @@ use crate::{Context, Result, bail};
 use serde_json::Value;
 
 use super::Place;
+use input::Input;
+
+pub use input::open;
+pub use limit::RowLimit;
 
 /// A row, where it stands, and how many bytes of the file are read with it.
 pub struct Row {
@@ -20,37 +27,59 @@ pub struct Row {
     pub place: Place,
     /// Or what is wrong with it.
     pub value: Result<Value>,
-    /// Bytes of the file up to its end.
+    /// Bytes of the row itself, unpacked.
+    pub bytes: usize,
+    /// Bytes of the file up to its end, or a little beyond.
     pub position: u64,
 }
+
+/// What is read of a file.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Whether a column is used. What is not used of a parquet file is not read.
+    pub column: &'a dyn Fn(&str) -> bool,
+    /// How long a row may be.
+    pub limit: RowLimit,
+}
+
+/// So many times its size is the most that a file may hold. What is packed well, or repeats much, comes
+/// to a tenth of that.
+const RATIO: u64 = 1000;
+/// Bytes of rows that any file may hold.
+const UNPACKED: u64 = 64 << 20;
 
 /// What takes rows, one by one, until it breaks.
 pub type Sink<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
 
 /// Reads the rows of a file, whatever kind of file it is.
-pub fn read(path: &Path, sink: Sink) -> Result<()> {
-    let hint = "examples are read from JSON, JSON lines, CSV and parquet files";
-    let file = fs_err::File::open(path).hint(hint)?;
-    if file.metadata()?.is_dir() {
-        return Err(crate::error!("{} is a directory", path.display()).hint(hint));
+pub fn read(path: &Path, wanted: Wanted, sink: Sink) -> Result<()> {
+    let named = || path.display().to_string();
+    let mut file = open(path)?;
+    let size = file.metadata().with_context(named)?.len();
+    let mut unpacked = 0;
+    let sink: Sink = &mut |row: Row| {
+        unpacked += row.bytes as u64;
+        if unpacked > UNPACKED && unpacked / RATIO > size {
+            bail!(TooLarge, "{}: its rows are more than {RATIO} times as large as the file", path.display());
+        }
+        sink(row)
+    };
+    let mut start = Vec::new();
+    (&file).take(4).read_to_end(&mut start).with_context(named)?;
+    file.rewind().with_context(named)?;
+    if start == b"PAR1" {
+        return parquet::read(path, file, wanted, sink);
     }
-    let mut bytes = BufReader::with_capacity(1 << 16, file);
-    let start = bytes.fill_buf().with_context(|| path.display().to_string())?;
-    if start.starts_with(b"PAR1") {
-        return parquet::read(path, sink);
-    }
-    let mark = usize::from(start.starts_with(b"\xEF\xBB\xBF")) * 3;
-    bytes.consume(mark);
-    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
-    match extension.as_deref() {
-        Some("csv") => return csv::read(path, bytes, b',', sink),
-        Some("tsv") => return csv::read(path, bytes, b'\t', sink),
+    let mut input = Input::new(file).with_context(named)?;
+    match extension(path).as_deref() {
+        Some("csv") => return csv::read(path, input, b',', wanted.limit, sink),
+        Some("tsv") => return csv::read(path, input, b'\t', wanted.limit, sink),
         _ => {}
     }
-    match first_character(&mut bytes).with_context(|| path.display().to_string())? {
+    match first_character(&mut input.text, wanted.limit.bytes).with_context(named)? {
         None => bail!(Malformed, "{} is empty", path.display()),
-        Some(b'[') => json::list(path, bytes, sink),
-        Some(b'{') => json::lines(path, bytes, sink),
+        Some(b'[') => json::list(path, input, wanted.limit, sink),
+        Some(b'{') => json::lines(path, input, wanted.limit, sink),
         Some(found) => bail!(
             Malformed,
             "{}: a JSON list of rows or one JSON object per line expected, found {:?}",
@@ -60,31 +89,25 @@ pub fn read(path: &Path, sink: Sink) -> Result<()> {
     }
 }
 
-/// The first byte that is no white space; white space before it is read past.
-fn first_character(bytes: &mut impl BufRead) -> std::io::Result<Option<u8>> {
+/// The extension of a file's name, without those of packed files.
+fn extension(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?.to_lowercase();
+    let name = [".gz", ".zst"].iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
+    Some(name.rsplit_once('.')?.1.to_owned())
+}
+
+/// The first byte that is no white space, if there is no more white space than `most`. What stands in
+/// front of it is read past only in whole buffers, so that lines are still counted.
+fn first_character(text: &mut impl BufRead, most: usize) -> std::io::Result<Option<u8>> {
+    let mut passed = 0;
     loop {
-        let buffer = bytes.fill_buf()?;
-        let (white, all) =
-            (buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count(), buffer.len());
-        let found = buffer.get(white).copied();
-        // Line breaks count: what stands in front of the first row numbers it.
-        if found.is_some() || all == 0 {
+        let buffer = text.fill_buf()?;
+        let white = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let (found, all) = (buffer.get(white).copied(), buffer.len());
+        if found.is_some() || all == 0 || passed > most {
             return Ok(found);
         }
-        bytes.consume(white);
-    }
-}
-
-/// Counts what is read.
-struct Counting<'a, R> {
-    inner: R,
-    read: &'a std::cell::Cell<u64>,
-}
-
-impl<R: Read> Read for Counting<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.read.set(self.read.get() + count as u64);
-        Ok(count)
+        passed += all;
+        text.consume(all);
     }
 }

@@ -4,7 +4,8 @@
 use cudarc::driver::{CudaSlice, DeviceRepr, UnifiedSlice, ValidAsZeroBits};
 
 use super::{Gpu, address, failed};
-use crate::{Context, Result, error};
+use crate::cli::Size;
+use crate::{Context, Result, bail};
 
 /// A buffer in the GPU's own memory or in unified memory.
 #[derive(Debug)]
@@ -44,8 +45,7 @@ impl Gpu {
     pub fn unified<T: DeviceRepr + ValidAsZeroBits + Copy>(&self, values: &[T]) -> Result<Buffer<T>> {
         let bytes = size_of_val(values) as u64;
         if bytes > self.memory()?.free {
-            return Err(error!("{bytes} bytes of unified memory, and the GPU has fewer free")
-                .hint("use --optim adamw_8bit or a smaller --lora-rank"));
+            bail!(OutOfMemory, "{} of unified memory, and the GPU has less free", Size(bytes));
         }
         // SAFETY: every value is written below before anyone reads it.
         #[allow(unsafe_code)]

@@ -1,7 +1,7 @@
 //! Kernels are compiled when they are first used, for the GPU at hand, and kept on disk.
 
 use std::ffi::{CStr, CString, c_char};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
@@ -44,31 +44,65 @@ impl Source {
 
 const PRELUDE: &str = include_str!("prelude.cuh");
 
-/// Machine code of a source, from the cache on disk or from the compiler. `architecture` is the
+/// Loads the machine code of a source, from the cache on disk or from the compiler. `architecture` is the
 /// compute capability, as 90 for 9.0.
-pub(super) fn machine_code(source: &Source, architecture: u32, float16: Float16) -> Result<Vec<u8>> {
-    let path = cached(source, architecture, float16);
-    if let Some(code) = path.as_ref().ok().and_then(|path| std::fs::read(path).ok()) {
-        return Ok(code);
-    }
-    let compiled = compile(source, architecture, float16)?;
-    // A cache that cannot be written costs a second the next time, no more.
-    if let Err(error) = path.and_then(|path| store(&path, &compiled.code)) {
-        cli::detail(format_args!("compiled kernels are not kept: {error}"));
-    }
-    Ok(compiled.code)
+pub(super) fn load<T>(
+    source: &Source,
+    architecture: u32,
+    float16: Float16,
+    load: impl Fn(&[u8]) -> Result<T>,
+) -> Result<T> {
+    let path = version()
+        .and_then(|version| {
+            let name = cached_name(source, architecture, float16, version);
+            Ok(cli::cache_directory("kernels")?.join(name))
+        })
+        .inspect_err(|error| cli::detail(format_args!("compiled kernels are not kept: {error}")))
+        .ok();
+    load_or_compile(path.as_deref(), || Ok(compile(source, architecture, float16)?.code), load)
 }
 
-/// `NAME-HASH.cubin` in the user's cache: the hash is of all that the code depends on.
-fn cached(source: &Source, architecture: u32, float16: Float16) -> Result<PathBuf> {
+/// Loads what lies at `path`, or what the compiler makes; that is then kept there. A file that does not
+/// load is damaged, and is made anew once.
+fn load_or_compile<T>(
+    path: Option<&Path>,
+    compile: impl FnOnce() -> Result<Vec<u8>>,
+    load: impl Fn(&[u8]) -> Result<T>,
+) -> Result<T> {
+    if let Some(path) = path
+        && let Ok(code) = std::fs::read(path)
+    {
+        match load(&code) {
+            Ok(loaded) => return Ok(loaded),
+            Err(error) => {
+                cli::detail(format_args!("{}: compiled again, because {error}", path.display()));
+                // Where it cannot be removed, it is replaced below or compiled again the next time.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+    let code = compile()?;
+    let loaded = load(&code)?;
+    // A cache that cannot be written costs a second the next time, no more.
+    if let Some(Err(error)) = path.map(|path| store(path, &code)) {
+        cli::detail(format_args!("compiled kernels are not kept: {error}"));
+    }
+    Ok(loaded)
+}
+
+/// What the compiler is told besides the source and the target.
+const OPTIONS: [&CStr; 3] = [c"--std=c++17", c"-default-device", c"--ptxas-options=-v"];
+
+/// `NAME-TARGET-HASH.cubin`: the hash is of all that the code depends on.
+fn cached_name(source: &Source, architecture: u32, float16: Float16, version: (i32, i32)) -> String {
     let mut hash = Sha256::new();
     hash.update(PRELUDE);
     hash.update([0]);
     hash.update(source.text);
     let target = source.target(architecture);
-    hash.update(format!("\0{target} {float16:?} nvrtc {:?}", version()));
+    hash.update(format!("\0{target} {float16:?} nvrtc {version:?} {OPTIONS:?}"));
     let hash = hex(&hash.finalize()[..12]);
-    Ok(cli::cache_directory("kernels")?.join(format!("{}-{target}-{hash}.cubin", source.name)))
+    format!("{}-{target}-{hash}.cubin", source.name)
 }
 
 /// Written beside and renamed: processes that start at once never see half a file.
@@ -89,14 +123,65 @@ pub struct Compiled {
 }
 
 /// NVRTC's version, as (13, 0).
-fn version() -> (i32, i32) {
+fn version() -> Result<(i32, i32)> {
     let (mut major, mut minor) = (0, 0);
     // SAFETY: writes two integers.
     #[allow(unsafe_code)]
-    unsafe {
-        sys::nvrtcVersion(&mut major, &mut minor);
+    let status = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+    succeeded(status, "tell its version")?;
+    Ok((major, minor))
+}
+
+fn succeeded(status: sys::nvrtcResult, what: &str) -> Result<()> {
+    match status {
+        sys::nvrtcResult::NVRTC_SUCCESS => Ok(()),
+        status => Err(error!(Gpu, "NVRTC cannot {what}: {status:?}")),
     }
-    (major, minor)
+}
+
+/// A source that NVRTC has taken, until it is dropped.
+struct Program(sys::nvrtcProgram);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: the program is live, and not used after this.
+        #[allow(unsafe_code)]
+        unsafe {
+            sys::nvrtcDestroyProgram(&mut self.0);
+        }
+    }
+}
+
+impl Program {
+    /// What the compiler said.
+    fn log(&self) -> Result<String> {
+        let log = self.copy("give its log", sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog)?;
+        let text = CStr::from_bytes_until_nul(&log).map(CStr::to_string_lossy);
+        Ok(text.map_or_else(|_| String::new(), |text| text.into_owned()))
+    }
+
+    /// The machine code, after the program has been compiled.
+    fn code(&self) -> Result<Vec<u8>> {
+        self.copy("give its code", sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)
+    }
+
+    /// Bytes of which NVRTC tells the number before it copies them.
+    fn copy(
+        &self,
+        what: &str,
+        size: unsafe fn(sys::nvrtcProgram, *mut usize) -> sys::nvrtcResult,
+        get: unsafe fn(sys::nvrtcProgram, *mut c_char) -> sys::nvrtcResult,
+    ) -> Result<Vec<u8>> {
+        let mut len = 0;
+        // SAFETY: the program is live; writes one integer.
+        #[allow(unsafe_code)]
+        succeeded(unsafe { size(self.0, &mut len) }, what)?;
+        let mut bytes = vec![0u8; len];
+        // SAFETY: the program is live, and the buffer has the size that it asked for.
+        #[allow(unsafe_code)]
+        succeeded(unsafe { get(self.0, bytes.as_mut_ptr().cast()) }, what)?;
+        Ok(bytes)
+    }
 }
 
 /// Compiles a source with NVRTC, which must be loadable.
@@ -112,42 +197,75 @@ pub fn compile(source: &Source, architecture: u32, float16: Float16) -> Result<C
     let target = source.target(architecture);
     let architecture_option = CString::new(format!("--gpu-architecture={target}"))
         .map_err(|_| error!(Bug, "an architecture with a NUL"))?;
-    let options: [*const c_char; 4] = [
-        architecture_option.as_ptr(),
-        c"--std=c++17".as_ptr(),
-        c"-default-device".as_ptr(),
-        c"--ptxas-options=-v".as_ptr(),
-    ];
+    let mut options: Vec<*const c_char> = vec![architecture_option.as_ptr()];
+    options.extend(OPTIONS.map(CStr::as_ptr));
     let program = result::create_program(&text, Some(&name))
         .map_err(|error| error!(Gpu, "NVRTC cannot begin {}: {error:?}", source.name))?;
-    // SAFETY: `program` is live until it is destroyed below; sizes are asked for before each copy.
+    let program = Program(program);
+    // SAFETY: the program is live, and the options live until the call returns.
     #[allow(unsafe_code)]
-    unsafe {
-        let status = sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr());
-        let mut size = 0;
-        sys::nvrtcGetProgramLogSize(program, &mut size);
-        let mut log = vec![0u8; size.max(1)];
-        sys::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
-        let log =
-            CStr::from_bytes_until_nul(&log).map_or_else(|_| "".into(), CStr::to_string_lossy).into_owned();
-        let mut code = Vec::new();
-        if status == sys::nvrtcResult::NVRTC_SUCCESS {
-            let mut size = 0;
-            sys::nvrtcGetCUBINSize(program, &mut size);
-            code = vec![0u8; size];
-            sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast());
-        }
-        let mut program = program;
-        sys::nvrtcDestroyProgram(&mut program);
-        if code.is_empty() {
-            return Err(error!(
-                Bug,
-                "NVRTC {:?} cannot compile {} for {target}: {status:?}\n{log}",
-                version(),
-                source.name
-            ))
+    let status = unsafe { sys::nvrtcCompileProgram(program.0, options.len() as i32, options.as_ptr()) };
+    let log = program.log()?;
+    if status != sys::nvrtcResult::NVRTC_SUCCESS {
+        let (name, version) = (source.name, version()?);
+        return Err(error!(Bug, "NVRTC {version:?} cannot compile {name} for {target}: {status:?}\n{log}"))
             .hint("a GPU newer than the compiler needs a newer nvidia-cuda-nvrtc; or use --device cpu");
+    }
+    Ok(Compiled { code: program.code()?, log })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const SOURCE: Source = Source::new("name", "text");
+
+    #[test]
+    fn names_differ_by_all_that_the_code_depends_on() {
+        let name = |source: &Source, architecture, float16, version| {
+            cached_name(source, architecture, float16, version)
+        };
+        let usual = name(&SOURCE, 90, Float16::Bf16, (13, 0));
+        assert!(usual.starts_with("name-sm_90-") && usual.ends_with(".cubin"), "{usual}");
+        for other in [
+            name(&Source::new("name", "other"), 90, Float16::Bf16, (13, 0)),
+            name(&Source::for_hopper("name", "text"), 90, Float16::Bf16, (13, 0)),
+            name(&SOURCE, 80, Float16::Bf16, (13, 0)),
+            name(&SOURCE, 90, Float16::Fp16, (13, 0)),
+            name(&SOURCE, 90, Float16::Bf16, (13, 1)),
+        ] {
+            assert_ne!(other, usual);
         }
-        Ok(Compiled { code, log })
+    }
+
+    /// A driver that takes one code only.
+    fn load(code: &[u8]) -> Result<usize> {
+        match code == b"good" {
+            true => Ok(code.len()),
+            false => Err(error!(Gpu, "CUDA_ERROR_INVALID_IMAGE")),
+        }
+    }
+
+    #[test]
+    fn damaged_code_is_compiled_again_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("name.cubin");
+        let compiled = Cell::new(0);
+        let run = |made: &[u8]| {
+            let compile = || {
+                compiled.set(compiled.get() + 1);
+                Ok(made.to_vec())
+            };
+            load_or_compile(Some(&path), compile, load)
+        };
+        std::fs::write(&path, "cut").unwrap();
+        assert_eq!(run(b"good").unwrap(), 4);
+        assert_eq!((compiled.get(), std::fs::read(&path).unwrap().as_slice()), (1, &b"good"[..]));
+        assert_eq!(run(b"not asked for").unwrap(), 4);
+        assert_eq!(compiled.get(), 1, "from the cache");
+        std::fs::write(&path, "cut").unwrap();
+        assert!(run(b"bad as well").unwrap_err().to_string().contains("INVALID_IMAGE"));
+        assert!(!path.exists() && compiled.get() == 2, "what does not load is not kept");
     }
 }

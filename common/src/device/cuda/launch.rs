@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, result, sys};
 
-use super::compile::{Source, machine_code};
+use super::compile::{self, Source};
 use super::{Gpu, Loaded, failed};
 use crate::{Context, Result};
 
@@ -176,13 +176,13 @@ impl Gpu {
         if let Some(module) = loaded.modules.get(source.name) {
             return Ok(Arc::clone(module));
         }
-        let code = machine_code(source, self.architecture, self.float16)?;
-        let module = self
-            .context
-            .load_module(cudarc::nvrtc::Ptx::from_binary(code))
-            .map_err(failed)
-            .with_context(|| format!("cannot load the kernels of {}", source.name))
-            .hint("the driver may be older than NVRTC: update it, or install an older nvidia-cuda-nvrtc")?;
+        let module = compile::load(source, self.architecture, self.float16, |code| {
+            self.context
+                .load_module(cudarc::nvrtc::Ptx::from_binary(code.to_vec()))
+                .map_err(failed)
+                .with_context(|| format!("cannot load the kernels of {}", source.name))
+                .hint("the driver may be older than NVRTC: update it, or install an older nvidia-cuda-nvrtc")
+        })?;
         loaded.modules.insert(source.name, Arc::clone(&module));
         Ok(module)
     }

@@ -48,6 +48,14 @@ impl Staging {
     }
 }
 
+impl Drop for Staging {
+    /// The memory is unlocked and freed after this, which no copy may still read. A GPU that has failed
+    /// reads no more.
+    fn drop(&mut self) {
+        let _ = self.copied.synchronize();
+    }
+}
+
 /// Freed buffers stay with the process: giving memory back and asking again costs milliseconds.
 pub(super) fn keep_freed_memory(context: &CudaContext) -> Result<()> {
     let mut threshold = u64::MAX;
@@ -112,11 +120,15 @@ impl Gpu {
         let values = &mut staging.memory.as_mut_slice().map_err(failed)?[..len];
         fill(values)?;
         if len > 0 {
-            // SAFETY: both hold `len` values, and the memory stays as it is until `copied`.
+            // SAFETY: both hold `len` values, and the memory is neither written nor freed before `copied`,
+            // or before the stream is idle where that cannot be recorded.
             #[allow(unsafe_code)]
             unsafe { result::memcpy_htod_async(address(&slice), values, self.stream.cu_stream()) }
                 .map_err(failed)?;
-            staging.copied.record(&self.stream).map_err(failed)?;
+            if let Err(error) = staging.copied.record(&self.stream) {
+                self.synchronize()?;
+                return Err(failed(error));
+            }
         }
         Ok(slice)
     }

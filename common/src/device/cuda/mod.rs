@@ -204,11 +204,8 @@ fn failed(error: DriverError) -> Error {
         error.error_name().map_or_else(|_| format!("{error:?}"), |name| name.to_string_lossy().into_owned());
     let text =
         error.error_string().map_or_else(|_| String::new(), |text| format!(": {}", text.to_string_lossy()));
-    let ours = error!(Gpu, "{name}{text}");
     match error.0 {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-            ours.hint("other programs may hold GPU memory (nvidia-smi); ask for less with --vram-budget or --cutoff-len")
-        }
-        _ => ours,
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => error!(OutOfMemory, "{name}{text}"),
+        _ => error!(Gpu, "{name}{text}"),
     }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::{Linear, Parameters, Weight, lora};
 use crate::Result;
+use crate::kernels::Write;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
 use crate::kernels::simd::vectorized;
 
@@ -63,7 +64,7 @@ pub(super) fn backward(
         return Ok((None, dlow));
     }
     let mut dx = vec![0.0; t * linear.inputs];
-    multiply_transposed(&mut dx, dy, t, &weights(linear))?;
+    multiply_transposed(&mut dx, dy, t, &weights(linear), Write::Overwrite)?;
     if let Some(dlow) = &dlow {
         lora::add_inputs(&mut dx, dlow, t, linear, parameters)?;
     }
@@ -107,17 +108,21 @@ pub(in crate::kernels) fn multiply(y: &mut [f32], x: &[f32], t: usize, weights: 
     })
 }
 
-/// dx [T, K] += dy [T, ΣN] · W for weights [N, K] stacked along N.
+/// dx [T, K] = dy [T, ΣN] · W for weights [N, K] stacked along N, or added to what dx holds.
 pub(in crate::kernels) fn multiply_transposed(
     dx: &mut [f32],
     dy: &[f32],
     t: usize,
     weights: &[&Weight],
+    write: Write,
 ) -> Result<()> {
     if t == 0 {
         return Ok(());
     }
     let (k, outputs) = (inputs(weights), outputs(weights));
+    if write == Write::Overwrite {
+        dx[..t * k].fill(0.0);
+    }
     for_blocks(weights, |rows, block| {
         let dy = Matrix::with_stride(&dy[rows.start..], t, rows.len(), outputs);
         accumulate(MatrixMut::new(dx, t, k), 1.0, dy, block, Threads::All);

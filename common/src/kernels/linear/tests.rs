@@ -3,6 +3,7 @@ use half::bf16;
 
 use super::*;
 use crate::checkpoint::{Dtype, Tensor as Stored};
+use crate::kernels::Write;
 use crate::kernels::dropout;
 use crate::kernels::oracle::{
     Random, assert_close, assert_slopes, constant, exact, gradients, matrix, values, variable,
@@ -250,7 +251,7 @@ fn the_head_is_candles() {
             let head = Linear::new(vec![projection]).unwrap();
             let (x, dy) = (random.matrix(t, k), random.values(t * n, 1.0));
             let mut dx = vec![0.0; t * k];
-            multiply_transposed(&mut dx, &dy, t, &[&head.projections()[0].weight]).unwrap();
+            multiply_transposed(&mut dx, &dy, t, &[&head.projections()[0].weight], Write::Add).unwrap();
             if t == 0 {
                 assert!(project(&x, &head).unwrap().is_empty());
                 continue;
@@ -264,9 +265,9 @@ fn the_head_is_candles() {
     }
 }
 
-/// What the products promise about their destinations: one overwrites, the other adds.
+/// What the products promise about their destinations: one overwrites, the other does what it is told.
 #[test]
-fn multiply_overwrites_and_its_transpose_adds() {
+fn products_overwrite_or_add() {
     let mut random = Random::new(5);
     let [n, k] = [10, 6];
     let (weight, wide) = weight(&mut random, Kind::Nf4, [n, k]);
@@ -279,10 +280,13 @@ fn multiply_overwrites_and_its_transpose_adds() {
         assert_close("multiply", &y, &exact(&expected), 3e-6, 3e-6);
 
         let mut dx = x.clone();
-        cpu::multiply_transposed(&mut dx, &dy, t, &[&weight]).unwrap();
-        let expected = constant(&dy, &[t, n]).matmul(&wide).unwrap();
-        let expected = (expected + constant(&x, &[t, k])).unwrap();
-        assert_close("multiply transposed", &dx, &exact(&expected), 3e-6, 3e-6);
+        cpu::multiply_transposed(&mut dx, &dy, t, &[&weight], Write::Add).unwrap();
+        let alone = constant(&dy, &[t, n]).matmul(&wide).unwrap();
+        let added = (&alone + constant(&x, &[t, k])).unwrap();
+        assert_close("multiply transposed", &dx, &exact(&added), 3e-6, 3e-6);
+        let mut dx = vec![f32::NAN; t * k];
+        cpu::multiply_transposed(&mut dx, &dy, t, &[&weight], Write::Overwrite).unwrap();
+        assert_close("multiply transposed", &dx, &exact(&alone), 3e-6, 3e-6);
     }
 }
 

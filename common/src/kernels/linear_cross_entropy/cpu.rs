@@ -1,8 +1,8 @@
 //! The reference: a chunk of logits is made, read and, for the backward, overwritten.
 
 use crate::Result;
-use crate::kernels::cross_entropy;
 use crate::kernels::linear::{Linear, Projection, Weight, multiply, multiply_transposed};
+use crate::kernels::{Write, cross_entropy};
 
 /// Logits that exist at a time: 64 MiB of f32.
 const CHUNK_LOGITS: usize = 1 << 24;
@@ -26,7 +26,7 @@ pub(super) fn forward_backward(
     for_chunks(x, head, targets, |row, logits, targets| {
         sum += cross_entropy::forward_backward(logits, head.outputs(), targets, scale)?;
         let dx = &mut dx[row * head.inputs()..][..targets.len() * head.inputs()];
-        multiply_transposed(dx, logits, targets.len(), &weights(head))
+        multiply_transposed(dx, logits, targets.len(), &weights(head), Write::Overwrite)
     })?;
     Ok((sum, dx))
 }

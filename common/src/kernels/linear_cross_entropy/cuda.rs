@@ -3,6 +3,7 @@
 use super::Losses;
 use crate::Result;
 use crate::device::cuda::{GpuTensor, Grid, Precision, Source, address};
+use crate::kernels::Write;
 use crate::kernels::linear::Linear;
 use crate::kernels::linear::cuda::{multiply, multiply_transposed};
 
@@ -39,7 +40,7 @@ pub(super) fn run(
         ];
         gpu.launch(&SOURCE, "cross_entropy", Grid::new(chunk.len(), THREADS), &arguments)?;
         if let Some(dx) = &dx {
-            multiply_transposed(&dx.rows(chunk)?, &logits, head, false)?;
+            multiply_transposed(&dx.rows(chunk)?, &logits, head, Write::Overwrite)?;
         }
     }
     Ok((Losses::Cuda(gpu.clone(), losses, n), dx))

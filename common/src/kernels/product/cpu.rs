@@ -29,8 +29,8 @@ fn run(out: MatrixMut<'_>, add: bool, scale: f32, a: Matrix<'_>, b: Matrix<'_>, 
         Threads::All => gemm::Parallelism::Rayon(0),
     };
     // SAFETY: the views' constructors have checked that every element (row < rows, column <
-    // columns) lies inside its slice, `out` is borrowed mutably and so overlaps neither input,
-    // and the shapes agree by the assertion above.
+    // columns) lies inside its slice and that rows of `out` do not overlap each other, `out` is
+    // borrowed mutably and so overlaps neither input, and the shapes agree by the assertion above.
     unsafe {
         gemm::gemm(
             out.rows,
@@ -76,5 +76,31 @@ mod tests {
     #[should_panic(expected = "exceeds")]
     fn a_view_beyond_its_slice_is_refused() {
         Matrix::with_stride(&[0.0; 5], 2, 2, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "exceeds")]
+    fn a_size_that_overflows_is_refused() {
+        Matrix::with_stride(&[0.0; 5], usize::MAX / 2 + 2, 1, 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "overlap")]
+    fn rows_that_overlap_are_not_written() {
+        MatrixMut::with_stride(&mut [0.0; 5], 2, 3, 2);
+    }
+
+    #[test]
+    fn rows_that_overlap_are_read() {
+        let values = [1.0, 2.0, 3.0];
+        let mut out = [0.0; 4];
+        let view = Matrix::with_stride(&values, 2, 2, 1);
+        product(MatrixMut::new(&mut out, 2, 2), 1.0, view, view, Threads::One);
+        assert_eq!(out, [5.0, 8.0, 8.0, 13.0]);
+    }
+
+    #[test]
+    fn one_row_needs_no_stride() {
+        MatrixMut::with_stride(&mut [0.0; 3], 1, 3, 0);
     }
 }

@@ -30,7 +30,7 @@ impl<'a> Matrix<'a> {
 
     /// A matrix whose rows begin `row_stride` values apart.
     pub fn with_stride(values: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
-        check(values.len(), rows, columns, row_stride);
+        expect_inside(values.len(), rows, columns, row_stride);
         Self { values, rows, columns, row_stride, column_stride: 1 }
     }
 
@@ -52,15 +52,24 @@ impl<'a> MatrixMut<'a> {
         Self::with_stride(values, rows, columns, columns)
     }
 
-    /// A matrix whose rows begin `row_stride` values apart.
+    /// A matrix whose rows begin `row_stride` values apart and do not overlap: threads write them at the
+    /// same time.
     pub fn with_stride(values: &'a mut [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
-        check(values.len(), rows, columns, row_stride);
+        expect_inside(values.len(), rows, columns, row_stride);
+        assert!(rows <= 1 || columns <= row_stride, "rows of {columns} overlap every {row_stride} values");
         Self { values, rows, columns, row_stride }
     }
 }
 
-/// The one precondition that makes the raw product sound: every element lies inside the slice.
-fn check(len: usize, rows: usize, columns: usize, row_stride: usize) {
-    let end = if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + columns };
-    assert!(end <= len && columns <= row_stride.max(columns), "matrix {rows}x{columns} exceeds {len} values");
+/// What makes the raw product sound, besides that rows which are written do not overlap: every element
+/// lies inside the slice.
+fn expect_inside(len: usize, rows: usize, columns: usize, row_stride: usize) {
+    let end = match rows.min(columns) {
+        0 => Some(0),
+        _ => (rows - 1).checked_mul(row_stride).and_then(|start| start.checked_add(columns)),
+    };
+    assert!(
+        end.is_some_and(|end| end <= len),
+        "matrix {rows}x{columns} with rows every {row_stride} exceeds {len} values"
+    );
 }

@@ -1,5 +1,6 @@
 //! Rotary embedding on a GPU.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Angles;
@@ -9,16 +10,18 @@ use crate::{Result, error};
 
 pub(in crate::kernels) static SOURCE: Source = Source::new("rope", include_str!("rope.cu"));
 
+/// Writes the angles of tokens into the values `values` of cosines and sines.
 pub(super) fn angles(
     gpu: &Arc<Gpu>,
-    cos: &GpuVector,
-    sin: &GpuVector,
+    [cos, sin]: [&GpuVector; 2],
+    values: Range<usize>,
     positions: &[u32],
     frequencies: &[f32],
     scale: f32,
 ) -> Result<()> {
     let (places, rates) = (gpu.upload(positions)?, gpu.upload(frequencies)?);
     let half = frequencies.len() as i32;
+    let (cos, sin) = (cos.address_of(&values)?, sin.address_of(&values)?);
     let arguments = [cos.into(), sin.into(), (&places).into(), (&rates).into(), half.into(), scale.into()];
     gpu.launch(&SOURCE, "rope_angles", Grid::new(positions.len(), 64), &arguments)
 }

@@ -18,17 +18,33 @@ impl Angles {
     /// Angles `positions[t] · frequencies[d]`, in f32 as transformers computes them; `scale`
     /// multiplies cosines and sines (1 but for YaRN).
     pub fn new(positions: &[u32], frequencies: &[f32], scale: f32, device: &Device) -> Result<Self> {
-        let half = frequencies.len();
+        Self::of_parts(&[(positions, frequencies)], scale, device)
+    }
+
+    /// As [`Angles::new`], for tokens of which each part has frequencies of its own, as many as the others.
+    pub fn of_parts(parts: &[(&[u32], &[f32])], scale: f32, device: &Device) -> Result<Self> {
+        let half = parts.first().map_or(0, |(_, frequencies)| frequencies.len());
+        if parts.iter().any(|(_, frequencies)| frequencies.len() != half) {
+            return Err(error!(Bug, "rope: parts with {half} frequencies expected"));
+        }
         match device {
             Device::Cpu => {
-                let angles = positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f));
+                let angles = parts.iter().flat_map(|(positions, frequencies)| {
+                    positions.iter().flat_map(move |&p| frequencies.iter().map(move |f| p as f32 * f))
+                });
                 let (cos, sin) = angles.map(|angle| (angle.cos() * scale, angle.sin() * scale)).unzip();
                 Ok(Self { cos: Vector::Cpu(cos), sin: Vector::Cpu(sin), half })
             }
             Device::Cuda(gpu) => {
-                let [cos, sin] = [(); 2].map(|()| Vector::zeros(positions.len() * half, device));
+                let tokens: usize = parts.iter().map(|(positions, _)| positions.len()).sum();
+                let [cos, sin] = [(); 2].map(|()| Vector::zeros(tokens * half, device));
                 let (cos, sin) = (cos?, sin?);
-                cuda::angles(gpu, cos.gpu()?, sin.gpu()?, positions, frequencies, scale)?;
+                let mut first = 0;
+                for (positions, frequencies) in parts {
+                    let rows = first..first + positions.len() * half;
+                    cuda::angles(gpu, [cos.gpu()?, sin.gpu()?], rows.clone(), positions, frequencies, scale)?;
+                    first = rows.end;
+                }
                 Ok(Self { cos, sin, half })
             }
         }

@@ -62,6 +62,8 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.set_formatter(python::format);
         environment.add_filter("tojson", python::tojson);
+        environment.add_test("string", python::is_string);
+        environment.add_test("number", python::is_number);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| clock::strftime_now(&format));
         let with_tools = tool_source.is_some();
@@ -77,6 +79,12 @@ impl ChatTemplate {
     /// The Jinja text, to be stored beside what was trained with it.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Whether it reads a variable or a field of this name, as `tools` and `tool_calls`, which some
+    /// templates leave out of the text.
+    pub fn reads(&self, name: &str) -> bool {
+        self.source.contains(name)
     }
 
     /// The text of a conversation. `add_generation_prompt` ends it with what comes before an

@@ -5,15 +5,32 @@ use std::io;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
 use serde::Serialize;
-use serde_json::ser::{Formatter, Serializer};
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 
-/// Prints `None`, `True` and `False` as Python does; everything else as usual.
+use crate::text::number;
+
+/// Prints `None`, `True`, `False` and floats as Python does; everything else as usual.
 pub(super) fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => out.write_str("None").map_err(Error::from),
         ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
+        ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
+            Ok(float) => out.write_str(&repr(float)).map_err(Error::from),
+            Err(_) => escape_formatter(out, state, value),
+        },
         _ => escape_formatter(out, state, value),
     }
+}
+
+/// Whether a value is a text and not a [number](number) that is kept as one.
+pub(super) fn is_string(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.starts_with(number::MARK))
+}
+
+/// Whether a value is a number, also one that is kept as a text.
+pub(super) fn is_number(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+        || value.as_str().is_some_and(|text| text.starts_with(number::MARK))
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=...)`, which is what transformers' `tojson` is.
@@ -42,7 +59,7 @@ pub(super) fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> R
     if sort_keys {
         json.sort_all_objects();
     }
-    let style = PythonStyle { indent, item, key, ensure_ascii, level: 0, filled: false };
+    let style = PythonStyle { indent, item, key, ensure_ascii, level: 0, filled: false, text: Text::Written };
     let mut text = Vec::new();
     json.serialize(&mut Serializer::with_formatter(&mut text, style))
         .map_err(|problem| invalid(problem.to_string()))?;
@@ -62,6 +79,17 @@ struct PythonStyle {
     level: usize,
     /// Whether the innermost list or object has an entry.
     filled: bool,
+    text: Text,
+}
+
+/// How far the writing of a text is.
+#[derive(PartialEq)]
+enum Text {
+    /// Nothing is written yet, not even its quote.
+    Begun,
+    /// It is a number, which has no quotes.
+    Number,
+    Written,
 }
 
 impl PythonStyle {
@@ -86,6 +114,14 @@ impl PythonStyle {
         }
         self.filled = true;
         self.new_line(out)
+    }
+
+    /// Writes the quote that a text begins with, unless that is done.
+    fn open_text<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        match std::mem::replace(&mut self.text, Text::Written) {
+            Text::Begun => out.write_all(b"\""),
+            Text::Number | Text::Written => Ok(()),
+        }
     }
 
     fn new_line<W: ?Sized + io::Write>(&self, out: &mut W) -> io::Result<()> {
@@ -138,7 +174,34 @@ impl Formatter for PythonStyle {
         out.write_all(repr(value).as_bytes())
     }
 
+    fn begin_string<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.text = Text::Begun;
+        Ok(())
+    }
+
+    fn end_string<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        match std::mem::replace(&mut self.text, Text::Written) {
+            Text::Begun => out.write_all(b"\"\""),
+            Text::Number => Ok(()),
+            Text::Written => out.write_all(b"\""),
+        }
+    }
+
+    fn write_char_escape<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        escape: CharEscape,
+    ) -> io::Result<()> {
+        self.open_text(out)?;
+        CompactFormatter.write_char_escape(out, escape)
+    }
+
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
+        if let Some(number) = text.strip_prefix(number::MARK).filter(|_| self.text == Text::Begun) {
+            self.text = Text::Number;
+            return out.write_all(number.as_bytes());
+        }
+        self.open_text(out)?;
         for c in text.chars() {
             match c {
                 _ if self.ensure_ascii && !c.is_ascii() => {
@@ -156,6 +219,9 @@ impl Formatter for PythonStyle {
 
 /// `repr` of a Python float: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
 fn repr(value: f64) -> String {
+    if !value.is_finite() {
+        return value.to_string().to_lowercase();
+    }
     let magnitude = value.abs();
     if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
         let text = format!("{value:e}");

@@ -249,7 +249,7 @@ impl Tokenizer {
     }
 
     /// Texts of all special tokens, longest first.
-    pub fn special_contents(&self) -> &[String] {
+    pub(crate) fn special_contents(&self) -> &[String] {
         &self.special_contents
     }
 

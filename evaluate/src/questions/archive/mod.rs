@@ -8,15 +8,17 @@ mod zip;
 
 use std::path::{Component, Path, PathBuf};
 
-use common::{Context, Result, bail, error};
+use common::{Context, Result, bail, error, files};
 
 use tar::Tar;
 use zip::Zip;
 
-/// Most bytes that a file in an archive may have.
-const MOST_FILE_BYTES: u64 = 256 << 20;
-/// Most bytes that a whole archive may unpack to.
-const MOST_BYTES: u64 = 1 << 30;
+/// Most bytes that a file in an archive may have. All of MMLU has 7 MB.
+const MOST_FILE_BYTES: u64 = 128 << 20;
+/// Most bytes that a whole archive may have, and may unpack to.
+const MOST_BYTES: u64 = 512 << 20;
+/// Most files in an archive.
+const MOST_FILES: usize = 10_000;
 
 /// Names that end so are archives.
 pub const ENDINGS: [&str; 4] = [".zip", ".tar", ".tar.gz", ".tgz"];
@@ -32,15 +34,40 @@ enum Format {
     Tar(Tar),
 }
 
+/// What the files of an archive have taken of what they may unpack to.
+#[derive(Default)]
+struct Budget {
+    files: usize,
+    bytes: u64,
+}
+
+impl Budget {
+    /// Counts a file of `size` bytes; an error where it, or all of them together, are too much.
+    fn spend(&mut self, name: &str, size: u64) -> Result<()> {
+        self.files += 1;
+        self.bytes = self.bytes.saturating_add(size);
+        if size > MOST_FILE_BYTES {
+            bail!(
+                TooLarge,
+                "{name:?}: {size} bytes is more than the {} MiB of a file",
+                MOST_FILE_BYTES >> 20
+            );
+        }
+        if self.bytes > MOST_BYTES {
+            bail!(TooLarge, "it unpacks to more than {} MiB", MOST_BYTES >> 20);
+        }
+        if self.files > MOST_FILES {
+            bail!(TooLarge, "it has more than {MOST_FILES} files");
+        }
+        Ok(())
+    }
+}
+
 impl Archive {
     /// Reads the directory of an archive, whatever kind it is.
     pub fn open(path: &Path) -> Result<Self> {
-        let open = || {
-            let size = fs_err::metadata(path)?.len();
-            if size > MOST_BYTES {
-                bail!(Malformed, "{size} bytes is more than is sensible");
-            }
-            let bytes = fs_err::read(path)?;
+        let open = || -> Result<Format> {
+            let bytes = files::read(path, MOST_BYTES)?;
             Ok(match bytes.get(..2) {
                 Some(b"PK") => Format::Zip(Zip::open(bytes)?),
                 Some(b"\x1f\x8b") => Format::Tar(Tar::open(tar::gunzip(&bytes)?)?),

@@ -7,7 +7,7 @@ use std::ops::Range;
 use common::{Context, Result, bail, error};
 use tar::EntryType;
 
-use super::{MOST_BYTES, MOST_FILE_BYTES};
+use super::{Budget, MOST_BYTES};
 
 /// A tar archive in memory.
 pub struct Tar {
@@ -21,7 +21,7 @@ pub fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
     let mut unpacked = flate2::read::MultiGzDecoder::new(packed).take(MOST_BYTES + 1);
     unpacked.read_to_end(&mut bytes).context("cannot be unpacked")?;
     if bytes.len() as u64 > MOST_BYTES {
-        bail!(Malformed, "it unpacks to more than {} MiB, which is more than is sensible", MOST_BYTES >> 20);
+        bail!(TooLarge, "it unpacks to more than {} MiB", MOST_BYTES >> 20);
     }
     Ok(bytes)
 }
@@ -29,7 +29,7 @@ pub fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
 impl Tar {
     /// Reads where the files of an archive are.
     pub fn open(bytes: Vec<u8>) -> Result<Self> {
-        let mut entries = BTreeMap::new();
+        let (mut entries, mut budget) = (BTreeMap::new(), Budget::default());
         let mut archive = tar::Archive::new(bytes.as_slice());
         for entry in archive.entries().context("not a tar archive")? {
             let entry = entry.context("neither a zip nor a tar archive, or cut off")?;
@@ -40,9 +40,7 @@ impl Tar {
                 EntryType::Symlink | EntryType::Link => bail!(Malformed, "{name:?} is a link"),
                 other => bail!(Malformed, "{name:?} is neither a file nor a folder but of type {other:?}"),
             }
-            if entry.size() > MOST_FILE_BYTES {
-                bail!(Malformed, "{name:?}: {} bytes is more than is sensible", entry.size());
-            }
+            budget.spend(&name, entry.size())?;
             let range = usize::try_from(entry.raw_file_position())
                 .ok()
                 .and_then(|start| Some(start..start.checked_add(usize::try_from(entry.size()).ok()?)?))
@@ -62,7 +60,7 @@ impl Tar {
 
     /// The bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let range = self.entries.get(name).ok_or_else(|| error!(Malformed, "no such file"))?;
+        let range = self.entries.get(name).ok_or_else(|| error!(Missing, "no such file"))?;
         Ok(self.bytes[range.clone()].to_vec())
     }
 }
@@ -108,7 +106,7 @@ pub(super) mod tests {
             (EntryType::Symlink, 0, "is a link"),
             (EntryType::Link, 0, "is a link"),
             (EntryType::Fifo, 0, "neither a file nor a folder"),
-            (EntryType::Regular, 1 << 40, "more than is sensible"),
+            (EntryType::Regular, 1 << 40, "more than the 128 MiB"),
             (EntryType::Regular, 5000, "cut off"),
         ] {
             let error = Tar::open([header(kind, size), vec![0; 1024]].concat()).err().unwrap();

@@ -1,169 +1,98 @@
-//! Zip archives: the parts of the format that archives of data sets use.
-//!
-//! The directory at the end of the archive names every file, its sizes and where it begins (APPNOTE
-//! 4.3.12); a file is stored or deflated (methods 0 and 8).
+//! Zip archives, read by the `zip` crate within bounds.
 
-use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
+use std::sync::Mutex;
 
-use common::{Result, bail, error};
+use ::zip::ZipArchive;
+use common::{Context, Error, Result, bail, error};
 
-use super::MOST_FILE_BYTES;
-
-const END_OF_DIRECTORY: u32 = 0x0605_4b50;
-const DIRECTORY_ENTRY: u32 = 0x0201_4b50;
-/// The kind of a file in the attributes that Unix gives it, and the kind of a link.
-const KIND: u32 = 0o170_000 << 16;
-const LINK: u32 = 0o120_000 << 16;
+use super::{Budget, MOST_FILE_BYTES};
 
 /// A zip archive in memory.
 pub struct Zip {
-    bytes: Vec<u8>,
-    entries: BTreeMap<String, Entry>,
-}
-
-struct Entry {
-    method: u16,
-    crc: u32,
-    packed: usize,
-    unpacked: usize,
-    /// Where the file's own header begins.
-    header: usize,
-    attributes: u32,
+    archive: Mutex<ZipArchive<Cursor<Vec<u8>>>>,
+    /// Names of the files, and where each is in the directory of the archive.
+    entries: Vec<(String, usize)>,
 }
 
 impl Zip {
-    /// Reads the directory of an archive.
+    /// Reads the directory of an archive. Links, entries that share bytes, names that are there twice,
+    /// and sizes beyond the bounds are refused before anything is unpacked.
     pub fn open(bytes: Vec<u8>) -> Result<Self> {
-        let mut entries = directory(&bytes).ok_or_else(|| error!(Malformed, "not a whole zip archive"))?;
-        if let Some((name, _)) = entries.iter().find(|(_, entry)| entry.attributes & KIND == LINK) {
-            bail!(Malformed, "{name:?} is a link");
+        let mut archive = ZipArchive::new(Cursor::new(bytes))
+            .map_err(|problem| error!(Malformed, "not a whole zip archive: {problem}"))?;
+        if archive.has_overlapping_entries().map_err(Error::malformed)? {
+            bail!(Malformed, "files of it share the same bytes");
         }
-        entries.retain(|name, _| !name.ends_with('/'));
-        Ok(Self { bytes, entries })
+        let (mut entries, mut budget) = (Vec::new(), Budget::default());
+        for index in 0..archive.len() {
+            let entry = archive.by_index_raw(index).map_err(Error::malformed)?;
+            let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
+            if entry.is_symlink() {
+                bail!(Malformed, "{name:?} is a link");
+            }
+            if entry.is_dir() {
+                continue;
+            }
+            if entry.encrypted() {
+                bail!(Unsupported, "{name:?} is encrypted");
+            }
+            budget.spend(&name, entry.size())?;
+            entries.push((name, index));
+        }
+        entries.sort();
+        if let Some(pair) = entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            bail!(Malformed, "{:?} is in it twice", pair[0].0);
+        }
+        Ok(Self { archive: Mutex::new(archive), entries })
     }
 
     /// Names of the files.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+        self.entries.iter().map(|(name, _)| name.as_str())
     }
 
     /// The bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let entry = self.entries.get(name).ok_or_else(|| error!(Malformed, "no such file"))?;
-        let packed =
-            data(&self.bytes, entry).ok_or_else(|| error!(Malformed, "beyond the end of the archive"))?;
-        let bytes = match entry.method {
-            _ if entry.unpacked as u64 > MOST_FILE_BYTES => {
-                bail!(Malformed, "{} bytes is more than is sensible", entry.unpacked)
-            }
-            0 => packed.to_vec(),
-            8 => miniz_oxide::inflate::decompress_to_vec_with_limit(packed, entry.unpacked)
-                .map_err(|problem| error!(Malformed, "cannot be unpacked: {problem}"))?,
-            other => {
-                bail!(Unsupported, "packed by method {other}, and only 0 (stored) and 8 (deflate) are known")
-            }
-        };
-        if bytes.len() != entry.unpacked || crc32fast::hash(&bytes) != entry.crc {
-            bail!(Malformed, "its checksum is wrong");
+        let at = self.entries.binary_search_by(|(known, _)| known.as_str().cmp(name));
+        let (_, index) = self.entries[at.map_err(|_| error!(Missing, "no such file"))?];
+        let mut archive = self.archive.lock().map_err(|_| error!(Bug, "the archive is poisoned"))?;
+        let entry = archive.by_index(index).map_err(|problem| error!(Unsupported, "{problem}"))?;
+        let size = entry.size();
+        let mut bytes = Vec::new();
+        // An entry may unpack to more than it says.
+        entry.take(MOST_FILE_BYTES + 1).read_to_end(&mut bytes).context("cannot be unpacked")?;
+        if bytes.len() as u64 != size {
+            bail!(Malformed, "it says {size} bytes and unpacks to {}", bytes.len());
         }
         Ok(bytes)
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
-}
-
-fn usize_at(bytes: &[u8], at: usize) -> Option<usize> {
-    usize::try_from(u32_at(bytes, at)?).ok()
-}
-
-/// The files that the directory names. It is found by its end, which only a comment may follow.
-fn directory(bytes: &[u8]) -> Option<BTreeMap<String, Entry>> {
-    let last = bytes.len().checked_sub(22)?;
-    let end = (last.saturating_sub(usize::from(u16::MAX))..=last)
-        .rev()
-        .find(|&at| u32_at(bytes, at) == Some(END_OF_DIRECTORY))?;
-    let mut at = usize_at(bytes, end + 16)?;
-    let mut entries = BTreeMap::new();
-    for _ in 0..u16_at(bytes, end + 10)? {
-        if u32_at(bytes, at)? != DIRECTORY_ENTRY {
-            return None;
-        }
-        let name_len = usize::from(u16_at(bytes, at + 28)?);
-        let extra_len = usize::from(u16_at(bytes, at + 30)?) + usize::from(u16_at(bytes, at + 32)?);
-        let name = String::from_utf8_lossy(bytes.get(at + 46..at + 46 + name_len)?).into_owned();
-        let entry = Entry {
-            method: u16_at(bytes, at + 10)?,
-            crc: u32_at(bytes, at + 16)?,
-            packed: usize_at(bytes, at + 20)?,
-            unpacked: usize_at(bytes, at + 24)?,
-            header: usize_at(bytes, at + 42)?,
-            attributes: u32_at(bytes, at + 38)?,
-        };
-        entries.insert(name, entry);
-        at += 46 + name_len + extra_len;
-    }
-    Some(entries)
-}
-
-/// The packed bytes of a file, behind its own header, whose name and extra field have lengths of
-/// their own.
-fn data<'a>(bytes: &'a [u8], entry: &Entry) -> Option<&'a [u8]> {
-    let name_len = usize::from(u16_at(bytes, entry.header.checked_add(26)?)?);
-    let extra_len = usize::from(u16_at(bytes, entry.header + 28)?);
-    let start = entry.header + 30 + name_len + extra_len;
-    bytes.get(start..start.checked_add(entry.packed)?)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use std::io::Write;
+
+    use ::zip::CompressionMethod::{Deflated, Stored};
+    use ::zip::ZipWriter;
+    use ::zip::write::SimpleFileOptions;
+
     use super::*;
 
-    /// An archive as `zip` writes it, with every second file deflated.
+    /// An archive with every second file deflated.
     pub fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
-        let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
         for (index, (name, content)) in files.iter().enumerate() {
-            let deflate = index % 2 == 1;
-            let packed = match deflate {
-                true => miniz_oxide::deflate::compress_to_vec(content, 6),
-                false => content.to_vec(),
-            };
-            let mut fields = Vec::new();
-            fields.extend([20, 0, 0, 0, if deflate { 8 } else { 0 }, 0, 0, 0, 0, 0]);
-            fields.extend(crc32fast::hash(content).to_le_bytes());
-            fields.extend((packed.len() as u32).to_le_bytes());
-            fields.extend((content.len() as u32).to_le_bytes());
-            fields.extend((name.len() as u16).to_le_bytes());
-            let header = bytes.len() as u32;
-            bytes.extend(0x0403_4b50u32.to_le_bytes());
-            bytes.extend(&fields);
-            // An extra field that the directory does not have.
-            bytes.extend([4, 0]);
-            bytes.extend(name.as_bytes());
-            bytes.extend([1, 2, 0, 0]);
-            bytes.extend(&packed);
-            directory.extend(DIRECTORY_ENTRY.to_le_bytes());
-            directory.extend([20, 0]);
-            directory.extend(&fields);
-            directory.extend([0; 12]);
-            directory.extend(header.to_le_bytes());
-            directory.extend(name.as_bytes());
+            let method = if index % 2 == 1 { Deflated } else { Stored };
+            archive.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
+            archive.write_all(content).unwrap();
         }
-        let (start, len, count) = (bytes.len() as u32, directory.len() as u32, files.len() as u16);
-        bytes.extend(directory);
-        bytes.extend(END_OF_DIRECTORY.to_le_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(count.to_le_bytes());
-        bytes.extend(count.to_le_bytes());
-        bytes.extend(len.to_le_bytes());
-        bytes.extend(start.to_le_bytes());
-        bytes.extend([0, 0]);
-        bytes
+        archive.finish().unwrap().into_inner()
+    }
+
+    /// Where the entry of the only file is in the directory of an archive.
+    fn directory_entry(bytes: &[u8]) -> usize {
+        bytes.windows(4).position(|four| four == b"PK\x01\x02").unwrap()
     }
 
     #[test]
@@ -182,15 +111,39 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_link_and_a_size_beyond_reason_are_refused() {
-        let mut bytes = zip(&[("a", b"../secret")]);
-        let entry = bytes.windows(4).position(|four| four == DIRECTORY_ENTRY.to_le_bytes()).unwrap();
+    fn a_link_and_sizes_beyond_reason_are_refused() {
+        let bytes = zip(&[("a", b"../secret")]);
+        let entry = directory_entry(&bytes);
         let mut huge = bytes.clone();
-        huge[entry + 24..entry + 28].copy_from_slice(&u32::MAX.to_le_bytes());
-        let error = Zip::open(huge).unwrap().read("a").unwrap_err();
-        assert!(error.to_string().contains("more than is sensible"), "{error}");
-        bytes[entry + 38..entry + 42].copy_from_slice(&(0o120_777u32 << 16).to_le_bytes());
-        let error = Zip::open(bytes).err().unwrap();
-        assert!(error.to_string().contains("\"a\" is a link"), "{error}");
+        huge[entry + 24..entry + 28].copy_from_slice(&0xffff_fff0_u32.to_le_bytes());
+        let error = Zip::open(huge).err().unwrap().to_string();
+        assert!(error.contains("\"a\": 4294967280 bytes is more than"), "{error}");
+        let mut link = bytes;
+        link[entry + 5] = 3; // made by Unix
+        link[entry + 38..entry + 42].copy_from_slice(&(0o120_777_u32 << 16).to_le_bytes());
+        let error = Zip::open(link).err().unwrap().to_string();
+        assert!(error.contains("\"a\" is a link"), "{error}");
+    }
+
+    #[test]
+    fn a_bomb_that_hides_its_size_is_cut_off() {
+        let mut bytes = zip(&[("a", b""), ("b", &vec![0; 1 << 20])]);
+        for signature in [b"PK\x01\x02", b"PK\x03\x04"] {
+            let at = bytes.windows(4).rposition(|four| four == signature).unwrap();
+            let size = at + if signature == b"PK\x01\x02" { 24 } else { 22 };
+            bytes[size..size + 4].copy_from_slice(&9_u32.to_le_bytes());
+        }
+        let error = Zip::open(bytes).and_then(|archive| archive.read("b")).unwrap_err().to_string();
+        assert!(error.contains("9 bytes") || error.contains("unpacked"), "{error}");
+    }
+
+    #[test]
+    fn entries_that_share_bytes_are_refused() {
+        // Two entries of the directory that point to the first file's header.
+        let mut bytes = zip(&[("a", &[0; 1000]), ("b", b"x")]);
+        let at = bytes.windows(4).rposition(|four| four == b"PK\x01\x02").unwrap();
+        bytes[at + 42..at + 46].copy_from_slice(&0_u32.to_le_bytes());
+        let error = Zip::open(bytes).err().unwrap().to_string();
+        assert!(error.contains("share the same bytes"), "{error}");
     }
 }

@@ -15,6 +15,7 @@ use crate::device::GpuVector;
 use crate::device::cuda::{
     Argument, Factor, Gpu, GpuTensor, Grid, Precision, Product, Source, address, buffer_bytes,
 };
+use crate::kernels::Write;
 use crate::{Result, error};
 
 use lora::Narrow;
@@ -285,10 +286,12 @@ pub(super) fn backward(
         return Ok((None, dlow));
     }
     let dx = GpuTensor::new(dy.gpu(), &[t, linear.inputs])?;
+    let mut write = Write::Overwrite;
     if let (Some(narrow), Some(dlow)) = (&narrow, &dlow) {
         narrow.write_inputs(&dx, dlow, linear, parameters.dropout)?;
+        write = Write::Add;
     }
-    multiply_transposed(&dx, dy, linear, dlow.is_some())?;
+    multiply_transposed(&dx, dy, linear, write)?;
     Ok((Some(dx), dlow))
 }
 
@@ -310,15 +313,14 @@ pub(super) fn adapter_gradients(
     }
 }
 
-/// dx [T, K] = dy [T, ΣN]·W, added to what dx holds where `adds` is set.
+/// dx [T, K] = dy [T, ΣN]·W, or added to what dx holds.
 pub(in crate::kernels) fn multiply_transposed(
     dx: &GpuTensor,
     dy: &GpuTensor,
     linear: &Linear,
-    adds: bool,
+    mut write: Write,
 ) -> Result<()> {
     let (t, k, n) = (dy.shape()[0], linear.inputs, linear.outputs);
-    let mut adds = adds;
     stack(linear)?.widened(dx.gpu(), |columns, weights| {
         let product = Product {
             shape: [t, k, columns.len()],
@@ -328,10 +330,10 @@ pub(in crate::kernels) fn multiply_transposed(
             out_stride: k,
             precision: Precision::Float16,
             alpha: 1.0,
-            added: adds.then(|| dx.address()),
+            added: (write == Write::Add).then(|| dx.address()),
             bias: None,
         };
-        adds = true;
+        write = Write::Add;
         dx.gpu().product(&product)
     })
 }

@@ -1,0 +1,380 @@
+//! What config.json says about rotary embedding: how far each pair of a head's elements turns per
+//! position, and how that is scaled for texts longer than the model was trained on. As transformers 5
+//! reads it (`modeling_rope_utils.py`): `rope_scaling`, where there is any, goes before `rope_parameters`.
+
+use std::borrow::Cow;
+use std::f64::consts::PI;
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
+use super::Batch;
+use crate::{Result, bail, error};
+
+/// The base of the angles where config.json has none.
+const DEFAULT_THETA: f64 = 10_000.0;
+
+/// The rotary embedding of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Angle that each pair of a head's elements turns per position, [D/2].
+    frequencies: Vec<f32>,
+    /// Cosines and sines are multiplied with it: YaRN's attention factor, 1 for all others.
+    pub scale: f32,
+    /// Positions that the scaled angles are made for.
+    pub positions: usize,
+    /// Where frequencies depend on the length of the text.
+    dynamic: Option<Dynamic>,
+}
+
+/// NTK-aware scaling that begins where a text exceeds what the model was trained on.
+#[derive(Debug, Clone, PartialEq)]
+struct Dynamic {
+    theta: f64,
+    factor: f64,
+    /// Texts up to this length are not scaled.
+    trained: usize,
+}
+
+/// The settings of a rotary embedding, and the key of config.json that they were found under.
+struct Settings<'a> {
+    key: &'static str,
+    values: Cow<'a, Map<String, Value>>,
+}
+
+impl Rope {
+    /// Reads the settings for heads of `size` elements, in a model of `max_positions` positions.
+    pub(super) fn parse(json: &Value, size: usize, max_positions: usize) -> Result<Self> {
+        let settings = Settings::find(json)?;
+        let theta = settings.theta(json)?;
+        let mut rope =
+            Self { frequencies: plain(theta, size), scale: 1.0, positions: max_positions, dynamic: None };
+        match settings.kind()? {
+            "default" => return Ok(rope),
+            "linear" => {
+                let factor = settings.positive("factor")?;
+                rope.frequencies.iter_mut().for_each(|frequency| *frequency /= factor as f32);
+                rope.positions = stretched(max_positions, factor);
+            }
+            "dynamic" => {
+                let factor = settings.positive("factor")?;
+                if size <= 2 {
+                    bail!(Unsupported, "{}: dynamic scaling of heads of {size} elements", settings.key);
+                }
+                rope.positions = stretched(max_positions, factor);
+                rope.dynamic = Some(Dynamic { theta, factor, trained: max_positions });
+            }
+            "yarn" => {
+                let trained = settings.trained(json, max_positions)?;
+                let factor = settings.yarn_factor(max_positions as f64 / trained)?;
+                rope.scale = settings.attention_factor(factor)?;
+                rope.frequencies = settings.yarn(size, theta, factor, trained)?;
+                rope.positions = max_positions.max(stretched(trained as usize, factor));
+            }
+            "llama3" => {
+                let [factor, low, high] = ["factor", "low_freq_factor", "high_freq_factor"]
+                    .map(|key| settings.positive(key).map(|value| value as f32));
+                let (factor, low, high) = (factor?, low?, high?);
+                let trained = settings.trained(json, max_positions)? as f32;
+                for frequency in &mut rope.frequencies {
+                    *frequency = llama3(*frequency, factor, low, high, trained);
+                }
+            }
+            other => {
+                return Err(error!("{}: rope_type {other:?} is not supported", settings.key)
+                    .hint("supported are default, linear, dynamic, yarn and llama3"));
+            }
+        }
+        settings.expect_whole_heads(json)?;
+        Ok(rope)
+    }
+
+    /// Whether a text of this many tokens turns by angles of its own, so that what was computed for a
+    /// shorter beginning of it does not serve it.
+    pub fn is_stretched(&self, tokens: usize) -> bool {
+        self.dynamic.as_ref().is_some_and(|dynamic| tokens > dynamic.trained)
+    }
+
+    /// The tokens of a batch that turn by the same frequencies, and these frequencies [D/2]: all tokens
+    /// at once, unless the frequencies depend on the length of each sequence.
+    pub(super) fn parts(&self, batch: &Batch) -> Vec<(Range<usize>, Cow<'_, [f32]>)> {
+        if self.dynamic.is_none() {
+            return vec![(0..batch.len(), Cow::Borrowed(&self.frequencies))];
+        }
+        let sequences = batch.starts.windows(2).filter(|bounds| bounds[0] < bounds[1]);
+        sequences
+            .map(|bounds| {
+                let length = batch.positions[bounds[1] - 1] as usize + 1;
+                (bounds[0]..bounds[1], self.frequencies_at(length))
+            })
+            .collect()
+    }
+
+    /// The frequencies [D/2] of a text of `length` tokens.
+    fn frequencies_at(&self, length: usize) -> Cow<'_, [f32]> {
+        match &self.dynamic {
+            Some(dynamic) if length > dynamic.trained => {
+                Cow::Owned(dynamic.frequencies(length, 2 * self.frequencies.len()))
+            }
+            _ => Cow::Borrowed(&self.frequencies),
+        }
+    }
+}
+
+impl Dynamic {
+    /// The frequencies [size/2] of a text of `length` tokens, in f32 as transformers computes them.
+    fn frequencies(&self, length: usize, size: usize) -> Vec<f32> {
+        let stretch = (self.factor * length as f64) as f32 / self.trained as f32 - (self.factor - 1.0) as f32;
+        let exponent = size as f64 / (size - 2) as f64;
+        plain(f64::from(self.theta as f32 * stretch.powf(exponent as f32)), size)
+    }
+}
+
+/// Frequencies [size/2] without scaling: θ^(−2d/D), in f32 as transformers computes them.
+fn plain(theta: f64, size: usize) -> Vec<f32> {
+    (0..size).step_by(2).map(|d| 1.0 / (theta as f32).powf(d as f32 / size as f32)).collect()
+}
+
+/// Positions times a factor.
+fn stretched(positions: usize, factor: f64) -> usize {
+    (positions as f64 * factor).clamp(1.0, f64::from(i32::MAX)) as usize
+}
+
+/// Llama 3.1's scaling: long wavelengths are stretched by `factor`, short ones kept, those between
+/// blended.
+fn llama3(frequency: f32, factor: f32, low: f32, high: f32, trained: f32) -> f32 {
+    let wavelength = 2.0 * std::f32::consts::PI / frequency;
+    if wavelength > trained / low {
+        frequency / factor
+    } else if wavelength < trained / high {
+        frequency
+    } else {
+        let smooth = (trained / wavelength - low) / (high - low);
+        (1.0 - smooth) * frequency / factor + smooth * frequency
+    }
+}
+
+impl<'a> Settings<'a> {
+    /// The settings that hold: those of `rope_scaling` unless it is empty, else of `rope_parameters`.
+    fn find(json: &'a Value) -> Result<Self> {
+        for key in ["rope_scaling", "rope_parameters"] {
+            match json.get(key) {
+                None | Some(Value::Null) => {}
+                Some(Value::Object(values)) if values.is_empty() => {}
+                Some(Value::Object(values)) => {
+                    if let Some((layers, _)) = values.iter().find(|(_, value)| value.is_object()) {
+                        bail!(Unsupported, "{key}: angles of their own for the layers of {layers:?}");
+                    }
+                    return Ok(Self { key, values: Cow::Borrowed(values) });
+                }
+                Some(found) => bail!(Malformed, "{key}: an object expected, found {found}"),
+            }
+        }
+        Ok(Self { key: "rope_parameters", values: Cow::Owned(Map::new()) })
+    }
+
+    /// The base of the angles: that of the settings, or the one beside them.
+    fn theta(&self, json: &Value) -> Result<f64> {
+        if let Some(theta) = self.number("rope_theta")? {
+            return self.expect_positive("rope_theta", theta);
+        }
+        let beside = |value: Option<&Value>| value.filter(|value| !value.is_null()).map(Value::as_f64);
+        if let Some(theta) = beside(json.get("rope_theta")) {
+            let theta = theta.filter(|theta| theta.is_finite() && *theta > 0.0);
+            return theta.ok_or_else(|| {
+                error!(Malformed, "rope_theta: a number above 0 expected, found {}", json["rope_theta"])
+            });
+        }
+        // transformers then takes its default, which is hardly what anybody means.
+        match beside(json.get("rope_parameters").and_then(|other| other.get("rope_theta"))) {
+            Some(Some(theta)) if theta != DEFAULT_THETA => {
+                Err(error!("rope_scaling has no rope_theta, and the one of rope_parameters, {theta}, does not hold for it")
+                    .hint("in config.json, move rope_theta from rope_parameters into rope_scaling"))
+            }
+            _ => Ok(DEFAULT_THETA),
+        }
+    }
+
+    /// The kind of scaling, also by its older name.
+    fn kind(&self) -> Result<&str> {
+        match self.values.get("rope_type").or_else(|| self.values.get("type")) {
+            None => Ok("default"),
+            Some(Value::String(kind)) => Ok(kind),
+            Some(found) => bail!(Malformed, "{}.rope_type: a name expected, found {found}", self.key),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>> {
+        match self.values.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_f64().filter(|number| number.is_finite()) {
+                Some(number) => Ok(Some(number)),
+                None => bail!(Malformed, "{}.{name}: a number expected, found {value}", self.key),
+            },
+        }
+    }
+
+    fn expect_positive(&self, name: &str, number: f64) -> Result<f64> {
+        match number > 0.0 {
+            true => Ok(number),
+            false => bail!(Malformed, "{}.{name}: a number above 0 expected, found {number}", self.key),
+        }
+    }
+
+    fn positive(&self, name: &str) -> Result<f64> {
+        match self.number(name)? {
+            Some(number) => self.expect_positive(name, number),
+            None => bail!(Malformed, "{}: {name} is missing", self.key),
+        }
+    }
+
+    /// Positions that the model was trained for before it was scaled. One beside the settings wins.
+    fn trained(&self, json: &Value, max_positions: usize) -> Result<f64> {
+        const KEY: &str = "original_max_position_embeddings";
+        let beside = json.get(KEY).filter(|value| !value.is_null());
+        let number = match beside {
+            Some(value) => value.as_f64(),
+            None => return self.expect_positive(KEY, self.number(KEY)?.unwrap_or(max_positions as f64)),
+        };
+        let number = number.filter(|number| number.is_finite() && *number > 0.0);
+        number.ok_or_else(|| error!(Malformed, "{KEY}: a number above 0 expected, found {}", json[KEY]))
+    }
+
+    /// YaRN's factor; one that is there and null is `implied` by the positions.
+    fn yarn_factor(&self, implied: f64) -> Result<f64> {
+        match self.values.get("factor") {
+            Some(Value::Null) => Ok(implied),
+            _ => self.positive("factor"),
+        }
+    }
+
+    /// What YaRN multiplies cosines and sines with (Peng et al. 2023, eq. 22).
+    fn attention_factor(&self, factor: f64) -> Result<f32> {
+        if let Some(given) = self.number("attention_factor")? {
+            return self.expect_positive("attention_factor", given).map(|given| given as f32);
+        }
+        let scale = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
+        let weights = [self.number("mscale")?, self.number("mscale_all_dim")?];
+        Ok(match weights {
+            [Some(mscale), Some(all)] if mscale != 0.0 && all != 0.0 => scale(mscale) / scale(all),
+            _ => scale(1.0),
+        } as f32)
+    }
+
+    /// YaRN's frequencies [size/2]: pairs that turn often within the trained positions are kept, those
+    /// that turn seldom are stretched by `factor`, those between are blended.
+    fn yarn(&self, size: usize, theta: f64, factor: f64, trained: f64) -> Result<Vec<f32>> {
+        if theta <= 1.0 {
+            bail!(Malformed, "{}: YaRN needs a rope_theta above 1, found {theta}", self.key);
+        }
+        let turns = |name: &str, default: f64| -> Result<f64> {
+            let given = self.number(name)?.filter(|given| *given != 0.0);
+            self.expect_positive(name, given.unwrap_or(default))
+        };
+        let (often, seldom) = (turns("beta_fast", 32.0)?, turns("beta_slow", 1.0)?);
+        // The element that turns so often.
+        let element = |turns: f64| size as f64 * (trained / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
+        let (mut low, mut high) = (element(often), element(seldom));
+        let truncate = match self.values.get("truncate") {
+            None | Some(Value::Bool(true)) => true,
+            Some(Value::Bool(false) | Value::Null) => false,
+            Some(found) => bail!(Malformed, "{}.truncate: true or false expected, found {found}", self.key),
+        };
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(size as f64 - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        let blend = |pair: usize| {
+            let wavelength = (theta as f32).powf((2 * pair) as f32 / size as f32);
+            let ramp = ((pair as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+            let kept = 1.0 - ramp;
+            1.0 / (factor as f32 * wavelength) * (1.0 - kept) + 1.0 / wavelength * kept
+        };
+        Ok((0..size / 2).map(blend).collect())
+    }
+
+    /// Scaled angles of a part of each head are another model's.
+    fn expect_whole_heads(&self, json: &Value) -> Result<()> {
+        let share = match self.number("partial_rotary_factor")? {
+            None => json.get("partial_rotary_factor").and_then(Value::as_f64),
+            share => share,
+        };
+        match share {
+            None | Some(1.0) => Ok(()),
+            Some(share) => bail!(Unsupported, "partial_rotary_factor: 1 expected, found {share}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Sequence;
+    use serde_json::json;
+
+    fn parse(json: Value) -> Result<Rope> {
+        Rope::parse(&json, 64, 2048)
+    }
+
+    #[test]
+    fn scaling_goes_before_parameters_unless_it_is_empty() {
+        let parameters = json!({"rope_theta": 10000.0, "rope_type": "default"});
+        let linear = json!({"type": "linear", "factor": 4.0});
+        let both = parse(json!({"rope_parameters": parameters, "rope_scaling": linear})).unwrap();
+        assert_eq!(both.frequencies[0], 0.25);
+        assert_eq!(both.positions, 8192);
+        for nothing in [json!(null), json!({})] {
+            let rope = parse(json!({"rope_parameters": parameters, "rope_scaling": nothing})).unwrap();
+            assert_eq!((rope.frequencies[0], rope.positions), (1.0, 2048));
+        }
+    }
+
+    #[test]
+    fn a_base_that_would_get_lost_is_said() {
+        let parameters = json!({"rope_theta": 1e6, "rope_type": "default"});
+        let linear = json!({"type": "linear", "factor": 4.0});
+        let error = parse(json!({"rope_parameters": parameters, "rope_scaling": linear})).unwrap_err();
+        assert!(error.hint_text().unwrap().contains("move rope_theta"), "{error}");
+        let beside = json!({"rope_theta": 1e6, "rope_parameters": parameters, "rope_scaling": linear});
+        let inside = json!({"rope_scaling": {"type": "linear", "factor": 4.0, "rope_theta": 1e6}});
+        assert_eq!(parse(beside).unwrap(), parse(inside).unwrap());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (scaling, named) in [
+            (json!({"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}), "longrope"),
+            (json!({"type": "yarn"}), "factor is missing"),
+            (json!({"type": "linear", "factor": "4"}), "rope_scaling.factor"),
+            (json!({"type": "linear", "factor": -1}), "above 0"),
+            (json!({"rope_type": null}), "rope_type"),
+            (json!({"full_attention": {"rope_type": "default"}}), "full_attention"),
+            (json!({"type": "linear", "factor": 2, "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+            (json!({"type": "yarn", "factor": 2, "truncate": 1}), "truncate"),
+            (json!("linear"), "an object expected"),
+        ] {
+            let error = parse(json!({"rope_scaling": scaling})).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    /// Each sequence turns as it would alone, and only sequences beyond the trained length are stretched.
+    #[test]
+    fn dynamic_frequencies_follow_the_length_of_each_sequence() {
+        let json = json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}});
+        let rope = Rope::parse(&json, 8, 10).unwrap();
+        let (short, long) = (vec![1; 10], vec![1; 11]);
+        let sequences = [&short, &long].map(|tokens| Sequence { tokens, trained: &[] });
+        let batch = Batch::pack(sequences, 0);
+        let parts = rope.parts(&batch);
+        assert_eq!((parts[0].0.clone(), parts[1].0.clone()), (0..10, 10..21));
+        assert_eq!(*parts[0].1, *plain(1e4, 8));
+        assert_ne!(parts[1].1, parts[0].1);
+        assert_eq!(rope.parts(&Batch::prompt(&[1], 10))[0].1, parts[1].1, "behind ten tokens");
+        assert!(rope.is_stretched(11) && !rope.is_stretched(10));
+        assert_eq!(rope.positions, 20);
+    }
+}

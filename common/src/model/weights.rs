@@ -1,0 +1,186 @@
+//! A model's directory, opened: its configuration and its weights, under the names that transformers
+//! gives them in a causal language model.
+//!
+//! As transformers 5 does, names are also read without `model.` in front (a model that was saved without
+//! its head), and a head that config.json calls tied is one of its own where the file stores another.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::{Config, quantization};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::{Result, error};
+
+/// The embedding table.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The projection to the vocabulary.
+pub const HEAD: &str = "lm_head.weight";
+
+/// What transformers' names begin with behind `model.`.
+const PARTS: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
+
+/// Prefixes that a wrapper around a model leaves in the names of its weights, what the wrapper is, and
+/// what saves the model inside it.
+const WRAPPERS: [(&str, &str, &str); 5] = [
+    ("_orig_mod.", "torch.compile", "model._orig_mod.save_pretrained(…)"),
+    ("_fsdp_wrapped_module.", "FSDP", "the trainer's save_model with FULL_STATE_DICT"),
+    ("_checkpoint_wrapped_module.", "a checkpoint wrapper", "the unwrapped model's save_pretrained(…)"),
+    ("base_model.model.", "PEFT", "model.merge_and_unload().save_pretrained(…)"),
+    ("module.", "DataParallel or DeepSpeed", "model.module.save_pretrained(…)"),
+];
+
+/// Numbers that a thread compares at a time.
+const CHUNK: usize = 1 << 18;
+
+/// A model of which headers have been read.
+#[derive(Debug)]
+pub struct Weights {
+    /// What config.json says; `tied_head` is what holds for these weights.
+    pub config: Config,
+    /// The weights by their names in transformers.
+    pub checkpoint: Checkpoint,
+}
+
+impl Weights {
+    /// Opens a model's directory.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let mut config = Config::read(directory)?;
+        let mut checkpoint = with_canonical_names(Checkpoint::open(directory)?)?;
+        if config.tied_head {
+            // One stored table serves as both, whichever it is.
+            if !checkpoint.contains(EMBEDDING) {
+                let head = HEAD.trim_end_matches("weight");
+                let table = EMBEDDING.trim_end_matches("weight");
+                checkpoint = checkpoint.renamed(|name| match name.strip_prefix(head) {
+                    Some(part) => Cow::Owned(format!("{table}{part}")),
+                    None => Cow::Borrowed(name),
+                })?;
+            }
+            config.tied_head = !has_own_head(&checkpoint)?;
+        }
+        Ok(Self { config, checkpoint })
+    }
+}
+
+/// A checkpoint's tensors under their names in a causal language model of transformers. Names that some
+/// wrapper has changed, and weights packed in formats that are not read, are refused.
+pub fn with_canonical_names(checkpoint: Checkpoint) -> Result<Checkpoint> {
+    for tensor in checkpoint.tensors() {
+        expect_unwrapped(&tensor.name, checkpoint.path())?;
+        quantization::expect_unpacked(&tensor, checkpoint.path())?;
+    }
+    checkpoint.renamed(canonical_name)
+}
+
+/// The name of a tensor in a causal language model of transformers: `model.layers.0…` for `layers.0…`.
+pub fn canonical_name(name: &str) -> Cow<'_, str> {
+    let bare = name.trim_start_matches("model.");
+    if bare.starts_with("lm_head.") {
+        return Cow::Borrowed(bare);
+    }
+    let is_canonical = name.strip_prefix("model.") == Some(bare);
+    match PARTS.iter().any(|part| bare.starts_with(part)) && !is_canonical {
+        true => Cow::Owned(format!("model.{bare}")),
+        false => Cow::Borrowed(name),
+    }
+}
+
+fn expect_unwrapped(name: &str, file: &Path) -> Result<()> {
+    let is_wrapped = |prefix: &str| {
+        name.starts_with(prefix) || (prefix.starts_with('_') && name.contains(&format!(".{prefix}")))
+    };
+    match WRAPPERS.iter().find(|(prefix, ..)| is_wrapped(prefix)) {
+        None => Ok(()),
+        Some((prefix, wrapper, saves)) => Err(error!(
+            "{}: tensor {name} is named with {prefix}, which {wrapper} puts in front",
+            file.display()
+        )
+        .hint(format!("save the model inside the wrapper: {saves}"))),
+    }
+}
+
+/// Whether a head is stored that is not the embedding table.
+pub fn has_own_head(checkpoint: &Checkpoint) -> Result<bool> {
+    match (checkpoint.get(HEAD), checkpoint.get(EMBEDDING)) {
+        (Some(head), Some(table)) => Ok(!are_equal(&head, &table)?),
+        (head, _) => Ok(head.is_some()),
+    }
+}
+
+/// Whether two tensors of BF16, F16 or F32 have the same shape and values.
+fn are_equal(left: &Tensor, right: &Tensor) -> Result<bool> {
+    let is_float = |tensor: &Tensor| matches!(tensor.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32);
+    if left.shape != right.shape || !is_float(left) || !is_float(right) {
+        return Ok(false);
+    }
+    let count = left.element_count();
+    // Tables that differ mostly do so at once.
+    let equal = (0..count.div_ceil(CHUNK)).into_par_iter().map(|chunk| {
+        let range = chunk * CHUNK..count.min((chunk + 1) * CHUNK);
+        let mut values = [vec![0.0; range.len()], vec![0.0; range.len()]];
+        left.read_f32(range.clone(), &mut values[0])?;
+        right.read_f32(range, &mut values[1])?;
+        match values[0] == values[1] {
+            true => Ok(()),
+            false => Err(None),
+        }
+    });
+    let equal = match equal.collect::<Result<(), Option<crate::Error>>>() {
+        Ok(()) => true,
+        Err(None) => false,
+        Err(Some(error)) => return Err(error),
+    };
+    left.bytes.release();
+    right.bytes.release();
+    Ok(equal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_transformers_reads() {
+        for (name, canonical) in [
+            ("layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+            ("norm.weight", "model.norm.weight"),
+            ("embed_tokens.weight", EMBEDDING),
+            (EMBEDDING, EMBEDDING),
+            ("model.model.norm.weight", "model.norm.weight"),
+            ("model.lm_head.weight", HEAD),
+            (HEAD, HEAD),
+            ("normal.weight", "normal.weight"),
+        ] {
+            assert_eq!(canonical_name(name), canonical);
+        }
+    }
+
+    #[test]
+    fn names_that_wrappers_leave() {
+        for (name, wrapper) in [
+            ("_orig_mod.model.norm.weight", "torch.compile"),
+            ("model.layers.0._orig_mod.mlp.up_proj.weight", "torch.compile"),
+            ("module.model.norm.weight", "DataParallel"),
+            ("base_model.model.model.norm.weight", "PEFT"),
+        ] {
+            let error = expect_unwrapped(name, Path::new("m")).unwrap_err();
+            assert!(error.to_string().contains(wrapper), "{error}");
+        }
+        assert!(expect_unwrapped("model.layers.0.module.weight", Path::new("m")).is_ok());
+    }
+
+    #[test]
+    fn values_are_compared_and_not_bytes() {
+        let values: Vec<f32> = (0..300_000).map(|i| (i % 100) as f32).collect();
+        let wide = Tensor::from_f32("a", vec![300, 1000], &values);
+        let narrow: Vec<u8> = values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+        let narrow = Tensor { dtype: Dtype::BF16, bytes: narrow.into(), ..wide.clone() };
+        assert!(are_equal(&wide, &narrow).unwrap());
+        let mut other = values.clone();
+        other[299_999] += 1.0;
+        assert!(!are_equal(&narrow, &Tensor::from_f32("b", vec![300, 1000], &other)).unwrap());
+        assert!(!are_equal(&wide, &Tensor::from_f32("b", vec![1000, 300], &values)).unwrap());
+    }
+}

@@ -1,0 +1,61 @@
+//! The body of an answer, piece by piece; a server that stalls or trickles is a failure.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Response;
+
+use super::connection::{Failure, chain, host};
+
+/// Bytes a second below which a server does not count as sending: it could go on for ever.
+const SLOWEST: f64 = 1024.0;
+
+/// A body that is being read.
+pub struct Body {
+    response: Response,
+    /// The longest silence, and the time over which the speed is taken.
+    timeout: Duration,
+    /// Time spent waiting for the server, and what came of it, since the speed was last looked at.
+    waited: Duration,
+    received: u64,
+}
+
+impl Body {
+    /// The body of `response`, which may be silent for `timeout` at most.
+    pub fn new(response: Response, timeout: Duration) -> Self {
+        Self { response, timeout, waited: Duration::ZERO, received: 0 }
+    }
+
+    /// The next piece, or `None` at the end of the body.
+    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
+        let begun = Instant::now();
+        let piece = match tokio::time::timeout(self.timeout, self.response.chunk()).await {
+            Ok(Ok(Some(piece))) => piece,
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Err(error)) => {
+                let error = chain(&error.without_url());
+                return Err(Failure::transient(format_args!("{}: {error}", host(self.response.url()))));
+            }
+            Err(_) => {
+                return Err(Failure::transient(format_args!(
+                    "{}: stalled, no byte for {} s",
+                    host(self.response.url()),
+                    self.timeout.as_secs_f32()
+                )));
+            }
+        };
+        self.waited += begun.elapsed();
+        self.received += piece.len() as u64;
+        if self.waited >= self.timeout {
+            let seconds = self.waited.as_secs_f64();
+            if (self.received as f64) < SLOWEST * seconds {
+                return Err(Failure::transient(format_args!(
+                    "{}: only {} bytes in {seconds:.1} s",
+                    host(self.response.url()),
+                    self.received
+                )));
+            }
+            (self.waited, self.received) = (Duration::ZERO, 0);
+        }
+        Ok(Some(piece))
+    }
+}
