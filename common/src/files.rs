@@ -19,8 +19,10 @@ use crate::{Context, Error, Result, bail};
 pub const CONFIG: u64 = 4 << 20;
 /// Most bytes of the index of a sharded checkpoint.
 pub const INDEX: u64 = 64 << 20;
+/// Most bytes of a tokenizer_config.json, which may list every added token.
+pub const TOKENIZER_CONFIG: u64 = 32 << 20;
 /// Most bytes of a tokenizer.json; the largest public ones have 35 MB.
-pub const TOKENIZER: u64 = 256 << 20;
+pub const TOKENIZER: u64 = 128 << 20;
 
 /// Opens a regular file for reading. A directory, a FIFO, a socket or a device is refused, and no
 /// open waits for another process.

@@ -3,6 +3,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use common::checkpoint::Companions;
 use common::{Result, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -26,24 +27,17 @@ pub fn identity(directory: &Path, base: Option<&Path>) -> Result<Value> {
 /// SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files; small
 /// files are sampled whole. Hashing all of a large model would take longer than some evaluations.
 fn fingerprint(directory: &Path) -> Result<String> {
-    let matters = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.ends_with(".safetensors")
-            || matches!(
-                name,
-                "config.json" | "adapter_config.json" | "tokenizer.json" | "chat_template.jinja"
-            )
-    };
-    let mut files: Vec<PathBuf> = fs_err::read_dir(directory)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter()
-        .filter(matters)
-        .collect();
+    let weights = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
+    let mut files: Vec<PathBuf> =
+        fs_err::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.retain(weights);
+    files.extend(Companions::of_text(directory)?.files.into_iter().map(|companion| companion.path));
+    let settings = ["config.json", "adapter_config.json"].map(|name| directory.join(name));
+    files.extend(settings.into_iter().filter(|path| path.exists()));
     files.sort();
     let mut hash = Sha256::new();
     for path in files {
-        let mut file = fs_err::File::open(&path)?;
+        let mut file = common::files::open(&path)?;
         let size = file.metadata()?.len();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         hash.update(format!("{name}\0{size}\0"));
@@ -71,10 +65,13 @@ mod tests {
         let mut bytes = vec![0u8; 200_000];
         fs_err::write(&weights, &bytes).unwrap();
         let before = fingerprint(directory.path()).unwrap();
-        fs_err::write(directory.path().join("README.md"), "notes").unwrap();
+        fs_err::write(directory.path().join("notes.txt"), "notes").unwrap();
         assert_eq!(fingerprint(directory.path()).unwrap(), before, "notes do not matter");
+        fs_err::write(directory.path().join("tokenizer_config.json"), "{}").unwrap();
+        let with_settings = fingerprint(directory.path()).unwrap();
+        assert_ne!(with_settings, before, "the chat template may be in it");
         bytes[123_456] = 1;
         fs_err::write(&weights, &bytes).unwrap();
-        assert_ne!(fingerprint(directory.path()).unwrap(), before);
+        assert_ne!(fingerprint(directory.path()).unwrap(), with_settings);
     }
 }

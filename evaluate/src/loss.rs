@@ -7,6 +7,7 @@ use std::path::Path;
 use common::cli::{self, Progress, Unit};
 use common::data::passes::{pack, passes};
 use common::data::{Malformed, Place, Record, Source, records};
+use common::error::Kind;
 use common::model::{Loss, Model};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, Example, LabelOptions, Tokenizer};
@@ -85,6 +86,8 @@ pub fn examples(
             .collect();
         for (record, encoded) in batch.iter().zip(encoded) {
             match encoded {
+                // It is the tokenizer's fault, and the next row would meet it too.
+                Err(problem) if problem.kind() == Kind::Malformed => return Err(problem),
                 Err(problem) => refused.add(&record.place, problem, false)?,
                 Ok(Encoded { shortened_answers, masked_answers, unwritten_calls, example, .. }) => {
                     shortened += shortened_answers;

@@ -197,9 +197,9 @@ fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> 
     let tokens = if arguments.details.is_some() { 1 } else { arguments.pass_tokens(models.device()) };
     let mut found = Vec::new();
     for directory in directories {
-        let home = arguments.model.text_home(directory)?;
-        let tokenizer = Tokenizer::load(&home)?;
-        let template = arguments.model.chat_template(&home, &tokenizer)?;
+        let files = arguments.model.text_files(directory)?;
+        let tokenizer = Tokenizer::of(&files)?;
+        let template = arguments.model.chat_template(&files, &tokenizer)?;
         let examples = examples(file, arguments.limit(), arguments.cutoff_len, &tokenizer, &template)?;
         let passes = losses(models.load(directory)?, &examples.examples, tokens)
             .with_context(|| directory.display().to_string())?;
@@ -368,10 +368,10 @@ fn evaluate(
 }
 
 fn texts(directory: &Path, arguments: &Arguments) -> Result<Texts> {
-    let home = arguments.model.text_home(directory)?;
-    let tokenizer = Tokenizer::load(&home)?;
+    let files = arguments.model.text_files(directory)?;
+    let tokenizer = Tokenizer::of(&files)?;
     let needs_template = arguments.style == Style::LlamaFactory;
-    let template = needs_template.then(|| arguments.model.chat_template(&home, &tokenizer)).transpose()?;
+    let template = needs_template.then(|| arguments.model.chat_template(&files, &tokenizer)).transpose()?;
     Ok(Texts { tokenizer, template, style: arguments.style, shots: arguments.shots.into() })
 }
 

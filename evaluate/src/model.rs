@@ -7,7 +7,7 @@ use clap::Args;
 use common::adapter::Adapter;
 use common::device::{Device, DeviceChoice};
 use common::model::{Model, base_of_adapter, is_adapter};
-use common::text::{ChatTemplate, Tokenizer};
+use common::text::{ChatTemplate, TextFiles, Tokenizer};
 use common::{Context, Result, cli, hub_cache};
 
 /// How models are loaded.
@@ -36,21 +36,17 @@ impl ModelArguments {
         }
     }
 
-    /// The directory that holds the tokenizer, the template and the generation settings of a model;
-    /// those of an adapter may be with its base.
-    pub fn text_home(&self, directory: &Path) -> Result<PathBuf> {
-        let base = match directory.join("tokenizer.json").exists() {
-            true => None,
-            false => self.base_of(directory)?,
-        };
-        Ok(base.unwrap_or_else(|| directory.to_path_buf()))
+    /// The files that hold the tokenizer, the template and the generation settings of a model; for
+    /// each that an adapter lacks, that of its base.
+    pub fn text_files(&self, directory: &Path) -> Result<TextFiles> {
+        Ok(TextFiles::of(directory, self.base_of(directory)?.as_deref()))
     }
 
-    /// The chat template that is asked for, or the one in `home`.
-    pub fn chat_template(&self, home: &Path, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
+    /// The chat template that is asked for, or the model's own.
+    pub fn chat_template(&self, files: &TextFiles, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         match &self.template {
             Some(name) => ChatTemplate::named(name, tokenizer),
-            None => ChatTemplate::load(home, tokenizer),
+            None => ChatTemplate::load(files.template_directory(), tokenizer),
         }
     }
 }

@@ -309,3 +309,29 @@ fn an_answer_ends_at_the_text_that_the_template_ends_it_with() {
     let (_, said) = chat("<|eot_id|>");
     assert!(said.contains("the template writes <|eot_id|>, for which the tokenizer has no tokens"), "{said}");
 }
+
+#[test]
+fn an_adapter_answers_under_the_settings_of_its_base() {
+    let place = Place::new();
+    let stored = json!({"do_sample": true, "temperature": 0.7, "top_p": 0.8, "top_k": 20,
+        "max_new_tokens": 1, "eos_token_id": [259, 10]});
+    place.write("model/generation_config.json", &stored.to_string());
+    // As older versions and other tools leave an adapter: with a tokenizer, without settings.
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs_err::copy(place.path("model").join(name), place.path("out/checkpoint-1").join(name)).unwrap();
+    }
+    let settings = |model: &str| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("chat"));
+        command.current_dir(place.directory.path()).args([model, "-v", "--seed", "1"]).write_stdin("a\n");
+        let said = String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap();
+        said.lines().find(|line| line.contains("Settings {")).unwrap().to_owned()
+    };
+    let of_base = settings("model");
+    assert!(of_base.contains("temperature: 0.7, top_p: 0.8, top_k: 20"), "{of_base}");
+    assert!(of_base.contains("stops: [10, ") && of_base.contains(", 259]"), "{of_base}");
+    assert_eq!(settings("out/checkpoint-1"), of_base);
+    // An adapter's own file comes first.
+    place.write("out/checkpoint-1/generation_config.json", r#"{"max_new_tokens": 1, "eos_token_id": 258}"#);
+    let own = settings("out/checkpoint-1");
+    assert!(own.contains("temperature: 0.0") && own.contains("258, 259]") && !own.contains("[10"), "{own}");
+}

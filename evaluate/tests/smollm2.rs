@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::device::Device;
 use common::model::Model;
-use common::text::{ChatTemplate, Conversation, Message, Tokenizer};
+use common::text::{ChatTemplate, Conversation, Message, TextFiles, Tokenizer};
 use evaluate::chat::generate::{Generator, ModelEngine};
 use evaluate::chat::settings::{Flags, Settings};
 use evaluate::questions::{self, Selection, Style, Subject, Task};
@@ -136,7 +136,7 @@ fn greedy_answers_as_transformers() {
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
     let model = Model::load(&directory, &Device::Cpu).unwrap();
     let flags = Flags { max_new_tokens: Some(40), ..Flags::default() };
-    let settings = Settings::load(&directory, &flags, []).unwrap();
+    let settings = Settings::load(&TextFiles::of(&directory, None), &flags, []).unwrap();
     let mut generator = Generator::new(ModelEngine::new(&model, false), 0);
     for case in golden("smollm2.json")["prompts"].as_array().unwrap() {
         let user = case["user"].as_str().unwrap();
@@ -161,7 +161,7 @@ fn long_answers_as_transformers(prompts: Range<usize>) {
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
     let model = Model::load(&directory, &Device::Cpu).unwrap();
     let flags = Flags { max_new_tokens: Some(256), temperature: Some(0.0), ..Flags::default() };
-    let settings = Settings::load(&directory, &flags, []).unwrap();
+    let settings = Settings::load(&TextFiles::of(&directory, None), &flags, []).unwrap();
     let mut generator = Generator::new(ModelEngine::new(&model, false), 0);
     for case in &golden("greedy.json").as_array().unwrap()[prompts] {
         let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();

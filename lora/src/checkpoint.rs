@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use common::adapter::{Adapter, AdapterConfig};
-use common::checkpoint::{Checkpoint, copy_companion, write_file};
+use common::checkpoint::{Checkpoint, Companions, write_file};
 use common::cli::{self, GrowingDirectory, note, recipe_of};
 use common::kernels::adamw::Moments;
 use common::model::Model;
 use common::text::ending;
+use common::text::files::CHAT_TEMPLATE;
 use common::{Context, Result, error, files};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -69,8 +70,8 @@ fn name(step: u64) -> String {
     format!("checkpoint-{step}")
 }
 
-/// Writes the adapter into a new directory and, beside it, the tokenizer and the chat template it was
-/// trained with: those of `base`, but for what `texts` says.
+/// Writes the adapter into a new directory and, beside it, the text files it was trained with: those of
+/// `base`, but for what `texts` says.
 pub fn save_adapter(
     directory: &Path,
     base: &Path,
@@ -79,15 +80,13 @@ pub fn save_adapter(
     config: &AdapterConfig,
 ) -> Result<()> {
     model.adapter(config.clone())?.save(directory)?;
-    for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
-    {
-        let source = base.join(file);
-        if source.exists() {
-            copy_companion(&source, directory)?;
+    for file in Companions::of_text(base)?.files {
+        if texts.template.is_none() || !file.name.ends_with(".jinja") {
+            file.copy(directory)?;
         }
     }
     if let Some(template) = &texts.template {
-        cli::write_file(&directory.join("chat_template.jinja"), template)?;
+        cli::write_file(&directory.join(CHAT_TEMPLATE), template)?;
     }
     let Some((id, token)) = &texts.end else { return Ok(()) };
     ending::name_in_tokenizer(directory, token)?;

@@ -43,6 +43,11 @@ impl Base {
         self.checkpoint.contains(name)
     }
 
+    /// The shape of a weight, as it is when it is dense.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.weight(name).ok().map(|(spec, _)| spec.shape)
+    }
+
     /// Whether config.json says that the head is the embedding table.
     pub fn says_tied(&self) -> bool {
         self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)

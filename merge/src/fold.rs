@@ -24,6 +24,14 @@ impl Piece<'_> {
             Weight::Dense(tensor) => tensor.read_f32(rows.start * columns..rows.end * columns, out)?,
             Weight::Quantized(quantized) => quantized.dequantize_rows(rows.clone(), out),
         }
+        if let Some(trained) = self.rows {
+            let here = trained.indices.iter().enumerate().filter(|(_, row)| rows.contains(row));
+            for (position, row) in here {
+                let at = (row - rows.start) * columns;
+                let source = position * columns..(position + 1) * columns;
+                trained.values.read_f32(source, &mut out[at..at + columns])?;
+            }
+        }
         for (lora, counts) in &self.updates {
             // [rows, r] · [r, columns]
             let b = Matrix::new(&lora.b[rows.start * lora.rank..rows.end * lora.rank], rows.len(), lora.rank);
@@ -42,7 +50,7 @@ impl Piece<'_> {
         } else if let Weight::Quantized(quantized) = &self.weight
             && self.requantize
         {
-            let tensors = match self.updates.is_empty() {
+            let tensors = match self.updates.is_empty() && self.rows.is_none() {
                 true => quantized.clone().with_dtype(self.spec.dtype).to_tensors(name)?,
                 false => Quantized::quantize(&self.folded()?, quantized.scheme())?.to_tensors(name)?,
             };

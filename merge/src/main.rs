@@ -1,6 +1,7 @@
 //! Folds LoRA adapters into a model's weights.
 
 mod base;
+mod companions;
 mod export;
 mod fold;
 mod modelfile;

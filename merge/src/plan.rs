@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use common::adapter::{Adapter, Lora};
+use common::adapter::{Adapter, Lora, TokenRows};
 use common::checkpoint::{Dtype, SINGLE, Tensor, TensorSpec, sharded_name};
 use common::kernels::linear::Weight;
 use common::model::{EMBEDDING, HEAD};
@@ -19,6 +19,8 @@ pub struct Piece<'a> {
     pub weight: Weight,
     /// What is added: updates, and what each counts for.
     pub updates: Vec<(&'a Lora, f32)>,
+    /// Single rows that an adapter puts in the place of those.
+    pub rows: Option<&'a TokenRows>,
     /// Written in 4 bits again, as it was.
     pub requantize: bool,
 }
@@ -35,6 +37,10 @@ pub struct Plan<'a> {
     pub files: Vec<File<'a>>,
     /// The head is not the embedding table, which config.json says.
     pub untied: bool,
+    /// The rows of the embedding table where they are not those of the base.
+    pub vocabulary: Option<usize>,
+    /// The adapter, by its place among them, that brings an embedding table of other rows.
+    pub resized_by: Option<usize>,
 }
 
 impl<'a> Plan<'a> {
@@ -51,20 +57,31 @@ impl<'a> Plan<'a> {
             .iter()
             .flat_map(|adapter| {
                 let modules = adapter.modules.keys().map(|module| format!("{module}.weight"));
-                modules.chain(adapter.replacements.keys().cloned())
+                modules.chain(adapter.replacements.keys().chain(adapter.tokens.keys()).cloned())
             })
             .collect();
         let changes = |name: &str| unused.contains(name);
-        // A head that is trained, or whose table is, cannot share the table any longer. As transformers
-        // does, a table that is stored once is read as both, under either name.
+        // A head that is trained, or whose table is, cannot share the table any longer unless both become
+        // the same. As transformers does, a table that is stored once is read as both, under either name.
         let stored = [base.contains(EMBEDDING), base.contains(HEAD)];
-        let untied = base.says_tied()
-            && (changes(HEAD) || changes(EMBEDDING) || (stored == [true, true] && base.has_own_head()?));
+        let has_own_head = stored == [true, true] && base.has_own_head()?;
+        let is_changed = changes(HEAD) || changes(EMBEDDING);
+        let stays_tied = base.says_tied() && !has_own_head && is_changed && stays_tied(adapters);
+        let untied = base.says_tied() && (has_own_head || is_changed && !stays_tied);
         let mut pieces = Vec::new();
         let mut names: Vec<(String, String)> = base.names().map(|name| (name.into(), name.into())).collect();
         match stored {
             [true, false] if untied => names.push((HEAD.into(), EMBEDDING.into())),
             [false, true] if untied => names.push((EMBEDDING.into(), HEAD.into())),
+            _ if stays_tied => {
+                // One table, whose changes adapters name as the embedding's.
+                let shared = names.iter_mut().find(|(name, _)| name == HEAD);
+                if let Some((name, _)) = shared.filter(|_| stored == [false, true]) {
+                    *name = EMBEDDING.into();
+                }
+                names.retain(|(name, _)| name != HEAD);
+                unused.remove(HEAD);
+            }
             _ => {}
         }
         for (name, source) in names {
@@ -74,7 +91,23 @@ impl<'a> Plan<'a> {
         if let Some(name) = unused.first() {
             bail!(Mismatch, "the adapter changes {name}, which {} does not have", base.directory.display());
         }
-        Ok(Self { files: cut(pieces, shard_size)?, untied })
+        let rows =
+            |name: &str| pieces.iter().find(|piece| piece.spec.name == name).map(|piece| piece.spec.shape[0]);
+        if let (Some(table), Some(head)) = (rows(EMBEDDING), rows(HEAD))
+            && table != head
+        {
+            bail!(
+                Mismatch,
+                "{EMBEDDING} would have {table} rows and {HEAD} {head}: the adapter brings one of them only"
+            );
+        }
+        let shape = base.shape(EMBEDDING).or(base.shape(HEAD));
+        let resized_by = adapters.iter().position(|adapter| {
+            let brought = adapter.replacements.get(EMBEDDING).map(|tensor| &tensor.shape);
+            brought.is_some_and(|brought| Some(brought) != shape.as_ref())
+        });
+        let vocabulary = resized_by.and_then(|_| rows(EMBEDDING));
+        Ok(Self { files: cut(pieces, shard_size)?, untied, vocabulary, resized_by })
     }
 
     /// The bytes of all tensors.
@@ -89,6 +122,28 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Whether a head that shares the embedding table can go on doing so: what adapters do to one they do to
+/// the other. PEFT keeps rows of single tokens shared, and saves a table that was resized twice.
+fn stays_tied(adapters: &[Adapter]) -> bool {
+    adapters.iter().all(|adapter| {
+        let folded =
+            ["model.embed_tokens", "lm_head"].iter().any(|module| adapter.modules.contains_key(*module));
+        let (table, head) = (adapter.replacements.get(EMBEDDING), adapter.replacements.get(HEAD));
+        let same = match (table, head) {
+            (None, None) => true,
+            (Some(table), Some(head)) => {
+                table.shape == head.shape && table.dtype == head.dtype && *table.bytes == *head.bytes
+            }
+            _ => false,
+        };
+        let same_rows = match (adapter.tokens.get(EMBEDDING), adapter.tokens.get(HEAD)) {
+            (Some(table), Some(head)) => table.is_same(head),
+            (table, head) => head.is_none() || table.is_some(),
+        };
+        !folded && same && same_rows
+    })
+}
+
 fn piece<'a>(
     base: &Base,
     adapters: &'a [Adapter],
@@ -98,17 +153,41 @@ fn piece<'a>(
     requantize: bool,
 ) -> Result<Piece<'a>> {
     let (spec, mut weight) = base.weight(source)?;
-    let spec = TensorSpec { name: name.clone(), ..spec };
+    let mut spec = TensorSpec { name: name.clone(), ..spec };
     let mut replaced = false;
     for adapter in adapters {
         if let Some(replacement) = adapter.replacements.get(&name) {
             if std::mem::replace(&mut replaced, true) {
                 bail!(Mismatch, "more than one adapter brings a {name} of its own");
             }
-            if replacement.shape != spec.shape {
+            let resizes = [EMBEDDING, HEAD].contains(&name.as_str())
+                && replacement.shape.len() == 2
+                && replacement.shape[1..] == spec.shape[1..];
+            if replacement.shape != spec.shape && !resizes {
                 bail!(Mismatch, "the adapter has {name} {:?}, the base {:?}", replacement.shape, spec.shape);
             }
+            spec.shape.clone_from(&replacement.shape);
             weight = Weight::Dense(replacement.clone());
+        }
+    }
+    let mut rows = None;
+    for adapter in adapters {
+        let Some(tokens) = adapter.tokens.get(&name) else { continue };
+        if rows.replace(tokens).is_some() {
+            bail!(Mismatch, "more than one adapter brings rows of {name}");
+        }
+        let outside = tokens.indices.iter().find(|&&index| index >= spec.shape[0]);
+        if let Some(index) = outside {
+            bail!(Mismatch, "the adapter has a row {index} of {name} {:?}", spec.shape);
+        }
+        if tokens.values.shape[1..] != spec.shape[1..] || !is_float(spec.dtype) {
+            let found = &tokens.values.shape;
+            bail!(
+                Mismatch,
+                "the adapter has rows {found:?} of {name}, which is {} {:?}",
+                spec.dtype,
+                spec.shape
+            );
         }
     }
     let module = name.strip_suffix(".weight").unwrap_or(&name);
@@ -128,7 +207,7 @@ fn piece<'a>(
         updates.push((lora, counts));
     }
     let requantize = requantize && matches!(weight, Weight::Quantized(_));
-    Ok(Piece { spec, weight, updates, requantize })
+    Ok(Piece { spec, weight, rows, updates, requantize })
 }
 
 impl Piece<'_> {
@@ -145,7 +224,9 @@ impl Piece<'_> {
     /// The tensor whose bytes are copied as they are, where nothing changes.
     pub fn unchanged(&self) -> Option<&Tensor> {
         match &self.weight {
-            Weight::Dense(tensor) if self.updates.is_empty() && tensor.dtype == self.spec.dtype => {
+            Weight::Dense(tensor)
+                if self.updates.is_empty() && self.rows.is_none() && tensor.dtype == self.spec.dtype =>
+            {
                 Some(tensor)
             }
             _ => None,

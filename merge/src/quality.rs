@@ -72,7 +72,7 @@ pub fn of_bases(plan: &Plan<'_>, counterpart: &Base) -> Result<Moved> {
             continue;
         }
         let (spec, weight) = counterpart.weight(&piece.spec.name)?;
-        let other = Piece { spec, weight, updates: Vec::new(), requantize: false };
+        let other = Piece { spec, weight, updates: Vec::new(), rows: None, requantize: false };
         if other.spec.shape != piece.spec.shape {
             continue;
         }

@@ -79,6 +79,7 @@ fn sums(piece: &Piece<'_>, row: usize) -> Result<Vec<Sum>> {
         updates: Vec::new(),
         spec: piece.spec.clone(),
         weight: piece.weight.clone(),
+        rows: piece.rows,
         requantize: false,
     };
     bare.fold(row..row + 1, &mut plain)?;

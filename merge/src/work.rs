@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use common::adapter::{Adapter, CONFIG};
-use common::checkpoint::{self, ADAPTER, FileWriter, INDEX, Index};
+use common::checkpoint::{ADAPTER, Companions, FileWriter, INDEX, Index};
 use common::cli::{self, Begun, Destination, OutputDirectory, Progress, Unit};
+use common::text::files::TOKENIZER;
 use common::text::{Tokenizer, ending};
 use common::{Context, Error, Result};
 use serde_json::{Value, json};
 
 use crate::base::Base;
+use crate::companions::companions;
 use crate::modelfile::modelfile;
 use crate::plan::{File, Plan};
 use crate::quality::{self, counterpart, is_quantized};
 use crate::request::{Request, warn_of_other_bases};
 use crate::verify;
-
-const TEMPLATE: &str = "chat_template.jinja";
 
 /// Merges and returns the directory made.
 pub fn merge(request: &Request) -> Result<PathBuf> {
@@ -29,24 +29,38 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
     let adapters: Vec<Adapter> =
         request.adapters.iter().map(|path| Adapter::load(path)).collect::<Result<_>>()?;
     let plan = Plan::new(&base, &adapters, &request.weights, request.shard_size, request.requantize)?;
+    let resized = plan.resized_by.map(|index| request.adapters[index].as_path());
+    let beside = companions(&base.directory, &request.adapters, resized)?;
+    beside.expect_inside()?;
+    if let Some(adapter) = resized.filter(|adapter| !adapter.join(TOKENIZER).exists()) {
+        cli::warn(format_args!(
+            "{} has a vocabulary of {} and no {TOKENIZER}: the result's tokenizer is that of the base",
+            adapter.display(),
+            plan.vocabulary.unwrap_or_default()
+        ));
+    }
     let inputs: Vec<PathBuf> =
         request.adapters.iter().chain(&request.file).cloned().chain([base.directory.clone()]).collect();
     let destination = Destination::directory(&request.output, &inputs)?;
-    let mut output =
-        match OutputDirectory::begin(destination, request.force, "merge", recipe(request, &base)?)? {
-            Begun::New(output) => output,
-            Begun::Done(path) => {
-                cli::note(format_args!("{} is already made; --force makes it again", path.display()));
-                if request.verify {
-                    verify(&plan, &path)?;
-                }
-                return Ok(path);
+    let mut output = match OutputDirectory::begin(
+        destination,
+        request.force,
+        "merge",
+        recipe(request, &base, &beside)?,
+    )? {
+        Begun::New(output) => output,
+        Begun::Done(path) => {
+            cli::note(format_args!("{} is already made; --force makes it again", path.display()));
+            if request.verify {
+                verify(&plan, &path)?;
             }
-        };
+            return Ok(path);
+        }
+    };
     let quality = describe(request, &base, &plan)?;
     output.record("base", quality);
-    write_weights(&base, &plan, &mut output)?;
-    write_rest(&base, &plan, &output.path(), request)?;
+    write_weights(&plan, beside.size()?, &mut output)?;
+    write_rest(&base, &plan, &beside, &output.path(), request)?;
     if request.verify {
         verify(&plan, &output.path())?;
     }
@@ -54,7 +68,7 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
 }
 
 /// Everything that the bytes depend on.
-fn recipe(request: &Request, base: &Base) -> Result<Value> {
+fn recipe(request: &Request, base: &Base, beside: &Companions) -> Result<Value> {
     let mut files = serde_json::Map::new();
     let mut add = |path: &Path| -> Result<()> {
         files.insert(fs_err::canonicalize(path)?.display().to_string(), cli::identity(path)?);
@@ -62,14 +76,10 @@ fn recipe(request: &Request, base: &Base) -> Result<Value> {
     };
     add(&base.directory.join("config.json"))?;
     base.files().try_for_each(&mut add)?;
-    checkpoint::companions(&base.directory)?.iter().try_for_each(|companion| add(companion))?;
+    beside.files.iter().try_for_each(|companion| add(&companion.path))?;
     for adapter in &request.adapters {
         add(&adapter.join(CONFIG))?;
         add(&adapter.join(ADAPTER))?;
-        Some(adapter.join(TEMPLATE))
-            .filter(|template| template.exists())
-            .as_deref()
-            .map_or(Ok(()), &mut add)?;
     }
     if let Some(end) = end_of_text(request, base)? {
         files.insert("eos_token".into(), json!(end));
@@ -119,13 +129,11 @@ fn describe(request: &Request, base: &Base, plan: &Plan<'_>) -> Result<Value> {
     Ok(quality)
 }
 
-fn write_weights(base: &Base, plan: &Plan<'_>, output: &mut OutputDirectory) -> Result<()> {
+/// Writes the files of weights; `beside` is what else goes to the disk.
+fn write_weights(plan: &Plan<'_>, beside: u64, output: &mut OutputDirectory) -> Result<()> {
     let size = |file: &File<'_>| file.specs.iter().map(|spec| Ok(spec.size()? as u64)).sum::<Result<u64>>();
     let progress = Progress::new("merge", plan.size()?, Unit::Bytes);
-    let mut needed = 0;
-    for companion in checkpoint::companions(&base.directory)? {
-        needed += fs_err::metadata(companion)?.len();
-    }
+    let mut needed = beside;
     for file in plan.files.iter().filter(|file| !output.has_part(&file.name, &Value::Null)) {
         needed += size(file)?;
     }
@@ -149,7 +157,13 @@ fn write_weights(base: &Base, plan: &Plan<'_>, output: &mut OutputDirectory) -> 
 }
 
 /// Everything but the weights.
-fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request) -> Result<()> {
+fn write_rest(
+    base: &Base,
+    plan: &Plan<'_>,
+    beside: &Companions,
+    directory: &Path,
+    request: &Request,
+) -> Result<()> {
     if plan.files.len() > 1 {
         let mut index = Index::default();
         for file in &plan.files {
@@ -166,10 +180,11 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
         if plan.untied {
             config.insert("tie_word_embeddings".into(), json!(false));
         }
+        if let Some(rows) = plan.vocabulary {
+            config.insert("vocab_size".into(), json!(rows));
+        }
     }
-    for companion in checkpoint::companions(&base.directory)? {
-        checkpoint::copy_companion(&companion, directory)?;
-    }
+    beside.files.iter().try_for_each(|companion| companion.copy(directory))?;
     if let (Some(end), Some(config)) = (end_of_text(request, base)?, config.as_object_mut()) {
         ending::name_in_tokenizer(directory, &end)?;
         if let Some(id) = Tokenizer::load(directory)?.token_id(&end) {
@@ -178,12 +193,7 @@ fn write_rest(base: &Base, plan: &Plan<'_>, directory: &Path, request: &Request)
         }
     }
     cli::write_file(&directory.join("config.json"), &(serde_json::to_string_pretty(&config)? + "\n"))?;
-    // An adapter may have been trained with a template of its own; the model is asked as it was trained.
-    for template in request.adapters.iter().map(|adapter| adapter.join(TEMPLATE)) {
-        if template.exists() {
-            checkpoint::copy_companion(&template, directory)?;
-        }
-    }
+    beside.note_others();
     if let Some(text) = modelfile(directory) {
         cli::write_file(&directory.join("Modelfile"), &text)?;
     }

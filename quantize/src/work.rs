@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::checkpoint::{self, Checkpoint, INDEX, Index};
+use common::checkpoint::{self, Checkpoint, Companions, INDEX, Index};
 use common::cli::{
     self, Begun, Destination, Input, Inputs, OutputDirectory, OutputFile, Progress, Size, Unit,
 };
@@ -76,6 +76,8 @@ pub fn quantize(
         error!("{} has no {CONFIG}", source.directory.display()).hint("name a model's directory")
     })?;
     let config = config::read(&config_path)?;
+    // Those that are there already; the others are looked at when they are copied.
+    Companions::of(&source.directory)?.expect_inside()?;
     let destination = match output {
         Some(output) => output,
         None => default_output(&source.directory, settings)?,
@@ -174,20 +176,17 @@ fn sha256(bytes: &[u8]) -> String {
 /// Whether a finished result was made from these weights and companions.
 fn is_same(result: &Path, source: &Source) -> Result<bool> {
     let shards = source.shards()?.unwrap_or_default();
-    let mut files: Vec<PathBuf> = shards.iter().map(|file| source.directory.join(file)).collect();
-    files.extend(checkpoint::companions(&source.directory)?);
+    let companions = Companions::of(&source.directory)?.files;
+    let companions = companions.into_iter().map(|companion| (companion.name, companion.path));
+    let files = shards.into_iter().map(|file| (file.clone(), source.directory.join(file)));
+    let files: Vec<(String, PathBuf)> = files.chain(companions).collect();
     let parts = cli::parts_of(result);
-    for file in &files {
-        if parts.get(&name_of(file)) != Some(&cli::identity(file)?) {
+    for (name, path) in &files {
+        if parts.get(name) != Some(&cli::identity(path)?) {
             return Ok(false);
         }
     }
     Ok(parts.len() == files.len())
-}
-
-/// The key of a file among the parts of a result.
-fn name_of(file: &Path) -> String {
-    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 struct Work<'a> {
@@ -337,11 +336,13 @@ impl<'a> Work<'a> {
         let compute = settings.compute_dtype;
         let text = config::with_quantization(config, settings.scheme, compute, &self.kept, own_head)?;
         cli::write_file(&directory.join(CONFIG), &text)?;
-        for companion in checkpoint::companions(&self.source.directory)? {
-            let from = cli::identity(&companion)?;
-            checkpoint::copy_companion(&companion, &directory)?;
-            self.output.finish_part(&name_of(&companion), from)?;
+        let companions = Companions::of(&self.source.directory)?;
+        for companion in &companions.files {
+            let from = cli::identity(&companion.path)?;
+            companion.copy(&directory)?;
+            self.output.finish_part(&companion.name, from)?;
         }
+        companions.note_others();
         Ok(())
     }
 

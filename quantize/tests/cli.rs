@@ -430,6 +430,29 @@ fn a_model_in_the_hubs_cache_is_found_by_its_name() {
 }
 
 #[test]
+fn templates_go_along_and_links_out_of_the_model_do_not() {
+    let (parent, source) = model();
+    fs::create_dir(source.join("additional_chat_templates")).unwrap();
+    fs::write(source.join("additional_chat_templates/tool_use.jinja"), "tools").unwrap();
+    fs::write(parent.path().join("id_rsa"), "secret").unwrap();
+    std::os::unix::fs::symlink("../id_rsa", source.join("notes.txt")).unwrap();
+    let quantized =
+        |output: &str| quantize().current_dir(parent.path()).args(["source", "-o", output]).assert();
+    let said = stderr_of(&quantized("q").success());
+    assert!(said.contains("not copied (2): README.md, notes.txt"), "{said}");
+    let tools = parent.path().join("q/additional_chat_templates/tool_use.jinja");
+    assert_eq!(fs::read_to_string(tools).unwrap(), "tools");
+    assert!(!parent.path().join("q/notes.txt").exists());
+    assert!(stderr_of(&quantized("q").success()).contains("already made"));
+
+    std::os::unix::fs::symlink("../id_rsa", source.join("LICENSE")).unwrap();
+    let said = stderr_of(&quantized("linked").code(1));
+    assert!(said.contains("LICENSE is a link out of the model's directory"), "{said}");
+    assert!(said.contains("hint: if that file belongs to the model: cp --remove-destination "), "{said}");
+    assert!(!parent.path().join("linked").exists());
+}
+
+#[test]
 fn verifying_finds_every_part_that_was_damaged() {
     let (parent, _) = model();
     quantize().current_dir(parent.path()).args(["source", "-o", "q"]).assert().success();

@@ -6,6 +6,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::tokens::TokenIndices;
 use crate::{Context, Error, Result, bail, error};
 
 /// The file in an adapter's directory.
@@ -60,6 +61,9 @@ pub struct AdapterConfig {
     /// The modules with an adapter.
     #[serde(default)]
     pub target_modules: Option<TargetModules>,
+    /// The tokens whose rows of the embedding table were trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trainable_token_indices: Option<TokenIndices>,
     /// Everything else that the file says.
     #[serde(flatten, skip_serializing)]
     other: Map<String, Value>,
@@ -90,14 +94,13 @@ fn absent_is_empty<'de, D: serde::Deserializer<'de>>(
 }
 
 /// Keys that change the result when they are set, and what they switch on.
-const UNSUPPORTED: [(&str, &str); 11] = [
+const UNSUPPORTED: [(&str, &str); 10] = [
     ("use_dora", "DoRA"),
     ("use_qalora", "QALoRA"),
     ("use_bdlora", "BD-LoRA"),
     ("lora_bias", "a bias in B"),
     ("layer_replication", "replicated layers"),
     ("alora_invocation_tokens", "activated LoRA"),
-    ("trainable_token_indices", "trained token embeddings"),
     ("target_parameters", "adapters of bare parameters"),
     ("arrow_config", "Arrow routing"),
     ("kasa_config", "KaSA"),
@@ -127,6 +130,7 @@ impl AdapterConfig {
             alpha_pattern: Map::new(),
             modules_to_save: None,
             target_modules: Some(TargetModules::Names(targets)),
+            trainable_token_indices: None,
             other: Map::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::AdapterConfig;
 use super::config::{CONFIG, MERGE_IN_PEFT};
+use super::tokens::TokenRows;
 use crate::checkpoint::{self, Checkpoint, Tensor};
 use crate::{Result, bail, cli, error};
 
@@ -35,6 +36,8 @@ pub struct Adapter {
     /// Tensors that replace those of the base, by their name in it: biases trained along, and the
     /// modules of `modules_to_save`.
     pub replacements: BTreeMap<String, Tensor>,
+    /// Single rows that replace those of the base, by the name of the weight in it.
+    pub tokens: BTreeMap<String, TokenRows>,
 }
 
 /// In front of every name in the file: PEFT's wrapper and its model.
@@ -54,6 +57,7 @@ impl Adapter {
         let mut a = BTreeMap::new();
         let mut b = BTreeMap::new();
         let mut replacements = BTreeMap::new();
+        let mut tokens = BTreeMap::new();
         for tensor in checkpoint.tensors() {
             let Some(name) = tensor.name.strip_prefix(PREFIX) else {
                 bail!(Malformed, "{}: tensor {} does not begin with {PREFIX}", file.display(), tensor.name);
@@ -69,8 +73,11 @@ impl Adapter {
                     tensor.name
                 )
                 .hint(MERGE_IN_PEFT));
-            } else {
-                let name = name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".");
+            } else if let Some(module) = module(&format!("{name}.weight"), "trainable_tokens_delta") {
+                let module = module.trim_end_matches(".token_adapter").to_string();
+                let rows = TokenRows::new(config.trainable_token_indices.as_ref(), &module, tensor)?;
+                tokens.insert(format!("{module}.weight"), rows);
+            } else if let Some(name) = replaced(name) {
                 replacements.insert(name.clone(), Tensor { name, ..tensor });
             }
         }
@@ -84,7 +91,7 @@ impl Adapter {
             };
             modules.insert(module.clone(), Lora::new(&config, &module, &a, &b)?);
         }
-        Ok(Self { config, modules, replacements })
+        Ok(Self { config, modules, replacements, tokens })
     }
 
     /// Writes an adapter that PEFT loads into `directory`, which exists; each file appears whole.
@@ -98,6 +105,11 @@ impl Adapter {
         for (name, tensor) in &self.replacements {
             tensors.push(Tensor { name: format!("{PREFIX}{name}"), ..tensor.clone() });
         }
+        for (name, rows) in &self.tokens {
+            let module = name.trim_end_matches(".weight");
+            let name = format!("{PREFIX}{module}.token_adapter.trainable_tokens_delta");
+            tensors.push(Tensor { name, ..rows.values.clone() });
+        }
         checkpoint::write_file(&directory.join(checkpoint::ADAPTER), &tensors)?;
         cli::write_file(&directory.join(CONFIG), &(serde_json::to_string_pretty(&self.config)? + "\n"))
     }
@@ -108,6 +120,16 @@ fn module<'a>(name: &'a str, part: &str) -> Option<&'a str> {
     let name = name.strip_suffix(".weight")?;
     let name = name.strip_suffix(".default").unwrap_or(name);
     name.strip_suffix(part)?.strip_suffix('.')
+}
+
+/// The tensor of the base that a tensor of an adapter replaces. PEFT saves a module with the names of
+/// its wrapper where the vocabulary was resized: trained, and as it was before.
+fn replaced(name: &str) -> Option<String> {
+    if name.contains(".original_module.") {
+        return None;
+    }
+    let wrappers = [".token_adapter", ".base_layer", ".modules_to_save.default", ".modules_to_save"];
+    Some(wrappers.iter().fold(name.to_string(), |name, wrapper| name.replace(&format!("{wrapper}."), ".")))
 }
 
 impl Lora {
@@ -155,7 +177,7 @@ mod tests {
             ("model.layers.0.self_attn.q_proj".to_string(), lora(0.5)),
             ("model.layers.0.mlp.up_proj".to_string(), lora(0.25)),
         ]);
-        Adapter { config, modules, replacements: BTreeMap::new() }
+        Adapter { config, modules, replacements: BTreeMap::new(), tokens: BTreeMap::new() }
     }
 
     #[test]

@@ -6,7 +6,9 @@
 mod base;
 mod config;
 mod lora;
+mod tokens;
 
 pub use base::find_base;
 pub use config::{AdapterConfig, CONFIG, TargetModules};
 pub use lora::{Adapter, Lora};
+pub use tokens::{TokenIndices, TokenRows};

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub use bytes::Bytes;
-pub use companions::{companions, copy_companion};
+pub use companions::{Companion, Companions};
 pub use index::{INDEX, Index, SINGLE};
 pub use safetensors::Dtype;
 pub use tensor::{Tensor, narrow};

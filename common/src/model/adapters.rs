@@ -155,7 +155,7 @@ impl AdapterLayout {
 
     /// The adapters of a PEFT directory, each on the projection of its name.
     pub(super) fn of_adapter(stacks: &[Stack], adapter: &Adapter) -> Result<Self> {
-        if let Some(name) = adapter.replacements.keys().next() {
+        if let Some(name) = adapter.replacements.keys().chain(adapter.tokens.keys()).next() {
             return Err(error!("the adapter replaces {name} of its base, which only merge supports")
                 .hint("merge the adapter and use the merged model"));
         }
@@ -302,7 +302,8 @@ impl Adapters {
             };
             Some((projection.name.clone(), lora))
         });
-        Ok(Adapter { config, modules: modules.collect(), replacements: BTreeMap::new() })
+        let modules = modules.collect();
+        Ok(Adapter { config, modules, replacements: BTreeMap::new(), tokens: BTreeMap::new() })
     }
 
     /// Learning rates of all values, B's `ratio` times those of A (LoRA+, arXiv:2402.12354): ranges

@@ -56,12 +56,14 @@ pub struct LabelOptions {
     pub train_on_prompt: bool,
     /// Train the last answer only; it is also the last to be shortened.
     pub mask_history: bool,
+    /// The text of a special token in data is text like any other. Without it, it is that token.
+    pub split_special_tokens: bool,
 }
 
 impl LabelOptions {
     /// All answers and nothing else, in at most `cutoff_len` tokens.
     pub fn answers(cutoff_len: usize) -> Self {
-        Self { cutoff_len, train_on_prompt: false, mask_history: false }
+        Self { cutoff_len, train_on_prompt: false, mask_history: false, split_special_tokens: true }
     }
 }
 
@@ -74,6 +76,8 @@ pub struct Encoded {
     pub shortened_answers: usize,
     /// Answers among them that lost the token that ends them.
     pub endless_answers: usize,
+    /// Whether data held the text of a special token, which is text like any other.
+    pub has_special_text: bool,
     /// Answers that the data says are not to be trained.
     pub masked_answers: usize,
     /// Answers that are not trained because they call tools and the template does not write that.
@@ -93,7 +97,8 @@ pub fn encode_conversation(
     if !conversation.messages.iter().any(Message::is_assistant) {
         bail!(Row, "no assistant turn, so nothing to train");
     }
-    let (conversation, has_specials) = marks::mark_specials(conversation, tokenizer.special_contents());
+    let specials = if options.split_special_tokens { tokenizer.special_contents() } else { &[] };
+    let (conversation, has_specials) = marks::mark_specials(conversation, specials);
     let rendered = template.render(&conversation.messages, &conversation.tools, false)?;
     let enough = match conversation.messages.len() > LONG && !options.mask_history {
         true => beyond_cutoff(tokenizer, &rendered, options.cutoff_len)?,
@@ -110,6 +115,7 @@ pub fn encode_conversation(
     } else {
         (rendered.clone(), Vec::new(), edges)
     };
+    let has_special_text = literal.iter().any(|range| !range.is_empty());
     let turns: Vec<Range<usize>> = edges.chunks_exact(2).map(|edge| edge[0]..edge[1]).collect();
     let origin = || Origin::rendered(template, &conversation, &rendered, false);
     let mut tokens = origin::encode(tokenizer, &text, &literal, &[], origin)?;
@@ -134,6 +140,7 @@ pub fn encode_conversation(
         unwritten_calls: answers().filter(|answer| !answer.masked && is_unwritten(answer)).count(),
         shortened_answers: encoded.shortened_answers + left_out,
         endless_answers: encoded.endless_answers + left_out,
+        has_special_text,
         ..encoded
     })
 }

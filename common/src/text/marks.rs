@@ -99,7 +99,9 @@ fn mark_text(text: &mut String, specials: &[String]) -> bool {
     if text.contains(is_mark) {
         text.retain(|c| !is_mark(c));
     }
-    if !specials.iter().any(|special| text.contains(special.as_str())) {
+    // A tokenizer may have tens of thousands of special tokens; a text holds few.
+    let specials: Vec<&String> = specials.iter().filter(|special| text.contains(special.as_str())).collect();
+    if specials.is_empty() {
         return false;
     }
     let mut marked = String::with_capacity(text.len() + 16);

@@ -4,6 +4,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`conversation`] | messages as users write them |
+//! | [`files`] | which files decide about text, of a model or of an adapter and its base |
 //! | [`tokenizer`] | `tokenizer.json`: text to token ids and back |
 //! | [`stream`] | token ids to text one at a time, never half a character |
 //! | [`template`] | the chat template of a model, rendered as transformers renders it |
@@ -17,6 +18,7 @@
 pub mod conversation;
 pub mod cutoff;
 pub mod ending;
+pub mod files;
 pub mod labels;
 mod marks;
 pub mod number;
@@ -27,6 +29,7 @@ pub mod tokenizer;
 
 pub use conversation::{Conversation, Message};
 pub use ending::Ending;
+pub use files::TextFiles;
 pub use labels::{Encoded, Example, LabelOptions};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;

@@ -115,9 +115,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
         Some(output) => Some(begin(output, &inputs, arguments.common.force)?),
         None => None,
     };
-    let home = arguments.model.text_home(&directory)?;
-    let tokenizer = Tokenizer::load(&home)?;
-    let template = arguments.model.chat_template(&home, &tokenizer)?;
+    let files = arguments.model.text_files(&directory)?;
+    let tokenizer = Tokenizer::of(&files)?;
+    let template = arguments.model.chat_template(&files, &tokenizer)?;
     let (end, stop_text) = match Ending::of(&tokenizer, &template) {
         Some(Ending::Token(token)) => (Some(token), None),
         Some(Ending::Text(text)) => (None, Some(text)),
@@ -125,7 +125,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     };
     missing_tokens(&tokenizer, &template).iter().for_each(cli::warn);
     let ends = tokenizer.eos_token_id().into_iter().chain(end);
-    let settings = Settings::load(&home, &arguments.flags, ends)?;
+    let settings = Settings::load(&files, &arguments.flags, ends)?;
     let mut models = Models::new(&arguments.model)?;
     let model = models.load(&directory)?;
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);

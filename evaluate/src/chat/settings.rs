@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use clap::Args;
-use common::{Context, Error, Result};
+use common::text::TextFiles;
+use common::text::files::GENERATION_CONFIG;
+use common::{Error, Result, files};
 use serde::Deserialize;
 
 /// Flags that choose tokens; what is not given comes from the model's generation_config.json.
@@ -84,12 +86,12 @@ impl Ids {
 const DEFAULT_NEW_TOKENS: usize = 1024;
 
 impl Settings {
-    /// From the files of the model in `directory` and the flags. Sampling is on if the model's
+    /// From the files of a model and the flags. Sampling is on if the model's
     /// `do_sample` or a sampling flag says so. Answers end with the tokens that the model's files
     /// name, and with those of `ends`.
-    pub fn load(directory: &Path, flags: &Flags, ends: impl IntoIterator<Item = u32>) -> Result<Self> {
-        let stored = read(&directory.join("generation_config.json"))?;
-        let config = read(&directory.join("config.json"))?;
+    pub fn load(model: &TextFiles, flags: &Flags, ends: impl IntoIterator<Item = u32>) -> Result<Self> {
+        let stored = read(&model.path(GENERATION_CONFIG))?;
+        let config = read(&model.path("config.json"))?;
         let asked = flags.temperature.is_some() || flags.top_p.is_some() || flags.top_k.is_some();
         let sample = flags.do_sample.unwrap_or(asked || stored.do_sample.unwrap_or(false));
         let chosen = |flag: Option<f32>, stored: Option<f32>| flag.or(stored).unwrap_or(1.0);
@@ -138,8 +140,7 @@ fn read(path: &Path) -> Result<Stored> {
     if !path.exists() {
         return Ok(Stored::default());
     }
-    let bytes = fs_err::read(path)?;
-    serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+    files::read_json(path, files::CONFIG)
 }
 
 #[cfg(test)]
@@ -152,7 +153,7 @@ mod tests {
         if !generation.is_empty() {
             fs_err::write(directory.path().join("generation_config.json"), generation).unwrap();
         }
-        Settings::load(directory.path(), flags, [9])
+        Settings::load(&TextFiles::of(directory.path(), None), flags, [9])
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use common::Result;
 use common::cli::Size;
 use common::data::{RowLimit, Source};
@@ -78,6 +78,11 @@ pub struct DataArguments {
     /// Train the last answer of a conversation only
     #[arg(long)]
     pub mask_history: bool,
+
+    /// Whether the text of a special token that stands in data, such as <|im_end|>, is text like any other;
+    /// false makes it that token, as LLaMA-Factory does unless told otherwise
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub split_special_tokens: bool,
 
     /// Tokenize again what an earlier run has tokenized and kept
     #[arg(long)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use common::data::{Malformed, Record};
+use common::error::Kind;
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Encoded, LabelOptions, Tokenizer};
 use common::{Result, error};
@@ -57,6 +58,8 @@ impl<'a> Encoder<'a> {
             .collect();
         for (record, encoded) in records.iter().zip(encoded) {
             match encoded {
+                // It is the tokenizer's fault, and the next row would meet it too.
+                Err(problem) if problem.kind() == Kind::Malformed => return Err(problem),
                 Err(problem) => self.malformed.add(&record.place, problem, self.strict)?,
                 Ok(encoded) => {
                     self.untrained.add(&record.conversation, &encoded, template);

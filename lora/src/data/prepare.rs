@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use common::checkpoint::Companions;
 use common::cli::{self, Progress, Unit};
 use common::data::{Malformed, Source, records, rows};
 use common::text::ending::missing_tokens;
-use common::text::{ChatTemplate, Ending, LabelOptions, Tokenizer};
+use common::text::{ChatTemplate, Ending, LabelOptions, TextFiles, Tokenizer};
 use common::{Context, Result, bail, hex};
 use sha2::{Digest, Sha256};
 
@@ -44,6 +45,8 @@ impl DataArguments {
     /// Reads and tokenizes everything for the model in `directory`. `seed` decides which rows are drawn
     /// of a data set that wants some of its rows.
     pub fn prepare(&self, directory: &Path, seed: u64) -> Result<Prepared> {
+        // They are copied beside every checkpoint; what is wrong with them is said before the first step.
+        Companions::of_text(directory)?.expect_inside()?;
         let tokenizer = Tokenizer::load(directory)?;
         let template = match &self.template {
             Some(name) => ChatTemplate::named(name, &tokenizer)?,
@@ -59,6 +62,7 @@ impl DataArguments {
                 cutoff_len: self.longest(),
                 train_on_prompt: self.train_on_prompt,
                 mask_history: self.mask_history,
+                split_special_tokens: self.split_special_tokens,
             },
         };
         let held_out = preparation.examples(self.sources(&self.eval_data, &self.eval_dataset, seed)?)?;
@@ -153,9 +157,7 @@ impl Preparation<'_> {
             hash.update(bytes);
         };
         part(VERSION.as_bytes());
-        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
-            part(&fs_err::read(self.model.join(name)).unwrap_or_default());
-        }
+        part(&TextFiles::of(self.model, None).digest()?);
         part(self.template.source().as_bytes());
         part(format!("{:?} {}", self.options, self.arguments.strict).as_bytes());
         for source in sources {

@@ -1,4 +1,4 @@
-//! What of the data is not trained, and why: counted, and said to the user.
+//! What of the data is not trained, or not as it might be meant, and why: counted, and said to the user.
 
 use common::text::{ChatTemplate, Conversation, Encoded};
 use common::{Error, error};
@@ -16,6 +16,8 @@ pub struct Untrained {
     unwritten_calls: usize,
     /// Examples whose tools the template does not write.
     unwritten_tools: usize,
+    /// Examples with the text of a special token in them.
+    special_texts: usize,
     /// Examples without an answer, because the cutoff left none.
     cut: usize,
     /// Examples without an answer, because none of theirs is to be trained.
@@ -25,10 +27,10 @@ pub struct Untrained {
 impl Untrained {
     /// Takes an example into account, encoded with `template`.
     pub fn add(&mut self, conversation: &Conversation, encoded: &Encoded, template: &ChatTemplate) {
-        let Encoded { example, shortened_answers, endless_answers, masked_answers, unwritten_calls } =
-            encoded;
-        self.shortened += shortened_answers;
-        self.endless += endless_answers;
+        let Encoded { example, masked_answers, unwritten_calls, .. } = encoded;
+        self.shortened += encoded.shortened_answers;
+        self.endless += encoded.endless_answers;
+        self.special_texts += usize::from(encoded.has_special_text);
         self.masked += masked_answers;
         self.unwritten_calls += unwritten_calls;
         self.unwritten_tools += usize::from(!conversation.tools.is_empty() && !template.reads("tools"));
@@ -43,7 +45,8 @@ impl Untrained {
 
     /// What the user has to know.
     pub fn warnings(&self, cutoff: usize) -> Vec<String> {
-        let Self { shortened, endless, masked, unwritten_calls, unwritten_tools, cut, empty } = self;
+        let Self { shortened, endless, masked, unwritten_calls, unwritten_tools, special_texts, cut, empty } =
+            self;
         let other = "--template names one that does, as qwen";
         [
             (masked, format!("{masked} answers have weight 0 (or train: false) and are not trained")),
@@ -54,6 +57,10 @@ impl Untrained {
             (
                 unwritten_tools,
                 format!("{unwritten_tools} examples have tools, which the chat template does not write; {other}"),
+            ),
+            (
+                special_texts,
+                format!("{special_texts} examples hold the text of a special token, which is trained as text; --split-special-tokens false makes it the token"),
             ),
             (empty, format!("{empty} examples have no other answer and are dropped")),
             (cut, format!("{cut} examples have no answer within {cutoff} tokens (--cutoff-len) and are dropped")),

@@ -474,11 +474,6 @@ const LIMITED: &[Limited] = &[
         keys: &["shift_attn", "resize_vocab", "train_from_scratch", "freeze_language_model"],
     },
     Limited {
-        harmless: &["false"],
-        hint: "remove it: special tokens in data are always kept apart from those of the template",
-        keys: &["split_special_tokens"],
-    },
-    Limited {
         harmless: &["main"],
         hint: "fetch MODEL --revision NAME downloads it; name the directory here",
         keys: &["model_revision"],

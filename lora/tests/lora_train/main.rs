@@ -15,6 +15,7 @@ mod reporting;
 mod rows;
 mod survival;
 mod templates;
+mod tokenizers;
 mod training;
 mod turns;
 mod yaml;

@@ -150,6 +150,7 @@ fn nothing_but_results_is_left_in_the_output() {
         "adapter_model.safetensors",
         "all_results.json",
         "checkpoint-2",
+        "generation_config.json",
         "made-by.json",
         "tokenizer.json",
         "tokenizer_config.json",

@@ -16,7 +16,7 @@ use super::made_by::{self, Contents, Kind, MADE_BY, MadeBy, contents};
 use super::scratch::Scratch;
 use super::write::{self, remove, rename_new, sync, sync_tree};
 use super::{Destination, foreign};
-use crate::{Context, Result, error};
+use crate::{Context, Result, bail, error};
 
 /// A directory to which a tool adds files and results.
 #[derive(Debug)]
@@ -149,7 +149,12 @@ impl GrowingDirectory {
         let files = made_by::list(&stage)?;
         self.claim(&files.iter().map(|(name, kind)| (name.as_str(), *kind)).collect::<Vec<_>>())?;
         for name in files.keys() {
-            fs_err::rename(stage.join(name), self.path.join(name))?;
+            let to = self.path.join(name);
+            if !made_by::has_plain_parents(&self.path, name) {
+                bail!(Exists, "{} would lie behind a link or a file", to.display());
+            }
+            fs_err::create_dir_all(write::parent(&to))?;
+            fs_err::rename(stage.join(name), to)?;
         }
         sync(&self.path)?;
         remove(&stage)

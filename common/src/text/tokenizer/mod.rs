@@ -3,17 +3,36 @@
 //! Special tokens are recognised only in text that a template or a tool wrote. Text that came from
 //! data is encoded as plain characters, so that a row holding `<|im_end|>` cannot end a turn.
 
+mod check;
+mod guard;
+mod names;
+mod pattern;
+mod steps;
+
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::tokenizer::{Encoding, OffsetType, PostProcessor};
 use tokenizers::{
-    Model, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizedString, PreTokenizer, Token,
+    Model, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizedString,
+    PreTokenizer, Token, TokenizerImpl,
 };
 
-use crate::{Context, Error, Result, bail};
+use crate::text::TextFiles;
+use crate::text::files::TOKENIZER;
+use crate::{Context, Error, Result, bail, error, files};
+use guard::Guard;
+use steps::{BoundedDecoder, BoundedNormalizer, BoundedPreTokenizer};
+
+/// The library's tokenizer with our steps around its model.
+type Inner =
+    TokenizerImpl<ModelWrapper, BoundedNormalizer, BoundedPreTokenizer, PostProcessorWrapper, BoundedDecoder>;
+
+/// Special tokens that a tokenizer may have: every text is searched for each of them.
+const SPECIAL_TOKENS: usize = 1 << 15;
 
 /// Token ids with the bytes of the text each stands for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +46,9 @@ pub struct Tokens {
 /// The tokenizer of a model.
 pub struct Tokenizer {
     /// Without its post-processor, which would add tokens that chat templates write themselves.
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
+    /// Every call into `inner` goes through it.
+    guard: Guard,
     post_processor: Option<PostProcessorWrapper>,
     special_tokens: Map<String, Value>,
     /// Contents of all special tokens, longest first.
@@ -39,16 +60,20 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, and the names of special tokens from `tokenizer_config.json` and
-    /// `special_tokens_map.json`, from the directory of a model.
+    /// The tokenizer of the model in `directory`.
     pub fn load(directory: &Path) -> Result<Self> {
-        let path = directory.join("tokenizer.json");
-        let bytes = fs_err::read(&path).hint("the directory of a Hugging Face model holds tokenizer.json")?;
-        let mut special_tokens = Map::new();
-        for name in ["special_tokens_map.json", "tokenizer_config.json"] {
-            collect_special_tokens(&directory.join(name), &mut special_tokens)?;
+        Self::of(&TextFiles::of(directory, None))
+    }
+
+    /// Reads `tokenizer.json`, and the names of special tokens from `tokenizer_config.json` and
+    /// `special_tokens_map.json`, from the files of a model.
+    pub fn of(model: &TextFiles) -> Result<Self> {
+        let path = model.path(TOKENIZER);
+        if !path.exists() {
+            return Err(missing(&path));
         }
-        Self::from_bytes(&bytes, special_tokens)
+        let bytes = files::read(&path, files::TOKENIZER)?;
+        Self::from_bytes(&bytes, names::special_tokens(model)?)
             .with_context(|| format!("cannot read {}", path.display()))
             .hint("download the model's tokenizer.json again")
     }
@@ -56,12 +81,17 @@ impl Tokenizer {
     /// A tokenizer from the bytes of `tokenizer.json`; `special_tokens` maps names such as
     /// `eos_token` to their text.
     pub fn from_bytes(bytes: &[u8], special_tokens: Map<String, Value>) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(Error::malformed)?;
-        let post_processor = inner.get_post_processor().cloned();
-        inner.with_post_processor(None::<PostProcessorWrapper>);
+        check::check_structure(bytes)?;
+        let json: Value = serde_json::from_slice(bytes)?;
+        check::check(&json)?;
+        let guard = Guard::default();
+        // Building takes time for each entry, which is short.
+        let mut inner = guard.run(bytes.len(), || Inner::deserialize(json))??;
         // Lengths are the callers' matter; a stored truncation would cut silently.
         inner.with_truncation(None).map_err(Error::malformed)?;
         inner.with_padding(None);
+        let post_processor = inner.get_post_processor().cloned();
+        inner.with_post_processor(None::<PostProcessorWrapper>);
         let mut special_contents: Vec<String> = inner
             .get_added_tokens_decoder()
             .values()
@@ -75,8 +105,13 @@ impl Tokenizer {
         special_contents.retain(|content| !content.is_empty());
         special_contents.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         special_contents.dedup();
+        if special_contents.len() > SPECIAL_TOKENS {
+            let found = special_contents.len();
+            bail!(TooLarge, "{found} special tokens, expected at most {SPECIAL_TOKENS}");
+        }
         let mut tokenizer = Self {
             inner,
+            guard,
             post_processor,
             special_tokens,
             special_contents,
@@ -86,8 +121,12 @@ impl Tokenizer {
         tokenizer.controls = tokenizer.find_controls()?;
         let newline = tokenizer.encode("\n")?;
         let after_newline = tokenizer.encode("\na")?;
-        tokenizer.adds_prefix_space =
-            after_newline.strip_prefix(newline.as_slice()) != Some(&tokenizer.encode("a")?);
+        let letter = tokenizer.encode("a")?;
+        tokenizer.adds_prefix_space = after_newline.strip_prefix(newline.as_slice()) != Some(&letter);
+        // What fails on any text is said at once.
+        let document = tokenizer.encode_rendered("a 1", &[], &[])?;
+        tokenizer.as_document(document)?;
+        tokenizer.decode_with_special(&letter)?;
         Ok(tokenizer)
     }
 
@@ -103,20 +142,27 @@ impl Tokenizer {
         Ok(controls)
     }
 
+    /// Does some of the library's work on a text or on ids of `bytes`.
+    fn run<T>(&self, bytes: usize, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+        let refused = |problem| error!(Row, "the model's tokenizer does not take a text: {problem}");
+        self.guard.run(bytes, work)?.map_err(refused)
+    }
+
     /// Token ids of a text in which special tokens are recognised and none is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.inner.encode_fast(text, false).map_err(Error::malformed)?.get_ids().to_vec())
+        self.run(text.len(), || Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec()))
     }
 
     /// Token ids of a text that stands for itself, as a base model is prompted: with the tokens
     /// that the tokenizer puts around a text, such as Llama's `<|begin_of_text|>`.
     pub(crate) fn as_document(&self, tokens: Tokens) -> Result<Vec<u32>> {
         let Some(processor) = &self.post_processor else { return Ok(tokens.ids) };
+        let bytes = tokens.offsets.last().map_or(0, |last| last.end);
         let offsets = tokens.offsets.into_iter().map(|range| (range.start, range.end));
         let tokens = tokens.ids.into_iter().zip(offsets);
         let tokens = tokens.map(|(id, offsets)| Token { id, value: String::new(), offsets }).collect();
         let encoding = Encoding::from_tokens(tokens, 0);
-        Ok(processor.process(encoding, None, true).map_err(Error::malformed)?.get_ids().to_vec())
+        self.run(bytes, || Ok(processor.process(encoding, None, true)?.get_ids().to_vec()))
     }
 
     /// Token ids of data: a text in which nothing is a special token.
@@ -164,7 +210,7 @@ impl Tokenizer {
             if is_literal {
                 self.plain_encoding(text)
             } else {
-                self.inner.encode(text, false).map_err(Error::malformed)
+                self.run(text.len(), || self.inner.encode(text, false))
             }
         };
         let piece = &text[range.clone()];
@@ -195,27 +241,29 @@ impl Tokenizer {
 
     /// The pipeline of the tokenizer without the step that looks for added tokens.
     fn plain_encoding(&self, text: &str) -> Result<Encoding> {
-        let mut normalized = NormalizedString::from(text);
-        if let Some(normalizer) = self.inner.get_normalizer() {
-            normalizer.normalize(&mut normalized).map_err(Error::malformed)?;
-        }
-        let mut pieces = PreTokenizedString::from(normalized);
-        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut pieces).map_err(Error::malformed)?;
-        }
-        let model = self.inner.get_model();
-        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(Error::malformed)?;
-        pieces.into_encoding(None, 0, OffsetType::Byte).map_err(Error::malformed)
+        self.run(text.len(), || {
+            let mut normalized = NormalizedString::from(text);
+            if let Some(normalizer) = self.inner.get_normalizer() {
+                normalizer.normalize(&mut normalized)?;
+            }
+            let mut pieces = PreTokenizedString::from(normalized);
+            if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+                pre_tokenizer.pre_tokenize(&mut pieces)?;
+            }
+            let model = self.inner.get_model();
+            pieces.tokenize(|piece| model.tokenize(piece.get()))?;
+            pieces.into_encoding(None, 0, OffsetType::Byte)
+        })
     }
 
     /// Text of tokens, without special ones. Bytes that form no character become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(Error::malformed)
+        self.run(ids.len(), || self.inner.decode(ids, true))
     }
 
     /// Text of tokens, with special ones.
     pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(Error::malformed)
+        self.run(ids.len(), || self.inner.decode(ids, false))
     }
 
     /// Id of a token given by its text.
@@ -264,48 +312,18 @@ impl Tokens {
     }
 }
 
-/// Adds the special tokens that a JSON file names, as text; entries may be objects with `content`.
-fn collect_special_tokens(path: &Path, tokens: &mut Map<String, Value>) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let text = fs_err::read_to_string(path)?;
-    let value: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
-    let Value::Object(object) = value else {
-        bail!(Malformed, "{}: an object expected, found {}", path.display(), kind_of(&value));
-    };
-    for (name, value) in object {
-        if !(name.ends_with("_token") || name == "additional_special_tokens") {
-            continue;
-        }
-        let text = match &value {
-            Value::Array(list) => Some(list.iter().filter_map(token_text).collect()),
-            other => token_text(other),
-        };
-        if let Some(text) = text {
-            tokens.insert(name, text);
-        }
-    }
-    Ok(())
-}
-
-fn token_text(value: &Value) -> Option<Value> {
-    match value {
-        Value::String(_) => Some(value.clone()),
-        Value::Object(object) => object.get("content").filter(|content| content.is_string()).cloned(),
-        _ => None,
-    }
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+/// The error of a model without `tokenizer.json`, which says how to make one of what there is.
+fn missing(path: &Path) -> Error {
+    let directory = path.parent().unwrap_or(path);
+    let problem = error!("there is no {}", path.display());
+    let others = ["tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
+    match others.into_iter().find(|other| directory.join(other).exists()) {
+        Some(_) => problem.hint(format_args!(
+            "make it of the older files: python -c 'import sys, transformers; \
+             transformers.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])' {}",
+            crate::cli::quoted_path(directory)
+        )),
+        None => problem.hint("the directory of a Hugging Face model holds tokenizer.json"),
     }
 }
 

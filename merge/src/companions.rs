@@ -1,0 +1,45 @@
+//! What lies beside the weights of the result: the files of the base, and those that an adapter was
+//! trained with where they are others.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use common::Result;
+use common::checkpoint::{Companion, Companions};
+use common::text::files::CHAT_TEMPLATE;
+
+/// The files that go beside the weights, and the names of those of the base that do not.
+///
+/// An adapter's chat template replaces all templates of the base, because the model is asked as it
+/// was trained. An adapter with rows of its own for added tokens (`resized`) brings the tokenizer that
+/// has those tokens.
+pub fn companions(base: &Path, adapters: &[PathBuf], resized: Option<&Path>) -> Result<Companions> {
+    let Companions { files, others } = Companions::of(base)?;
+    let mut files: BTreeMap<String, Companion> =
+        files.into_iter().map(|file| (file.name.clone(), file)).collect();
+    for adapter in adapters {
+        let own = Companions::of_text(adapter)?.files;
+        if let Some(template) = own.iter().find(|file| file.name == CHAT_TEMPLATE)
+            && !is_same(files.get(CHAT_TEMPLATE), template)?
+        {
+            files.retain(|name, _| !is_template(name));
+            let templates = own.iter().filter(|file| is_template(&file.name));
+            files.extend(templates.map(|file| (file.name.clone(), file.clone())));
+        }
+        if resized == Some(adapter) {
+            files.extend(own.into_iter().map(|file| (file.name.clone(), file)));
+        }
+    }
+    Ok(Companions { files: files.into_values().collect(), others })
+}
+
+fn is_template(name: &str) -> bool {
+    name.ends_with(".jinja")
+}
+
+fn is_same(one: Option<&Companion>, other: &Companion) -> Result<bool> {
+    Ok(match one {
+        Some(one) => one.read()? == other.read()?,
+        None => false,
+    })
+}
