@@ -19,6 +19,8 @@ use crate::{Context, Error, Result, bail};
 pub const CONFIG: u64 = 4 << 20;
 /// Most bytes of the index of a sharded checkpoint.
 pub const INDEX: u64 = 64 << 20;
+/// Most bytes of what a checkpoint of training says of its run: the logs so far.
+pub const PROGRESS: u64 = 256 << 20;
 /// Most bytes of a tokenizer_config.json, which may list every added token.
 pub const TOKENIZER_CONFIG: u64 = 32 << 20;
 /// Most bytes of a tokenizer.json; the largest public ones have 35 MB.

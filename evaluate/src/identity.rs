@@ -4,7 +4,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use common::checkpoint::Companions;
-use common::{Result, hex};
+use common::{Result, files, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -37,7 +37,7 @@ fn fingerprint(directory: &Path) -> Result<String> {
     files.sort();
     let mut hash = Sha256::new();
     for path in files {
-        let mut file = common::files::open(&path)?;
+        let mut file = files::open(&path)?;
         let size = file.metadata()?.len();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         hash.update(format!("{name}\0{size}\0"));

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use common::checkpoint::check_unchanged;
 use common::cli::{self, OutputFile};
 use common::{Context, Result};
 use serde_json::Value;
@@ -38,6 +39,7 @@ impl Journal {
 
     /// Adds a subject to the journal of `report`.
     pub fn add(&mut self, report: &mut OutputFile, scored: &Scored) -> Result<()> {
+        check_unchanged()?;
         let line = serde_json::to_string(scored)? + "\n";
         self.file.write_all(line.as_bytes()).context("cannot keep what is scored")?;
         report.keep_journal(true);

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use common::checkpoint::check_unchanged;
 use common::cli::{self, Progress, Unit};
 use common::data::passes::{pack, passes};
 use common::data::{Malformed, Place, Record, Source, records};
@@ -139,6 +140,7 @@ pub fn losses(model: &Model, examples: &[Example], pass_tokens: usize) -> Result
     for pass in passes(examples, pass_tokens) {
         cli::check_interrupted()?;
         let loss = model.loss(&pack(pass))?;
+        check_unchanged()?;
         if !loss.sum.is_finite() {
             bail!(
                 Malformed,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use common::checkpoint::check_unchanged;
 use common::cli::{self, Destination, OutputFile, Progress, Tool, Unit};
 use common::data::hub;
 use common::device::Device;
@@ -21,7 +22,7 @@ use evaluate::model::{ModelArguments, Models};
 use evaluate::outputs::{Existing, Outputs, chart_of};
 use evaluate::questions::{self, Selection, Split, Style, Subject, Task};
 use evaluate::ranking;
-use evaluate::report::{Report, Scored};
+use evaluate::report::{MOST_BYTES, Report, Scored};
 use evaluate::report_name::report_name;
 use evaluate::score::{Passes, score};
 use evaluate::texts::Texts;
@@ -195,32 +196,34 @@ fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> 
     let mut models = Models::new(&arguments.model)?.for_scoring();
     // The details are of each example, so each has a pass of its own.
     let tokens = if arguments.details.is_some() { 1 } else { arguments.pass_tokens(models.device()) };
-    let mut found = Vec::new();
+    let (mut found, mut entries) = (Vec::new(), Vec::new());
     for directory in directories {
         let files = arguments.model.text_files(directory)?;
         let tokenizer = Tokenizer::of(&files)?;
         let template = arguments.model.chat_template(&files, &tokenizer)?;
         let examples = examples(file, arguments.limit(), arguments.cutoff_len, &tokenizer, &template)?;
+        // Of the files as they are read: afterwards they may be others.
+        let identity = match &output {
+            Some(_) => identity(directory, arguments.model.base_of(directory)?.as_deref())?,
+            None => Value::Null,
+        };
         let passes = losses(models.load(directory)?, &examples.examples, tokens)
             .with_context(|| directory.display().to_string())?;
         if let Some(details) = &mut details {
             details.fill(|path| Ok(fs_err::write(path, examples.details(&passes))?))?;
         }
-        found.push((directory.as_path(), FileLoss::new(examples.examples.len(), &passes)));
+        let loss = FileLoss::new(examples.examples.len(), &passes);
+        let FileLoss { tokens, examples, .. } = loss;
+        entries.push(json!({
+            "model": identity,
+            "loss": loss.mean(),
+            "perplexity": loss.perplexity(),
+            "tokens": tokens,
+            "examples": examples,
+        }));
+        found.push((directory.as_path(), loss));
     }
     if let Some(output) = &mut output {
-        let entry = |(directory, loss): &(&Path, _)| -> Result<Value> {
-            let base = arguments.model.base_of(directory)?;
-            let FileLoss { tokens, examples, .. } = loss;
-            Ok(json!({
-                "model": identity(directory, base.as_deref())?,
-                "loss": loss.mean(),
-                "perplexity": loss.perplexity(),
-                "tokens": tokens,
-                "examples": examples,
-            }))
-        };
-        let entries = found.iter().map(entry).collect::<Result<Vec<_>>>()?;
         let report = json!({"data": file.display().to_string(), "cutoff_len": arguments.cutoff_len, "models": entries});
         output.fill(|path| Ok(fs_err::write(path, serde_json::to_string_pretty(&report)? + "\n")?))?;
     }
@@ -382,7 +385,7 @@ fn made_before(path: &Path, recipe: &Value, arguments: &Arguments) -> Result<(Op
     if path.symlink_metadata().is_err() {
         return Ok((None, Existing::default()));
     }
-    let report = files::read(path, files::INDEX).hint("-o names the file of a report")?;
+    let report = files::read(path, MOST_BYTES).hint("-o names the file of a report")?;
     let report =
         serde_json::from_slice::<Value>(&report).ok().filter(|report| report.get("recipe").is_some());
     let Some(report) = report else {
@@ -442,7 +445,7 @@ fn score_all(
             let kept = || format!("stopped with {} of {} subjects scored", scored.len(), subjects.len());
             match cli::interrupted() {
                 true => Err(Error::interrupted(kept()).hint("the same command goes on from there")),
-                false => Ok(()),
+                false => check_unchanged(),
             }
         })
         .with_context(|| subject.name.clone())?;

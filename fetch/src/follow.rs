@@ -77,7 +77,7 @@ impl Follower {
         };
         let data = entry.open_to_write()?;
         // Some network file systems cannot be mapped.
-        let map = Bytes::map(&entry.path()).ok();
+        let map = Bytes::map_own(&entry.path()).ok();
         loop {
             let mut state = self.lock(file);
             let end = frontier();

@@ -155,8 +155,8 @@ pub fn progress(path: &Path, recipe: &Value, total: u64) -> Result<Progress> {
             .hint("remove it and --resume from the one before, or begin anew with --force"));
     };
     let named = || path.join(PROGRESS).display().to_string();
-    let progress: Progress = files::read_json(&path.join(PROGRESS), files::INDEX).with_context(named)?;
-    let state: Value = files::read_json(&path.join("trainer_state.json"), files::INDEX)?;
+    let progress: Progress = files::read_json(&path.join(PROGRESS), files::PROGRESS).with_context(named)?;
+    let state: Value = files::read_json(&path.join("trainer_state.json"), files::PROGRESS)?;
     let is_end = state["max_steps"] == progress.step;
     if let Some((before, now)) = lengths(&saved, recipe).filter(|_| is_end) {
         if total < progress.step {

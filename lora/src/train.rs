@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use common::adapter::{Adapter, AdapterConfig};
+use common::checkpoint::check_unchanged;
 use common::cli::{self, GrowingDirectory, Unit, interrupted, note};
 use common::data::passes::{pack, passes};
 use common::device::cuda::Float16;
@@ -254,6 +255,7 @@ impl Run {
                 .check_gradients(tensors, &values, &gradients, moves)
                 .context(format!("step {number}"))?;
         }
+        check_unchanged()?;
         let clip = clip_factor(norm, self.config.max_grad_norm);
         let optimizer = self.config.optimizer();
         let rates = self.model.adapters().learning_rates(learning_rate as f32, self.config.rate_of_b as f32);

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use common::checkpoint::{Checkpoint, Dtype, TensorSpec};
 use common::kernels::linear::Weight;
-use common::model::{expect_readable, has_own_head, with_canonical_names};
+use common::model::{check_config, expect_readable, has_own_head, with_canonical_names};
 use common::nf4::{Quantized, part_of};
-use common::{Context, Result};
+use common::{Context, Result, files};
 use serde_json::Value;
 
 /// A model directory.
@@ -20,9 +20,9 @@ impl Base {
     /// Opens a model, dense or with bitsandbytes' 4-bit weights.
     pub fn open(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
-        let text = fs_err::read(&path)
-            .map_err(|error| common::Error::from(error).hint("--base names a model's directory"))?;
-        let config = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        let text = files::read(&path, files::CONFIG).hint("--base names a model's directory")?;
+        let config: Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        check_config(&config).with_context(|| path.display().to_string())?;
         expect_readable(&config, directory).with_context(|| path.display().to_string())?;
         let checkpoint = with_canonical_names(Checkpoint::open(directory)?)?;
         Ok(Self { directory: directory.to_path_buf(), config, checkpoint })

@@ -92,7 +92,10 @@ impl Piece<'_> {
     /// Folds blocks of rows on all threads and hands each over with its byte offset.
     fn each_block(&self, write: impl Fn(usize, &[u8]) -> Result<()> + Sync) -> Result<()> {
         let (rows, columns) = self.rows_and_columns();
-        let rows_each = (BLOCK / columns.max(1)).max(1);
+        if columns == 0 {
+            return Ok(());
+        }
+        let rows_each = (BLOCK / columns).max(1);
         (0..rows.div_ceil(rows_each)).into_par_iter().try_for_each_init(
             || (Vec::new(), Vec::new()),
             |(values, bytes), block| {

@@ -166,6 +166,14 @@ fn piece<'a>(
             if replacement.shape != spec.shape && !resizes {
                 bail!(Mismatch, "the adapter has {name} {:?}, the base {:?}", replacement.shape, spec.shape);
             }
+            if replacement.dtype != spec.dtype && !(is_float(replacement.dtype) && is_float(spec.dtype)) {
+                bail!(
+                    Mismatch,
+                    "the adapter has {name} as {}, the base as {}",
+                    replacement.dtype,
+                    spec.dtype
+                );
+            }
             spec.shape.clone_from(&replacement.shape);
             weight = Weight::Dense(replacement.clone());
         }
@@ -241,7 +249,7 @@ impl Piece<'_> {
         }
     }
 
-    /// Bytes of a row.
+    /// Bytes of a row of a dtype that can be folded into.
     pub fn row_size(&self) -> usize {
         self.rows_and_columns().1 * if self.spec.dtype == Dtype::F32 { 4 } else { 2 }
     }

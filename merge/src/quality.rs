@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use common::Result;
 use common::adapter::{AdapterConfig, find_base};
 use common::checkpoint::{Tensor, narrow};
 use common::kernels::linear::Weight;
 use common::nf4::{Quantized, Scheme};
+use common::{Result, files};
 use serde_json::Value;
 
 use crate::base::{Base, release};
@@ -59,8 +59,7 @@ pub fn is_quantized(base: &Base) -> bool {
 
 /// The model that `quantize` made a directory from.
 fn made_from(directory: &Path) -> Option<PathBuf> {
-    let text = fs_err::read(directory.join("made-by.json")).ok()?;
-    let made_by: Value = serde_json::from_slice(&text).ok()?;
+    let made_by: Value = files::read_json(&directory.join("made-by.json"), files::CONFIG).ok()?;
     Some(PathBuf::from(made_by["recipe"]["model"].as_str()?))
 }
 

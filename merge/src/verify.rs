@@ -1,5 +1,6 @@
 //! `--verify`: a sample of rows again, another way, against what was written.
 
+use std::ops::Range;
 use std::path::Path;
 
 use common::checkpoint::{Checkpoint, Tensor, narrow};
@@ -21,27 +22,38 @@ pub fn rows(plan: &Plan<'_>, directory: &Path) -> Result<usize> {
         if tensor.shape != piece.spec.shape || tensor.dtype != piece.spec.dtype {
             bail!(Malformed, "tensor {} was written as {} {:?}", tensor.name, tensor.dtype, tensor.shape);
         }
-        let (rows, _) = piece.rows_and_columns();
+        let (rows, columns) = piece.rows_and_columns();
+        if columns == 0 {
+            continue;
+        }
         for sample in 0..ROWS.min(rows) {
             // Spread over the whole, at a place that differs from tensor to tensor.
             let row = (sample * rows / ROWS.min(rows) + piece.spec.name.len() * 7) % rows;
-            compare(piece, &tensor, row)?;
+            match piece.unchanged() {
+                Some(copied) => compare_bytes(copied, &tensor, row..row + 1, rows)?,
+                None => compare(piece, &tensor, row)?,
+            }
             compared += 1;
         }
     }
     Ok(compared)
 }
 
+/// Compares the bytes that belong to some of all rows. Of dtypes below a byte, rows may begin within one:
+/// the byte goes with the row before.
+fn compare_bytes(copied: &Tensor, written: &Tensor, rows: Range<usize>, count: usize) -> Result<()> {
+    let at = |row: usize| (written.bytes.len() as u128 * row as u128 / count as u128) as usize;
+    let bytes = at(rows.start)..at(rows.end);
+    if copied.bytes[bytes.clone()] != written.bytes[bytes] {
+        bail!(Malformed, "tensor {} differs from the base in row {}", written.name, rows.start);
+    }
+    Ok(())
+}
+
 fn compare(piece: &Piece<'_>, written: &Tensor, row: usize) -> Result<()> {
     let (_, columns) = piece.rows_and_columns();
     let size = piece.row_size();
     let found = &written.bytes[row * size..(row + 1) * size];
-    if let Some(tensor) = piece.unchanged() {
-        if tensor.bytes[row * size..(row + 1) * size] != *found {
-            bail!(Malformed, "tensor {} differs from the base in row {row}", written.name);
-        }
-        return Ok(());
-    }
     let mut values = vec![0.0; columns];
     written.read_f32(row * columns..(row + 1) * columns, &mut values)?;
     let sums = sums(piece, row)?;

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use common::model;
 use common::nf4::Scheme;
-use common::{Context, Result, error};
+use common::{Context, Result, error, files};
 use serde_json::{Value, json};
 
 /// Reads a model's config.json and refuses what cannot be quantized.
 pub fn read(path: &Path) -> Result<Value> {
-    let config: Value =
-        serde_json::from_slice(&fs_err::read(path)?).with_context(|| path.display().to_string())?;
+    let config: Value = files::read_json(path, files::CONFIG)?;
     model::Config::parse(&config).with_context(|| path.display().to_string())?;
     let directory = path.parent().unwrap_or(Path::new("."));
     model::expect_readable(&config, directory).with_context(|| path.display().to_string())?;
@@ -22,6 +21,20 @@ pub fn read(path: &Path) -> Result<Value> {
         .hint("it is ready for lora-train as it is; to quantize anew, begin with the original model"));
     }
     Ok(config)
+}
+
+/// The dtype that the model names, bfloat16 where it names none or `auto`.
+fn own_dtype(config: &Value) -> Result<String> {
+    // transformers 5 writes `dtype`, older ones `torch_dtype`.
+    let own = ["dtype", "torch_dtype"].iter().find_map(|key| config.get(*key)?.as_str());
+    match own.map(|name| name.strip_prefix("torch.").unwrap_or(name)) {
+        None | Some("auto") => Ok("bfloat16".into()),
+        Some(name) if ["bfloat16", "float16", "float32", "float64"].contains(&name) => Ok(name.into()),
+        Some(other) => {
+            Err(error!("config.json names the dtype {other:?}, expected bfloat16, float16 or float32")
+                .hint("--compute-dtype bfloat16 chooses one"))
+        }
+    }
 }
 
 /// The config of the quantized model, as transformers writes it. `kept` are linear modules that
@@ -37,9 +50,10 @@ pub fn with_quantization(
     if own_head {
         config["tie_word_embeddings"] = json!(false);
     }
-    // transformers 5 writes `dtype`, older ones `torch_dtype`.
-    let own = ["dtype", "torch_dtype"].iter().find_map(|key| config.get(*key)?.as_str().map(String::from));
-    let compute_dtype = compute_dtype.map(String::from).or(own).unwrap_or_else(|| "bfloat16".into());
+    let compute_dtype = match compute_dtype {
+        Some(chosen) => chosen.to_string(),
+        None => own_dtype(&config)?,
+    };
     // Naming any module replaces transformers' default, which is the head.
     let skip = if kept.is_empty() {
         Value::Null

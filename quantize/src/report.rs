@@ -65,6 +65,7 @@ pub fn text(source: &Path, result: &Path) -> Result<String> {
 fn line(tensor: &Tensor, quantized: &Quantized) -> Result<Line> {
     let [rows, columns] = quantized.shape();
     let rows_each = (BLOCK / columns.max(1)).max(1);
+    let rows = if columns == 0 { 0 } else { rows };
     let blocks: Result<Vec<Sums>> = (0..rows.div_ceil(rows_each))
         .into_par_iter()
         .map(|block| {

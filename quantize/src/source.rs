@@ -1,5 +1,6 @@
 //! The files of a model, as far as they have arrived.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -14,12 +15,19 @@ pub struct Source {
     /// Files whose path has arrived; all, once the directory's has.
     arrived: BTreeSet<String>,
     complete: bool,
+    /// The index, once it has been read.
+    index: OnceCell<Index>,
 }
 
 impl Source {
     /// A directory of which nothing has arrived.
     pub fn growing(directory: &Path) -> Self {
-        Self { directory: directory.to_path_buf(), arrived: BTreeSet::new(), complete: false }
+        Self {
+            directory: directory.to_path_buf(),
+            arrived: BTreeSet::new(),
+            complete: false,
+            index: OnceCell::new(),
+        }
     }
 
     /// Notes a file's arrival; `false` where it belongs elsewhere.
@@ -46,10 +54,13 @@ impl Source {
     }
 
     /// The index, where the model is in several files and it has arrived.
-    pub fn index(&self) -> Result<Option<Index>> {
+    pub fn index(&self) -> Result<Option<&Index>> {
         // A file of the whole model goes before an index, as in transformers.
         match self.file(INDEX).filter(|_| self.file(SINGLE).is_none()) {
-            Some(path) => Index::read(&path).map(Some),
+            Some(path) => match self.index.get() {
+                Some(index) => Ok(Some(index)),
+                None => Index::read(&path).map(|index| Some(self.index.get_or_init(|| index))),
+            },
             None => Ok(None),
         }
     }

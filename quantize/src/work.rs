@@ -84,7 +84,7 @@ pub fn quantize(
     };
     let recipe = json!({
         "model": fs_err::canonicalize(&source.directory)?,
-        "config": sha256(&fs_err::read(&config_path)?),
+        "config": sha256(&files::read(&config_path, files::CONFIG)?),
         "quant_type": settings.scheme.quant_type.name(),
         "block_size": settings.scheme.block_size,
         "double_quant": settings.scheme.double_quant,

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::ModulePatterns;
 use super::tokens::TokenIndices;
-use crate::{Context, Error, Result, bail, error};
+use crate::{Context, Result, bail, error, files};
 
 /// The file in an adapter's directory.
 pub const CONFIG: &str = "adapter_config.json";
@@ -50,11 +50,11 @@ pub struct AdapterConfig {
     #[serde(default = "yes")]
     pub init_lora_weights: Value,
     /// Ranks by module: names or regular expressions that match the end of a module's path.
-    #[serde(default, deserialize_with = "absent_is_empty")]
-    pub rank_pattern: Map<String, Value>,
+    #[serde(default)]
+    pub rank_pattern: ModulePatterns,
     /// Alphas by module, like `rank_pattern`.
-    #[serde(default, deserialize_with = "absent_is_empty")]
-    pub alpha_pattern: Map<String, Value>,
+    #[serde(default)]
+    pub alpha_pattern: ModulePatterns,
     /// Modules saved whole beside the adapter, such as `lm_head`.
     #[serde(default)]
     pub modules_to_save: Option<Vec<String>>,
@@ -85,12 +85,6 @@ fn none() -> String {
 
 fn yes() -> Value {
     Value::Bool(true)
-}
-
-fn absent_is_empty<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Map<String, Value>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Keys that change the result when they are set, and what they switch on.
@@ -126,8 +120,8 @@ impl AdapterConfig {
             use_rslora: false,
             inference_mode: true,
             init_lora_weights: yes(),
-            rank_pattern: Map::new(),
-            alpha_pattern: Map::new(),
+            rank_pattern: ModulePatterns::default(),
+            alpha_pattern: ModulePatterns::default(),
             modules_to_save: None,
             target_modules: Some(TargetModules::Names(targets)),
             trainable_token_indices: None,
@@ -139,8 +133,7 @@ impl AdapterConfig {
     /// supported is refused by its key.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join(CONFIG);
-        let text = fs_err::read(&path)
-            .map_err(|error| Error::from(error).hint("name the directory of a PEFT adapter"))?;
+        let text = files::read(&path, files::CONFIG).hint("name the directory of a PEFT adapter")?;
         let config: Self = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not the configuration of a LoRA adapter", path.display()))?;
         config.check().with_context(|| path.display().to_string())?;
@@ -156,15 +149,21 @@ impl AdapterConfig {
                 return Err(error!("{key} is set: {what} is not supported").hint(MERGE_IN_PEFT));
             }
         }
-        if let Value::String(init) = &self.init_lora_weights
-            && !PLAIN_INITS.contains(&init.as_str())
-        {
-            return Err(error!("init_lora_weights is {init:?}, which changes the base weights").hint(
-                "convert the adapter in PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)",
-            ));
+        match &self.init_lora_weights {
+            Value::Bool(_) | Value::Null => {}
+            Value::String(init) if PLAIN_INITS.contains(&init.as_str()) => {}
+            Value::String(init) => {
+                return Err(error!("init_lora_weights is {init:?}, which changes the base weights").hint(
+                    "convert the adapter in PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)",
+                ));
+            }
+            _ => bail!(Malformed, "init_lora_weights: true, false or a name expected"),
         }
         if !["none", "all", "lora_only"].contains(&self.bias.as_str()) {
             bail!(Unsupported, "bias is {:?}, expected none, all or lora_only", self.bias);
+        }
+        if !(0.0..=1.0).contains(&self.lora_dropout) {
+            bail!(Malformed, "lora_dropout is {}, expected a number from 0 to 1", self.lora_dropout);
         }
         if self.r == 0 || !self.lora_alpha.is_finite() {
             bail!(
@@ -174,28 +173,34 @@ impl AdapterConfig {
                 self.lora_alpha
             );
         }
-        for (pattern, key) in [(&self.rank_pattern, "rank_pattern"), (&self.alpha_pattern, "alpha_pattern")] {
-            for (name, value) in pattern {
-                if !value.as_f64().is_some_and(f64::is_finite) {
-                    bail!(Malformed, "{key} has {value} for {name:?}, expected a number");
-                }
-                matcher(name).with_context(|| key.to_string())?;
-            }
+        if let Some((name, rank)) = self.rank_pattern.iter().find(|(_, rank)| !is_count(rank)) {
+            bail!(Malformed, "rank_pattern has {rank} for {name:?}, expected a whole number above 0");
         }
         Ok(())
     }
 
     /// What is multiplied with `B · A` of a module, whose rank is that of its tensors.
     pub fn scale(&self, module: &str, rank: usize) -> Result<f32> {
-        let alpha = lookup(&self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
+        let alpha = self.alpha_pattern.get(module).unwrap_or(self.lora_alpha);
         let rank = rank as f64;
-        Ok((alpha / if self.use_rslora { rank.sqrt() } else { rank }) as f32)
+        let scale = (alpha / if self.use_rslora { rank.sqrt() } else { rank }) as f32;
+        match scale.is_finite() {
+            true => Ok(scale),
+            false => {
+                Err(error!(Malformed, "the alpha of {module} is {alpha}, which no number can be scaled by"))
+            }
+        }
     }
 
     /// The rank that the configuration gives a module.
-    pub fn rank(&self, module: &str) -> Result<usize> {
-        Ok(lookup(&self.rank_pattern, module)?.map_or(self.r, |rank| rank as usize))
+    pub fn rank(&self, module: &str) -> usize {
+        self.rank_pattern.get(module).map_or(self.r, |rank| rank as usize)
     }
+}
+
+/// Whether a value is a whole number above 0, also written as 8.0.
+fn is_count(value: &Value) -> bool {
+    value.as_f64().is_some_and(|count| count >= 1.0 && count.fract() == 0.0)
 }
 
 /// Python's truth of a JSON value.
@@ -208,22 +213,6 @@ fn is_set(value: &Value) -> bool {
         Value::Array(values) => !values.is_empty(),
         Value::Object(values) => !values.is_empty(),
     }
-}
-
-/// The first pattern that matches the end of a module's path, at a dot, wins.
-fn lookup(patterns: &Map<String, Value>, module: &str) -> Result<Option<f64>> {
-    for (name, value) in patterns {
-        if matcher(name)?.is_match(module) {
-            return Ok(value.as_f64());
-        }
-    }
-    Ok(None)
-}
-
-fn matcher(name: &str) -> Result<Regex> {
-    Regex::new(&format!(r"^(?:.*\.)?(?:{name})$")).map_err(|error| {
-        error!(Malformed, "{error}").context(format!("{name:?} is not a regular expression"))
-    })
 }
 
 #[cfg(test)]
@@ -260,6 +249,11 @@ mod tests {
         assert!(with(r#","init_lora_weights":"gaussian""#).is_ok());
         assert!(with(r#","bias":"some""#).is_err());
         assert!(with(r#","rank_pattern":{"(":4}"#).is_err());
+        assert!(with(r#","rank_pattern":{"q_proj":2.5}"#).is_err());
+        assert!(with(r#","lora_dropout":5"#).is_err());
+        assert!(with(r#","init_lora_weights":[1]"#).is_err());
+        let huge = config(r#"{"peft_type":"LORA","r":8,"lora_alpha":1e300}"#).unwrap();
+        assert!(huge.scale("q_proj", 8).is_err());
         assert!(config(r#"{"peft_type":"IA3","r":8,"lora_alpha":16}"#).is_err());
         assert!(config(r#"{"peft_type":"LORA","r":0,"lora_alpha":16}"#).is_err());
     }
@@ -270,9 +264,9 @@ mod tests {
             r#","use_rslora":true,"rank_pattern":{"layers\\.1\\..*q_proj":4,"q_proj":2},"alpha_pattern":{"q_proj":32}"#,
         )
         .unwrap();
-        assert_eq!(config.rank("model.layers.1.self_attn.q_proj").unwrap(), 4);
-        assert_eq!(config.rank("model.layers.11.self_attn.q_proj").unwrap(), 2);
-        assert_eq!(config.rank("model.layers.2.self_attn.xq_proj").unwrap(), 8, "not at a dot");
+        assert_eq!(config.rank("model.layers.1.self_attn.q_proj"), 4);
+        assert_eq!(config.rank("model.layers.11.self_attn.q_proj"), 2);
+        assert_eq!(config.rank("model.layers.2.self_attn.xq_proj"), 8, "not at a dot");
         assert_eq!(config.scale("model.layers.1.self_attn.q_proj", 4).unwrap(), 16.0);
         assert_eq!(config.scale("model.layers.1.self_attn.k_proj", 16).unwrap(), 4.0);
     }

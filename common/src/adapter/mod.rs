@@ -6,9 +6,11 @@
 mod base;
 mod config;
 mod lora;
+mod patterns;
 mod tokens;
 
 pub use base::find_base;
 pub use config::{AdapterConfig, CONFIG, TargetModules};
 pub use lora::{Adapter, Lora};
+pub use patterns::ModulePatterns;
 pub use tokens::{TokenIndices, TokenRows};

@@ -1,16 +1,13 @@
 //! Bytes that are cheap to clone and live as long as anyone needs them: a part of a mapped file,
 //! or memory of our own.
 
-#![allow(unsafe_code)] // memory mapping; each use says what it rests on
-
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::{Advice, Mmap, UncheckedAdvice};
-
-use crate::{Context, Result, bail};
+use super::map::Map;
+use crate::Result;
 
 /// A shared, read-only run of bytes. Cloning copies no data.
 #[derive(Clone)]
@@ -21,7 +18,7 @@ pub struct Bytes {
 }
 
 enum Source {
-    Mapped(Mmap),
+    Mapped(Map),
     Owned(Vec<u8>),
 }
 
@@ -35,27 +32,20 @@ impl Source {
 }
 
 impl Bytes {
-    /// Maps a whole regular file, which must not be empty.
+    /// Maps a whole regular file, which must not be empty. [`super::check_unchanged`] tells whether it
+    /// is still the same.
     pub fn map(path: &Path) -> Result<Self> {
-        let file = fs_err::File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            bail!(Malformed, "{} is not a regular file", path.display());
-        }
-        if metadata.len() == 0 {
-            bail!(Malformed, "{} is empty", path.display());
-        }
-        // SAFETY: the map is read-only and private, and lives as long as the `Arc` that holds it, so
-        // the only danger is that the file changes meanwhile: by another process, or where `fetch` is
-        // still writing parts that nobody reads yet. Changed bytes are read as they are, which every
-        // reader of tensors copes with: all bit patterns are valid numbers, and offsets were checked
-        // against a copy of the header. A file that is *shortened* while mapped kills the process
-        // with SIGBUS; no map can prevent that. Our own tools never shorten or overwrite a file under
-        // its final name, they rename a new one over it.
-        let map = unsafe { Mmap::map(file.file()) }
-            .with_context(|| format!("cannot map {} into memory", path.display()))?;
+        Map::open(path, false).map(Self::mapped)
+    }
+
+    /// Maps a file that this process itself is writing.
+    pub fn map_own(path: &Path) -> Result<Self> {
+        Map::open(path, true).map(Self::mapped)
+    }
+
+    fn mapped(map: Map) -> Self {
         let range = 0..map.len();
-        Ok(Self { source: Arc::new(Source::Mapped(map)), range })
+        Self { source: Arc::new(Source::Mapped(map)), range }
     }
 
     /// The part of these bytes that lies in `range`, or `None` where it reaches outside.
@@ -68,19 +58,14 @@ impl Bytes {
     /// Asks the kernel to read these bytes from disk now, in the background.
     pub fn prefetch(&self) {
         if let Source::Mapped(map) = &*self.source {
-            // Advice that is refused costs speed, nothing else.
-            let _ = map.advise_range(Advice::WillNeed, self.range.start, self.range.len());
+            map.prefetch(self.range.start, self.range.len());
         }
     }
 
     /// Gives the memory back to the kernel; reading the bytes again brings them back from the file.
     pub fn release(&self) {
         if let Source::Mapped(map) = &*self.source {
-            // SAFETY: the map is of a file and never written through, so a page that is dropped
-            // comes back from the file with the same content.
-            let _ = unsafe {
-                map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len())
-            };
+            map.release(self.range.start, self.range.len());
         }
     }
 }
@@ -134,6 +119,6 @@ mod tests {
         assert!(bytes.iter().all(|&byte| byte == 7));
         std::fs::write(&path, []).unwrap();
         assert!(Bytes::map(&path).unwrap_err().to_string().contains("is empty"));
-        assert!(Bytes::map(directory.path()).unwrap_err().to_string().contains("not a regular file"));
+        assert!(Bytes::map(directory.path()).unwrap_err().to_string().contains("is a directory"));
     }
 }

@@ -17,6 +17,8 @@ use crate::{Result, bail, error};
 
 /// The longest header that the safetensors format allows, in bytes.
 const LONGEST: usize = 100_000_000;
+/// The most tensors of a file, or of an index: twice what the largest public models have.
+pub(super) const MOST_TENSORS: usize = 200_000;
 /// Bytes of the length in front of the header.
 const PREFIX: usize = 8;
 
@@ -37,10 +39,12 @@ pub(super) struct Entry {
     pub range: Range<usize>,
 }
 
-/// Bytes of a tensor, or `None` where they cannot be counted: an overflow, or half a byte.
+/// Bytes of a tensor, or `None` where they cannot be counted: an overflow, or half a byte. A tensor
+/// without elements may be no larger in its other dimensions, so that no product of some of them
+/// overflows anywhere.
 pub(super) fn size_in_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
-    let elements = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))?;
-    let bits = elements.checked_mul(dtype.bitsize())?;
+    let bits = shape.iter().try_fold(dtype.bitsize(), |product, &size| product.checked_mul(size.max(1)))?;
+    let bits = if shape.contains(&0) { 0 } else { bits };
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
@@ -126,6 +130,9 @@ impl<'de> Visitor<'de> for RawVisitor {
         let mut seen = HashSet::new();
         let mut tensors = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
+            if seen.len() > MOST_TENSORS {
+                return Err(serde::de::Error::custom(format!("it has more than {MOST_TENSORS} tensors")));
+            }
             if !seen.insert(name.clone()) {
                 return Err(serde::de::Error::custom(format!("{name} occurs twice")));
             }
@@ -185,6 +192,8 @@ mod tests {
         assert!(error_of(&one("[2]", 4, 0), 4).contains("where 0 was expected"));
         let huge = one("[4294967296,4294967296,4294967296]", 0, 4);
         assert!(error_of(&huge, 4).contains("impossible shape"), "{}", error_of(&huge, 4));
+        let huge_and_empty = one("[0,4611686018427387904]", 0, 0);
+        assert!(error_of(&huge_and_empty, 0).contains("impossible shape"));
         let overlap = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},
             "b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#;
         assert!(error_of(overlap, 6).contains("tensor b begins at byte 2 where 4 was expected: it overlaps"));
@@ -194,6 +203,13 @@ mod tests {
         let unknown = r#"{"a":{"dtype":"F5","shape":[4],"data_offsets":[0,4]}}"#;
         assert!(error_of(unknown, 4).contains("tensor a: unknown variant `F5`"), "{}", error_of(unknown, 4));
         assert!(error_of("[1]", 0).contains("not what safetensors writes"));
+    }
+
+    #[test]
+    fn there_is_a_most_of_tensors() {
+        let tensor = |i: usize| format!(r#""{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+        let header: Vec<String> = (0..MOST_TENSORS + 2).map(tensor).collect();
+        assert!(error_of(&format!("{{{}}}", header.join(",")), 0).contains("more than 200000 tensors"));
     }
 
     #[test]

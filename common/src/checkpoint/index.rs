@@ -1,11 +1,14 @@
 //! `model.safetensors.index.json`: which file holds which tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Component, Path};
 
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Context, Result, bail};
+use super::header::MOST_TENSORS;
+use crate::{Context, Result, bail, files};
 
 /// The name of the index of a checkpoint in several files.
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -19,6 +22,7 @@ pub struct Index {
     #[serde(default)]
     pub metadata: Totals,
     /// From tensor names to the files that hold them, sorted by name.
+    #[serde(deserialize_with = "bounded")]
     pub weight_map: BTreeMap<String, String>,
 }
 
@@ -34,16 +38,42 @@ pub struct Totals {
 }
 
 /// Totals are for information: files exist that have them as a float.
-fn lenient<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(value.as_u64().or_else(|| value.as_f64().map(|float| float as u64)))
+}
+
+/// A map of no more tensors than a checkpoint may have.
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map from tensor names to files")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((name, file)) = entries.next_entry()? {
+                map.insert(name, file);
+                if map.len() > MOST_TENSORS {
+                    return Err(serde::de::Error::custom(format!(
+                        "it names more than {MOST_TENSORS} tensors"
+                    )));
+                }
+            }
+            Ok(map)
+        }
+    }
+    deserializer.deserialize_map(Names)
 }
 
 impl Index {
     /// Reads an index. Every file it names must be a plain name, so that no index leads out of its
     /// directory.
     pub fn read(path: &Path) -> Result<Self> {
-        let index: Self = serde_json::from_slice(&fs_err::read(path)?)
+        let index: Self = serde_json::from_slice(&files::read(path, files::INDEX)?)
             .with_context(|| format!("{} is not an index of safetensors files", path.display()))?;
         if index.weight_map.is_empty() {
             bail!(Malformed, "{} names no tensor", path.display());

@@ -7,6 +7,8 @@ mod bytes;
 mod companions;
 mod header;
 mod index;
+mod map;
+mod shortened;
 mod tensor;
 mod writer;
 
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use bytes::Bytes;
 pub use companions::{Companion, Companions};
 pub use index::{INDEX, Index, SINGLE};
+pub use map::check_unchanged;
 pub use safetensors::Dtype;
 pub use tensor::{Tensor, narrow};
 pub use writer::{FileWriter, TensorSpec, sharded_name, write_file};

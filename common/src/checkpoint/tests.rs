@@ -56,6 +56,9 @@ fn what_contradicts_the_index_is_refused_by_name() {
     }
     write_index(path, &[]);
     assert!(error_of(path).contains("names no tensor"));
+    let many: Vec<String> = (0..=header::MOST_TENSORS).map(|i| i.to_string()).collect();
+    write_index(path, &many.iter().map(|name| (name.as_str(), "one.safetensors")).collect::<Vec<_>>());
+    assert!(error_of(path).contains("more than 200000 tensors"), "{}", error_of(path));
 
     write_file(&path.join("two.safetensors"), &[tensor("a", &[1]), tensor("b", &[1])]).unwrap();
     write_index(path, &[("a", "one.safetensors"), ("b", "two.safetensors")]);

@@ -22,9 +22,10 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use crate::Error;
+use crate::checkpoint::check_unchanged;
 use crate::device::peak_resident_memory;
 use crate::error::Kind;
+use crate::{Error, Result};
 
 pub use arguments::Common;
 pub use escape::{one_line, quoted, quoted_path};
@@ -55,7 +56,7 @@ pub fn run<A: Parser + AsRef<Common>>(tool: Tool, work: impl FnOnce(A) -> crate:
     let common: &Common = arguments.as_ref();
     messages::begin(tool, common.quiet, common.verbose);
     let begun = Instant::now();
-    match interrupt::listen().and_then(|()| work(arguments)) {
+    match interrupt::listen().and_then(|()| because_of_changes(work(arguments))) {
         Ok(()) => {
             let peak =
                 peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
@@ -63,6 +64,20 @@ pub fn run<A: Parser + AsRef<Common>>(tool: Tool, work: impl FnOnce(A) -> crate:
             ExitCode::SUCCESS
         }
         Err(error) => end(&error),
+    }
+}
+
+/// A file that changed while it was read explains whatever came of it; a signal and a closed pipe are
+/// not among that.
+fn because_of_changes(outcome: Result<()>) -> Result<()> {
+    let ended = |kind| [Kind::Interrupted, Kind::ClosedPipe].contains(&kind);
+    match (check_unchanged(), outcome) {
+        (Err(_), Err(error)) if ended(error.kind()) => Err(error),
+        (Err(change), outcome) => {
+            outcome.unwrap_or_else(messages::detail);
+            Err(change)
+        }
+        (Ok(()), outcome) => outcome,
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use super::escape::{self, Escaping};
+use crate::checkpoint::check_unchanged;
 use crate::{Error, Result, bail};
 
 /// Standard output, for answers that are streamed. A closed pipe ends the tool quietly.
@@ -15,6 +16,7 @@ pub fn stdout() -> Box<dyn Write> {
 
 /// Prints an answer, as it is.
 pub fn answer(text: impl std::fmt::Display) -> Result<()> {
+    check_unchanged()?;
     let mut stdout = io::stdout().lock();
     let written = match stdout.is_terminal() {
         true => write!(stdout, "{}", escape::lines(&text.to_string())),
@@ -30,6 +32,7 @@ pub fn print_path(path: &Path) -> Result<()> {
     if bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         bail!(Usage, "the path {path:?} has a line break in its name, which no other tool could read");
     }
+    check_unchanged()?;
     let mut line = bytes.to_vec();
     line.push(b'\n');
     let mut stdout = io::stdout().lock();
@@ -43,6 +46,17 @@ pub fn print_path(path: &Path) -> Result<()> {
 fn unwritten(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Error::closed_pipe(),
+        _ if is_lost_terminal(&error) => Error::closed_pipe(),
         _ => Error::from(error).context("cannot write to standard output"),
     }
+}
+
+/// Whether standard output was a terminal that is gone, as after a lost connection: nobody is there to
+/// read, which is no fault of the work. A terminal that is gone is no longer known as one.
+fn is_lost_terminal(error: &io::Error) -> bool {
+    use rustix::fs::{FileType, fstat};
+    let is_device =
+        |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        && fstat(io::stdout()).is_ok_and(is_device)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::keys::check_keys;
 use super::{Rope, expect_readable};
 use crate::kernels::attention::Heads;
 use crate::{Context, Result, error, files};
@@ -69,6 +70,7 @@ impl Config {
 
     /// Reads the values of a config.json.
     pub fn parse(json: &Value) -> Result<Self> {
+        check_keys(json)?;
         let family = json.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let flag = |key: &str| json.get(key).and_then(Value::as_bool).unwrap_or(false);
         let (qkv_bias, output_bias, head_norm) = match family.as_str() {

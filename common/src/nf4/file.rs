@@ -67,13 +67,14 @@ impl Quantized {
             shape,
             nested: scheme.double_quant.then_some((0.0, NESTED_BLOCK_SIZE)),
         };
+        let state_len = state.to_json().with_context(|| format!("tensor {}", weight.name))?.len();
         let part =
             |part: &str, dtype, length| TensorSpec::new(part_name(&weight.name, part), dtype, [length]);
         let mut specs = vec![
             TensorSpec::new(weight.name.clone(), Dtype::U8, [count.div_ceil(2), 1]),
             part("absmax", if scheme.double_quant { Dtype::U8 } else { Dtype::F32 }, blocks),
             part("quant_map", Dtype::F32, 16),
-            TensorSpec::new(state::key(&weight.name, scheme.quant_type), Dtype::U8, [state.to_json()?.len()]),
+            TensorSpec::new(state::key(&weight.name, scheme.quant_type), Dtype::U8, [state_len]),
         ];
         if scheme.double_quant {
             specs.push(part("nested_absmax", Dtype::F32, blocks.div_ceil(NESTED_BLOCK_SIZE)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::{Context, Error, Result, cli};
+use common::{Context, Error, Result, cli, files};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ impl Infer {
 
     /// Reads a file. Paths in it are relative to the current directory, as in LLaMA-Factory.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs_err::read_to_string(path)?;
+        let text = files::read_text(path, files::CONFIG)?;
         let infer: Self = serde_saphyr::from_str(&text)
             .map_err(Error::malformed)
             .with_context(|| format!("{} is not an infer.yaml", path.display()))?;

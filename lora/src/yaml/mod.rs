@@ -18,7 +18,7 @@ use std::path::Path;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
-use common::{Context, Error, Result, cli, error};
+use common::{Context, Error, Result, cli, error, files};
 use serde_json::{Map, Value};
 
 use crate::arguments::Arguments;
@@ -87,7 +87,7 @@ fn parse(command: &Command, line: Vec<OsString>) -> Result<ArgMatches> {
 }
 
 fn read(file: &Path) -> Result<Map<String, Value>> {
-    let text = fs_err::read_to_string(file)?;
+    let text = files::read_text(file, files::CONFIG)?;
     serde_saphyr::from_str(&text)
         .map_err(|problem| error!(Usage, "{problem}"))
         .with_context(|| format!("{} is not a YAML file of keys and values", file.display()))

@@ -12,6 +12,7 @@ use super::made_by::{self, Contents, MADE_BY, MadeBy, contents};
 use super::scratch::{self, Scratch};
 use super::write::{self, exchange, parent, remove, rename_new, sync, sync_tree};
 use super::{Destination, foreign, made_otherwise};
+use crate::checkpoint::check_unchanged;
 use crate::{Context, Error, Result, cli, error};
 
 /// What [`OutputDirectory::begin`] found.
@@ -83,6 +84,7 @@ impl OutputDirectory {
 
     /// Records that a file is whole and on disk, and what it was made from.
     pub fn finish_part(&mut self, file: &str, made_from: Value) -> Result<()> {
+        check_unchanged()?;
         self.made_by.parts.insert(file.to_owned(), made_from);
         self.write_made_by()?;
         self.scratch.keeps = true;
@@ -125,6 +127,7 @@ impl OutputDirectory {
 
 /// Gives the new result in `scratch` its name, in the place of the one that has it.
 pub fn place(scratch: &Scratch, path: &Path) -> Result<()> {
+    check_unchanged()?;
     let (new, old) = (scratch.new_result(), scratch.old_result());
     if path.symlink_metadata().is_err() {
         rename_new(&new, path)?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::scratch::Scratch;
 use super::write::{self, parent, remove, rename_new, sync};
 use super::{Destination, scratch};
+use crate::checkpoint::check_unchanged;
 use crate::{Context, Result, error};
 
 /// A file that gets its name when it is complete. What it needs until then goes with it.
@@ -74,6 +75,7 @@ impl OutputFile {
 
     /// Gives the file its name.
     pub fn place(&mut self) -> Result<()> {
+        check_unchanged()?;
         let new = self.scratch.new_file();
         self.note_placed(&new).with_context(|| self.path.display().to_string())?;
         match self.path.symlink_metadata() {

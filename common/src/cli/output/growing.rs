@@ -16,6 +16,7 @@ use super::made_by::{self, Contents, Kind, MADE_BY, MadeBy, contents};
 use super::scratch::Scratch;
 use super::write::{self, remove, rename_new, sync, sync_tree};
 use super::{Destination, foreign};
+use crate::checkpoint::check_unchanged;
 use crate::{Context, Result, bail, error};
 
 /// A directory to which a tool adds files and results.
@@ -144,6 +145,7 @@ impl GrowingDirectory {
 
     /// Gives the files of the stage their names in the directory.
     pub fn place_files(&mut self) -> Result<()> {
+        check_unchanged()?;
         let stage = self.scratch.new_result();
         sync_tree(&stage)?;
         let files = made_by::list(&stage)?;
@@ -189,6 +191,7 @@ impl GrowingDirectory {
 
     /// Marks the directory as the complete result of its recipe.
     pub fn finish(mut self) -> Result<()> {
+        check_unchanged()?;
         for name in std::mem::take(&mut self.earlier) {
             made_by::remove_file(&self.path, &name)?;
             self.forget(&name);

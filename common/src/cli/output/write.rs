@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use crate::checkpoint::check_unchanged;
 use crate::cli::Size;
 use crate::{Context, Error, Result, error};
 
@@ -17,6 +18,7 @@ pub const TEMPORARY: &str = ".qlora-tools-";
 
 /// Writes a file whole or not at all, in the place of any there was. A link is replaced, not followed.
 pub fn write_file(path: &Path, text: &str) -> Result<()> {
+    check_unchanged()?;
     let mut file = temporary(path, "")?;
     file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;

@@ -33,6 +33,7 @@ impl WeightSpec {
         }
         let tensor = checkpoint.tensor(name)?;
         check_shape(name, expected, &tensor.shape)?;
+        check_dtype(&tensor)?;
         Ok(Self::Dense(expected, tensor.dtype))
     }
 
@@ -79,6 +80,14 @@ fn check_shape(name: &str, expected: [usize; 2], found: &[usize]) -> Result<()> 
     }
 }
 
+/// The weight is of numbers that can be widened to f32.
+fn check_dtype(tensor: &Tensor) -> Result<()> {
+    match tensor.dtype {
+        Dtype::BF16 | Dtype::F16 | Dtype::F32 => Ok(()),
+        other => Err(error!(Unsupported, "tensor {} is {other}, expected BF16, F16 or F32", tensor.name)),
+    }
+}
+
 impl Weight {
     /// The weight `name` of a checkpoint, which must be [n, k].
     pub fn load(checkpoint: &Checkpoint, name: &str, expected: [usize; 2]) -> Result<Self> {
@@ -88,7 +97,10 @@ impl Weight {
             None => Self::Dense(checkpoint.tensor(name)?),
         };
         match &weight {
-            Self::Dense(tensor) => check_shape(name, expected, &tensor.shape)?,
+            Self::Dense(tensor) => {
+                check_shape(name, expected, &tensor.shape)?;
+                check_dtype(tensor)?;
+            }
             Self::Quantized(quantized) => check_shape(name, expected, &quantized.shape())?,
         }
         Ok(weight)
