@@ -1,5 +1,6 @@
 //! What tests of several tools share.
 
+pub mod hostile;
 pub mod hub;
 pub mod kill;
 pub mod tiny_model;
