@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use common::adapter::CONFIG;
+use common::checkpoint::{ADAPTER, Companions};
 use common::cli::{self, Destination, GrowingDirectory, note, recipe_of};
 use common::{Error, Result, error};
 use serde_json::Value;
@@ -12,16 +14,6 @@ use crate::config::{Begin, Config};
 
 /// The name in `made-by.json`.
 pub const TOOL: &str = "lora-train";
-
-/// Files of an earlier run's adapter, which stays usable until the new one is whole.
-const ADAPTER: [&str; 6] = [
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-];
 
 /// Where the run goes. Refused before any work is done: an output that has to do with an input, and
 /// a directory that holds what is not of a run of ours.
@@ -46,6 +38,11 @@ pub fn destination(config: &Config) -> Result<Destination> {
 fn lies_in(checkpoint: &Path, output: &Path) -> bool {
     let parent = fs_err::canonicalize(checkpoint).ok().and_then(|path| path.parent().map(PathBuf::from));
     parent.is_some() && parent == fs_err::canonicalize(output).ok()
+}
+
+/// Whether a file is of an earlier run's adapter, which stays usable until the new one is whole.
+fn is_of_adapter(name: &str) -> bool {
+    [ADAPTER, CONFIG].contains(&name) || Companions::is_text(name)
 }
 
 fn continues(config: &Config) -> bool {
@@ -98,6 +95,6 @@ pub fn open(config: &Config, destination: &Destination) -> Result<GrowingDirecto
 pub fn begin(directory: &mut GrowingDirectory, config: &Config, recipe: &Value) -> Result<()> {
     match continues(config) {
         true => directory.go_on(recipe.clone()),
-        false => directory.begin(recipe.clone(), &ADAPTER),
+        false => directory.begin(recipe.clone(), is_of_adapter),
     }
 }

@@ -76,12 +76,19 @@ impl Companions {
     /// All companions in `directory`. `config.json` and the index of the weights are not among them,
     /// because they change with the weights.
     pub fn of(directory: &Path) -> Result<Self> {
-        Self::chosen(directory, |name| is_text(name) || SETTINGS.contains(&name) || is_terms(name))
+        Self::chosen(directory, |name| Self::is_text(name) || SETTINGS.contains(&name) || is_terms(name))
     }
 
     /// The companions in `directory` that decide how text becomes tokens, and tokens an answer.
     pub fn of_text(directory: &Path) -> Result<Self> {
-        Self::chosen(directory, is_text)
+        Self::chosen(directory, Self::is_text)
+    }
+
+    /// Whether a file of that name decides how text becomes tokens, or tokens an answer.
+    pub fn is_text(name: &str) -> bool {
+        let versioned = name.starts_with("tokenizer.model");
+        let template = name.strip_prefix(TEMPLATES).is_some_and(|name| name.ends_with(".jinja"));
+        TEXT.contains(&name) || versioned || template || name.ends_with(".tiktoken") || name.ends_with(".spm")
     }
 
     fn chosen(directory: &Path, belongs: impl Fn(&str) -> bool) -> Result<Self> {
@@ -172,11 +179,6 @@ impl Companion {
         )
         .hint(format_args!("if that file belongs to the model: cp --remove-destination {file} {link}")))
     }
-}
-
-fn is_text(name: &str) -> bool {
-    let versioned = name.starts_with("tokenizer.model");
-    TEXT.contains(&name) || versioned || name.ends_with(".tiktoken") || name.ends_with(".spm")
 }
 
 fn is_terms(name: &str) -> bool {

@@ -65,15 +65,15 @@ impl GrowingDirectory {
     }
 
     /// Begins work of `recipe` anew: everything that the tool has in the directory goes, but for the
-    /// files named `usable`, which stay until they are replaced or the work is finished.
-    pub fn begin(&mut self, recipe: Value, usable: &[&str]) -> Result<()> {
+    /// files that are `usable` by their names, which stay until they are replaced or the work is finished.
+    pub fn begin(&mut self, recipe: Value, usable: impl Fn(&str) -> bool) -> Result<()> {
         let files = self.made_by.files.take().unwrap_or_default();
         self.made_by =
             MadeBy { files: Some(files.clone()), ..MadeBy::unfinished(&self.made_by.tool, recipe) };
         self.write_made_by()?;
         for (name, kind) in files {
             match kind {
-                Kind::File if usable.contains(&name.as_str()) => self.earlier.push(name),
+                Kind::File if usable(&name) => self.earlier.push(name),
                 Kind::File => {
                     made_by::remove_file(&self.path, &name)?;
                     self.forget(&name);
