@@ -558,9 +558,12 @@ fn a_journal_with_other_answers_is_not_believed() {
         json!({"subject": "x", "logprobs": [[-1.0, -2.0, -3.0, -4.0]], "answers": [0]}),
         json!({"subject": "x", "logprobs": vec![[-1.0, -2.0, -3.0, -4.0]; 3], "answers": [2, 1, 0]}),
     ] {
-        fixture.write("r.json.partial", &format!("{recipe}\n{line}\n"));
+        fixture.write(".r.json.qlora-tools/lock", "qlora-tools evaluate\n");
+        fixture.write(".r.json.qlora-tools/journal", &format!("{recipe}\n{line}\n"));
         assert_eq!(stdout(&mut fixture.evaluate(&["-o", "r.json"])), whole, "{line}");
-        fs_err::remove_file(fixture.path("r.json")).unwrap();
+        for name in ["r.json", "r.png"] {
+            fs_err::remove_file(fixture.path(name)).unwrap();
+        }
     }
 }
 

@@ -47,7 +47,8 @@ pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
         format: source.format,
         malformed: Malformed::default(),
         batch: Vec::new(),
-        batch_bytes: 0,
+        rows: 0,
+        bytes: 0,
         usable: 0,
         most,
         read: 0,
@@ -88,8 +89,9 @@ struct Reader<'a, 'b> {
     format: Option<Format>,
     malformed: Malformed,
     batch: Vec<Record>,
-    /// Bytes of the rows since records were last handed on.
-    batch_bytes: usize,
+    /// Rows since records were last handed on, and their bytes.
+    rows: usize,
+    bytes: usize,
     /// Records that the sink has taken.
     usable: usize,
     most: usize,
@@ -114,13 +116,8 @@ impl Reader<'_, '_> {
                 let index = next;
                 next += 1;
                 position = row.position;
-                self.batch_bytes += row.bytes;
-                if next.is_multiple_of(BATCH) || self.batch_bytes > BATCH_BYTES {
-                    cli::check_interrupted()?;
-                    if self.hand_on(position)?.is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                }
+                self.rows += 1;
+                self.bytes += row.bytes;
                 if let Ok(value) = &row.value {
                     let unread = if index == 0 { self.source.columns.unread(value) } else { Vec::new() };
                     if !unread.is_empty() {
@@ -139,6 +136,12 @@ impl Reader<'_, '_> {
                 if times > 0 && self.row(row, times)?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
+                if self.rows >= BATCH || self.bytes > BATCH_BYTES {
+                    cli::check_interrupted()?;
+                    if self.hand_on(position)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
                 let is_enough = next >= range.end || self.is_enough();
                 Ok(if is_enough || self.is_hopeless() {
                     ControlFlow::Break(())
@@ -146,7 +149,8 @@ impl Reader<'_, '_> {
                     ControlFlow::Continue(())
                 })
             })?;
-            if self.hand_on(position)?.is_break() || self.is_hopeless() {
+            let is_left = !self.batch.is_empty();
+            if (is_left && self.hand_on(position)?.is_break()) || self.is_enough() || self.is_hopeless() {
                 return Ok(ControlFlow::Break(()));
             }
             self.read += position;
@@ -181,7 +185,7 @@ impl Reader<'_, '_> {
             }
         }
         self.batch.push(record);
-        if self.batch.len() >= BATCH { self.hand_on(row.position) } else { Ok(ControlFlow::Continue(())) }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Whether so many rows were unusable, and none usable, that the others will not be.
@@ -197,7 +201,7 @@ impl Reader<'_, '_> {
     fn hand_on(&mut self, position: u64) -> Result<ControlFlow<()>> {
         let batch = std::mem::take(&mut self.batch);
         self.usable += batch.len();
-        self.batch_bytes = 0;
+        (self.rows, self.bytes) = (0, 0);
         let is_stopped = (self.sink)(&batch, self.read + position)?.is_break();
         Ok(if is_stopped || self.is_enough() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
