@@ -117,12 +117,17 @@ pub fn encode_conversation(
     };
     let has_special_text = literal.iter().any(|range| !range.is_empty());
     let turns: Vec<Range<usize>> = edges.chunks_exact(2).map(|edge| edge[0]..edge[1]).collect();
-    let origin = || Origin::rendered(template, &conversation, &rendered, false);
-    let mut tokens = origin::encode(tokenizer, &text, &literal, &[], origin)?;
+    let encode = |cuts: &[usize]| match options.split_special_tokens {
+        true => origin::encode(tokenizer, &text, &literal, cuts, || {
+            Origin::rendered(template, &conversation, &rendered, false)
+        }),
+        false => tokenizer.encode_rendered(&text, &literal, cuts),
+    };
+    let mut tokens = encode(&[])?;
     let begins: Vec<usize> = turns.iter().map(|turn| turn.start).collect();
     let reaches_across = |begin: usize| tokens.offsets.iter().any(|at| at.start < begin && begin < at.end);
     if begins.iter().any(|&begin| reaches_across(begin)) {
-        tokens = origin::encode(tokenizer, &text, &literal, &begins, origin)?;
+        tokens = encode(&begins)?;
     }
     let turns: Vec<Range<usize>> = turns
         .iter()
