@@ -35,19 +35,22 @@ pub fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conve
 /// Puts texts that a template writes as numbers in the place of [numbers](number); returns whether there
 /// is one.
 fn mark_numbers(conversation: &mut Conversation) -> bool {
+    let mut found = false;
     let extras = conversation.messages.iter_mut().flat_map(|message| message.extra.values_mut());
-    extras.chain(&mut conversation.tools).fold(false, |found, value| mark_number(value) || found)
+    extras.chain(&mut conversation.tools).for_each(|value| mark_number(value, &mut found));
+    found
 }
 
-fn mark_number(value: &mut Value) -> bool {
+fn mark_number(value: &mut Value, found: &mut bool) {
     if let Some(number) = number::text_of(value) {
         *value = Value::String(format!("{}{number}", number::MARK));
-        return true;
+        *found = true;
+        return;
     }
     match value {
-        Value::Array(items) => items.iter_mut().fold(false, |found, item| mark_number(item) || found),
-        Value::Object(object) => object.values_mut().fold(false, |found, item| mark_number(item) || found),
-        _ => false,
+        Value::Array(items) => items.iter_mut().for_each(|item| mark_number(item, found)),
+        Value::Object(object) => object.values_mut().for_each(|item| mark_number(item, found)),
+        _ => {}
     }
 }
 
