@@ -115,7 +115,7 @@ fn until_the_terminal_is_lost(place: &Place, command: &str, text: &str) -> Optio
 #[test]
 fn a_run_that_loses_its_terminal_saves_what_it_has() {
     let place = Place::new();
-    let run = format!("exec $TOOL {RUN} --max-steps 100000 -o out");
+    let run = format!("exec env --default-signal=HUP $TOOL {RUN} --max-steps 100000 -o out");
     assert_eq!(until_the_terminal_is_lost(&place, &run, "step 20/"), Some(130));
     let [step] = place.checkpoints("out")[..] else { panic!("{:?}", place.checkpoints("out")) };
     assert!(step >= 20, "{step}");

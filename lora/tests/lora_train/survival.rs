@@ -12,7 +12,9 @@ use crate::training::RUN;
 
 /// The tool as a process that can be signalled.
 fn start(place: &Place, arguments: &str) -> Child {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin("lora-train"));
+    // Tests that run under nohup are started with a SIGHUP that is ignored, which a tool would respect.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP").arg(assert_cmd::cargo::cargo_bin("lora-train"));
     command.current_dir(place.path("")).env("XDG_CACHE_HOME", place.path("cache"));
     command.args(arguments.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
