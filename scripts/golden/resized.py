@@ -4,7 +4,7 @@ Proves: a vocabulary that was resized before training, whole tables of modules_t
 rows of trainable_token_indices are merged as PEFT's merge_and_unload merges them, with a head of its
 own and with one that shares the table.
 
-Run:     python scripts/golden/resized.py       (torch 2.11, transformers 5, peft 0.19, CPU)
+Run:     python scripts/golden/resized.py       (torch 2.15, transformers 5, peft 0.21, CPU)
 Writes:  tests/golden/resized/{own,tied}/, a model of 20 tokens, and for each of KINDS
     tests/golden/resized/{own,tied}-KIND/, the adapter as PEFT saves it, with
     merged.safetensors and merged.json, the weights and the configuration of the merged model. A tied
