@@ -18,7 +18,7 @@ use evaluate::compare::compare;
 use evaluate::identity::identity;
 use evaluate::journal::Journal;
 use evaluate::loss::{FileLoss, examples, losses};
-use evaluate::model::{ModelArguments, Models};
+use evaluate::model::{self, ModelArguments, Models};
 use evaluate::outputs::{Existing, Outputs, chart_of};
 use evaluate::questions::{self, Selection, Split, Style, Subject, Task};
 use evaluate::ranking;
@@ -146,16 +146,10 @@ impl Arguments {
 /// What to do about errors of a kind, in options that this tool has.
 fn hint(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Mismatch => {
-            Some("check that these files were made for each other; --base names an adapter's base")
-        }
-        Kind::OutOfMemory => Some(
-            "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
-        ),
         Kind::TooLong => {
             Some("ask with fewer --shots, or keep fewer tokens of an example with --cutoff-len beside --loss")
         }
-        _ => None,
+        _ => model::hint(kind),
     }
 }
 

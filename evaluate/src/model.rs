@@ -6,9 +6,23 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use common::adapter::Adapter;
 use common::device::{Device, DeviceChoice};
+use common::error::Kind;
 use common::model::{Model, base_of_adapter, is_adapter};
 use common::text::{ChatTemplate, TextFiles, Tokenizer};
 use common::{Context, Result, cli, hub_cache};
+
+/// What to do about errors of a kind, in the options that say how models are loaded.
+pub fn hint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Mismatch => {
+            Some("check that these files were made for each other; --base names an adapter's base")
+        }
+        Kind::OutOfMemory => Some(
+            "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
+        ),
+        _ => None,
+    }
+}
 
 /// How models are loaded.
 #[derive(Args, Debug, Clone)]

@@ -20,7 +20,7 @@ use evaluate::chat::input::{Command, Entry, HELP, Typed};
 use evaluate::chat::session::Session;
 use evaluate::chat::settings::{Flags, Settings};
 use evaluate::chat::stop::StopText;
-use evaluate::model::{ModelArguments, Models};
+use evaluate::model::{self, ModelArguments, Models};
 use serde_json::{Value, json};
 
 /// Talk to a model or an adapter.
@@ -75,21 +75,8 @@ impl AsRef<cli::Common> for Arguments {
     }
 }
 
-/// What to do about errors of a kind, in options that this tool has.
-fn hint(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::Mismatch => {
-            Some("check that these files were made for each other; --base names an adapter's base")
-        }
-        Kind::OutOfMemory => Some(
-            "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
-        ),
-        _ => None,
-    }
-}
-
 fn main() -> ExitCode {
-    cli::run(Tool { name: "chat", hint }, run)
+    cli::run(Tool { name: "chat", hint: model::hint }, run)
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {

@@ -25,7 +25,7 @@ pub struct GrowingDirectory {
     named: PathBuf,
     path: PathBuf,
     made_by: MadeBy,
-    /// Of an earlier result, which is usable until this one is whole.
+    /// Names of the files of an earlier result, which stays usable until this one is whole.
     earlier: Vec<String>,
     /// Whether there was nothing in it.
     is_new: bool,

@@ -12,7 +12,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Of a column whose levels of repetition are at most `most`.
+    /// Counts the records of a column whose repetition levels are at most `most`.
     pub fn new(most: i16) -> Self {
         Self { width: u16::BITS - most.unsigned_abs().leading_zeros(), last: 0 }
     }

@@ -178,7 +178,7 @@ fn is_element(repeated: &Type, list: &Type) -> bool {
 
 /// A row that is being put together.
 pub struct Assembly<'a> {
-    /// Of each column that is read.
+    /// The columns that are read.
     columns: &'a [Box<dyn Column>],
     cells: &'a [Cells],
     /// The next place and the next value of each.
