@@ -1,49 +1,32 @@
-//! What config.json says about a model. Families differ by data, not by code.
+//! What config.json says about a model, as data that the same code computes with for every family.
 
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::config_json::ConfigJson;
 use super::keys::check_keys;
-use super::{Rope, expect_readable};
-use crate::kernels::attention::Heads;
-use crate::{Context, Result, error, files};
+use super::{LayerConfig, Rope, expect_readable, families};
+use crate::{Context, Result, files};
 
 /// The shape of a decoder and the constants of its operations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// `model_type`: qwen2, qwen3, llama (Llama and SmolLM2) or mistral.
-    pub family: String,
-    /// V
+    /// V, the size of the vocabulary.
     pub vocabulary: usize,
-    /// C
+    /// C, the width of the residual stream.
     pub width: usize,
-    /// Number of blocks.
-    pub layers: usize,
-    /// H, K and D.
-    pub heads: Heads,
-    /// F
-    pub feed_forward: usize,
+    /// The layers, from the first.
+    pub layers: Vec<LayerConfig>,
+    /// The rotary embeddings, of which each layer uses one.
+    pub ropes: Vec<Rope>,
     /// Added to the mean of squares in RMS norms.
     pub epsilon: f32,
-    /// How positions turn the heads.
-    pub rope: Rope,
     /// Whether the head shares the embedding table: what config.json says, and of a model that is opened
     /// with its weights ([`super::Weights`]) what holds for these.
     pub tied_head: bool,
-    /// Biases of query, key and value.
-    pub qkv_bias: bool,
-    /// Bias of the attention's output.
-    pub output_bias: bool,
-    /// Biases of gate, up and down.
-    pub mlp_bias: bool,
-    /// RMS norms of query and key heads (Qwen3).
-    pub head_norm: bool,
-    /// Tokens of the longest sequence that is computed: the model's positions, or the window of its
-    /// attention, within which it attends as without one.
+    /// Positions that the model is made for: tokens of the longest sequence.
     pub max_positions: usize,
-    /// Tokens that a token attends to, itself included, where the model's attention has a window.
-    pub window: Option<usize>,
 }
 
 impl Config {
@@ -58,120 +41,23 @@ impl Config {
         Ok(config)
     }
 
-    /// What bounds the length of a sequence, for people: `8192 positions`.
-    pub fn bound(&self) -> String {
-        match self.window {
-            Some(window) if window == self.max_positions => {
-                format!("attention window of {window} tokens (sliding_window)")
-            }
-            _ => format!("{} positions", self.max_positions),
-        }
-    }
-
     /// Reads the values of a config.json.
     pub fn parse(json: &Value) -> Result<Self> {
         check_keys(json)?;
-        let family = json.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let flag = |key: &str| json.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let (qkv_bias, output_bias, head_norm) = match family.as_str() {
-            "qwen2" => (true, false, false),
-            "qwen3" => (flag("attention_bias"), flag("attention_bias"), true),
-            "llama" => (flag("attention_bias"), flag("attention_bias"), false),
-            "mistral" => (false, false, false),
-            _ => {
-                return Err(error!("unknown model_type {family:?}").hint(
-                    "supported are qwen2 (Qwen2, Qwen2.5), qwen3, llama (Llama, SmolLM2) and mistral",
-                ));
-            }
-        };
-        match json.get("hidden_act").and_then(Value::as_str) {
-            None | Some("silu") => {}
-            Some(other) => return Err(error!(Unsupported, "hidden_act: silu expected, found {other:?}")),
-        }
-        let width = count(json, "hidden_size")?;
-        let queries = count(json, "num_attention_heads")?;
-        let keys = match json.get("num_key_value_heads") {
-            None | Some(Value::Null) => queries,
-            Some(_) => count(json, "num_key_value_heads")?,
-        };
-        let size = match json.get("head_dim") {
-            // transformers' default.
-            None if family == "qwen3" => 128,
-            None | Some(Value::Null) => width / queries,
-            Some(_) => count(json, "head_dim")?,
-        };
-        if !queries.is_multiple_of(keys) || !size.is_multiple_of(2) || size == 0 {
-            return Err(error!(
-                Malformed,
-                "{queries} query heads, {keys} key heads of size {size} do not fit together"
-            ));
-        }
-        let layers = count(json, "num_hidden_layers")?;
-        let rope = Rope::parse(json, size, count(json, "max_position_embeddings")?)?;
-        let window = window(json, &family, layers)?;
-        Ok(Self {
-            vocabulary: count(json, "vocab_size")?,
-            width,
-            layers,
-            heads: Heads { queries, keys, size },
-            feed_forward: count(json, "intermediate_size")?,
-            epsilon: number(json, "rms_norm_eps").unwrap_or(1e-6) as f32,
-            max_positions: window.map_or(rope.positions, |window| window.min(rope.positions)),
-            window,
-            rope,
-            tied_head: flag("tie_word_embeddings"),
-            mlp_bias: family == "llama" && flag("mlp_bias"),
-            qkv_bias,
-            output_bias,
-            head_norm,
-            family,
-        })
+        families::parse(ConfigJson(json))
     }
-}
 
-fn number(json: &Value, key: &str) -> Option<f64> {
-    json.get(key).and_then(Value::as_f64)
-}
-
-/// A positive number of things, small enough that products of two never overflow.
-fn count(json: &Value, key: &str) -> Result<usize> {
-    match json.get(key).and_then(Value::as_u64) {
-        Some(value @ 1..=0x7fff_ffff) => Ok(value as usize),
-        _ => Err(match json.get(key) {
-            None => error!(Malformed, "{key} is missing"),
-            Some(found) => error!(Malformed, "{key}: a positive whole number expected, found {found}"),
-        }),
-    }
-}
-
-/// Tokens that each token attends to, itself included, where that is fewer than all before it. As in
-/// transformers' configurations, with their defaults: Qwen's windows are off unless `use_sliding_window`
-/// is set, and then in its upper layers; Mistral's are in all layers; Llama has none.
-fn window(json: &Value, family: &str, layers: usize) -> Result<Option<usize>> {
-    let has_windows = match family {
-        "mistral" => true,
-        "qwen2" | "qwen3" if json.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(false) => {
-            match json.get("layer_types").and_then(Value::as_array) {
-                Some(types) => types.iter().any(|kind| kind == "sliding_attention"),
-                None => {
-                    let first = json.get("max_window_layers").and_then(Value::as_u64).unwrap_or(28);
-                    first < layers as u64
-                }
-            }
-        }
-        _ => false,
-    };
-    match json.get("sliding_window") {
-        _ if !has_windows => Ok(None),
-        Some(Value::Null) => Ok(None),
-        Some(_) => count(json, "sliding_window").map(Some),
-        None => Ok(Some(4096)),
+    /// Whether a text of this many tokens turns by angles of its own, so that what was computed for a
+    /// shorter beginning of it does not serve it.
+    pub fn is_stretched(&self, tokens: usize) -> bool {
+        self.ropes.iter().any(|rope| rope.is_stretched(tokens))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::attention::Heads;
     use serde_json::json;
 
     fn smollm2() -> Value {
@@ -188,7 +74,19 @@ mod tests {
         new.as_object_mut().unwrap().remove("rope_theta");
         new["rope_parameters"] = json!({"rope_theta": 100000, "rope_type": "default"});
         assert_eq!(old, Config::parse(&new).unwrap());
-        assert_eq!(old.heads, Heads { queries: 9, keys: 3, size: 64 });
+        assert_eq!(old.layers[29].attention.spec.heads, Heads { queries: 9, keys: 3, size: 64 });
+    }
+
+    /// The number that transformers counts for SmolLM2-135M.
+    #[test]
+    fn parameters_are_counted_by_the_list_of_modules() {
+        let config = Config::parse(&smollm2()).unwrap();
+        assert_eq!(config.parameter_count(), 134_515_008);
+        assert_eq!(config.modules().count(), 1 + 30 * 7);
+        assert_eq!(
+            config.targets(),
+            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        );
     }
 
     #[test]
@@ -207,31 +105,41 @@ mod tests {
             assert!(error.contains(named), "{error}");
         }
     }
-    /// Values of transformers' configurations of these families.
+
+    /// The windows of transformers' configurations of these families, of the first and the last layer.
     #[test]
     fn windows_are_those_that_the_family_uses() {
-        let with = |family: &str, keys: Value| {
+        let windows = |family: &str, keys: Value| {
             let mut json = smollm2();
             json["model_type"] = json!(family);
-            for (key, value) in keys.as_object().unwrap() {
-                json[key] = value.clone();
-            }
-            Config::parse(&json).unwrap().window
+            json.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            let layers = Config::parse(&json)?.layers;
+            crate::Result::Ok([&layers[0], &layers[29]].map(|layer| layer.attention.spec.window))
         };
-        assert_eq!(with("mistral", json!({"sliding_window": 1024})), Some(1024));
-        assert_eq!(with("mistral", json!({"sliding_window": null})), None);
-        assert_eq!(with("mistral", json!({})), Some(4096));
-        assert_eq!(with("llama", json!({"sliding_window": 1024})), None);
-        let window = json!({"sliding_window": 1024, "max_window_layers": 28});
-        assert_eq!(with("qwen2", window.clone()), None);
-        let used = |more: Value| {
-            let mut keys = window.clone();
-            keys["use_sliding_window"] = json!(true);
-            keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            with("qwen2", keys)
-        };
-        assert_eq!(used(json!({})), Some(1024));
-        assert_eq!(used(json!({"max_window_layers": 30})), None);
-        assert_eq!(used(json!({"layer_types": ["full_attention"]})), None);
+        let of = |family: &str, keys: Value| windows(family, keys).unwrap();
+        assert_eq!(of("mistral", json!({"sliding_window": 1024})), [Some(1024); 2]);
+        assert_eq!(of("mistral", json!({"sliding_window": null})), [None; 2]);
+        assert_eq!(of("mistral", json!({})), [Some(4096); 2]);
+        assert_eq!(of("llama", json!({"sliding_window": 1024})), [None; 2]);
+        for family in ["qwen2", "qwen3"] {
+            let window = json!({"sliding_window": 1024, "max_window_layers": 28});
+            assert_eq!(of(family, window.clone()), [None; 2]);
+            let used = |more: Value| {
+                let mut keys = window.clone();
+                keys["use_sliding_window"] = json!(true);
+                keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+                windows(family, keys)
+            };
+            assert_eq!(used(json!({})).unwrap(), [None, Some(1024)]);
+            assert_eq!(used(json!({"max_window_layers": 30})).unwrap(), [None; 2]);
+            let mut types = vec!["full_attention"; 30];
+            assert_eq!(used(json!({"layer_types": types})).unwrap(), [None; 2]);
+            types[0] = "sliding_attention";
+            assert_eq!(used(json!({"layer_types": types})).unwrap(), [Some(1024), None]);
+            types[1] = "chunked_attention";
+            assert!(used(json!({"layer_types": types})).unwrap_err().to_string().contains("chunked_attention"));
+            let short = used(json!({"layer_types": ["full_attention"]})).unwrap_err().to_string();
+            assert!(short.contains("30 layers expected, found 1"), "{short}");
+        }
     }
 }

@@ -1,102 +1,120 @@
-//! The weights of a decoder, by their names in a checkpoint and the shapes that config.json gives them.
+//! The one list of a model's weights, by their names in a checkpoint and the shapes that config.json gives
+//! them: for the loader, the memory plan, the count of parameters, `quantize`, and the targets of adapters.
 
 use super::Config;
 
-/// A linear layer.
+/// A matrix of a model: a linear layer or the embedding table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Its path, as `model.layers.0.self_attn.q_proj`; `.weight` and `.bias` are behind it.
+    /// Path in the checkpoint, as `model.layers.0.self_attn.q_proj`, without `.weight` or `.bias`.
     pub name: String,
+    /// What the matrix is for.
+    pub role: Role,
     /// [N, K]
     pub shape: [usize; 2],
     /// Whether it has a bias [N].
     pub has_bias: bool,
 }
 
+/// What a matrix is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The table of token embeddings.
+    Embedding,
+    /// A linear layer of a block: it can be quantized, and can have an adapter.
+    Projection,
+    /// The projection to the vocabulary.
+    Head,
+}
+
 /// The weight of an RMS norm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NormWeight {
-    /// Its name, as `model.norm.weight`.
+    /// Name in the checkpoint, as `model.norm.weight`.
     pub name: String,
-    /// Numbers.
+    /// Number of elements.
     pub len: usize,
 }
 
-/// How many stacks of linear layers a block has.
-pub(super) const STACKS: usize = 4;
-
-/// What a block is made of. Linear layers of one input are stacked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockModules {
-    /// Before the attention.
-    pub input_norm: NormWeight,
-    /// Query, key and value.
-    pub qkv: Vec<Module>,
-    /// Of every query head and of every key head, where the family has them.
-    pub head_norms: Option<[NormWeight; 2]>,
-    /// Output of the attention.
-    pub output: Vec<Module>,
-    /// Before the feed-forward.
-    pub post_norm: NormWeight,
-    /// Gate and up.
-    pub gate_up: Vec<Module>,
-    /// Down.
-    pub down: Vec<Module>,
-}
-
-impl BlockModules {
-    /// The stacks of linear layers, in the order of the forward.
-    pub fn stacks(&self) -> [&[Module]; STACKS] {
-        [&self.qkv, &self.output, &self.gate_up, &self.down]
+impl Module {
+    /// The name of the weight's tensor.
+    pub fn weight(&self) -> String {
+        format!("{}.weight", self.name)
     }
 
-    /// All norms.
-    pub fn norms(&self) -> impl Iterator<Item = &NormWeight> {
-        [&self.input_norm, &self.post_norm].into_iter().chain(self.head_norms.iter().flatten())
+    /// The name of the bias's tensor, where there is a bias.
+    pub fn bias(&self) -> Option<String> {
+        self.has_bias.then(|| format!("{}.bias", self.name))
+    }
+
+    /// The last part of the path, by which adapters are targeted, as `q_proj`.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
+    /// Number of elements of weight and bias.
+    pub fn parameter_count(&self) -> usize {
+        let [n, k] = self.shape;
+        n * k + if self.has_bias { n } else { 0 }
     }
 }
 
 impl Config {
     /// The table of token embeddings, [V, C].
     pub fn embedding(&self) -> Module {
-        Module { name: "model.embed_tokens".into(), shape: [self.vocabulary, self.width], has_bias: false }
+        Module {
+            name: "model.embed_tokens".into(),
+            role: Role::Embedding,
+            shape: [self.vocabulary, self.width],
+            has_bias: false,
+        }
     }
 
     /// The projection to the vocabulary, [V, C]: the embedding table where the head is tied.
     pub fn head(&self) -> Module {
         match self.tied_head {
             true => self.embedding(),
-            false => Module { name: "lm_head".into(), ..self.embedding() },
+            false => Module { name: "lm_head".into(), role: Role::Head, ..self.embedding() },
         }
     }
 
-    /// The norm before the head.
+    /// The norm before the head, [C].
     pub fn last_norm(&self) -> NormWeight {
         NormWeight { name: "model.norm.weight".into(), len: self.width }
     }
 
-    /// The modules of block `layer`.
-    pub fn block(&self, layer: usize) -> BlockModules {
-        let (c, f, heads) = (self.width, self.feed_forward, self.heads);
-        let (q, kv) = (heads.queries * heads.size, heads.keys * heads.size);
-        let path = |module: &str| format!("model.layers.{layer}.{module}");
-        let norm = |module: &str, len| NormWeight { name: path(&format!("{module}.weight")), len };
-        let stack = |modules: &[(&str, usize)], k: usize, has_bias: bool| -> Vec<Module> {
-            modules
-                .iter()
-                .map(|&(module, n)| Module { name: path(module), shape: [n, k], has_bias })
-                .collect()
-        };
-        let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-        let head_norms = || ["self_attn.q_norm", "self_attn.k_norm"].map(|module| norm(module, heads.size));
-        BlockModules {
-            input_norm: norm("input_layernorm", c),
-            qkv: stack(&qkv, c, self.qkv_bias),
-            head_norms: self.head_norm.then(head_norms),
-            output: stack(&[("self_attn.o_proj", c)], q, self.output_bias),
-            post_norm: norm("post_attention_layernorm", c),
-            gate_up: stack(&[("mlp.gate_proj", f), ("mlp.up_proj", f)], c, self.mlp_bias),
-            down: stack(&[("mlp.down_proj", c)], f, self.mlp_bias),
+    /// Every matrix, once: the embedding table, the linear layers in the order of the forward, and the head
+    /// unless it is the table.
+    pub fn modules(&self) -> impl Iterator<Item = Module> {
+        let head = (!self.tied_head).then(|| self.head());
+        std::iter::once(self.embedding()).chain(self.projections().cloned()).chain(head)
+    }
+
+    /// The linear layers of all blocks, in the order of the forward.
+    pub fn projections(&self) -> impl Iterator<Item = &Module> {
+        self.layers.iter().flat_map(|layer| layer.stacks().flatten())
+    }
+
+    /// Every norm, once.
+    pub fn norms(&self) -> impl Iterator<Item = NormWeight> {
+        self.layers.iter().flat_map(|layer| layer.norms().cloned()).chain([self.last_norm()])
+    }
+
+    /// The short names of the linear layers of all blocks, each once, in the order of the forward: what
+    /// `--lora-target` takes.
+    pub fn targets(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for module in self.projections() {
+            if !names.contains(&module.short_name()) {
+                names.push(module.short_name());
+            }
         }
+        names
+    }
+
+    /// Number of all frozen parameters.
+    pub fn parameter_count(&self) -> usize {
+        let modules: usize = self.modules().map(|module| module.parameter_count()).sum();
+        modules + self.norms().map(|norm| norm.len).sum::<usize>()
     }
 }

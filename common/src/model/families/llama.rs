@@ -1,0 +1,13 @@
+//! Llama 2, 3 and SmolLM2 (`modeling_llama.py`).
+
+use super::Family;
+use super::transformer::Transformer;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "llama",
+    models: "Llama, SmolLM2",
+    config: |json| {
+        let bias = json.flag("attention_bias");
+        Transformer::read(json)?.with_biases(bias, bias, json.flag("mlp_bias")).config()
+    },
+};
