@@ -35,8 +35,8 @@ pub(crate) enum Write {
     Add,
 }
 
-/// Every file of kernels, for those who compile them ahead of their use.
-pub fn sources() -> Vec<&'static crate::device::cuda::Source> {
+/// Every file of kernels, for callers that compile them before they are used.
+pub fn sources() -> Vec<&'static crate::device::cuda::KernelSource> {
     let attention = attention::cuda::SOURCES.iter().map(|(_, source)| source);
     let on_hopper = attention::cuda::HOPPER.iter().map(|(_, source, _)| source);
     let others = [

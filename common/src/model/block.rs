@@ -81,7 +81,7 @@ impl Block {
         let mut kept = self.recompute(x, pass, past)?;
         let hidden = swiglu::forward(&kept.gate_up)?;
         let down = linear::forward(&hidden, &self.down, pass.parameters, Some(&kept.middle))?;
-        kept.low[3] = down.low;
+        kept.low[3] = down.lora_hidden;
         Ok((down.y, kept))
     }
 
@@ -93,9 +93,9 @@ impl Block {
         let (raw_qkv, qkv, low_qkv) = match &self.head_norms {
             Some(norms) => {
                 let normed = rms_norm::forward_heads(&qkv.y, norms, pass.heads.size, pass.epsilon)?;
-                (Some(qkv.y), normed, qkv.low)
+                (Some(qkv.y), normed, qkv.lora_hidden)
             }
-            None => (None, qkv.y, qkv.low),
+            None => (None, qkv.y, qkv.lora_hidden),
         };
         let qkv = rope::forward(&qkv, turned_columns(pass.heads), &pass.angles)?;
         let attended = attention::forward(&qkv, pass.heads, &pass.sequences, past)?;
@@ -103,7 +103,7 @@ impl Block {
         let middle = output.y;
         let normed = rms_norm::forward(&middle, &self.post_norm, pass.epsilon)?;
         let gate_up = linear::forward(&normed, &self.gate_up, pass.parameters, None)?;
-        let low = [low_qkv, output.low, gate_up.low, None];
+        let low = [low_qkv, output.lora_hidden, gate_up.lora_hidden, None];
         Ok(Kept { raw_qkv, qkv, attended, middle, gate_up: gate_up.y, low })
     }
 

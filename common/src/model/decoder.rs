@@ -103,7 +103,7 @@ impl Model {
             kept += self.embedding.keep_on_gpu(budget, &self.device)?;
         }
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
-            kept += linear.keep_widened(budget - kept, &self.device)?;
+            kept += linear.cache_dequantized(budget - kept, &self.device)?;
         }
         Ok(kept)
     }

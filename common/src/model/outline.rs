@@ -10,7 +10,7 @@ use crate::Result;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
 use crate::device::Vector;
-use crate::device::cuda::{Rooms, scratch_bytes};
+use crate::device::cuda::{ScratchSizes, scratch_bytes};
 use crate::kernels::adamw::MomentsSpec;
 use crate::kernels::embedding;
 use crate::kernels::linear::{LinearSpec, WeightSpec};
@@ -147,13 +147,14 @@ impl Outline {
     /// What training these adapters holds on a GPU, where the embedding table is not, unless it is the head.
     pub fn held_on_gpu(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> Held {
         let values = Vector::gpu_bytes(adapters.len);
-        let rooms = self.linears_and_head().fold(Rooms::NONE, |rooms, linear| linear.widened_in(rooms));
+        let sizes =
+            self.linears_and_head().fold(ScratchSizes::NONE, |sizes, linear| linear.scratch_sizes(sizes));
         let copies = self.linears.iter().zip(adapters.ranks()).map(|(linear, r)| linear.adapter_bytes(r));
         Held {
             weights: self.gpu_bytes(),
             adapters: values + copies.sum::<u64>(),
             moments: moments.gpu_bytes(),
-            scratch: scratch_bytes(rooms),
+            scratch: scratch_bytes(sizes),
             gradients: values,
         }
     }
@@ -164,7 +165,7 @@ impl Outline {
             true => embedding::table_bytes(&self.embedding),
             false => 0,
         };
-        table + self.linears.iter().map(LinearSpec::widened_bytes).sum::<u64>()
+        table + self.linears.iter().map(LinearSpec::dequantized_bytes).sum::<u64>()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{Context, Result, cli, error, hex};
 
 /// A file of kernels.
 #[derive(Debug, Clone, Copy)]
-pub struct Source {
+pub struct KernelSource {
     /// As messages and the cache name it.
     pub name: &'static str,
     /// CUDA C++ without includes; the prelude is pasted in front.
@@ -20,7 +20,7 @@ pub struct Source {
     hopper: bool,
 }
 
-impl Source {
+impl KernelSource {
     /// Kernels for every GPU.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         Self { name, text, hopper: false }
@@ -47,7 +47,7 @@ const PRELUDE: &str = include_str!("prelude.cuh");
 /// Loads the machine code of a source, from the cache on disk or from the compiler. `architecture` is the
 /// compute capability, as 90 for 9.0.
 pub(super) fn load<T>(
-    source: &Source,
+    source: &KernelSource,
     architecture: u32,
     float16: Float16,
     load: impl Fn(&[u8]) -> Result<T>,
@@ -94,7 +94,7 @@ fn load_or_compile<T>(
 const OPTIONS: [&CStr; 3] = [c"--std=c++17", c"-default-device", c"--ptxas-options=-v"];
 
 /// `NAME-TARGET-HASH.cubin`: the hash is of all that the code depends on.
-fn cached_name(source: &Source, architecture: u32, float16: Float16, version: (i32, i32)) -> String {
+fn cached_name(source: &KernelSource, architecture: u32, float16: Float16, version: (i32, i32)) -> String {
     let mut hash = Sha256::new();
     hash.update(PRELUDE);
     hash.update([0]);
@@ -185,7 +185,7 @@ impl Program {
 }
 
 /// Compiles a source with NVRTC, which must be loadable.
-pub fn compile(source: &Source, architecture: u32, float16: Float16) -> Result<Compiled> {
+pub fn compile(source: &KernelSource, architecture: u32, float16: Float16) -> Result<Compiled> {
     let numbers = match float16 {
         Float16::Bf16 => "",
         Float16::Fp16 => "#define FP16\n",
@@ -219,18 +219,18 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    const SOURCE: Source = Source::new("name", "text");
+    const SOURCE: KernelSource = KernelSource::new("name", "text");
 
     #[test]
     fn names_differ_by_all_that_the_code_depends_on() {
-        let name = |source: &Source, architecture, float16, version| {
+        let name = |source: &KernelSource, architecture, float16, version| {
             cached_name(source, architecture, float16, version)
         };
         let usual = name(&SOURCE, 90, Float16::Bf16, (13, 0));
         assert!(usual.starts_with("name-sm_90-") && usual.ends_with(".cubin"), "{usual}");
         for other in [
-            name(&Source::new("name", "other"), 90, Float16::Bf16, (13, 0)),
-            name(&Source::for_hopper("name", "text"), 90, Float16::Bf16, (13, 0)),
+            name(&KernelSource::new("name", "other"), 90, Float16::Bf16, (13, 0)),
+            name(&KernelSource::for_hopper("name", "text"), 90, Float16::Bf16, (13, 0)),
             name(&SOURCE, 80, Float16::Bf16, (13, 0)),
             name(&SOURCE, 90, Float16::Fp16, (13, 0)),
             name(&SOURCE, 90, Float16::Bf16, (13, 1)),

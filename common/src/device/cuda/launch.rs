@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, result, sys};
 
-use super::compile::{self, Source};
+use super::compile::{self, KernelSource};
 use super::{Gpu, Loaded, failed};
 use crate::{Context, Result};
 
@@ -87,7 +87,7 @@ impl Gpu {
     /// Launches a kernel on the stream that computes.
     pub fn launch(
         &self,
-        source: &Source,
+        source: &KernelSource,
         name: &'static str,
         grid: Grid,
         arguments: &[Argument],
@@ -100,7 +100,7 @@ impl Gpu {
     pub fn launch_on(
         &self,
         stream: &CudaStream,
-        source: &Source,
+        source: &KernelSource,
         name: &'static str,
         grid: Grid,
         arguments: &[Argument],
@@ -130,7 +130,7 @@ impl Gpu {
     }
 
     /// An `extern "C" __constant__ int` of a source: what its kernels ask of their launch.
-    pub fn constant(&self, source: &Source, name: &'static str) -> Result<i32> {
+    pub fn constant(&self, source: &KernelSource, name: &'static str) -> Result<i32> {
         let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(value) = loaded.constants.get(&(source.name, name)) {
             return Ok(*value);
@@ -147,7 +147,7 @@ impl Gpu {
     }
 
     /// A kernel, compiled and loaded at its first use.
-    fn function(&self, source: &Source, name: &'static str, shared: usize) -> Result<CudaFunction> {
+    fn function(&self, source: &KernelSource, name: &'static str, shared: usize) -> Result<CudaFunction> {
         let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(function) = loaded.functions.get(&(source.name, name)) {
             return Ok(function.clone());
@@ -172,7 +172,7 @@ impl Gpu {
         Ok(function)
     }
 
-    fn module(&self, loaded: &mut Loaded, source: &Source) -> Result<Arc<CudaModule>> {
+    fn module(&self, loaded: &mut Loaded, source: &KernelSource) -> Result<Arc<CudaModule>> {
         if let Some(module) = loaded.modules.get(source.name) {
             return Ok(Arc::clone(module));
         }

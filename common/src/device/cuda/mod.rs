@@ -26,7 +26,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverEr
 use crate::{Context, Error, Result, error};
 
 pub use buffer::Buffer;
-pub use compile::{Compiled, Source, compile};
+pub use compile::{Compiled, KernelSource, compile};
 pub use float16::Float16;
 pub use launch::{Argument, Grid, address};
 pub use libraries::find_compiler;
@@ -35,7 +35,7 @@ pub use products::{Factor, Precision, Product};
 pub use tensor::GpuTensor;
 pub(crate) use tensor::SOURCE as TENSOR;
 pub use utilization::Utilization;
-pub use widened::Rooms;
+pub use widened::ScratchSizes;
 
 /// The oldest compute capability that the kernels are written for: Ampere's.
 const OLDEST: u32 = 80;
@@ -69,8 +69,8 @@ struct Loaded {
 }
 
 /// Bytes of a GPU's memory that matrix products and [`Gpu::widened`] work in, with room for these weights.
-pub fn scratch_bytes(rooms: Rooms) -> u64 {
-    products::workspace_bytes() + rooms.bytes()
+pub fn scratch_bytes(sizes: ScratchSizes) -> u64 {
+    products::workspace_bytes() + sizes.bytes()
 }
 
 impl Gpu {

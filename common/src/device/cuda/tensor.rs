@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaSlice;
 
-use super::{Argument, Gpu, Grid, Source, address};
+use super::{Argument, Gpu, Grid, KernelSource, address};
 use crate::{Result, error};
 
-pub(crate) static SOURCE: Source = Source::new("tensor", include_str!("tensor.cu"));
+pub(crate) static SOURCE: KernelSource = KernelSource::new("tensor", include_str!("tensor.cu"));
 
 /// Values of a tensor, which other tensors may share: nobody writes to them then.
 #[derive(Debug, Clone)]

@@ -11,9 +11,9 @@ use crate::{Result, error};
 
 /// How many numbers each of the two buffers has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rooms([usize; 2]);
+pub struct ScratchSizes([usize; 2]);
 
-impl Rooms {
+impl ScratchSizes {
     /// Before any weight has asked for room.
     pub const NONE: Self = Self([1, 1]);
 
@@ -53,7 +53,7 @@ impl DoubleBuffer {
             Ok(Half {
                 // SAFETY: never read before a weight is widened into it.
                 #[allow(unsafe_code)]
-                weights: unsafe { stream.alloc(Rooms::NONE.0[0]) }.map_err(failed)?,
+                weights: unsafe { stream.alloc(ScratchSizes::NONE.0[0]) }.map_err(failed)?,
                 free: context.new_event(None).map_err(failed)?,
                 ready: context.new_event(None).map_err(failed)?,
             })
@@ -66,8 +66,8 @@ impl Gpu {
     /// Makes room for weights of `len` numbers, before anything is in flight.
     pub fn reserve_widened(&self, len: usize) -> Result<()> {
         let mut buffer = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Rooms([0, 1].map(|half: usize| buffer.halves[half].weights.len()));
-        let Rooms([first, second]) = now.with(len);
+        let now = ScratchSizes([0, 1].map(|half: usize| buffer.halves[half].weights.len()));
+        let ScratchSizes([first, second]) = now.with(len);
         if first > now.0[0] {
             // The first buffer is now the second largest.
             buffer.halves.swap(0, 1);

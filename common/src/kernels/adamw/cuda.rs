@@ -5,11 +5,12 @@ use std::ops::Range;
 use super::Formula;
 use super::quantized::{BLOCK, GpuQuantized};
 use crate::device::GpuVector;
-use crate::device::cuda::{Argument, Grid, Source};
+use crate::device::cuda::{Argument, Grid, KernelSource};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source::new("adamw", include_str!("adamw.cu"));
-pub(in crate::kernels) static IN_8_BITS: Source = Source::new("adamw8", include_str!("adamw8.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("adamw", include_str!("adamw.cu"));
+pub(in crate::kernels) static IN_8_BITS: KernelSource =
+    KernelSource::new("adamw8", include_str!("adamw8.cu"));
 
 const THREADS: usize = 256;
 /// Blocks that share the values of a norm; fixed, and with it the order of the sum.

@@ -1,10 +1,10 @@
 //! Dropout on a GPU: a thread takes eight columns of a row, whose mask is two counters' numbers.
 
 use super::Dropout;
-use crate::device::cuda::{GpuTensor, Grid, Source};
+use crate::device::cuda::{GpuTensor, Grid, KernelSource};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source::new("dropout", include_str!("dropout.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("dropout", include_str!("dropout.cu"));
 
 const THREADS: usize = 128;
 

@@ -89,9 +89,9 @@ pub fn forward(
             let x = GpuTensor::from_staging(gpu, &shape, |x| {
                 let rows = x.par_chunks_exact_mut(c).zip(tokens).enumerate();
                 rows.map(|(row, (x, &token))| {
-                    table.read_row_narrow(token as usize, gpu.float16(), x)?;
+                    table.read_row_float16(token as usize, gpu.float16(), x)?;
                     if let Some(noise) = noise {
-                        noise.add_narrow(row, gpu.float16(), x);
+                        noise.add_float16(row, gpu.float16(), x);
                     }
                     Ok(())
                 })

@@ -32,7 +32,7 @@ impl Noise {
     }
 
     /// Adds to a row of 16-bit numbers, rounding once.
-    pub(super) fn add_narrow(&self, row: usize, float16: Float16, x: &mut [u16]) {
+    pub(super) fn add_float16(&self, row: usize, float16: Float16, x: &mut [u16]) {
         self.of_row(row, x.len(), |column, noise| {
             x[column] = float16.bits(float16.value(x[column]) + noise);
         });

@@ -77,7 +77,7 @@ fn noise_on_16_bits_is_rounded_once() {
     noise.add(0, &mut exact);
     for float16 in [Float16::Bf16, Float16::Fp16] {
         let mut rounded = vec![float16.bits(0.25); c];
-        noise.add_narrow(0, float16, &mut rounded);
+        noise.add_float16(0, float16, &mut rounded);
         assert_eq!(rounded, exact.iter().map(|value| float16.bits(*value)).collect::<Vec<_>>());
     }
 }

@@ -43,8 +43,9 @@ pub(super) fn forward(
     let mut y = vec![0.0; t * n];
     multiply(&mut y, x, t, &weights(linear))?;
     add_bias(&mut y, linear);
-    let low = parameters.map(|parameters| lora::forward(&mut y, x, t, linear, parameters)).transpose()?;
-    Ok((y, low))
+    let lora_hidden =
+        parameters.map(|parameters| lora::forward(&mut y, x, t, linear, parameters)).transpose()?;
+    Ok((y, lora_hidden))
 }
 
 /// `dx = dy·W` and the adapters' part of it, where it is needed, and scale·dy·B [T, ΣR].
@@ -56,19 +57,19 @@ pub(super) fn backward(
     parameters: Parameters,
     needs_dx: bool,
 ) -> Result<(Option<Vec<f32>>, Option<Vec<f32>>)> {
-    let mut dlow = None;
+    let mut d_lora_hidden = None;
     if linear.has_adapter() && t > 0 {
-        dlow = Some(lora::backward(dy, t, linear, parameters)?);
+        d_lora_hidden = Some(lora::backward(dy, t, linear, parameters)?);
     }
     if !needs_dx {
-        return Ok((None, dlow));
+        return Ok((None, d_lora_hidden));
     }
     let mut dx = vec![0.0; t * linear.inputs];
     multiply_transposed(&mut dx, dy, t, &weights(linear), Write::Overwrite)?;
-    if let Some(dlow) = &dlow {
-        lora::add_inputs(&mut dx, dlow, t, linear, parameters)?;
+    if let Some(d_lora_hidden) = &d_lora_hidden {
+        lora::add_inputs(&mut dx, d_lora_hidden, t, linear, parameters)?;
     }
-    Ok((Some(dx), dlow))
+    Ok((Some(dx), d_lora_hidden))
 }
 
 pub(super) fn weights(linear: &Linear) -> Vec<&Weight> {

@@ -19,47 +19,48 @@ pub(super) fn forward(
 ) -> Result<Vec<f32>> {
     let (n, ranks) = (linear.outputs, linear.ranks());
     let values = parameters.values.host()?;
-    let low = low(x, t, linear, parameters)?;
+    let lora_hidden = lora_hidden(x, t, linear, parameters)?;
     for (columns, rank_columns, adapter) in slots(linear) {
         let b = Matrix::new(&values[adapter.b.clone()], columns.len(), adapter.rank);
-        let low = Matrix::with_stride(&low[rank_columns.start..], t, adapter.rank, ranks);
+        let lora_hidden = Matrix::with_stride(&lora_hidden[rank_columns.start..], t, adapter.rank, ranks);
         let out = MatrixMut::with_stride(&mut y[columns.start..], t, columns.len(), n);
-        accumulate(out, adapter.scale, low, b.t(), Threads::All);
+        accumulate(out, adapter.scale, lora_hidden, b.t(), Threads::All);
     }
-    Ok(low)
+    Ok(lora_hidden)
 }
 
 /// x·Aᵀ [T, ΣR]
-pub(super) fn low(x: &[f32], t: usize, linear: &Linear, parameters: Parameters) -> Result<Vec<f32>> {
+pub(super) fn lora_hidden(x: &[f32], t: usize, linear: &Linear, parameters: Parameters) -> Result<Vec<f32>> {
     let (k, ranks) = (linear.inputs, linear.ranks());
     let values = parameters.values.host()?;
-    let mut low = vec![0.0; t * ranks];
+    let mut lora_hidden = vec![0.0; t * ranks];
     for_inputs(linear, x, parameters.dropout, |x, a, rank_columns| {
         let a = Matrix::new(&values[a], rank_columns.len(), k);
-        let out = MatrixMut::with_stride(&mut low[rank_columns.start..], t, rank_columns.len(), ranks);
+        let out =
+            MatrixMut::with_stride(&mut lora_hidden[rank_columns.start..], t, rank_columns.len(), ranks);
         product(out, 1.0, Matrix::new(x, t, k), a.t(), Threads::All);
     });
-    Ok(low)
+    Ok(lora_hidden)
 }
 
-/// dlow = scale·dy·B [T, ΣR]
+/// d_lora_hidden = scale·dy·B [T, ΣR]
 pub(super) fn backward(dy: &[f32], t: usize, linear: &Linear, parameters: Parameters) -> Result<Vec<f32>> {
     let (n, ranks) = (linear.outputs, linear.ranks());
     let values = parameters.values.host()?;
-    let mut dlow = vec![0.0; t * ranks];
+    let mut d_lora_hidden = vec![0.0; t * ranks];
     for (columns, rank_columns, adapter) in slots(linear) {
         let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
         let b = Matrix::new(&values[adapter.b.clone()], columns.len(), adapter.rank);
-        let out = MatrixMut::with_stride(&mut dlow[rank_columns.start..], t, adapter.rank, ranks);
+        let out = MatrixMut::with_stride(&mut d_lora_hidden[rank_columns.start..], t, adapter.rank, ranks);
         product(out, adapter.scale, dy, b, Threads::All);
     }
-    Ok(dlow)
+    Ok(d_lora_hidden)
 }
 
-/// dx [T, K] += dlow·A, of what was not dropped.
+/// dx [T, K] += d_lora_hidden·A, of what was not dropped.
 pub(super) fn add_inputs(
     dx: &mut [f32],
-    dlow: &[f32],
+    d_lora_hidden: &[f32],
     t: usize,
     linear: &Linear,
     parameters: Parameters,
@@ -68,12 +69,13 @@ pub(super) fn add_inputs(
     let values = parameters.values.host()?;
     for_masks(linear, parameters.dropout, |a, rank_columns, dropout| {
         let a = Matrix::new(&values[a], rank_columns.len(), k);
-        let dlow = Matrix::with_stride(&dlow[rank_columns.start..], t, rank_columns.len(), ranks);
+        let d_lora_hidden =
+            Matrix::with_stride(&d_lora_hidden[rank_columns.start..], t, rank_columns.len(), ranks);
         match dropout {
-            None => accumulate(MatrixMut::new(dx, t, k), 1.0, dlow, a, Threads::All),
+            None => accumulate(MatrixMut::new(dx, t, k), 1.0, d_lora_hidden, a, Threads::All),
             Some(dropout) => {
                 let mut dropped = vec![0.0; t * k];
-                product(MatrixMut::new(&mut dropped, t, k), 1.0, dlow, a, Threads::All);
+                product(MatrixMut::new(&mut dropped, t, k), 1.0, d_lora_hidden, a, Threads::All);
                 accumulate_kept(dx, &dropped, k, &dropout);
             }
         }
@@ -83,8 +85,8 @@ pub(super) fn add_inputs(
 
 /// `dA += dlowᵀ·x` and `dB += scale·dyᵀ·(x·Aᵀ)`.
 pub(super) fn gradients(
-    (dy, dlow): (&[f32], &[f32]),
-    (x, low): (&[f32], &[f32]),
+    (dy, d_lora_hidden): (&[f32], &[f32]),
+    (x, lora_hidden): (&[f32], &[f32]),
     t: usize,
     linear: &Linear,
     dropout: Option<Dropout>,
@@ -93,14 +95,15 @@ pub(super) fn gradients(
     let (k, n, ranks) = (linear.inputs, linear.outputs, linear.ranks());
     for (columns, rank_columns, adapter) in slots(linear) {
         let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
-        let low = Matrix::with_stride(&low[rank_columns.start..], t, adapter.rank, ranks);
+        let lora_hidden = Matrix::with_stride(&lora_hidden[rank_columns.start..], t, adapter.rank, ranks);
         let db = MatrixMut::new(&mut gradients[adapter.b.clone()], columns.len(), adapter.rank);
-        accumulate(db, adapter.scale, dy.t(), low, Threads::All);
+        accumulate(db, adapter.scale, dy.t(), lora_hidden, Threads::All);
     }
     for_inputs(linear, x, dropout, |x, a, rank_columns| {
-        let dlow = Matrix::with_stride(&dlow[rank_columns.start..], t, rank_columns.len(), ranks);
+        let d_lora_hidden =
+            Matrix::with_stride(&d_lora_hidden[rank_columns.start..], t, rank_columns.len(), ranks);
         let da = MatrixMut::new(&mut gradients[a], rank_columns.len(), k);
-        accumulate(da, 1.0, dlow.t(), Matrix::new(x, t, k), Threads::All);
+        accumulate(da, 1.0, d_lora_hidden.t(), Matrix::new(x, t, k), Threads::All);
     });
 }
 

@@ -115,9 +115,9 @@ impl Linear {
 
     /// On a GPU, keeps quantized weights in bf16 besides where that takes no more than `budget` bytes, so
     /// that no product has to widen them; returns the bytes.
-    pub fn keep_widened(&mut self, budget: u64, device: &Device) -> Result<u64> {
+    pub fn cache_dequantized(&mut self, budget: u64, device: &Device) -> Result<u64> {
         match (&mut self.on_gpu, device) {
-            (Some(stack), Device::Cuda(gpu)) => stack.keep_widened(gpu, budget),
+            (Some(stack), Device::Cuda(gpu)) => stack.cache_dequantized(gpu, budget),
             _ => Ok(0),
         }
     }
@@ -164,7 +164,7 @@ pub struct Output {
     pub y: Tensor,
     /// x·Aᵀ [T, ΣR], which the backward needs, of what dropout left of x; nothing without adapters. On a
     /// GPU ΣR is rounded up to a multiple of 8.
-    pub low: Option<Tensor>,
+    pub lora_hidden: Option<Tensor>,
 }
 
 /// y [T, ΣN] from x [T, K], plus `residual` [T, ΣN] where there is one. Without `parameters` the adapters
@@ -183,25 +183,27 @@ pub fn forward(
     }
     match x {
         Tensor::Cpu(_) => {
-            let (y, low) = cpu::forward(&x.host()?, t, linear, parameters)?;
-            let low = low.map(|low| Tensor::from_vec(low, &[t, linear.ranks()])).transpose()?;
+            let (y, lora_hidden) = cpu::forward(&x.host()?, t, linear, parameters)?;
+            let lora_hidden = lora_hidden
+                .map(|lora_hidden| Tensor::from_vec(lora_hidden, &[t, linear.ranks()]))
+                .transpose()?;
             let y = Tensor::from_vec(y, &[t, linear.outputs])?;
-            Ok(Output { y: residual.map_or(Ok(y.clone()), |residual| residual.add(&y))?, low })
+            Ok(Output { y: residual.map_or(Ok(y.clone()), |residual| residual.add(&y))?, lora_hidden })
         }
         Tensor::Cuda(x) => {
             let residual = residual.map(Tensor::gpu).transpose()?;
-            let (y, low) = cuda::forward(x, linear, parameters, residual)?;
-            Ok(Output { y: Tensor::Cuda(y), low: low.map(Tensor::Cuda) })
+            let (y, lora_hidden) = cuda::forward(x, linear, parameters, residual)?;
+            Ok(Output { y: Tensor::Cuda(y), lora_hidden: lora_hidden.map(Tensor::Cuda) })
         }
     }
 }
 
-/// What flows back through a layer.
+/// What the backward of a layer gives.
 pub struct Backward {
     /// [T, K], where someone needs it.
     pub dx: Option<Tensor>,
     /// scale·dy·B [T, ΣR], which the adapters' gradients need; nothing without adapters.
-    dlow: Option<Tensor>,
+    d_lora_hidden: Option<Tensor>,
 }
 
 impl Backward {
@@ -217,48 +219,57 @@ pub fn backward(dy: &Tensor, linear: &Linear, parameters: Parameters, needs_dx: 
     check_adapters(linear, parameters.values.len())?;
     match dy {
         Tensor::Cpu(_) => {
-            let (dx, dlow) = cpu::backward(&dy.host()?, t, linear, parameters, needs_dx)?;
+            let (dx, d_lora_hidden) = cpu::backward(&dy.host()?, t, linear, parameters, needs_dx)?;
             let dx = dx.map(|dx| Tensor::from_vec(dx, &[t, linear.inputs])).transpose()?;
-            let dlow = dlow.map(|dlow| Tensor::from_vec(dlow, &[t, linear.ranks()])).transpose()?;
-            Ok(Backward { dx, dlow })
+            let d_lora_hidden = d_lora_hidden
+                .map(|d_lora_hidden| Tensor::from_vec(d_lora_hidden, &[t, linear.ranks()]))
+                .transpose()?;
+            Ok(Backward { dx, d_lora_hidden })
         }
         Tensor::Cuda(dy) => {
-            let (dx, dlow) = cuda::backward(dy, linear, parameters, needs_dx)?;
-            Ok(Backward { dx: dx.map(Tensor::Cuda), dlow: dlow.map(Tensor::Cuda) })
+            let (dx, d_lora_hidden) = cuda::backward(dy, linear, parameters, needs_dx)?;
+            Ok(Backward { dx: dx.map(Tensor::Cuda), d_lora_hidden: d_lora_hidden.map(Tensor::Cuda) })
         }
     }
 }
 
 /// *Adds* the gradients of A and B to `gradients`, which has the layout of the parameters, from what the
-/// forward and the backward of a layer were given and gave. `low` is computed where it was not kept.
+/// forward and the backward of a layer were given and gave. `lora_hidden` is computed where it was not kept.
 pub fn adapter_gradients(
     (dy, backward): (&Tensor, &Backward),
-    (x, low): (&Tensor, Option<&Tensor>),
+    (x, lora_hidden): (&Tensor, Option<&Tensor>),
     linear: &Linear,
     parameters: Parameters,
     gradients: &mut Vector,
 ) -> Result<()> {
-    let Some(dlow) = &backward.dlow else { return Ok(()) };
+    let Some(d_lora_hidden) = &backward.d_lora_hidden else { return Ok(()) };
     let (t, _) = check(x, linear.inputs, "adapter gradients: x")?;
     dy.expect("adapter gradients: dy", &[t, linear.outputs])?;
     check_adapters(linear, parameters.values.len().min(gradients.len()))?;
     match x {
         Tensor::Cpu(_) => {
-            for low in low.into_iter().chain([dlow]) {
-                low.expect("adapter gradients: x·Aᵀ", &[t, linear.ranks()])?;
+            for lora_hidden in lora_hidden.into_iter().chain([d_lora_hidden]) {
+                lora_hidden.expect("adapter gradients: x·Aᵀ", &[t, linear.ranks()])?;
             }
-            let (dy, dlow, x) = (&*dy.host()?, &*dlow.host()?, &*x.host()?);
+            let (dy, d_lora_hidden, x) = (&*dy.host()?, &*d_lora_hidden.host()?, &*x.host()?);
             let gradients = gradients.host_mut()?;
-            let low = match low {
-                Some(low) => low.to_vec()?,
-                None => lora::low(x, t, linear, parameters)?,
+            let lora_hidden = match lora_hidden {
+                Some(lora_hidden) => lora_hidden.to_vec()?,
+                None => lora::lora_hidden(x, t, linear, parameters)?,
             };
-            lora::gradients((dy, dlow), (x, &low), t, linear, parameters.dropout, gradients);
+            lora::gradients((dy, d_lora_hidden), (x, &lora_hidden), t, linear, parameters.dropout, gradients);
             Ok(())
         }
         Tensor::Cuda(x) => {
-            let (dy, dlow, low) = (dy.gpu()?, dlow.gpu()?, low.map(Tensor::gpu).transpose()?);
-            cuda::adapter_gradients((dy, dlow), (x, low), linear, parameters, gradients.gpu()?)
+            let (dy, d_lora_hidden, lora_hidden) =
+                (dy.gpu()?, d_lora_hidden.gpu()?, lora_hidden.map(Tensor::gpu).transpose()?);
+            cuda::adapter_gradients(
+                (dy, d_lora_hidden),
+                (x, lora_hidden),
+                linear,
+                parameters,
+                gradients.gpu()?,
+            )
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a stack of projections will take, before any of it is loaded.
 
 use super::{WeightSpec, cuda};
-use crate::device::cuda::Rooms;
+use crate::device::cuda::ScratchSizes;
 
 /// A stack whose weights are known by the headers of their files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,15 +49,15 @@ impl LinearSpec {
         cuda::Stack::bytes(self)
     }
 
-    /// Room to widen the weights into on a GPU, besides the room that others have asked for.
-    pub fn widened_in(&self, rooms: Rooms) -> Rooms {
-        if self.is_quantized() { rooms.with(self.len()) } else { rooms }
+    /// Scratch that the weights are dequantized into on a GPU, where `others` is what other stacks need.
+    pub fn scratch_sizes(&self, others: ScratchSizes) -> ScratchSizes {
+        if self.is_quantized() { others.with(self.len()) } else { others }
     }
 
-    /// Bytes that the weights take on a GPU besides where [`super::Linear::keep_widened`] widens them.
-    pub fn widened_bytes(&self) -> u64 {
+    /// Bytes that [`super::Linear::cache_dequantized`] takes on a GPU for the 16-bit copies of the weights.
+    pub fn dequantized_bytes(&self) -> u64 {
         match self.is_quantized() {
-            true => cuda::widened_bytes(self.len()),
+            true => cuda::dequantized_bytes(self.len()),
             false => 0,
         }
     }

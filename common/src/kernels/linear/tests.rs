@@ -99,8 +99,8 @@ impl Stack {
                     let mask = dropout::forward(&ones, &slot.dropout(&dropout)).unwrap();
                     left = (left * constant(&values(&mask), &[t, k])).unwrap();
                 }
-                let low = left.matmul(&a.t().unwrap()).unwrap();
-                let update = low.matmul(&b.t().unwrap()).unwrap();
+                let lora_hidden = left.matmul(&a.t().unwrap()).unwrap();
+                let update = lora_hidden.matmul(&b.t().unwrap()).unwrap();
                 y = (y + (update * f64::from(slot.scale)).unwrap()).unwrap();
                 adapters.push((a, b));
             }
@@ -128,11 +128,11 @@ fn check_stack(
 
     let (expected, _) = stack.expected(&var, None);
     let plain = forward(&x, linear, None, None).unwrap();
-    assert!(plain.low.is_none());
+    assert!(plain.lora_hidden.is_none());
     assert_close(&format!("{what} without adapters"), &values(&plain.y), &exact(&expected), 3e-6, 3e-6);
 
     let (expected, adapters) = stack.expected(&var, Some(parameters));
-    let Output { y, low } = forward(&x, linear, Some(parameters), None).unwrap();
+    let Output { y, lora_hidden } = forward(&x, linear, Some(parameters), None).unwrap();
     assert_eq!(y.shape(), [t, n]);
     assert_close(&what, &values(&y), &exact(&expected), 1e-5, 1e-5);
     let around = forward(&x, linear, Some(parameters), Some(&dy)).unwrap().y;
@@ -143,9 +143,9 @@ fn check_stack(
     // The gradients are added to what is there.
     let before = random.values(stack.parameters.len(), 1.0);
     let mut sums = Vector::Cpu(before.clone());
-    let flow = backward(&dy, linear, parameters, true).unwrap();
-    adapter_gradients((&dy, &flow), (&x, low.as_ref()), linear, parameters, &mut sums).unwrap();
-    let (dx, sums) = (flow.dx.unwrap(), sums.host().unwrap());
+    let grads = backward(&dy, linear, parameters, true).unwrap();
+    adapter_gradients((&dy, &grads), (&x, lora_hidden.as_ref()), linear, parameters, &mut sums).unwrap();
+    let (dx, sums) = (grads.dx.unwrap(), sums.host().unwrap());
     assert_eq!(dx.shape(), [t, k]);
     let dy_values = values(&dy);
     let [expected_dx] = gradients(&expected, &dy_values, [&var]);
@@ -171,9 +171,9 @@ fn check_stack(
     assert_slopes(&format!("{what} dx"), random, &values(&x), &values(&dx), &dy_values, run);
 
     let mut same = Vector::Cpu(before);
-    let flow = backward(&dy, linear, parameters, false).unwrap();
-    assert!(flow.dx.is_none());
-    adapter_gradients((&dy, &flow), (&x, None), linear, parameters, &mut same).unwrap();
+    let grads = backward(&dy, linear, parameters, false).unwrap();
+    assert!(grads.dx.is_none());
+    adapter_gradients((&dy, &grads), (&x, None), linear, parameters, &mut same).unwrap();
     assert_eq!(same.host().unwrap(), sums, "{what}: without dx, and with x·Aᵀ computed again");
 }
 
@@ -231,8 +231,8 @@ fn parameters_by_finite_differences() {
     let Stack { linear, parameters, .. } = &stack;
     let (x, dy) = (random.matrix(9, 21), random.matrix(9, linear.outputs()));
     let mut gradients = Vector::zeros(parameters.len(), &Device::Cpu).unwrap();
-    let flow = backward(&dy, linear, parameters.into(), false).unwrap();
-    adapter_gradients((&dy, &flow), (&x, None), linear, parameters.into(), &mut gradients).unwrap();
+    let grads = backward(&dy, linear, parameters.into(), false).unwrap();
+    adapter_gradients((&dy, &grads), (&x, None), linear, parameters.into(), &mut gradients).unwrap();
     let run = |parameters: &[f32]| {
         values(&forward(&x, linear, Some((&Vector::Cpu(parameters.to_vec())).into()), None).unwrap().y)
     };
@@ -299,9 +299,9 @@ fn no_rows_are_no_mistake() {
     assert_eq!(output.y.shape(), [0, stack.linear.outputs()]);
     let mut gradients = Vector::Cpu(vec![0.5; stack.parameters.len()]);
     let (linear, parameters) = (&stack.linear, &stack.parameters);
-    let flow = backward(&output.y, linear, parameters.into(), true).unwrap();
-    adapter_gradients((&output.y, &flow), (&x, None), linear, parameters.into(), &mut gradients).unwrap();
-    assert_eq!(flow.dx.unwrap().shape(), [0, 8]);
+    let grads = backward(&output.y, linear, parameters.into(), true).unwrap();
+    adapter_gradients((&output.y, &grads), (&x, None), linear, parameters.into(), &mut gradients).unwrap();
+    assert_eq!(grads.dx.unwrap().shape(), [0, 8]);
     assert_eq!(gradients.host().unwrap(), vec![0.5; parameters.len()]);
 }
 
@@ -325,22 +325,26 @@ fn wrong_shapes_are_errors() {
     assert!(forward(&Tensor::from_vec(vec![0.0; 8], &[8]).unwrap(), linear, None, None).is_err());
     assert!(forward(&x, linear, None, Some(&x)).is_err(), "a residual of another shape");
     assert!(forward(&x, linear, Some((&short).into()), None).is_err(), "parameters cut short");
-    let Output { y: dy, low } = forward(&x, linear, Some(parameters.into()), None).unwrap();
-    let run = |dy: &Tensor, x: &Tensor, low: Option<&Tensor>, parameters: &Vector, gradients: usize| {
-        let mut gradients = Vector::zeros(gradients, &Device::Cpu)?;
-        let flow = backward(dy, linear, parameters.into(), true)?;
-        adapter_gradients((dy, &flow), (x, low), linear, parameters.into(), &mut gradients)
-    };
-    let low = low.unwrap();
+    let Output { y: dy, lora_hidden } = forward(&x, linear, Some(parameters.into()), None).unwrap();
+    let run =
+        |dy: &Tensor, x: &Tensor, lora_hidden: Option<&Tensor>, parameters: &Vector, gradients: usize| {
+            let mut gradients = Vector::zeros(gradients, &Device::Cpu)?;
+            let grads = backward(dy, linear, parameters.into(), true)?;
+            adapter_gradients((dy, &grads), (x, lora_hidden), linear, parameters.into(), &mut gradients)
+        };
+    let lora_hidden = lora_hidden.unwrap();
     let ranks = linear.ranks();
-    assert_eq!(low.shape(), [6, ranks]);
-    assert!(run(&dy, &x, Some(&low), parameters, len).is_ok());
-    assert!(run(&random.matrix(5, n), &x, Some(&low), parameters, len).is_err());
-    assert!(run(&dy, &random.matrix(6, 7), Some(&low), parameters, len).is_err());
-    assert!(run(&dy, &x, Some(&low.rows(1..6).unwrap()), parameters, len).is_err());
+    assert_eq!(lora_hidden.shape(), [6, ranks]);
+    assert!(run(&dy, &x, Some(&lora_hidden), parameters, len).is_ok());
+    assert!(run(&random.matrix(5, n), &x, Some(&lora_hidden), parameters, len).is_err());
+    assert!(run(&dy, &random.matrix(6, 7), Some(&lora_hidden), parameters, len).is_err());
+    assert!(run(&dy, &x, Some(&lora_hidden.rows(1..6).unwrap()), parameters, len).is_err());
     assert!(run(&dy, &x, Some(&random.matrix(6, ranks - 1)), parameters, len).is_err());
-    assert!(run(&dy, &x, Some(&low), &short, len - 9).is_err(), "parameters cut short");
-    assert!(run(&dy, &x, Some(&low), parameters, len - 9).is_err(), "fewer gradients than parameters");
+    assert!(run(&dy, &x, Some(&lora_hidden), &short, len - 9).is_err(), "parameters cut short");
+    assert!(
+        run(&dy, &x, Some(&lora_hidden), parameters, len - 9).is_err(),
+        "fewer gradients than parameters"
+    );
 
     let mut stack = Stack::new(&mut random, Kind::F32, 8, STACKS[2]);
     stack.linear.projections_mut()[0].adapter.as_mut().unwrap().rank += 1;

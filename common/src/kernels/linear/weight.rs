@@ -125,7 +125,7 @@ impl Weight {
     }
 
     /// A row as a GPU's 16-bit numbers, [K].
-    pub fn read_row_narrow(&self, row: usize, float16: Float16, out: &mut [u16]) -> Result<()> {
+    pub fn read_row_float16(&self, row: usize, float16: Float16, out: &mut [u16]) -> Result<()> {
         if let Self::Dense(tensor) = self
             && tensor.dtype == float16.dtype()
         {

@@ -2,12 +2,13 @@
 
 use super::Losses;
 use crate::Result;
-use crate::device::cuda::{GpuTensor, Grid, Precision, Source, address};
+use crate::device::cuda::{GpuTensor, Grid, KernelSource, Precision, address};
 use crate::kernels::Write;
 use crate::kernels::linear::Linear;
 use crate::kernels::linear::cuda::{multiply, multiply_transposed};
 
-pub(in crate::kernels) static SOURCE: Source = Source::new("cross_entropy", include_str!("cross_entropy.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource =
+    KernelSource::new("cross_entropy", include_str!("cross_entropy.cu"));
 
 /// Bytes of logits that exist at a time: enough rows that reading the weight is hidden by the product.
 const CHUNK_BYTES: usize = 160 << 20;

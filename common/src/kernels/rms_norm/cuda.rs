@@ -1,10 +1,11 @@
 //! The norms on a GPU: a block of threads a row, or a warp a head.
 
 use crate::device::GpuVector;
-use crate::device::cuda::{Argument, GpuTensor, Grid, Source};
+use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source::new("rms_norm", include_str!("rms_norm.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource =
+    KernelSource::new("rms_norm", include_str!("rms_norm.cu"));
 
 pub(super) fn forward(x: &GpuTensor, weight: &GpuVector, eps: f32) -> Result<GpuTensor> {
     let (t, c) = rows(x)?;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::Angles;
 use crate::device::GpuVector;
-use crate::device::cuda::{Gpu, GpuTensor, Grid, Source};
+use crate::device::cuda::{Gpu, GpuTensor, Grid, KernelSource};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source::new("rope", include_str!("rope.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("rope", include_str!("rope.cu"));
 
 /// Writes the angles of tokens into the values `values` of cosines and sines.
 pub(super) fn angles(

@@ -1,9 +1,9 @@
 //! SwiGLU on a GPU: a thread takes eight columns of a row.
 
-use crate::device::cuda::{Argument, GpuTensor, Grid, Source};
+use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: Source = Source::new("swiglu", include_str!("swiglu.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("swiglu", include_str!("swiglu.cu"));
 
 const THREADS: usize = 256;
 

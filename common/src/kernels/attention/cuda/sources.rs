@@ -1,6 +1,6 @@
 //! The kernels' sources, and which of them run.
 
-use crate::device::cuda::{Argument, Gpu, Grid, Source};
+use crate::device::cuda::{Argument, Gpu, Grid, KernelSource};
 use crate::kernels::attention::Heads;
 use crate::{Result, error};
 
@@ -13,7 +13,7 @@ macro_rules! text {
 
 macro_rules! every {
     ($size:literal) => {
-        Source::new(
+        KernelSource::new(
             concat!("attention-", $size),
             text!(
                 $size,
@@ -33,7 +33,7 @@ macro_rules! every {
 
 macro_rules! hopper {
     ($size:literal) => {
-        Source::for_hopper(
+        KernelSource::for_hopper(
             concat!("attention-hopper-", $size),
             text!(
                 $size,
@@ -50,19 +50,19 @@ macro_rules! hopper {
     };
 }
 
-pub(in crate::kernels) static SOURCES: [(usize, Source); 4] =
+pub(in crate::kernels) static SOURCES: [(usize, KernelSource); 4] =
     [(64, every!("64")), (80, every!("80")), (96, every!("96")), (128, every!("128"))];
 
 /// Forward and backward on Hopper, with the number of keys that rows see on average from which they are the
 /// faster ones. They keep a processor to themselves, which waits at the beginning and the end of each block.
-pub(in crate::kernels) static HOPPER: [(usize, Source, usize); 2] =
+pub(in crate::kernels) static HOPPER: [(usize, KernelSource, usize); 2] =
     [(64, hopper!("64"), 384), (128, hopper!("128"), 96)];
 
 /// Threads of a block, as attention.cuh has it, and hopper/tiles.cuh.
 pub(super) const THREADS: usize = 128;
 const HOPPER_THREADS: usize = 256;
 
-pub(super) fn source(heads: Heads) -> Result<&'static Source> {
+pub(super) fn source(heads: Heads) -> Result<&'static KernelSource> {
     SOURCES.iter().find(|(size, _)| *size == heads.size).map(|(_, source)| source).ok_or_else(|| {
         error!("attention on a GPU: heads of 64, 80, 96 or 128 expected, found {}", heads.size)
             .hint("use --device cpu")
@@ -72,7 +72,7 @@ pub(super) fn source(heads: Heads) -> Result<&'static Source> {
 /// Kernels that go through blocks of rows: those of forward, backward_queries and backward_keys.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
-    pub(super) source: &'static Source,
+    pub(super) source: &'static KernelSource,
     threads: usize,
 }
 
@@ -106,6 +106,6 @@ impl Blocks {
 }
 
 /// What a source's kernels ask of their launch.
-pub(super) fn constant(gpu: &Gpu, source: &'static Source, name: &'static str) -> Result<usize> {
+pub(super) fn constant(gpu: &Gpu, source: &'static KernelSource, name: &'static str) -> Result<usize> {
     Ok(usize::try_from(gpu.constant(source, name)?).unwrap_or(0))
 }

@@ -7,18 +7,18 @@ use super::super::lora::{slots, stacked_a};
 use super::dropped;
 use crate::Result;
 use crate::device::GpuVector;
-use crate::device::cuda::{Factor, GpuTensor, Grid, Precision, Product, Source, address, buffer_bytes};
+use crate::device::cuda::{Factor, GpuTensor, Grid, KernelSource, Precision, Product, address, buffer_bytes};
 use crate::kernels::dropout::Dropout;
 
 use cudarc::driver::CudaSlice;
 
-pub(in crate::kernels) static SOURCE: Source = Source::new("lora", include_str!("../lora.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("lora", include_str!("../lora.cu"));
 
 /// ΣR is rounded up to a multiple of this: 16 bytes of bf16.
 const RANK_STEP: usize = 8;
 
 /// The 16-bit copies.
-pub(super) struct Narrow {
+pub(super) struct Adapters16 {
     /// [ΣR, K]
     a: CudaSlice<u16>,
     /// Scaled, [ΣN, ΣR].
@@ -31,13 +31,13 @@ pub(super) struct Narrow {
     outputs: usize,
 }
 
-/// Bytes that [`Narrow::new`] takes.
+/// Bytes that [`Adapters16::new`] takes.
 pub(in super::super) fn bytes(inputs: usize, outputs: usize, ranks: usize) -> u64 {
     let ranks = ranks.next_multiple_of(RANK_STEP);
     buffer_bytes::<u16>(ranks * inputs) + buffer_bytes::<u16>(outputs * ranks)
 }
 
-impl Narrow {
+impl Adapters16 {
     pub(super) fn new(linear: &Linear, parameters: &GpuVector) -> Result<Self> {
         let (gpu, inputs, outputs) = (parameters.gpu(), linear.inputs, linear.outputs);
         let ranks = linear.ranks().next_multiple_of(RANK_STEP);
@@ -78,63 +78,69 @@ impl Narrow {
     }
 
     /// x·Aᵀ [T, ΣR], of what is not dropped.
-    pub(super) fn low(&self, x: &GpuTensor, linear: &Linear, dropout: Option<Dropout>) -> Result<GpuTensor> {
+    pub(super) fn lora_hidden(
+        &self,
+        x: &GpuTensor,
+        linear: &Linear,
+        dropout: Option<Dropout>,
+    ) -> Result<GpuTensor> {
         if let Some(dropout) = dropout {
-            return dropped::low(x, linear, &dropout, address(&self.a), self.ranks);
+            return dropped::lora_hidden(x, linear, &dropout, address(&self.a), self.ranks);
         }
-        let low = GpuTensor::new(x.gpu(), &[x.shape()[0], self.ranks])?;
-        overwrite(&low, rows_of(x), self.a().t(), self.inputs)?;
-        Ok(low)
+        let lora_hidden = GpuTensor::new(x.gpu(), &[x.shape()[0], self.ranks])?;
+        overwrite(&lora_hidden, rows_of(x), self.a().t(), self.inputs)?;
+        Ok(lora_hidden)
     }
 
-    /// Overwrites y [T, ΣN] with scale·low·Bᵀ.
-    pub(super) fn write_outputs(&self, y: &GpuTensor, low: &GpuTensor) -> Result<()> {
-        overwrite(y, rows_of(low), self.b().t(), self.ranks)
+    /// Overwrites y [T, ΣN] with scale·lora_hidden·Bᵀ.
+    pub(super) fn write_outputs(&self, y: &GpuTensor, lora_hidden: &GpuTensor) -> Result<()> {
+        overwrite(y, rows_of(lora_hidden), self.b().t(), self.ranks)
     }
 
-    /// dlow = scale·dy·B [T, ΣR]
+    /// d_lora_hidden = scale·dy·B [T, ΣR]
     pub(super) fn backward(&self, dy: &GpuTensor) -> Result<GpuTensor> {
-        let dlow = GpuTensor::new(dy.gpu(), &[dy.shape()[0], self.ranks])?;
-        overwrite(&dlow, rows_of(dy), self.b(), self.outputs)?;
-        Ok(dlow)
+        let d_lora_hidden = GpuTensor::new(dy.gpu(), &[dy.shape()[0], self.ranks])?;
+        overwrite(&d_lora_hidden, rows_of(dy), self.b(), self.outputs)?;
+        Ok(d_lora_hidden)
     }
 
-    /// Overwrites dx [T, K] with dlow·A, of what was not dropped.
+    /// Overwrites dx [T, K] with d_lora_hidden·A, of what was not dropped.
     pub(super) fn write_inputs(
         &self,
         dx: &GpuTensor,
-        dlow: &GpuTensor,
+        d_lora_hidden: &GpuTensor,
         linear: &Linear,
         dropout: Option<Dropout>,
     ) -> Result<()> {
         match dropout {
-            Some(dropout) => dropped::write_inputs(dx, dlow, linear, &dropout, address(&self.a)),
-            None => overwrite(dx, rows_of(dlow), self.a(), self.ranks),
+            Some(dropout) => dropped::write_inputs(dx, d_lora_hidden, linear, &dropout, address(&self.a)),
+            None => overwrite(dx, rows_of(d_lora_hidden), self.a(), self.ranks),
         }
     }
 }
 
 /// `dA += dlowᵀ·x`, of what was not dropped, and `dB += scale·dyᵀ·(x·Aᵀ)`.
 pub(super) fn gradients(
-    (dy, dlow): (&GpuTensor, &GpuTensor),
-    (x, low): (&GpuTensor, &GpuTensor),
+    (dy, d_lora_hidden): (&GpuTensor, &GpuTensor),
+    (x, lora_hidden): (&GpuTensor, &GpuTensor),
     linear: &Linear,
     dropout: Option<Dropout>,
     gradients: &GpuVector,
 ) -> Result<()> {
     let (gpu, t, k, n) = (x.gpu(), x.shape()[0], linear.inputs, linear.outputs);
     match dropout {
-        Some(dropout) => dropped::gradients(x, dlow, linear, &dropout, gradients)?,
+        Some(dropout) => dropped::gradients(x, d_lora_hidden, linear, &dropout, gradients)?,
         None => {
             let da = gradients.address_of(&stacked_a(linear))?;
-            gpu.product(&gradient([linear.ranks(), k, t], rows_of(dlow).t(), rows_of(x), da, 1.0))?;
+            gpu.product(&gradient([linear.ranks(), k, t], rows_of(d_lora_hidden).t(), rows_of(x), da, 1.0))?;
         }
     }
     for (columns, rank_columns, adapter) in slots(linear) {
         let dy = Factor::new(dy.address() + 2 * columns.start as u64, n).t();
-        let low = Factor::new(low.address() + 2 * rank_columns.start as u64, low.shape()[1]);
+        let lora_hidden =
+            Factor::new(lora_hidden.address() + 2 * rank_columns.start as u64, lora_hidden.shape()[1]);
         let db = gradients.address_of(&adapter.b)?;
-        gpu.product(&gradient([columns.len(), adapter.rank, t], dy, low, db, adapter.scale))?;
+        gpu.product(&gradient([columns.len(), adapter.rank, t], dy, lora_hidden, db, adapter.scale))?;
     }
     Ok(())
 }

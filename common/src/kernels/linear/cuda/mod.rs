@@ -13,19 +13,20 @@ use cudarc::driver::{CudaSlice, CudaStream};
 use super::{Linear, LinearSpec, Parameters, Projection};
 use crate::device::GpuVector;
 use crate::device::cuda::{
-    Argument, Factor, Gpu, GpuTensor, Grid, Precision, Product, Source, address, buffer_bytes,
+    Argument, Factor, Gpu, GpuTensor, Grid, KernelSource, Precision, Product, address, buffer_bytes,
 };
 use crate::kernels::Write;
 use crate::{Result, error};
 
-use lora::Narrow;
+use lora::Adapters16;
 use weight::{Frozen, PART};
 pub(in crate::kernels) use weight::{dense_bytes, upload};
 
 pub(in crate::kernels) use lora::SOURCE as LORA;
 pub(super) use lora::bytes as adapter_bytes;
 
-pub(in crate::kernels) static SOURCE: Source = Source::new("quantized", include_str!("../quantized.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource =
+    KernelSource::new("quantized", include_str!("../quantized.cu"));
 
 /// Up to this many rows of x, a quantized weight is read once and never widened.
 const FEW_ROWS: usize = 8;
@@ -42,7 +43,7 @@ pub struct Stack {
     /// The quantized weights in 16 bits besides, where memory is left for that.
     wide: Option<CudaSlice<u16>>,
     /// The adapters in 16 bits, and the version of the parameters that they are a copy of.
-    narrow: Mutex<Option<(u64, Arc<Narrow>)>>,
+    narrow: Mutex<Option<(u64, Arc<Adapters16>)>>,
 }
 
 impl Stack {
@@ -107,12 +108,12 @@ impl Stack {
     }
 
     /// The adapters in 16 bits, which are copied anew where the parameters have changed.
-    fn narrow(&self, linear: &Linear, parameters: &GpuVector) -> Result<Arc<Narrow>> {
+    fn narrow(&self, linear: &Linear, parameters: &GpuVector) -> Result<Arc<Adapters16>> {
         let mut kept = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some((version, narrow)) if *version == parameters.version() => Ok(Arc::clone(narrow)),
             _ => {
-                let narrow = Arc::new(Narrow::new(linear, parameters)?);
+                let narrow = Arc::new(Adapters16::new(linear, parameters)?);
                 *kept = Some((parameters.version(), Arc::clone(&narrow)));
                 Ok(narrow)
             }
@@ -222,8 +223,8 @@ impl Stack {
     }
 
     /// Widens quantized weights for good, where that takes no more than `budget` bytes; returns the bytes.
-    pub(super) fn keep_widened(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
-        let bytes = widened_bytes(self.len());
+    pub(super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
+        let bytes = dequantized_bytes(self.len());
         if !self.is_quantized() || self.wide.is_some() || bytes > budget {
             return Ok(0);
         }
@@ -234,8 +235,8 @@ impl Stack {
     }
 }
 
-/// Bytes that [`Stack::keep_widened`] takes for weights of `len` numbers.
-pub(super) fn widened_bytes(len: usize) -> u64 {
+/// Bytes that [`Stack::cache_dequantized`] takes for weights of `len` numbers.
+pub(super) fn dequantized_bytes(len: usize) -> u64 {
     buffer_bytes::<u16>(len)
 }
 
@@ -262,11 +263,11 @@ pub(super) fn forward(
     // The adapters' part is written first: the product then adds to it what is rounded once. A residual
     // comes last: in 16 bits, what adapters add to it would mostly be rounded away.
     let narrow = stack.narrow(linear, parameters.values.gpu()?)?;
-    let low = narrow.low(x, linear, parameters.dropout)?;
-    narrow.write_outputs(&y, &low)?;
+    let lora_hidden = narrow.lora_hidden(x, linear, parameters.dropout)?;
+    narrow.write_outputs(&y, &lora_hidden)?;
     stack.multiply(&y, x, Some(y.address()))?;
     let y = residual.map_or(Ok(y.clone()), |residual| residual.add(&y))?;
-    Ok((y, Some(low)))
+    Ok((y, Some(lora_hidden)))
 }
 
 /// `dx = dy·W` and the adapters' part of it where it is needed, and scale·dy·B [T, ΣR].
@@ -281,34 +282,34 @@ pub(super) fn backward(
     if linear.has_adapter() && t > 0 {
         narrow = Some(stack(linear)?.narrow(linear, parameters.values.gpu()?)?);
     }
-    let dlow = narrow.as_ref().map(|narrow| narrow.backward(dy)).transpose()?;
+    let d_lora_hidden = narrow.as_ref().map(|narrow| narrow.backward(dy)).transpose()?;
     if !needs_dx {
-        return Ok((None, dlow));
+        return Ok((None, d_lora_hidden));
     }
     let dx = GpuTensor::new(dy.gpu(), &[t, linear.inputs])?;
     let mut write = Write::Overwrite;
-    if let (Some(narrow), Some(dlow)) = (&narrow, &dlow) {
-        narrow.write_inputs(&dx, dlow, linear, parameters.dropout)?;
+    if let (Some(narrow), Some(d_lora_hidden)) = (&narrow, &d_lora_hidden) {
+        narrow.write_inputs(&dx, d_lora_hidden, linear, parameters.dropout)?;
         write = Write::Add;
     }
     multiply_transposed(&dx, dy, linear, write)?;
-    Ok((Some(dx), dlow))
+    Ok((Some(dx), d_lora_hidden))
 }
 
 /// Adds the gradients of A and B to `gradients`; x·Aᵀ is computed where it is not given.
 pub(super) fn adapter_gradients(
-    flow: (&GpuTensor, &GpuTensor),
-    (x, low): (&GpuTensor, Option<&GpuTensor>),
+    dy: (&GpuTensor, &GpuTensor),
+    (x, lora_hidden): (&GpuTensor, Option<&GpuTensor>),
     linear: &Linear,
     parameters: Parameters,
     gradients: &GpuVector,
 ) -> Result<()> {
-    match low {
-        Some(low) => lora::gradients(flow, (x, low), linear, parameters.dropout, gradients),
+    match lora_hidden {
+        Some(lora_hidden) => lora::gradients(dy, (x, lora_hidden), linear, parameters.dropout, gradients),
         None => {
             let narrow = stack(linear)?.narrow(linear, parameters.values.gpu()?)?;
-            let low = narrow.low(x, linear, parameters.dropout)?;
-            lora::gradients(flow, (x, &low), linear, parameters.dropout, gradients)
+            let lora_hidden = narrow.lora_hidden(x, linear, parameters.dropout)?;
+            lora::gradients(dy, (x, &lora_hidden), linear, parameters.dropout, gradients)
         }
     }
 }
