@@ -17,7 +17,7 @@ use std::time::Instant;
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, MomentsSpec, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Outline, Sequence, Wanted};
+use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, ModelSpec, Sequence, PassRequest};
 use common::{Error, Result, cli};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -43,7 +43,7 @@ fn run() -> Result<Value> {
         return Err(Error::usage("expected MODEL, then train, score or decode"));
     };
     let gpu = Gpu::open(0, Float16::Bf16)?;
-    let outline = Outline::read(Path::new(model), None)?;
+    let outline = ModelSpec::read(Path::new(model), None)?;
     let begun = Instant::now();
     let mut model = Model::load(Path::new(model), &Device::Cuda(gpu.clone()))?;
     gpu.synchronize()?;
@@ -89,7 +89,7 @@ fn sequences(random: &mut ChaCha8Rng, vocabulary: usize, lengths: &[usize]) -> V
 
 fn train(
     model: &mut Model,
-    outline: &Outline,
+    outline: &ModelSpec,
     gpu: &Gpu,
     lengths: &str,
     budget_gib: f64,
@@ -99,7 +99,7 @@ fn train(
     let device = model.device().clone();
     let layout = outline.new_adapters(&AdapterOptions::default())?;
     let of_moments = MomentsSpec::exact(layout.len);
-    let held = outline.held_on_gpu(&layout, &of_moments);
+    let held = outline.resident_on_gpu(&layout, &of_moments);
     model.add_adapters(&AdapterOptions::default())?;
     let mut moments = Moments::of(&of_moments, &device)?;
     let mut gradients = Vector::zeros(layout.len, &device)?;
@@ -110,14 +110,14 @@ fn train(
         true => (budget_gib * f64::from(1 << 30)) as u64,
         false => memory.used + memory.free - (1 << 30),
     };
-    let wanted = Wanted {
+    let wanted = PassRequest {
         longest: lengths.iter().flatten().copied().max().unwrap_or(1),
         tokens: lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1),
-        ranks: layout.ranks_of_block(),
+        ranks: layout.ranks(),
         dropout: false,
     };
     let plan = model.config().plan_on_gpu(&wanted, budget.saturating_sub(held.total()));
-    let spent = model.spend_memory(plan.spare(), true)?;
+    let spent = model.cache_dequantized(plan.spare(), true)?;
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
@@ -161,7 +161,7 @@ fn train(
 }
 
 fn score(model: &mut Model, gpu: &Gpu, shape: &str) -> Result<Value> {
-    model.spend_memory(gpu.memory()?.free / 2, true)?;
+    model.cache_dequantized(gpu.memory()?.free / 2, true)?;
     let lengths = steps_of(shape, 1)?.remove(0);
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut seconds = Vec::new();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use common::checkpoint::{Dtype, Tensor, sharded_name, write_file};
-use common::model::{Config, Module};
+use common::model::{Config, LayerConfig, Module, NormWeight, Role};
 use common::nf4::{Quantized, Scheme};
 use common::{Context, Error, Result, cli, error};
 use half::bf16;
@@ -47,12 +47,16 @@ fn run() -> Result<()> {
     copy_companions(&source, &output)?;
 
     let mut weight_map = serde_json::Map::new();
-    let files = config.layers + 1;
+    let files = config.layers.len() + 1;
     let mut seed = 1;
     for file in 0..files {
         let name = sharded_name(file + 1, files);
         let mut tensors = Vec::new();
-        for (tensor, shape, quantized) in if file == 0 { outer(&config) } else { block(&config, file - 1) } {
+        let planned = match file {
+            0 => outer(&config),
+            file => of_layer(&config.layers[file - 1]),
+        };
+        for (tensor, shape, quantized) in planned {
             seed += 1;
             let values = random(&tensor, shape, seed);
             match quantized && kind == "nf4" {
@@ -81,29 +85,24 @@ type Planned = (String, Vec<usize>, bool);
 
 /// Embedding, last norm and head.
 fn outer(config: &Config) -> Vec<Planned> {
-    let (table, norm) = (config.embedding(), config.last_norm());
-    let mut tensors = vec![
-        (format!("{}.weight", table.name), table.shape.to_vec(), false),
-        (norm.name, vec![norm.len], false),
-    ];
-    if !config.tied_head {
-        let head = config.head();
-        tensors.push((format!("{}.weight", head.name), head.shape.to_vec(), false));
-    }
+    let head = (!config.tied_head).then(|| config.head());
+    let mut tensors: Vec<Planned> = [config.embedding()].iter().chain(&head).flat_map(of_module).collect();
+    tensors.push(of_norm(&config.last_norm()));
     tensors
 }
 
-fn block(config: &Config, layer: usize) -> Vec<Planned> {
-    let block = config.block(layer);
-    let mut tensors = Vec::new();
-    for Module { name, shape, has_bias } in block.stacks().into_iter().flatten() {
-        tensors.push((format!("{name}.weight"), shape.to_vec(), true));
-        if *has_bias {
-            tensors.push((format!("{name}.bias"), vec![shape[0]], false));
-        }
-    }
-    tensors.extend(block.norms().map(|norm| (norm.name.clone(), vec![norm.len], false)));
-    tensors
+fn of_layer(layer: &LayerConfig) -> Vec<Planned> {
+    layer.stacks().flatten().flat_map(of_module).chain(layer.norms().map(of_norm)).collect()
+}
+
+fn of_module(module: &Module) -> Vec<Planned> {
+    let weight = (module.weight(), module.shape.to_vec(), module.role == Role::Projection);
+    let bias = module.bias().map(|name| (name, vec![module.shape[0]], false));
+    [weight].into_iter().chain(bias).collect()
+}
+
+fn of_norm(norm: &NormWeight) -> Planned {
+    (norm.name.clone(), vec![norm.len], false)
 }
 
 /// A bf16 tensor: ones for a norm, uniform numbers for everything else.

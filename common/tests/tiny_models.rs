@@ -125,7 +125,7 @@ fn loss_and_every_gradient_are_pefts() {
             let gradients = gradients.host().unwrap();
             let expected = golden.values(&format!("{base}.loss"))[0];
             assert!((loss.mean() as f32 - expected).abs() < 1e-5, "{family} {base}: loss {}", loss.mean());
-            assert_eq!(model.adapters().tensors.len(), 2 * 7 * model.config().layers);
+            assert_eq!(model.adapters().tensors.len(), 2 * 7 * model.config().layers.len());
             for tensor in &model.adapters().tensors {
                 let name = format!("{base}.grad.base_model.model.{}", tensor.name);
                 let difference = difference(&gradients[tensor.range.clone()], &golden.values(&name));

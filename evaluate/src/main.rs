@@ -433,7 +433,7 @@ fn score_all(
             scored.push(done.clone());
             continue;
         }
-        let prompts = texts.encode(subject, model.config().rope.positions)?;
+        let prompts = texts.encode(subject, model.config().max_positions)?;
         let logprobs = score(model, &prompts, answers, passes, |count| {
             progress.add(count as u64);
             let kept = || format!("stopped with {} of {} subjects scored", scored.len(), subjects.len());

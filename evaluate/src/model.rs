@@ -101,7 +101,7 @@ impl<'a> Models<'a> {
             None => {
                 let mut model = Model::load(&base, &self.device)?;
                 if let (Device::Cuda(gpu), true) = (&self.device, self.scores) {
-                    model.spend_memory(gpu.memory()?.free / 2, true)?;
+                    model.cache_dequantized(gpu.memory()?.free / 2, true)?;
                 }
                 cli::detail(format_args!("loaded {}", base.display()));
                 (base, model)

@@ -40,7 +40,7 @@ impl Scorer for Model {
     }
 
     fn shares_prefix(&self, longest: usize) -> bool {
-        !self.config().rope.is_stretched(longest)
+        !self.config().is_stretched(longest)
     }
 
     fn prefix(&self, tokens: &[u32]) -> Result<KeyValueCache> {

@@ -1,7 +1,7 @@
 //! The adapters a run begins with: new ones, or those of an earlier run.
 
 use common::adapter::{Adapter, AdapterConfig};
-use common::model::{AdapterLayout, AdapterOptions, Initialization, Model, Outline};
+use common::model::{AdapterLayout, AdapterOptions, Initialization, Model, ModelSpec};
 use common::{Context, Result};
 use serde_json::json;
 
@@ -58,7 +58,7 @@ impl Beginning {
     }
 
     /// Where the adapters will lie.
-    pub fn layout(&self, model: &Outline) -> Result<AdapterLayout> {
+    pub fn layout(&self, model: &ModelSpec) -> Result<AdapterLayout> {
         match &self.adapters {
             Adapters::New(options) => model.new_adapters(options),
             Adapters::Of(adapter, path) => model.adapters(adapter).with_context(|| path.clone()),

@@ -4,7 +4,7 @@ use common::cli::{Size, detail, note};
 use common::device::cuda::Gpu;
 use common::device::{Device, available_memory};
 use common::kernels::adamw::MomentsSpec;
-use common::model::{AdapterLayout, Held, Model, Outline, Plan, Wanted};
+use common::model::{AdapterLayout, ResidentBytes, Model, ModelSpec, PassPlan, PassRequest};
 use common::nf4::Scheme;
 use common::{Result, error};
 
@@ -25,10 +25,10 @@ const GPU_MARGIN: u64 = 1 << 30;
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
     /// Passes that fit beside what the run holds.
-    pub passes: Plan,
-    held: Held,
-    outline: Outline,
-    wanted: Wanted,
+    pub passes: PassPlan,
+    held: ResidentBytes,
+    outline: ModelSpec,
+    wanted: PassRequest,
     /// Of a GPU.
     budget: Option<Budget>,
     /// Bytes of moments in unified memory.
@@ -66,7 +66,7 @@ pub fn wanted(
     layout: &AdapterLayout,
     dropout: bool,
     device: &Device,
-) -> Wanted {
+) -> PassRequest {
     let lengths = training.lengths();
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let tokens = match device {
@@ -78,28 +78,28 @@ pub fn wanted(
             (batch.saturating_mul(3) / 2).min(GPU_PASS_TOKENS).max(longest)
         }
     };
-    Wanted { longest, tokens, ranks: layout.ranks_of_block(), dropout }
+    PassRequest { longest, tokens, ranks: layout.ranks(), dropout }
 }
 
 impl MemoryPlan {
     /// Plans a run; a model that cannot be trained within a GPU's budget is refused.
     pub fn new(
         config: &Config,
-        outline: Outline,
+        outline: ModelSpec,
         layout: &AdapterLayout,
         moments: &MomentsSpec,
-        wanted: Wanted,
+        wanted: PassRequest,
         device: &Device,
     ) -> Result<Self> {
         let (held, passes, budget) = match device {
             Device::Cpu => {
                 let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
-                let held = outline.held_on_host(layout, moments);
+                let held = outline.resident_on_host(layout, moments);
                 (held, outline.config().plan_on_host(&wanted, budget), None)
             }
             Device::Cuda(gpu) => {
                 let budget = Budget::of(gpu, config.vram_budget)?;
-                let held = outline.held_on_gpu(layout, moments);
+                let held = outline.resident_on_gpu(layout, moments);
                 (held, fit(&outline, &held, &wanted, budget)?, Some(budget))
             }
         };
@@ -129,7 +129,7 @@ impl MemoryPlan {
         if took > planned {
             self.held.scratch += took - planned;
             let passes = fit(&self.outline, &self.held, &self.wanted, budget)?;
-            let of = |passes: &Plan| (passes.tokens, passes.recomputed(passes.most_tokens()));
+            let of = |passes: &PassPlan| (passes.tokens, passes.recomputed(passes.most_tokens()));
             let is_other = of(&passes) != of(&self.passes);
             self.passes = passes;
             if is_other {
@@ -137,14 +137,14 @@ impl MemoryPlan {
                 note(self.activations());
             }
         }
-        let spent = model.spend_memory(self.passes.spare(), self.reads_table)?;
+        let spent = model.cache_dequantized(self.passes.spare(), self.reads_table)?;
         detail(format_args!("spare memory: {} spent on weights in bf16", size(spent)));
         Ok(())
     }
 
     /// Says where the memory goes.
     pub fn show(&self) {
-        let Held { weights, adapters, moments, scratch, gradients } = self.held;
+        let ResidentBytes { weights, adapters, moments, scratch, gradients } = self.held;
         note("***** Memory *****");
         let (weights, adapters) = (size(weights), size(adapters + gradients));
         match (self.budget, self.is_quantized_by_loading) {
@@ -182,7 +182,7 @@ impl MemoryPlan {
     }
 
     fn activations(&self) -> String {
-        let (passes, layers) = (&self.passes, self.outline.config().layers);
+        let (passes, layers) = (&self.passes, self.outline.config().layers.len());
         let recomputed = passes.recomputed(passes.most_tokens());
         format!(
             "  Activations = {}: passes of up to {} tokens at {} a token, {recomputed} of {layers} blocks recomputed",
@@ -194,12 +194,12 @@ impl MemoryPlan {
 
     /// The most that is left over and can be spent.
     fn spare(&self) -> u64 {
-        self.passes.spare().min(self.outline.spendable(self.reads_table))
+        self.passes.spare().min(self.outline.cacheable(self.reads_table))
     }
 }
 
 /// Passes that fit into the budget beside what a run holds.
-fn fit(outline: &Outline, held: &Held, wanted: &Wanted, budget: Budget) -> Result<Plan> {
+fn fit(outline: &ModelSpec, held: &ResidentBytes, wanted: &PassRequest, budget: Budget) -> Result<PassPlan> {
     let left = budget.bytes.saturating_sub(held.total());
     let passes = outline.config().plan_on_gpu(wanted, left);
     let needed = held.total() + passes.least();
@@ -220,7 +220,7 @@ fn fit(outline: &Outline, held: &Held, wanted: &Wanted, budget: Budget) -> Resul
         ));
     }
     hints.push("a shorter --cutoff-len or a smaller --lora-rank takes less".into());
-    let Held { weights, adapters, moments, scratch, gradients } = *held;
+    let ResidentBytes { weights, adapters, moments, scratch, gradients } = *held;
     Err(error!(
         "training takes {} of GPU memory or more, and {} are {}: {} of weights, {} of adapters with \
          gradients and optimizer, {} of scratch, and {} of activations for the longest example of {} tokens",
@@ -247,13 +247,15 @@ mod tests {
     use common::model::AdapterOptions;
     use std::path::Path;
 
-    const WANTED: Wanted = Wanted { longest: 100, tokens: 1000, ranks: 56, dropout: false };
+    fn request() -> PassRequest {
+        PassRequest { longest: 100, tokens: 1000, ranks: [24, 8, 16, 8].repeat(2), dropout: false }
+    }
 
-    fn held(model: &str) -> (Outline, Held) {
+    fn held(model: &str) -> (ModelSpec, ResidentBytes) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(model);
-        let outline = Outline::read(&directory, None).unwrap();
+        let outline = ModelSpec::read(&directory, None).unwrap();
         let layout = outline.new_adapters(&AdapterOptions::default()).unwrap();
-        let held = outline.held_on_gpu(&layout, &MomentsSpec::exact(layout.len));
+        let held = outline.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
         (outline, held)
     }
 
@@ -264,34 +266,34 @@ mod tests {
     #[test]
     fn what_fits_stays_within_the_budget() {
         let (outline, held) = held("llama");
-        let least = held.total() + outline.config().plan_on_gpu(&WANTED, 0).least();
+        let least = held.total() + outline.config().plan_on_gpu(&request(), 0).least();
         for bytes in [least, least + 1000, least + (1 << 20), 1 << 30] {
-            let passes = fit(&outline, &held, &WANTED, budget(bytes, 1 << 40)).unwrap();
+            let passes = fit(&outline, &held, &request(), budget(bytes, 1 << 40)).unwrap();
             assert!(held.total() + passes.activations() + passes.spare() <= bytes);
-            assert!(passes.tokens >= WANTED.longest);
+            assert!(passes.tokens >= request().longest);
         }
-        assert!(fit(&outline, &held, &WANTED, budget(least - 1, 1 << 40)).is_err());
+        assert!(fit(&outline, &held, &request(), budget(least - 1, 1 << 40)).is_err());
         // What a model takes beyond the plan goes off what passes may have.
-        let more = Held { scratch: held.scratch + (64 << 20), ..held };
-        let passes = fit(&outline, &more, &WANTED, budget(least + (64 << 20), 1 << 40)).unwrap();
+        let more = ResidentBytes { scratch: held.scratch + (64 << 20), ..held };
+        let passes = fit(&outline, &more, &request(), budget(least + (64 << 20), 1 << 40)).unwrap();
         assert_eq!(more.total() + passes.activations(), least + (64 << 20));
     }
 
     #[test]
     fn what_does_not_fit_is_refused_with_numbers_and_what_would_do() {
         let (outline, held) = held("llama");
-        let needed = held.total() + outline.config().plan_on_gpu(&WANTED, 0).least();
-        let error = fit(&outline, &held, &WANTED, budget(32 << 20, 1 << 40)).unwrap_err();
+        let needed = held.total() + outline.config().plan_on_gpu(&request(), 0).least();
+        let error = fit(&outline, &held, &request(), budget(32 << 20, 1 << 40)).unwrap_err();
         let (said, hint) = (error.to_string(), error.hint_text().unwrap_or_default().to_owned());
         assert!(said.contains("and 32 MiB are allowed: ") && said.contains("100 tokens"), "{said}");
         let would_do = needed.div_ceil(1 << 20);
         assert!(hint.starts_with(&format!("--vram-budget {would_do}MiB would do; ")), "{hint}");
         assert!(hint.contains("--quantization-bit 4") && hint.contains("--cutoff-len"), "{hint}");
-        assert!(fit(&outline, &held, &WANTED, budget(would_do << 20, 1 << 40)).is_ok());
+        assert!(fit(&outline, &held, &request(), budget(would_do << 20, 1 << 40)).is_ok());
 
         // More than there is cannot be allowed, and what is in 4 bits is not quantized again.
         let (outline, held) = self::held("llama/nf4");
-        let error = fit(&outline, &held, &WANTED, budget(10 << 20, 10 << 20)).unwrap_err();
+        let error = fit(&outline, &held, &request(), budget(10 << 20, 10 << 20)).unwrap_err();
         let (said, hint) = (error.to_string(), error.hint_text().unwrap_or_default().to_owned());
         assert!(said.contains("and 10 MiB are free: "), "{said}");
         assert!(hint.starts_with("other programs may hold GPU memory"), "{hint}");

@@ -8,7 +8,7 @@ use common::cli::note;
 use common::device::Device;
 use common::device::cuda::Gpu;
 use common::kernels::adamw::MomentsSpec;
-use common::model::Outline;
+use common::model::ModelSpec;
 use serde_json::Value;
 
 use crate::adapters::Beginning;
@@ -56,7 +56,7 @@ impl Setup {
         examples: Arc<Examples>,
         held_out: Option<Arc<Examples>>,
     ) -> Result<Self> {
-        let outline = Outline::read(&config.model, config.quantization)?;
+        let outline = ModelSpec::read(&config.model, config.quantization)?;
         for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
             examples.summary().demands.check(outline.config())?;
         }

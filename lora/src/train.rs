@@ -10,7 +10,7 @@ use common::data::passes::{pack, passes};
 use common::device::cuda::Float16;
 use common::device::{Device, Vector, peak_resident_memory};
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
-use common::model::{Adapters, Loss, Model, Noise, Plan};
+use common::model::{Adapters, Loss, Model, Noise, PassPlan};
 use common::text::Example;
 use common::{Context, Error, Result, error};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ struct Run {
     config: Config,
     model: Model,
     adapter: AdapterConfig,
-    passes: Plan,
+    passes: PassPlan,
     training: Selection,
     validation: Selection,
     order: Order,

@@ -108,6 +108,16 @@ impl Tensor {
         }
     }
 
+    /// Bytes of the values.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> u64 {
+        let size = match self {
+            Self::Cpu(_) => size_of::<f32>(),
+            Self::Cuda(_) => size_of::<u16>(),
+        };
+        (size * self.shape().iter().product::<usize>()) as u64
+    }
+
     /// The values, borrowed from the host.
     pub fn host(&self) -> Result<impl Deref<Target = [f32]> + '_> {
         match self {

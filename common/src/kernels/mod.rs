@@ -37,8 +37,8 @@ pub(crate) enum Write {
 
 /// Every file of kernels, for callers that compile them before they are used.
 pub fn sources() -> Vec<&'static crate::device::cuda::KernelSource> {
-    let attention = attention::cuda::SOURCES.iter().map(|(_, source)| source);
-    let on_hopper = attention::cuda::HOPPER.iter().map(|(_, source, _)| source);
+    let attention = attention::cuda::SOURCES.iter().flat_map(|kernels| &kernels.variants);
+    let on_hopper = attention::cuda::HOPPER.iter().flat_map(|(kernels, _)| &kernels.variants);
     let others = [
         &crate::device::cuda::TENSOR,
         &adamw::cuda::SOURCE,

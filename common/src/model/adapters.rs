@@ -10,7 +10,6 @@ use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::modules::STACKS;
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
 use crate::kernels::linear::{AdapterSlot, Linear};
@@ -93,9 +92,9 @@ pub struct AdapterTensor {
 /// All trainable parameters of a model.
 #[derive(Debug)]
 pub struct Adapters {
-    /// All A and B, one behind the other.
+    /// All A and B, one after the other.
     pub values: Vector,
-    /// What lies where.
+    /// The matrices, in the order of their values.
     pub tensors: Vec<AdapterTensor>,
 }
 
@@ -107,9 +106,9 @@ pub(super) type Stack<'a> = Vec<(&'a str, [usize; 2])>;
 pub struct AdapterLayout {
     /// Number of values.
     pub len: usize,
-    /// What lies where.
+    /// The matrices, in the order of their values.
     pub tensors: Vec<AdapterTensor>,
-    /// Of each projection of each stack.
+    /// The adapter of every projection, stack by stack; `None` where it has none.
     slots: Vec<Vec<Option<AdapterSlot>>>,
 }
 
@@ -141,7 +140,7 @@ impl AdapterLayout {
                 "lora target {:?} names no linear layer",
                 options.targets[missed]
             ))
-            .hint("targets are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj, or all"));
+            .hint(format!("targets are {}, or all", all_targets(stacks))));
         }
         if options.rank > full {
             return Err(Error::usage(format!(
@@ -211,15 +210,10 @@ impl AdapterLayout {
         self.slots.push(slots.collect());
     }
 
-    /// ΣR of the block that has the most.
-    pub fn ranks_of_block(&self) -> usize {
-        let ranks: Vec<usize> = self.ranks().collect();
-        ranks.chunks(STACKS).map(|block| block.iter().sum()).max().unwrap_or(0)
-    }
-
-    /// ΣR of each stack.
-    pub(super) fn ranks(&self) -> impl Iterator<Item = usize> {
-        self.slots.iter().map(|stack| stack.iter().flatten().map(|slot| slot.rank).sum())
+    /// ΣR of each stack of linear layers, in the order of the forward.
+    pub fn ranks(&self) -> Vec<usize> {
+        let ranks = |stack: &Vec<Option<AdapterSlot>>| stack.iter().flatten().map(|slot| slot.rank).sum();
+        self.slots.iter().map(ranks).collect()
     }
 
     /// Gives the projections their places, and the values to begin with.
@@ -238,6 +232,21 @@ impl AdapterLayout {
             projection.adapter = slot;
         }
         Ok(Adapters { values: Vector::from_vec(values, device)?, tensors: self.tensors })
+    }
+}
+
+/// The names by which the projections of `stacks` are targeted, as a sentence lists them.
+fn all_targets(stacks: &[Stack]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for (path, _) in stacks.iter().flatten() {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    match names.split_last() {
+        Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
     }
 }
 

@@ -47,6 +47,11 @@ impl Config {
         families::parse(ConfigJson(json))
     }
 
+    /// What bounds the length of a sequence, for people: `8192 positions`.
+    pub fn bound(&self) -> String {
+        format!("{} positions", self.max_positions)
+    }
+
     /// Whether a text of this many tokens turns by angles of its own, so that what was computed for a
     /// shorter beginning of it does not serve it.
     pub fn is_stretched(&self, tokens: usize) -> bool {
@@ -109,12 +114,12 @@ mod tests {
     /// The windows of transformers' configurations of these families, of the first and the last layer.
     #[test]
     fn windows_are_those_that_the_family_uses() {
-        let windows = |family: &str, keys: Value| {
+        let windows = |family: &str, keys: Value| -> Result<[Option<usize>; 2]> {
             let mut json = smollm2();
             json["model_type"] = json!(family);
             json.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
             let layers = Config::parse(&json)?.layers;
-            crate::Result::Ok([&layers[0], &layers[29]].map(|layer| layer.attention.spec.window))
+            Ok([&layers[0], &layers[29]].map(|layer| layer.attention.spec.window))
         };
         let of = |family: &str, keys: Value| windows(family, keys).unwrap();
         assert_eq!(of("mistral", json!({"sliding_window": 1024})), [Some(1024); 2]);

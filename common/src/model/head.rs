@@ -1,20 +1,38 @@
-//! The language-model head: final norm, projection to the vocabulary and cross-entropy, on chosen
-//! rows only.
+//! The language-model head: final norm, projection to the vocabulary and cross-entropy, on chosen rows only.
 
+use super::Objective;
 use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::linear::{self, Linear};
-use crate::kernels::linear_cross_entropy::{self, Losses};
+use crate::kernels::linear_cross_entropy::{self, Losses, RowWeights};
 use crate::kernels::rms_norm;
 
 /// The last norm and the projection to the vocabulary.
-pub struct Head {
+pub(super) struct Head {
     /// [C]
     pub norm: Vector,
     /// [V, C]; the embedding table where the head is tied.
     pub projection: Linear,
     /// Added to the mean of squares in the norm.
     pub epsilon: f32,
+}
+
+/// A loss that a GPU may still be computing.
+pub(super) enum PendingLoss {
+    /// The sum of these.
+    Rows(Losses),
+    /// The loss.
+    Known(f64),
+}
+
+impl PendingLoss {
+    /// Waits for the loss.
+    pub fn value(self) -> Result<f64> {
+        match self {
+            Self::Rows(losses) => losses.sum(),
+            Self::Known(loss) => Ok(loss),
+        }
+    }
 }
 
 impl Head {
@@ -26,18 +44,38 @@ impl Head {
         linear::project(&rms_norm::forward(x, &self.norm, self.epsilon)?, &self.projection)
     }
 
-    /// The losses of rows x [n, C] and their targets [n].
-    pub fn loss(&self, x: &Tensor, targets: &[u32]) -> Result<Losses> {
+    /// The cross-entropies of rows x [n, C] and their targets [n].
+    pub fn cross_entropy(&self, x: &Tensor, targets: &[u32]) -> Result<Losses> {
         let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
         linear_cross_entropy::forward(&normed, &self.projection, targets)
     }
 
-    /// The rows' losses, and dx [n, C] of `scale` times their sum.
-    pub fn loss_and_gradient(&self, x: &Tensor, targets: &[u32], scale: f32) -> Result<(Losses, Tensor)> {
+    /// The objective's loss of rows x [n, C], and its gradient dx [n, C]. An objective that must see the
+    /// log-probabilities first has the logits made twice; they never exist whole.
+    pub fn loss_and_gradient(
+        &self,
+        x: &Tensor,
+        targets: &[u32],
+        objective: &dyn Objective,
+    ) -> Result<(PendingLoss, Tensor)> {
         let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
-        let (losses, dnormed) =
-            linear_cross_entropy::forward_backward(&normed, &self.projection, targets, scale)?;
+        let gradient = |weights: RowWeights| {
+            linear_cross_entropy::forward_backward(&normed, &self.projection, targets, weights)
+        };
+        let (loss, dnormed) = match objective.equal_weight() {
+            Some(weight) => {
+                let (losses, dnormed) = gradient(RowWeights::Equal(weight))?;
+                (PendingLoss::Rows(losses), dnormed)
+            }
+            None => {
+                let losses = linear_cross_entropy::forward(&normed, &self.projection, targets)?.to_vec()?;
+                let log_probabilities: Vec<f64> = losses.iter().map(|loss| -loss).collect();
+                let (loss, weights) = objective.loss(&log_probabilities)?;
+                let (_, dnormed) = gradient(RowWeights::Each(&weights))?;
+                (PendingLoss::Known(loss), dnormed)
+            }
+        };
         let (dx, _) = rms_norm::backward(&dnormed, x, &self.norm, None, self.epsilon)?;
-        Ok((losses, dx))
+        Ok((loss, dx))
     }
 }

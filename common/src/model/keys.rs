@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::families::FAMILIES;
 use crate::{Context, Result, bail};
 
 /// What a value may be. Every key may also be absent or null.
@@ -83,9 +84,6 @@ const QUANTIZATION: &[(&str, Expected)] = &[
     ("llm_int8_skip_modules", Expected::Texts),
 ];
 
-/// Families whose keys are known to be these.
-const FAMILIES: [&str; 4] = ["qwen2", "qwen3", "llama", "mistral"];
-
 /// Checks the type and the size of every value that is read.
 pub(super) fn check_keys(json: &Value) -> Result<()> {
     check(object(json)?, KEYS)
@@ -97,7 +95,7 @@ pub fn check_config(json: &Value) -> Result<()> {
     let map = object(json)?;
     check(map, &KEYS[..1])?;
     match map.get("model_type").and_then(Value::as_str) {
-        Some(family) if FAMILIES.contains(&family) => check(map, KEYS),
+        Some(name) if FAMILIES.iter().any(|family| family.model_type == name) => check(map, KEYS),
         _ => Ok(()),
     }
 }

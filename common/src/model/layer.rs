@@ -58,4 +58,14 @@ impl LayerConfig {
             .into_iter()
             .chain(self.attention.head_norms.iter().flatten())
     }
+
+    /// Elements of every vector of norm weights as it lies on a device, where the norms of heads are one
+    /// vector that has each head's.
+    pub(super) fn norm_lengths(&self) -> impl Iterator<Item = usize> {
+        let Self { attention, feed_forward } = self;
+        let heads = attention.spec.heads;
+        let head_norms = attention.head_norms.as_ref();
+        let head_norms = head_norms.map(|[query, key]| heads.queries * query.len + heads.keys * key.len);
+        [attention.norm.len, feed_forward.norm.len].into_iter().chain(head_norms)
+    }
 }

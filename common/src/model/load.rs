@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::block::Block;
 use super::head::Head;
 use super::modules::{Module, NormWeight};
-use super::{Adapters, Config, Model, Weights};
+use super::{Adapters, Model, Weights};
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::device::{Device, Vector};
@@ -40,76 +40,61 @@ pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Re
 
 pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: &Device) -> Result<Model> {
     let Weights { config, checkpoint } = Weights::open(directory)?;
-    let source = Source { checkpoint: &checkpoint, config: &config, quantization, device };
-    let embeddings = source.weight(&config.embedding())?;
+    let weights = WeightReader { checkpoint: &checkpoint, quantization, device };
+    let table = weights.weight(&config.embedding())?;
     let head = Projection {
         name: "lm_head".into(),
         weight: match config.tied_head {
-            true => embeddings.clone(),
-            false => source.weight(&config.head())?,
+            true => table.clone(),
+            false => weights.weight(&config.head())?,
         },
         bias: None,
         adapter: None,
     };
     let head = Head {
-        norm: source.norm(&config.last_norm())?,
+        norm: weights.norm(&config.last_norm())?,
         projection: Linear::new(vec![head])?.to_device(device)?,
         epsilon: config.epsilon,
     };
     let embedding = match config.tied_head {
-        true => Embedding::tied(embeddings, &head.projection),
-        false => Embedding::new(embeddings),
+        true => Embedding::tied(table, &head.projection),
+        false => Embedding::new(table),
     };
-    let blocks = (0..config.layers).map(|layer| source.block(layer)).collect::<Result<_>>()?;
+    let blocks = config.layers.iter().map(|layer| Block::load(layer, &weights)).collect::<Result<_>>()?;
     Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::none(), config })
 }
 
-struct Source<'a> {
+/// Reads the weights of a checkpoint to where they are used.
+pub(super) struct WeightReader<'a> {
     checkpoint: &'a Checkpoint,
-    config: &'a Config,
-    /// Of linear layers that are not quantized in the checkpoint.
+    /// How linear layers of blocks that are not in 4 bits in the checkpoint are quantized.
     quantization: Option<Scheme>,
     device: &'a Device,
 }
 
-impl Source<'_> {
-    fn block(&self, layer: usize) -> Result<Block> {
-        let modules = self.config.block(layer);
-        Ok(Block {
-            input_norm: self.norm(&modules.input_norm)?,
-            qkv: self.stack(&modules.qkv)?,
-            head_norms: modules.head_norms.map(|norms| self.head_norms(&norms)).transpose()?,
-            output: self.stack(&modules.output)?,
-            post_norm: self.norm(&modules.post_norm)?,
-            gate_up: self.stack(&modules.gate_up)?,
-            down: self.stack(&modules.down)?,
-        })
+impl WeightReader<'_> {
+    /// The weight of a norm.
+    pub fn norm(&self, norm: &NormWeight) -> Result<Vector> {
+        self.repeated_norms(&[(norm, 1)])
     }
 
-    /// The weight of a norm, where it is used.
-    fn norm(&self, norm: &NormWeight) -> Result<Vector> {
-        Vector::from_vec(self.vector(&norm.name, norm.len)?, self.device)
+    /// Weights of norms one after the other, each as often as it says.
+    pub fn repeated_norms(&self, norms: &[(&NormWeight, usize)]) -> Result<Vector> {
+        let mut values = Vec::new();
+        for (norm, times) in norms {
+            values.extend(self.vector(&norm.name, norm.len)?.repeat(*times));
+        }
+        Vector::from_vec(values, self.device)
     }
 
-    /// The norm of every query head, then of every key head, [H + K, D].
-    fn head_norms(&self, [query, key]: &[NormWeight; 2]) -> Result<Vector> {
-        let heads = self.config.heads;
-        let query = self.vector(&query.name, query.len)?;
-        let key = self.vector(&key.name, key.len)?;
-        Vector::from_vec([query.repeat(heads.queries), key.repeat(heads.keys)].concat(), self.device)
-    }
-
-    /// Linear layers of one input, where they are multiplied.
-    fn stack(&self, modules: &[Module]) -> Result<Linear> {
+    /// Linear layers of one input, stacked.
+    pub fn stack(&self, modules: &[Module]) -> Result<Linear> {
         let projections = modules.iter().map(|module| self.projection(module));
         Linear::new(projections.collect::<Result<_>>()?)?.to_device(self.device)
     }
 
     fn projection(&self, module: &Module) -> Result<Projection> {
-        let bias = match module.has_bias {
-            true => Some(self.vector(&format!("{}.bias", module.name), module.shape[0])?),
-            false => None,
-        };
+        let bias = module.bias().map(|name| self.vector(&name, module.shape[0])).transpose()?;
         let weight = match self.quantization {
             Some(scheme) => self.weight(module)?.quantized(scheme)?,
             None => self.weight(module)?,
@@ -118,7 +103,7 @@ impl Source<'_> {
     }
 
     fn weight(&self, module: &Module) -> Result<Weight> {
-        Weight::load(self.checkpoint, &format!("{}.weight", module.name), module.shape)
+        Weight::load(self.checkpoint, &module.weight(), module.shape)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -126,7 +111,7 @@ impl Source<'_> {
     }
 }
 
-/// A tensor of `len` numbers.
+/// The tensor `name`, which must have the shape [len].
 pub(super) fn vector_of(checkpoint: &Checkpoint, name: &str, len: usize) -> Result<Tensor> {
     let tensor = checkpoint.tensor(name)?;
     match tensor.shape == [len] {

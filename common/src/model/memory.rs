@@ -1,24 +1,53 @@
-//! How much memory a training pass takes, before it is taken.
+//! How much memory a training pass takes, before it is taken. What a part of the model keeps and works with
+//! is said beside the part ([`super::attention`], [`super::feed_forward`]); this file adds it up.
 
-use super::Config;
+use super::block::Kept;
+use super::feed_forward;
+use super::{Config, LayerConfig};
 use crate::kernels::linear_cross_entropy::chunk_rows;
 
-/// What is asked of passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
+/// Bytes of activations on a device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ActivationSizes {
+    /// Bytes of a value.
+    value: usize,
+    /// The ranks of a stack's adapters are rounded up to a multiple of this.
+    ranks: usize,
+}
+
+impl ActivationSizes {
+    /// f32.
+    pub const HOST: Self = Self { value: 4, ranks: 1 };
+    /// 16 bits.
+    pub const GPU: Self = Self { value: 2, ranks: 8 };
+
+    /// Bytes of `count` values.
+    pub fn values(self, count: usize) -> u64 {
+        (self.value * count) as u64
+    }
+
+    /// Bytes of x·Aᵀ of a token, for a stack whose adapters have `ranks` ranks.
+    pub fn lora_hidden(self, ranks: usize) -> u64 {
+        self.values(ranks.next_multiple_of(self.ranks))
+    }
+}
+
+/// What passes are planned for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassRequest {
     /// Tokens of the longest sequence, which is never cut.
     pub longest: usize,
     /// Most tokens that a pass should have, where memory allows that.
     pub tokens: usize,
-    /// ΣR of the adapters of a block.
-    pub ranks: usize,
+    /// ΣR of the adapters of each stack of linear layers ([`super::AdapterLayout::ranks`]).
+    pub ranks: Vec<usize>,
     /// Whether adapters drop a part of their input: what is left of it needs room too.
     pub dropout: bool,
 }
 
 /// Passes that fit: how many tokens one has, and how many blocks run forward twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassPlan {
     /// Most tokens of a pass. A longer single sequence is a pass of its own.
     pub tokens: usize,
     /// Tokens of the longest sequence.
@@ -28,24 +57,26 @@ pub struct Plan {
 }
 
 /// What a pass takes, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Needs {
-    blocks: usize,
-    /// The inputs of all blocks, of a token.
+    /// The inputs of all blocks, for each token.
     inputs: u64,
-    /// What one block keeps of a token for its backward, besides its input.
-    kept: u64,
-    /// What the backward of a block works with besides, of a token.
+    /// What each block keeps of a token for its backward, besides its input.
+    kept: Vec<u64>,
+    /// What the backward of a block works with besides, for each token.
     working: u64,
-    /// What adapters with dropout work with, of a token.
+    /// What adapters with dropout work with, for each token.
     dropped: u64,
-    /// What the head works with, of a token and for all.
+    /// What the head works with, for each token and for all.
     head: [u64; 2],
+    /// Room between buffers, for each token: memory that was freed in pieces smaller than the largest
+    /// buffer cannot serve it.
+    gaps: u64,
 }
 
-impl Plan {
-    fn new(needs: Needs, wanted: &Wanted, budget: u64) -> Self {
-        let (mut tokens, longest) = (wanted.tokens.max(1), wanted.longest);
+impl PassPlan {
+    fn new(needs: Needs, request: &PassRequest, budget: u64) -> Self {
+        let (mut tokens, longest) = (request.tokens.max(1), request.longest);
         while tokens > longest.max(1) && needs.bytes(tokens, needs.most_recomputed()) > budget {
             tokens = ((tokens - 1) / STEP * STEP).max(longest).max(1);
         }
@@ -98,7 +129,7 @@ impl Plan {
 impl Needs {
     /// The last block is never recomputed: its backward follows its forward.
     fn most_recomputed(&self) -> usize {
-        self.blocks.saturating_sub(1)
+        self.kept.len().saturating_sub(1)
     }
 
     /// Bytes of a pass. Blocks are recomputed one at a time, after the ones above have given up what they
@@ -109,66 +140,55 @@ impl Needs {
         tokens * self.per_token(recomputed) + (tokens * self.working).max(tokens * head + logits)
     }
 
-    /// Bytes of a token while the backward of the last block begins.
+    /// Bytes of a token while the backward of the last block begins, or of a recomputed one that keeps more
+    /// than all blocks that are not.
     fn per_token(&self, recomputed: usize) -> u64 {
-        self.inputs + (self.blocks - recomputed).max(1) as u64 * self.kept + self.dropped
+        let (again, kept) = self.kept.split_at(recomputed.min(self.kept.len()));
+        let kept: u64 = kept.iter().sum();
+        self.inputs + kept.max(again.iter().copied().max().unwrap_or(0)) + self.dropped + self.gaps
     }
 }
 
 impl Config {
     /// Plans passes within `budget` bytes of activations on the host. Recomputing is preferred to passes of
-    /// fewer tokens, and passes are planned even where the longest sequence does not fit ([`Plan::fits`]).
-    pub fn plan_on_host(&self, wanted: &Wanted, budget: u64) -> Plan {
-        Plan::new(self.needs(size_of::<f32>() as u64, wanted), wanted, budget)
+    /// fewer tokens, and passes are planned even where the longest sequence does not fit
+    /// ([`PassPlan::fits`]).
+    pub fn plan_on_host(&self, request: &PassRequest, budget: u64) -> PassPlan {
+        PassPlan::new(self.needs(ActivationSizes::HOST, request), request, budget)
     }
 
     /// As [`Config::plan_on_host`], on a GPU.
-    pub fn plan_on_gpu(&self, wanted: &Wanted, budget: u64) -> Plan {
-        Plan::new(self.needs_on_gpu(wanted), wanted, budget)
+    pub fn plan_on_gpu(&self, request: &PassRequest, budget: u64) -> PassPlan {
+        PassPlan::new(self.needs_on_gpu(request), request, budget)
     }
 
     /// On a GPU, what a backward works with is part of the plan, and so are the logits.
-    fn needs_on_gpu(&self, wanted: &Wanted) -> Needs {
-        let rows = chunk_rows(self.vocabulary).min(wanted.tokens.max(wanted.longest));
-        // An input and its gradient, at the widest.
-        let dropped = if wanted.dropout { 2 * 2 * self.feed_forward as u64 } else { 0 };
+    fn needs_on_gpu(&self, request: &PassRequest) -> Needs {
+        let rows = chunk_rows(self.vocabulary).min(request.tokens.max(request.longest));
+        let most = |of: &dyn Fn(&LayerConfig) -> u64| self.layers.iter().map(of).max().unwrap_or(0);
         Needs {
-            working: self.working_per_token(),
-            dropped,
+            working: most(&|layer| Kept::working_per_token(layer, self.width)),
+            dropped: match request.dropout {
+                true => most(&|layer| feed_forward::Kept::dropout_per_token(&layer.feed_forward)),
+                false => 0,
+            },
             head: [8 * self.width as u64, (rows * self.vocabulary * 2) as u64],
-            ..self.needs(2, wanted)
+            gaps: most(&|layer| feed_forward::Kept::largest_per_token(&layer.feed_forward)),
+            ..self.needs(ActivationSizes::GPU, request)
         }
     }
 
-    /// What blocks keep in numbers of `size` bytes.
-    fn needs(&self, size: u64, wanted: &Wanted) -> Needs {
-        let inputs = (self.layers as u64 + 1) * self.width as u64;
-        let kept = self.kept_per_token() + wanted.ranks as u64;
-        Needs {
-            blocks: self.layers,
-            inputs: size * inputs,
-            kept: size * kept,
-            working: 0,
-            dropped: 0,
-            head: [0, 0],
-        }
-    }
-
-    /// Values that one block keeps of each token for its backward, besides its input: qkv (twice with
-    /// head norms), the attention's output and log-sums, the residual between, gate and up.
-    fn kept_per_token(&self) -> u64 {
-        let heads = self.heads;
-        let qkv = heads.width() * if self.head_norm { 2 } else { 1 };
-        let attended = heads.queries * (heads.size + 1);
-        (qkv + attended + self.width + 2 * self.feed_forward) as u64
-    }
-
-    /// Bytes per token that the backward of a block holds at its fullest on a GPU, besides what the
-    /// forward kept: the gradients of the hidden values and of the residual stream in bf16 (those of gate
-    /// and up are written over gate and up), parts of the gradients of keys and values in f32.
-    fn working_per_token(&self) -> u64 {
-        let keys = 2 * self.heads.keys * self.heads.size;
-        (2 * (self.feed_forward + 3 * self.width) + 8 * keys) as u64
+    /// What blocks keep.
+    fn needs(&self, sizes: ActivationSizes, request: &PassRequest) -> Needs {
+        let mut ranks = &request.ranks[..];
+        let kept = self.layers.iter().map(|layer| {
+            let (own, others) = ranks.split_at(layer.stacks().count().min(ranks.len()));
+            ranks = others;
+            Kept::bytes_per_token(layer, self.width, own, sizes)
+        });
+        let kept = kept.collect();
+        let inputs = sizes.values((self.layers.len() + 1) * self.width);
+        Needs { inputs, kept, working: 0, dropped: 0, head: [0, 0], gaps: 0 }
     }
 }
 
@@ -188,12 +208,14 @@ mod tests {
         Config::parse(&json).unwrap()
     }
 
-    const WANTED: Wanted = Wanted { longest: 64, tokens: 1024, ranks: 0, dropout: false };
+    fn wanted() -> PassRequest {
+        PassRequest { longest: 64, tokens: 1024, ranks: Vec::new(), dropout: false }
+    }
 
     #[test]
     fn recomputes_first_and_shortens_passes_last() {
         let config = smollm2();
-        let plan = |budget| config.plan_on_host(&WANTED, budget);
+        let plan = |budget| config.plan_on_host(&wanted(), budget);
         let roomy = plan(1 << 30);
         assert_eq!((roomy.tokens, roomy.recomputed(1024)), (1024, 0));
         assert!(roomy.activations() < 1 << 30);
@@ -216,7 +238,7 @@ mod tests {
     fn the_longest_sequence_is_never_cut() {
         let config = smollm2();
         let plan =
-            |longest, tokens, budget| config.plan_on_host(&Wanted { longest, tokens, ..WANTED }, budget);
+            |longest, tokens, budget| config.plan_on_host(&PassRequest { longest, tokens, ..wanted() }, budget);
         let least = plan(700, 1024, 0).least();
         assert_eq!(plan(700, 1024, least).tokens, 700);
         assert!(plan(700, 1024, least).fits() && !plan(700, 1024, least - 1).fits());
@@ -227,14 +249,41 @@ mod tests {
     #[test]
     fn a_gpu_plan_has_room_for_all_that_a_pass_works_with() {
         let config = smollm2();
-        let token = |wanted: &Wanted| config.plan_on_gpu(wanted, 1 << 40).per_token(0);
-        let plain = token(&WANTED);
-        let adapters = Wanted { ranks: 56, ..WANTED };
+        let token = |wanted: &PassRequest| config.plan_on_gpu(wanted, 1 << 40).per_token(0);
+        let plain = token(&wanted());
+        let adapters = PassRequest { ranks: [24, 8, 16, 8].repeat(30), ..wanted() };
         assert_eq!(token(&adapters), plain + 30 * 56 * 2, "what adapters make of their inputs");
-        assert_eq!(token(&Wanted { dropout: true, ..WANTED }), plain + 4 * 1536);
-        assert!(plain > config.plan_on_host(&WANTED, 1 << 40).per_token(0) / 2, "and a backward's own");
+        let ragged = PassRequest { ranks: [9, 3, 6, 3].repeat(30), ..wanted() };
+        assert_eq!(token(&ragged), plain + 30 * (16 + 8 + 8 + 8) * 2, "in multiples of eight");
+        assert_eq!(token(&PassRequest { dropout: true, ..wanted() }), plain + 4 * 1536);
+        assert!(plain > config.plan_on_host(&wanted(), 1 << 40).per_token(0) / 2, "and a backward's own");
         let logits =
-            config.plan_on_gpu(&WANTED, 0).least() - 64 * config.plan_on_gpu(&WANTED, 0).per_token(29);
+            config.plan_on_gpu(&wanted(), 0).least() - 64 * config.plan_on_gpu(&wanted(), 0).per_token(29);
         assert!(logits <= 160 << 20, "in chunks: {logits}");
+    }
+
+    /// What the plan says a block keeps is what it keeps, of every family, with adapters of uneven ranks.
+    #[test]
+    fn blocks_keep_what_is_planned() {
+        use crate::device::Device;
+        use crate::model::{AdapterOptions, Batch, Model, Sequence};
+        let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
+        for family in ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"] {
+            let mut model = Model::load(&models.join(family), &Device::Cpu).unwrap();
+            let targets = ["q_proj", "down_proj", "up_proj"].map(String::from).to_vec();
+            model.add_adapters(&AdapterOptions { rank: 3, targets, ..AdapterOptions::default() }).unwrap();
+            let sequences = [11, 7, 16].map(|len| vec![5; len]);
+            let batch = Batch::pack(
+                sequences.iter().map(|tokens| Sequence { tokens, trained: &[true; 16][..tokens.len()] }),
+                0,
+            );
+            let ranks = model.linears().map(crate::kernels::linear::Linear::ranks).collect();
+            let request = PassRequest { longest: 16, tokens: 34, ranks, dropout: false };
+            let needs = model.config().needs(ActivationSizes::HOST, &request);
+            let tape = model.forward(&batch, 0).unwrap();
+            let kept: Vec<u64> = tape.kept_bytes().collect();
+            assert_eq!(kept, needs.kept.iter().map(|bytes| 34 * bytes).collect::<Vec<_>>(), "{family}");
+            assert_eq!(tape.input_bytes(), 34 * needs.inputs, "{family}");
+        }
     }
 }

@@ -2,37 +2,59 @@
 //! and its hand-written backward, for training, scoring and chat.
 //!
 //! Begin with [`Model::load`]. [`Batch`] packs sequences; [`Model::logits`] scores them, with a
-//! [`Cache`] where earlier tokens are known; [`Model::loss`] and [`Model::loss_and_gradients`]
-//! train the [`Adapters`]. Everything calls [`crate::kernels`], where the device is chosen.
+//! [`Cache`] where earlier tokens are known; [`Model::forward`] and [`Model::backward`] train the
+//! [`Adapters`] towards an [`Objective`]. Everything calls [`crate::kernels`], where the device is chosen.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `config`, `layer`, `modules` | a model as data: its layers, and the one list of its weights |
+//! | `families/` | config.json of each family as such data |
+//! | `attention`, `feed_forward`, `block` | a layer's two branches and the layer: forward, backward, memory |
+//! | `decoder`, `load` | the whole model and its weights |
+//! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
+//! | `adapters` | the trainable parameters |
+//! | `spec`, `memory` | what a model and its passes take, before anything is loaded |
 
 mod adapters;
+mod attention;
 mod batch;
 mod block;
 mod cache;
 mod config;
+mod config_json;
 mod decoder;
+mod families;
+mod feed_forward;
 mod head;
+mod inference;
 mod keys;
+mod layer;
 mod load;
 mod memory;
 mod modules;
 mod noise;
-mod outline;
+mod objective;
+mod pass;
 mod quantization;
 mod rope;
+mod spec;
+mod tape;
 mod weights;
 
 pub use adapters::{AdapterLayout, AdapterOptions, AdapterTensor, Adapters, Initialization};
 pub use batch::{Batch, Sequence};
 pub use cache::{Cache, KeyValueCache};
 pub use config::Config;
-pub use decoder::{Loss, Model};
+pub use decoder::Model;
 pub use keys::check_config;
+pub use layer::{AttentionConfig, FeedForwardConfig, LayerConfig};
 pub use load::{base_of_adapter, is_adapter};
-pub use memory::{Plan, Wanted};
-pub use modules::{BlockModules, Module, NormWeight};
+pub use memory::{PassPlan, PassRequest};
+pub use modules::{Module, NormWeight, Role};
 pub use noise::Noise;
-pub use outline::{Held, Outline};
+pub use objective::{Loss, Objective, Supervised};
 pub use quantization::expect_readable;
 pub use rope::Rope;
+pub use spec::{ModelSpec, ResidentBytes};
+pub use tape::Tape;
 pub use weights::{EMBEDDING, HEAD, Weights, canonical_name, has_own_head, with_canonical_names};

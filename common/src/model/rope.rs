@@ -9,6 +9,8 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::Batch;
+use crate::device::Device;
+use crate::kernels::rope::Angles;
 use crate::{Result, bail, error};
 
 /// The base of the angles where config.json has none.
@@ -20,7 +22,7 @@ pub struct Rope {
     /// Angle that each pair of a head's elements turns per position, [D/2].
     frequencies: Vec<f32>,
     /// Cosines and sines are multiplied with it: YaRN's attention factor, 1 for all others.
-    pub scale: f32,
+    scale: f32,
     /// Positions that the scaled angles are made for.
     pub positions: usize,
     /// Where frequencies depend on the length of the text.
@@ -95,9 +97,17 @@ impl Rope {
         self.dynamic.as_ref().is_some_and(|dynamic| tokens > dynamic.trained)
     }
 
+    /// The angles of the tokens of a batch.
+    pub(super) fn angles(&self, batch: &Batch, device: &Device) -> Result<Angles> {
+        let parts = self.parts(batch);
+        let parts: Vec<(&[u32], &[f32])> =
+            parts.iter().map(|(tokens, rates)| (&batch.positions[tokens.clone()], &rates[..])).collect();
+        Angles::of_parts(&parts, self.scale, device)
+    }
+
     /// The tokens of a batch that turn by the same frequencies, and these frequencies [D/2]: all tokens
     /// at once, unless the frequencies depend on the length of each sequence.
-    pub(super) fn parts(&self, batch: &Batch) -> Vec<(Range<usize>, Cow<'_, [f32]>)> {
+    fn parts(&self, batch: &Batch) -> Vec<(Range<usize>, Cow<'_, [f32]>)> {
         if self.dynamic.is_none() {
             return vec![(0..batch.len(), Cow::Borrowed(&self.frequencies))];
         }

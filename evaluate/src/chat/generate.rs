@@ -56,7 +56,7 @@ impl Engine for ModelEngine<'_> {
     }
 
     fn is_whole(&self, tokens: usize) -> bool {
-        self.model.config().rope.is_stretched(tokens)
+        self.model.config().is_stretched(tokens)
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {

@@ -1,7 +1,7 @@
 //! The plan of a run's memory: made from headers, before any weight is read.
 
 use common::checkpoint::{Dtype, TensorSpec};
-use common::model::{Config, Module};
+use common::model::{Config, Role};
 use common::nf4::{Quantized, Scheme};
 use serde_json::{Map, Value, json};
 
@@ -18,21 +18,14 @@ fn qwen() -> Value {
 /// All tensors of a model, in bf16 or with linear layers in NF4.
 fn tensors(config: &Config, scheme: Option<Scheme>) -> Vec<TensorSpec> {
     let dense = |name: &str, shape: &[usize]| TensorSpec::new(name, Dtype::BF16, shape);
-    let weight = |module: &Module| dense(&format!("{}.weight", module.name), &module.shape);
-    let last_norm = config.last_norm();
-    let mut tensors = vec![weight(&config.embedding()), weight(&config.head())];
-    tensors.push(dense(&last_norm.name, &[last_norm.len]));
-    for block in (0..config.layers).map(|layer| config.block(layer)) {
-        tensors.extend(block.norms().map(|norm| dense(&norm.name, &[norm.len])));
-        for module in block.stacks().into_iter().flatten() {
-            match scheme {
-                Some(scheme) => tensors.extend(Quantized::specs(&weight(module), scheme).unwrap()),
-                None => tensors.push(weight(module)),
-            }
-            if module.has_bias {
-                tensors.push(dense(&format!("{}.bias", module.name), &module.shape[..1]));
-            }
+    let mut tensors: Vec<TensorSpec> = config.norms().map(|norm| dense(&norm.name, &[norm.len])).collect();
+    for module in config.modules() {
+        let weight = dense(&module.weight(), &module.shape);
+        match scheme.filter(|_| module.role == Role::Projection) {
+            Some(scheme) => tensors.extend(Quantized::specs(&weight, scheme).unwrap()),
+            None => tensors.push(weight),
         }
+        tensors.extend(module.bias().map(|name| dense(&name, &module.shape[..1])));
     }
     tensors
 }

@@ -5,6 +5,14 @@
 
 constexpr int THREADS = 128;
 
+// Whether tokens see the last `window` tokens only, themselves included: kernels of their own, so that others
+// do not pay for it.
+#ifdef HAS_WINDOW
+constexpr bool WINDOWED = true;
+#else
+constexpr bool WINDOWED = false;
+#endif
+
 // Query rows of a block of attention_forward and of attention_backward_queries.
 constexpr int QUERY_ROWS = 128;
 
@@ -57,6 +65,11 @@ __device__ __forceinline__ KeysAndValues keys_and_values(const float16* qkv, Blo
     const int count = past_count + block.length;
     return {{own, stride, count, past_keys + column, past_stride, past_count},
             {own + key_heads * HEAD_SIZE, stride, count, past_values + column, past_stride, past_count}};
+}
+
+// The first key that the row at `position`, counted from the first of the past, sees.
+__device__ __forceinline__ int first_seen(int position, int window) {
+    return WINDOWED ? max(position + 1 - window, 0) : 0;
 }
 
 // Queries of one head, from the first of the sequence of `block`.

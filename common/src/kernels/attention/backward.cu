@@ -38,6 +38,11 @@ struct KeyBlock {
     int key_head, part, first_head, last_head;
 };
 
+// Behind the last query row that sees any of the `rows` keys of a block.
+__device__ __forceinline__ int last_query(Block block, int rows, int window) {
+    return WINDOWED ? min(block.length, block.first + rows - 1 + window) : block.length;
+}
+
 // Of a launch of tasks·K·parts blocks.
 __device__ __forceinline__ KeyBlock key_block_of(const int4* tasks, int heads, int key_heads, int parts) {
     const int part = blockIdx.x % parts, key_head = blockIdx.x / parts % key_heads, group = heads / key_heads;

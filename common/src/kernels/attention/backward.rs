@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Heads;
+use super::AttentionSpec;
 use crate::kernels::exp::exp;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
 use crate::kernels::simd::vectorized;
@@ -29,9 +29,10 @@ pub(super) fn run(
     qkv: &[f32],
     output: &[f32],
     log_sums: &[f32],
-    heads: Heads,
+    spec: AttentionSpec,
     starts: &[usize],
 ) -> Vec<f32> {
+    let heads = spec.heads;
     let (width, d) = (heads.width(), heads.size);
     let mut dqkv = vec![0.0; qkv.len()];
     let mut rest = &mut dqkv[..];
@@ -44,7 +45,7 @@ pub(super) fn run(
     sequences.into_par_iter().for_each(|(sequence, dqkv)| {
         let gradients: Vec<HeadGradients> = (0..heads.queries)
             .into_par_iter()
-            .map(|h| head(doutput, qkv, output, log_sums, heads, sequence.clone(), h))
+            .map(|h| head(doutput, qkv, output, log_sums, spec, sequence.clone(), h))
             .collect();
         dqkv.par_chunks_mut(width).enumerate().for_each(|(t, row)| {
             let own = t * d..(t + 1) * d;
@@ -63,13 +64,13 @@ fn head(
     qkv: &[f32],
     output: &[f32],
     log_sums: &[f32],
-    heads: Heads,
+    spec: AttentionSpec,
     sequence: Range<usize>,
     h: usize,
 ) -> HeadGradients {
+    let AttentionSpec { heads, scale, .. } = spec;
     let (width, d, n) = (heads.width(), heads.size, sequence.len());
     let out_width = heads.queries * d;
-    let scale = 1.0 / (d as f32).sqrt();
     let mut gradients = HeadGradients { dq: vec![0.0; n * d], dk: vec![0.0; n * d], dv: vec![0.0; n * d] };
     let view = |row: usize, rows: usize, columns: Range<usize>| {
         Matrix::with_stride(&qkv[row * width + columns.start..], rows, d, width)
@@ -78,11 +79,13 @@ fn head(
     let mut dscores = vec![0.0; BLOCK.min(n) * n];
     for first in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - first);
-        let seen = first + rows;
+        // Keys that any of the rows sees.
+        let first_key = spec.first_seen(first);
+        let seen = first + rows - first_key;
         let row = sequence.start + first;
         let q = view(row, rows, heads.query(h));
-        let k = view(sequence.start, seen, heads.key(h));
-        let v = view(sequence.start, seen, heads.value(h));
+        let k = view(sequence.start + first_key, seen, heads.key(h));
+        let v = view(sequence.start + first_key, seen, heads.value(h));
         let dout = Matrix::with_stride(&doutput[row * out_width + h * d..], rows, d, out_width);
         let probabilities = &mut probabilities[..rows * seen];
         let dscores = &mut dscores[..rows * seen];
@@ -93,22 +96,25 @@ fn head(
             let at = (row + i) * out_width + h * d;
             let delta = dot(&doutput[at..at + d], &output[at..at + d]);
             let log_sum = log_sums[(row + i) * heads.queries + h];
-            let (p, hidden_p) = probabilities.split_at_mut(first + i + 1);
-            let (ds, hidden_ds) = dscores.split_at_mut(first + i + 1);
+            let own = spec.first_seen(first + i) - first_key..first + i + 1 - first_key;
+            for values in [&mut *probabilities, &mut *dscores] {
+                values[..own.start].fill(0.0);
+                values[own.end..].fill(0.0);
+            }
+            let (p, ds) = (&mut probabilities[own.clone()], &mut dscores[own]);
             vectorized(|| {
                 for (p, ds) in p.iter_mut().zip(ds) {
                     *p = exp(*p - log_sum);
                     *ds = *p * (*ds - delta);
                 }
             });
-            hidden_p.fill(0.0);
-            hidden_ds.fill(0.0);
         }
         let probabilities = Matrix::new(probabilities, rows, seen);
         let dscores = Matrix::new(dscores, rows, seen);
         product(MatrixMut::new(&mut gradients.dq[first * d..], rows, d), scale, dscores, k, Threads::One);
-        accumulate(MatrixMut::new(&mut gradients.dk, seen, d), scale, dscores.t(), q, Threads::One);
-        accumulate(MatrixMut::new(&mut gradients.dv, seen, d), 1.0, probabilities.t(), dout, Threads::One);
+        let keys = first_key * d..;
+        accumulate(MatrixMut::new(&mut gradients.dk[keys.clone()], seen, d), scale, dscores.t(), q, Threads::One);
+        accumulate(MatrixMut::new(&mut gradients.dv[keys], seen, d), 1.0, probabilities.t(), dout, Threads::One);
     }
     gradients
 }

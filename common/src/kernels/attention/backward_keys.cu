@@ -30,6 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     int heads,              // H
     int key_heads,          // K
     int parts,              // 1 to H / K
+    int window,             // tokens that a row sees
     float scale) {
     const KeyBlock of = key_block_of(tasks, heads, key_heads, parts);
     const Block block = of.block;
@@ -65,11 +66,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     clear(dkeys);
     clear(dvalues);
     int head = of.first_head, query = block.first;
+    const int end = last_query(block, KEY_ROWS, window);
     unsigned stage = stages;
     copy_stage(stage, head, query);
     while (head < of.last_head) {
         int next_head = head, next_query = query + KEY_QUERIES;
-        if (next_query >= block.length) {
+        if (next_query >= end) {
             next_head = head + 1;
             next_query = block.first;
         }
@@ -101,6 +103,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
                     const float log_sum = load_shared(at) * LOG2_E, row_delta = load_shared(at + KEY_QUERIES * 4);
                     float probability = power_of_two(scores[0][n][j] * (scale * LOG2_E) - log_sum);
                     if (masked && n * 8 + j % 2 < limit + j / 2 * 8) probability = 0.0f;
+                    if (WINDOWED && n * 8 + j % 2 >= limit + j / 2 * 8 + window) probability = 0.0f;
                     scores[0][n][j] = probability;
                     dscores[0][n][j] = probability * (dscores[0][n][j] - row_delta);
                 }

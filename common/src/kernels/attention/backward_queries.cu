@@ -20,6 +20,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
     const int4* tasks,      // [tasks]
     int heads,              // H
     int key_heads,          // K
+    int window,             // tokens that a row sees
     float scale) {
     const int head = blockIdx.x % heads;
     const Block block = block_of(tasks[blockIdx.x / heads]);
@@ -37,8 +38,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
 
     copy_rows<QUERY_ROWS>(query_tile, queries, block.first);
     copy_rows<QUERY_ROWS>(dout_tile, douts, block.first);
-    copy_rows<QUERY_KEYS>(key_tiles, rows.keys, 0);
-    copy_rows<QUERY_KEYS>(key_tiles + QUERY_KEYS * ROW_BYTES, rows.values, 0);
+    // A multiple of two tiles: the first lies where an even tile does.
+    const int begin = first_seen(block.first, window) / (2 * QUERY_KEYS) * (2 * QUERY_KEYS);
+    copy_rows<QUERY_KEYS>(key_tiles, rows.keys, begin);
+    copy_rows<QUERY_KEYS>(key_tiles + QUERY_KEYS * ROW_BYTES, rows.values, begin);
 
     float row_log_sum[2][2], row_delta[2][2];  // the former in powers of two
 #pragma unroll
@@ -54,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
     float dquery[2][PIECES][4];
     clear(dquery);
     const int seen = min(block.first + QUERY_ROWS, block.length);
-    for (int key = 0; key < seen; key += QUERY_KEYS) {
+    for (int key = begin; key < seen; key += QUERY_KEYS) {
         const unsigned key_tile = key_tiles + key / QUERY_KEYS % 2 * (2 * QUERY_KEYS * ROW_BYTES);
         const unsigned value_tile = key_tile + QUERY_KEYS * ROW_BYTES;
         wait_for_copies();
@@ -65,6 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
             copy_rows<QUERY_KEYS>(next + QUERY_KEYS * ROW_BYTES, rows.values, key + QUERY_KEYS);
         }
         if (first >= block.length || key > first + 31) continue;
+        if (WINDOWED && key + QUERY_KEYS <= first_seen(first, window)) continue;
 
         float scores[2][QUERY_KEYS / 8][4], dscores[2][QUERY_KEYS / 8][4];
         clear(scores);
@@ -87,6 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
                 for (int j = 0; j < 4; ++j) {
                     float probability = power_of_two(scores[i][n][j] * (scale * LOG2_E) - row_log_sum[i][j / 2]);
                     if (masked && n * 8 + j % 2 > limit + i * 16 + j / 2 * 8) probability = 0.0f;
+                    if (WINDOWED && n * 8 + j % 2 <= limit + i * 16 + j / 2 * 8 - window) probability = 0.0f;
                     dscores[i][n][j] = probability * (dscores[i][n][j] - row_delta[i][j / 2]);
                 }
 #pragma unroll

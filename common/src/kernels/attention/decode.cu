@@ -16,7 +16,7 @@ extern "C" __constant__ int attention_decode_rows = DECODE_ROWS;
 extern "C" __constant__ int attention_decode_keys = DECODE_KEYS;
 extern "C" __constant__ int attention_decode_shared_bytes = DECODE_SHARED_BYTES;
 
-// Launch: grid (splits, K, ceil(T·H/K / DECODE_ROWS)), splits = ceil((P + T) / keys_per_split).
+// Launch: grid (splits, K, ceil(T·H/K / DECODE_ROWS)), splits = ceil(keys that any row sees / keys_per_split).
 extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     float* split_out,            // [splits, T, H·D]
     float* split_log_sums,       // [splits, T, H], -inf where a row sees no key of the split
@@ -29,6 +29,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     int past_count,              // P
     int past_stride,
     int keys_per_split,         // a multiple of DECODE_KEYS
+    int window,                 // tokens that a row sees
     float scale) {
     const int split = blockIdx.x, key_head = blockIdx.y;
     const int group = heads / key_heads;
@@ -51,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
         const float16* query = qkv + (long long)(present ? token : 0) * stride + (key_head * group + row % group) * HEAD_SIZE;
         copy_16_bytes(query_tile + i / PIECES * ROW_BYTES + i % PIECES * 16, query + i % PIECES * 8, present);
     }
-    const int first = split * keys_per_split, last = min(first + keys_per_split, key_count);
+    const int first = first_seen(past_count, window) + split * keys_per_split, last = min(first + keys_per_split, key_count);
     copy_stage(stages, first);
 
     float result[1][PIECES][4];
@@ -78,7 +79,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
             for (int n = 0; n < 2; ++n)
 #pragma unroll
                 for (int j = 0; j < 2; ++j)
-                    if (n * 8 + j > limit) scores[0][n][2 * half + j] = MINUS_INFINITY;
+                    if (n * 8 + j > limit || (WINDOWED && n * 8 + j <= limit - window))
+                        scores[0][n][2 * half + j] = MINUS_INFINITY;
         }
         float correction[1][2];
         softmax.add(scores, correction, scale * LOG2_E);

@@ -23,6 +23,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
     int key_heads,               // K
     int past_count,              // P
     int past_stride,
+    int window,                  // tokens that a row sees
     float scale) {
     const int head = blockIdx.x % heads;
     const Block block = block_of(tasks[blockIdx.x / heads]);
@@ -37,15 +38,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
     const int first = block.first + warp_row;  // the warp's first row
     const unsigned warp_queries = query_tile + warp_row * ROW_BYTES + down_offset();
 
+    const int begin = first_seen(past_count + block.first, window) / FORWARD_KEYS * FORWARD_KEYS;
     copy_rows<QUERY_ROWS>(query_tile, queries, block.first);
-    copy_rows<FORWARD_KEYS>(stages, rows.keys, 0);
-    copy_rows<FORWARD_KEYS>(stages + FORWARD_KEYS * ROW_BYTES, rows.values, 0);
+    copy_rows<FORWARD_KEYS>(stages, rows.keys, begin);
+    copy_rows<FORWARD_KEYS>(stages + FORWARD_KEYS * ROW_BYTES, rows.values, begin);
     const int seen = past_count + min(block.first + QUERY_ROWS, block.length);
     float result[2][PIECES][4];
     clear(result);
     Softmax<2> softmax;
     unsigned stage = stages, next_stage = stages + FORWARD_STAGE_BYTES;
-    for (int key = 0; key < seen; key += FORWARD_KEYS) {
+    for (int key = begin; key < seen; key += FORWARD_KEYS) {
         const unsigned key_tile = stage, value_tile = stage + FORWARD_KEYS * ROW_BYTES;
         wait_for_copies();
         __syncthreads();
@@ -56,6 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
         stage = next_stage;
         next_stage = key_tile;
         if (first >= block.length || key > past_count + first + 31) continue;
+        if (WINDOWED && key + FORWARD_KEYS <= first_seen(past_count + first, window)) continue;
 
         float scores[2][FORWARD_KEYS / 8][4];
         clear(scores);
@@ -75,6 +78,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
 #pragma unroll
                     for (int j = 0; j < 4; ++j)
                         if (n * 8 + j % 2 > limit + i * 16 + j / 2 * 8) scores[i][n][j] = MINUS_INFINITY;
+        }
+        if (WINDOWED && key < first_seen(past_count + first + 31, window)) {
+            const int limit = past_count + first + lane / 4 - key - lane % 4 * 2 - window;
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+#pragma unroll
+                for (int n = 0; n < FORWARD_KEYS / 8; ++n)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j)
+                        if (n * 8 + j % 2 <= limit + i * 16 + j / 2 * 8) scores[i][n][j] = MINUS_INFINITY;
         }
         float correction[2][2];
         softmax.add(scores, correction, scale * LOG2_E);

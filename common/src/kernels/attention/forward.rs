@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Heads;
+use super::{AttentionSpec, Heads};
 use super::past::HostPast;
 use crate::kernels::exp::exp;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
@@ -16,10 +16,11 @@ const BLOCK: usize = 64;
 /// Output [T, H·D] and log-sums [T, H].
 pub(super) fn run(
     qkv: &[f32],
-    heads: Heads,
+    spec: AttentionSpec,
     starts: &[usize],
     past: Option<&HostPast>,
 ) -> (Vec<f32>, Vec<f32>) {
+    let heads = spec.heads;
     let t = starts.last().copied().unwrap_or(0);
     let mut output = vec![0.0; t * heads.queries * heads.size];
     let mut log_sums = vec![0.0; t * heads.queries];
@@ -33,7 +34,7 @@ pub(super) fn run(
         tasks.push((sequence, rows, output, sums));
     }
     tasks.into_par_iter().for_each(|(sequence, rows, output, sums)| {
-        block(qkv, heads, sequence, rows, past, output, sums);
+        block(qkv, spec, sequence, rows, past, output, sums);
     });
     (output, log_sums)
 }
@@ -48,48 +49,55 @@ fn blocks(starts: &[usize]) -> impl Iterator<Item = (usize, Range<usize>)> {
 
 fn block(
     qkv: &[f32],
-    heads: Heads,
+    spec: AttentionSpec,
     sequence: usize,
     rows: Range<usize>,
     past: Option<&HostPast>,
     output: &mut [f32],
     log_sums: &mut [f32],
 ) {
+    let heads = spec.heads;
     let (width, d, n) = (heads.width(), heads.size, rows.len());
     let past_columns = heads.keys * d;
     let past_len = past.map_or(0, |past| past.keys.len() / past_columns);
-    // Keys that the block's last row sees: the past, then the sequence up to that row.
-    let own_len = rows.end - sequence;
-    let keys_len = past_len + own_len;
+    // Position 0 is the first of the past. The block's first row sees keys from here on, its last row up to
+    // its own position.
+    let first_position = past_len + rows.start - sequence;
+    let first_key = spec.first_seen(first_position);
+    // The keys of the past that any row sees, then those of the sequence.
+    let past_keys = first_key.min(past_len)..past_len;
+    let own_first = sequence + first_key.saturating_sub(past_len);
+    let own_len = rows.end - own_first;
+    let keys_len = past_keys.len() + own_len;
     let mut scores = vec![0.0; n * keys_len];
-    let scale = 1.0 / (d as f32).sqrt();
     for h in 0..heads.queries {
         let at = |row: usize, columns: Range<usize>| &qkv[row * width + columns.start..];
         let q = Matrix::with_stride(at(rows.start, heads.query(h)), n, d, width);
-        let k = Matrix::with_stride(at(sequence, heads.key(h)), own_len, d, width);
-        let v = Matrix::with_stride(at(sequence, heads.value(h)), own_len, d, width);
-        let shared = (h / (heads.queries / heads.keys)) * d;
-        if let Some(past) = past.filter(|_| past_len > 0) {
-            let k = Matrix::with_stride(&past.keys[shared..], past_len, d, past_columns);
+        let k = Matrix::with_stride(at(own_first, heads.key(h)), own_len, d, width);
+        let v = Matrix::with_stride(at(own_first, heads.value(h)), own_len, d, width);
+        let shared = past_keys.start * past_columns + (h / (heads.queries / heads.keys)) * d;
+        if let Some(past) = past.filter(|_| !past_keys.is_empty()) {
+            let k = Matrix::with_stride(&past.keys[shared..], past_keys.len(), d, past_columns);
             product(
-                MatrixMut::with_stride(&mut scores, n, past_len, keys_len),
-                scale,
+                MatrixMut::with_stride(&mut scores, n, past_keys.len(), keys_len),
+                spec.scale,
                 q,
                 k.t(),
                 Threads::One,
             );
         }
-        let own = MatrixMut::with_stride(&mut scores[past_len..], n, own_len, keys_len);
-        product(own, scale, q, k.t(), Threads::One);
+        let own = MatrixMut::with_stride(&mut scores[past_keys.len()..], n, own_len, keys_len);
+        product(own, spec.scale, q, k.t(), Threads::One);
         for (i, scores) in scores.chunks_exact_mut(keys_len).enumerate() {
-            let seen = past_len + rows.start + i + 1 - sequence;
+            let position = first_position + i;
+            let seen = spec.first_seen(position) - first_key..position + 1 - first_key;
             log_sums[i * heads.queries + h] = softmax(scores, seen);
         }
-        let own = Matrix::with_stride(&scores[past_len..], n, own_len, keys_len);
+        let own = Matrix::with_stride(&scores[past_keys.len()..], n, own_len, keys_len);
         product(head_columns(output, heads, h, n), 1.0, own, v, Threads::One);
-        if let Some(past) = past.filter(|_| past_len > 0) {
-            let v = Matrix::with_stride(&past.values[shared..], past_len, d, past_columns);
-            let probabilities = Matrix::with_stride(&scores, n, past_len, keys_len);
+        if let Some(past) = past.filter(|_| !past_keys.is_empty()) {
+            let v = Matrix::with_stride(&past.values[shared..], past_keys.len(), d, past_columns);
+            let probabilities = Matrix::with_stride(&scores, n, past_keys.len(), keys_len);
             accumulate(head_columns(output, heads, h, n), 1.0, probabilities, v, Threads::One);
         }
     }
@@ -100,11 +108,12 @@ fn head_columns(output: &mut [f32], heads: Heads, h: usize, n: usize) -> MatrixM
     MatrixMut::with_stride(&mut output[h * heads.size..], n, heads.size, heads.queries * heads.size)
 }
 
-/// Turns the first `seen` scores into probabilities and the rest into zeros; returns the log of the
-/// sum of exponentials.
-fn softmax(scores: &mut [f32], seen: usize) -> f32 {
-    let (seen, hidden) = scores.split_at_mut(seen);
-    hidden.fill(0.0);
+/// Turns the scores `seen` into probabilities and the others into zeros; returns the log of the sum of
+/// exponentials.
+fn softmax(scores: &mut [f32], seen: Range<usize>) -> f32 {
+    scores[..seen.start].fill(0.0);
+    scores[seen.end..].fill(0.0);
+    let seen = &mut scores[seen];
     vectorized(|| {
         let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut sums = [0.0f32; 16];

@@ -1,8 +1,9 @@
 //! Causal attention over packed sequences of different lengths, with grouped key/value heads.
 //!
 //! A batch is sequences laid end to end; a token sees its own sequence up to itself, and the
-//! shared past where there is one. Scores are scaled by 1/√D. Nothing of the size T × T is kept:
-//! the backward computes the probabilities again from each row's log-sum-exp (Dao et al. 2022).
+//! shared past where there is one, or only the last of these tokens where there is a window. Nothing of the
+//! size T × T is kept: the backward computes the probabilities again from each row's log-sum-exp (Dao et
+//! al. 2022).
 
 mod backward;
 pub(super) mod cuda;
@@ -49,6 +50,32 @@ impl Heads {
     }
 }
 
+/// How a layer attends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionSpec {
+    /// The heads.
+    pub heads: Heads,
+    /// Products of queries and keys are multiplied with it.
+    pub scale: f32,
+    /// Tokens that a token sees, itself included (sliding window, Beltagy et al. 2020); `None`: all before
+    /// it.
+    pub window: Option<usize>,
+}
+
+impl From<Heads> for AttentionSpec {
+    /// Scores scaled by 1/√D, and no window.
+    fn from(heads: Heads) -> Self {
+        Self { heads, scale: 1.0 / (heads.size as f32).sqrt(), window: None }
+    }
+}
+
+impl AttentionSpec {
+    /// The first position that a token at `position` sees.
+    fn first_seen(self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
 /// What the forward gives: the output, and what its backward needs.
 pub struct Attended {
     /// [T, H·D]
@@ -84,19 +111,27 @@ impl Sequences {
 }
 
 /// Attention of qkv [T, (H + 2K)·D] within its sequences, and to the past before each of them.
-pub fn forward(qkv: &Tensor, heads: Heads, sequences: &Sequences, past: Option<&Past>) -> Result<Attended> {
+pub fn forward(
+    qkv: &Tensor,
+    spec: impl Into<AttentionSpec>,
+    sequences: &Sequences,
+    past: Option<&Past>,
+) -> Result<Attended> {
+    let spec = spec.into();
+    let heads = spec.heads;
     let t = check(qkv, heads)?;
+    check_window(spec)?;
     check_starts(&sequences.starts, t)?;
     let past = past.filter(|past| !past.is_empty());
     past.map_or(Ok(()), |past| past.check(heads))?;
     match qkv {
         Tensor::Cpu(_) => {
             let past = past.map(Past::host).transpose()?;
-            let (output, log_sums) = forward::run(&qkv.host()?, heads, &sequences.starts, past);
+            let (output, log_sums) = forward::run(&qkv.host()?, spec, &sequences.starts, past);
             let output = Tensor::from_vec(output, &[t, heads.queries * heads.size])?;
             Ok(Attended { output, log_sums: Vector::Cpu(log_sums) })
         }
-        Tensor::Cuda(qkv) => cuda::forward(qkv, heads, sequences.tasks()?, past),
+        Tensor::Cuda(qkv) => cuda::forward(qkv, spec, sequences.tasks()?, past),
     }
 }
 
@@ -105,10 +140,13 @@ pub fn backward(
     doutput: &Tensor,
     qkv: &Tensor,
     attended: &Attended,
-    heads: Heads,
+    spec: impl Into<AttentionSpec>,
     sequences: &Sequences,
 ) -> Result<Tensor> {
+    let spec = spec.into();
+    let heads = spec.heads;
     let t = check(qkv, heads)?;
+    check_window(spec)?;
     check_starts(&sequences.starts, t)?;
     doutput.expect("attention backward: doutput", &[t, heads.queries * heads.size])?;
     attended.output.expect("attention backward: output", doutput.shape())?;
@@ -124,11 +162,11 @@ pub fn backward(
         Tensor::Cpu(_) => {
             let (output, log_sums) = (attended.output.host()?, attended.log_sums.host()?);
             let dqkv =
-                backward::run(&doutput.host()?, &qkv.host()?, &output, log_sums, heads, &sequences.starts);
+                backward::run(&doutput.host()?, &qkv.host()?, &output, log_sums, spec, &sequences.starts);
             Tensor::from_vec(dqkv, qkv.shape())
         }
         Tensor::Cuda(qkv) => {
-            cuda::backward(doutput.gpu()?, qkv, attended, heads, sequences.tasks()?).map(Tensor::Cuda)
+            cuda::backward(doutput.gpu()?, qkv, attended, spec, sequences.tasks()?).map(Tensor::Cuda)
         }
     }
 }
@@ -142,6 +180,13 @@ fn check(qkv: &Tensor, heads: Heads) -> Result<usize> {
         return Err(error!(Bug, "attention: qkv with {} columns expected, found {width}", heads.width()));
     }
     Ok(t)
+}
+
+fn check_window(spec: AttentionSpec) -> Result<()> {
+    match spec.window {
+        Some(0) => Err(error!(Bug, "attention: a window of no tokens")),
+        _ => Ok(()),
+    }
 }
 
 fn check_starts(starts: &[usize], t: usize) -> Result<()> {

@@ -2,36 +2,40 @@
 
 use rayon::prelude::*;
 
+use super::RowWeights;
 use crate::kernels::exp::exp;
 use crate::kernels::simd::vectorized;
 
-pub(super) fn forward(logits: &[f32], vocabulary: usize, targets: &[u32]) -> f64 {
-    let losses: Vec<f64> = logits
+pub(super) fn forward(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Vec<f64> {
+    logits
         .par_chunks(vocabulary)
         .zip(targets)
         .map(|(logits, &target)| {
             let (max, sum) = max_and_sum(logits);
             loss(max, sum, logits[target as usize])
         })
-        .collect();
-    // Summed in row order: the same bits whatever the number of threads.
-    losses.iter().sum()
+        .collect()
 }
 
-pub(super) fn forward_backward(logits: &mut [f32], vocabulary: usize, targets: &[u32], scale: f32) -> f64 {
-    let losses: Vec<f64> = logits
+pub(super) fn forward_backward(
+    logits: &mut [f32],
+    vocabulary: usize,
+    targets: &[u32],
+    weights: RowWeights,
+) -> Vec<f64> {
+    logits
         .par_chunks_mut(vocabulary)
         .zip(targets)
-        .map(|(logits, &target)| {
-            let (max, sum) = max_and_sum(logits);
+        .enumerate()
+        .map(|(row, (logits, &target))| {
+            let (weight, (max, sum)) = (weights.of(row), max_and_sum(logits));
             let loss = loss(max, sum, logits[target as usize]);
-            let factor = scale / sum;
+            let factor = weight / sum;
             vectorized(|| logits.iter_mut().for_each(|logit| *logit = exp(*logit - max) * factor));
-            logits[target as usize] -= scale;
+            logits[target as usize] -= weight;
             loss
         })
-        .collect();
-    losses.iter().sum()
+        .collect()
 }
 
 fn loss(max: f32, sum: f32, target: f32) -> f64 {

@@ -2,19 +2,63 @@
 
 mod cpu;
 
+use std::ops::Range;
+
 use crate::{Result, error};
 
-/// Returns the sum of `−log softmax(logits)[target]` over the rows of logits [n, V], each row's
-/// term in f64.
-pub fn forward(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Result<f64> {
+/// `−log softmax(logits)[target]` of each row of logits [n, V], in f64.
+pub fn forward(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Result<Vec<f64>> {
     check(logits, vocabulary, targets)?;
     Ok(cpu::forward(logits, vocabulary, targets))
 }
 
-/// As [`forward`], and overwrites logits [n, V] with their gradients: `scale · (softmax − one_hot)`.
-pub fn forward_backward(logits: &mut [f32], vocabulary: usize, targets: &[u32], scale: f32) -> Result<f64> {
+/// As [`forward`], and overwrites logits [n, V] with their gradients: `weight · (softmax − one_hot)`.
+pub fn forward_backward(
+    logits: &mut [f32],
+    vocabulary: usize,
+    targets: &[u32],
+    weights: RowWeights,
+) -> Result<Vec<f64>> {
     check(logits, vocabulary, targets)?;
-    Ok(cpu::forward_backward(logits, vocabulary, targets, scale))
+    weights.check(targets.len())?;
+    Ok(cpu::forward_backward(logits, vocabulary, targets, weights))
+}
+
+/// What the cross-entropies of rows are multiplied with in what is differentiated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RowWeights<'a> {
+    /// All rows with the same.
+    Equal(f32),
+    /// Each row with its own.
+    Each(&'a [f32]),
+}
+
+impl RowWeights<'_> {
+    /// The weight of a row.
+    pub fn of(self, row: usize) -> f32 {
+        match self {
+            Self::Equal(weight) => weight,
+            Self::Each(weights) => weights[row],
+        }
+    }
+
+    /// The weights of some of the rows.
+    pub fn rows(self, rows: Range<usize>) -> Self {
+        match self {
+            Self::Equal(_) => self,
+            Self::Each(weights) => Self::Each(&weights[rows]),
+        }
+    }
+
+    /// Fails unless there is a weight for each of `count` rows.
+    pub fn check(self, count: usize) -> Result<()> {
+        match self {
+            Self::Each(weights) if weights.len() != count => {
+                Err(error!(Bug, "cross-entropy: {count} weights expected, found {}", weights.len()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn check(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Result<()> {

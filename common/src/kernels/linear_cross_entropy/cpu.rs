@@ -2,33 +2,37 @@
 
 use crate::Result;
 use crate::kernels::linear::{Linear, Projection, Weight, multiply, multiply_transposed};
-use crate::kernels::{Write, cross_entropy};
+use crate::kernels::cross_entropy::{self, RowWeights};
+use crate::kernels::Write;
 
 /// Logits that exist at a time: 64 MiB of f32.
 const CHUNK_LOGITS: usize = 1 << 24;
 
-pub(super) fn forward(x: &[f32], head: &Linear, targets: &[u32]) -> Result<f64> {
-    let mut sum = 0.0;
+/// The rows' losses, chunk by chunk.
+pub(super) fn forward(x: &[f32], head: &Linear, targets: &[u32]) -> Result<Vec<Vec<f64>>> {
+    let mut losses = Vec::new();
     for_chunks(x, head, targets, |_, logits, targets| {
-        sum += cross_entropy::forward(logits, head.outputs(), targets)?;
+        losses.push(cross_entropy::forward(logits, head.outputs(), targets)?);
         Ok(())
     })?;
-    Ok(sum)
+    Ok(losses)
 }
 
+/// As [`forward`], and dx [n, C].
 pub(super) fn forward_backward(
     x: &[f32],
     head: &Linear,
     targets: &[u32],
-    scale: f32,
-) -> Result<(f64, Vec<f32>)> {
-    let (mut sum, mut dx) = (0.0, vec![0.0; x.len()]);
+    weights: RowWeights,
+) -> Result<(Vec<Vec<f64>>, Vec<f32>)> {
+    let (mut losses, mut dx) = (Vec::new(), vec![0.0; x.len()]);
     for_chunks(x, head, targets, |row, logits, targets| {
-        sum += cross_entropy::forward_backward(logits, head.outputs(), targets, scale)?;
+        let weights = weights.rows(row..row + targets.len());
+        losses.push(cross_entropy::forward_backward(logits, head.outputs(), targets, weights)?);
         let dx = &mut dx[row * head.inputs()..][..targets.len() * head.inputs()];
-        multiply_transposed(dx, logits, targets.len(), &weights(head), Write::Overwrite)
+        multiply_transposed(dx, logits, targets.len(), &projections(head), Write::Overwrite)
     })?;
-    Ok((sum, dx))
+    Ok((losses, dx))
 }
 
 /// Gives `work` the first row, the logits [n, V] and the targets [n] of each chunk.
@@ -43,12 +47,12 @@ fn for_chunks(
     let mut logits = vec![0.0; rows.min(targets.len()) * v];
     for (chunk, (x, targets)) in x.chunks(rows * c).zip(targets.chunks(rows)).enumerate() {
         let logits = &mut logits[..targets.len() * v];
-        multiply(logits, x, targets.len(), &weights(head))?;
+        multiply(logits, x, targets.len(), &projections(head))?;
         work(chunk * rows, logits, targets)?;
     }
     Ok(())
 }
 
-fn weights(head: &Linear) -> Vec<&Weight> {
+fn projections(head: &Linear) -> Vec<&Weight> {
     head.projections().iter().map(|Projection { weight, .. }| weight).collect()
 }

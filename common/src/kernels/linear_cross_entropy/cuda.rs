@@ -1,8 +1,8 @@
 //! On a GPU: logits in bf16, read and overwritten by one kernel, a block of threads a row.
 
-use super::Losses;
+use super::{Losses, RowWeights};
 use crate::Result;
-use crate::device::cuda::{GpuTensor, Grid, KernelSource, Precision, address};
+use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource, Precision, address};
 use crate::kernels::Write;
 use crate::kernels::linear::Linear;
 use crate::kernels::linear::cuda::{multiply, multiply_transposed};
@@ -15,17 +15,19 @@ const CHUNK_BYTES: usize = 160 << 20;
 /// Threads of a row.
 const THREADS: usize = 1024;
 
-/// The rows' losses and, with `scale`, dx.
+/// The rows' losses and, with `weights`, dx.
 pub(super) fn run(
     x: &GpuTensor,
     head: &Linear,
     targets: &[u32],
-    scale: Option<f32>,
+    weights: Option<RowWeights>,
 ) -> Result<(Losses, Option<GpuTensor>)> {
     let (gpu, n, v) = (x.gpu(), targets.len(), head.outputs());
     let losses = gpu.allocate::<f32>(n)?;
     let places = gpu.upload(targets)?;
-    let dx = scale.map(|_| GpuTensor::new(gpu, x.shape())).transpose()?;
+    let dx = weights.map(|_| GpuTensor::new(gpu, x.shape())).transpose()?;
+    let weights = weights.map(|weights| (0..n).map(|row| weights.of(row)).collect::<Vec<f32>>());
+    let weights = weights.map(|weights| gpu.upload(&weights)).transpose()?;
     let rows = chunk_rows(v).min(n.max(1));
     let logits = GpuTensor::new(gpu, &[rows, v])?;
     for start in (0..n).step_by(rows) {
@@ -37,7 +39,7 @@ pub(super) fn run(
             (&logits).into(),
             (address(&places) + 4 * start as u64).into(),
             (v as i32).into(),
-            scale.unwrap_or(0.0).into(),
+            Argument::address(weights.as_ref().map(|weights| address(weights) + 4 * start as u64)),
         ];
         gpu.launch(&SOURCE, "cross_entropy", Grid::new(chunk.len(), THREADS), &arguments)?;
         if let Some(dx) = &dx {

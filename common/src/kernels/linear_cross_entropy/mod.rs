@@ -4,6 +4,7 @@
 mod cpu;
 pub(super) mod cuda;
 
+pub use super::cross_entropy::RowWeights;
 pub(crate) use cuda::chunk_rows;
 
 use super::linear::Linear;
@@ -17,9 +18,9 @@ use cudarc::driver::CudaSlice;
 
 /// The losses of rows, which a GPU may still be computing.
 pub enum Losses {
-    /// Their sum.
-    Cpu(f64),
-    /// One of each row, where it is computed.
+    /// Of each row, in the chunks that they were computed in.
+    Cpu(Vec<Vec<f64>>),
+    /// Of each row, on the GPU that computes them, and the number of rows.
     Cuda(Arc<Gpu>, CudaSlice<f32>, usize),
 }
 
@@ -27,9 +28,20 @@ impl Losses {
     /// Their sum, in the order of the rows.
     pub fn sum(self) -> Result<f64> {
         match self {
-            Self::Cpu(sum) => Ok(sum),
+            // The chunks' sums are added up: the order that results have had from the beginning.
+            Self::Cpu(chunks) => Ok(chunks.iter().map(|losses| losses.iter().sum::<f64>()).sum()),
             Self::Cuda(gpu, losses, rows) => {
                 Ok(gpu.download(&losses, rows)?.into_iter().map(f64::from).sum())
+            }
+        }
+    }
+
+    /// The losses, in the order of the rows.
+    pub fn to_vec(self) -> Result<Vec<f64>> {
+        match self {
+            Self::Cpu(chunks) => Ok(chunks.concat()),
+            Self::Cuda(gpu, losses, rows) => {
+                Ok(gpu.download(&losses, rows)?.into_iter().map(f64::from).collect())
             }
         }
     }
@@ -44,15 +56,21 @@ pub fn forward(x: &Tensor, head: &Linear, targets: &[u32]) -> Result<Losses> {
     }
 }
 
-/// As [`forward`], and dx [n, C] of `scale` times the sum of the losses.
-pub fn forward_backward(x: &Tensor, head: &Linear, targets: &[u32], scale: f32) -> Result<(Losses, Tensor)> {
+/// As [`forward`], and dx [n, C] of the sum of the losses, each times its weight.
+pub fn forward_backward(
+    x: &Tensor,
+    head: &Linear,
+    targets: &[u32],
+    weights: RowWeights,
+) -> Result<(Losses, Tensor)> {
     check(x, head, targets)?;
+    weights.check(targets.len())?;
     match x {
         Tensor::Cpu(_) => {
-            let (sum, dx) = cpu::forward_backward(&x.host()?, head, targets, scale)?;
-            Ok((Losses::Cpu(sum), Tensor::from_vec(dx, x.shape())?))
+            let (losses, dx) = cpu::forward_backward(&x.host()?, head, targets, weights)?;
+            Ok((Losses::Cpu(losses), Tensor::from_vec(dx, x.shape())?))
         }
-        Tensor::Cuda(x) => match cuda::run(x, head, targets, Some(scale))? {
+        Tensor::Cuda(x) => match cuda::run(x, head, targets, Some(weights))? {
             (losses, Some(dx)) => Ok((losses, Tensor::Cuda(dx))),
             (_, None) => Err(error!(Bug, "cross-entropy: a gradient that was asked for is missing")),
         },

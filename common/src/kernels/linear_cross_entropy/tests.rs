@@ -38,7 +38,7 @@ fn expected(x: &Tensor, weight: &[f32], v: usize, targets: &[u32]) -> (Vec<f64>,
 
 /// Loss and gradient, which both ways to the loss must agree on.
 fn run(x: &Tensor, head: &Linear, targets: &[u32]) -> (f64, Tensor) {
-    let (losses, dx) = forward_backward(x, head, targets, SCALE).unwrap();
+    let (losses, dx) = forward_backward(x, head, targets, RowWeights::Equal(SCALE)).unwrap();
     let loss = losses.sum().unwrap();
     assert_eq!(forward(x, head, targets).unwrap().sum().unwrap(), loss);
     assert_eq!(dx.shape(), x.shape());
@@ -87,6 +87,14 @@ fn chunks_of_rows_are_one() {
     let (loss, dx) = run(&x, &head, &targets);
     assert_close("linear cross-entropy in chunks", &[loss as f32], &[expected_loss], 1e-5, 1e-6);
     assert_close("linear cross-entropy in chunks dx", &values(&dx), &expected_dx, 2e-6, 2e-6);
+
+    // Weights go with their rows through the chunks.
+    let weights: Vec<f32> = (0..n).map(|row| SCALE * ((row % 5) as f32 - 2.0)).collect();
+    let (losses, dx) = forward_backward(&x, &head, &targets, RowWeights::Each(&weights)).unwrap();
+    assert_eq!(losses.to_vec().unwrap().len(), n);
+    let weighted = |(i, dx): (usize, &f64)| dx * ((i / c % 5) as f64 - 2.0);
+    let expected_dx: Vec<f64> = expected_dx.iter().enumerate().map(weighted).collect();
+    assert_close("weighted linear cross-entropy dx", &values(&dx), &expected_dx, 4e-6, 4e-6);
 }
 
 #[test]
@@ -102,7 +110,7 @@ fn wrong_shapes_and_unknown_tokens_are_errors() {
     let (head, _) = head(&mut random, false, [5, 3]);
     let message = |x: &Tensor, targets: &[u32]| {
         let one = forward(x, &head, targets).err().map(|error| error.to_string());
-        let other = forward_backward(x, &head, targets, SCALE).err().map(|error| error.to_string());
+        let other = forward_backward(x, &head, targets, RowWeights::Equal(SCALE)).err().map(|error| error.to_string());
         assert_eq!(one, other);
         one
     };

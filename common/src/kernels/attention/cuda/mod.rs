@@ -4,7 +4,7 @@ mod sources;
 mod tasks;
 
 use super::past::GpuPast;
-use super::{Attended, Heads, Past};
+use super::{Attended, AttentionSpec, Heads, Past};
 use crate::Result;
 use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, address};
 use crate::device::{Tensor, Vector};
@@ -20,12 +20,18 @@ const BLOCKS_PER_PROCESSOR: usize = 2;
 /// Keys per processor from which their gradients are not split further.
 const KEYS_PER_PROCESSOR: usize = 256;
 
-pub(super) fn forward(qkv: &GpuTensor, heads: Heads, tasks: &Tasks, past: Option<&Past>) -> Result<Attended> {
+pub(super) fn forward(
+    qkv: &GpuTensor,
+    spec: AttentionSpec,
+    tasks: &Tasks,
+    past: Option<&Past>,
+) -> Result<Attended> {
+    let heads = spec.heads;
     let (gpu, t) = (qkv.gpu(), qkv.shape()[0]);
     let past = past.map(Past::gpu).transpose()?;
     let output = GpuTensor::new(gpu, &[t, heads.queries * heads.size])?;
     if let Some(past) = past.filter(|_| t <= FEW_TOKENS && tasks.sequences == 1) {
-        decode(&output, qkv, heads, past)?;
+        decode(&output, qkv, spec, past)?;
         return Ok(Attended { output: Tensor::Cuda(output), log_sums: Vector::Cpu(Vec::new()) });
     }
     let log_sums = Vector::on_gpu(gpu, t * heads.queries)?;
@@ -33,6 +39,7 @@ pub(super) fn forward(qkv: &GpuTensor, heads: Heads, tasks: &Tasks, past: Option
         Some(past) => Blocks::new(gpu, heads, past.len + tasks.mean_keys)?,
         None => tasks.kernels,
     };
+    let window = window(spec, past.map_or(0, |past| past.len) + tasks.longest);
     let [keys, values, count, stride] = of_past(past);
     let arguments = [
         (&output).into(),
@@ -45,20 +52,25 @@ pub(super) fn forward(qkv: &GpuTensor, heads: Heads, tasks: &Tasks, past: Option
         (heads.keys as i32).into(),
         count,
         stride,
-        scale(heads).into(),
+        window.unwrap_or(0).into(),
+        spec.scale.into(),
     ];
     let blocks = tasks.queries.len * heads.queries;
-    kernels.launch(gpu, "attention_forward", "attention_forward_shared_bytes", blocks, &arguments)?;
+    let shared = "attention_forward_shared_bytes";
+    kernels.launch(gpu, window.is_some(), "attention_forward", shared, blocks, &arguments)?;
     Ok(Attended { output: Tensor::Cuda(output), log_sums })
 }
 
 /// A few rows behind a long past: reading the past is the work, and all processors share it.
-fn decode(output: &GpuTensor, qkv: &GpuTensor, heads: Heads, past: &GpuPast) -> Result<()> {
-    let (gpu, t, source) = (qkv.gpu(), qkv.shape()[0], source(heads)?);
+fn decode(output: &GpuTensor, qkv: &GpuTensor, spec: AttentionSpec, past: &GpuPast) -> Result<()> {
+    let (gpu, t, heads) = (qkv.gpu(), qkv.shape()[0], spec.heads);
+    let window = window(spec, past.len + t);
+    let source = source(heads, window.is_some())?;
     let rows = constant(gpu, source, "attention_decode_rows")?.max(1);
     let keys_step = constant(gpu, source, "attention_decode_keys")?.max(1);
     let row_blocks = (t * heads.queries / heads.keys).div_ceil(rows);
-    let keys = past.len + t;
+    // Keys that any of the rows sees.
+    let keys = past.len + t - window.map_or(0, |_| spec.first_seen(past.len));
     let wanted = (gpu.multiprocessors() * BLOCKS_PER_PROCESSOR).div_ceil(heads.keys * row_blocks);
     let keys_per_split = keys.div_ceil(wanted).next_multiple_of(keys_step);
     let splits = keys.div_ceil(keys_per_split);
@@ -79,7 +91,8 @@ fn decode(output: &GpuTensor, qkv: &GpuTensor, heads: Heads, past: &GpuPast) -> 
         count,
         stride,
         (keys_per_split as i32).into(),
-        scale(heads).into(),
+        window.unwrap_or(0).into(),
+        spec.scale.into(),
     ];
     gpu.launch(source, "attention_decode", grid, &arguments)?;
     let arguments = [output.into(), (&partial).into(), (&log_sums).into(), (splits as i32).into()];
@@ -90,9 +103,13 @@ pub(super) fn backward(
     doutput: &GpuTensor,
     qkv: &GpuTensor,
     attended: &Attended,
-    heads: Heads,
+    spec: AttentionSpec,
     tasks: &Tasks,
 ) -> Result<GpuTensor> {
+    let AttentionSpec { heads, scale, .. } = spec;
+    let window = window(spec, tasks.longest);
+    let (has_window, source) = (window.is_some(), tasks.kernels.source(window.is_some()));
+    let limits = [window.unwrap_or(0).into(), scale.into()];
     let (gpu, t, kernels) = (qkv.gpu(), qkv.shape()[0], tasks.kernels);
     let (output, log_sums) = (attended.output.gpu()?, attended.log_sums.gpu()?);
     let dqkv = GpuTensor::new(gpu, qkv.shape())?;
@@ -100,14 +117,14 @@ pub(super) fn backward(
     let delta = gpu.allocate::<f32>(rows)?;
     let arguments = [(&delta).into(), doutput.into(), output.into(), (rows as i32).into()];
     let grid = Grid::new(rows.div_ceil(THREADS / 16), THREADS);
-    gpu.launch(kernels.source, "attention_backward_delta", grid, &arguments)?;
+    gpu.launch(source, "attention_backward_delta", grid, &arguments)?;
 
     let (h, k) = ((heads.queries as i32).into(), (heads.keys as i32).into());
     let given: [Argument; 4] = [doutput.into(), qkv.into(), log_sums.into(), (&delta).into()];
     let arguments =
-        [&[(&dqkv).into()], &given[..], &[(&tasks.queries.tasks).into(), h, k, scale(heads).into()]].concat();
+        [&[(&dqkv).into()], &given[..], &[(&tasks.queries.tasks).into(), h, k], &limits].concat();
     let (name, shared) = ("attention_backward_queries", "attention_backward_queries_shared_bytes");
-    kernels.launch(gpu, name, shared, tasks.queries.len * heads.queries, &arguments)?;
+    kernels.launch(gpu, has_window, name, shared, tasks.queries.len * heads.queries, &arguments)?;
 
     // The query heads of a group are shared among blocks where there are too few blocks otherwise.
     let group = heads.queries / heads.keys;
@@ -118,13 +135,13 @@ pub(super) fn backward(
     let partial = gpu.allocate::<f32>(parts * t * 2 * heads.keys * heads.size)?;
     let sizes = [(t as i32).into(), h, k, (parts as i32).into()];
     let arguments =
-        [&[(&partial).into()], &given[..], &[(&tasks.keys.tasks).into()], &sizes, &[scale(heads).into()]]
+        [&[(&partial).into()], &given[..], &[(&tasks.keys.tasks).into()], &sizes, &limits]
             .concat();
     let (name, shared) = ("attention_backward_keys", "attention_backward_keys_shared_bytes");
-    kernels.launch(gpu, name, shared, blocks * parts, &arguments)?;
+    kernels.launch(gpu, has_window, name, shared, blocks * parts, &arguments)?;
     let arguments = [&[(&dqkv).into(), (&partial).into()], &sizes[..]].concat();
     let fours = t * 2 * heads.keys * heads.size / 4;
-    gpu.launch(kernels.source, "attention_backward_sum", Grid::cover(fours, THREADS), &arguments)?;
+    gpu.launch(source, "attention_backward_sum", Grid::cover(fours, THREADS), &arguments)?;
     Ok(dqkv)
 }
 
@@ -154,7 +171,7 @@ fn copy_columns(
     let sizes = [stride, heads.keys * heads.size].map(|size| (size as i32).into());
     let arguments = [&to.map(Argument::from)[..], &from.map(Argument::from), &sizes].concat();
     let grid = Grid { blocks: (rows, 2, 1), threads: 128, shared: 0 };
-    gpu.launch(source(heads)?, "copy_columns", grid, &arguments)
+    gpu.launch(source(heads, false)?, "copy_columns", grid, &arguments)
 }
 
 /// The buffers, the length and the row stride of a past, or of none.
@@ -170,7 +187,7 @@ fn of_past(past: Option<&GpuPast>) -> [Argument; 4] {
     }
 }
 
-/// 1/√D
-fn scale(heads: Heads) -> f32 {
-    1.0 / (heads.size as f32).sqrt()
+/// The window, where it hides any of `keys` keys of the longest sequence.
+fn window(spec: AttentionSpec, keys: usize) -> Option<i32> {
+    spec.window.filter(|window| *window < keys).map(|window| window as i32)
 }

@@ -4,18 +4,45 @@ use crate::device::cuda::{Argument, Gpu, Grid, KernelSource};
 use crate::kernels::attention::Heads;
 use crate::{Result, error};
 
+/// The kernels for one head size: those of tokens that see all before them, and those of a window.
+pub(in crate::kernels) struct Kernels {
+    head_size: usize,
+    pub(in crate::kernels) variants: [KernelSource; 2],
+}
+
+impl Kernels {
+    fn source(&'static self, has_window: bool) -> &'static KernelSource {
+        &self.variants[usize::from(has_window)]
+    }
+}
+
 /// Files one after the other, for one head size.
 macro_rules! text {
-    ($size:literal, $($file:literal),*) => {
-        concat!("#define HEAD_SIZE ", $size, "\n", $(include_str!(concat!("../", $file))),*)
+    ([$($define:literal),*], $($file:literal),*) => {
+        concat!($($define,)* $(include_str!(concat!("../", $file))),*)
+    };
+}
+
+/// Both variants of the same files.
+macro_rules! variants {
+    ($new:path, $name:literal, $size:literal, $($file:literal),*) => {
+        [
+            $new(concat!($name, $size), text!(["#define HEAD_SIZE ", $size, "\n"], $($file),*)),
+            $new(
+                concat!($name, "window-", $size),
+                text!(["#define HEAD_SIZE ", $size, "\n#define HAS_WINDOW\n"], $($file),*),
+            ),
+        ]
     };
 }
 
 macro_rules! every {
-    ($size:literal) => {
-        KernelSource::new(
-            concat!("attention-", $size),
-            text!(
+    ($size:literal, $head_size:expr) => {
+        Kernels {
+            head_size: $head_size,
+            variants: variants!(
+                KernelSource::new,
+                "attention-",
                 $size,
                 "instructions.cuh",
                 "attention.cuh",
@@ -27,15 +54,17 @@ macro_rules! every {
                 "decode.cu",
                 "past.cu"
             ),
-        )
+        }
     };
 }
 
 macro_rules! hopper {
-    ($size:literal) => {
-        KernelSource::for_hopper(
-            concat!("attention-hopper-", $size),
-            text!(
+    ($size:literal, $head_size:expr) => {
+        Kernels {
+            head_size: $head_size,
+            variants: variants!(
+                KernelSource::for_hopper,
+                "attention-hopper-",
                 $size,
                 "instructions.cuh",
                 "attention.cuh",
@@ -46,33 +75,37 @@ macro_rules! hopper {
                 "hopper/backward_queries.cu",
                 "hopper/backward_keys.cu"
             ),
-        )
+        }
     };
 }
 
-pub(in crate::kernels) static SOURCES: [(usize, KernelSource); 4] =
-    [(64, every!("64")), (80, every!("80")), (96, every!("96")), (128, every!("128"))];
+pub(in crate::kernels) static SOURCES: [Kernels; 4] =
+    [every!("64", 64), every!("80", 80), every!("96", 96), every!("128", 128)];
 
 /// Forward and backward on Hopper, with the number of keys that rows see on average from which they are the
 /// faster ones. They keep a processor to themselves, which waits at the beginning and the end of each block.
-pub(in crate::kernels) static HOPPER: [(usize, KernelSource, usize); 2] =
-    [(64, hopper!("64"), 384), (128, hopper!("128"), 96)];
+pub(in crate::kernels) static HOPPER: [(Kernels, usize); 2] = [(hopper!("64", 64), 384), (hopper!("128", 128), 96)];
 
 /// Threads of a block, as attention.cuh has it, and hopper/tiles.cuh.
 pub(super) const THREADS: usize = 128;
 const HOPPER_THREADS: usize = 256;
 
-pub(super) fn source(heads: Heads) -> Result<&'static KernelSource> {
-    SOURCES.iter().find(|(size, _)| *size == heads.size).map(|(_, source)| source).ok_or_else(|| {
+fn kernels(heads: Heads) -> Result<&'static Kernels> {
+    SOURCES.iter().find(|kernels| kernels.head_size == heads.size).ok_or_else(|| {
         error!("attention on a GPU: heads of 64, 80, 96 or 128 expected, found {}", heads.size)
             .hint("use --device cpu")
     })
 }
 
+/// The kernels for these heads on every GPU.
+pub(super) fn source(heads: Heads, has_window: bool) -> Result<&'static KernelSource> {
+    kernels(heads).map(|kernels| kernels.source(has_window))
+}
+
 /// Kernels that go through blocks of rows: those of forward, backward_queries and backward_keys.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
-    pub(super) source: &'static KernelSource,
+    kernels: &'static Kernels,
     threads: usize,
 }
 
@@ -81,27 +114,34 @@ impl Blocks {
     pub(super) fn new(gpu: &Gpu, heads: Heads, keys: usize) -> Result<Self> {
         let hopper = HOPPER
             .iter()
-            .find(|(size, source, from)| {
-                *size == heads.size && keys >= *from && source.runs_on(gpu.architecture())
+            .find(|(kernels, from)| {
+                let runs = kernels.source(false).runs_on(gpu.architecture());
+                kernels.head_size == heads.size && keys >= *from && runs
             })
-            .map(|(_, source, _)| source);
+            .map(|(kernels, _)| kernels);
         Ok(match hopper {
-            Some(source) => Self { source, threads: HOPPER_THREADS },
-            None => Self { source: source(heads)?, threads: THREADS },
+            Some(kernels) => Self { kernels, threads: HOPPER_THREADS },
+            None => Self { kernels: kernels(heads)?, threads: THREADS },
         })
+    }
+
+    pub(super) fn source(self, has_window: bool) -> &'static KernelSource {
+        self.kernels.source(has_window)
     }
 
     pub(super) fn launch(
         self,
         gpu: &Gpu,
+        has_window: bool,
         name: &'static str,
         shared: &'static str,
         blocks: usize,
         arguments: &[Argument],
     ) -> Result<()> {
-        let shared = constant(gpu, self.source, shared)?;
+        let source = self.source(has_window);
+        let shared = constant(gpu, source, shared)?;
         let grid = Grid { blocks: (blocks, 1, 1), threads: self.threads, shared };
-        gpu.launch(self.source, name, grid, arguments)
+        gpu.launch(source, name, grid, arguments)
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Tasks {
     pub(super) sequences: usize,
     /// Keys of their own sequence that rows see, on average.
     pub(super) mean_keys: usize,
+    /// Tokens of the longest sequence.
+    pub(super) longest: usize,
     /// The kernels that suit such rows.
     pub(super) kernels: Blocks,
 }
@@ -50,12 +52,13 @@ impl Tasks {
         // Stable sorts: the order is the same in every run.
         let mut queries = blocks(QUERY_ROWS);
         queries.sort_by_key(|[start, _, first]| std::cmp::Reverse(first - start));
-        let key_rows = constant(gpu, kernels.source, "attention_backward_keys_rows")?.max(1);
+        let key_rows = constant(gpu, kernels.source(false), "attention_backward_keys_rows")?.max(1);
         let mut keys = blocks(key_rows);
         keys.sort_by_key(|[_, end, first]| std::cmp::Reverse(end - first));
         let sequences = lengths().filter(|length| *length > 0).count();
         let (queries, keys) = (List::new(gpu, &queries, QUERY_ROWS)?, List::new(gpu, &keys, key_rows)?);
-        Ok(Self { queries, keys, sequences, mean_keys, kernels })
+        let longest = lengths().max().unwrap_or(0);
+        Ok(Self { queries, keys, sequences, mean_keys, longest, kernels })
     }
 }
 

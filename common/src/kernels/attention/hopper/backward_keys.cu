@@ -25,6 +25,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
     int heads,              // H
     int key_heads,          // K
     int parts,              // 1 to H / K
+    int window,             // tokens that a row sees
     float scale) {
     const KeyBlock of = key_block_of(tasks, heads, key_heads, parts);
     const Block block = of.block;
@@ -38,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
     const int first = block.first + warp_number() * 16;  // the warp's first key
 
     // A tile is KEY_QUERIES rows of one head, from the block's first key on.
-    const int tiles_of_head = (block.length - block.first + KEY_QUERIES - 1) / KEY_QUERIES;
+    const int tiles_of_head = (last_query(block, KEY_ROWS, window) - block.first + KEY_QUERIES - 1) / KEY_QUERIES;
     const int tiles = (of.last_head - of.first_head) * tiles_of_head;
     const auto copy_stage = [&](int tile) {
         if (tile >= tiles) return;
@@ -85,6 +86,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
                 const float log_sum = (j % 2 == 0 ? log_sums.x : log_sums.y) * LOG2_E;
                 scores[0][n][j] = power_of_two(scores[0][n][j] * (scale * LOG2_E) - log_sum);
                 if (masked && n * 8 + j % 2 < limit + j / 2 * 8) scores[0][n][j] = 0.0f;
+                if (WINDOWED && n * 8 + j % 2 >= limit + j / 2 * 8 + window) scores[0][n][j] = 0.0f;
             }
         }
         to_left(left, scores[0]);

@@ -20,6 +20,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
     const int4* tasks,      // [tasks]
     int heads,              // H
     int key_heads,          // K
+    int window,             // tokens that a row sees
     float scale) {
     const int head = blockIdx.x % heads;
     const Block block = block_of(tasks[blockIdx.x / heads]);
@@ -33,16 +34,19 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
     const int group_row = warp_number() / 4 * 64;
     const int first = block.first + warp_number() * 16;  // the warp's first row
 
-    // The tiles that the block's last row sees, and the warpgroup's.
-    const auto tiles_up_to = [&](int row) { return (min(row, block.length) + QUERY_KEYS - 1) / QUERY_KEYS; };
+    // The tiles that the block's last row sees, and the warpgroup's, from the first that any row sees.
+    const int first_tile = first_seen(block.first, window) / QUERY_KEYS;
+    const auto tiles_up_to = [&](int row) {
+        return (min(row, block.length) + QUERY_KEYS - 1) / QUERY_KEYS - first_tile;
+    };
     const int tiles = tiles_up_to(block.first + QUERY_ROWS);
     const int own_tiles = block.first + group_row < block.length ? tiles_up_to(block.first + group_row + 64) : 0;
 
     const auto stage_of = [&](int tile) { return stages + tile % 3 * QUERY_STAGE_BYTES; };
     const auto copy_stage = [&](int tile) {
         if (tile >= tiles) return;
-        copy_tile<QUERY_KEYS>(stage_of(tile), rows.keys, tile * QUERY_KEYS);
-        copy_tile<QUERY_KEYS>(stage_of(tile) + QUERY_TILE_BYTES, rows.values, tile * QUERY_KEYS);
+        copy_tile<QUERY_KEYS>(stage_of(tile), rows.keys, (first_tile + tile) * QUERY_KEYS);
+        copy_tile<QUERY_KEYS>(stage_of(tile) + QUERY_TILE_BYTES, rows.values, (first_tile + tile) * QUERY_KEYS);
     };
     // Waits for a tile, and starts copying the next to where every warpgroup is done.
     const auto next = [&](int tile) {
@@ -72,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
         start_scores<QUERY_ROWS, QUERY_KEYS>(dscores[0], dout_tile, group_row, stage_of(tile) + QUERY_TILE_BYTES);
     };
     const auto probabilities = [&](int tile) {
-        const int key = tile * QUERY_KEYS;
+        const int key = (first_tile + tile) * QUERY_KEYS;
         const bool masked = key + QUERY_KEYS - 1 > first;
         const int limit = first + lane / 4 - key - lane % 4 * 2;
 #pragma unroll
@@ -81,6 +85,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
             for (int j = 0; j < 4; ++j) {
                 scores[0][n][j] = power_of_two(scores[0][n][j] * (scale * LOG2_E) - row_log_sum[j / 2]);
                 if (masked && n * 8 + j % 2 > limit + j / 2 * 8) scores[0][n][j] = 0.0f;
+                if (WINDOWED && n * 8 + j % 2 <= limit + j / 2 * 8 - window) scores[0][n][j] = 0.0f;
             }
     };
     const auto dprobabilities = [&] {

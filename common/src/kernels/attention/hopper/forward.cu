@@ -22,6 +22,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_forwar
     int key_heads,               // K
     int past_count,              // P
     int past_stride,
+    int window,                  // tokens that a row sees
     float scale) {
     const int head = blockIdx.x % heads;
     const Block block = block_of(tasks[blockIdx.x / heads]);
@@ -36,18 +37,19 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_forwar
     const int warpgroup = warp_number() / 4, group_row = warpgroup * 64;
     const int first = block.first + warp_number() * 16;  // the warp's first row
 
-    // The tiles that the block's last row sees, and the warpgroup's.
+    // The tiles that the block's last row sees, and the warpgroup's, from the first that any row sees.
+    const int first_tile = first_seen(past_count + block.first, window) / FORWARD_KEYS;
     const auto tiles_up_to = [&](int row) {
-        return (past_count + min(row, block.length) + FORWARD_KEYS - 1) / FORWARD_KEYS;
+        return (past_count + min(row, block.length) + FORWARD_KEYS - 1) / FORWARD_KEYS - first_tile;
     };
     const int tiles = tiles_up_to(block.first + QUERY_ROWS);
     const int own_tiles = block.first + group_row < block.length ? tiles_up_to(block.first + group_row + 64) : 0;
 
     const auto copy_keys = [&](int tile) {
-        if (tile < tiles) keys.copy(tile, rows.keys, tile * FORWARD_KEYS);
+        if (tile < tiles) keys.copy(tile, rows.keys, (first_tile + tile) * FORWARD_KEYS);
     };
     const auto copy_values = [&](int tile) {
-        if (tile < tiles) values.copy(tile, rows.values, tile * FORWARD_KEYS);
+        if (tile < tiles) values.copy(tile, rows.values, (first_tile + tile) * FORWARD_KEYS);
     };
     float scores[1][FORWARD_KEYS / 8][4], result[1][PIECES][4];
     unsigned probabilities[FORWARD_KEYS / 16][4];
@@ -62,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_forwar
     };
     // A row sees keys up to its own position behind the past.
     const auto exponentials = [&](int tile, float(&correction)[1][2]) {
-        const int key = tile * FORWARD_KEYS;
+        const int key = (first_tile + tile) * FORWARD_KEYS;
         if (key + FORWARD_KEYS - 1 > past_count + first) {
             const int limit = past_count + first + lane / 4 - key - lane % 4 * 2;
 #pragma unroll
@@ -70,6 +72,14 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_forwar
 #pragma unroll
                 for (int j = 0; j < 4; ++j)
                     if (n * 8 + j % 2 > limit + j / 2 * 8) scores[0][n][j] = MINUS_INFINITY;
+        }
+        if (WINDOWED && key < first_seen(past_count + first + 15, window)) {
+            const int limit = past_count + first + lane / 4 - key - lane % 4 * 2 - window;
+#pragma unroll
+            for (int n = 0; n < FORWARD_KEYS / 8; ++n)
+#pragma unroll
+                for (int j = 0; j < 4; ++j)
+                    if (n * 8 + j % 2 <= limit + j / 2 * 8) scores[0][n][j] = MINUS_INFINITY;
         }
         softmax.add(scores, correction, scale * LOG2_E);
     };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::adapters::Stack;
 use super::load::vector_of;
-use super::{AdapterLayout, AdapterOptions, Config, Module, NormWeight, Weights};
+use super::{AdapterLayout, AdapterOptions, Config, LayerConfig, Module, Weights};
 use crate::Result;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
@@ -18,21 +18,19 @@ use crate::nf4::Scheme;
 
 /// A model of which no weight has been read.
 #[derive(Debug, Clone)]
-pub struct Outline {
+pub struct ModelSpec {
     config: Config,
     embedding: WeightSpec,
     head: LinearSpec,
-    /// Numbers of the weights of all norms, as they lie on a device.
+    /// Elements of every vector of norm weights, as they lie on a device.
     norms: Vec<usize>,
-    /// The stacks of linear layers of all blocks.
-    modules: Vec<Vec<Module>>,
-    /// What each of them will be.
+    /// The stacks of linear layers of all blocks, in the order of [`LayerConfig::stacks`].
     linears: Vec<LinearSpec>,
 }
 
 /// What a run holds in memory from its beginning to its end, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Held {
+pub struct ResidentBytes {
     /// Frozen weights; on the host they are mapped from their files unless they are quantized by loading.
     pub weights: u64,
     /// The adapters' values, and on a GPU their 16-bit copies.
@@ -41,11 +39,11 @@ pub struct Held {
     pub moments: u64,
     /// What matrix products work in on a GPU.
     pub scratch: u64,
-    /// Of the adapters' values.
+    /// The gradients of the adapters' values.
     pub gradients: u64,
 }
 
-impl Held {
+impl ResidentBytes {
     /// What there is when the model is loaded, before the first pass asks for room for gradients.
     pub fn loaded(&self) -> u64 {
         self.weights + self.adapters + self.moments + self.scratch
@@ -57,34 +55,27 @@ impl Held {
     }
 }
 
-impl Outline {
+impl ModelSpec {
     /// Reads config.json and the headers in a model directory. Linear layers of blocks that are not in 4 bits
     /// will be quantized where that is asked for.
     pub fn read(directory: &Path, quantization: Option<Scheme>) -> Result<Self> {
         let Weights { config, checkpoint } = Weights::open(directory)?;
         let embedding = weight(&checkpoint, &config.embedding())?;
         let head = linear(&checkpoint, &[config.head()])?;
-        let mut outline =
-            Self { embedding, head, norms: Vec::new(), modules: Vec::new(), linears: Vec::new(), config };
-        outline.norms.push(norm(&checkpoint, &outline.config.last_norm())?);
-        for layer in 0..outline.config.layers {
-            let block = outline.config.block(layer);
-            for stack in block.stacks() {
-                outline.linears.push(linear(&checkpoint, stack)?);
-                outline.modules.push(stack.to_vec());
-            }
-            outline.norms.push(norm(&checkpoint, &block.input_norm)?);
-            outline.norms.push(norm(&checkpoint, &block.post_norm)?);
-            if let Some([query, key]) = &block.head_norms {
-                let heads = outline.config.heads;
-                let numbers =
-                    heads.queries * norm(&checkpoint, query)? + heads.keys * norm(&checkpoint, key)?;
-                outline.norms.push(numbers);
-            }
+        let mut spec = Self { embedding, head, norms: Vec::new(), linears: Vec::new(), config };
+        for weight in spec.config.norms() {
+            vector_of(&checkpoint, &weight.name, weight.len)?;
         }
+        for layer in &spec.config.layers {
+            for stack in layer.stacks() {
+                spec.linears.push(linear(&checkpoint, stack)?);
+            }
+            spec.norms.extend(layer.norm_lengths());
+        }
+        spec.norms.push(spec.config.last_norm().len);
         Ok(match quantization {
-            Some(scheme) => outline.quantized(scheme),
-            None => outline,
+            Some(scheme) => spec.quantized(scheme),
+            None => spec,
         })
     }
 
@@ -95,11 +86,11 @@ impl Outline {
 
     /// The same model with the linear layers of its blocks in 4 bits.
     pub fn quantized(&self, scheme: Scheme) -> Self {
-        let mut outline = self.clone();
-        for weight in outline.linears.iter_mut().flat_map(|linear| &mut linear.weights) {
+        let mut spec = self.clone();
+        for weight in spec.linears.iter_mut().flat_map(|linear| &mut linear.weights) {
             *weight = weight.quantized(scheme);
         }
-        outline
+        spec
     }
 
     /// Where new adapters will lie.
@@ -113,19 +104,17 @@ impl Outline {
     }
 
     fn stacks(&self) -> Vec<Stack<'_>> {
-        let stacks = self.modules.iter();
-        stacks
-            .map(|stack| stack.iter().map(|module| (module.name.as_str(), module.shape)).collect())
-            .collect()
+        let stacks = self.config.layers.iter().flat_map(LayerConfig::stacks);
+        stacks.map(|stack| stack.iter().map(|module| (module.name.as_str(), module.shape)).collect()).collect()
     }
 
     /// What training these adapters holds on the host.
-    pub fn held_on_host(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> Held {
+    pub fn resident_on_host(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> ResidentBytes {
         let head = if self.config.tied_head { 0 } else { self.head.bytes() };
         let linears: u64 = self.linears.iter().map(LinearSpec::bytes).sum();
         let norms = size_of::<f32>() * self.norms.iter().sum::<usize>();
         let values = (size_of::<f32>() * adapters.len) as u64;
-        Held {
+        ResidentBytes {
             weights: self.embedding.bytes() + head + linears + norms as u64,
             adapters: values,
             moments: moments.bytes(),
@@ -145,12 +134,12 @@ impl Outline {
     }
 
     /// What training these adapters holds on a GPU, where the embedding table is not, unless it is the head.
-    pub fn held_on_gpu(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> Held {
+    pub fn resident_on_gpu(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> ResidentBytes {
         let values = Vector::gpu_bytes(adapters.len);
         let sizes =
             self.linears_and_head().fold(ScratchSizes::NONE, |sizes, linear| linear.scratch_sizes(sizes));
         let copies = self.linears.iter().zip(adapters.ranks()).map(|(linear, r)| linear.adapter_bytes(r));
-        Held {
+        ResidentBytes {
             weights: self.gpu_bytes(),
             adapters: values + copies.sum::<u64>(),
             moments: moments.gpu_bytes(),
@@ -159,8 +148,8 @@ impl Outline {
         }
     }
 
-    /// The most that [`super::Model::spend_memory`] can spend.
-    pub fn spendable(&self, reads_table: bool) -> u64 {
+    /// The most that [`super::Model::cache_dequantized`] can spend.
+    pub fn cacheable(&self, reads_table: bool) -> u64 {
         let table = match reads_table && !self.config.tied_head {
             true => embedding::table_bytes(&self.embedding),
             false => 0,
@@ -170,23 +159,18 @@ impl Outline {
 }
 
 fn weight(checkpoint: &Checkpoint, module: &Module) -> Result<WeightSpec> {
-    WeightSpec::find(checkpoint, &format!("{}.weight", module.name), module.shape)
+    WeightSpec::find(checkpoint, &module.weight(), module.shape)
 }
 
 fn linear(checkpoint: &Checkpoint, modules: &[Module]) -> Result<LinearSpec> {
     let mut weights = Vec::new();
     for module in modules {
         weights.push(weight(checkpoint, module)?);
-        if module.has_bias {
-            vector_of(checkpoint, &format!("{}.bias", module.name), module.shape[0])?;
+        if let Some(bias) = module.bias() {
+            vector_of(checkpoint, &bias, module.shape[0])?;
         }
     }
     Ok(LinearSpec { weights, has_bias: modules.iter().any(|module| module.has_bias) })
-}
-
-/// Numbers of a norm, which is there.
-fn norm(checkpoint: &Checkpoint, norm: &NormWeight) -> Result<usize> {
-    vector_of(checkpoint, &norm.name, norm.len).map(|_| norm.len)
 }
 
 #[cfg(test)]
@@ -222,8 +206,7 @@ mod tests {
     fn copied(model: &Model) -> Vec<usize> {
         let mut buffers = vec![4 * model.head.norm.len()];
         for block in &model.blocks {
-            buffers.extend([4 * block.input_norm.len(), 4 * block.post_norm.len()]);
-            buffers.extend(block.head_norms.as_ref().map(|norms| 4 * norms.len()));
+            buffers.extend(block.norms().map(|norm| 4 * norm.len()));
         }
         for linear in model.linears().chain([&model.head.projection]) {
             let projections = linear.projections();
@@ -256,11 +239,11 @@ mod tests {
         let (mut tied, mut quantized) = (0, 0);
         for directory in directories() {
             for scheme in schemes() {
-                let (outline, model) = (Outline::read(&directory, scheme).unwrap(), load(&directory, scheme));
+                let (spec, model) = (ModelSpec::read(&directory, scheme).unwrap(), load(&directory, scheme));
                 let copied: usize = copied(&model).iter().map(|bytes| bytes.next_multiple_of(512)).sum();
-                assert_eq!(outline.gpu_bytes(), copied as u64, "{} {scheme:?}", directory.display());
-                tied += usize::from(outline.config().tied_head);
-                quantized += usize::from(outline.linears.iter().all(LinearSpec::is_quantized));
+                assert_eq!(spec.gpu_bytes(), copied as u64, "{} {scheme:?}", directory.display());
+                tied += usize::from(spec.config().tied_head);
+                quantized += usize::from(spec.linears.iter().all(LinearSpec::is_quantized));
             }
         }
         assert!((1..30).contains(&tied) && (1..30).contains(&quantized), "{tied} {quantized}");
@@ -274,14 +257,14 @@ mod tests {
                 targets: vec!["q_proj".into(), "down_proj".into()],
                 ..AdapterOptions::default()
             };
-            let (outline, mut model) = (Outline::read(&directory, None).unwrap(), load(&directory, None));
-            let layout = outline.new_adapters(&options).unwrap();
+            let (spec, mut model) = (ModelSpec::read(&directory, None).unwrap(), load(&directory, None));
+            let layout = spec.new_adapters(&options).unwrap();
             model.add_adapters(&options).unwrap();
             assert_eq!(
                 (layout.len, &layout.tensors),
                 (model.adapters().values.len(), &model.adapters().tensors)
             );
-            let held = outline.held_on_gpu(&layout, &MomentsSpec::exact(layout.len));
+            let held = spec.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
             let values = (4 * layout.len as u64).next_multiple_of(512);
             // Each copy as one matrix of the stack's ranks, rounded up to 8.
             let copies = |linear: &Linear| match linear.ranks().next_multiple_of(8) {
@@ -293,7 +276,7 @@ mod tests {
             };
             assert_eq!(held.adapters, values + model.linears().map(copies).sum::<u64>());
             assert_eq!((held.gradients, held.moments), (values, 2 * values));
-            assert_eq!(layout.ranks_of_block(), 10);
+            assert_eq!(layout.ranks(), [5, 0, 0, 5].repeat(spec.config().layers.len()));
         }
     }
 
@@ -302,8 +285,8 @@ mod tests {
     fn scratch_has_room_for_the_largest_stacks() {
         let directory = &directories()[0];
         let scratch = |scheme| {
-            let outline = Outline::read(directory, scheme).unwrap();
-            outline.held_on_gpu(&AdapterLayout::default(), &MomentsSpec::exact(0)).scratch
+            let spec = ModelSpec::read(directory, scheme).unwrap();
+            spec.resident_on_gpu(&AdapterLayout::default(), &MomentsSpec::exact(0)).scratch
         };
         let mut stacks: Vec<usize> = load(directory, None)
             .linears()
@@ -319,7 +302,7 @@ mod tests {
     #[test]
     fn on_the_host_weights_take_what_their_files_do() {
         for directory in directories() {
-            let outline = Outline::read(&directory, None).unwrap();
+            let spec = ModelSpec::read(&directory, None).unwrap();
             let checkpoint = Checkpoint::open(&directory).unwrap();
             let is_used = |name: &str| !name.contains("quant_state") && !name.ends_with(".quant_map");
             let tensors = checkpoint.tensors().filter(|tensor| is_used(&tensor.name));
@@ -332,12 +315,15 @@ mod tests {
                     }
                 })
                 .sum();
-            let held = outline.held_on_host(&AdapterLayout::default(), &MomentsSpec::exact(0));
-            let heads = outline.config().heads;
-            let repeated = match outline.config().head_norm {
-                true => 4 * outline.config().layers * (heads.queries + heads.keys - 2) * heads.size,
-                false => 0,
+            let held = spec.resident_on_host(&AdapterLayout::default(), &MomentsSpec::exact(0));
+            let repeated = |layer: &LayerConfig| match &layer.attention.head_norms {
+                Some(_) => {
+                    let heads = layer.attention.spec.heads;
+                    4 * (heads.queries + heads.keys - 2) * heads.size
+                }
+                None => 0,
             };
+            let repeated: usize = spec.config().layers.iter().map(repeated).sum();
             assert_eq!(held.weights, (bytes + repeated) as u64, "{}", directory.display());
         }
     }
@@ -345,12 +331,12 @@ mod tests {
     #[test]
     fn what_is_spare_goes_into_the_table_only_where_passes_read_it_there() {
         for directory in directories() {
-            let outline = Outline::read(&directory, schemes()[2]).unwrap();
-            let [v, c] = outline.embedding.shape();
-            let table = outline.spendable(true) - outline.spendable(false);
-            let is_tied = outline.config().tied_head;
+            let spec = ModelSpec::read(&directory, schemes()[2]).unwrap();
+            let [v, c] = spec.embedding.shape();
+            let table = spec.cacheable(true) - spec.cacheable(false);
+            let is_tied = spec.config().tied_head;
             assert_eq!(table, if is_tied { 0 } else { (2 * v * c).next_multiple_of(512) as u64 });
-            assert!(outline.spendable(false) > 0, "weights in 16 bits");
+            assert!(spec.cacheable(false) > 0, "weights in 16 bits");
         }
     }
 }

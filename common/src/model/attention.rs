@@ -1,0 +1,176 @@
+//! The attention branch of a layer: RMS norm, query, key and value, norms of heads where the family has
+//! them, rotation, attention, output. Added to the residual stream x [T, C].
+//!
+//! T tokens, width C, H query heads and K key and value heads of D elements.
+
+use super::layer::AttentionConfig;
+use super::load::WeightReader;
+use super::memory::ActivationSizes;
+use super::pass::Pass;
+use crate::device::{Tensor, Vector};
+use crate::kernels::attention::{self, Attended, AttentionSpec, Heads, Past};
+use crate::kernels::linear::{self, Linear};
+use crate::kernels::{rms_norm, rope};
+use crate::Result;
+
+/// The weights of the branch.
+pub(super) struct Attention {
+    /// Of the input, [C].
+    norm: Vector,
+    /// Query, key and value, stacked: [(H + 2K)·D, C].
+    pub qkv: Linear,
+    /// Norms of the query heads, then of the key heads, [H + K, D].
+    head_norms: Option<Vector>,
+    /// [C, H·D]
+    pub output: Linear,
+    spec: AttentionSpec,
+    /// Index of the rotary embedding.
+    rope: usize,
+}
+
+/// What the backward needs besides the branch's input. The norm's output is computed again from data that
+/// is read anyway.
+pub(super) struct Kept {
+    /// [T, (H + 2K)·D] before the norms of heads, where there are any.
+    raw_qkv: Option<Tensor>,
+    /// [T, (H + 2K)·D], queries and keys rotated.
+    qkv: Tensor,
+    attended: Attended,
+    /// x·Aᵀ of query, key and value, and of the output.
+    lora_hidden: [Option<Tensor>; 2],
+}
+
+impl Attention {
+    pub fn load(config: &AttentionConfig, weights: &WeightReader) -> Result<Self> {
+        let heads = config.spec.heads;
+        let head_norms = match &config.head_norms {
+            Some([query, key]) => Some(weights.repeated_norms(&[(query, heads.queries), (key, heads.keys)])?),
+            None => None,
+        };
+        Ok(Self {
+            norm: weights.norm(&config.norm)?,
+            qkv: weights.stack(&config.qkv)?,
+            head_norms,
+            output: weights.stack(&config.output)?,
+            spec: config.spec,
+            rope: config.rope,
+        })
+    }
+
+    /// y [T, C] = x + attention(x), and what the backward needs. Where the branch runs a second time for
+    /// the backward, all of it does: y is the feed-forward's input.
+    pub fn forward(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<(Tensor, Kept)> {
+        let normed = rms_norm::forward(x, &self.norm, pass.epsilon)?;
+        let raw = linear::forward(&normed, &self.qkv, pass.parameters, None)?;
+        let (raw_qkv, qkv) = match &self.head_norms {
+            Some(norms) => {
+                let normed = rms_norm::forward_heads(&raw.y, norms, self.spec.heads.size, pass.epsilon)?;
+                (Some(raw.y), normed)
+            }
+            None => (None, raw.y),
+        };
+        let qkv = rope::forward(&qkv, rotated_columns(self.spec.heads), &pass.angles[self.rope])?;
+        let attended = attention::forward(&qkv, self.spec, &pass.sequences, past)?;
+        let output = linear::forward(&attended.output, &self.output, pass.parameters, Some(x))?;
+        let lora_hidden = [raw.lora_hidden, output.lora_hidden];
+        Ok((output.y, Kept { raw_qkv, qkv, attended, lora_hidden }))
+    }
+
+    /// dx [T, C] from dy [T, C] and the branch's input; adds the adapters' gradients to `gradients`. Below
+    /// the first adapter dx is not needed, and not computed. What was kept is given up piece by piece, so
+    /// that its memory serves the gradients.
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        kept: Kept,
+        pass: &Pass,
+        gradients: &mut Vector,
+        needs_dx: bool,
+    ) -> Result<Option<Tensor>> {
+        let parameters = pass.trained()?;
+        let Kept { raw_qkv, qkv, attended, lora_hidden: [hidden_qkv, hidden_output] } = kept;
+        let heads = self.spec.heads;
+
+        let mut output = linear::backward(dy, &self.output, parameters, true)?;
+        let inputs = (&attended.output, hidden_output.as_ref());
+        linear::adapter_gradients((dy, &output), inputs, &self.output, parameters, gradients)?;
+        let dqkv = attention::backward(&output.take_dx()?, &qkv, &attended, self.spec, &pass.sequences)?;
+        drop((qkv, attended));
+        let mut dqkv = rope::backward(&dqkv, rotated_columns(heads), &pass.angles[self.rope])?;
+        if let (Some(norms), Some(raw)) = (&self.head_norms, &raw_qkv) {
+            dqkv = rms_norm::backward_heads(&dqkv, raw, norms, heads.size, pass.epsilon)?;
+        }
+        let mut qkv = linear::backward(&dqkv, &self.qkv, parameters, needs_dx)?;
+        let (dx, normed) = match needs_dx {
+            true => {
+                let (dx, normed) =
+                    rms_norm::backward(&qkv.take_dx()?, x, &self.norm, Some(dy), pass.epsilon)?;
+                (Some(dx), normed)
+            }
+            false => (None, rms_norm::forward(x, &self.norm, pass.epsilon)?),
+        };
+        let inputs = (&normed, hidden_qkv.as_ref());
+        linear::adapter_gradients((&dqkv, &qkv), inputs, &self.qkv, parameters, gradients)?;
+        Ok(dx)
+    }
+
+    /// The stacks of linear layers, in the order of the forward.
+    pub fn linears(&self) -> [&Linear; 2] {
+        [&self.qkv, &self.output]
+    }
+
+    /// The stacks of linear layers, to attach adapters to.
+    pub fn linears_mut(&mut self) -> [&mut Linear; 2] {
+        [&mut self.qkv, &mut self.output]
+    }
+
+    /// The norms' weights, as they lie on the device.
+    #[cfg(test)]
+    pub fn norms(&self) -> impl Iterator<Item = &Vector> {
+        [&self.norm].into_iter().chain(&self.head_norms)
+    }
+
+    /// Adds the keys and values of a pass to those that came before, or begins with them.
+    pub fn remember(&self, kept: &Kept, past: Option<&mut Past>) -> Result<Option<Past>> {
+        match past {
+            Some(past) => past.append(&kept.qkv, self.spec.heads).map(|()| None),
+            None => Past::new(&kept.qkv, self.spec.heads).map(Some),
+        }
+    }
+}
+
+impl Kept {
+    /// Bytes that [`Kept`] takes of each token, where the adapters of the two stacks have `ranks` ranks.
+    pub fn bytes_per_token(config: &AttentionConfig, ranks: [usize; 2], sizes: ActivationSizes) -> u64 {
+        let heads = config.spec.heads;
+        let qkv = heads.width() * if config.head_norms.is_some() { 2 } else { 1 };
+        let log_sums = (size_of::<f32>() * heads.queries) as u64;
+        sizes.values(qkv + heads.queries * heads.size)
+            + log_sums
+            + ranks.iter().map(|&ranks| sizes.lora_hidden(ranks)).sum::<u64>()
+    }
+
+    /// Bytes per token that the backward holds on a GPU at its fullest besides [`Kept`] and its input: the
+    /// gradients of the residual stream before and after it, of the attention's output, and of query, key
+    /// and value before and after rotation, in 16 bits; parts of those of keys and values in f32.
+    pub fn working_per_token(config: &AttentionConfig, width: usize) -> u64 {
+        const PARTS: usize = 2;
+        let heads = config.spec.heads;
+        let in_16_bits = 2 * width + heads.queries * heads.size + 2 * heads.width();
+        (2 * in_16_bits + PARTS * size_of::<f32>() * 2 * heads.keys * heads.size) as u64
+    }
+
+    /// Bytes that are kept.
+    #[cfg(test)]
+    pub fn bytes(&self) -> u64 {
+        let tensors = [&self.qkv, &self.attended.output].into_iter();
+        let tensors = tensors.chain(&self.raw_qkv).chain(self.lora_hidden.iter().flatten());
+        tensors.map(Tensor::bytes).sum::<u64>() + (size_of::<f32>() * self.attended.log_sums.len()) as u64
+    }
+}
+
+/// Queries and keys are rotated, values are not.
+fn rotated_columns(heads: Heads) -> usize {
+    (heads.queries + heads.keys) * heads.size
+}

@@ -1,0 +1,132 @@
+//! The feed-forward branch of a layer: RMS norm, gate and up, SwiGLU, down. Added to the residual stream
+//! x [T, C].
+//!
+//! T tokens, width C, inner width F.
+
+use super::layer::FeedForwardConfig;
+use super::load::WeightReader;
+use super::memory::ActivationSizes;
+use super::pass::Pass;
+use crate::Result;
+use crate::device::{Tensor, Vector};
+use crate::kernels::linear::{self, Linear};
+use crate::kernels::{rms_norm, swiglu};
+
+/// The weights of the branch.
+pub(super) struct FeedForward {
+    /// Of the input, [C].
+    norm: Vector,
+    /// Gate and up, stacked: [2F, C].
+    pub gate_up: Linear,
+    /// [C, F]
+    pub down: Linear,
+}
+
+/// What the backward needs besides the branch's input. The outputs of the norm and of SwiGLU are computed
+/// again from data that is read anyway.
+pub(super) struct Kept {
+    /// [T, 2F]
+    gate_up: Tensor,
+    /// x·Aᵀ of gate and up, and of down; that of down is computed again where the branch runs a second time
+    /// for the backward.
+    lora_hidden: [Option<Tensor>; 2],
+}
+
+impl FeedForward {
+    pub fn load(config: &FeedForwardConfig, weights: &WeightReader) -> Result<Self> {
+        Ok(Self {
+            norm: weights.norm(&config.norm)?,
+            gate_up: weights.stack(&config.gate_up)?,
+            down: weights.stack(&config.down)?,
+        })
+    }
+
+    /// y [T, C] = x + feed_forward(x), and what the backward needs.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<(Tensor, Kept)> {
+        let mut kept = self.recompute(x, pass)?;
+        let hidden = swiglu::forward(&kept.gate_up)?;
+        let down = linear::forward(&hidden, &self.down, pass.parameters, Some(x))?;
+        kept.lora_hidden[1] = down.lora_hidden;
+        Ok((down.y, kept))
+    }
+
+    /// What the backward needs: all of the forward but its last product, whose result is the next layer's
+    /// input.
+    pub fn recompute(&self, x: &Tensor, pass: &Pass) -> Result<Kept> {
+        let normed = rms_norm::forward(x, &self.norm, pass.epsilon)?;
+        let gate_up = linear::forward(&normed, &self.gate_up, pass.parameters, None)?;
+        Ok(Kept { gate_up: gate_up.y, lora_hidden: [gate_up.lora_hidden, None] })
+    }
+
+    /// dx [T, C] from dy [T, C] and the branch's input; adds the adapters' gradients to `gradients`. What
+    /// was kept is given up piece by piece, so that its memory serves the gradients.
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        kept: Kept,
+        pass: &Pass,
+        gradients: &mut Vector,
+    ) -> Result<Tensor> {
+        let parameters = pass.trained()?;
+        let Kept { gate_up, lora_hidden: [hidden_gate_up, hidden_down] } = kept;
+
+        let mut down = linear::backward(dy, &self.down, parameters, true)?;
+        let (dgate_up, hidden) = swiglu::backward(down.take_dx()?, gate_up)?;
+        let inputs = (&hidden, hidden_down.as_ref());
+        linear::adapter_gradients((dy, &down), inputs, &self.down, parameters, gradients)?;
+        drop(hidden);
+        let mut gate_up = linear::backward(&dgate_up, &self.gate_up, parameters, true)?;
+        let (dx, normed) = rms_norm::backward(&gate_up.take_dx()?, x, &self.norm, Some(dy), pass.epsilon)?;
+        let inputs = (&normed, hidden_gate_up.as_ref());
+        linear::adapter_gradients((&dgate_up, &gate_up), inputs, &self.gate_up, parameters, gradients)?;
+        Ok(dx)
+    }
+
+    /// The stacks of linear layers, in the order of the forward.
+    pub fn linears(&self) -> [&Linear; 2] {
+        [&self.gate_up, &self.down]
+    }
+
+    /// The stacks of linear layers, to attach adapters to.
+    pub fn linears_mut(&mut self) -> [&mut Linear; 2] {
+        [&mut self.gate_up, &mut self.down]
+    }
+
+    /// The norm's weight, as it lies on the device.
+    #[cfg(test)]
+    pub fn norms(&self) -> impl Iterator<Item = &Vector> {
+        [&self.norm].into_iter()
+    }
+}
+
+impl Kept {
+    /// Bytes that [`Kept`] takes of each token, where the adapters of the two stacks have `ranks` ranks.
+    pub fn bytes_per_token(config: &FeedForwardConfig, ranks: [usize; 2], sizes: ActivationSizes) -> u64 {
+        sizes.values(2 * config.width) + ranks.iter().map(|&ranks| sizes.lora_hidden(ranks)).sum::<u64>()
+    }
+
+    /// Bytes per token that the backward holds on a GPU at its fullest besides [`Kept`] and its input, in
+    /// 16 bits: the gradients of the hidden values, which those are written over, and of the residual
+    /// stream. The gradients of gate and up are written over gate and up.
+    pub fn working_per_token(config: &FeedForwardConfig, width: usize) -> u64 {
+        2 * (config.width + 3 * width) as u64
+    }
+
+    /// Bytes that an adapter's dropout works with for each token on a GPU: what is left of the widest input,
+    /// and its gradient.
+    pub fn dropout_per_token(config: &FeedForwardConfig) -> u64 {
+        2 * 2 * config.width as u64
+    }
+
+    /// Bytes of the largest buffer of a token on a GPU.
+    pub fn largest_per_token(config: &FeedForwardConfig) -> u64 {
+        2 * 2 * config.width as u64
+    }
+
+    /// Bytes that are kept.
+    #[cfg(test)]
+    pub fn bytes(&self) -> u64 {
+        [&self.gate_up].into_iter().chain(self.lora_hidden.iter().flatten()).map(Tensor::bytes).sum()
+    }
+}

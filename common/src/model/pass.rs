@@ -1,0 +1,46 @@
+//! What all layers of a pass share.
+
+use super::{Batch, Config};
+use crate::device::{Device, Vector};
+use crate::kernels::attention::Sequences;
+use crate::kernels::linear::Parameters;
+use crate::kernels::rope::Angles;
+use crate::{Result, error};
+
+/// A pass of a batch through a model.
+pub struct Pass<'a> {
+    /// Added to the mean of squares in RMS norms.
+    pub epsilon: f32,
+    /// The angles of each of the model's rotary embeddings.
+    pub angles: Vec<Angles>,
+    /// The sequences of the batch, which attention keeps apart.
+    pub sequences: Sequences,
+    /// The adapters' values; `None` leaves the adapters out.
+    pub parameters: Option<Parameters<'a>>,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass of the model that `config` describes.
+    pub fn new(
+        config: &Config,
+        batch: &Batch,
+        parameters: Option<&'a Vector>,
+        device: &Device,
+    ) -> Result<Self> {
+        let dropout = batch.noise.map_or(Ok(None), |noise| noise.dropout())?;
+        let angles = config.ropes.iter().map(|rope| rope.angles(batch, device)).collect::<Result<_>>()?;
+        let heads = config.layers.first().map(|layer| layer.attention.spec.heads);
+        let heads = heads.ok_or_else(|| error!(Bug, "a model without layers"))?;
+        Ok(Self {
+            epsilon: config.epsilon,
+            angles,
+            sequences: Sequences::new(&batch.starts, heads, device)?,
+            parameters: parameters.map(|values| Parameters { values, dropout }),
+        })
+    }
+
+    /// The adapters' values, for a backward.
+    pub fn trained(&self) -> Result<Parameters<'a>> {
+        self.parameters.ok_or_else(|| error!(Bug, "a backward without parameters"))
+    }
+}

@@ -1,0 +1,102 @@
+//! A forward that remembers what its backward needs, and the backward.
+
+use super::block::Kept;
+use super::pass::Pass;
+use super::{Batch, Loss, Model, Objective, Supervised};
+use crate::device::{Tensor, Vector};
+use crate::{Result, error};
+
+/// What the backward of a batch needs of its forward.
+pub struct Tape<'a> {
+    batch: &'a Batch,
+    pass: Pass<'a>,
+    /// The first block with an adapter: no gradient is needed below it.
+    first: usize,
+    /// The inputs [T, C] of the blocks from `first` on.
+    inputs: Vec<Tensor>,
+    /// What these blocks kept; `None` for those that run forward a second time in the backward.
+    kept: Vec<Option<Kept>>,
+    /// The residual stream after the last block, [T, C].
+    hidden: Tensor,
+}
+
+impl Model {
+    /// Runs a batch forward. The first `recomputed` blocks keep only their inputs and run forward again in
+    /// the backward.
+    pub fn forward<'a>(&'a self, batch: &'a Batch, recomputed: usize) -> Result<Tape<'a>> {
+        let pass = self.pass(batch, 0, self.parameters())?;
+        let first = self.blocks.iter().position(|block| block.has_adapter()).unwrap_or(self.blocks.len());
+        let mut hidden = self.embed(batch)?;
+        let (mut inputs, mut kept) = (Vec::new(), Vec::new());
+        for (index, block) in self.blocks.iter().enumerate() {
+            let (y, saved) = block.forward(&hidden, &pass, None)?;
+            if index >= first {
+                inputs.push(hidden);
+                kept.push((index >= recomputed).then_some(saved));
+            }
+            hidden = y;
+        }
+        Ok(Tape { batch, pass, first, inputs, kept, hidden })
+    }
+
+    /// The loss of a batch that ran forward, as `objective` has it; adds its gradients to `gradients`, which
+    /// has the layout of [`super::Adapters::values`].
+    pub fn backward(
+        &self,
+        tape: Tape<'_>,
+        objective: &dyn Objective,
+        gradients: &mut Vector,
+    ) -> Result<Loss> {
+        let values = &self.adapters.values;
+        if values.is_empty() || gradients.len() != values.len() {
+            return Err(error!(Bug, "{} gradients expected, found {}", values.len(), gradients.len()));
+        }
+        let Tape { batch, pass, first, mut inputs, mut kept, hidden } = tape;
+        let tokens = batch.targets.len();
+        if tokens == 0 {
+            return Ok(Loss { sum: 0.0, tokens });
+        }
+        let rows = hidden.gather_rows(&batch.supervised)?;
+        drop(hidden);
+        let (loss, drows) = self.head.loss_and_gradient(&rows, &batch.targets, objective)?;
+        let mut dx = drows.scatter_rows(&batch.supervised, batch.len())?;
+        for index in (first..self.blocks.len()).rev() {
+            let block = &self.blocks[index];
+            let (Some(x), Some(saved)) = (inputs.pop(), kept.pop()) else { break };
+            let saved = match saved {
+                Some(saved) => saved,
+                None => block.recompute(&x, &pass)?,
+            };
+            match block.backward(&dx, &x, saved, &pass, gradients, index > first)? {
+                Some(below) => dx = below,
+                None => break,
+            }
+        }
+        // Asked for last: a GPU computes all of the pass before it answers.
+        Ok(Loss { sum: loss.value()?, tokens })
+    }
+
+    /// The loss of a batch; adds the gradients of `scale` times its sum to `gradients`.
+    pub fn loss_and_gradients(
+        &self,
+        batch: &Batch,
+        scale: f32,
+        recomputed: usize,
+        gradients: &mut Vector,
+    ) -> Result<Loss> {
+        self.backward(self.forward(batch, recomputed)?, &Supervised { scale }, gradients)
+    }
+}
+
+#[cfg(test)]
+impl Tape<'_> {
+    /// Bytes that each block kept besides its input.
+    pub(super) fn kept_bytes(&self) -> impl Iterator<Item = u64> {
+        self.kept.iter().flatten().map(Kept::bytes)
+    }
+
+    /// Bytes of the inputs of all blocks and of the head.
+    pub(super) fn input_bytes(&self) -> u64 {
+        self.inputs.iter().chain([&self.hidden]).map(Tensor::bytes).sum()
+    }
+}
