@@ -143,7 +143,9 @@ fn train(
             first = last;
         }
         let clip = clip_factor(gradient_norm(&gradients)?, 1.0);
-        optimizer.step(model.parameters_mut(), &gradients, clip, &mut moments, 1e-4)?;
+        model.update_parameters(|parameters| {
+            optimizer.step(parameters, &gradients, clip, &mut moments, 1e-4)
+        })?;
         gpu.synchronize()?;
         losses.push(loss / supervised as f64);
         if step >= WARM_UP {

@@ -4,8 +4,6 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::print_stderr)] // says what is skipped, and how far apart the twins are
 
-use std::sync::Arc;
-
 use common::checkpoint::Tensor as Stored;
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Tensor, Vector};
@@ -75,13 +73,12 @@ impl Check {
 }
 
 /// Buffers come from a pool: filled with NaN and given back, they are what the next ops write into.
-fn poison(gpu: &Arc<Gpu>) {
+fn poison(device: &Device) {
     for len in [1usize << 10, 1 << 14, 1 << 18, 1 << 22] {
         for _ in 0..4 {
-            drop(gpu.upload(&vec![f32::NAN; len]).unwrap());
+            drop(Vector::from_vec(vec![f32::NAN; len], device).unwrap());
         }
     }
-    gpu.synchronize().unwrap();
 }
 
 /// Compares some kernels with their twins, in both number types and in memory that holds NaN before.
@@ -91,10 +88,10 @@ fn on_gpu(compare: fn(&mut Check)) {
         return;
     }
     for (float16, bound) in [(Float16::Bf16, 3e-3), (Float16::Fp16, 4e-4)] {
-        let gpu = Gpu::open(0, float16).unwrap();
-        poison(&gpu);
+        let cuda = Device::Cuda(Gpu::open(0, float16).unwrap());
+        poison(&cuda);
         let random = ChaCha8Rng::seed_from_u64(1);
-        let mut check = Check { cuda: Device::Cuda(gpu), float16, bound, random, failures: Vec::new() };
+        let mut check = Check { cuda, float16, bound, random, failures: Vec::new() };
         compare(&mut check);
         assert!(check.failures.is_empty(), "{float16:?}\n{}", check.failures.join("\n"));
     }
@@ -284,12 +281,13 @@ fn linears(check: &mut Check) {
             (320, 77, shapes[3]),
         ] {
             let what = format!("linear {kind:?} {t}x{k} {shapes:?}");
-            let ([linear, glinear], parameters) = stack(check, kind, k, shapes);
+            let ([linear, mut glinear], parameters) = stack(check, kind, k, shapes);
             let (x, gx) = check.pair(&[t, k], 1.0);
             let (dy, gdy) = check.pair(&[t, linear.outputs()], 1.0);
             let device = check.cuda.clone();
             let (host, gpu) =
                 (Vector::Cpu(parameters.clone()), Vector::from_vec(parameters.clone(), &device).unwrap());
+            glinear.refresh_adapters(&gpu).unwrap();
             let plain = linear::forward(&x, &linear, None, None).unwrap();
             let gplain = linear::forward(&gx, &glinear, None, None).unwrap();
             check.same(&format!("{what} plain"), &plain.y, &gplain.y, check.bound);
@@ -332,10 +330,11 @@ fn linears(check: &mut Check) {
         }
     }
     // What adapters add to a residual that is large beside it is not rounded away: on average it arrives.
-    let ([linear, glinear], parameters) = stack(check, Kind::Dense, 64, shapes[0]);
+    let ([linear, mut glinear], parameters) = stack(check, Kind::Dense, 64, shapes[0]);
     let (x, gx) = check.pair(&[512, 64], 1.0);
     let around = |device: &Device| Tensor::on(device, vec![64.0; 512 * 64], &[512, 64]).unwrap();
     let (host, gpu) = (Vector::Cpu(parameters.clone()), Vector::from_vec(parameters, &check.cuda).unwrap());
+    glinear.refresh_adapters(&gpu).unwrap();
     let difference = |x: &Tensor, linear: &Linear, parameters: &Vector, around: &Tensor| -> Vec<f64> {
         let y =
             |parameters| linear::forward(x, linear, parameters, Some(around)).unwrap().y.to_vec().unwrap();

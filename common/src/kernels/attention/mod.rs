@@ -96,7 +96,7 @@ pub fn forward(qkv: &Tensor, heads: Heads, sequences: &Sequences, past: Option<&
             let output = Tensor::from_vec(output, &[t, heads.queries * heads.size])?;
             Ok(Attended { output, log_sums: Vector::Cpu(log_sums) })
         }
-        Tensor::Cuda(qkv) => cuda::forward(qkv, heads, sequences.tasks()?, past),
+        Tensor::Cuda(qkv) => cuda::forward(qkv, heads, sequences.tasks()?, past.map(Past::gpu).transpose()?),
     }
 }
 
@@ -128,6 +128,7 @@ pub fn backward(
             Tensor::from_vec(dqkv, qkv.shape())
         }
         Tensor::Cuda(qkv) => {
+            let attended = (attended.output.gpu()?, attended.log_sums.gpu()?);
             cuda::backward(doutput.gpu()?, qkv, attended, heads, sequences.tasks()?).map(Tensor::Cuda)
         }
     }

@@ -91,17 +91,23 @@ impl Blocks {
         })
     }
 
-    pub(super) fn launch(
+    /// Launches one of these kernels with the bytes of shared memory that the constant `shared` names.
+    ///
+    /// # Safety
+    /// As for [`Gpu::launch_on`].
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn launch(
         self,
         gpu: &Gpu,
         name: &'static str,
         shared: &'static str,
         blocks: usize,
-        arguments: &[Argument],
+        arguments: &[Argument<'_>],
     ) -> Result<()> {
         let shared = constant(gpu, self.source, shared)?;
         let grid = Grid { blocks: (blocks, 1, 1), threads: self.threads, shared };
-        gpu.launch(self.source, name, grid, arguments)
+        // SAFETY: the caller's promise.
+        unsafe { gpu.launch(self.source, name, grid, arguments) }
     }
 }
 
