@@ -17,7 +17,7 @@ use std::time::Instant;
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, MomentsSpec, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, ModelSpec, Sequence, PassRequest};
+use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, ModelSpec, PassRequest, Sequence};
 use common::{Error, Result, cli};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -143,7 +143,9 @@ fn train(
             first = last;
         }
         let clip = clip_factor(gradient_norm(&gradients)?, 1.0);
-        optimizer.step(model.parameters_mut(), &gradients, clip, &mut moments, 1e-4)?;
+        model.update_parameters(|parameters| {
+            optimizer.step(parameters, &gradients, clip, &mut moments, 1e-4)
+        })?;
         gpu.synchronize()?;
         losses.push(loss / supervised as f64);
         if step >= WARM_UP {

@@ -4,19 +4,18 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::print_stderr)] // says what is skipped, and how far apart the twins are
 
-use std::sync::Arc;
-
 use common::checkpoint::Tensor as Stored;
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Tensor, Vector};
 use common::kernels::adamw::{AdamW, Moments, MomentsSpec, gradient_norm};
-use common::kernels::attention::{self, Heads, Past, Sequences};
+use common::kernels::attention::{self, AttentionSpec, Heads, Past, Sequences};
 use common::kernels::dropout::{self, Dropout};
 use common::kernels::embedding::{self, Embedding};
 use common::kernels::linear::{self, AdapterSlot, Linear, Parameters, Projection, Weight};
+use common::kernels::linear_cross_entropy::{self, RowWeights};
 use common::kernels::philox::Draws;
 use common::kernels::rope::{self, Angles};
-use common::kernels::{linear_cross_entropy, rms_norm, swiglu};
+use common::kernels::{rms_norm, swiglu};
 use common::nf4::{QuantType, Quantized, Scheme};
 use half::bf16;
 use rand::{Rng, SeedableRng};
@@ -75,13 +74,12 @@ impl Check {
 }
 
 /// Buffers come from a pool: filled with NaN and given back, they are what the next ops write into.
-fn poison(gpu: &Arc<Gpu>) {
+fn poison(device: &Device) {
     for len in [1usize << 10, 1 << 14, 1 << 18, 1 << 22] {
         for _ in 0..4 {
-            drop(gpu.upload(&vec![f32::NAN; len]).unwrap());
+            drop(Vector::from_vec(vec![f32::NAN; len], device).unwrap());
         }
     }
-    gpu.synchronize().unwrap();
 }
 
 /// Compares some kernels with their twins, in both number types and in memory that holds NaN before.
@@ -91,10 +89,10 @@ fn on_gpu(compare: fn(&mut Check)) {
         return;
     }
     for (float16, bound) in [(Float16::Bf16, 3e-3), (Float16::Fp16, 4e-4)] {
-        let gpu = Gpu::open(0, float16).unwrap();
-        poison(&gpu);
+        let cuda = Device::Cuda(Gpu::open(0, float16).unwrap());
+        poison(&cuda);
         let random = ChaCha8Rng::seed_from_u64(1);
-        let mut check = Check { cuda: Device::Cuda(gpu), float16, bound, random, failures: Vec::new() };
+        let mut check = Check { cuda, float16, bound, random, failures: Vec::new() };
         compare(&mut check);
         assert!(check.failures.is_empty(), "{float16:?}\n{}", check.failures.join("\n"));
     }
@@ -284,12 +282,13 @@ fn linears(check: &mut Check) {
             (320, 77, shapes[3]),
         ] {
             let what = format!("linear {kind:?} {t}x{k} {shapes:?}");
-            let ([linear, glinear], parameters) = stack(check, kind, k, shapes);
+            let ([linear, mut glinear], parameters) = stack(check, kind, k, shapes);
             let (x, gx) = check.pair(&[t, k], 1.0);
             let (dy, gdy) = check.pair(&[t, linear.outputs()], 1.0);
             let device = check.cuda.clone();
             let (host, gpu) =
                 (Vector::Cpu(parameters.clone()), Vector::from_vec(parameters.clone(), &device).unwrap());
+            glinear.refresh_adapters(&gpu).unwrap();
             let plain = linear::forward(&x, &linear, None, None).unwrap();
             let gplain = linear::forward(&gx, &glinear, None, None).unwrap();
             check.same(&format!("{what} plain"), &plain.y, &gplain.y, check.bound);
@@ -332,10 +331,11 @@ fn linears(check: &mut Check) {
         }
     }
     // What adapters add to a residual that is large beside it is not rounded away: on average it arrives.
-    let ([linear, glinear], parameters) = stack(check, Kind::Dense, 64, shapes[0]);
+    let ([linear, mut glinear], parameters) = stack(check, Kind::Dense, 64, shapes[0]);
     let (x, gx) = check.pair(&[512, 64], 1.0);
     let around = |device: &Device| Tensor::on(device, vec![64.0; 512 * 64], &[512, 64]).unwrap();
     let (host, gpu) = (Vector::Cpu(parameters.clone()), Vector::from_vec(parameters, &check.cuda).unwrap());
+    glinear.refresh_adapters(&gpu).unwrap();
     let difference = |x: &Tensor, linear: &Linear, parameters: &Vector, around: &Tensor| -> Vec<f64> {
         let y =
             |parameters| linear::forward(x, linear, parameters, Some(around)).unwrap().y.to_vec().unwrap();
@@ -387,11 +387,18 @@ fn heads(check: &mut Check) {
         check.close(&format!("loss {n}x{v}"), &[loss as f32], &[gloss as f32], 1e-3);
         // As a loss scale makes it: small probabilities are numbers that fp16 has.
         let scale = 60.0;
-        let (losses, dx) = linear_cross_entropy::forward_backward(&x, &head, &targets, scale).unwrap();
-        let (glosses, gdx) = linear_cross_entropy::forward_backward(&gx, &ghead, &targets, scale).unwrap();
+        let (losses, dx) =
+            linear_cross_entropy::forward_backward(&x, &head, &targets, RowWeights::Equal(scale)).unwrap();
+        let (glosses, gdx) =
+            linear_cross_entropy::forward_backward(&gx, &ghead, &targets, RowWeights::Equal(scale)).unwrap();
         assert_eq!(losses.sum().unwrap(), loss);
         assert_eq!(glosses.sum().unwrap(), gloss);
         check.same(&format!("loss dx {n}x{v}"), &dx, &gdx, 2.0 * check.bound);
+        let weights: Vec<f32> = (0..n).map(|row| scale * ((row % 4) as f32 - 1.0)).collect();
+        let [(_, dx), (_, gdx)] = [(&x, &head), (&gx, &ghead)].map(|(x, head)| {
+            linear_cross_entropy::forward_backward(x, head, &targets, RowWeights::Each(&weights)).unwrap()
+        });
+        check.same(&format!("weighted loss dx {n}x{v}"), &dx, &gdx, 2.0 * check.bound);
     }
     let mut table = Embedding::new(weight(check, Kind::Dense, [64, 24]));
     let x = embedding::forward(&[3, 63, 0, 3], &table, None, &Device::Cpu).unwrap();
@@ -412,6 +419,14 @@ const HEADS: [Heads; 5] = [
     Heads { queries: 32, keys: 8, size: 128 },
 ];
 
+/// All heads without a window, and some with windows of every kind: of one token, shorter and longer than the
+/// tiles of keys, and about as long as the sequences.
+fn heads_and_windows() -> impl Iterator<Item = (Heads, Option<usize>)> {
+    let windows = [1, 33, 100, 128, 300, 900].into_iter();
+    let windowed = windows.flat_map(|window| [0, 1, 2].map(|heads| (HEADS[heads], Some(window))));
+    HEADS.into_iter().map(|heads| (heads, None)).chain(windowed)
+}
+
 fn attentions(check: &mut Check) {
     // The last three are long enough for the kernels of Hopper, with and without whole blocks and tiles.
     let batches: [&[usize]; 7] = [
@@ -423,37 +438,40 @@ fn attentions(check: &mut Check) {
         &[0, 1, 961, 962, 1040],
         &[0, 896],
     ];
-    for heads in HEADS {
+    for (heads, window) in heads_and_windows() {
         let Heads { queries, keys, size } = heads;
+        let spec = AttentionSpec { window, ..heads.into() };
         for starts in batches {
             let t = *starts.last().unwrap();
-            let what = format!("attention {queries}/{keys}x{size} {starts:?}");
+            let what = format!("attention {queries}/{keys}x{size} {starts:?} window {window:?}");
             let (qkv, gqkv) = check.pair(&[t, heads.width()], 2.0);
             let (dy, gdy) = check.pair(&[t, queries * size], 1.0);
             let sequences = Sequences::new(starts, heads, &Device::Cpu).unwrap();
             let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
-            let y = attention::forward(&qkv, heads, &sequences, None).unwrap();
-            let gy = attention::forward(&gqkv, heads, &gsequences, None).unwrap();
+            let y = attention::forward(&qkv, spec, &sequences, None).unwrap();
+            let gy = attention::forward(&gqkv, spec, &gsequences, None).unwrap();
             check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
             let (sums, gsums) = (y.log_sums.to_vec().unwrap(), gy.log_sums.to_vec().unwrap());
             check.close(&format!("{what} log-sums"), &sums, &gsums, 1e-3);
-            let d = attention::backward(&dy, &qkv, &y, heads, &sequences).unwrap();
-            let gd = attention::backward(&gdy, &gqkv, &gy, heads, &gsequences).unwrap();
+            let d = attention::backward(&dy, &qkv, &y, spec, &sequences).unwrap();
+            let gd = attention::backward(&gdy, &gqkv, &gy, spec, &gsequences).unwrap();
             check.same(&format!("{what} d"), &d, &gd, 3.0 * check.bound);
-            let again = attention::backward(&gdy, &gqkv, &gy, heads, &gsequences).unwrap();
+            let again = attention::backward(&gdy, &gqkv, &gy, spec, &gsequences).unwrap();
             check.same(&format!("{what} d again"), &gd, &again, 0.0);
         }
     }
 }
 
 fn attentions_behind_a_past(check: &mut Check) {
-    for heads in HEADS {
+    for (heads, window) in heads_and_windows() {
         let Heads { queries, keys, size } = heads;
+        let spec = AttentionSpec { window, ..heads.into() };
         for (past_len, starts) in
             [(5, &[0, 1][..]), (700, &[0, 1]), (2051, &[0, 8]), (64, &[0, 7]), (701, &[0, 50, 51, 180, 300])]
         {
             let t = *starts.last().unwrap();
-            let what = format!("attention {queries}/{keys}x{size} behind {past_len} {starts:?}");
+            let what =
+                format!("attention {queries}/{keys}x{size} after {past_len} {starts:?} window {window:?}");
             // In two pieces, as a cache grows.
             let (first, gfirst) = check.pair(&[past_len / 2 + 1, heads.width()], 2.0);
             let (second, gsecond) = check.pair(&[past_len - past_len / 2 - 1, heads.width()], 2.0);
@@ -464,8 +482,8 @@ fn attentions_behind_a_past(check: &mut Check) {
             let (qkv, gqkv) = check.pair(&[t, heads.width()], 2.0);
             let sequences = Sequences::new(starts, heads, &Device::Cpu).unwrap();
             let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
-            let y = attention::forward(&qkv, heads, &sequences, Some(&past)).unwrap();
-            let gy = attention::forward(&gqkv, heads, &gsequences, Some(&gpast)).unwrap();
+            let y = attention::forward(&qkv, spec, &sequences, Some(&past)).unwrap();
+            let gy = attention::forward(&gqkv, spec, &gsequences, Some(&gpast)).unwrap();
             check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
         }
     }

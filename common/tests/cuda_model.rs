@@ -42,7 +42,12 @@ fn load(directory: &Path, device: &Device) -> Model {
     let mut random = ChaCha8Rng::seed_from_u64(4);
     let count = model.adapters().values.len();
     let values = (0..count).map(|_| random.random_range(-0.02..0.02)).collect();
-    *model.parameters_mut() = Vector::from_vec(values, device).unwrap();
+    let values = Vector::from_vec(values, device).unwrap();
+    let replace = |parameters: &mut Vector| {
+        *parameters = values;
+        Ok(())
+    };
+    model.update_parameters(replace).unwrap();
     model
 }
 
@@ -101,7 +106,8 @@ fn train(
         let norm = gradient_norm(&gradients).unwrap() / f64::from(loss_scale);
         assert!(norm.is_finite(), "step {step}: the gradient's norm is {norm}");
         let clip = clip_factor(norm, 1.0) / loss_scale;
-        optimizer.step(model.parameters_mut(), &gradients, clip, &mut moments, 1e-3).unwrap();
+        let step = |parameters: &mut Vector| optimizer.step(parameters, &gradients, clip, &mut moments, 1e-3);
+        model.update_parameters(step).unwrap();
     }
     (losses, first, model.adapters().values.to_vec().unwrap())
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use assert_cmd::Command;
-use common::device::Device;
+use common::device::{Device, Vector};
 use common::model::{AdapterOptions, Batch, Cache, Initialization, Model, Sequence};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Conversation, LabelOptions, Message, Tokenizer};
@@ -60,9 +60,13 @@ impl Place {
             seed,
         };
         model.add_adapters(&options).unwrap();
-        for (index, value) in model.parameters_mut().host_mut().unwrap().iter_mut().enumerate() {
-            *value += ((index as u64 * (seed + 3)) % 17) as f32 / 40.0 - 0.2;
-        }
+        let shake = |parameters: &mut Vector| {
+            for (index, value) in parameters.host_mut()?.iter_mut().enumerate() {
+                *value += ((index as u64 * (seed + 3)) % 17) as f32 / 40.0 - 0.2;
+            }
+            Ok(())
+        };
+        model.update_parameters(shake).unwrap();
         let base = self.path("model").display().to_string();
         let config = common::adapter::AdapterConfig::new(base, 4, 8.0, vec!["q_proj".into()]);
         fs_err::create_dir_all(self.path(name)).unwrap();

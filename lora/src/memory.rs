@@ -4,7 +4,7 @@ use common::cli::{Size, detail, note};
 use common::device::cuda::Gpu;
 use common::device::{Device, available_memory};
 use common::kernels::adamw::MomentsSpec;
-use common::model::{AdapterLayout, ResidentBytes, Model, ModelSpec, PassPlan, PassRequest};
+use common::model::{AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, ResidentBytes};
 use common::nf4::Scheme;
 use common::{Result, error};
 

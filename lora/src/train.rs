@@ -259,8 +259,9 @@ impl Run {
         let clip = clip_factor(norm, self.config.max_grad_norm);
         let optimizer = self.config.optimizer();
         let rates = self.model.adapters().learning_rates(learning_rate as f32, self.config.rate_of_b as f32);
-        let parameters = self.model.parameters_mut();
-        optimizer.step_at_rates(parameters, gradients, clip / loss_scale, &mut self.moments, &rates)?;
+        self.model.update_parameters(|parameters| {
+            optimizer.step_at_rates(parameters, gradients, clip / loss_scale, &mut self.moments, &rates)
+        })?;
         if let Some(scaler) = &mut self.scaler {
             scaler.succeed();
         }

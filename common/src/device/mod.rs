@@ -16,6 +16,15 @@ pub use host_memory::{available_memory, peak_resident_memory, resident_memory};
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};
 
+/// What a result does with the values that are where it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// It takes their place.
+    Overwrite,
+    /// It is added to them.
+    Add,
+}
+
 /// A place that holds tensors and computes with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {

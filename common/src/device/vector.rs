@@ -3,12 +3,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::CudaSlice;
 
 use super::Device;
-use super::cuda::{Buffer, Gpu, buffer_bytes};
+use super::cuda::{Buffer, Gpu, View, ViewMut, buffer_bytes};
 use crate::{Result, error};
 
 /// A row of f32 values.
@@ -26,7 +25,6 @@ pub struct GpuVector {
     gpu: Arc<Gpu>,
     values: Buffer<f32>,
     len: usize,
-    version: u64,
 }
 
 impl Vector {
@@ -39,11 +37,11 @@ impl Vector {
     }
 
     /// Arbitrary values on a GPU, for a kernel to write.
-    pub fn on_gpu(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
+    pub(crate) fn on_gpu(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
         Ok(Self::Cuda(GpuVector::new(gpu, gpu.allocate(len)?, len)))
     }
 
-    /// These values, moved to the device.
+    /// These values, moved to `device`.
     pub fn from_vec(values: Vec<f32>, device: &Device) -> Result<Self> {
         match device {
             Device::Cpu => Ok(Self::Cpu(values)),
@@ -56,8 +54,8 @@ impl Vector {
         buffer_bytes::<f32>(len)
     }
 
-    /// The same values in unified memory, where they are on a GPU.
-    pub fn paged(self) -> Result<Self> {
+    /// The same values, moved to unified memory where they are on a GPU.
+    pub(crate) fn paged(self) -> Result<Self> {
         match self {
             Self::Cpu(_) => Ok(self),
             Self::Cuda(vector) => {
@@ -97,7 +95,15 @@ impl Vector {
     }
 
     /// The values, where they are on a GPU.
-    pub fn gpu(&self) -> Result<&GpuVector> {
+    pub(crate) fn gpu(&self) -> Result<&GpuVector> {
+        match self {
+            Self::Cpu(_) => Err(error!(Bug, "values on a GPU expected, found them on the host")),
+            Self::Cuda(vector) => Ok(vector),
+        }
+    }
+
+    /// The values to change, where they are on a GPU.
+    pub(crate) fn gpu_mut(&mut self) -> Result<&mut GpuVector> {
         match self {
             Self::Cpu(_) => Err(error!(Bug, "values on a GPU expected, found them on the host")),
             Self::Cuda(vector) => Ok(vector),
@@ -119,40 +125,26 @@ impl Vector {
                 values.fill(0.0);
                 Ok(())
             }
-            Self::Cuda(vector) => {
-                vector.mark_changed();
-                match &mut vector.values {
-                    Buffer::Own(values) => vector.gpu.fill_zero(values),
-                    Buffer::Unified { .. } => Err(error!(Bug, "zeros in unified memory")),
-                }
-            }
+            Self::Cuda(vector) => match &mut vector.values {
+                Buffer::Own(values) => vector.gpu.fill_zero(values),
+                Buffer::Unified { .. } => Err(error!(Bug, "zeros in unified memory")),
+            },
         }
     }
 }
 
 impl GpuVector {
     fn new(gpu: &Arc<Gpu>, values: CudaSlice<f32>, len: usize) -> Self {
-        Self { gpu: Arc::clone(gpu), values: Buffer::Own(values), len, version: next_version() }
+        Self { gpu: Arc::clone(gpu), values: Buffer::Own(values), len }
     }
 
     /// Brings values in unified memory to the GPU.
-    pub fn prefetch(&self) -> Result<()> {
+    pub(crate) fn prefetch(&self) -> Result<()> {
         self.values.prefetch()
     }
 
-    /// A number that no other vector has had, and this one only since [`GpuVector::mark_changed`]: what is
-    /// derived from the values is kept under it.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// Says that the values have changed.
-    pub fn mark_changed(&mut self) {
-        self.version = next_version();
-    }
-
-    /// Where it lives.
-    pub fn gpu(&self) -> &Arc<Gpu> {
+    /// The GPU that holds the values.
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 
@@ -166,21 +158,13 @@ impl GpuVector {
         self.len == 0
     }
 
-    /// The address of the first value.
-    pub fn address(&self) -> u64 {
-        self.values.address()
+    /// The values in `range`, as a row to read.
+    pub(crate) fn view(&self, range: Range<usize>) -> Result<View<'_, f32>> {
+        self.values.view().columns(0..self.len)?.columns(range)
     }
 
-    /// The address of the first of these values.
-    pub fn address_of(&self, range: &Range<usize>) -> Result<u64> {
-        match range.start <= range.end && range.end <= self.len {
-            true => Ok(self.address() + 4 * range.start as u64),
-            false => Err(error!(Bug, "values {range:?} of {}", self.len)),
-        }
+    /// The values in `range`, as a row to write.
+    pub(crate) fn view_mut(&mut self, range: Range<usize>) -> Result<ViewMut<'_, f32>> {
+        self.values.view_mut().columns(0..self.len)?.columns(range)
     }
-}
-
-fn next_version() -> u64 {
-    static VERSIONS: AtomicU64 = AtomicU64::new(0);
-    VERSIONS.fetch_add(1, Ordering::Relaxed)
 }

@@ -9,6 +9,8 @@
 //! it, unless it takes a [`Write`] or its name says that it adds: `accumulate`, `add_inputs`, `gradients` and
 //! `adapter_gradients`.
 
+pub(crate) use crate::device::Write;
+
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
@@ -25,15 +27,6 @@ pub mod rms_norm;
 pub mod rope;
 pub(crate) mod simd;
 pub mod swiglu;
-
-/// What a result does with the values that are where it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Write {
-    /// It takes their place.
-    Overwrite,
-    /// It is added to them.
-    Add,
-}
 
 /// Every file of kernels, for callers that compile them before they are used.
 pub fn sources() -> Vec<&'static crate::device::cuda::KernelSource> {

@@ -7,11 +7,11 @@ use super::layer::AttentionConfig;
 use super::load::WeightReader;
 use super::memory::ActivationSizes;
 use super::pass::Pass;
+use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::attention::{self, Attended, AttentionSpec, Heads, Past};
 use crate::kernels::linear::{self, Linear};
 use crate::kernels::{rms_norm, rope};
-use crate::Result;
 
 /// The weights of the branch.
 pub(super) struct Attention {

@@ -95,7 +95,12 @@ impl Block {
 impl Kept {
     /// Bytes that [`Kept`] takes of each token of a layer of width C, where the adapters of its stacks have
     /// `ranks` ranks; none where the list ends.
-    pub fn bytes_per_token(layer: &LayerConfig, width: usize, ranks: &[usize], sizes: ActivationSizes) -> u64 {
+    pub fn bytes_per_token(
+        layer: &LayerConfig,
+        width: usize,
+        ranks: &[usize],
+        sizes: ActivationSizes,
+    ) -> u64 {
         let ranks = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
         attention::Kept::bytes_per_token(&layer.attention, [ranks(0), ranks(1)], sizes)
             + sizes.values(width)

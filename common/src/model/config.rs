@@ -142,7 +142,9 @@ mod tests {
             types[0] = "sliding_attention";
             assert_eq!(used(json!({"layer_types": types})).unwrap(), [Some(1024), None]);
             types[1] = "chunked_attention";
-            assert!(used(json!({"layer_types": types})).unwrap_err().to_string().contains("chunked_attention"));
+            assert!(
+                used(json!({"layer_types": types})).unwrap_err().to_string().contains("chunked_attention")
+            );
             let short = used(json!({"layer_types": ["full_attention"]})).unwrap_err().to_string();
             assert!(short.contains("30 layers expected, found 1"), "{short}");
         }

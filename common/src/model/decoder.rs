@@ -6,12 +6,12 @@ use std::path::Path;
 use super::block::Block;
 use super::head::Head;
 use super::{AdapterOptions, Adapters, Config};
+use crate::Result;
 use crate::adapter::{Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
 use crate::kernels::embedding::Embedding;
 use crate::kernels::linear::Linear;
 use crate::nf4::Scheme;
-use crate::Result;
 
 /// A decoder with frozen weights and, where it has any, adapters.
 pub struct Model {
@@ -55,27 +55,31 @@ impl Model {
         &self.adapters
     }
 
-    /// The values of the trainable parameters, for the optimizer.
-    pub fn parameters_mut(&mut self) -> &mut Vector {
-        &mut self.adapters.values
+    /// Changes the values of the trainable parameters, as an optimizer's step does, and refreshes the copies that a
+    /// GPU multiplies with.
+    pub fn update_parameters<T>(&mut self, update: impl FnOnce(&mut Vector) -> Result<T>) -> Result<T> {
+        let updated = update(&mut self.adapters.values)?;
+        self.refresh_adapters()?;
+        Ok(updated)
     }
 
     /// Attaches new adapters, in the place of any there were.
     pub fn add_adapters(&mut self, options: &AdapterOptions) -> Result<()> {
         let linears = self.blocks.iter_mut().flat_map(Block::linears_mut).collect();
         self.adapters = Adapters::new(linears, options, &self.device)?;
-        self.prepare_adapters()
+        self.refresh_adapters()
     }
 
     /// Attaches the adapters of a PEFT directory, in the place of any there were.
     pub fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
         let linears = self.blocks.iter_mut().flat_map(Block::linears_mut).collect();
         self.adapters = Adapters::from_adapter(linears, adapter, &self.device)?;
-        self.prepare_adapters()
+        self.refresh_adapters()
     }
 
-    fn prepare_adapters(&self) -> Result<()> {
-        self.linears().try_for_each(|linear| linear.prepare_adapters(&self.adapters.values))
+    fn refresh_adapters(&mut self) -> Result<()> {
+        let mut linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
+        linears.try_for_each(|linear| linear.refresh_adapters(&self.adapters.values))
     }
 
     /// On a GPU, keeps what each pass would copy or dequantize again, in up to `budget` bytes that nothing else

@@ -237,8 +237,9 @@ mod tests {
     #[test]
     fn the_longest_sequence_is_never_cut() {
         let config = smollm2();
-        let plan =
-            |longest, tokens, budget| config.plan_on_host(&PassRequest { longest, tokens, ..wanted() }, budget);
+        let plan = |longest, tokens, budget| {
+            config.plan_on_host(&PassRequest { longest, tokens, ..wanted() }, budget)
+        };
         let least = plan(700, 1024, 0).least();
         assert_eq!(plan(700, 1024, least).tokens, 700);
         assert!(plan(700, 1024, least).fits() && !plan(700, 1024, least - 1).fits());
@@ -268,7 +269,9 @@ mod tests {
         use crate::device::Device;
         use crate::model::{AdapterOptions, Batch, Model, Sequence};
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-        for family in ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"] {
+        for family in
+            ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"]
+        {
             let mut model = Model::load(&models.join(family), &Device::Cpu).unwrap();
             let targets = ["q_proj", "down_proj", "up_proj"].map(String::from).to_vec();
             model.add_adapters(&AdapterOptions { rank: 3, targets, ..AdapterOptions::default() }).unwrap();

@@ -105,7 +105,9 @@ impl ModelSpec {
 
     fn stacks(&self) -> Vec<Stack<'_>> {
         let stacks = self.config.layers.iter().flat_map(LayerConfig::stacks);
-        stacks.map(|stack| stack.iter().map(|module| (module.name.as_str(), module.shape)).collect()).collect()
+        stacks
+            .map(|stack| stack.iter().map(|module| (module.name.as_str(), module.shape)).collect())
+            .collect()
     }
 
     /// What training these adapters holds on the host.

@@ -114,11 +114,14 @@ fn start() -> Option<(Model, Vec<Range<usize>>)> {
             }
         }
     }
-    let parameters = model.parameters_mut().host_mut().unwrap();
-    for (t, place) in places.iter().enumerate() {
-        let values = &mut parameters[place.clone()];
-        values.iter_mut().enumerate().for_each(|(e, value)| *value = formula(t, e));
-    }
+    let fill = |parameters: &mut Vector| {
+        for (t, place) in places.iter().enumerate() {
+            let values = &mut parameters.host_mut()?[place.clone()];
+            values.iter_mut().enumerate().for_each(|(e, value)| *value = formula(t, e));
+        }
+        Ok(())
+    };
+    model.update_parameters(fill).unwrap();
     Some((model, places))
 }
 
@@ -159,7 +162,10 @@ fn gradients_and_ten_steps_are_pefts() {
         losses.meet(loss.mean(), expected_losses[step], 1.0, || format!("step {step}"));
         norms.meet(norm, expected_norms[step], expected_norms[step], || format!("step {step}"));
         let clip = clip_factor(norm, 1.0);
-        optimizer.step(model.parameters_mut(), &gradients, clip, &mut moments, LEARNING_RATE).unwrap();
+        let step = |parameters: &mut Vector| {
+            optimizer.step(parameters, &gradients, clip, &mut moments, LEARNING_RATE)
+        };
+        model.update_parameters(step).unwrap();
     }
     // Where gradients are near zero Adam divides rounding by rounding, so weights may part by a
     // small share of a step.

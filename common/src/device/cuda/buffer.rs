@@ -3,35 +3,47 @@
 
 use cudarc::driver::{CudaSlice, DeviceRepr, UnifiedSlice, ValidAsZeroBits};
 
-use super::{Gpu, address, failed};
+use super::{Gpu, View, ViewMut, failed};
 use crate::cli::Size;
 use crate::{Context, Result, bail};
 
 /// A buffer in the GPU's own memory or in unified memory.
 #[derive(Debug)]
-pub enum Buffer<T> {
+pub(crate) enum Buffer<T> {
     /// In the GPU's own memory.
     Own(CudaSlice<T>),
     /// Where the driver puts it: on the GPU while it is used, on the host where the GPU's memory is short.
     Unified {
         /// The values.
         values: UnifiedSlice<T>,
-        /// Of the first value, for the GPU.
+        /// The address of the first value for the GPU.
         address: u64,
     },
 }
 
-impl<T> Buffer<T> {
-    /// The address of the first value.
-    pub fn address(&self) -> u64 {
+impl<T: Copy> Buffer<T> {
+    /// A row of all values, to read.
+    pub(crate) fn view(&self) -> View<'_, T> {
         match self {
-            Self::Own(values) => address(values),
-            Self::Unified { address, .. } => *address,
+            Self::Own(values) => values.into(),
+            // SAFETY: the values live as long as this borrow, and are changed through a mutable one only.
+            #[allow(unsafe_code)]
+            Self::Unified { values, address } => unsafe { View::at(*address, values.len()) },
         }
     }
 
-    /// Brings unified memory to the GPU, behind the work that was asked for before.
-    pub fn prefetch(&self) -> Result<()> {
+    /// A row of all values, to write.
+    pub(crate) fn view_mut(&mut self) -> ViewMut<'_, T> {
+        match self {
+            Self::Own(values) => values.into(),
+            // SAFETY: the values live as long as this borrow, which is the only one.
+            #[allow(unsafe_code)]
+            Self::Unified { values, address } => unsafe { ViewMut::at(*address, values.len()) },
+        }
+    }
+
+    /// Brings unified memory to the GPU, after the work that was asked for before.
+    pub(crate) fn prefetch(&self) -> Result<()> {
         match self {
             Self::Own(_) => Ok(()),
             Self::Unified { values, .. } => values.prefetch().map_err(failed),
@@ -42,7 +54,7 @@ impl<T> Buffer<T> {
 impl Gpu {
     /// A buffer of these values in unified memory. Never more than the GPU has free: a GPU that must move
     /// what it works on can stand still.
-    pub fn unified<T: DeviceRepr + ValidAsZeroBits + Copy>(&self, values: &[T]) -> Result<Buffer<T>> {
+    pub(crate) fn unified<T: DeviceRepr + ValidAsZeroBits + Copy>(&self, values: &[T]) -> Result<Buffer<T>> {
         let bytes = size_of_val(values) as u64;
         if bytes > self.memory()?.free {
             bail!(OutOfMemory, "{} of unified memory, and the GPU has less free", Size(bytes));
@@ -59,7 +71,7 @@ impl Gpu {
     }
 
     /// The first `len` values of a buffer, after all that was asked for is done.
-    pub fn read<T: DeviceRepr + ValidAsZeroBits + Default + Copy>(
+    pub(crate) fn read<T: DeviceRepr + ValidAsZeroBits + Default + Copy>(
         &self,
         buffer: &Buffer<T>,
         len: usize,

@@ -8,7 +8,8 @@ use cudarc::driver::{
     CudaContext, CudaEvent, CudaSlice, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result, sys,
 };
 
-use super::{Gpu, address, failed};
+use super::launch::address;
+use super::{Gpu, failed};
 use crate::{Context, Result};
 
 /// What a GPU's memory holds, in bytes.
@@ -24,11 +25,11 @@ pub struct Memory {
     pub peak: u64,
 }
 
-/// The pool hands out multiples of this, as it is seen to do; nobody promises it.
+/// The pool hands out multiples of this many bytes, as it is seen to do; no documentation promises it.
 const GRANULE: u64 = 512;
 
 /// Bytes that a buffer of `len` values takes of the memory.
-pub fn buffer_bytes<T>(len: usize) -> u64 {
+pub(crate) fn buffer_bytes<T>(len: usize) -> u64 {
     (len.max(1) as u64 * size_of::<T>() as u64).next_multiple_of(GRANULE)
 }
 
@@ -73,8 +74,8 @@ pub(super) fn keep_freed_memory(context: &CudaContext) -> Result<()> {
 }
 
 impl Gpu {
-    /// A buffer whose content is arbitrary. It is freed behind the work that was asked for before.
-    pub fn allocate<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>> {
+    /// A buffer whose content is arbitrary. It is freed after the work that was asked for before.
+    pub(crate) fn allocate<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>> {
         // SAFETY: the ops write every value before they read it; zero bytes need one.
         #[allow(unsafe_code)]
         let allocated = unsafe { self.stream.alloc(len.max(1)) };
@@ -82,19 +83,19 @@ impl Gpu {
     }
 
     /// A buffer of zeros.
-    pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>> {
+    pub(crate) fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>> {
         let mut slice = self.allocate(len)?;
         self.fill_zero(&mut slice)?;
         Ok(slice)
     }
 
     /// Overwrites a buffer with zeros.
-    pub fn fill_zero<T: DeviceRepr + ValidAsZeroBits>(&self, slice: &mut CudaSlice<T>) -> Result<()> {
+    pub(crate) fn fill_zero<T: DeviceRepr + ValidAsZeroBits>(&self, slice: &mut CudaSlice<T>) -> Result<()> {
         self.stream.memset_zeros(slice).map_err(failed)
     }
 
     /// A buffer with these values.
-    pub fn upload<T: DeviceRepr>(&self, values: &[T]) -> Result<CudaSlice<T>> {
+    pub(crate) fn upload<T: DeviceRepr>(&self, values: &[T]) -> Result<CudaSlice<T>> {
         let mut slice = self.allocate(values.len())?;
         if !values.is_empty() {
             self.stream.memcpy_htod(values, &mut slice).map_err(failed)?;
@@ -104,7 +105,7 @@ impl Gpu {
 
     /// A buffer with the `len` values that `fill` writes into page-locked memory, from which the GPU
     /// copies at full speed while the host goes on.
-    pub fn upload_staged(
+    pub(crate) fn upload_staged(
         &self,
         len: usize,
         fill: impl FnOnce(&mut [u16]) -> Result<()>,
@@ -134,7 +135,7 @@ impl Gpu {
     }
 
     /// The first `len` values of a buffer, after all that was asked for is done.
-    pub fn download<T: DeviceRepr + Default + Clone>(
+    pub(crate) fn download<T: DeviceRepr + Default + Clone>(
         &self,
         slice: &CudaSlice<T>,
         len: usize,

@@ -2,9 +2,9 @@
 //! are cuBLASLt's. Built without CUDA; libraries are looked for when a GPU is opened.
 //!
 //! Order on the device: everything runs on one stream, so that work and the freeing of buffers
-//! follow the order of the calls. The one exception is [`Gpu::ahead`], the stream on which the next
-//! weight is widened while a product runs; it meets the other through the events of
-//! [`Gpu::widened`].
+//! follow the order of the calls. The one exception is a second stream, `Gpu::ahead`, on which the next
+//! weight is dequantized while a product runs; it meets the first through the events of
+//! `Gpu::with_dequantized`.
 
 mod buffer;
 mod compile;
@@ -13,9 +13,10 @@ mod launch;
 mod libraries;
 mod memory;
 mod products;
+mod scratch;
 mod tensor;
 mod utilization;
-mod widened;
+mod view;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,17 +26,20 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverEr
 
 use crate::{Context, Error, Result, error};
 
-pub use buffer::Buffer;
+pub(crate) use buffer::Buffer;
 pub use compile::{Compiled, KernelSource, compile};
 pub use float16::Float16;
-pub use launch::{Argument, Grid, address};
+use launch::address;
+pub(crate) use launch::{Argument, Grid};
 pub use libraries::find_compiler;
-pub use memory::{Memory, buffer_bytes};
-pub use products::{Factor, Precision, Product};
+pub use memory::Memory;
+pub(crate) use memory::buffer_bytes;
+pub(crate) use products::{Number, Product};
+pub use scratch::ScratchSizes;
 pub use tensor::GpuTensor;
 pub(crate) use tensor::SOURCE as TENSOR;
 pub use utilization::Utilization;
-pub use widened::ScratchSizes;
+pub(crate) use view::{View, ViewMut};
 
 /// The oldest compute capability that the kernels are written for: Ampere's.
 const OLDEST: u32 = 80;
@@ -45,7 +49,7 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     /// Where everything runs.
     stream: Arc<CudaStream>,
-    /// Where weights are widened ahead of the products.
+    /// Where weights are dequantized ahead of the products that read them.
     ahead: Arc<CudaStream>,
     ordinal: usize,
     float16: Float16,
@@ -55,7 +59,8 @@ pub struct Gpu {
     multiprocessors: usize,
     loaded: Mutex<Loaded>,
     products: products::Products,
-    widened: Mutex<widened::DoubleBuffer>,
+    /// Scratch that weights are dequantized into.
+    scratch: Mutex<scratch::DoubleBuffer>,
     /// Page-locked memory that rows of the embedding pass through.
     staging: Mutex<Option<memory::Staging>>,
 }
@@ -68,7 +73,7 @@ struct Loaded {
     constants: HashMap<(&'static str, &'static str), i32>,
 }
 
-/// Bytes of a GPU's memory that matrix products and [`Gpu::widened`] work in, with room for these weights.
+/// Bytes of a GPU's memory that matrix products take for themselves and for scratch of these sizes.
 pub fn scratch_bytes(sizes: ScratchSizes) -> u64 {
     products::workspace_bytes() + sizes.bytes()
 }
@@ -107,7 +112,9 @@ impl Gpu {
         }
         libraries::find_compiler()?;
         libraries::find_products()?;
-        // SAFETY: the type's documentation says how streams and buffers are ordered by hand.
+        // SAFETY: cudarc's events would order a buffer's uses on several streams. Here all work on buffers runs on
+        // one stream in the order of the calls, and the scratch that a second stream writes is ordered by the
+        // events in `scratch.rs`.
         #[allow(unsafe_code)]
         unsafe {
             context.disable_event_tracking();
@@ -116,7 +123,7 @@ impl Gpu {
         let ahead = context.new_stream().map_err(failed)?;
         memory::keep_freed_memory(&context)?;
         let products = products::Products::new(&stream)?;
-        let widened = Mutex::new(widened::DoubleBuffer::new(&context, &stream)?);
+        let scratch = Mutex::new(scratch::DoubleBuffer::new(&context, &stream)?);
         Ok(Arc::new(Self {
             context,
             stream,
@@ -128,7 +135,7 @@ impl Gpu {
             multiprocessors: usize::try_from(multiprocessors).unwrap_or(1).max(1),
             loaded: Mutex::default(),
             products,
-            widened,
+            scratch,
             staging: Mutex::default(),
         }))
     }
@@ -154,7 +161,7 @@ impl Gpu {
     }
 
     /// How many processors it has, for kernels that size their grids by them.
-    pub fn multiprocessors(&self) -> usize {
+    pub(crate) fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }
 
@@ -170,7 +177,7 @@ impl Gpu {
     }
 
     /// The stream that computes.
-    pub fn stream(&self) -> &CudaStream {
+    pub(crate) fn stream(&self) -> &CudaStream {
         &self.stream
     }
 

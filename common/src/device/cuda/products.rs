@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaSlice, CudaStream};
 
-use super::{Float16, Gpu, address, buffer_bytes, failed};
+use super::launch::address;
+use super::{Float16, Gpu, View, ViewMut, buffer_bytes, failed};
+use crate::device::Write;
 use crate::{Error, Result, error};
 
 /// What NVIDIA recommends for Hopper.
@@ -15,69 +17,171 @@ const WORKSPACE: usize = 32 << 20;
 /// Token counts that share an algorithm: multiples of this.
 const SAME_ALGORITHM: usize = 64;
 
+/// A number that a product gives: `u16` stands for the 16-bit numbers that the GPU was opened for, rounded
+/// once from the f32 sum; `f32` is the sum as it is.
+pub(crate) trait Number: Copy {
+    /// The type as algorithms are kept under it.
+    const PRECISION: Precision;
+}
+
+impl Number for u16 {
+    const PRECISION: Precision = Precision::Float16;
+}
+
+impl Number for f32 {
+    const PRECISION: Precision = Precision::F32;
+}
+
 /// The number type of a product's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// The GPU's 16-bit numbers, rounded once from the f32 sum.
+pub(crate) enum Precision {
+    /// The GPU's 16-bit numbers.
     Float16,
-    /// The sum as it is.
+    /// 32 bits.
     F32,
 }
 
-impl Precision {
-    /// Of a number.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::Float16 => 2,
-            Self::F32 => 4,
+/// A factor of a product: a matrix in memory, or the transposed one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Factor<'a> {
+    view: View<'a, u16>,
+    transposed: bool,
+}
+
+impl Factor<'_> {
+    /// Rows and columns of the factor.
+    fn shape(&self) -> [usize; 2] {
+        let [rows, columns] = self.view.shape();
+        if self.transposed { [columns, rows] } else { [rows, columns] }
+    }
+}
+
+impl<'a> From<View<'a, u16>> for Factor<'a> {
+    fn from(view: View<'a, u16>) -> Self {
+        Self { view, transposed: false }
+    }
+}
+
+impl<'a> View<'a, u16> {
+    /// The transposed matrix, as a factor of a product.
+    pub(crate) fn t(self) -> Factor<'a> {
+        Factor { view: self, transposed: true }
+    }
+}
+
+/// `alpha·a [M, K]·b [K, N] + residual [M, N] + bias [N]`, in numbers `T`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Product<'a, T> {
+    a: Factor<'a>,
+    b: Factor<'a>,
+    alpha: f32,
+    residual: Option<View<'a, T>>,
+    bias: Option<View<'a, u16>>,
+}
+
+impl<'a, T: Number> Product<'a, T> {
+    /// `a [M, K]·b [K, N]`.
+    pub(crate) fn new(a: impl Into<Factor<'a>>, b: impl Into<Factor<'a>>) -> Self {
+        Self { a: a.into(), b: b.into(), alpha: 1.0, residual: None, bias: None }
+    }
+
+    /// The product times `alpha`.
+    pub(crate) fn scaled(self, alpha: f32) -> Self {
+        Self { alpha, ..self }
+    }
+
+    /// The product plus a matrix [M, N], where there is one, whose rows lie as far apart as those of the
+    /// result.
+    pub(crate) fn plus(self, residual: Option<View<'a, T>>) -> Self {
+        Self { residual, ..self }
+    }
+
+    /// The product plus a row [1, N], where there is one, added to each of its rows.
+    pub(crate) fn with_bias(self, bias: Option<View<'a, u16>>) -> Self {
+        Self { bias, ..self }
+    }
+}
+
+/// A product whose extents fit together, as cuBLASLt takes it.
+#[derive(Debug, Clone, Copy)]
+struct Checked {
+    /// M, N and K.
+    shape: [usize; 3],
+    /// The address of the first number, and the numbers from one row in memory to the next, of a, b and out.
+    addresses: [u64; 3],
+    strides: [usize; 3],
+    transposed: [bool; 2],
+    precision: Precision,
+    alpha: f32,
+    /// The address of what is added, whose rows are as far apart as those of out; out's own adds to it.
+    added: Option<u64>,
+    /// The address of a row of 16-bit numbers.
+    bias: Option<u64>,
+}
+
+impl Checked {
+    /// Every number that the product reads or writes is covered by the views.
+    fn new<T: Number>(product: &Product<'_, T>, out: &ViewMut<'_, T>, write: Write) -> Result<Self> {
+        let Product { a, b, alpha, residual, bias } = product;
+        let ([m, k], [n, stride]) = (a.shape(), [out.shape()[1], out.stride()]);
+        if b.shape() != [k, n] || out.shape()[0] != m {
+            return Err(error!(
+                Bug,
+                "a product of {:?} and {:?} does not give {:?}",
+                a.shape(),
+                b.shape(),
+                out.shape()
+            ));
+        }
+        if let Some(residual) = residual
+            && (residual.shape() != [m, n] || residual.stride() != stride || write == Write::Add)
+        {
+            let ([rows, columns], rows_every) = (residual.shape(), residual.stride());
+            return Err(error!(
+                Bug,
+                "a product of {m} x {n} in rows every {stride} cannot {write:?} and take {rows} x {columns} in rows \
+                 every {rows_every}"
+            ));
+        }
+        if let Some(bias) = bias.filter(|bias| bias.shape() != [1, n]) {
+            return Err(error!(Bug, "a bias of {n} numbers expected, found {:?}", bias.shape()));
+        }
+        Ok(Self {
+            shape: [m, n, k],
+            addresses: [a.view.address(), b.view.address(), out.address()],
+            strides: [a.view.stride(), b.view.stride(), stride],
+            transposed: [a.transposed, b.transposed],
+            precision: T::PRECISION,
+            alpha: *alpha,
+            added: match write {
+                Write::Add => Some(out.address()),
+                Write::Overwrite => residual.map(|residual| residual.address()),
+            },
+            bias: bias.map(|bias| bias.address()),
+        })
+    }
+
+    /// The key of the algorithm, which is chosen for the next multiple of [`SAME_ALGORITHM`] tokens: numbers
+    /// of tokens differ from step to step. They are M, or K where a factor is transposed (the gradients of
+    /// adapters sum over tokens).
+    fn key(&self) -> Key {
+        let mut shape = self.shape;
+        let tokens = if self.transposed[0] { 2 } else { 0 };
+        if shape[tokens] > SAME_ALGORITHM {
+            shape[tokens] = shape[tokens].next_multiple_of(SAME_ALGORITHM);
+        }
+        let alignment = |address: u64| 1 << address.trailing_zeros().min(8);
+        let [a, b, out] = self.addresses;
+        Key {
+            shape,
+            strides: self.strides,
+            transposed: self.transposed,
+            alignments: [a, b, out | self.added.unwrap_or(0)].map(alignment),
+            precision: self.precision,
+            adds: self.added.is_some(),
+            bias: self.bias.is_some(),
         }
     }
-}
-
-/// A factor of 16-bit numbers in row-major memory.
-#[derive(Debug, Clone, Copy)]
-pub struct Factor {
-    /// The first number's address.
-    pub address: u64,
-    /// Numbers from one row in memory to the next.
-    pub stride: usize,
-    /// Whether the rows in memory are the factor's columns.
-    pub transposed: bool,
-}
-
-impl Factor {
-    /// Rows in memory are rows of the factor.
-    pub fn new(address: u64, stride: usize) -> Self {
-        Self { address, stride, transposed: false }
-    }
-
-    /// The transposed factor.
-    pub fn t(self) -> Self {
-        Self { transposed: !self.transposed, ..self }
-    }
-}
-
-/// `out [M, N] = alpha·a [M, K]·b [K, N] + added [M, N] + bias [N]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Product {
-    /// M, N and K.
-    pub shape: [usize; 3],
-    /// [M, K]
-    pub a: Factor,
-    /// [K, N]
-    pub b: Factor,
-    /// The address of the result.
-    pub out: u64,
-    /// Numbers from one row of the result to the next, and of what is added.
-    pub out_stride: usize,
-    /// Of the result.
-    pub precision: Precision,
-    /// Multiplies the product.
-    pub alpha: f32,
-    /// The address of what is added, in the result's precision; the result's own adds to what it holds.
-    pub added: Option<u64>,
-    /// [N] in 16 bits, added to each row.
-    pub bias: Option<u64>,
 }
 
 /// All that an algorithm depends on.
@@ -98,9 +202,13 @@ pub(super) struct Products {
     algorithms: Mutex<HashMap<Key, sys::cublasLtMatmulAlgo_t>>,
 }
 
-// SAFETY: the handle may be used from any thread; algorithms are plain data behind a lock.
+// SAFETY: a cuBLASLt handle may be used from any thread, and algorithms are plain data. The workspace is the
+// GPU's memory, which no thread touches.
 #[allow(unsafe_code)]
 unsafe impl Send for Products {}
+// SAFETY: as for Send; cuBLASLt's handle takes calls of several threads at a time, and algorithms are behind a
+// lock. All products share one workspace, and may: `Gpu::product` queues each of them on the one stream that
+// computes, where they run one after the other whatever thread has queued them.
 #[allow(unsafe_code)]
 unsafe impl Sync for Products {}
 
@@ -137,32 +245,32 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    fn new(product: &Product, float16: Float16) -> Result<Self> {
+    fn new(product: &Checked, float16: Float16) -> Result<Self> {
         let [m, n, k] = product.shape;
-        let narrow = float16.data_type();
+        let [a_stride, b_stride, out_stride] = product.strides;
+        let [a_is_transposed, b_is_transposed] = product.transposed;
         let f32 = sys::cudaDataType::CUDA_R_32F;
         let layout = |dtype, rows: usize, columns: usize, stride: usize| {
             result::create_matrix_layout(dtype, columns as u64, rows as u64, stride as i64).map_err(refused)
         };
-        let factor = |factor: &Factor, rows, columns| match factor.transposed {
-            true => layout(narrow, columns, rows, factor.stride),
-            false => layout(narrow, rows, columns, factor.stride),
+        let factor = |rows, columns, stride, is_transposed| match is_transposed {
+            true => layout(float16.data_type(), columns, rows, stride),
+            false => layout(float16.data_type(), rows, columns, stride),
         };
         let out = match product.precision {
-            Precision::Float16 => narrow,
+            Precision::Float16 => float16.data_type(),
             Precision::F32 => f32,
         };
         let descriptors = Self {
             operation: result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, f32)
                 .map_err(refused)?,
-            a: factor(&product.a, m, k)?,
-            b: factor(&product.b, k, n)?,
-            out: layout(out, m, n, product.out_stride)?,
+            a: factor(m, k, a_stride, a_is_transposed)?,
+            b: factor(k, n, b_stride, b_is_transposed)?,
+            out: layout(out, m, n, out_stride)?,
         };
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let transposed = |factor: &Factor| i32::from(factor.transposed);
-        descriptors.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &transposed(&product.b))?;
-        descriptors.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &transposed(&product.a))?;
+        descriptors.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(b_is_transposed))?;
+        descriptors.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(a_is_transposed))?;
         if let Some(bias) = product.bias {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             descriptors.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
@@ -200,21 +308,29 @@ impl Drop for Descriptors {
 }
 
 impl Gpu {
-    /// Runs a product on the stream that computes.
-    pub fn product(&self, product: &Product) -> Result<()> {
+    /// Writes a product to `out`, or adds it to what is there, on the stream that computes.
+    pub(crate) fn product<T: Number>(
+        &self,
+        product: Product<'_, T>,
+        out: ViewMut<'_, T>,
+        write: Write,
+    ) -> Result<()> {
+        let product = Checked::new(&product, &out, write)?;
         let [m, n, k] = product.shape;
         if m == 0 || n == 0 || k == 0 {
-            return match product.added == Some(product.out) || m == 0 || n == 0 {
+            return match write == Write::Add || m == 0 || n == 0 {
                 true => Ok(()),
                 false => Err(error!(Bug, "product of no columns")),
             };
         }
         self.bind()?;
-        let descriptors = Descriptors::new(product, self.float16)?;
-        let algorithm = self.algorithm(product)?;
+        let descriptors = Descriptors::new(&product, self.float16)?;
+        let algorithm = self.algorithm(&product)?;
         let beta: f32 = if product.added.is_some() { 1.0 } else { 0.0 };
-        // SAFETY: descriptors live to the end of this function; addresses and strides are those of
-        // live buffers, whose extents the op that calls has checked.
+        let [a, b, out] = product.addresses;
+        // SAFETY: descriptors live to the end of this function. Addresses, extents and strides are those of
+        // views, which `Checked` has compared with each other, so that only numbers of the borrowed buffers are
+        // read and written; work on buffers runs in the order of the calls.
         #[allow(unsafe_code)]
         unsafe {
             result::matmul(
@@ -222,13 +338,13 @@ impl Gpu {
                 descriptors.operation,
                 (&raw const product.alpha).cast(),
                 (&raw const beta).cast(),
-                product.b.address as *const c_void,
+                b as *const c_void,
                 descriptors.b,
-                product.a.address as *const c_void,
+                a as *const c_void,
                 descriptors.a,
-                product.added.unwrap_or(product.out) as *const c_void,
+                product.added.unwrap_or(out) as *const c_void,
                 descriptors.out,
-                product.out as *mut c_void,
+                out as *mut c_void,
                 descriptors.out,
                 &raw const algorithm,
                 address(&self.products.workspace) as *mut c_void,
@@ -240,31 +356,14 @@ impl Gpu {
         .map_err(|error| error.context(format!("product {m} x {n} x {k}")))
     }
 
-    /// The library's first choice for this shape. Numbers of tokens differ from step to step, so
-    /// the choice is made for the next multiple of [`SAME_ALGORITHM`] of M, and of K where a factor
-    /// is transposed (the gradients of adapters sum over tokens).
-    fn algorithm(&self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
-        let mut shape = product.shape;
-        let tokens = if product.a.transposed { 2 } else { 0 };
-        if shape[tokens] > SAME_ALGORITHM {
-            shape[tokens] = shape[tokens].next_multiple_of(SAME_ALGORITHM);
-        }
-        let alignment = |address: u64| 1 << address.trailing_zeros().min(8);
-        let key = Key {
-            shape,
-            strides: [product.a.stride, product.b.stride, product.out_stride],
-            transposed: [product.a.transposed, product.b.transposed],
-            alignments: [product.a.address, product.b.address, product.out | product.added.unwrap_or(0)]
-                .map(alignment),
-            precision: product.precision,
-            adds: product.added.is_some(),
-            bias: product.bias.is_some(),
-        };
+    /// The library's first choice for this shape.
+    fn algorithm(&self, product: &Checked) -> Result<sys::cublasLtMatmulAlgo_t> {
+        let key = product.key();
         let mut algorithms = self.products.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(algorithm) = algorithms.get(&key) {
             return Ok(*algorithm);
         }
-        let rounded = Product { shape, ..*product };
+        let rounded = Checked { shape: key.shape, ..*product };
         let algorithm = choose(self.products.handle, &Descriptors::new(&rounded, self.float16)?, &key)?;
         algorithms.insert(key, algorithm);
         Ok(algorithm)
@@ -312,4 +411,73 @@ fn choose(
 
 fn refused(error: result::CublasError) -> Error {
     error!(Gpu, "cuBLASLt: {:?}", error.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::unreal::{view, view_mut};
+    use super::*;
+
+    fn check<T: Number>(product: Product<'_, T>, out: ViewMut<'_, T>, write: Write) -> Result<Checked> {
+        Checked::new(&product, &out, write)
+    }
+
+    #[test]
+    fn factors_and_result_fit_together() {
+        let (a, b) = (view::<u16>(256, 3, 5), view::<u16>(512, 5, 7));
+        let out = || view_mut::<f32>(1024, 3, 7);
+        let checked = check(Product::new(a, b), out(), Write::Overwrite).unwrap();
+        assert_eq!((checked.shape, checked.strides), ([3, 7, 5], [5, 7, 7]));
+        assert_eq!((checked.addresses, checked.added), ([256, 512, 1024], None));
+        // As many numbers, in another shape.
+        for wrong in [Product::new(a, b.t()), Product::new(a.t(), b), Product::new(b, a)] {
+            assert!(check(wrong, out(), Write::Overwrite).is_err(), "{wrong:?}");
+        }
+        assert!(check(Product::new(a, b), view_mut::<f32>(0, 7, 3), Write::Overwrite).is_err());
+        assert!(check(Product::new(a, b), view_mut::<f32>(0, 4, 7), Write::Overwrite).is_err());
+        // A factor whose rows do not reach as far as the other's columns.
+        let short = view::<u16>(512, 4, 7);
+        assert!(check(Product::<f32>::new(a, short), out(), Write::Overwrite).is_err());
+        let cut = a.columns(1..5).unwrap();
+        let checked = check(Product::new(cut, short), out(), Write::Add).unwrap();
+        assert_eq!((checked.shape, checked.strides, checked.added), ([3, 7, 4], [5, 7, 7], Some(1024)));
+        let transposed =
+            check(Product::new(a.t(), view(0, 3, 7)), view_mut::<u16>(0, 5, 7), Write::Add).unwrap();
+        assert_eq!((transposed.shape, transposed.transposed), ([5, 7, 3], [true, false]));
+    }
+
+    #[test]
+    fn what_is_added_lies_as_the_result_does() {
+        let product = || Product::<u16>::new(view(0, 3, 5), view(0, 5, 7));
+        let (residual, out) =
+            (view::<u16>(2048, 3, 9), || view_mut::<u16>(1024, 3, 9).columns(2..9).unwrap());
+        let fits = product().plus(Some(residual.columns(0..7).unwrap()));
+        assert_eq!(check(fits, out(), Write::Overwrite).unwrap().added, Some(2048));
+        assert!(check(fits, out(), Write::Add).is_err(), "the library adds one matrix only");
+        assert!(
+            check(product().plus(Some(view(0, 3, 7))), out(), Write::Overwrite).is_err(),
+            "another stride"
+        );
+        assert!(check(product().plus(Some(residual)), out(), Write::Overwrite).is_err());
+        let short = residual.rows(0..2).unwrap().columns(0..7).unwrap();
+        assert!(check(product().plus(Some(short)), out(), Write::Overwrite).is_err());
+        assert!(check(product().with_bias(Some(view(64, 1, 7))), out(), Write::Add).is_ok());
+        assert!(check(product().with_bias(Some(view(64, 1, 6))), out(), Write::Add).is_err());
+        assert!(check(product().with_bias(Some(view(64, 7, 1))), out(), Write::Add).is_err());
+    }
+
+    #[test]
+    fn numbers_of_tokens_share_algorithms() {
+        let key = |tokens: usize| {
+            let product = Product::new(view(0, tokens, 8), view::<u16>(0, 8, 16));
+            check(product, view_mut::<u16>(0, tokens, 16), Write::Overwrite).unwrap().key()
+        };
+        assert_eq!((key(65), key(66).shape), (key(128), [128, 16, 8]));
+        assert_ne!(key(63), key(64), "few tokens have algorithms of their own");
+        let of_gradients = |tokens: usize| {
+            let product = Product::new(view::<u16>(0, tokens, 8).t(), view(0, tokens, 16));
+            check(product, view_mut::<f32>(0, 8, 16), Write::Add).unwrap().key()
+        };
+        assert_eq!((of_gradients(65), of_gradients(65).shape), (of_gradients(128), [8, 16, 128]));
+    }
 }

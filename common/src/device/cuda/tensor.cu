@@ -11,21 +11,21 @@ extern "C" __global__ void add(float16* y, const float16* a, const float16* b, i
 }
 
 // Row i of y [n, C] is row indices[i] of x. Grid (n).
-extern "C" __global__ void gather_rows(float16* y, const float16* x, const int* indices, int c) {
+extern "C" __global__ void gather_rows(float16* y, const float16* x, const unsigned* indices, int c) {
     y += (int64)blockIdx.x * c;
     x += (int64)indices[blockIdx.x] * c;
     for (int i = threadIdx.x; i < c; i += blockDim.x) y[i] = x[i];
 }
 
 // Row indices[i] of y is row i of x [n, C]; the indices differ. Grid (n).
-extern "C" __global__ void scatter_rows(float16* y, const float16* x, const int* indices, int c) {
+extern "C" __global__ void scatter_rows(float16* y, const float16* x, const unsigned* indices, int c) {
     x += (int64)blockIdx.x * c;
     y += (int64)indices[blockIdx.x] * c;
     for (int i = threadIdx.x; i < c; i += blockDim.x) y[i] = x[i];
 }
 
-extern "C" __global__ void widen(float* y, const float16* x, int64 len) {
+// y[len] in f32 from x[len].
+extern "C" __global__ void cast_to_f32(float* y, const float16* x, int64 len) {
     int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < len) y[i] = to_float(x[i]);
 }
-

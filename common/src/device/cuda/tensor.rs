@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaSlice;
 
-use super::{Argument, Gpu, Grid, KernelSource, address};
+use super::{Argument, Gpu, Grid, KernelSource, View, ViewMut};
 use crate::{Result, error};
 
 pub(crate) static SOURCE: KernelSource = KernelSource::new("tensor", include_str!("tensor.cu"));
 
-/// Values of a tensor, which other tensors may share: nobody writes to them then.
+/// A tensor of 16-bit numbers in a reference-counted buffer. Clones and [`GpuTensor::rows`] share the buffer,
+/// which must have one owner while a kernel writes to it.
 #[derive(Debug, Clone)]
 pub struct GpuTensor {
     gpu: Arc<Gpu>,
@@ -22,47 +23,47 @@ pub struct GpuTensor {
 
 impl GpuTensor {
     /// A tensor of arbitrary values, for a kernel to write.
-    pub fn new(gpu: &Arc<Gpu>, shape: &[usize]) -> Result<Self> {
-        let values = Arc::new(gpu.allocate(shape.iter().product())?);
-        Ok(Self { gpu: Arc::clone(gpu), values, start: 0, shape: shape.to_vec() })
+    pub(crate) fn new(gpu: &Arc<Gpu>, shape: &[usize]) -> Result<Self> {
+        Ok(Self::of(gpu, gpu.allocate(shape.iter().product())?, shape))
     }
 
     /// A tensor of zeros.
-    pub fn zeros(gpu: &Arc<Gpu>, shape: &[usize]) -> Result<Self> {
-        let values = Arc::new(gpu.zeros(shape.iter().product())?);
-        Ok(Self { gpu: Arc::clone(gpu), values, start: 0, shape: shape.to_vec() })
+    pub(crate) fn zeros(gpu: &Arc<Gpu>, shape: &[usize]) -> Result<Self> {
+        Ok(Self::of(gpu, gpu.zeros(shape.iter().product())?, shape))
     }
 
     /// A tensor of the values that these bits stand for, in the GPU's number type.
-    pub fn from_bits(gpu: &Arc<Gpu>, values: &[u16], shape: &[usize]) -> Result<Self> {
+    pub(crate) fn from_bits(gpu: &Arc<Gpu>, values: &[u16], shape: &[usize]) -> Result<Self> {
         if values.len() != shape.iter().product::<usize>() {
             return Err(error!(Bug, "a tensor of shape {shape:?} from {} values", values.len()));
         }
-        let values = Arc::new(gpu.upload(values)?);
-        Ok(Self { gpu: Arc::clone(gpu), values, start: 0, shape: shape.to_vec() })
+        Ok(Self::of(gpu, gpu.upload(values)?, shape))
     }
 
     /// A tensor of the values that `fill` writes into memory that the GPU copies from by itself.
-    pub fn from_staging(
+    pub(crate) fn from_staging(
         gpu: &Arc<Gpu>,
         shape: &[usize],
         fill: impl FnOnce(&mut [u16]) -> Result<()>,
     ) -> Result<Self> {
-        let values = Arc::new(gpu.upload_staged(shape.iter().product(), fill)?);
-        Ok(Self { gpu: Arc::clone(gpu), values, start: 0, shape: shape.to_vec() })
+        Ok(Self::of(gpu, gpu.upload_staged(shape.iter().product(), fill)?, shape))
     }
 
-    /// Where an elementwise kernel that has read this tensor writes its result: over it, unless somebody
-    /// shares its values.
-    pub fn successor(&self) -> Result<Self> {
+    fn of(gpu: &Arc<Gpu>, values: CudaSlice<u16>, shape: &[usize]) -> Self {
+        Self { gpu: Arc::clone(gpu), values: Arc::new(values), start: 0, shape: shape.to_vec() }
+    }
+
+    /// The tensor that an elementwise kernel writes its result to, and the one that it reads: the same, `None`,
+    /// where nothing else shares the values.
+    pub(crate) fn overwritten(self) -> Result<(Self, Option<Self>)> {
         match Arc::strong_count(&self.values) {
-            1 => Ok(self.clone()),
-            _ => Self::new(&self.gpu, &self.shape),
+            1 => Ok((self, None)),
+            _ => Ok((Self::new(&self.gpu, &self.shape)?, Some(self))),
         }
     }
 
-    /// Where it lives.
-    pub fn gpu(&self) -> &Arc<Gpu> {
+    /// The GPU that holds the values.
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 
@@ -81,13 +82,28 @@ impl GpuTensor {
         self.len() == 0
     }
 
-    /// The address of the first value.
-    pub fn address(&self) -> u64 {
-        address(&self.values) + 2 * self.start as u64
+    /// Rows and columns, where all extents but the last are counted as rows.
+    fn rows_and_columns(&self) -> [usize; 2] {
+        let columns = self.shape.last().copied().unwrap_or(1);
+        [self.shape[..self.shape.len().saturating_sub(1)].iter().product(), columns]
     }
 
-    /// The same values under another shape of as many.
-    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+    /// The values to read, as a matrix; all extents but the last are counted as rows.
+    pub(crate) fn view(&self) -> Result<View<'_, u16>> {
+        let [rows, columns] = self.rows_and_columns();
+        View::from(&*self.values).columns(self.start..self.start + rows * columns)?.matrix(rows, columns)
+    }
+
+    /// The values to write, as [`GpuTensor::view`] has them. Fails where another tensor shares them.
+    pub(crate) fn view_mut(&mut self) -> Result<ViewMut<'_, u16>> {
+        let [rows, columns] = self.rows_and_columns();
+        let values = Arc::get_mut(&mut self.values)
+            .ok_or_else(|| error!(Bug, "a tensor that is written and shared with another"))?;
+        ViewMut::from(values).columns(self.start..self.start + rows * columns)?.matrix(rows, columns)
+    }
+
+    /// The same values under another shape with as many.
+    pub(crate) fn reshape(&self, shape: &[usize]) -> Result<Self> {
         if shape.iter().product::<usize>() != self.len() {
             return Err(error!(Bug, "shape {:?} cannot become {shape:?}", self.shape));
         }
@@ -95,7 +111,7 @@ impl GpuTensor {
     }
 
     /// Rows of a matrix [T, C], shared and not copied.
-    pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Self> {
         match *self.shape {
             [t, c] if rows.start <= rows.end && rows.end <= t => {
                 Ok(Self { start: self.start + rows.start * c, shape: vec![rows.len(), c], ..self.clone() })
@@ -105,59 +121,72 @@ impl GpuTensor {
     }
 
     /// The values in f32, on the host.
-    pub fn to_vec(&self) -> Result<Vec<f32>> {
+    pub(crate) fn to_vec(&self) -> Result<Vec<f32>> {
         let len = self.len();
-        let wide = self.gpu.allocate::<f32>(len)?;
-        let grid = Grid::cover(len, 256);
-        self.gpu.launch(&SOURCE, "widen", grid, &[(&wide).into(), self.into(), (len as i64).into()])?;
-        self.gpu.download(&wide, len)
+        let mut values = self.gpu.allocate::<f32>(len)?;
+        let arguments = [(&mut values).into(), self.view()?.into(), Argument::int64(len)];
+        // SAFETY: `cast_to_f32(y [len], x [len], len)`; both buffers hold `len` numbers.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.gpu.launch(&SOURCE, "cast_to_f32", Grid::cover(len, 256), &arguments)?
+        };
+        self.gpu.download(&values, len)
     }
 
     /// Elementwise sum of two tensors of one shape.
-    pub fn add(&self, other: &Self) -> Result<Self> {
+    pub(crate) fn add(&self, other: &Self) -> Result<Self> {
         if self.shape != other.shape {
             return Err(error!(Bug, "add: shape {:?} expected, found {:?}", self.shape, other.shape));
         }
-        let sum = Self::new(&self.gpu, &self.shape)?;
-        let grid = Grid::cover(self.len().div_ceil(8), 256);
-        let arguments = [(&sum).into(), self.into(), other.into(), (self.len() as i64).into()];
-        self.gpu.launch(&SOURCE, "add", grid, &arguments)?;
+        let mut sum = Self::new(&self.gpu, &self.shape)?;
+        let (len, grid) = (Argument::int64(self.len()), Grid::cover(self.len().div_ceil(8), 256));
+        let arguments = [sum.view_mut()?.into(), self.view()?.into(), other.view()?.into(), len];
+        // SAFETY: `add(y [len], a [len], b [len], len)`; the three tensors have one shape.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.gpu.launch(&SOURCE, "add", grid, &arguments)?
+        };
         Ok(sum)
     }
 
     /// Rows `indices` of a matrix [T, C], in that order.
-    pub fn gather_rows(&self, indices: &[u32]) -> Result<Self> {
+    pub(crate) fn gather_rows(&self, indices: &[u32]) -> Result<Self> {
         let (t, c) = self.matrix_of(indices)?;
         if let Some(index) = indices.iter().find(|&&index| index as usize >= t) {
             return Err(error!(Bug, "gather_rows: row {index} of {t}"));
         }
-        let rows = Self::new(&self.gpu, &[indices.len(), c])?;
-        self.copy_rows("gather_rows", &rows, self, indices, c)?;
+        let mut rows = Self::new(&self.gpu, &[indices.len(), c])?;
+        let places = self.gpu.upload(indices)?;
+        let arguments = [rows.view_mut()?.into(), self.view()?.into(), (&places).into(), Argument::int(c)?];
+        // SAFETY: `gather_rows(y [n, C], x [T, C], indices [n], C)` with a block for each of the n indices, all
+        // of which are below T.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.gpu.launch(&SOURCE, "gather_rows", Grid::new(indices.len(), 256), &arguments)?
+        };
         Ok(rows)
     }
 
     /// A zero matrix [rows, C] with our rows put at `indices`, which must differ.
-    pub fn scatter_rows(&self, indices: &[u32], rows: usize) -> Result<Self> {
+    pub(crate) fn scatter_rows(&self, indices: &[u32], rows: usize) -> Result<Self> {
         let (n, c) = self.matrix_of(indices)?;
-        if n != indices.len() || indices.iter().any(|&index| index as usize >= rows) {
-            return Err(error!(Bug, "scatter_rows: {n} rows do not go to {} of {rows}", indices.len()));
+        if n != indices.len() || !are_distinct(indices, rows) {
+            return Err(error!(
+                Bug,
+                "scatter_rows: {n} rows do not go to {} different ones of {rows}",
+                indices.len()
+            ));
         }
-        let whole = Self::zeros(&self.gpu, &[rows, c])?;
-        self.copy_rows("scatter_rows", &whole, self, indices, c)?;
-        Ok(whole)
-    }
-
-    fn copy_rows(
-        &self,
-        kernel: &'static str,
-        to: &Self,
-        from: &Self,
-        indices: &[u32],
-        c: usize,
-    ) -> Result<()> {
+        let mut whole = Self::zeros(&self.gpu, &[rows, c])?;
         let places = self.gpu.upload(indices)?;
-        let arguments = [to.into(), from.into(), (&places).into(), (c as i32).into()];
-        self.gpu.launch(&SOURCE, kernel, Grid::new(indices.len(), 256), &arguments)
+        let arguments = [whole.view_mut()?.into(), self.view()?.into(), (&places).into(), Argument::int(c)?];
+        // SAFETY: `scatter_rows(y [rows, C], x [n, C], indices [n], C)` with a block for each of the n indices,
+        // which differ and are below `rows`.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.gpu.launch(&SOURCE, "scatter_rows", Grid::new(n, 256), &arguments)?
+        };
+        Ok(whole)
     }
 
     fn matrix_of(&self, indices: &[u32]) -> Result<(usize, usize)> {
@@ -168,8 +197,22 @@ impl GpuTensor {
     }
 }
 
-impl From<&GpuTensor> for Argument {
-    fn from(tensor: &GpuTensor) -> Self {
-        tensor.address().into()
+/// Whether all indices are below `rows` and no two are the same.
+fn are_distinct(indices: &[u32], rows: usize) -> bool {
+    let mut taken = vec![false; rows];
+    let mut is_free =
+        |index: u32| taken.get_mut(index as usize).is_some_and(|taken| !std::mem::replace(taken, true));
+    indices.iter().all(|&index| is_free(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::are_distinct;
+
+    #[test]
+    fn rows_go_to_different_places() {
+        assert!(are_distinct(&[3, 0, 2], 4) && are_distinct(&[], 0));
+        assert!(!are_distinct(&[3, 0, 4], 4), "behind the last");
+        assert!(!are_distinct(&[3, 0, 3], 4), "two blocks would write one row");
     }
 }

@@ -24,62 +24,78 @@ pub(super) fn step(
     parameters: &mut GpuVector,
     gradients: &GpuVector,
     range: &Range<usize>,
-    [first, second]: [&GpuVector; 2],
+    [first, second]: [&mut GpuVector; 2],
     own: &Range<usize>,
 ) -> Result<()> {
     first.prefetch()?;
     second.prefetch()?;
-    let mut arguments: Vec<Argument> = vec![
-        parameters.address_of(range)?.into(),
-        gradients.address_of(range)?.into(),
-        first.address_of(own)?.into(),
-        second.address_of(own)?.into(),
-        (range.len() as i64).into(),
+    if own.len() != range.len() {
+        return Err(error!(Bug, "adamw: moments {own:?} of parameters {range:?}"));
+    }
+    let gpu = parameters.gpu().clone();
+    let values = [
+        parameters.view_mut(range.clone())?.into(),
+        gradients.view(range.clone())?.into(),
+        first.view_mut(own.clone())?.into(),
+        second.view_mut(own.clone())?.into(),
+        Argument::int64(range.len()),
     ];
-    arguments.extend(formula.numbers().map(Argument::from));
-    parameters.mark_changed();
-    parameters.gpu().launch(&SOURCE, "adamw_step", Grid::cover(range.len(), THREADS), &arguments)
+    let arguments = [&values[..], &formula.numbers().map(Argument::from)].concat();
+    // SAFETY: `adamw_step(parameters, gradients, first, second [len], len, seven numbers)`; all four are as long as
+    // `range`, and any grid covers them.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(&SOURCE, "adamw_step", Grid::cover(range.len(), THREADS), &arguments)
+    }
 }
 
-/// The same where moments are in 8 bits; `own` begins with a block.
+/// As [`step`], for moments in 8 bits; `own` begins with a block.
 pub(super) fn step_in_8_bits(
     formula: &Formula,
     parameters: &mut GpuVector,
     gradients: &GpuVector,
     range: &Range<usize>,
-    moments: &GpuQuantized,
+    moments: &mut GpuQuantized,
     own: &Range<usize>,
 ) -> Result<()> {
-    let GpuQuantized { gpu, codes, absmax, maps, len } = moments;
-    if own.end > *len || own.len() != range.len() {
+    let GpuQuantized { gpu, codes: [first, second], absmax: [first_absmax, second_absmax], maps, len } =
+        moments;
+    if own.end > *len || own.len() != range.len() || !own.start.is_multiple_of(BLOCK) {
         return Err(error!(Bug, "adamw: moments {own:?} of {len}"));
     }
-    for moment in 0..2 {
-        codes[moment].prefetch()?;
-        absmax[moment].prefetch()?;
-    }
-    let codes = |moment: usize| codes[moment].address() + own.start as u64;
-    let absmax = |moment: usize| absmax[moment].address() + 4 * (own.start / BLOCK) as u64;
-    let mut arguments: Vec<Argument> = vec![
-        parameters.address_of(range)?.into(),
-        gradients.address_of(range)?.into(),
-        codes(0).into(),
-        absmax(0).into(),
-        codes(1).into(),
-        absmax(1).into(),
-        maps.into(),
-        (range.len() as i64).into(),
+    first.prefetch()?;
+    first_absmax.prefetch()?;
+    second.prefetch()?;
+    second_absmax.prefetch()?;
+    let blocks = own.start / BLOCK..own.end.div_ceil(BLOCK);
+    let values = [
+        parameters.view_mut(range.clone())?.into(),
+        gradients.view(range.clone())?.into(),
+        first.view_mut().columns(own.clone())?.into(),
+        first_absmax.view_mut().columns(blocks.clone())?.into(),
+        second.view_mut().columns(own.clone())?.into(),
+        second_absmax.view_mut().columns(blocks.clone())?.into(),
+        (&*maps).into(),
+        Argument::int64(range.len()),
     ];
-    arguments.extend(formula.numbers().map(Argument::from));
-    parameters.mark_changed();
-    let blocks = range.len().div_ceil(BLOCK).min(STEP_BLOCKS);
-    gpu.launch(&IN_8_BITS, "adamw8_step", Grid::new(blocks, BLOCK), &arguments)
+    let arguments = [&values[..], &formula.numbers().map(Argument::from)].concat();
+    let grid = Grid::new(blocks.len().min(STEP_BLOCKS), BLOCK);
+    // SAFETY: `adamw8_step(parameters, gradients [len], codes [len], absmax [ceil(len / 256)], the same of the second
+    // moment, maps [4, 256], len, seven numbers)`; `range` and `own` are `len` values, and any grid covers them.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(&IN_8_BITS, "adamw8_step", grid, &arguments)
+    }
 }
 
 pub(super) fn norm(values: &GpuVector) -> Result<f64> {
     let gpu = values.gpu();
-    let sums = gpu.allocate::<f64>(NORM_BLOCKS)?;
-    let arguments = [(&sums).into(), values.into(), (values.len() as i64).into()];
-    gpu.launch(&SOURCE, "sum_of_squares", Grid::new(NORM_BLOCKS, THREADS), &arguments)?;
+    let mut sums = gpu.allocate::<f64>(NORM_BLOCKS)?;
+    let arguments = [(&mut sums).into(), values.view(0..values.len())?.into(), Argument::int64(values.len())];
+    // SAFETY: `sum_of_squares(sums [blocks], values [len], len)` in blocks of the 256 threads that it is written for.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(&SOURCE, "sum_of_squares", Grid::new(NORM_BLOCKS, THREADS), &arguments)?
+    };
     Ok(gpu.download(&sums, NORM_BLOCKS)?.into_iter().sum::<f64>().sqrt())
 }

@@ -149,7 +149,7 @@ impl Part {
                 Ok(())
             }
             (Vector::Cuda(parameters), Storage::Exact { first, second }) => {
-                let moments = [first.gpu()?, second.gpu()?];
+                let moments = [first.gpu_mut()?, second.gpu_mut()?];
                 cuda::step(formula, parameters, gradients.gpu()?, &range, moments, &own)
             }
             (Vector::Cuda(parameters), Storage::Quantized(Quantized::Cuda(moments))) => {

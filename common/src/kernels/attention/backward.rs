@@ -113,8 +113,20 @@ fn head(
         let dscores = Matrix::new(dscores, rows, seen);
         product(MatrixMut::new(&mut gradients.dq[first * d..], rows, d), scale, dscores, k, Threads::One);
         let keys = first_key * d..;
-        accumulate(MatrixMut::new(&mut gradients.dk[keys.clone()], seen, d), scale, dscores.t(), q, Threads::One);
-        accumulate(MatrixMut::new(&mut gradients.dv[keys], seen, d), 1.0, probabilities.t(), dout, Threads::One);
+        accumulate(
+            MatrixMut::new(&mut gradients.dk[keys.clone()], seen, d),
+            scale,
+            dscores.t(),
+            q,
+            Threads::One,
+        );
+        accumulate(
+            MatrixMut::new(&mut gradients.dv[keys], seen, d),
+            1.0,
+            probabilities.t(),
+            dout,
+            Threads::One,
+        );
     }
     gradients
 }

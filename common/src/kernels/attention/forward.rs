@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{AttentionSpec, Heads};
 use super::past::HostPast;
+use super::{AttentionSpec, Heads};
 use crate::kernels::exp::exp;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
 use crate::kernels::simd::vectorized;

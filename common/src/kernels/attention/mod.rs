@@ -131,7 +131,7 @@ pub fn forward(
             let output = Tensor::from_vec(output, &[t, heads.queries * heads.size])?;
             Ok(Attended { output, log_sums: Vector::Cpu(log_sums) })
         }
-        Tensor::Cuda(qkv) => cuda::forward(qkv, spec, sequences.tasks()?, past),
+        Tensor::Cuda(qkv) => cuda::forward(qkv, spec, sequences.tasks()?, past.map(Past::gpu).transpose()?),
     }
 }
 
@@ -166,6 +166,7 @@ pub fn backward(
             Tensor::from_vec(dqkv, qkv.shape())
         }
         Tensor::Cuda(qkv) => {
+            let attended = (attended.output.gpu()?, attended.log_sums.gpu()?);
             cuda::backward(doutput.gpu()?, qkv, attended, spec, sequences.tasks()?).map(Tensor::Cuda)
         }
     }

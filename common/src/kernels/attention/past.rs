@@ -1,15 +1,11 @@
 //! Keys and values of tokens that came before.
 
-use std::sync::Arc;
-
-use cudarc::driver::CudaSlice;
-
-use super::{Heads, check, cuda};
+use super::cuda::GpuPast;
+use super::{Heads, check};
 use crate::device::Tensor;
-use crate::device::cuda::Gpu;
 use crate::{Result, error};
 
-/// Keys and values, turned and ready, that every sequence of a batch sees before its own tokens.
+/// Keys, rotated, and values that every sequence of a batch sees before its own tokens.
 #[derive(Debug)]
 pub enum Past {
     /// f32 on the host.
@@ -28,18 +24,6 @@ pub struct HostPast {
     len: usize,
 }
 
-/// Rows on a GPU, in buffers with room for more.
-#[derive(Debug)]
-pub struct GpuPast {
-    pub(super) gpu: Arc<Gpu>,
-    /// [capacity, K·D]
-    pub(super) keys: CudaSlice<u16>,
-    /// [capacity, K·D]
-    pub(super) values: CudaSlice<u16>,
-    pub(super) len: usize,
-    pub(super) columns: usize,
-}
-
 impl Past {
     /// The keys and values of qkv [T, (H + 2K)·D].
     pub fn new(qkv: &Tensor, heads: Heads) -> Result<Self> {
@@ -53,7 +37,7 @@ impl Past {
         Ok(past)
     }
 
-    /// Adds the keys and values of qkv [T, (H + 2K)·D] behind what is there.
+    /// Adds the keys and values of qkv [T, (H + 2K)·D] after those that are there.
     pub fn append(&mut self, qkv: &Tensor, heads: Heads) -> Result<()> {
         let t = check(qkv, heads)?;
         self.check(heads)?;
@@ -76,7 +60,7 @@ impl Past {
     pub fn len(&self) -> usize {
         match self {
             Self::Cpu(past) => past.len,
-            Self::Cuda(past) => past.len,
+            Self::Cuda(past) => past.len(),
         }
     }
 
@@ -95,7 +79,7 @@ impl Past {
                 past.len = len;
             }
             Self::Cpu(_) => {}
-            Self::Cuda(past) => past.len = past.len.min(len),
+            Self::Cuda(past) => past.truncate(len),
         }
     }
 
@@ -117,7 +101,7 @@ impl Past {
         let columns = match self {
             Self::Cpu(past) if past.len == 0 => return Ok(()),
             Self::Cpu(past) => past.keys.len() / past.len,
-            Self::Cuda(past) => past.columns,
+            Self::Cuda(past) => past.columns(),
         };
         match columns == heads.keys * heads.size {
             true => Ok(()),
@@ -127,33 +111,5 @@ impl Past {
                 heads.keys * heads.size
             )),
         }
-    }
-}
-
-impl GpuPast {
-    fn new(gpu: &Arc<Gpu>, columns: usize, tokens: usize) -> Result<Self> {
-        let room = tokens * columns;
-        let (keys, values) = (gpu.allocate(room)?, gpu.allocate(room)?);
-        Ok(Self { gpu: gpu.clone(), keys, values, len: 0, columns })
-    }
-
-    /// Tokens there is room for.
-    fn capacity(&self) -> usize {
-        self.keys.len() / self.columns
-    }
-
-    fn append(&mut self, qkv: &crate::device::cuda::GpuTensor, heads: Heads) -> Result<()> {
-        let tokens = qkv.shape()[0];
-        if self.len + tokens > self.capacity() {
-            // Twice as much: a token at a time costs a copy now and then, not each time.
-            let room = (self.len + tokens).max(2 * self.capacity()).next_multiple_of(64);
-            let mut grown = Self::new(&self.gpu, self.columns, room)?;
-            cuda::copy_past(self, &grown, heads)?;
-            grown.len = self.len;
-            *self = grown;
-        }
-        cuda::append(qkv, heads, self)?;
-        self.len += tokens;
-        Ok(())
     }
 }

@@ -9,20 +9,32 @@ use crate::kernels::oracle::{
 type Exact = candle_core::Tensor;
 
 /// Plain attention in f64 of one head of one sequence: output [n, D] and log-sums [n, 1]. The
-/// first key of the sequence's own is key `past`.
-fn one_head(q: &Exact, k: &Exact, v: &Exact, past: usize) -> (Exact, Exact) {
+/// first key of the sequence's own is key `past`. A plain loop says which keys a row sees.
+fn one_head(q: &Exact, k: &Exact, v: &Exact, past: usize, window: Option<usize>) -> (Exact, Exact) {
     let (n, d) = q.dims2().unwrap();
     let keys = k.dim(0).unwrap();
     let scores = (q.matmul(&k.t().unwrap()).unwrap() / (d as f64).sqrt()).unwrap();
-    let hidden: Vec<f64> =
-        (0..n).flat_map(|row| (0..keys).map(move |key| if key > past + row { -1e9 } else { 0.0 })).collect();
+    let is_hidden =
+        |row: usize, key: usize| key > past + row || window.is_some_and(|window| key + window <= past + row);
+    let mut hidden = Vec::new();
+    for row in 0..n {
+        for key in 0..keys {
+            hidden.push(if is_hidden(row, key) { -1e9 } else { 0.0 });
+        }
+    }
     let scores = (scores + Exact::from_vec(hidden, (n, keys), &candle_core::Device::Cpu).unwrap()).unwrap();
     let output = softmax(&scores, D::Minus1).unwrap().matmul(v).unwrap();
     (output, scores.exp().unwrap().sum_keepdim(1).unwrap().log().unwrap())
 }
 
 /// Plain attention in f64, sequence by sequence and head by head: [T, H·D] and [T, H].
-fn expected(qkv: &Exact, heads: Heads, starts: &[usize], past: Option<&Past>) -> (Exact, Exact) {
+fn expected(
+    qkv: &Exact,
+    spec: impl Into<AttentionSpec>,
+    starts: &[usize],
+    past: Option<&Past>,
+) -> (Exact, Exact) {
+    let AttentionSpec { heads, window, .. } = spec.into();
     let columns =
         |of: &Exact, range: Range<usize>| of.narrow(1, range.start, range.len()).unwrap().contiguous();
     let past_len = past.map_or(0, Past::len);
@@ -42,7 +54,7 @@ fn expected(qkv: &Exact, heads: Heads, starts: &[usize], past: Option<&Past>) ->
                 let q = columns(&rows, heads.query(h)).unwrap();
                 let k = with_past(columns(&rows, heads.key(h)).unwrap(), |past| &past.keys, h);
                 let v = with_past(columns(&rows, heads.value(h)).unwrap(), |past| &past.values, h);
-                one_head(&q, &k, &v, past_len)
+                one_head(&q, &k, &v, past_len, window)
             })
             .unzip();
         outputs.push(Exact::cat(&of_heads, 1).unwrap());
@@ -61,26 +73,28 @@ fn random_qkv(random: &mut Random, t: usize, heads: Heads) -> Tensor {
 }
 
 /// Forward and backward against candle, without a past.
-fn check_batch(seed: u64, heads: Heads, starts: &[usize]) {
+fn check_batch(seed: u64, spec: impl Into<AttentionSpec>, starts: &[usize]) {
+    let spec = spec.into();
+    let heads = spec.heads;
     let mut random = Random::new(seed);
     let t = *starts.last().unwrap();
     let qkv = random_qkv(&mut random, t, heads);
     let doutput = random.matrix(t, heads.queries * heads.size);
     let var = variable(&values(&qkv), qkv.shape());
-    let (output, log_sums) = expected(&var, heads, starts, None);
+    let (output, log_sums) = expected(&var, spec, starts, None);
     let sequences = sequences(starts, heads);
-    let attended = forward(&qkv, heads, &sequences, None).unwrap();
-    let what = format!("attention {heads:?} {starts:?}");
+    let attended = forward(&qkv, spec, &sequences, None).unwrap();
+    let what = format!("attention {spec:?} {starts:?}");
     assert_close(&what, &values(&attended.output), &exact(&output), 2e-6, 2e-6);
     let found = attended.log_sums.host().unwrap();
     assert_close(&format!("{what} log-sums"), found, &exact(&log_sums), 2e-6, 2e-6);
 
     let [expected] = gradients(&output, &values(&doutput), [&var]);
-    let dqkv = backward(&doutput, &qkv, &attended, heads, &sequences).unwrap();
+    let dqkv = backward(&doutput, &qkv, &attended, spec, &sequences).unwrap();
     assert_eq!(dqkv.shape(), qkv.shape());
     assert_close(&format!("{what} dqkv"), &values(&dqkv), &expected, 2e-5, 1e-5);
     let run =
-        |x: &[f32]| values(&forward(&matrix(x, t, heads.width()), heads, &sequences, None).unwrap().output);
+        |x: &[f32]| values(&forward(&matrix(x, t, heads.width()), spec, &sequences, None).unwrap().output);
     assert_slopes(&what, &mut random, &values(&qkv), &values(&dqkv), &values(&doutput), run);
 }
 
@@ -104,6 +118,46 @@ fn sequences_that_cross_block_sizes() {
 #[test]
 fn one_long_sequence() {
     check_batch(7, Heads { queries: 2, keys: 2, size: 6 }, &[0, 700]);
+}
+
+/// Windows of one token, within a block of rows, across blocks, and wider than some sequences.
+#[test]
+fn a_window_hides_what_is_before_it() {
+    let heads = Heads { queries: 4, keys: 2, size: 5 };
+    for window in [1, 2, 7, 64, 65, 150, 400] {
+        let spec = AttentionSpec { window: Some(window), ..heads.into() };
+        check_batch(20 + window as u64, spec, &[0, 1, 9, 73, 210, 521]);
+    }
+    let mut random = Random::new(30);
+    let qkv = random_qkv(&mut random, 40, heads);
+    let run =
+        |spec: AttentionSpec| values(&forward(&qkv, spec, &sequences(&[0, 40], heads), None).unwrap().output);
+    let wide = AttentionSpec { window: Some(40), ..heads.into() };
+    assert_eq!(run(wide), run(heads.into()), "a window of the whole sequence hides nothing");
+    assert!(
+        forward(&qkv, AttentionSpec { window: Some(0), ..wide }, &sequences(&[0, 40], heads), None).is_err()
+    );
+}
+
+#[test]
+fn a_window_reaches_into_the_past() {
+    let heads = Heads { queries: 6, keys: 2, size: 5 };
+    for (window, past_len, starts) in [
+        (1, 67, vec![0, 3]),
+        (5, 3, vec![0, 1, 8, 73]),
+        (80, 67, vec![0, 1, 8, 73]),
+        (90, 200, vec![0, 70, 201]),
+    ] {
+        let spec = AttentionSpec { window: Some(window), ..heads.into() };
+        let mut random = Random::new(40 + window as u64);
+        let past = Past::new(&random_qkv(&mut random, past_len, heads), heads).unwrap();
+        let qkv = random_qkv(&mut random, *starts.last().unwrap(), heads);
+        let (output, log_sums) = expected(&variable(&values(&qkv), qkv.shape()), spec, &starts, Some(&past));
+        let attended = forward(&qkv, spec, &sequences(&starts, heads), Some(&past)).unwrap();
+        assert_close("a window with a past", &values(&attended.output), &exact(&output), 2e-6, 2e-6);
+        let found = attended.log_sums.host().unwrap();
+        assert_close("a window with a past, log-sums", found, &exact(&log_sums), 2e-6, 2e-6);
+    }
 }
 
 /// No token moves another sequence's outputs or gradients, nor earlier outputs of its own.

@@ -82,7 +82,10 @@ fn wrong_shapes_and_unknown_tokens_are_errors() {
     assert!(forward(&[0.0; 5], 3, &[0, 1]).is_err());
     assert!(forward(&[0.0; 6], 3, &[0, 3]).is_err(), "a token outside the vocabulary");
     assert!(forward_backward(&mut [0.0; 6], 3, &[u32::MAX, 0], WEIGHTS).is_err());
-    assert!(forward_backward(&mut [0.0; 6], 3, &[0, 1], RowWeights::Each(&[1.0])).is_err(), "a weight too few");
+    assert!(
+        forward_backward(&mut [0.0; 6], 3, &[0, 1], RowWeights::Each(&[1.0])).is_err(),
+        "a weight too few"
+    );
     assert!(forward(&[], 0, &[]).is_err(), "no vocabulary");
     assert!(forward(&[], 3, &[]).unwrap().is_empty());
 }

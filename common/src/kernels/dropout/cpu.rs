@@ -3,16 +3,15 @@
 use rayon::prelude::*;
 
 use super::Dropout;
+use crate::kernels::Write;
 use crate::kernels::simd::vectorized;
 
-/// Overwrites y with mask·x / (1 − p); both have rows of `columns`.
-pub(in crate::kernels) fn forward(y: &mut [f32], x: &[f32], columns: usize, dropout: &Dropout) {
-    for_elements(y, x, columns, dropout, |y, dropped| *y = dropped);
-}
-
-/// Adds mask·dy / (1 − p) to dx; both have rows of `columns`.
-pub(in crate::kernels) fn accumulate(dx: &mut [f32], dy: &[f32], columns: usize, dropout: &Dropout) {
-    for_elements(dx, dy, columns, dropout, |dx, dropped| *dx += dropped);
+/// Writes mask·x / (1 − p) to y; both have rows of `columns`.
+pub(in crate::kernels) fn apply(y: &mut [f32], x: &[f32], columns: usize, dropout: &Dropout, write: Write) {
+    match write {
+        Write::Overwrite => for_elements(y, x, columns, dropout, |y, dropped| *y = dropped),
+        Write::Add => for_elements(y, x, columns, dropout, |y, dropped| *y += dropped),
+    }
 }
 
 fn for_elements(

@@ -5,11 +5,12 @@
 mod cpu;
 pub(in crate::kernels) mod cuda;
 
+use super::Write;
 use super::philox::Draws;
 use crate::device::Tensor;
 use crate::{Error, Result};
 
-pub(in crate::kernels) use cpu::{accumulate, forward as drop_into};
+pub(in crate::kernels) use cpu::apply;
 
 /// A mask, and with it the scale of what is left.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,7 +50,7 @@ pub fn forward(x: &Tensor, dropout: &Dropout) -> Result<Tensor> {
     match x {
         Tensor::Cpu(_) => {
             let mut y = vec![0.0; t * c];
-            cpu::forward(&mut y, &x.host()?, c, dropout);
+            cpu::apply(&mut y, &x.host()?, c, dropout, Write::Overwrite);
             Tensor::from_vec(y, &[t, c])
         }
         Tensor::Cuda(x) => cuda::forward(x, dropout).map(Tensor::Cuda),

@@ -29,7 +29,7 @@ fn it_is_candles_with_the_same_mask() {
             |x: &[f32]| values(&forward(&Tensor::from_vec(x.to_vec(), &[t, c]).unwrap(), &dropout).unwrap());
         assert_slopes("dropout dx", &mut random, &values(&x), &dx, &values(&dy), run);
         let mut sum = values(&dy);
-        accumulate(&mut sum, &values(&dy), c, &dropout);
+        apply(&mut sum, &values(&dy), c, &dropout, Write::Add);
         let expected: Vec<f64> =
             dx.iter().zip(values(&dy)).map(|(dx, dy)| f64::from(*dx) + f64::from(dy)).collect();
         assert_close("dropout dx added", &sum, &expected, 1e-6, 1e-6);

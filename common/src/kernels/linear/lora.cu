@@ -2,7 +2,7 @@
 // to a multiple of 8 with zeros.
 
 // a[rows, K] from the stacked A's [ranks, K].
-extern "C" __global__ void narrow_a(float16* a, const float* parameters, int64 filled, int64 len) {
+extern "C" __global__ void cast_a(float16* a, const float* parameters, int64 filled, int64 len) {
     int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < len) a[i] = i < filled ? to_float16(parameters[i]) : 0;
 }

@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use super::{AdapterSlot, Linear, Parameters};
 use crate::Result;
-use crate::kernels::dropout::{Dropout, accumulate as accumulate_kept, drop_into};
+use crate::kernels::Write;
+use crate::kernels::dropout::{self, Dropout};
 use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
 
 /// Returns x·Aᵀ [T, ΣR] and adds `scale·(x·Aᵀ)·Bᵀ` to y [T, ΣN].
@@ -76,7 +77,7 @@ pub(super) fn add_inputs(
             Some(dropout) => {
                 let mut dropped = vec![0.0; t * k];
                 product(MatrixMut::new(&mut dropped, t, k), 1.0, d_lora_hidden, a, Threads::All);
-                accumulate_kept(dx, &dropped, k, &dropout);
+                dropout::apply(dx, &dropped, k, &dropout, Write::Add);
             }
         }
     });
@@ -119,7 +120,7 @@ fn for_inputs(
     for_masks(linear, dropout, |a, rank_columns, dropout| match dropout {
         None => work(x, a, rank_columns),
         Some(dropout) => {
-            drop_into(&mut left, x, linear.inputs, &dropout);
+            dropout::apply(&mut left, x, linear.inputs, &dropout, Write::Overwrite);
             work(&left, a, rank_columns);
         }
     });

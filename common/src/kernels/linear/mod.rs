@@ -105,16 +105,18 @@ impl Linear {
         Ok(self)
     }
 
-    /// Copies the adapters to where they are multiplied, which else the first forward does.
-    pub fn prepare_adapters(&self, parameters: &Vector) -> Result<()> {
-        match (&self.on_gpu, parameters) {
-            (Some(stack), Vector::Cuda(parameters)) if self.has_adapter() => stack.prepare(self, parameters),
-            _ => Ok(()),
-        }
+    /// Copies the adapters to where a GPU multiplies them in 16 bits: to be called after each change of the
+    /// parameters, and before the first forward with adapters.
+    pub fn refresh_adapters(&mut self, parameters: &Vector) -> Result<()> {
+        let Some(mut stack) = self.on_gpu.take() else { return Ok(()) };
+        let refreshed = check_adapters(self, parameters.len())
+            .and_then(|()| stack.refresh_adapters(self, parameters.gpu()?));
+        self.on_gpu = Some(stack);
+        refreshed
     }
 
-    /// On a GPU, keeps quantized weights in bf16 besides where that takes no more than `budget` bytes, so
-    /// that no product has to widen them; returns the bytes.
+    /// On a GPU, keeps 16-bit copies of quantized weights where that takes no more than `budget` bytes, so
+    /// that no product has to dequantize them; returns the bytes.
     pub fn cache_dequantized(&mut self, budget: u64, device: &Device) -> Result<u64> {
         match (&mut self.on_gpu, device) {
             (Some(stack), Device::Cuda(gpu)) => stack.cache_dequantized(gpu, budget),
@@ -268,7 +270,7 @@ pub fn adapter_gradients(
                 (x, lora_hidden),
                 linear,
                 parameters,
-                gradients.gpu()?,
+                gradients.gpu_mut()?,
             )
         }
     }

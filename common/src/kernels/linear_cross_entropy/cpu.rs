@@ -1,9 +1,9 @@
 //! The reference: a chunk of logits is made, read and, for the backward, overwritten.
 
 use crate::Result;
-use crate::kernels::linear::{Linear, Projection, Weight, multiply, multiply_transposed};
-use crate::kernels::cross_entropy::{self, RowWeights};
 use crate::kernels::Write;
+use crate::kernels::cross_entropy::{self, RowWeights};
+use crate::kernels::linear::{Linear, Projection, Weight, multiply, multiply_transposed};
 
 /// Logits that exist at a time: 64 MiB of f32.
 const CHUNK_LOGITS: usize = 1 << 24;

@@ -2,7 +2,7 @@
 
 use super::{Losses, RowWeights};
 use crate::Result;
-use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource, Precision, address};
+use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource, View, ViewMut};
 use crate::kernels::Write;
 use crate::kernels::linear::Linear;
 use crate::kernels::linear::cuda::{multiply, multiply_transposed};
@@ -23,27 +23,36 @@ pub(super) fn run(
     weights: Option<RowWeights>,
 ) -> Result<(Losses, Option<GpuTensor>)> {
     let (gpu, n, v) = (x.gpu(), targets.len(), head.outputs());
-    let losses = gpu.allocate::<f32>(n)?;
+    let mut losses = gpu.allocate::<f32>(n)?;
     let places = gpu.upload(targets)?;
-    let dx = weights.map(|_| GpuTensor::new(gpu, x.shape())).transpose()?;
+    let mut dx = weights.map(|_| GpuTensor::new(gpu, x.shape())).transpose()?;
     let weights = weights.map(|weights| (0..n).map(|row| weights.of(row)).collect::<Vec<f32>>());
     let weights = weights.map(|weights| gpu.upload(&weights)).transpose()?;
     let rows = chunk_rows(v).min(n.max(1));
-    let logits = GpuTensor::new(gpu, &[rows, v])?;
+    let mut logits = GpuTensor::new(gpu, &[rows, v])?;
     for start in (0..n).step_by(rows) {
-        let chunk = start..(start + rows).min(n);
-        let logits = logits.rows(0..chunk.len())?;
-        multiply(logits.address(), Precision::Float16, &x.rows(chunk.clone())?, head)?;
+        let (chunk, in_logits) = (start..(start + rows).min(n), 0..rows.min(n - start));
+        let x = x.view()?.rows(chunk.clone())?;
+        multiply(gpu, logits.view_mut()?.rows(in_logits.clone())?, x, head)?;
         let arguments = [
-            (address(&losses) + 4 * start as u64).into(),
-            (&logits).into(),
-            (address(&places) + 4 * start as u64).into(),
-            (v as i32).into(),
-            Argument::address(weights.as_ref().map(|weights| address(weights) + 4 * start as u64)),
+            ViewMut::from(&mut losses).columns(chunk.clone())?.into(),
+            logits.view_mut()?.rows(in_logits.clone())?.into(),
+            View::from(&places).columns(chunk.clone())?.into(),
+            Argument::int(v)?,
+            match &weights {
+                Some(weights) => View::from(weights).columns(chunk.clone())?.into(),
+                None => Argument::null(),
+            },
         ];
-        gpu.launch(&SOURCE, "cross_entropy", Grid::new(chunk.len(), THREADS), &arguments)?;
-        if let Some(dx) = &dx {
-            multiply_transposed(&dx.rows(chunk)?, &logits, head, Write::Overwrite)?;
+        // SAFETY: `cross_entropy(losses [n], logits [n, V], targets [n], V, weights [n] or null)` with a block for each of the n rows
+        // of the chunk; every target is below V, as `check` in mod.rs has seen to.
+        #[allow(unsafe_code)]
+        unsafe {
+            gpu.launch(&SOURCE, "cross_entropy", Grid::new(chunk.len(), THREADS), &arguments)?
+        };
+        if let Some(dx) = &mut dx {
+            let dx = dx.view_mut()?.rows(chunk)?;
+            multiply_transposed(gpu, dx, logits.view()?.rows(in_logits)?, head, Write::Overwrite)?;
         }
     }
     Ok((Losses::Cuda(gpu.clone(), losses, n), dx))

@@ -110,7 +110,9 @@ fn wrong_shapes_and_unknown_tokens_are_errors() {
     let (head, _) = head(&mut random, false, [5, 3]);
     let message = |x: &Tensor, targets: &[u32]| {
         let one = forward(x, &head, targets).err().map(|error| error.to_string());
-        let other = forward_backward(x, &head, targets, RowWeights::Equal(SCALE)).err().map(|error| error.to_string());
+        let other = forward_backward(x, &head, targets, RowWeights::Equal(SCALE))
+            .err()
+            .map(|error| error.to_string());
         assert_eq!(one, other);
         one
     };

@@ -6,7 +6,7 @@ use super::Angles;
 use crate::Result;
 use crate::kernels::simd::vectorized;
 
-pub(super) fn turn(
+pub(super) fn rotate(
     x: &[f32],
     width: usize,
     columns: usize,

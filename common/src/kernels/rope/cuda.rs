@@ -5,29 +5,36 @@ use std::sync::Arc;
 
 use super::Angles;
 use crate::device::GpuVector;
-use crate::device::cuda::{Gpu, GpuTensor, Grid, KernelSource};
+use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, KernelSource};
 use crate::{Result, error};
 
 pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("rope", include_str!("rope.cu"));
 
-/// Writes the angles of tokens into the values `values` of cosines and sines.
+/// Writes the angles of tokens to the values in `values` of cosines and sines.
 pub(super) fn angles(
     gpu: &Arc<Gpu>,
-    [cos, sin]: [&GpuVector; 2],
+    [cos, sin]: [&mut GpuVector; 2],
     values: Range<usize>,
     positions: &[u32],
     frequencies: &[f32],
     scale: f32,
 ) -> Result<()> {
     let (places, rates) = (gpu.upload(positions)?, gpu.upload(frequencies)?);
-    let half = frequencies.len() as i32;
-    let (cos, sin) = (cos.address_of(&values)?, sin.address_of(&values)?);
-    let arguments = [cos.into(), sin.into(), (&places).into(), (&rates).into(), half.into(), scale.into()];
-    gpu.launch(&SOURCE, "rope_angles", Grid::new(positions.len(), 64), &arguments)
+    let shape = [positions.len(), frequencies.len()];
+    let [cos, sin] = [cos.view_mut(values.clone())?, sin.view_mut(values)?]
+        .map(|values| values.matrix(shape[0], shape[1]));
+    let half = Argument::int(frequencies.len())?;
+    let arguments = [cos?.into(), sin?.into(), (&places).into(), (&rates).into(), half, scale.into()];
+    // SAFETY: `rope_angles(cos [T, half], sin [T, half], positions [T], frequencies [half], half, scale)` with a
+    // block for each of the T tokens.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(&SOURCE, "rope_angles", Grid::new(positions.len(), 64), &arguments)
+    }
 }
 
-pub(super) fn turn(x: &GpuTensor, columns: usize, angles: &Angles, direction: f32) -> Result<GpuTensor> {
-    let (t, width) = (x.shape()[0], x.shape()[1]);
+pub(super) fn rotate(x: &GpuTensor, columns: usize, angles: &Angles, direction: f32) -> Result<GpuTensor> {
+    let [t, width] = x.view()?.shape();
     if !angles.half.is_multiple_of(2) || !width.is_multiple_of(2) {
         return Err(error!(
             Unsupported,
@@ -35,10 +42,22 @@ pub(super) fn turn(x: &GpuTensor, columns: usize, angles: &Angles, direction: f3
             2 * angles.half
         ));
     }
-    let y = GpuTensor::new(x.gpu(), x.shape())?;
-    let sizes = [angles.half, columns, width].map(|size| (size as i32).into());
-    let inputs = [(&y).into(), x.into(), angles.cos.gpu()?.into(), angles.sin.gpu()?.into()];
-    let arguments = [&inputs[..], &sizes, &[direction.into()]].concat();
-    x.gpu().launch(&SOURCE, "rope_turn", Grid::new(t, 256), &arguments)?;
+    let mut y = GpuTensor::new(x.gpu(), x.shape())?;
+    let of_all = 0..t * angles.half;
+    let matrices = [
+        y.view_mut()?.into(),
+        x.view()?.into(),
+        angles.cos.gpu()?.view(of_all.clone())?.into(),
+        angles.sin.gpu()?.view(of_all)?.into(),
+    ];
+    let sizes = Argument::ints([angles.half, columns, width])?;
+    let arguments = [&matrices[..], &sizes, &[direction.into()]].concat();
+    // SAFETY: `rope_rotate(y [T, width], x [T, width], cos [T, half], sin [T, half], half, columns, width, direction)`
+    // with a block for each of the T rows. `columns` are whole heads of 2·half within `width`, as `rotate` in
+    // mod.rs has checked, and a thread moves pairs of columns, which all three are made of.
+    #[allow(unsafe_code)]
+    unsafe {
+        x.gpu().launch(&SOURCE, "rope_rotate", Grid::new(t, 256), &arguments)?
+    };
     Ok(y)
 }

@@ -1,5 +1,5 @@
 //! Rotary position embedding (Su et al. 2021) in the half-split layout of Llama's Hugging Face
-//! checkpoints: element d of a head turns with element d + D/2.
+//! checkpoints: element d of a head is rotated with element d + D/2.
 
 mod cpu;
 pub(super) mod cuda;
@@ -38,11 +38,12 @@ impl Angles {
             Device::Cuda(gpu) => {
                 let tokens: usize = parts.iter().map(|(positions, _)| positions.len()).sum();
                 let [cos, sin] = [(); 2].map(|()| Vector::zeros(tokens * half, device));
-                let (cos, sin) = (cos?, sin?);
+                let (mut cos, mut sin) = (cos?, sin?);
                 let mut first = 0;
                 for (positions, frequencies) in parts {
                     let rows = first..first + positions.len() * half;
-                    cuda::angles(gpu, [cos.gpu()?, sin.gpu()?], rows.clone(), positions, frequencies, scale)?;
+                    let outputs = [cos.gpu_mut()?, sin.gpu_mut()?];
+                    cuda::angles(gpu, outputs, rows.clone(), positions, frequencies, scale)?;
                     first = rows.end;
                 }
                 Ok(Self { cos, sin, half })
@@ -51,18 +52,18 @@ impl Angles {
     }
 }
 
-/// Turns the heads in the first `columns` columns of x [T, ≥ columns]; the others (the values) are
+/// Rotates the heads in the first `columns` columns of x [T, ≥ columns]; the others (the values) are
 /// copied.
 pub fn forward(x: &Tensor, columns: usize, angles: &Angles) -> Result<Tensor> {
-    turn(x, columns, angles, 1.0)
+    rotate(x, columns, angles, 1.0)
 }
 
 /// The backward of a rotation is the opposite rotation.
 pub fn backward(dy: &Tensor, columns: usize, angles: &Angles) -> Result<Tensor> {
-    turn(dy, columns, angles, -1.0)
+    rotate(dy, columns, angles, -1.0)
 }
 
-fn turn(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<Tensor> {
+fn rotate(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<Tensor> {
     let (t, width) = x.matrix("rope: x")?;
     if angles.half == 0 || columns == 0 || !columns.is_multiple_of(2 * angles.half) || columns > width {
         return Err(error!(
@@ -80,9 +81,9 @@ fn turn(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<T
     }
     match x {
         Tensor::Cpu(_) => {
-            Tensor::from_vec(cpu::turn(&x.host()?, width, columns, angles, direction)?, x.shape())
+            Tensor::from_vec(cpu::rotate(&x.host()?, width, columns, angles, direction)?, x.shape())
         }
-        Tensor::Cuda(x) => cuda::turn(x, columns, angles, direction).map(Tensor::Cuda),
+        Tensor::Cuda(x) => cuda::rotate(x, columns, angles, direction).map(Tensor::Cuda),
     }
 }
 

@@ -1,6 +1,6 @@
 // Cosines and sines [T, half] of the angles positions[t] * frequencies[d]. Full precision: positions
 // reach the hundreds of thousands. Grid (T), `half` threads or fewer.
-extern "C" __global__ void rope_angles(float* cosines, float* sines, const int* positions, const float* frequencies,
+extern "C" __global__ void rope_angles(float* cosines, float* sines, const unsigned* positions, const float* frequencies,
                                        int half, float scale) {
     for (int d = threadIdx.x; d < half; d += blockDim.x) {
         float angle = (float)positions[blockIdx.x] * frequencies[d];
@@ -11,9 +11,9 @@ extern "C" __global__ void rope_angles(float* cosines, float* sines, const int* 
     }
 }
 
-// Turns the heads of 2 * half columns in the first `columns` columns of rows [T, width]; the others
+// Rotates the heads of 2 * half columns in the first `columns` columns of rows [T, width]; the others
 // are copied. direction = 1 forward, -1 backward. Grid (T); a thread moves pairs of columns.
-extern "C" __global__ void rope_turn(float16* y, const float16* x, const float* cosines, const float* sines, int half,
+extern "C" __global__ void rope_rotate(float16* y, const float16* x, const float* cosines, const float* sines, int half,
                                      int columns, int width, float direction) {
     int64 row = (int64)blockIdx.x * width;
     const float* c = cosines + (int64)blockIdx.x * half;

@@ -8,27 +8,52 @@ pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("swiglu",
 const THREADS: usize = 256;
 
 pub(super) fn forward(gate_up: &GpuTensor, f: usize) -> Result<GpuTensor> {
-    let h = GpuTensor::new(gate_up.gpu(), &[gate_up.shape()[0], f])?;
-    let arguments = [(&h).into(), gate_up.into(), (f as i32).into()];
-    gate_up.gpu().launch(&SOURCE, "swiglu_forward", grid(gate_up, f)?, &arguments)?;
+    let (grid, sizes) = launch_of(gate_up, f)?;
+    let mut h = GpuTensor::new(gate_up.gpu(), &[gate_up.shape()[0], f])?;
+    let arguments = [&[h.view_mut()?.into(), gate_up.view()?.into()], &sizes[..]].concat();
+    // SAFETY: `swiglu_forward(h [T, F], gate_up [T, 2F], F, blocks of a row)` with the blocks of T rows; F is a
+    // multiple of the eight columns that a thread moves at once.
+    #[allow(unsafe_code)]
+    unsafe {
+        gate_up.gpu().launch(&SOURCE, "swiglu_forward", grid, &arguments)?
+    };
     Ok(h)
 }
 
-/// dgate_up and h.
+/// dgate_up and h from dh and gate_up, which are overwritten where nothing else shares them.
 pub(super) fn backward(dh: GpuTensor, gate_up: GpuTensor, f: usize) -> Result<(GpuTensor, GpuTensor)> {
-    let (dgate_up, h) = (gate_up.successor()?, dh.successor()?);
-    let arguments = [&dgate_up, &h, &dh, &gate_up].map(Argument::from);
-    let arguments = [&arguments[..], &[(f as i32).into()]].concat();
-    gate_up.gpu().launch(&SOURCE, "swiglu_backward", grid(&gate_up, f)?, &arguments)?;
+    let (grid, sizes) = launch_of(&gate_up, f)?;
+    let gpu = dh.gpu().clone();
+    let ((mut dgate_up, gate_up), (mut h, dh)) = (gate_up.overwritten()?, dh.overwritten()?);
+    let [to_gate_up, from_gate_up] = of_both(&mut dgate_up, gate_up.as_ref())?;
+    let [to_h, from_dh] = of_both(&mut h, dh.as_ref())?;
+    let arguments = [&[to_gate_up, to_h, from_dh, from_gate_up], &sizes[..]].concat();
+    // SAFETY: `swiglu_backward(dgate_up [T, 2F], h [T, F], dh [T, F], gate_up [T, 2F], F, blocks of a row)` with
+    // the blocks of T rows. Where an output is written over its input, a thread has read all that it writes.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(&SOURCE, "swiglu_backward", grid, &arguments)?
+    };
     Ok((dgate_up, h))
 }
 
-fn grid(gate_up: &GpuTensor, f: usize) -> Result<Grid> {
+/// The arguments for an output and its input, which is the output itself where there is no other.
+fn of_both<'a>(output: &'a mut GpuTensor, input: Option<&'a GpuTensor>) -> Result<[Argument<'a>; 2]> {
+    let output = output.view_mut()?;
+    match input {
+        Some(input) => Ok([output.into(), input.view()?.into()]),
+        None => Ok(Argument::in_place(output)),
+    }
+}
+
+/// The blocks of all rows of gate_up [T, 2F], and F and the blocks of a row.
+fn launch_of(gate_up: &GpuTensor, f: usize) -> Result<(Grid, [Argument<'static>; 2])> {
     if !f.is_multiple_of(8) {
         return Err(error!(
             Unsupported,
             "swiglu on a GPU: a feed-forward width in eights expected, found {f}"
         ));
     }
-    Ok(Grid { blocks: ((f / 8).div_ceil(THREADS), gate_up.shape()[0], 1), threads: THREADS, shared: 0 })
+    let blocks = (f / 8).div_ceil(THREADS);
+    Ok((Grid::new(gate_up.shape()[0] * blocks, THREADS), Argument::ints([f, blocks])?))
 }

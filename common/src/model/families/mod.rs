@@ -29,7 +29,9 @@ pub(super) fn parse(json: ConfigJson) -> Result<Config> {
     let model_type = json.text("model_type").unwrap_or_default();
     match FAMILIES.iter().find(|family| family.model_type == model_type) {
         Some(family) => (family.config)(json),
-        None => Err(error!("unknown model_type {model_type:?}").hint(format_args!("supported are {}", names()))),
+        None => {
+            Err(error!("unknown model_type {model_type:?}").hint(format_args!("supported are {}", names())))
+        }
     }
 }
 

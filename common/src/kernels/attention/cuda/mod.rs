@@ -1,14 +1,15 @@
 //! Attention on a GPU: flash attention on tensor cores.
 
+mod past;
 mod sources;
 mod tasks;
 
-use super::past::GpuPast;
-use super::{Attended, AttentionSpec, Heads, Past};
+use super::{Attended, AttentionSpec};
 use crate::Result;
-use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, address};
-use crate::device::{Tensor, Vector};
+use crate::device::cuda::{Argument, GpuTensor, Grid};
+use crate::device::{GpuVector, Tensor, Vector};
 
+pub use past::GpuPast;
 use sources::{Blocks, THREADS, constant, source};
 pub(in crate::kernels) use sources::{HOPPER, SOURCES};
 pub use tasks::Tasks;
@@ -24,107 +25,137 @@ pub(super) fn forward(
     qkv: &GpuTensor,
     spec: AttentionSpec,
     tasks: &Tasks,
-    past: Option<&Past>,
+    past: Option<&GpuPast>,
 ) -> Result<Attended> {
     let heads = spec.heads;
     let (gpu, t) = (qkv.gpu(), qkv.shape()[0]);
-    let past = past.map(Past::gpu).transpose()?;
-    let output = GpuTensor::new(gpu, &[t, heads.queries * heads.size])?;
+    let mut output = GpuTensor::new(gpu, &[t, heads.queries * heads.size])?;
     if let Some(past) = past.filter(|_| t <= FEW_TOKENS && tasks.sequences == 1) {
-        decode(&output, qkv, spec, past)?;
+        decode(&mut output, qkv, spec, past)?;
         return Ok(Attended { output: Tensor::Cuda(output), log_sums: Vector::Cpu(Vec::new()) });
     }
-    let log_sums = Vector::on_gpu(gpu, t * heads.queries)?;
+    let mut log_sums = Vector::on_gpu(gpu, t * heads.queries)?;
     let kernels = match past {
-        Some(past) => Blocks::new(gpu, heads, past.len + tasks.mean_keys)?,
+        Some(past) => Blocks::new(gpu, heads, past.len() + tasks.mean_keys)?,
         None => tasks.kernels,
     };
-    let window = window(spec, past.map_or(0, |past| past.len) + tasks.longest);
-    let [keys, values, count, stride] = of_past(past);
+    let window = window(spec, past.map_or(0, GpuPast::len) + tasks.longest);
+    let [keys, values, count, stride] = of_past(past)?;
+    let [h, k] = Argument::ints([heads.queries, heads.keys])?;
     let arguments = [
-        (&output).into(),
-        log_sums.gpu()?.into(),
-        qkv.into(),
+        output.view_mut()?.into(),
+        log_sums.gpu_mut()?.view_mut(0..t * heads.queries)?.into(),
+        qkv.view()?.into(),
         keys,
         values,
         (&tasks.queries.tasks).into(),
-        (heads.queries as i32).into(),
-        (heads.keys as i32).into(),
+        h,
+        k,
         count,
         stride,
-        window.unwrap_or(0).into(),
+        Argument::int(window.unwrap_or(0))?,
         spec.scale.into(),
     ];
-    let blocks = tasks.queries.len * heads.queries;
-    let shared = "attention_forward_shared_bytes";
-    kernels.launch(gpu, window.is_some(), "attention_forward", shared, blocks, &arguments)?;
+    let (blocks, shared) = (tasks.queries.len * heads.queries, "attention_forward_shared_bytes");
+    // SAFETY: `attention_forward(out [T, H·D], log_sums [T, H], qkv [T, (H + 2K)·D], past keys and values [P, K·D] or
+    // null, tasks, H, K, P, stride, window, scale)` with a block for each task of each query head. Tasks are rows below T, as
+    // `check_starts` in mod.rs has seen to.
+    #[allow(unsafe_code)]
+    unsafe {
+        kernels.launch(gpu, window.is_some(), "attention_forward", shared, blocks, &arguments)?;
+    }
     Ok(Attended { output: Tensor::Cuda(output), log_sums })
 }
 
-/// A few rows behind a long past: reading the past is the work, and all processors share it.
-fn decode(output: &GpuTensor, qkv: &GpuTensor, spec: AttentionSpec, past: &GpuPast) -> Result<()> {
+/// A few rows after a long past: reading the past is the work, and all processors share it.
+fn decode(output: &mut GpuTensor, qkv: &GpuTensor, spec: AttentionSpec, past: &GpuPast) -> Result<()> {
     let (gpu, t, heads) = (qkv.gpu(), qkv.shape()[0], spec.heads);
-    let window = window(spec, past.len + t);
+    let window = window(spec, past.len() + t);
     let source = source(heads, window.is_some())?;
     let rows = constant(gpu, source, "attention_decode_rows")?.max(1);
     let keys_step = constant(gpu, source, "attention_decode_keys")?.max(1);
     let row_blocks = (t * heads.queries / heads.keys).div_ceil(rows);
     // Keys that any of the rows sees.
-    let keys = past.len + t - window.map_or(0, |_| spec.first_seen(past.len));
+    let keys = past.len() + t - window.map_or(0, |_| spec.first_seen(past.len()));
     let wanted = (gpu.multiprocessors() * BLOCKS_PER_PROCESSOR).div_ceil(heads.keys * row_blocks);
     let keys_per_split = keys.div_ceil(wanted).next_multiple_of(keys_step);
     let splits = keys.div_ceil(keys_per_split);
-    let partial = gpu.allocate::<f32>(splits * t * heads.queries * heads.size)?;
-    let log_sums = gpu.allocate::<f32>(splits * t * heads.queries)?;
-    let [past_keys, past_values, count, stride] = of_past(Some(past));
+    let mut partial = gpu.allocate::<f32>(splits * t * heads.queries * heads.size)?;
+    let mut log_sums = gpu.allocate::<f32>(splits * t * heads.queries)?;
+    let [past_keys, past_values, count, stride] = of_past(Some(past))?;
+    let [tokens, h, k, of_split] = Argument::ints([t, heads.queries, heads.keys, keys_per_split])?;
     let shared = constant(gpu, source, "attention_decode_shared_bytes")?;
     let grid = Grid { blocks: (splits, heads.keys, row_blocks), threads: THREADS, shared };
     let arguments = [
-        (&partial).into(),
-        (&log_sums).into(),
-        qkv.into(),
+        (&mut partial).into(),
+        (&mut log_sums).into(),
+        qkv.view()?.into(),
         past_keys,
         past_values,
-        (t as i32).into(),
-        (heads.queries as i32).into(),
-        (heads.keys as i32).into(),
+        tokens,
+        h,
+        k,
         count,
         stride,
-        (keys_per_split as i32).into(),
-        window.unwrap_or(0).into(),
+        of_split,
+        Argument::int(window.unwrap_or(0))?,
         spec.scale.into(),
     ];
-    gpu.launch(source, "attention_decode", grid, &arguments)?;
-    let arguments = [output.into(), (&partial).into(), (&log_sums).into(), (splits as i32).into()];
-    gpu.launch(source, "attention_decode_combine", Grid::new(t * heads.queries, heads.size), &arguments)
+    // SAFETY: `attention_decode(split_out [splits, T, H·D], split_log_sums [splits, T, H], qkv [T, (H + 2K)·D], past keys
+    // and values [P, K·D], T, H, K, P, stride, keys of a split, window, scale)` with a block for each split, key head and
+    // block of the T·H/K rows.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(source, "attention_decode", grid, &arguments)?
+    };
+    let arguments =
+        [output.view_mut()?.into(), (&partial).into(), (&log_sums).into(), Argument::int(splits)?];
+    let grid = Grid::new(t * heads.queries, heads.size);
+    // SAFETY: `attention_decode_combine(out [T, H·D], split_out [splits, T, H·D], split_log_sums [splits, T, H], splits)`
+    // with T·H blocks of D threads.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(source, "attention_decode_combine", grid, &arguments)
+    }
 }
 
 pub(super) fn backward(
     doutput: &GpuTensor,
     qkv: &GpuTensor,
-    attended: &Attended,
+    (output, log_sums): (&GpuTensor, &GpuVector),
     spec: AttentionSpec,
     tasks: &Tasks,
 ) -> Result<GpuTensor> {
     let AttentionSpec { heads, scale, .. } = spec;
     let window = window(spec, tasks.longest);
     let (has_window, source) = (window.is_some(), tasks.kernels.source(window.is_some()));
-    let limits = [window.unwrap_or(0).into(), scale.into()];
+    let limits = [Argument::int(window.unwrap_or(0))?, scale.into()];
     let (gpu, t, kernels) = (qkv.gpu(), qkv.shape()[0], tasks.kernels);
-    let (output, log_sums) = (attended.output.gpu()?, attended.log_sums.gpu()?);
-    let dqkv = GpuTensor::new(gpu, qkv.shape())?;
+    let mut dqkv = GpuTensor::new(gpu, qkv.shape())?;
     let rows = t * heads.queries;
-    let delta = gpu.allocate::<f32>(rows)?;
-    let arguments = [(&delta).into(), doutput.into(), output.into(), (rows as i32).into()];
-    let grid = Grid::new(rows.div_ceil(THREADS / 16), THREADS);
-    gpu.launch(source, "attention_backward_delta", grid, &arguments)?;
-
-    let (h, k) = ((heads.queries as i32).into(), (heads.keys as i32).into());
-    let given: [Argument; 4] = [doutput.into(), qkv.into(), log_sums.into(), (&delta).into()];
+    let mut delta = gpu.allocate::<f32>(rows)?;
     let arguments =
-        [&[(&dqkv).into()], &given[..], &[(&tasks.queries.tasks).into(), h, k], &limits].concat();
+        [(&mut delta).into(), doutput.view()?.into(), output.view()?.into(), Argument::int(rows)?];
+    let grid = Grid::new(rows.div_ceil(THREADS / 16), THREADS);
+    // SAFETY: `attention_backward_delta(delta [T, H], dout [T, H·D], out [T, H·D], T·H)`, 16 threads for each row of a
+    // head.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(source, "attention_backward_delta", grid, &arguments)?
+    };
+
+    let [tokens, h, k] = Argument::ints([t, heads.queries, heads.keys])?;
+    let given: [Argument<'_>; 4] =
+        [doutput.view()?.into(), qkv.view()?.into(), log_sums.view(0..rows)?.into(), (&delta).into()];
+    let blocks = [(&tasks.queries.tasks).into(), h, k];
+    let arguments = [&[dqkv.view_mut()?.into()], &given[..], &blocks, &limits].concat();
     let (name, shared) = ("attention_backward_queries", "attention_backward_queries_shared_bytes");
-    kernels.launch(gpu, has_window, name, shared, tasks.queries.len * heads.queries, &arguments)?;
+    // SAFETY: `attention_backward_queries(dqkv [T, (H + 2K)·D], dout [T, H·D], qkv [T, (H + 2K)·D], log_sums [T, H],
+    // delta [T, H], tasks, H, K, window, scale)` with a block for each task of each query head.
+    #[allow(unsafe_code)]
+    unsafe {
+        kernels.launch(gpu, has_window, name, shared, tasks.queries.len * heads.queries, &arguments)?
+    };
 
     // The query heads of a group are shared among blocks where there are too few blocks otherwise.
     let group = heads.queries / heads.keys;
@@ -132,62 +163,37 @@ pub(super) fn backward(
     let parts = (gpu.multiprocessors() * KEYS_PER_PROCESSOR)
         .div_ceil((blocks * tasks.keys.rows).max(1))
         .clamp(1, group);
-    let partial = gpu.allocate::<f32>(parts * t * 2 * heads.keys * heads.size)?;
-    let sizes = [(t as i32).into(), h, k, (parts as i32).into()];
+    let mut partial = gpu.allocate::<f32>(parts * t * 2 * heads.keys * heads.size)?;
+    let sizes = [tokens, h, k, Argument::int(parts)?];
     let arguments =
-        [&[(&partial).into()], &given[..], &[(&tasks.keys.tasks).into()], &sizes, &limits]
-            .concat();
+        [&[(&mut partial).into()], &given[..], &[(&tasks.keys.tasks).into()], &sizes, &limits].concat();
     let (name, shared) = ("attention_backward_keys", "attention_backward_keys_shared_bytes");
-    kernels.launch(gpu, has_window, name, shared, blocks * parts, &arguments)?;
-    let arguments = [&[(&dqkv).into(), (&partial).into()], &sizes[..]].concat();
-    let fours = t * 2 * heads.keys * heads.size / 4;
-    gpu.launch(source, "attention_backward_sum", Grid::cover(fours, THREADS), &arguments)?;
+    // SAFETY: `attention_backward_keys(dkeys_values [parts, T, 2K·D], dout [T, H·D], qkv [T, (H + 2K)·D], log_sums [T, H],
+    // delta [T, H], tasks, T, H, K, parts, window, scale)` with a block for each part of each task of each key head.
+    #[allow(unsafe_code)]
+    unsafe {
+        kernels.launch(gpu, has_window, name, shared, blocks * parts, &arguments)?
+    };
+    let arguments = [&[dqkv.view_mut()?.into(), (&partial).into()], &sizes[..]].concat();
+    let grid = Grid::cover(t * 2 * heads.keys * heads.size / 4, THREADS);
+    // SAFETY: `attention_backward_sum(dqkv [T, (H + 2K)·D], dkeys_values [parts, T, 2K·D], T, H, K, parts)`, a thread for
+    // each four of the T·2K·D columns.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(source, "attention_backward_sum", grid, &arguments)?
+    };
     Ok(dqkv)
 }
 
-/// Copies the keys and values of qkv behind the first `past.len` rows.
-pub(super) fn append(qkv: &GpuTensor, heads: Heads, past: &GpuPast) -> Result<()> {
-    let (t, columns) = (qkv.shape()[0], heads.keys * heads.size);
-    let keys = qkv.address() + 2 * (heads.queries * heads.size) as u64;
-    let to = [&past.keys, &past.values].map(|rows| address(rows) + 2 * (past.len * columns) as u64);
-    copy_columns(qkv.gpu(), heads, to, [keys, keys + 2 * columns as u64], heads.width(), t)
-}
-
-/// Copies all rows of a past to the start of another.
-pub(super) fn copy_past(from: &GpuPast, to: &GpuPast, heads: Heads) -> Result<()> {
-    let addresses = |past: &GpuPast| [address(&past.keys), address(&past.values)];
-    copy_columns(&from.gpu, heads, addresses(to), addresses(from), from.columns, from.len)
-}
-
-/// Copies rows of keys and values, `stride` numbers apart, to rows that are not apart.
-fn copy_columns(
-    gpu: &Gpu,
-    heads: Heads,
-    to: [u64; 2],
-    from: [u64; 2],
-    stride: usize,
-    rows: usize,
-) -> Result<()> {
-    let sizes = [stride, heads.keys * heads.size].map(|size| (size as i32).into());
-    let arguments = [&to.map(Argument::from)[..], &from.map(Argument::from), &sizes].concat();
-    let grid = Grid { blocks: (rows, 2, 1), threads: 128, shared: 0 };
-    gpu.launch(source(heads, false)?, "copy_columns", grid, &arguments)
-}
-
 /// The buffers, the length and the row stride of a past, or of none.
-fn of_past(past: Option<&GpuPast>) -> [Argument; 4] {
+fn of_past(past: Option<&GpuPast>) -> Result<[Argument<'_>; 4]> {
     match past {
-        Some(past) => [
-            (&past.keys).into(),
-            (&past.values).into(),
-            (past.len as i32).into(),
-            (past.columns as i32).into(),
-        ],
-        None => [Argument::address(None), Argument::address(None), 0.into(), 0.into()],
+        Some(past) => past.arguments(),
+        None => Ok([Argument::null(), Argument::null(), 0.into(), 0.into()]),
     }
 }
 
 /// The window, where it hides any of `keys` keys of the longest sequence.
-fn window(spec: AttentionSpec, keys: usize) -> Option<i32> {
-    spec.window.filter(|window| *window < keys).map(|window| window as i32)
+fn window(spec: AttentionSpec, keys: usize) -> Option<usize> {
+    spec.window.filter(|window| *window < keys)
 }

@@ -84,7 +84,8 @@ pub(in crate::kernels) static SOURCES: [Kernels; 4] =
 
 /// Forward and backward on Hopper, with the number of keys that rows see on average from which they are the
 /// faster ones. They keep a processor to themselves, which waits at the beginning and the end of each block.
-pub(in crate::kernels) static HOPPER: [(Kernels, usize); 2] = [(hopper!("64", 64), 384), (hopper!("128", 128), 96)];
+pub(in crate::kernels) static HOPPER: [(Kernels, usize); 2] =
+    [(hopper!("64", 64), 384), (hopper!("128", 128), 96)];
 
 /// Threads of a block, as attention.cuh has it, and hopper/tiles.cuh.
 pub(super) const THREADS: usize = 128;
@@ -129,19 +130,25 @@ impl Blocks {
         self.kernels.source(has_window)
     }
 
-    pub(super) fn launch(
+    /// Launches one of these kernels with the bytes of shared memory that the constant `shared` names.
+    ///
+    /// # Safety
+    /// As for [`Gpu::launch_on`].
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn launch(
         self,
         gpu: &Gpu,
         has_window: bool,
         name: &'static str,
         shared: &'static str,
         blocks: usize,
-        arguments: &[Argument],
+        arguments: &[Argument<'_>],
     ) -> Result<()> {
         let source = self.source(has_window);
         let shared = constant(gpu, source, shared)?;
         let grid = Grid { blocks: (blocks, 1, 1), threads: self.threads, shared };
-        gpu.launch(source, name, grid, arguments)
+        // SAFETY: the caller's promise.
+        unsafe { gpu.launch(source, name, grid, arguments) }
     }
 }
 

@@ -3,75 +3,61 @@
 
 use super::super::Linear;
 use super::super::lora::slots;
-use super::lora::{gradient, overwrite, rows_of};
 use crate::Result;
 use crate::device::GpuVector;
-use crate::device::cuda::{Factor, GpuTensor, Precision, Product};
+use crate::device::cuda::{GpuTensor, Product};
+use crate::kernels::Write;
 use crate::kernels::dropout::{self, Dropout};
 
-/// x·Aᵀ [T, ranks] for the bf16 A's [ranks, K] at `a`; zero in the columns that pad the ranks.
+/// x·Aᵀ [T, ΣR] for the A's [ΣR, K]; zero in the columns that pad the ranks.
 pub(super) fn lora_hidden(
     x: &GpuTensor,
     linear: &Linear,
     dropout: &Dropout,
-    a: u64,
-    ranks: usize,
+    a: &GpuTensor,
 ) -> Result<GpuTensor> {
-    let (gpu, t, k) = (x.gpu(), x.shape()[0], linear.inputs);
-    let lora_hidden = GpuTensor::zeros(gpu, &[t, ranks])?;
+    let mut lora_hidden = GpuTensor::zeros(x.gpu(), &[x.shape()[0], a.shape()[0]])?;
     for (_, columns, adapter) in slots(linear) {
         let left = dropout::cuda::forward(x, &adapter.dropout(dropout))?;
-        gpu.product(&Product {
-            shape: [t, columns.len(), k],
-            a: rows_of(&left),
-            b: Factor::new(a + 2 * (columns.start * k) as u64, k).t(),
-            out: lora_hidden.address() + 2 * columns.start as u64,
-            out_stride: ranks,
-            precision: Precision::Float16,
-            alpha: 1.0,
-            added: None,
-            bias: None,
-        })?;
+        let product = Product::new(left.view()?, a.view()?.rows(columns.clone())?.t());
+        x.gpu().product(product, lora_hidden.view_mut()?.columns(columns)?, Write::Overwrite)?;
     }
     Ok(lora_hidden)
 }
 
-/// Overwrites dx [T, K] with d_lora_hidden·A for d_lora_hidden [T, ranks] and the bf16 A's at `a`.
-pub(super) fn write_inputs(
-    dx: &GpuTensor,
+/// Writes d_lora_hidden·A, of what was not dropped, to dx [T, K].
+pub(super) fn inputs(
+    dx: &mut GpuTensor,
     d_lora_hidden: &GpuTensor,
     linear: &Linear,
     dropout: &Dropout,
-    a: u64,
+    a: &GpuTensor,
+    mut write: Write,
 ) -> Result<()> {
-    let (k, ranks) = (linear.inputs, d_lora_hidden.shape()[1]);
-    let part = GpuTensor::new(dx.gpu(), dx.shape())?;
-    for (index, (_, columns, adapter)) in slots(linear).enumerate() {
-        let d_lora_hidden = Factor::new(d_lora_hidden.address() + 2 * columns.start as u64, ranks);
-        let a = Factor::new(a + 2 * (columns.start * k) as u64, k);
-        overwrite(&part, d_lora_hidden, a, columns.len())?;
-        match index {
-            0 => dropout::cuda::overwrite(dx, &part, &adapter.dropout(dropout))?,
-            _ => dropout::cuda::accumulate(dx, &part, &adapter.dropout(dropout))?,
-        }
+    let mut part = GpuTensor::new(dx.gpu(), dx.shape())?;
+    for (_, columns, adapter) in slots(linear) {
+        let d_lora_hidden = d_lora_hidden.view()?.columns(columns.clone())?;
+        let product = Product::new(d_lora_hidden, a.view()?.rows(columns)?);
+        dx.gpu().product(product, part.view_mut()?, Write::Overwrite)?;
+        dropout::cuda::apply(dx, &part, &adapter.dropout(dropout), write)?;
+        write = Write::Add;
     }
     Ok(())
 }
 
-/// `dA += dlowᵀ·x` for d_lora_hidden [T, ranks].
+/// `dA += d_lora_hiddenᵀ·x`, of what was not dropped, for d_lora_hidden [T, ΣR].
 pub(super) fn gradients(
     x: &GpuTensor,
     d_lora_hidden: &GpuTensor,
     linear: &Linear,
     dropout: &Dropout,
-    gradients: &GpuVector,
+    gradients: &mut GpuVector,
 ) -> Result<()> {
-    let (t, k, ranks) = (x.shape()[0], linear.inputs, d_lora_hidden.shape()[1]);
     for (_, columns, adapter) in slots(linear) {
         let left = dropout::cuda::forward(x, &adapter.dropout(dropout))?;
-        let d_lora_hidden = Factor::new(d_lora_hidden.address() + 2 * columns.start as u64, ranks);
-        let da = gradients.address_of(&adapter.a)?;
-        x.gpu().product(&gradient([columns.len(), k, t], d_lora_hidden.t(), rows_of(&left), da, 1.0))?;
+        let d_lora_hidden = d_lora_hidden.view()?.columns(columns)?;
+        let da = gradients.view_mut(adapter.a.clone())?.matrix(adapter.rank, linear.inputs)?;
+        x.gpu().product(Product::new(d_lora_hidden.t(), left.view()?), da, Write::Add)?;
     }
     Ok(())
 }

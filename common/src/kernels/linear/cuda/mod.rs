@@ -1,4 +1,4 @@
-//! Linear layers on a GPU. A quantized weight is widened to 16 bits into scratch, on a second stream while
+//! Linear layers on a GPU. A quantized weight is dequantized to 16 bits into scratch, on a second stream while
 //! the product before it runs, and multiplied whole; for a few rows it is multiplied as it is.
 
 mod dropped;
@@ -6,14 +6,14 @@ mod lora;
 mod weight;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::{Linear, LinearSpec, Parameters, Projection};
 use crate::device::GpuVector;
 use crate::device::cuda::{
-    Argument, Factor, Gpu, GpuTensor, Grid, KernelSource, Precision, Product, address, buffer_bytes,
+    Argument, Gpu, GpuTensor, Grid, KernelSource, Number, Product, View, ViewMut, buffer_bytes,
 };
 use crate::kernels::Write;
 use crate::{Result, error};
@@ -28,7 +28,7 @@ pub(super) use lora::bytes as adapter_bytes;
 pub(in crate::kernels) static SOURCE: KernelSource =
     KernelSource::new("quantized", include_str!("../quantized.cu"));
 
-/// Up to this many rows of x, a quantized weight is read once and never widened.
+/// Up to this many rows of x, a quantized weight is read once and never dequantized.
 const FEW_ROWS: usize = 8;
 /// Warps of a block that multiplies them.
 const WARPS_OF_BLOCK: usize = 4;
@@ -40,10 +40,10 @@ pub struct Stack {
     bias: Option<CudaSlice<u16>>,
     /// Where the parts of quantized weights lie, for the kernels of few rows.
     parts: Option<CudaSlice<u64>>,
-    /// The quantized weights in 16 bits besides, where memory is left for that.
-    wide: Option<CudaSlice<u16>>,
-    /// The adapters in 16 bits, and the version of the parameters that they are a copy of.
-    narrow: Mutex<Option<(u64, Arc<Adapters16>)>>,
+    /// The quantized weights in 16 bits, one after the other, where memory is left for that.
+    dequantized: Option<CudaSlice<u16>>,
+    /// The adapters in 16 bits, as they were when [`Stack::refresh_adapters`] was called last.
+    adapters: Option<Adapters16>,
 }
 
 impl Stack {
@@ -59,16 +59,16 @@ impl Stack {
             });
             bias = Some(gpu.upload(&values.map(|value| gpu.float16().bits(value)).collect::<Vec<_>>())?);
         }
-        let mut stack = Self { weights, bias, parts: None, wide: None, narrow: Mutex::default() };
+        let mut stack = Self { weights, bias, parts: None, dequantized: None, adapters: None };
         if stack.is_quantized() {
-            gpu.reserve_widened(stack.len())?;
+            gpu.reserve_scratch(stack.len())?;
             let parts = stack.columns().map(|(columns, weight)| weight.part(columns.start));
             stack.parts = Some(gpu.upload(&parts.collect::<Result<Vec<_>>>()?.concat())?);
         }
         Ok(stack)
     }
 
-    /// Bytes that [`Stack::new`] takes, without the room to widen into.
+    /// Bytes that [`Stack::new`] takes, without scratch.
     pub(super) fn bytes(spec: &LinearSpec) -> u64 {
         let mut bytes = spec.weights.iter().map(Frozen::bytes).sum();
         if spec.has_bias {
@@ -102,72 +102,81 @@ impl Stack {
         })
     }
 
-    /// Copies the adapters where that has not been done.
-    pub(super) fn prepare(&self, linear: &Linear, parameters: &GpuVector) -> Result<()> {
-        self.narrow(linear, parameters).map(drop)
-    }
-
-    /// The adapters in 16 bits, which are copied anew where the parameters have changed.
-    fn narrow(&self, linear: &Linear, parameters: &GpuVector) -> Result<Arc<Adapters16>> {
-        let mut kept = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some((version, narrow)) if *version == parameters.version() => Ok(Arc::clone(narrow)),
+    /// Copies the adapters of `linear`, to which this stack belongs, to 16 bits.
+    pub(super) fn refresh_adapters(&mut self, linear: &Linear, parameters: &GpuVector) -> Result<()> {
+        match &mut self.adapters {
+            _ if !linear.has_adapter() => self.adapters = None,
+            Some(adapters) if adapters.are_of(linear) => adapters.refresh(linear, parameters)?,
             _ => {
-                let narrow = Arc::new(Adapters16::new(linear, parameters)?);
-                *kept = Some((parameters.version(), Arc::clone(&narrow)));
-                Ok(narrow)
+                // The memory of adapters that were there before serves these.
+                self.adapters = None;
+                self.adapters = Some(Adapters16::new(parameters.gpu(), linear, parameters)?);
             }
         }
+        Ok(())
     }
 
-    /// y [T, ΣN] from x [T, K] and the bias, plus a matrix like y at `added`, which may be y itself.
-    fn multiply(&self, y: &GpuTensor, x: &GpuTensor, added: Option<u64>) -> Result<()> {
-        let (t, k) = (x.shape()[0], x.shape()[1]);
-        if let Some(parts) = self.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
-            return self.multiply_rows(y, x, parts, added);
-        }
-        let bias = self.bias.as_ref().map(address);
-        self.multiply_widened(y.address(), Precision::Float16, x, added, bias)
+    /// The adapters of `linear` in 16 bits.
+    fn adapters(&self, linear: &Linear) -> Result<&Adapters16> {
+        self.adapters.as_ref().filter(|adapters| adapters.are_of(linear)).ok_or_else(|| {
+            error!(Bug, "the adapters of {} are not refreshed on the GPU", linear.projections[0].name)
+        })
     }
 
-    /// y [T, ΣN] = x [T, K]·Wᵀ in `precision` at `out`, plus a matrix like y at `added` and a 16-bit bias.
-    fn multiply_widened(
+    /// Writes x [T, K]·Wᵀ and the bias to y [T, ΣN], plus a matrix like y where there is one.
+    fn multiply(
         &self,
-        out: u64,
-        precision: Precision,
-        x: &GpuTensor,
-        added: Option<u64>,
-        bias: Option<u64>,
+        gpu: &Gpu,
+        y: ViewMut<'_, u16>,
+        x: View<'_, u16>,
+        write: Write,
+        residual: Option<View<'_, u16>>,
     ) -> Result<()> {
-        let (t, k) = (x.shape()[0], x.shape()[1]);
-        let n = self.weights.iter().map(Frozen::rows).sum();
-        self.widened(x.gpu(), |columns, weights| {
-            let offset = precision.bytes() * columns.start as u64;
-            x.gpu().product(&Product {
-                shape: [t, columns.len(), k],
-                a: Factor::new(x.address(), k),
-                b: Factor::new(weights, k).t(),
-                out: out + offset,
-                out_stride: n,
-                precision,
-                alpha: 1.0,
-                added: added.map(|added| added + offset),
-                bias: bias.map(|bias| bias + 2 * columns.start as u64),
-            })
+        let [t, k] = x.shape();
+        if let Some(parts) = self.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
+            return self.multiply_rows(gpu, y, x, parts, write, residual);
+        }
+        let bias = self.bias.as_ref().map(View::from);
+        self.multiply_dequantized(gpu, y, x, write, residual, bias)
+    }
+
+    /// Writes x [T, K]·Wᵀ to y [T, ΣN], plus a matrix like y and a bias [1, ΣN] where there are any.
+    fn multiply_dequantized<T: Number>(
+        &self,
+        gpu: &Gpu,
+        mut y: ViewMut<'_, T>,
+        x: View<'_, u16>,
+        write: Write,
+        residual: Option<View<'_, T>>,
+        bias: Option<View<'_, u16>>,
+    ) -> Result<()> {
+        self.dequantized(gpu, |columns, weights| {
+            let residual = residual.map(|residual| residual.columns(columns.clone())).transpose()?;
+            let bias = bias.map(|bias| bias.columns(columns.clone())).transpose()?;
+            let product = Product::new(x, weights.t()).plus(residual).with_bias(bias);
+            gpu.product(product, y.reborrow().columns(columns)?, write)
         })
     }
 
     /// [`Stack::multiply`] for few rows of any number, the weights as they are.
     fn multiply_rows(
         &self,
-        y: &GpuTensor,
-        x: &GpuTensor,
+        gpu: &Gpu,
+        mut y: ViewMut<'_, u16>,
+        x: View<'_, u16>,
         parts: &CudaSlice<u64>,
-        added: Option<u64>,
+        write: Write,
+        residual: Option<View<'_, u16>>,
     ) -> Result<()> {
-        let (tokens, k, n) = (x.shape()[0], x.shape()[1], y.shape()[1]);
+        let ([tokens, k], n) = (x.shape(), self.columns().last().map_or(0, |(columns, _)| columns.end));
         let largest = self.weights.iter().map(Frozen::rows).max().unwrap_or(0);
-        let bias = Argument::address(self.bias.as_ref().map(address));
+        let is_inside = self.weights.iter().all(|weight| weight.columns() == k);
+        if !is_inside || y.shape() != [tokens, n] {
+            return Err(error!(Bug, "{tokens} rows of {k} do not give {:?} of {n}", y.shape()));
+        }
+        residual.map_or(Ok(()), |residual| residual.expect("a residual", [tokens, n]))?;
+        let bias = Argument::optional(self.bias.as_ref().map(View::from));
+        let [y_stride, x_stride, k] = Argument::ints([y.stride(), x.stride(), k])?;
         let mut token = 0;
         while token < tokens {
             // Rows of x, rows of the weight that a warp takes, and the kernel that does.
@@ -177,60 +186,81 @@ impl Stack {
                 4..=7 => (4, 1, "quantized_rows_4"),
                 _ => (8, 1, "quantized_rows_8"),
             };
-            let [y_stride, x_stride] = [n, k].map(|size| Argument::from(size as i32));
-            let offset = 2 * (token * n) as u64;
-            let out = (y.address() + offset).into();
-            let added = Argument::address(added.map(|added| added + offset));
-            let from = (x.address() + 2 * (token * k) as u64).into();
-            let arguments = [out, y_stride, added, from, x_stride, parts.into(), bias, x_stride];
+            let some = token..token + rows;
+            let out = y.reborrow().rows(some.clone())?;
+            let [out, added] = match write {
+                Write::Add => Argument::in_place(out),
+                Write::Overwrite => {
+                    let residual = residual.map(|residual| residual.rows(some.clone())).transpose()?;
+                    [out.into(), Argument::optional(residual)]
+                }
+            };
+            let from = x.rows(some)?.into();
+            let arguments = [out, y_stride, added, from, x_stride, parts.into(), bias, k];
             let blocks = (largest.div_ceil(WARPS_OF_BLOCK * by_warp), self.weights.len(), 1);
             let grid = Grid { blocks, threads: 32 * WARPS_OF_BLOCK, shared: 0 };
-            x.gpu().launch(&SOURCE, kernel, grid, &arguments)?;
+            // SAFETY: `quantized_rows_R(y [R, ΣN], stride, added [R, ΣN] with y's stride or null, x [R, K], stride, parts,
+            // bias [ΣN] or null, K)` with the blocks of the largest part for each of the parts, whose addresses are those of
+            // this stack's weights [N, K] and whose columns end with ΣN. K is a multiple of 32, and a warp has read what it
+            // adds to before it writes.
+            #[allow(unsafe_code)]
+            unsafe {
+                gpu.launch(&SOURCE, kernel, grid, &arguments)?
+            };
             token += rows;
         }
         Ok(())
     }
 
-    /// Gives `multiply` the weights one behind the other as 16-bit [N, K]: all at once where they are
-    /// quantized, else each as it lies. Also the columns of y that they make.
-    fn widened(&self, gpu: &Gpu, mut multiply: impl FnMut(Range<usize>, u64) -> Result<()>) -> Result<()> {
+    /// Gives `multiply` the weights stacked as 16-bit [ΣN, K]: all at once where they are quantized, else
+    /// each as it lies. Also the columns of y that they make.
+    fn dequantized(
+        &self,
+        gpu: &Gpu,
+        mut multiply: impl FnMut(Range<usize>, View<'_, u16>) -> Result<()>,
+    ) -> Result<()> {
         if !self.is_quantized() {
-            return self
-                .columns()
-                .try_for_each(|(columns, weight)| multiply(columns, weight.dense_address()?));
+            return self.columns().try_for_each(|(columns, weight)| multiply(columns, weight.dense()?));
         }
-        let n = self.weights.iter().map(Frozen::rows).sum::<usize>();
-        if let Some(wide) = &self.wide {
-            return multiply(0..n, address(wide));
+        let [n, k] = self.shape();
+        if let Some(dequantized) = &self.dequantized {
+            return multiply(0..n, View::from(dequantized).matrix(n, k)?);
         }
-        gpu.widened(
-            self.len(),
-            |stream, scratch| self.widen(gpu, stream, scratch),
-            |scratch| multiply(0..n, address(scratch)),
+        gpu.with_dequantized(
+            n * k,
+            |stream, scratch| self.dequantize(gpu, stream, scratch),
+            |scratch| multiply(0..n, scratch.matrix(n, k)?),
         )
     }
 
-    /// Widens all weights into `out`, one behind the other.
-    fn widen(&self, gpu: &Gpu, stream: &CudaStream, out: &CudaSlice<u16>) -> Result<()> {
-        self.columns().try_for_each(|(columns, weight)| {
-            weight.dequantize(gpu, stream, address(out) + 2 * (columns.start * weight.columns()) as u64)
-        })
+    /// Writes all weights in 16 bits to `out`, one after the other.
+    fn dequantize(&self, gpu: &Gpu, stream: &CudaStream, out: ViewMut<'_, u16>) -> Result<()> {
+        let [n, k] = self.shape();
+        let mut out = out.matrix(n, k)?;
+        self.columns()
+            .try_for_each(|(columns, weight)| weight.dequantize(gpu, stream, out.reborrow().rows(columns)?))
     }
 
-    /// Numbers of all weights.
+    /// ΣN and K.
+    fn shape(&self) -> [usize; 2] {
+        let inputs = self.weights.first().map_or(0, Frozen::columns);
+        [self.weights.iter().map(Frozen::rows).sum(), inputs]
+    }
+
+    /// Element count of all weights.
     fn len(&self) -> usize {
-        self.weights.iter().map(|weight| weight.rows() * weight.columns()).sum()
+        self.shape().iter().product()
     }
 
-    /// Widens quantized weights for good, where that takes no more than `budget` bytes; returns the bytes.
+    /// Dequantizes quantized weights for good, where that takes no more than `budget` bytes; returns the bytes.
     pub(super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
         let bytes = dequantized_bytes(self.len());
-        if !self.is_quantized() || self.wide.is_some() || bytes > budget {
+        if !self.is_quantized() || self.dequantized.is_some() || bytes > budget {
             return Ok(0);
         }
-        let wide = gpu.allocate(self.len())?;
-        self.widen(gpu, gpu.stream(), &wide)?;
-        self.wide = Some(wide);
+        let mut dequantized = gpu.allocate(self.len())?;
+        self.dequantize(gpu, gpu.stream(), ViewMut::from(&mut dequantized))?;
+        self.dequantized = Some(dequantized);
         Ok(bytes)
     }
 }
@@ -254,19 +284,23 @@ pub(super) fn forward(
     parameters: Option<Parameters>,
     residual: Option<&GpuTensor>,
 ) -> Result<(GpuTensor, Option<GpuTensor>)> {
-    let stack = stack(linear)?;
-    let y = GpuTensor::new(x.gpu(), &[x.shape()[0], linear.outputs])?;
+    let (stack, gpu) = (stack(linear)?, x.gpu());
+    let mut y = GpuTensor::new(gpu, &[x.shape()[0], linear.outputs])?;
     let Some(parameters) = parameters else {
-        stack.multiply(&y, x, residual.map(GpuTensor::address))?;
+        let residual = residual.map(GpuTensor::view).transpose()?;
+        stack.multiply(gpu, y.view_mut()?, x.view()?, Write::Overwrite, residual)?;
         return Ok((y, None));
     };
     // The adapters' part is written first: the product then adds to it what is rounded once. A residual
     // comes last: in 16 bits, what adapters add to it would mostly be rounded away.
-    let narrow = stack.narrow(linear, parameters.values.gpu()?)?;
-    let lora_hidden = narrow.lora_hidden(x, linear, parameters.dropout)?;
-    narrow.write_outputs(&y, &lora_hidden)?;
-    stack.multiply(&y, x, Some(y.address()))?;
-    let y = residual.map_or(Ok(y.clone()), |residual| residual.add(&y))?;
+    let adapters = stack.adapters(linear)?;
+    let lora_hidden = adapters.lora_hidden(x, linear, parameters.dropout)?;
+    adapters.outputs(&mut y, &lora_hidden, Write::Overwrite)?;
+    stack.multiply(gpu, y.view_mut()?, x.view()?, Write::Add, None)?;
+    let y = match residual {
+        Some(residual) => residual.add(&y)?,
+        None => y,
+    };
     Ok((y, Some(lora_hidden)))
 }
 
@@ -278,21 +312,21 @@ pub(super) fn backward(
     needs_dx: bool,
 ) -> Result<(Option<GpuTensor>, Option<GpuTensor>)> {
     let t = dy.shape()[0];
-    let mut narrow = None;
+    let mut adapters = None;
     if linear.has_adapter() && t > 0 {
-        narrow = Some(stack(linear)?.narrow(linear, parameters.values.gpu()?)?);
+        adapters = Some(stack(linear)?.adapters(linear)?);
     }
-    let d_lora_hidden = narrow.as_ref().map(|narrow| narrow.backward(dy)).transpose()?;
+    let d_lora_hidden = adapters.map(|adapters| adapters.backward(dy)).transpose()?;
     if !needs_dx {
         return Ok((None, d_lora_hidden));
     }
-    let dx = GpuTensor::new(dy.gpu(), &[t, linear.inputs])?;
+    let mut dx = GpuTensor::new(dy.gpu(), &[t, linear.inputs])?;
     let mut write = Write::Overwrite;
-    if let (Some(narrow), Some(d_lora_hidden)) = (&narrow, &d_lora_hidden) {
-        narrow.write_inputs(&dx, d_lora_hidden, linear, parameters.dropout)?;
+    if let (Some(adapters), Some(d_lora_hidden)) = (adapters, &d_lora_hidden) {
+        adapters.inputs(&mut dx, d_lora_hidden, linear, parameters.dropout, write)?;
         write = Write::Add;
     }
-    multiply_transposed(&dx, dy, linear, write)?;
+    multiply_transposed(dy.gpu(), dx.view_mut()?, dy.view()?, linear, write)?;
     Ok((Some(dx), d_lora_hidden))
 }
 
@@ -302,63 +336,48 @@ pub(super) fn adapter_gradients(
     (x, lora_hidden): (&GpuTensor, Option<&GpuTensor>),
     linear: &Linear,
     parameters: Parameters,
-    gradients: &GpuVector,
+    gradients: &mut GpuVector,
 ) -> Result<()> {
     match lora_hidden {
         Some(lora_hidden) => lora::gradients(dy, (x, lora_hidden), linear, parameters.dropout, gradients),
         None => {
-            let narrow = stack(linear)?.narrow(linear, parameters.values.gpu()?)?;
-            let lora_hidden = narrow.lora_hidden(x, linear, parameters.dropout)?;
+            let lora_hidden = stack(linear)?.adapters(linear)?.lora_hidden(x, linear, parameters.dropout)?;
             lora::gradients(dy, (x, &lora_hidden), linear, parameters.dropout, gradients)
         }
     }
 }
 
-/// dx [T, K] = dy [T, ΣN]·W, or added to what dx holds.
+/// Writes dy [T, ΣN]·W to dx [T, K].
 pub(in crate::kernels) fn multiply_transposed(
-    dx: &GpuTensor,
-    dy: &GpuTensor,
+    gpu: &Gpu,
+    mut dx: ViewMut<'_, u16>,
+    dy: View<'_, u16>,
     linear: &Linear,
     mut write: Write,
 ) -> Result<()> {
-    let (t, k, n) = (dy.shape()[0], linear.inputs, linear.outputs);
-    stack(linear)?.widened(dx.gpu(), |columns, weights| {
-        let product = Product {
-            shape: [t, k, columns.len()],
-            a: Factor::new(dy.address() + 2 * columns.start as u64, n),
-            b: Factor::new(weights, k),
-            out: dx.address(),
-            out_stride: k,
-            precision: Precision::Float16,
-            alpha: 1.0,
-            added: (write == Write::Add).then(|| dx.address()),
-            bias: None,
-        };
+    stack(linear)?.dequantized(gpu, |columns, weights| {
+        gpu.product(Product::new(dy.columns(columns)?, weights), dx.reborrow(), write)?;
         write = Write::Add;
-        dx.gpu().product(&product)
+        Ok(())
     })
 }
 
-/// y [T, ΣN] = x [T, K]·Wᵀ in `precision`, at `out`.
-pub(in crate::kernels) fn multiply(
-    out: u64,
-    precision: Precision,
-    x: &GpuTensor,
+/// Writes x [T, K]·Wᵀ, without the bias, to y [T, ΣN].
+pub(in crate::kernels) fn multiply<T: Number>(
+    gpu: &Gpu,
+    y: ViewMut<'_, T>,
+    x: View<'_, u16>,
     linear: &Linear,
 ) -> Result<()> {
-    stack(linear)?.multiply_widened(out, precision, x, None, None)
+    stack(linear)?.multiply_dequantized(gpu, y, x, Write::Overwrite, None, None)
 }
 
 /// y [T, ΣN] in f32 on the host.
 pub(super) fn project(x: &GpuTensor, linear: &Linear) -> Result<Vec<f32>> {
-    let len = x.shape()[0] * linear.outputs;
-    let y = x.gpu().allocate::<f32>(len)?;
-    multiply(address(&y), Precision::F32, x, linear)?;
-    x.gpu().download(&y, len)
-}
-
-impl From<&GpuVector> for Argument {
-    fn from(vector: &GpuVector) -> Self {
-        vector.address().into()
-    }
+    let (gpu, shape) = (x.gpu(), [x.shape()[0], linear.outputs]);
+    let len = shape[0] * shape[1];
+    let mut y = gpu.allocate::<f32>(len)?;
+    let out = ViewMut::from(&mut y).columns(0..len)?.matrix(shape[0], shape[1])?;
+    multiply(gpu, out, x.view()?, linear)?;
+    gpu.download(&y, len)
 }

@@ -8,13 +8,13 @@ use rayon::prelude::*;
 use super::super::{Weight, WeightSpec};
 use super::SOURCE;
 use crate::checkpoint::Tensor;
-use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, address, buffer_bytes};
+use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, View, ViewMut, buffer_bytes};
 use crate::nf4::{Absmax, DynamicMap, NF4, Quantized, QuantizedSpec};
 use crate::{Result, error};
 
-/// Values that a block of threads widens: 256 threads, four groups of eight.
-const WIDENED_BY_BLOCK: usize = 256 * 4 * 8;
-/// Numbers that describe a weight to the kernels of few rows.
+/// Values that a block of threads dequantizes: 256 threads, four groups of eight.
+const DEQUANTIZED_BY_BLOCK: usize = 256 * 4 * 8;
+/// 64-bit words that describe a weight to the kernels of few rows.
 pub(super) const PART: usize = 8;
 
 /// A frozen matrix [N, K].
@@ -23,7 +23,7 @@ pub(super) enum Frozen {
     Quantized(Box<QuantizedWeight>),
 }
 
-/// See [`Quantized`], whose parts these are.
+/// The parts of a [`Quantized`] weight, on a GPU.
 pub(super) struct QuantizedWeight {
     shape: [usize; 2],
     packed: CudaSlice<u8>,
@@ -84,40 +84,50 @@ impl Frozen {
         }
     }
 
-    /// Of the 16-bit numbers, where there are any.
-    pub(super) fn dense_address(&self) -> Result<u64> {
+    /// The 16-bit numbers [N, K], where there are any.
+    pub(super) fn dense(&self) -> Result<View<'_, u16>> {
         match self {
-            Self::Dense(values) => Ok(values.address()),
+            Self::Dense(values) => values.view(),
             Self::Quantized(_) => {
                 Err(error!(Unsupported, "a stack of dense weights expected, found a quantized one in it"))
             }
         }
     }
 
-    /// Widens the weight to 16 bits, [N, K], at `out`.
-    pub(super) fn dequantize(&self, gpu: &Gpu, stream: &CudaStream, out: u64) -> Result<()> {
+    /// Writes the weight in 16 bits to `out` [N, K].
+    pub(super) fn dequantize(&self, gpu: &Gpu, stream: &CudaStream, out: ViewMut<'_, u16>) -> Result<()> {
         let weight = self.quantized()?;
         let len = weight.shape[0] * weight.shape[1];
-        let grid = Grid::new(len.div_ceil(WIDENED_BY_BLOCK), 256);
+        out.expect("dequantize", weight.shape)?;
+        let grid = Grid::new(len.div_ceil(DEQUANTIZED_BY_BLOCK), 256);
         let arguments =
-            [&[out.into(), (&weight.packed).into()], &weight.scales()[..], &[(len as i64).into()]];
-        gpu.launch_on(stream, &SOURCE, "dequantize", grid, &arguments.concat())
+            [&[out.into(), (&weight.packed).into()], &weight.scales()[..], &[Argument::int64(len)]].concat();
+        // SAFETY: `dequantize(weight [len], packed [len / 2], values [16], absmax, codes, map, offset, block shifts, len)`;
+        // `out` has `len` numbers, and the parts are those that `Quantized` has checked for as many. `stream` is ordered
+        // with the one that computes by `Gpu::with_dequantized`, or is that one.
+        #[allow(unsafe_code)]
+        unsafe {
+            gpu.launch_on(stream, &SOURCE, "dequantize", grid, &arguments)
+        }
     }
 
-    /// The weight as `quantized.cu` has it in a `Part` that begins at column `first_column` of y.
+    /// The weight as `quantized.cu` has it in a `Part` that begins at column `first_column` of y: addresses that
+    /// hold for as long as the weight does.
     pub(super) fn part(&self, first_column: usize) -> Result<[u64; PART]> {
         let weight = self.quantized()?;
-        let two = |low: i32, high: i32| u64::from(low as u32) | u64::from(high as u32) << 32;
-        let [values, absmax, codes, map, ..] = weight.scales().map(Argument::bits);
+        let two = |low: Argument<'_>, high: Argument<'_>| low.bits() | high.bits() << 32;
+        let [values, absmax, codes, map, offset, block_shift, nested_shift] = weight.scales();
+        let [rows, first_column] = Argument::ints([weight.shape[0], first_column])?;
+        let [values, absmax, codes, map] = [values, absmax, codes, map].map(Argument::bits);
         Ok([
-            address(&weight.packed),
+            Argument::from(&weight.packed).bits(),
             values,
             absmax,
             codes,
             map,
-            two(weight.offset.to_bits() as i32, weight.block_shift),
-            two(weight.nested_shift, 0),
-            two(weight.shape[0] as i32, first_column as i32),
+            two(offset, block_shift),
+            nested_shift.bits(),
+            two(rows, first_column),
         ])
     }
 }
@@ -154,16 +164,15 @@ impl QuantizedWeight {
         buffer_bytes::<u8>(spec.packed_len()) + buffer_bytes::<f32>(NF4.len()) + absmax
     }
 
-    /// As the kernels take them.
-    fn scales(&self) -> [Argument; 7] {
-        let nested = |part: fn(&(CudaSlice<u8>, CudaSlice<f32>)) -> u64| {
-            Argument::address(self.nested.as_ref().map(part))
-        };
+    /// Kernel arguments: code values, absmax, nested codes and their map (null where there are none), offset, block
+    /// sizes as shifts.
+    fn scales(&self) -> [Argument<'_>; 7] {
+        let nested = self.nested.as_ref();
         [
             (&self.values).into(),
             (&self.absmax).into(),
-            nested(|(codes, _)| address(codes)),
-            nested(|(_, map)| address(map)),
+            Argument::optional(nested.map(|(codes, _)| View::from(codes))),
+            Argument::optional(nested.map(|(_, map)| View::from(map))),
             self.offset.into(),
             self.block_shift.into(),
             self.nested_shift.into(),
