@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::cli::{Part, Progress, Unit, check_interrupted, detail, note, warn};
+use common::cli::{Part, Progress, Unit, check_interrupted, note, verbose, warn};
 use common::{Result, error};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -190,7 +190,7 @@ impl Shared {
                 Err(failure) if is_final(&failure) => return Err(failure),
                 Err(failure) => {
                     let failure = failure.about(&self.remotes[flight.file].name);
-                    detail(&failure);
+                    verbose(&failure);
                     let received = flight.progress.received.load(Ordering::Relaxed);
                     let wait = trouble.add(received, self.schedule.last_gain());
                     if trouble.fruitless > self.network.retries {

@@ -1,6 +1,6 @@
 //! Where a run's memory goes: planned before anything of the model is loaded, shown, and kept.
 
-use common::cli::{Size, detail, note};
+use common::cli::{Size, note, verbose};
 use common::device::cuda::Gpu;
 use common::device::{Device, available_memory};
 use common::kernels::adamw::MomentsSpec;
@@ -121,7 +121,7 @@ impl MemoryPlan {
         let (Device::Cuda(gpu), Some(budget)) = (model.device(), self.budget) else { return Ok(()) };
         gpu.synchronize()?;
         let (planned, took) = (self.held.loaded(), gpu.memory()?.used);
-        detail(format_args!(
+        verbose(format_args!(
             "weights, adapters, optimizer and scratch: planned {}, took {}",
             size(planned),
             size(took)
@@ -138,7 +138,7 @@ impl MemoryPlan {
             }
         }
         let spent = model.spend_memory(self.passes.spare(), self.reads_table)?;
-        detail(format_args!("spare memory: {} spent on weights in bf16", size(spent)));
+        verbose(format_args!("spare memory: {} spent on weights in bf16", size(spent)));
         Ok(())
     }
 

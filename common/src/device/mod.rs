@@ -66,7 +66,7 @@ impl DeviceChoice {
             Self::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal, float16)?)),
             Self::Auto if Gpu::count() == 0 => {
                 let threads = rayon::current_num_threads();
-                crate::cli::detail(format_args!("device: cpu, {threads} threads (no NVIDIA GPU was found)"));
+                crate::cli::verbose(format_args!("device: cpu, {threads} threads (no NVIDIA GPU was found)"));
                 Ok(Device::Cpu)
             }
             Self::Auto => match Gpu::open(0, float16) {

@@ -101,7 +101,7 @@ impl Preparation<'_> {
         let kept = match cli::cache_directory("tokens") {
             Ok(cache) => Some(cache.join(self.key(&sources)?)),
             Err(problem) => {
-                cli::detail(format_args!("tokens are not kept: {problem}"));
+                cli::verbose(format_args!("tokens are not kept: {problem}"));
                 None
             }
         };
@@ -112,7 +112,7 @@ impl Preparation<'_> {
                 examples
             }
             Some(Err(problem)) => {
-                cli::detail(format_args!("{problem}; tokenizing again"));
+                cli::verbose(format_args!("{problem}; tokenizing again"));
                 self.tokenize(&sources, kept.as_deref())?
             }
             None => self.tokenize(&sources, kept.as_deref())?,

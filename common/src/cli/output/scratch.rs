@@ -168,7 +168,7 @@ impl Drop for Scratch {
         if !self.keeps
             && let Err(problem) = self.remove()
         {
-            crate::cli::detail(problem);
+            crate::cli::verbose(problem);
         }
     }
 }
