@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::cli::{Part, Progress, Unit, check_interrupted, note, verbose, warn};
+use common::cli::{Progress, Subtask, Unit, check_interrupted, note, verbose, warn};
 use common::{Result, error};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -113,7 +113,7 @@ pub async fn run(
                 check_interrupted().map_err(|error| error.hint("run the same command again to go on"))?;
                 let arrived = shared.schedule.arrived();
                 progress.set(arrived);
-                progress.parts(&shared.active_parts());
+                progress.subtasks(&shared.active_files());
                 let is_limited = shared.is_limited.load(Ordering::Relaxed);
                 let connections = growth.connections(arrived, is_limited);
                 // Before they begin, so that the first does not take the share of all.
@@ -158,10 +158,10 @@ impl Shared {
     }
 
     /// The files on their way, for people.
-    fn active_parts(&self) -> Vec<Part> {
+    fn active_files(&self) -> Vec<Subtask> {
         let part = |(file, done): (usize, u64)| {
             let remote = &self.remotes[file];
-            Part { name: remote.name.clone(), done, total: remote.partial.size }
+            Subtask { name: remote.name.clone(), done, total: remote.partial.size }
         };
         self.schedule.active_files().into_iter().map(part).collect()
     }

@@ -37,7 +37,7 @@ pub use output::{
     is_unfinished, made_otherwise, no_follow, parts_of, recipe_of, temporary, write_file,
 };
 pub use place::{cache_directory, tool};
-pub use progress::{Part, Progress, Unit};
+pub use progress::{Progress, Subtask, Unit};
 pub use secrets::{hide_secrets, keep_secret};
 pub use size::Size;
 pub use stdout::{answer, print_path, stdout};
