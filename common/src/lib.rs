@@ -10,6 +10,7 @@
 //! | [`device`] | where tensors live and products run |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`files`] | reading files of others: regular ones, bounded |
+//! | [`host_memory`] | the memory of the machine and of this process |
 //! | [`hub_cache`] | the hub's own cache, and the models in it |
 //! | [`kernels`] | the operations of the model, forward beside backward |
 //! | [`model`] | the decoder: forward, hand-written backward, adapters |
@@ -26,6 +27,7 @@ pub mod device;
 pub mod error;
 pub mod files;
 mod hex;
+pub mod host_memory;
 pub mod hub_cache;
 pub mod kernels;
 pub mod model;

@@ -1,8 +1,9 @@
 //! Where a run's memory goes: planned before anything of the model is loaded, shown, and kept.
 
 use common::cli::{Size, note, verbose};
+use common::device::Device;
 use common::device::cuda::Gpu;
-use common::device::{Device, available_memory};
+use common::host_memory::available_memory;
 use common::kernels::adamw::MomentsSpec;
 use common::model::{AdapterLayout, Held, Model, Outline, Plan, Wanted};
 use common::nf4::Scheme;

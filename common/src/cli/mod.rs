@@ -23,8 +23,8 @@ use std::time::Instant;
 use clap::Parser;
 
 use crate::checkpoint::check_unchanged;
-use crate::device::peak_resident_memory;
 use crate::error::Kind;
+use crate::host_memory::peak_resident_memory;
 use crate::{Error, Result};
 
 pub use arguments::Common;

@@ -1,7 +1,6 @@
 //! Where tensors live and products run.
 
 pub mod cuda;
-mod host_memory;
 mod tensor;
 mod vector;
 
@@ -12,7 +11,6 @@ use std::sync::Arc;
 use crate::{Error, Result};
 
 use cuda::{Float16, Gpu};
-pub use host_memory::{available_memory, peak_resident_memory, resident_memory};
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};
 
