@@ -41,9 +41,9 @@ use crate::text::{Conversation, Message, number};
 use crate::{Context, Error, Result, bail, error};
 
 pub use columns::{Columns, Tags};
-pub use reading::{Sink, records};
+pub use reading::{RecordSink, records};
 pub use rows::RowLimit;
-pub use source::{Format, Source};
+pub use source::{DataSource, Format};
 
 /// A conversation and where it was written.
 #[derive(Debug, Clone)]
@@ -51,12 +51,12 @@ pub struct Record {
     /// What was said.
     pub conversation: Conversation,
     /// The row it comes from.
-    pub place: Place,
+    pub place: RowPlace,
 }
 
 /// A row of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RowPlace {
     /// The file.
     pub file: Arc<PathBuf>,
     /// Where in it: the number of a row or of a line, from 1.
@@ -65,7 +65,7 @@ pub struct Place {
     pub is_line: bool,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RowPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = if self.is_line { "line" } else { "row" };
         write!(f, "{}, {what} {}", self.file.display(), self.row)
@@ -81,7 +81,7 @@ pub struct Malformed {
 
 impl Malformed {
     /// Counts a row, or under `strict` fails with what is wrong with it.
-    pub fn add(&mut self, place: &Place, problem: Error, strict: bool) -> Result<()> {
+    pub fn add(&mut self, place: &RowPlace, problem: Error, strict: bool) -> Result<()> {
         let problem = problem.context(place);
         if strict {
             return Err(problem.hint("mend the row, or leave --strict out to skip such rows"));
