@@ -71,7 +71,7 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
 fn recipe(request: &Request, base: &Base, beside: &Companions) -> Result<Value> {
     let mut files = serde_json::Map::new();
     let mut add = |path: &Path| -> Result<()> {
-        files.insert(fs_err::canonicalize(path)?.display().to_string(), cli::identity(path)?);
+        files.insert(fs_err::canonicalize(path)?.display().to_string(), cli::file_version(path)?);
         Ok(())
     };
     add(&base.directory.join("config.json"))?;

@@ -182,7 +182,7 @@ fn is_same(result: &Path, source: &IncomingModel) -> Result<bool> {
     let files: Vec<(String, PathBuf)> = files.chain(companions).collect();
     let parts = cli::parts_of(result);
     for (name, path) in &files {
-        if parts.get(name) != Some(&cli::identity(path)?) {
+        if parts.get(name) != Some(&cli::file_version(path)?) {
             return Ok(false);
         }
     }
@@ -259,7 +259,7 @@ impl<'a> Work<'a> {
         };
         progress.set_total(self.total_bytes(&shards)?);
         progress.message(file.clone());
-        let from = cli::identity(&path)?;
+        let from = cli::file_version(&path)?;
         let tensors = with_canonical_names(Checkpoint::open_file(&path)?)?;
         if self.written.is_empty() {
             self.expect_linear(&tensors)?;
@@ -343,7 +343,7 @@ impl<'a> Work<'a> {
         cli::write_file(&directory.join(CONFIG), &text)?;
         let companions = Companions::of(&self.source.directory)?;
         for companion in &companions.files {
-            let from = cli::identity(&companion.path)?;
+            let from = cli::file_version(&companion.path)?;
             companion.copy(&directory)?;
             self.output.finish_part(&companion.name, from)?;
         }

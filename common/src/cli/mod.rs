@@ -8,9 +8,9 @@ mod arguments;
 mod escape;
 mod input;
 mod interrupt;
+mod locations;
 mod messages;
 mod output;
-mod place;
 mod progress;
 mod secrets;
 mod size;
@@ -31,12 +31,12 @@ pub use arguments::Common;
 pub use escape::{one_line, quoted, quoted_path};
 pub use input::{Input, Inputs, inputs};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
+pub use locations::{cache_directory, tool_path};
 pub use messages::{Tool, is_quiet, note, note_lines, prompt, show_in_tests, verbose, warn};
 pub use output::{
-    Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, identity,
+    Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, file_version,
     is_unfinished, made_otherwise, no_follow, parts_of, recipe_of, temporary, write_file,
 };
-pub use place::{cache_directory, tool};
 pub use progress::{Progress, Subtask, Unit};
 pub use secrets::{hide_secrets, keep_secret};
 pub use size::Size;

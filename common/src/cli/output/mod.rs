@@ -70,7 +70,7 @@ fn foreign(path: &Path, entry: &Path, tool: &str) -> Error {
 }
 
 /// What tells one version of a file from another, for recipes and parts.
-pub fn identity(file: &Path) -> Result<Value> {
+pub fn file_version(file: &Path) -> Result<Value> {
     let metadata = fs_err::metadata(file)?;
     let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Ok(json!({
