@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use common::checkpoint::{Bytes, FileWriter, Tensor, narrow};
+use common::checkpoint::{Bytes, FileWriter, Tensor, cast_from_f32};
 use common::cli::{self, Progress};
 use common::kernels::linear::Weight;
 use common::kernels::product::{Matrix, MatrixMut, Threads, accumulate};
@@ -120,7 +120,7 @@ impl OutputTensor<'_> {
 
     fn fold_block(&self, rows: Range<usize>, values: &mut [f32], bytes: &mut [u8]) -> Result<()> {
         self.fold(rows.clone(), values)?;
-        let Some(index) = narrow(self.spec.dtype, values, bytes)? else { return Ok(()) };
+        let Some(index) = cast_from_f32(self.spec.dtype, values, bytes)? else { return Ok(()) };
         let (_, columns) = self.rows_and_columns();
         let (row, column) = (rows.start + index / columns, index % columns);
         let name = &self.spec.name;

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use common::adapter::{AdapterConfig, find_base};
-use common::checkpoint::{Tensor, narrow};
+use common::checkpoint::{Tensor, cast_from_f32};
 use common::kernels::linear::Weight;
 use common::nf4::{Quantized, Scheme};
 use common::{Result, cli};
@@ -122,7 +122,7 @@ pub fn compare_requantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
 /// which changes single numbers and not their spread.
 fn through_4_bits(tensor: &OutputTensor<'_>, row: &[f32], scheme: Scheme) -> Result<Vec<f32>> {
     let mut bytes = vec![0; tensor.row_size()];
-    narrow(tensor.spec.dtype, row, &mut bytes)?;
+    cast_from_f32(tensor.spec.dtype, row, &mut bytes)?;
     let (name, shape) = (tensor.spec.name.clone(), vec![1, row.len()]);
     let tensor = Tensor { name, dtype: tensor.spec.dtype, shape, bytes: bytes.into() };
     Ok(Quantized::quantize(&tensor, scheme)?.dequantize())

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use common::checkpoint::{Checkpoint, Tensor, narrow};
+use common::checkpoint::{Checkpoint, Tensor, cast_from_f32};
 use common::{Result, bail};
 
 use crate::plan::{MergePlan, OutputTensor};
@@ -59,7 +59,7 @@ fn compare(planned: &OutputTensor<'_>, written: &Tensor, row: usize) -> Result<(
     let sums = sums(planned, row)?;
     let totals: Vec<f32> = sums.iter().map(|sum| sum.total as f32).collect();
     let mut expected = vec![0; size];
-    narrow(planned.spec.dtype, &totals, &mut expected)?;
+    cast_from_f32(planned.spec.dtype, &totals, &mut expected)?;
     let width = size / columns.max(1);
     for (column, (found, expected)) in found.chunks(width).zip(expected.chunks(width)).enumerate() {
         let is_near = ordered(found).abs_diff(ordered(expected)) <= 1

@@ -1,7 +1,7 @@
 //! Writing safetensors files whole or not at all, tensor by tensor.
 //!
 //! Names, dtypes and shapes are known before the first byte, so the header goes first and every
-//! tensor straight to its place, in any order and from any thread; no more than what is being
+//! tensor straight to its slot, in any order and from any thread; no more than what is being
 //! written is in memory. The file has a name of its own until all of it is on disk.
 
 use std::collections::HashMap;
@@ -57,11 +57,11 @@ impl From<&Tensor> for TensorSpec {
 pub struct FileWriter {
     path: PathBuf,
     file: tempfile::NamedTempFile,
-    places: HashMap<String, Place>,
+    slots: HashMap<String, TensorSlot>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct TensorSlot {
     range: Range<u64>,
     written: AtomicUsize,
 }
@@ -83,15 +83,16 @@ impl FileWriter {
         header.resize(header.len().next_multiple_of(8), b' ');
         let start = 8 + header.len() as u64;
 
-        let mut places = HashMap::with_capacity(specs.len());
+        let mut slots = HashMap::with_capacity(specs.len());
         for (spec, range) in specs.into_iter().zip(ranges) {
-            let place = Place { range: start + range.start..start + range.end, written: AtomicUsize::new(0) };
-            if places.insert(spec.name.clone(), place).is_some() {
+            let slot =
+                TensorSlot { range: start + range.start..start + range.end, written: AtomicUsize::new(0) };
+            if slots.insert(spec.name.clone(), slot).is_some() {
                 bail!(Bug, "tensor {} would be written twice to {}", spec.name, path.display());
             }
         }
         let file = cli::temporary(path, "")?;
-        let writer = Self { path: path.to_path_buf(), file, places };
+        let writer = Self { path: path.to_path_buf(), file, slots };
         writer.reserve(start + end)?;
         let mut prefix = (header.len() as u64).to_le_bytes().to_vec();
         prefix.extend(header);
@@ -125,21 +126,21 @@ impl FileWriter {
 
     /// Writes some of a tensor's bytes, beginning with its byte `offset`. Every byte is written once.
     pub fn write_part(&self, name: &str, offset: usize, bytes: &[u8]) -> Result<()> {
-        let Some(place) = self.places.get(name) else {
+        let Some(slot) = self.slots.get(name) else {
             bail!(Bug, "tensor {name} was not announced for {}", self.path.display());
         };
-        let start = place.range.start + offset as u64;
-        if start + bytes.len() as u64 > place.range.end {
+        let start = slot.range.start + offset as u64;
+        if start + bytes.len() as u64 > slot.range.end {
             bail!(
                 Bug,
                 "tensor {name} has {} bytes in {}, not {}",
-                place.range.end - place.range.start,
+                slot.range.end - slot.range.start,
                 self.path.display(),
                 offset + bytes.len()
             );
         }
         self.write_bytes(bytes, start)?;
-        place.written.fetch_add(bytes.len(), Ordering::Relaxed);
+        slot.written.fetch_add(bytes.len(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -159,9 +160,9 @@ impl FileWriter {
 
     /// Checks that every tensor was written, brings the file to disk and gives it its name.
     pub fn finish(self) -> Result<()> {
-        for (name, place) in &self.places {
+        for (name, slot) in &self.slots {
             let (written, size) =
-                (place.written.load(Ordering::Relaxed) as u64, place.range.end - place.range.start);
+                (slot.written.load(Ordering::Relaxed) as u64, slot.range.end - slot.range.start);
             if written != size {
                 bail!(
                     Bug,
