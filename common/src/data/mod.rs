@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
 //! | `columns` | which columns of a row are read, and which fields of its messages |
-//! | [`json`] | JSON as Python reads it |
 //! | [`hub`] | data sets that are downloaded |
 //! | `card` | the subsets that a data set's README names |
 //! | [`splits`] | the splits of a data set, and the files of each |
@@ -21,7 +20,6 @@ mod card;
 mod columns;
 pub mod draw;
 pub mod hub;
-pub mod json;
 pub mod passes;
 pub mod reading;
 pub mod rows;
@@ -35,10 +33,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::text::{Conversation, Message, number};
-use crate::{Context, Error, Result, bail, error};
+use crate::json::kind_of;
+use crate::text::{Conversation, Message};
+use crate::{Context, Error, Result, bail, error, json};
 
 pub use columns::{Columns, Tags};
 pub use reading::{RecordSink, records};
@@ -157,21 +156,9 @@ fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
     };
     let wrap = |tool: Value| match tool.get("function") {
         Some(_) => tool,
-        None => json!({"type": "function", "function": tool}),
+        None => serde_json::json!({"type": "function", "function": tool}),
     };
     Ok(tools.into_iter().map(wrap).collect())
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        number if number::text_of(number).is_some() => "a number",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]

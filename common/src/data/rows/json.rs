@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::input::{Input, Position, not_utf8};
 use super::nesting::Nesting;
 use super::{Row, RowLimit, RowSink};
-use crate::data::{RowPlace, json, kind_of};
+use crate::data::RowPlace;
+use crate::json::{self, kind_of};
 
 /// Why there may be no row at all within the limit.
 const ENDLESS: &str = "; there is only white space";
