@@ -42,7 +42,7 @@ use crate::{Context, Error, Result, bail, error, json};
 pub use columns::{Columns, Tags};
 pub use reading::{RecordSink, records};
 pub use rows::RowLimit;
-pub use source::{DataSource, Format};
+pub use source::{DataSource, Format, known_repository};
 
 /// A conversation and where it was written.
 #[derive(Debug, Clone)]

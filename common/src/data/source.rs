@@ -18,6 +18,12 @@ use super::{Columns, RowLimit, Tags};
 /// LLaMA-Factory lists, with its names, in the form of that file.
 const KNOWN: &str = include_str!("known.json");
 
+/// The repository on the hub of a public data set that LLaMA-Factory has a name for.
+pub fn known_repository(name: &str) -> Option<String> {
+    let known: Map<String, Value> = serde_json::from_str(KNOWN).ok()?;
+    known.get(name)?.get("hf_hub_url")?.as_str().map(str::to_owned)
+}
+
 /// Ends of the names of files that are taken for a dataset's name by mistake.
 const FILES: [&str; 5] = ["json", "jsonl", "csv", "tsv", "parquet"];
 
