@@ -8,6 +8,7 @@
 //! | [`cli`] | the command-line contract: paths in and out, progress, exit codes |
 //! | [`data`] | instruction data: files, formats, conversations |
 //! | [`device`] | where tensors live and products run |
+//! | [`disk`] | directories, free space, and bringing bytes to the disk |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`files`] | reading files of others: regular ones, bounded |
 //! | [`host_memory`] | the memory of the machine and of this process |
@@ -25,6 +26,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod disk;
 pub mod error;
 pub mod files;
 pub mod host_memory;

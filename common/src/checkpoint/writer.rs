@@ -16,7 +16,7 @@ use serde::ser::SerializeMap;
 
 use super::header::size_in_bytes;
 use super::{Bytes, Tensor};
-use crate::{Context, Error, Result, bail, cli, error};
+use crate::{Context, Error, Result, bail, cli, disk, error};
 
 /// Bytes that are copied at a time.
 const COPIED: usize = 16 << 20;
@@ -93,23 +93,12 @@ impl FileWriter {
         }
         let file = cli::temporary(path, "")?;
         let writer = Self { path: path.to_path_buf(), file, slots };
-        writer.reserve(start + end)?;
+        disk::reserve(writer.file.as_file(), start + end)
+            .with_context(|| format!("cannot reserve {} bytes for {}", start + end, path.display()))?;
         let mut prefix = (header.len() as u64).to_le_bytes().to_vec();
         prefix.extend(header);
         writer.write_bytes(&prefix, 0)?;
         Ok(writer)
-    }
-
-    /// Takes the disk space, where the file system can, and sets the length.
-    fn reserve(&self, length: u64) -> Result<()> {
-        use rustix::fs::{FallocateFlags, fallocate};
-        match fallocate(self.file.as_file(), FallocateFlags::empty(), 0, length) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::NOSPC) => Err(std::io::Error::from(rustix::io::Errno::NOSPC))
-                .with_context(|| format!("cannot reserve {length} bytes for {}", self.path.display())),
-            // Not every file system reserves; writing still reports a full disk.
-            Err(_) => Ok(self.file.as_file().set_len(length)?),
-        }
     }
 
     fn write_bytes(&self, bytes: &[u8], at: u64) -> Result<()> {
@@ -174,10 +163,7 @@ impl FileWriter {
         self.file.as_file().sync_all()?;
         let Self { path, file, .. } = self;
         file.persist(&path).map_err(|failed| Error::from(failed.error).context(path.display()))?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs_err::File::open(parent)?.sync_all()?;
-        }
-        Ok(())
+        disk::sync(disk::parent(&path))
     }
 }
 

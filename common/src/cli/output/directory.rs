@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use super::made_by::{self, Contents, MADE_BY, MadeBy, contents};
 use super::scratch::{self, Scratch};
-use super::write::{self, exchange, parent, remove, rename_new, sync, sync_tree};
+use super::write::{self, exchange, remove, rename_new, sync_tree};
 use super::{Destination, foreign, made_otherwise};
 use crate::checkpoint::check_unchanged;
+use crate::disk::{parent, sync};
 use crate::{Context, Error, Result, cli, error};
 
 /// What [`OutputDirectory::begin`] found.

@@ -14,10 +14,11 @@ use serde_json::Value;
 use super::directory::{NewParents, place};
 use super::made_by::{self, Contents, Kind, MADE_BY, MadeBy, contents};
 use super::scratch::Scratch;
-use super::write::{self, remove, rename_new, sync, sync_tree};
+use super::write::{self, remove, rename_new, sync_tree};
 use super::{Destination, foreign};
 use crate::checkpoint::check_unchanged;
-use crate::{Context, Result, bail, error};
+use crate::disk::sync;
+use crate::{Context, Result, bail, disk, error};
 
 /// A directory to which a tool adds files and results.
 #[derive(Debug)]
@@ -155,7 +156,7 @@ impl GrowingDirectory {
             if !made_by::has_plain_parents(&self.path, name) {
                 bail!(Exists, "{} would lie behind a link or a file", to.display());
             }
-            fs_err::create_dir_all(write::parent(&to))?;
+            fs_err::create_dir_all(disk::parent(&to))?;
             fs_err::rename(stage.join(name), to)?;
         }
         sync(&self.path)?;

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::Destination;
-use super::write::{self, parent, remove};
+use super::write::{self, remove};
+use crate::disk::parent;
 use crate::{Context, Error, Result, error, hex};
 
 /// The name within a directory that grows, and the end of a name beside a result.
