@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::directory::{NewParents, place};
 use super::made_by::{self, Contents, Kind, MADE_BY, MadeBy, contents};
+use super::new_parents::NewParents;
+use super::replace::place;
 use super::scratch::Scratch;
 use super::write::{self, remove, rename_new, sync_tree};
 use super::{Destination, foreign};

@@ -5,6 +5,8 @@
 //! | `destination` | where a result goes, checked against everything that is read |
 //! | `apart` | whether an output is, holds or lies in an input |
 //! | `directory` | a directory that appears whole or not at all |
+//! | `replace` | what a result may replace, and how |
+//! | `new_parents` | directories made above a result, removed where it fails |
 //! | `growing` | a directory that grows in place |
 //! | `file` | a file that the user has named |
 //! | `made_by` | `made-by.json`: whose a directory is, and which files in it |
@@ -21,6 +23,8 @@ mod directory;
 mod file;
 mod growing;
 mod made_by;
+mod new_parents;
+mod replace;
 mod scratch;
 mod write;
 
