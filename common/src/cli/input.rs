@@ -20,13 +20,13 @@ pub enum Input {
 
 /// The paths of a call, in order, each as soon as it arrives.
 pub struct Inputs {
-    origin: Origin,
+    source: PathSource,
     /// The last file that arrived and is not yet covered by its directory's line.
     open: Option<PathBuf>,
     any: bool,
 }
 
-enum Origin {
+enum PathSource {
     Arguments(std::vec::IntoIter<PathBuf>),
     Lines(Box<dyn Iterator<Item = std::io::Result<String>>>),
 }
@@ -43,15 +43,20 @@ pub fn inputs(arguments: &[PathBuf]) -> Result<Inputs> {
     Ok(Inputs::from_lines(std::io::BufReader::new(std::io::stdin())))
 }
 
+/// Whether a file is YAML by its name.
+pub fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
 impl Inputs {
     /// Paths from the command line.
     pub fn from_arguments(paths: Vec<PathBuf>) -> Self {
-        Self { origin: Origin::Arguments(paths.into_iter()), open: None, any: false }
+        Self { source: PathSource::Arguments(paths.into_iter()), open: None, any: false }
     }
 
     /// Paths from lines of text; empty lines are skipped.
     pub fn from_lines(reader: impl BufRead + 'static) -> Self {
-        Self { origin: Origin::Lines(Box::new(reader.lines())), open: None, any: false }
+        Self { source: PathSource::Lines(Box::new(reader.lines())), open: None, any: false }
     }
 
     /// All directories, for tools that need the whole of each, and the YAML files that may stand in the
@@ -61,9 +66,7 @@ impl Inputs {
         for input in self {
             match input? {
                 Input::Directory(path) => directories.push(path),
-                Input::File(path) if path.extension().is_some_and(|e| e == "yaml" || e == "yml") => {
-                    directories.push(path);
-                }
+                Input::File(path) if is_yaml(&path) => directories.push(path),
                 Input::File(_) => {}
             }
         }
@@ -85,9 +88,9 @@ impl Inputs {
     }
 
     fn next_path(&mut self) -> Option<Result<PathBuf>> {
-        match &mut self.origin {
-            Origin::Arguments(paths) => paths.next().map(Ok),
-            Origin::Lines(lines) => loop {
+        match &mut self.source {
+            PathSource::Arguments(paths) => paths.next().map(Ok),
+            PathSource::Lines(lines) => loop {
                 match lines.next()? {
                     Ok(line) if line.trim_end_matches('\r').is_empty() => {}
                     Ok(line) => return Some(Ok(PathBuf::from(line.trim_end_matches('\r')))),
@@ -101,7 +104,7 @@ impl Inputs {
 
     /// What the end of the stream means.
     fn end(&mut self) -> Option<Result<Input>> {
-        let Origin::Lines(_) = self.origin else { return None };
+        let PathSource::Lines(_) = self.source else { return None };
         if let Some(file) = self.open.take() {
             return Some(Err(error!("upstream ended after {} without naming its directory", file.display())
                 .hint("the command before the pipe failed; see its message, then run the line again")));
@@ -143,7 +146,7 @@ impl Iterator for Inputs {
             }
             Input::Directory(path)
         } else {
-            if matches!(self.origin, Origin::Lines(_)) {
+            if matches!(self.source, PathSource::Lines(_)) {
                 self.open = Some(path.clone());
             }
             Input::File(path)
