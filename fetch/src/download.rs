@@ -94,7 +94,7 @@ pub async fn run(
         shared.follow(file, &events);
     }
     let progress = Progress::new("fetch", total, Unit::Bytes);
-    progress.go_on_from(shared.schedule.arrived());
+    progress.resume_from(shared.schedule.arrived());
     let mut lanes = JoinSet::new();
     let mut growth = Growth::new(network.connections);
     let mut tick = tokio::time::interval(TICK);

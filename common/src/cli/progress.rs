@@ -88,7 +88,7 @@ impl Progress {
     }
 
     /// Takes up work of which `position` units were done before: they say nothing about the rate.
-    pub fn go_on_from(&self, position: u64) {
+    pub fn resume_from(&self, position: u64) {
         self.bar.set_position(position);
         self.bar.reset_eta();
         if let Some(Ok(mut plain)) = self.plain.as_ref().map(Mutex::lock) {

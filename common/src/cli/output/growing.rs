@@ -87,7 +87,7 @@ impl GrowingDirectory {
     }
 
     /// Goes on with work of `recipe`: everything stays.
-    pub fn go_on(&mut self, recipe: Value) -> Result<()> {
+    pub fn resume(&mut self, recipe: Value) -> Result<()> {
         let files = self.made_by.files.take();
         self.made_by = MadeBy { files, ..MadeBy::unfinished(&self.made_by.tool, recipe) };
         self.write_made_by()
