@@ -9,7 +9,7 @@ use regex::{Regex, RegexSet};
 const LINEAR: &str = r"^model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$";
 
 /// What is done with each tensor.
-pub struct Plan {
+pub struct QuantizationPlan {
     scheme: Scheme,
     linear: Regex,
     keep: RegexSet,
@@ -17,7 +17,7 @@ pub struct Plan {
 
 /// What is done with one tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum Action {
     /// Quantized.
     Quantize,
     /// A linear weight that the user keeps.
@@ -26,7 +26,7 @@ pub enum Fate {
     Copy,
 }
 
-impl Plan {
+impl QuantizationPlan {
     /// `keep`: regular expressions of linear weights that stay as they are.
     pub fn new(scheme: Scheme, keep: &[String]) -> Result<Self> {
         let linear = Regex::new(LINEAR).map_err(Error::malformed)?;
@@ -45,21 +45,21 @@ impl Plan {
     }
 
     /// What is done with the tensor of that name.
-    pub fn fate(&self, name: &str) -> Fate {
+    pub fn action(&self, name: &str) -> Action {
         if !self.is_linear(name) {
-            Fate::Copy
+            Action::Copy
         } else if self.keep.is_match(name) {
-            Fate::Keep
+            Action::Keep
         } else {
-            Fate::Quantize
+            Action::Quantize
         }
     }
 
     /// The tensors that a tensor becomes.
-    pub fn outcome(&self, tensor: &TensorSpec) -> Result<Vec<TensorSpec>> {
-        match self.fate(&tensor.name) {
-            Fate::Quantize => Quantized::specs(tensor, self.scheme),
-            Fate::Keep | Fate::Copy => Ok(vec![tensor.clone()]),
+    pub fn output_specs(&self, tensor: &TensorSpec) -> Result<Vec<TensorSpec>> {
+        match self.action(&tensor.name) {
+            Action::Quantize => Quantized::specs(tensor, self.scheme),
+            Action::Keep | Action::Copy => Ok(vec![tensor.clone()]),
         }
     }
 }
@@ -70,9 +70,9 @@ mod tests {
 
     #[test]
     fn only_the_blocks_linear_weights_are_quantized() {
-        let plan = Plan::new(Scheme::default(), &["layers\\.1\\.".into()]).unwrap();
+        let plan = QuantizationPlan::new(Scheme::default(), &["layers\\.1\\.".into()]).unwrap();
         for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.11.mlp.down_proj.weight"] {
-            assert_eq!(plan.fate(name), Fate::Quantize, "{name}");
+            assert_eq!(plan.action(name), Action::Quantize, "{name}");
         }
         for name in [
             "lm_head.weight",
@@ -82,14 +82,14 @@ mod tests {
             "model.layers.0.self_attn.q_norm.weight",
             "model.layers.0.self_attn.q_proj.bias",
         ] {
-            assert_eq!(plan.fate(name), Fate::Copy, "{name}");
+            assert_eq!(plan.action(name), Action::Copy, "{name}");
         }
-        assert_eq!(plan.fate("model.layers.1.mlp.up_proj.weight"), Fate::Keep);
+        assert_eq!(plan.action("model.layers.1.mlp.up_proj.weight"), Action::Keep);
     }
 
     #[test]
     fn a_bad_pattern_is_wrong_usage() {
-        let Err(error) = Plan::new(Scheme::default(), &["(".into()]) else { panic!() };
+        let Err(error) = QuantizationPlan::new(Scheme::default(), &["(".into()]) else { panic!() };
         assert_eq!(error.kind(), common::error::Kind::Usage);
     }
 }
