@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::incoming::IncomingModel;
-use crate::plan::{Action, QuantizationPlan};
+use crate::plan::{Action, QuantizationPlan, keep_patterns};
 use crate::{config, report, shard};
 
 const CONFIG: &str = "config.json";
@@ -69,13 +69,14 @@ pub fn quantize(
     output: Option<PathBuf>,
     force: bool,
 ) -> Result<PathBuf> {
-    let plan = QuantizationPlan::new(options.scheme, &options.keep)?;
+    let keep = keep_patterns(&options.keep)?;
     // Up to config.json, which comes first, nothing can be done.
     let mut source = begin_source(&mut inputs)?;
     let config_path = source.file(CONFIG).ok_or_else(|| {
         error!("{} has no {CONFIG}", source.directory.display()).hint("name a model's directory")
     })?;
-    let config = config::read(&config_path)?;
+    let (config, parsed) = config::read(&config_path)?;
+    let plan = QuantizationPlan::new(options.scheme, keep, &parsed);
     // Those that are there already; the others are looked at when they are copied.
     Companions::of(&source.directory)?.expect_inside()?;
     let destination = match output {
