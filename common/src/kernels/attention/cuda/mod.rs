@@ -9,10 +9,10 @@ use crate::Result;
 use crate::device::cuda::{Argument, GpuTensor, Grid};
 use crate::device::{GpuVector, Tensor, Vector};
 
-pub use past::GpuPast;
+pub(super) use past::GpuPast;
 use sources::{Blocks, THREADS, constant, source};
 pub(in crate::kernels) use sources::{HOPPER, SOURCES};
-pub use tasks::Tasks;
+pub(super) use tasks::Tasks;
 
 /// Up to this many new tokens of one sequence behind a past are decoded, the past split over blocks.
 const FEW_TOKENS: usize = 8;

@@ -13,7 +13,7 @@ use crate::{Result, error};
 const QUERY_ROWS: usize = 128;
 
 /// Blocks of rows for the kernels: each a sequence's bounds and the block's first row.
-pub struct Tasks {
+pub(in crate::kernels::attention) struct Tasks {
     /// Blocks of queries, those with the most keys first.
     pub(super) queries: List,
     /// Blocks of keys, those with the most queries first.
