@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use common::checkpoint::{Dtype, Tensor, narrow};
+use common::checkpoint::{Dtype, Tensor, cast_from_f32};
 use common::nf4::{Quantized, Scheme};
 use common::{Result, cli};
 use rayon::prelude::*;
@@ -40,7 +40,7 @@ fn bf16_weight() -> Result<Tensor> {
     let number = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0;
     let values: Vec<f32> = (0..COUNT).map(number).collect();
     let mut bytes = vec![0; 2 * COUNT];
-    narrow(Dtype::BF16, &values, &mut bytes)?;
+    cast_from_f32(Dtype::BF16, &values, &mut bytes)?;
     Ok(Tensor { name: "weight".into(), dtype: Dtype::BF16, shape: SHAPE.to_vec(), bytes: bytes.into() })
 }
 

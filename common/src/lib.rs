@@ -8,9 +8,12 @@
 //! | [`cli`] | the command-line contract: paths in and out, progress, exit codes |
 //! | [`data`] | instruction data: files, formats, conversations |
 //! | [`device`] | where tensors live and products run |
+//! | [`disk`] | directories, free space, and bringing bytes to the disk |
 //! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`files`] | reading files of others: regular ones, bounded |
+//! | [`host_memory`] | the memory of the machine and of this process |
 //! | [`hub_cache`] | the hub's own cache, and the models in it |
+//! | [`json`] | JSON as Python reads it, numbers of any size included |
 //! | [`kernels`] | the operations of the model, forward beside backward |
 //! | [`model`] | the decoder: forward, hand-written backward, adapters |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
@@ -23,10 +26,12 @@ pub mod checkpoint;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod disk;
 pub mod error;
 pub mod files;
-mod hex;
+pub mod host_memory;
 pub mod hub_cache;
+pub mod json;
 pub mod kernels;
 pub mod model;
 pub mod nf4;
@@ -34,4 +39,8 @@ pub mod panics;
 pub mod text;
 
 pub use error::{Context, Error, Result};
-pub use hex::hex;
+
+/// Bytes as lower-case hexadecimal digits, two each, as digests are written.
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

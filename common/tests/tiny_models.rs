@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use common::adapter::{Adapter, AdapterConfig};
 use common::checkpoint::{Checkpoint, Tensor};
 use common::device::{Device, Vector};
-use common::model::{Batch, Cache, KeyValueCache, Model, Noise, Sequence};
+use common::model::{Batch, Cache, KeyValueCache, Model, Noise, Objective, Sequence};
 
-const FAMILIES: [&str; 5] = ["llama", "llama3-rope", "mistral", "qwen2", "qwen3"];
+const FAMILIES: [&str; 7] =
+    ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"];
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
@@ -132,6 +133,60 @@ fn loss_and_every_gradient_are_pefts() {
                 assert!(difference < 1e-4, "{family}: {name} differs by {difference:e}");
             }
         }
+    }
+}
+
+/// Prefers the first of two sequences to the second: −ln σ(β·(ln p(first) − ln p(second))), the form of
+/// preference losses.
+struct Preference {
+    beta: f64,
+    /// Rows of the first sequence.
+    first: usize,
+}
+
+impl Objective for Preference {
+    fn loss(&self, log_probabilities: &[f64]) -> common::Result<(f64, Vec<f32>)> {
+        let (first, second) = log_probabilities.split_at(self.first);
+        let margin = self.beta * (first.iter().sum::<f64>() - second.iter().sum::<f64>());
+        let slope = (self.beta / (1.0 + margin.exp())) as f32;
+        let weights = [vec![slope; first.len()], vec![-slope; second.len()]].concat();
+        Ok(((-margin).exp().ln_1p(), weights))
+    }
+}
+
+/// An objective that sees all log-probabilities before it says what each row counts: by the chain rule, its
+/// gradients are those of the two sequences, each alone, which are PEFT's.
+#[test]
+fn an_objective_weighs_rows_by_their_log_probabilities() {
+    let golden = Golden::open("qwen3");
+    let model = golden.model("nf4", true);
+    let sequences = &golden.sequences()[..2];
+    let alone = [0, 1].map(|index| {
+        let batch = pack(&sequences[index..=index]);
+        let mut gradients = no_gradients(&model);
+        let loss = model.loss_and_gradients(&batch, 1.0, 0, &mut gradients).unwrap();
+        (loss, gradients)
+    });
+    let [(first, of_first), (second, of_second)] = &alone;
+    let beta = 0.05;
+    let margin = beta * (second.sum - first.sum);
+    let slope = (beta / (1.0 + margin.exp())) as f32;
+    let expected: Vec<f32> = of_first
+        .host()
+        .unwrap()
+        .iter()
+        .zip(of_second.host().unwrap())
+        .map(|(first, second)| slope * (first - second))
+        .collect();
+    for recomputed in [0, 1] {
+        let batch = pack(sequences);
+        let mut gradients = no_gradients(&model);
+        let objective = Preference { beta, first: first.tokens };
+        let tape = model.forward(&batch, recomputed).unwrap();
+        let loss = model.backward(tape, &objective, &mut gradients).unwrap();
+        assert!((loss.sum - (-margin).exp().ln_1p()).abs() < 1e-5, "{}", loss.sum);
+        let difference = difference(gradients.host().unwrap(), &expected);
+        assert!(difference < 1e-5, "gradients differ by {difference:e}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use common::checkpoint::check_unchanged;
 use common::cli::{self, Progress, Unit};
 use common::data::passes::{pack, passes};
-use common::data::{Malformed, Place, Record, Source, records};
+use common::data::{DataSource, Malformed, Record, RowPlace, records};
 use common::error::Kind;
 use common::model::{Loss, Model};
 use common::text::labels::encode_conversation;
@@ -22,13 +22,13 @@ pub struct Examples {
     /// Each with tokens to predict.
     pub examples: Vec<Example>,
     /// Where each comes from.
-    pub places: Vec<Place>,
+    pub places: Vec<RowPlace>,
 }
 
 impl Examples {
     /// A line of JSON for each example, of `losses` in the same order.
     pub fn details(&self, losses: &[Loss]) -> String {
-        let line = |(place, loss): (&Place, &Loss)| {
+        let line = |(place, loss): (&RowPlace, &Loss)| {
             let line = json!({"row": place.row, "loss": loss.mean(), "tokens": loss.tokens});
             format!("{line}\n")
         };
@@ -74,7 +74,7 @@ pub fn examples(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
 ) -> Result<Examples> {
-    let mut source = Source::file(file);
+    let mut source = DataSource::file(file);
     source.max_samples = limit;
     let options = LabelOptions::answers(cutoff);
     let (mut found, mut refused, mut shortened, mut empty, mut masked, mut unwritten) =

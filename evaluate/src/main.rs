@@ -171,7 +171,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Error::usage(format!("--style hendrycks asks MMLU, not {task}")).hint("leave --style out")
         );
     }
-    let directories = cli::inputs(&arguments.models)?.directories()?;
+    let directories = cli::inputs(&arguments.models)?.directories_or_yaml()?;
     if directories.is_empty() {
         return Err(error!("no directory among the inputs").hint("name the directory of a model"));
     }

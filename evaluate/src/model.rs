@@ -103,7 +103,7 @@ impl<'a> Models<'a> {
                 if let (Device::Cuda(gpu), true) = (&self.device, self.scores) {
                     model.cache_dequantized(gpu.memory()?.free / 2, true)?;
                 }
-                cli::detail(format_args!("loaded {}", base.display()));
+                cli::verbose(format_args!("loaded {}", base.display()));
                 (base, model)
             }
         };

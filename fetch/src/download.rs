@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::cli::{Part, Progress, Unit, check_interrupted, detail, note, warn};
+use common::cli::{Progress, Subtask, Unit, check_interrupted, note, verbose, warn};
 use common::{Result, error};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -94,7 +94,7 @@ pub async fn run(
         shared.follow(file, &events);
     }
     let progress = Progress::new("fetch", total, Unit::Bytes);
-    progress.go_on_from(shared.schedule.arrived());
+    progress.resume_from(shared.schedule.arrived());
     let mut lanes = JoinSet::new();
     let mut growth = Growth::new(network.connections);
     let mut tick = tokio::time::interval(TICK);
@@ -113,7 +113,7 @@ pub async fn run(
                 check_interrupted().map_err(|error| error.hint("run the same command again to go on"))?;
                 let arrived = shared.schedule.arrived();
                 progress.set(arrived);
-                progress.parts(&shared.active_parts());
+                progress.subtasks(&shared.active_files());
                 let is_limited = shared.is_limited.load(Ordering::Relaxed);
                 let connections = growth.connections(arrived, is_limited);
                 // Before they begin, so that the first does not take the share of all.
@@ -158,10 +158,10 @@ impl Shared {
     }
 
     /// The files on their way, for people.
-    fn active_parts(&self) -> Vec<Part> {
+    fn active_files(&self) -> Vec<Subtask> {
         let part = |(file, done): (usize, u64)| {
             let remote = &self.remotes[file];
-            Part { name: remote.name.clone(), done, total: remote.partial.size }
+            Subtask { name: remote.name.clone(), done, total: remote.partial.size }
         };
         self.schedule.active_files().into_iter().map(part).collect()
     }
@@ -190,7 +190,7 @@ impl Shared {
                 Err(failure) if is_final(&failure) => return Err(failure),
                 Err(failure) => {
                     let failure = failure.about(&self.remotes[flight.file].name);
-                    detail(&failure);
+                    verbose(&failure);
                     let received = flight.progress.received.load(Ordering::Relaxed);
                     let wait = trouble.add(received, self.schedule.last_gain());
                     if trouble.fruitless > self.network.retries {

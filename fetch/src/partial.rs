@@ -8,8 +8,6 @@
 use std::os::unix::fs::FileExt;
 
 use common::{Context, Result};
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
 
 use crate::folder::Entry;
 
@@ -152,12 +150,8 @@ fn reserve(file: &fs_err::File, size: u64) -> Result<()> {
         // Memory is reserved by being cleared, which takes as long as filling it.
         return Ok(file.set_len(size)?);
     }
-    match rustix::fs::fallocate(file.file(), FallocateFlags::empty(), 0, size) {
-        Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(file.set_len(size)?),
-        Err(error) => Err(std::io::Error::from(error))
-            .with_context(|| format!("cannot reserve {size} bytes for {}", file.path().display())),
-    }
+    common::disk::reserve(file.file(), size)
+        .with_context(|| format!("cannot reserve {size} bytes for {}", file.path().display()))
 }
 
 #[cfg(test)]

@@ -5,14 +5,8 @@ use reqwest::Url;
 
 use crate::page::{self, Part};
 
-/// Names by which the usual data sets are known, and their repositories.
-const KNOWN_DATA_SETS: [(&str, &str); 5] = [
-    ("alpaca_en", "llamafactory/alpaca_en"),
-    ("alpaca_zh", "llamafactory/alpaca_zh"),
-    ("alpaca_gpt4_en", "llamafactory/alpaca_gpt4_en"),
-    ("alpaca_gpt4_zh", "llamafactory/alpaca_gpt4_zh"),
-    ("mmlu", "cais/mmlu"),
-];
+/// The name by which MMLU is known, and its repository. Names of training data are LLaMA-Factory's.
+const MMLU: (&str, &str) = ("mmlu", "cais/mmlu");
 
 /// The kinds of repository a hub holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -45,6 +39,11 @@ impl Kind {
     }
 }
 
+/// The repository of a data set that is known by a name without an owner.
+fn known_data_set(name: &str) -> Option<String> {
+    if name == MMLU.0 { Some(MMLU.1.to_owned()) } else { common::data::known_repository(name) }
+}
+
 /// Where the bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -74,9 +73,9 @@ impl Source {
             return Self::parse_url(url, kind, endpoint);
         }
         if kind != Some(Kind::Model)
-            && let Some((_, id)) = KNOWN_DATA_SETS.iter().find(|(name, _)| *name == text)
+            && let Some(id) = known_data_set(text)
         {
-            return Ok(Self::repository(Kind::Dataset, id));
+            return Ok(Self::repository(Kind::Dataset, &id));
         }
         check_id(text)?;
         Ok(Self::repository(kind.unwrap_or(Kind::Model), text))

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use common::cli::{Progress, Size, Unit, check_interrupted, detail};
+use common::cli::{Progress, Size, Unit, check_interrupted, verbose};
 use reqwest::{Method, Url};
 
 use crate::config::Network;
@@ -56,7 +56,7 @@ async fn try_again(
                 }
                 let asked = if let Failure::Transient { wait, .. } = &failure { *wait } else { None };
                 let wait = asked.unwrap_or(FIRST_WAIT * 2_u32.pow(failures.min(6)));
-                detail(format_args!("{failure}; from the beginning in {:.1} s", wait.as_secs_f32()));
+                verbose(format_args!("{failure}; from the beginning in {:.1} s", wait.as_secs_f32()));
                 tokio::time::sleep(wait).await;
             }
             end => return end,

@@ -1,8 +1,9 @@
 //! Where a run's memory goes: planned before anything of the model is loaded, shown, and kept.
 
-use common::cli::{Size, detail, note};
+use common::cli::{Size, note, verbose};
+use common::device::Device;
 use common::device::cuda::Gpu;
-use common::device::{Device, available_memory};
+use common::host_memory::available_memory;
 use common::kernels::adamw::MomentsSpec;
 use common::model::{AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, ResidentBytes};
 use common::nf4::Scheme;
@@ -121,7 +122,7 @@ impl MemoryPlan {
         let (Device::Cuda(gpu), Some(budget)) = (model.device(), self.budget) else { return Ok(()) };
         gpu.synchronize()?;
         let (planned, took) = (self.held.loaded(), gpu.memory()?.used);
-        detail(format_args!(
+        verbose(format_args!(
             "weights, adapters, optimizer and scratch: planned {}, took {}",
             size(planned),
             size(took)
@@ -138,7 +139,7 @@ impl MemoryPlan {
             }
         }
         let spent = model.cache_dequantized(self.passes.spare(), self.reads_table)?;
-        detail(format_args!("spare memory: {} spent on weights in bf16", size(spent)));
+        verbose(format_args!("spare memory: {} spent on weights in bf16", size(spent)));
         Ok(())
     }
 

@@ -94,7 +94,7 @@ pub fn open(config: &Config, destination: &Destination) -> Result<GrowingDirecto
 /// Begins or continues the run in its directory, once nothing can go wrong before its first step.
 pub fn begin(directory: &mut GrowingDirectory, config: &Config, recipe: &Value) -> Result<()> {
     match continues(config) {
-        true => directory.go_on(recipe.clone()),
+        true => directory.resume(recipe.clone()),
         false => directory.begin(recipe.clone(), is_of_adapter),
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Instant;
 
+use common::device::Device;
 use common::device::cuda::Utilization;
-use common::device::{Device, peak_resident_memory, resident_memory};
+use common::host_memory::{peak_resident_memory, resident_memory};
 
 use crate::record::Step;
 

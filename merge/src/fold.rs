@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use common::checkpoint::{Bytes, FileWriter, Tensor, narrow};
+use common::checkpoint::{Bytes, FileWriter, Tensor, cast_from_f32};
 use common::cli::{self, Progress};
 use common::kernels::Write;
 use common::kernels::linear::Weight;
@@ -12,19 +12,28 @@ use common::{Result, bail, error};
 use rayon::prelude::*;
 
 use crate::base::release;
-use crate::plan::Piece;
+use crate::plan::OutputTensor;
 
 /// Numbers that a thread folds at a time: 1 MiB of f32, which stays in its cache.
 const BLOCK: usize = 1 << 18;
 
-impl Piece<'_> {
+impl OutputTensor<'_> {
+    /// Reads the rows `rows` of the weight into `out` `[rows, columns]`, in f32, without any change.
+    pub fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let (_, columns) = self.rows_and_columns();
+        match &self.weight {
+            Weight::Dense(tensor) => tensor.read_f32(rows.start * columns..rows.end * columns, out),
+            Weight::Quantized(quantized) => {
+                quantized.dequantize_rows(rows, out);
+                Ok(())
+            }
+        }
+    }
+
     /// Reads and folds the rows `rows` into `out` `[rows, columns]`, in f32.
     pub fn fold(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let (_, columns) = self.rows_and_columns();
-        match &self.weight {
-            Weight::Dense(tensor) => tensor.read_f32(rows.start * columns..rows.end * columns, out)?,
-            Weight::Quantized(quantized) => quantized.dequantize_rows(rows.clone(), out),
-        }
+        self.read(rows.clone(), out)?;
         if let Some(trained) = self.rows {
             let here = trained.indices.iter().enumerate().filter(|(_, row)| rows.contains(row));
             for (position, row) in here {
@@ -112,7 +121,7 @@ impl Piece<'_> {
 
     fn fold_block(&self, rows: Range<usize>, values: &mut [f32], bytes: &mut [u8]) -> Result<()> {
         self.fold(rows.clone(), values)?;
-        let Some(index) = narrow(self.spec.dtype, values, bytes)? else { return Ok(()) };
+        let Some(index) = cast_from_f32(self.spec.dtype, values, bytes)? else { return Ok(()) };
         let (_, columns) = self.rows_and_columns();
         let (row, column) = (rows.start + index / columns, index % columns);
         let name = &self.spec.name;

@@ -66,7 +66,7 @@ The result is a plain model directory. From a 4-bit base the weights are dequant
 
 fn main() -> ExitCode {
     cli::run(Tool { name: "merge", hint: |_| None }, |arguments: Arguments| {
-        let paths = cli::inputs(&arguments.adapter)?.directories()?;
+        let paths = cli::inputs(&arguments.adapter)?.directories_or_yaml()?;
         let request = request::Request::new(paths, arguments)?;
         cli::print_path(&work::merge(&request)?)
     })

@@ -12,7 +12,7 @@ use common::{Result, bail};
 use crate::base::{Base, is_float};
 
 /// A tensor of the result.
-pub struct Piece<'a> {
+pub struct OutputTensor<'a> {
     /// Its name, dtype and shape when it is dense.
     pub spec: TensorSpec,
     /// What it begins as: a weight of the base, or what an adapter puts in its place.
@@ -26,15 +26,15 @@ pub struct Piece<'a> {
 }
 
 /// The files of the result.
-pub struct File<'a> {
+pub struct Shard<'a> {
     pub name: String,
-    pub pieces: Vec<Piece<'a>>,
+    pub tensors: Vec<OutputTensor<'a>>,
     pub specs: Vec<TensorSpec>,
 }
 
 /// Everything that is written.
-pub struct Plan<'a> {
-    pub files: Vec<File<'a>>,
+pub struct MergePlan<'a> {
+    pub files: Vec<Shard<'a>>,
     /// The head is not the embedding table, which config.json says.
     pub untied: bool,
     /// The rows of the embedding table where they are not those of the base.
@@ -43,7 +43,7 @@ pub struct Plan<'a> {
     pub resized_by: Option<usize>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> MergePlan<'a> {
     /// Decides what becomes of each tensor of the base. What an adapter has and the base lacks is an
     /// error that names it.
     pub fn new(
@@ -68,7 +68,7 @@ impl<'a> Plan<'a> {
         let is_changed = changes(HEAD) || changes(EMBEDDING);
         let stays_tied = base.says_tied() && !has_own_head && is_changed && stays_tied(adapters);
         let untied = base.says_tied() && (has_own_head || is_changed && !stays_tied);
-        let mut pieces = Vec::new();
+        let mut tensors = Vec::new();
         let mut names: Vec<(String, String)> = base.names().map(|name| (name.into(), name.into())).collect();
         match stored {
             [true, false] if untied => names.push((HEAD.into(), EMBEDDING.into())),
@@ -86,13 +86,14 @@ impl<'a> Plan<'a> {
         }
         for (name, source) in names {
             unused.remove(&name);
-            pieces.push(piece(base, adapters, weights, name, &source, requantize)?);
+            tensors.push(tensor(base, adapters, weights, name, &source, requantize)?);
         }
         if let Some(name) = unused.first() {
             bail!(Mismatch, "the adapter changes {name}, which {} does not have", base.directory.display());
         }
-        let rows =
-            |name: &str| pieces.iter().find(|piece| piece.spec.name == name).map(|piece| piece.spec.shape[0]);
+        let rows = |name: &str| {
+            tensors.iter().find(|tensor| tensor.spec.name == name).map(|tensor| tensor.spec.shape[0])
+        };
         if let (Some(table), Some(head)) = (rows(EMBEDDING), rows(HEAD))
             && table != head
         {
@@ -107,7 +108,7 @@ impl<'a> Plan<'a> {
             brought.is_some_and(|brought| Some(brought) != shape.as_ref())
         });
         let vocabulary = resized_by.and_then(|_| rows(EMBEDDING));
-        Ok(Self { files: cut(pieces, shard_size)?, untied, vocabulary, resized_by })
+        Ok(Self { files: cut(tensors, shard_size)?, untied, vocabulary, resized_by })
     }
 
     /// The bytes of all tensors.
@@ -117,8 +118,8 @@ impl<'a> Plan<'a> {
     }
 
     /// All tensors.
-    pub fn pieces(&self) -> impl Iterator<Item = &Piece<'a>> {
-        self.files.iter().flat_map(|file| &file.pieces)
+    pub fn tensors(&self) -> impl Iterator<Item = &OutputTensor<'a>> {
+        self.files.iter().flat_map(|file| &file.tensors)
     }
 }
 
@@ -144,14 +145,14 @@ fn stays_tied(adapters: &[Adapter]) -> bool {
     })
 }
 
-fn piece<'a>(
+fn tensor<'a>(
     base: &Base,
     adapters: &'a [Adapter],
     weights: &[f32],
     name: String,
     source: &str,
     requantize: bool,
-) -> Result<Piece<'a>> {
+) -> Result<OutputTensor<'a>> {
     let (spec, mut weight) = base.weight(source)?;
     let mut spec = TensorSpec { name: name.clone(), ..spec };
     let mut replaced = false;
@@ -215,12 +216,12 @@ fn piece<'a>(
         updates.push((lora, counts));
     }
     let requantize = requantize && matches!(weight, Weight::Quantized(_));
-    Ok(Piece { spec, weight, rows, updates, requantize })
+    Ok(OutputTensor { spec, weight, rows, updates, requantize })
 }
 
-impl Piece<'_> {
+impl OutputTensor<'_> {
     /// The tensors that are written for it.
-    pub fn outcome(&self) -> Result<Vec<TensorSpec>> {
+    pub fn output_specs(&self) -> Result<Vec<TensorSpec>> {
         match &self.weight {
             Weight::Quantized(quantized) if self.requantize => {
                 Quantized::specs(&self.spec, quantized.scheme())
@@ -256,21 +257,21 @@ impl Piece<'_> {
 }
 
 /// Fills one file after the other, never cutting a tensor.
-fn cut(pieces: Vec<Piece<'_>>, shard_size: u64) -> Result<Vec<File<'_>>> {
-    let mut files: Vec<File> = Vec::new();
+fn cut(tensors: Vec<OutputTensor<'_>>, shard_size: u64) -> Result<Vec<Shard<'_>>> {
+    let mut files: Vec<Shard> = Vec::new();
     let mut filled = 0;
-    for piece in pieces {
-        let specs = piece.outcome()?;
+    for tensor in tensors {
+        let specs = tensor.output_specs()?;
         let size = specs.iter().map(|spec| Ok(spec.size()? as u64)).sum::<Result<u64>>()?;
         match files.last_mut() {
             Some(file) if filled + size <= shard_size => {
                 filled += size;
-                file.pieces.push(piece);
+                file.tensors.push(tensor);
                 file.specs.extend(specs);
             }
             _ => {
                 filled = size;
-                files.push(File { name: SINGLE.into(), pieces: vec![piece], specs });
+                files.push(Shard { name: SINGLE.into(), tensors: vec![tensor], specs });
             }
         }
     }

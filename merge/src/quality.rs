@@ -1,4 +1,4 @@
-//! What quantization moved, against what was learnt: `‖W − dequantized‖ / ‖ΔW‖`.
+//! What quantization sums, against what was learnt: `‖W − dequantized‖ / ‖ΔW‖`.
 //!
 //! An adapter that was trained over 4-bit weights has learnt to live with their error. Folded into
 //! the original weights it finds that error gone, which is harmless while the error is small beside
@@ -7,26 +7,25 @@
 use std::path::{Path, PathBuf};
 
 use common::adapter::{AdapterConfig, find_base};
-use common::checkpoint::{Tensor, narrow};
+use common::checkpoint::{Tensor, cast_from_f32};
 use common::kernels::linear::Weight;
 use common::nf4::{Quantized, Scheme};
-use common::{Result, files};
-use serde_json::Value;
+use common::{Result, cli};
 
 use crate::base::{Base, release};
-use crate::plan::{Piece, Plan};
+use crate::plan::{MergePlan, OutputTensor};
 
 /// Rows of each weight that are looked at.
 const ROWS: usize = 16;
 
 /// Sums of squares over sampled rows.
 #[derive(Debug, Default)]
-pub struct Moved {
+pub struct SquareSums {
     error: f64,
     update: f64,
 }
 
-impl Moved {
+impl SquareSums {
     /// The root of the quotient; `None` where no update is.
     pub fn ratio(&self) -> Option<f64> {
         (self.update > 0.0).then(|| (self.error / self.update).sqrt())
@@ -59,72 +58,73 @@ pub fn is_quantized(base: &Base) -> bool {
 
 /// The model that `quantize` made a directory from.
 fn made_from(directory: &Path) -> Option<PathBuf> {
-    let made_by: Value = files::read_json(&directory.join("made-by.json"), files::CONFIG).ok()?;
-    Some(PathBuf::from(made_by["recipe"]["model"].as_str()?))
+    let recipe = cli::recipe_of(directory, "quantize")?;
+    Some(PathBuf::from(recipe["model"].as_str()?))
 }
 
 /// Compares the base with its counterpart on the weights that adapters change.
-pub fn of_bases(plan: &Plan<'_>, counterpart: &Base) -> Result<Moved> {
-    let mut moved = Moved::default();
-    for piece in plan.pieces().filter(|piece| !piece.updates.is_empty()) {
-        if !counterpart.contains(&piece.spec.name) {
+pub fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<SquareSums> {
+    let mut sums = SquareSums::default();
+    for tensor in plan.tensors().filter(|tensor| !tensor.updates.is_empty()) {
+        if !counterpart.contains(&tensor.spec.name) {
             continue;
         }
-        let (spec, weight) = counterpart.weight(&piece.spec.name)?;
-        let other = Piece { spec, weight, updates: Vec::new(), rows: None, requantize: false };
-        if other.spec.shape != piece.spec.shape {
+        let (spec, weight) = counterpart.weight(&tensor.spec.name)?;
+        let other = OutputTensor { spec, weight, updates: Vec::new(), rows: None, requantize: false };
+        if other.spec.shape != tensor.spec.shape {
             continue;
         }
-        for row in sample(piece) {
-            let (plain, folded, counterpart) = (plain(piece, row)?, rows(piece, row)?, rows(&other, row)?);
-            moved.add(differences(&plain, &counterpart), differences(&folded, &plain));
+        for row in sample(tensor) {
+            let (plain, folded, counterpart) =
+                (base_row(tensor, row)?, folded_row(tensor, row)?, folded_row(&other, row)?);
+            sums.add(differences(&plain, &counterpart), differences(&folded, &plain));
         }
-        release(&piece.weight);
+        release(&tensor.weight);
         release(&other.weight);
     }
-    Ok(moved)
+    Ok(sums)
 }
 
 /// Compares the weights of an original base with what they are in NF4, as if the adapter had been
 /// trained over that.
-pub fn of_quantizing(plan: &Plan<'_>) -> Result<Moved> {
-    let mut moved = Moved::default();
-    for piece in plan.pieces().filter(|piece| !piece.updates.is_empty()) {
-        for row in sample(piece) {
-            let plain = plain(piece, row)?;
+pub fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
+    let mut sums = SquareSums::default();
+    for tensor in plan.tensors().filter(|tensor| !tensor.updates.is_empty()) {
+        for row in sample(tensor) {
+            let plain = base_row(tensor, row)?;
             if plain.iter().any(|value| !value.is_finite()) {
                 // Whoever writes it names it.
                 continue;
             }
-            let dequantized = through_4_bits(piece, &plain, Scheme::default())?;
-            moved.add(differences(&plain, &dequantized), differences(&rows(piece, row)?, &plain));
+            let dequantized = through_4_bits(tensor, &plain, Scheme::default())?;
+            sums.add(differences(&plain, &dequantized), differences(&folded_row(tensor, row)?, &plain));
         }
-        release(&piece.weight);
+        release(&tensor.weight);
     }
-    Ok(moved)
+    Ok(sums)
 }
 
 /// Compares the folded weights with what they are after they have been quantized again.
-pub fn of_requantizing(plan: &Plan<'_>) -> Result<Moved> {
-    let mut moved = Moved::default();
-    for piece in plan.pieces().filter(|piece| piece.requantize && !piece.updates.is_empty()) {
-        let Weight::Quantized(quantized) = &piece.weight else { continue };
-        for row in sample(piece) {
-            let folded = rows(piece, row)?;
-            let again = through_4_bits(piece, &folded, quantized.scheme())?;
-            moved.add(differences(&folded, &again), differences(&folded, &plain(piece, row)?));
+pub fn compare_requantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
+    let mut sums = SquareSums::default();
+    for tensor in plan.tensors().filter(|tensor| tensor.requantize && !tensor.updates.is_empty()) {
+        let Weight::Quantized(quantized) = &tensor.weight else { continue };
+        for row in sample(tensor) {
+            let folded = folded_row(tensor, row)?;
+            let again = through_4_bits(tensor, &folded, quantized.scheme())?;
+            sums.add(differences(&folded, &again), differences(&folded, &base_row(tensor, row)?));
         }
     }
-    Ok(moved)
+    Ok(sums)
 }
 
 /// A row quantized and dequantized. By itself: its blocks may begin elsewhere than in the whole,
 /// which changes single numbers and not their spread.
-fn through_4_bits(piece: &Piece<'_>, row: &[f32], scheme: Scheme) -> Result<Vec<f32>> {
-    let mut bytes = vec![0; piece.row_size()];
-    narrow(piece.spec.dtype, row, &mut bytes)?;
-    let (name, shape) = (piece.spec.name.clone(), vec![1, row.len()]);
-    let tensor = Tensor { name, dtype: piece.spec.dtype, shape, bytes: bytes.into() };
+fn through_4_bits(tensor: &OutputTensor<'_>, row: &[f32], scheme: Scheme) -> Result<Vec<f32>> {
+    let mut bytes = vec![0; tensor.row_size()];
+    cast_from_f32(tensor.spec.dtype, row, &mut bytes)?;
+    let (name, shape) = (tensor.spec.name.clone(), vec![1, row.len()]);
+    let tensor = Tensor { name, dtype: tensor.spec.dtype, shape, bytes: bytes.into() };
     Ok(Quantized::quantize(&tensor, scheme)?.dequantize())
 }
 
@@ -133,25 +133,21 @@ fn differences<'a>(left: &'a [f32], right: &'a [f32]) -> impl Iterator<Item = f3
 }
 
 /// Rows at even distances.
-fn sample(piece: &Piece<'_>) -> impl Iterator<Item = usize> {
-    let (rows, _) = piece.rows_and_columns();
+fn sample(tensor: &OutputTensor<'_>) -> impl Iterator<Item = usize> {
+    let (rows, _) = tensor.rows_and_columns();
     (0..rows).step_by(rows.div_ceil(ROWS).max(1))
 }
 
-fn rows(piece: &Piece<'_>, row: usize) -> Result<Vec<f32>> {
-    let mut values = vec![0.0; piece.rows_and_columns().1];
-    piece.fold(row..row + 1, &mut values)?;
+/// A row of the result, `[columns]`.
+fn folded_row(tensor: &OutputTensor<'_>, row: usize) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; tensor.rows_and_columns().1];
+    tensor.fold(row..row + 1, &mut values)?;
     Ok(values)
 }
 
-/// A row before anything is added.
-fn plain(piece: &Piece<'_>, row: usize) -> Result<Vec<f32>> {
-    let mut values = vec![0.0; piece.rows_and_columns().1];
-    match &piece.weight {
-        Weight::Dense(tensor) => {
-            tensor.read_f32(row * values.len()..(row + 1) * values.len(), &mut values)?
-        }
-        Weight::Quantized(quantized) => quantized.dequantize_rows(row..row + 1, &mut values),
-    }
+/// A row of the weight that the result begins with, before the adapters change it, `[columns]`.
+fn base_row(tensor: &OutputTensor<'_>, row: usize) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; tensor.rows_and_columns().1];
+    tensor.read(row..row + 1, &mut values)?;
     Ok(values)
 }

@@ -34,16 +34,15 @@ const DEFAULT_SHARD_SIZE: u64 = 5_000_000_000;
 impl Request {
     /// Puts the paths, the options and perhaps a LLaMA-Factory file together; options win.
     pub fn new(paths: Vec<PathBuf>, arguments: Arguments) -> Result<Self> {
-        let is_yaml = |path: &PathBuf| path.extension().is_some_and(|end| end == "yaml" || end == "yml");
-        let file = paths.iter().find(|path| is_yaml(path)).cloned();
+        let file = paths.iter().find(|path| cli::is_yaml(path)).cloned();
         let export = match &paths[..] {
-            [path] if is_yaml(path) => Export::read(path)?,
+            [path] if cli::is_yaml(path) => Export::read(path)?,
             _ => Export { adapters: paths, ..Export::default() },
         };
         let Some(first) = export.adapters.first() else {
             return Err(Error::usage("no adapter given").hint("name an adapter's directory"));
         };
-        if let Some(yaml) = export.adapters.iter().find(|path| is_yaml(path)) {
+        if let Some(yaml) = export.adapters.iter().find(|path| cli::is_yaml(path)) {
             return Err(Error::usage(format!("{} has to be the only input", yaml.display())));
         }
         let weights = match arguments.weights.len() {

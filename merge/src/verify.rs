@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 
-use common::checkpoint::{Checkpoint, Tensor, narrow};
+use common::checkpoint::{Checkpoint, Tensor, cast_from_f32};
 use common::{Result, bail};
 
-use crate::plan::{Piece, Plan};
+use crate::plan::{MergePlan, OutputTensor};
 
 /// Rows of each weight that are compared.
 const ROWS: usize = 4;
@@ -14,24 +14,24 @@ const ROWS: usize = 4;
 /// Compares rows of every tensor; returns how many. In f64 and one number at a time, so that
 /// neither the products nor the order of additions are those that wrote the file: a result may
 /// differ by one step of its dtype, and by what f32 loses of terms that cancel each other.
-pub fn rows(plan: &Plan<'_>, directory: &Path) -> Result<usize> {
+pub fn rows(plan: &MergePlan<'_>, directory: &Path) -> Result<usize> {
     let written = Checkpoint::open(directory)?;
     let mut compared = 0;
-    for piece in plan.pieces().filter(|piece| !piece.requantize) {
-        let tensor = written.tensor(&piece.spec.name)?;
-        if tensor.shape != piece.spec.shape || tensor.dtype != piece.spec.dtype {
+    for planned in plan.tensors().filter(|planned| !planned.requantize) {
+        let tensor = written.tensor(&planned.spec.name)?;
+        if tensor.shape != planned.spec.shape || tensor.dtype != planned.spec.dtype {
             bail!(Malformed, "tensor {} was written as {} {:?}", tensor.name, tensor.dtype, tensor.shape);
         }
-        let (rows, columns) = piece.rows_and_columns();
+        let (rows, columns) = planned.rows_and_columns();
         if columns == 0 {
             continue;
         }
         for sample in 0..ROWS.min(rows) {
             // Spread over the whole, at a place that differs from tensor to tensor.
-            let row = (sample * rows / ROWS.min(rows) + piece.spec.name.len() * 7) % rows;
-            match piece.unchanged() {
+            let row = (sample * rows / ROWS.min(rows) + planned.spec.name.len() * 7) % rows;
+            match planned.unchanged() {
                 Some(copied) => compare_bytes(copied, &tensor, row..row + 1, rows)?,
-                None => compare(piece, &tensor, row)?,
+                None => compare(planned, &tensor, row)?,
             }
             compared += 1;
         }
@@ -50,16 +50,16 @@ fn compare_bytes(copied: &Tensor, written: &Tensor, rows: Range<usize>, count: u
     Ok(())
 }
 
-fn compare(piece: &Piece<'_>, written: &Tensor, row: usize) -> Result<()> {
-    let (_, columns) = piece.rows_and_columns();
-    let size = piece.row_size();
+fn compare(planned: &OutputTensor<'_>, written: &Tensor, row: usize) -> Result<()> {
+    let (_, columns) = planned.rows_and_columns();
+    let size = planned.row_size();
     let found = &written.bytes[row * size..(row + 1) * size];
     let mut values = vec![0.0; columns];
     written.read_f32(row * columns..(row + 1) * columns, &mut values)?;
-    let sums = sums(piece, row)?;
+    let sums = sums(planned, row)?;
     let totals: Vec<f32> = sums.iter().map(|sum| sum.total as f32).collect();
     let mut expected = vec![0; size];
-    narrow(piece.spec.dtype, &totals, &mut expected)?;
+    cast_from_f32(planned.spec.dtype, &totals, &mut expected)?;
     let width = size / columns.max(1);
     for (column, (found, expected)) in found.chunks(width).zip(expected.chunks(width)).enumerate() {
         let is_near = ordered(found).abs_diff(ordered(expected)) <= 1
@@ -84,19 +84,19 @@ struct Sum {
 }
 
 /// The numbers of a row.
-fn sums(piece: &Piece<'_>, row: usize) -> Result<Vec<Sum>> {
-    let (_, columns) = piece.rows_and_columns();
+fn sums(planned: &OutputTensor<'_>, row: usize) -> Result<Vec<Sum>> {
+    let (_, columns) = planned.rows_and_columns();
     let mut plain = vec![0.0; columns];
-    let bare = Piece {
+    let bare = OutputTensor {
         updates: Vec::new(),
-        spec: piece.spec.clone(),
-        weight: piece.weight.clone(),
-        rows: piece.rows,
+        spec: planned.spec.clone(),
+        weight: planned.weight.clone(),
+        rows: planned.rows,
         requantize: false,
     };
     bare.fold(row..row + 1, &mut plain)?;
     let number = |(column, value): (usize, f32)| {
-        let terms = piece.updates.iter().flat_map(|(lora, counts)| {
+        let terms = planned.updates.iter().flat_map(|(lora, counts)| {
             let scale = f64::from(lora.scale) * f64::from(*counts);
             (0..lora.rank).map(move |k| {
                 let (b, a) = (lora.b[row * lora.rank + k], lora.a[k * columns + column]);

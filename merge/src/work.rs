@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::base::Base;
 use crate::companions::companions;
 use crate::modelfile::modelfile;
-use crate::plan::{File, Plan};
+use crate::plan::{MergePlan, Shard};
 use crate::quality::{self, counterpart, is_quantized};
 use crate::request::{Request, warn_of_other_bases};
 use crate::verify;
@@ -28,7 +28,7 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
     }
     let adapters: Vec<Adapter> =
         request.adapters.iter().map(|path| Adapter::load(path)).collect::<Result<_>>()?;
-    let plan = Plan::new(&base, &adapters, &request.weights, request.shard_size, request.requantize)?;
+    let plan = MergePlan::new(&base, &adapters, &request.weights, request.shard_size, request.requantize)?;
     let resized = plan.resized_by.map(|index| request.adapters[index].as_path());
     let beside = companions(&base.directory, &request.adapters, resized)?;
     beside.expect_inside()?;
@@ -71,7 +71,7 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
 fn recipe(request: &Request, base: &Base, beside: &Companions) -> Result<Value> {
     let mut files = serde_json::Map::new();
     let mut add = |path: &Path| -> Result<()> {
-        files.insert(fs_err::canonicalize(path)?.display().to_string(), cli::identity(path)?);
+        files.insert(fs_err::canonicalize(path)?.display().to_string(), cli::file_version(path)?);
         Ok(())
     };
     add(&base.directory.join("config.json"))?;
@@ -94,17 +94,17 @@ fn recipe(request: &Request, base: &Base, beside: &Companions) -> Result<Value> 
 }
 
 /// Says which base is used and what that means, and returns it for the record.
-fn describe(request: &Request, base: &Base, plan: &Plan<'_>) -> Result<Value> {
+fn describe(request: &Request, base: &Base, plan: &MergePlan<'_>) -> Result<Value> {
     let kind = if is_quantized(base) { "dequantized" } else { "original" };
     cli::note(format_args!("base: {} ({kind} weights)", base.directory.display()));
     let mut quality = json!({ "directory": base.directory, "weights": kind });
     let other = counterpart(base, &request.adapters[0]);
-    let moved = match &other {
-        Some(other) => Some(quality::of_bases(plan, other)?),
+    let sums = match &other {
+        Some(other) => Some(quality::compare_bases(plan, other)?),
         None if is_quantized(base) => None,
-        None => Some(quality::of_quantizing(plan)?),
+        None => Some(quality::compare_quantized(plan)?),
     };
-    if let Some(ratio) = moved.and_then(|moved| moved.ratio()) {
+    if let Some(ratio) = sums.and_then(|sums| sums.ratio()) {
         let against = match &other {
             Some(other) => format!("against {}", other.directory.display()),
             None => "should the adapter have been trained over NF4 weights".into(),
@@ -118,7 +118,7 @@ fn describe(request: &Request, base: &Base, plan: &Plan<'_>) -> Result<Value> {
         quality["quantization_error_over_update"] = json!(ratio);
     }
     if request.requantize
-        && let Some(ratio) = quality::of_requantizing(plan)?.ratio()
+        && let Some(ratio) = quality::compare_requantized(plan)?.ratio()
     {
         cli::warn(format_args!(
             "--requantize rounds the merged weights to 4 bits again: \
@@ -130,8 +130,8 @@ fn describe(request: &Request, base: &Base, plan: &Plan<'_>) -> Result<Value> {
 }
 
 /// Writes the files of weights; `beside` is what else goes to the disk.
-fn write_weights(plan: &Plan<'_>, beside: u64, output: &mut OutputDirectory) -> Result<()> {
-    let size = |file: &File<'_>| file.specs.iter().map(|spec| Ok(spec.size()? as u64)).sum::<Result<u64>>();
+fn write_weights(plan: &MergePlan<'_>, beside: u64, output: &mut OutputDirectory) -> Result<()> {
+    let size = |file: &Shard<'_>| file.specs.iter().map(|spec| Ok(spec.size()? as u64)).sum::<Result<u64>>();
     let progress = Progress::new("merge", plan.size()?, Unit::Bytes);
     let mut needed = beside;
     for file in plan.files.iter().filter(|file| !output.has_part(&file.name, &Value::Null)) {
@@ -146,9 +146,9 @@ fn write_weights(plan: &Plan<'_>, beside: u64, output: &mut OutputDirectory) -> 
         }
         progress.message(file.name.clone());
         let writer = FileWriter::create(&output.path().join(&file.name), file.specs.clone())?;
-        for piece in &file.pieces {
+        for tensor in &file.tensors {
             cli::check_interrupted().hint("run the same command again; what is done is kept")?;
-            piece.write(&writer, &progress)?;
+            tensor.write(&writer, &progress)?;
         }
         writer.finish()?;
         output.finish_part(&file.name, Value::Null)?;
@@ -159,7 +159,7 @@ fn write_weights(plan: &Plan<'_>, beside: u64, output: &mut OutputDirectory) -> 
 /// Everything but the weights.
 fn write_rest(
     base: &Base,
-    plan: &Plan<'_>,
+    plan: &MergePlan<'_>,
     beside: &Companions,
     directory: &Path,
     request: &Request,
@@ -212,7 +212,7 @@ fn end_of_text(request: &Request, base: &Base) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn verify(plan: &Plan<'_>, directory: &Path) -> Result<()> {
+fn verify(plan: &MergePlan<'_>, directory: &Path) -> Result<()> {
     let rows = verify::rows(plan, directory).context("--verify")?;
     cli::note(format_args!("{rows} rows computed again and found equal"));
     Ok(())

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use common::checkpoint::{Checkpoint, Dtype, INDEX, Tensor, narrow, write_file};
+use common::checkpoint::{Checkpoint, Dtype, INDEX, Tensor, cast_from_f32, write_file};
 use common::nf4::{Quantized, Scheme};
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
 fn bf16(name: &str, shape: &[usize], seed: usize) -> Tensor {
     let values = numbers(shape.iter().product(), seed);
     let mut bytes = vec![0; 2 * values.len()];
-    narrow(Dtype::BF16, &values, &mut bytes).unwrap();
+    cast_from_f32(Dtype::BF16, &values, &mut bytes).unwrap();
     Tensor { name: name.into(), dtype: Dtype::BF16, shape: shape.to_vec(), bytes: bytes.into() }
 }
 
@@ -118,7 +118,7 @@ fn folded_exactly(weight: &[f32], updates: &[(&str, usize, f64)]) -> Vec<f32> {
 fn folded(weight: &[f32], updates: &[(&str, usize, f64)]) -> Vec<f32> {
     let sums = folded_exactly(weight, updates);
     let mut bytes = vec![0; 2 * sums.len()];
-    narrow(Dtype::BF16, &sums, &mut bytes).unwrap();
+    cast_from_f32(Dtype::BF16, &sums, &mut bytes).unwrap();
     Tensor { name: "".into(), dtype: Dtype::BF16, shape: vec![sums.len()], bytes: bytes.into() }
         .to_f32()
         .unwrap()

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::checkpoint::{Dtype, Tensor, narrow, write_file};
+use common::checkpoint::{Dtype, Tensor, cast_from_f32, write_file};
 use tests::kill::kill_and_run_again;
 
 const LAYERS: usize = 4;
@@ -26,7 +26,7 @@ fn make(parent: &Path) {
     fs::create_dir(&adapter).unwrap();
     fs::write(base.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
     let mut bytes = vec![0; 2 * SHAPE[0] * SHAPE[1]];
-    narrow(Dtype::BF16, &numbers(SHAPE[0] * SHAPE[1]), &mut bytes).unwrap();
+    cast_from_f32(Dtype::BF16, &numbers(SHAPE[0] * SHAPE[1]), &mut bytes).unwrap();
     let (mut weights, mut factors) = (Vec::new(), Vec::new());
     for layer in 0..LAYERS {
         let module = format!("model.layers.{layer}.mlp.up_proj");

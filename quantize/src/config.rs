@@ -7,10 +7,10 @@ use common::nf4::Scheme;
 use common::{Context, Result, error, files};
 use serde_json::{Value, json};
 
-/// Reads a model's config.json and refuses what cannot be quantized.
-pub fn read(path: &Path) -> Result<Value> {
+/// Reads a model's config.json, as it is written and what it describes, and refuses what cannot be quantized.
+pub fn read(path: &Path) -> Result<(Value, model::Config)> {
     let config: Value = files::read_json(path, files::CONFIG)?;
-    model::Config::parse(&config).with_context(|| path.display().to_string())?;
+    let parsed = model::Config::parse(&config).with_context(|| path.display().to_string())?;
     let directory = path.parent().unwrap_or(Path::new("."));
     model::expect_readable(&config, directory).with_context(|| path.display().to_string())?;
     if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
@@ -20,7 +20,7 @@ pub fn read(path: &Path) -> Result<Value> {
         )
         .hint("it is ready for lora-train as it is; to quantize anew, begin with the original model"));
     }
-    Ok(config)
+    Ok((config, parsed))
 }
 
 /// The dtype that the model names, bfloat16 where it names none or `auto`.

@@ -1,10 +1,10 @@
 //! Quantizes a model's linear weights to 4 bits, as bitsandbytes stores them.
 
 mod config;
+mod incoming;
 mod plan;
 mod report;
 mod shard;
-mod source;
 mod verify;
 mod work;
 
@@ -95,8 +95,8 @@ impl AsRef<cli::Common> for Arguments {
 }
 
 impl Arguments {
-    fn settings(&self) -> work::Settings {
-        work::Settings {
+    fn options(&self) -> work::Options {
+        work::Options {
             scheme: Scheme {
                 quant_type: match self.quant_type {
                     Type::Nf4 => QuantType::Nf4,
@@ -130,8 +130,8 @@ fn main() -> ExitCode {
             return cli::print_path(directory);
         }
         let inputs = cli::inputs(&arguments.model)?;
-        let settings = arguments.settings();
-        let result = work::quantize(inputs, &settings, arguments.common.output, arguments.common.force)?;
+        let options = arguments.options();
+        let result = work::quantize(inputs, &options, arguments.common.output, arguments.common.force)?;
         cli::print_path(&result)
     })
 }

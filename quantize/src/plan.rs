@@ -1,23 +1,24 @@
 //! Which tensors are quantized.
 
+use std::collections::HashSet;
+
 use common::checkpoint::TensorSpec;
+use common::model::{Config, Module};
 use common::nf4::{Quantized, Scheme};
 use common::{Context, Error, Result};
-use regex::{Regex, RegexSet};
-
-/// The linear weights of a decoder's blocks, in every family that is known.
-const LINEAR: &str = r"^model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$";
+use regex::RegexSet;
 
 /// What is done with each tensor.
-pub struct Plan {
+pub struct QuantizationPlan {
     scheme: Scheme,
-    linear: Regex,
+    /// The names of the weights of the blocks' linear layers.
+    linear: HashSet<String>,
     keep: RegexSet,
 }
 
 /// What is done with one tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum Action {
     /// Quantized.
     Quantize,
     /// A linear weight that the user keeps.
@@ -26,12 +27,16 @@ pub enum Fate {
     Copy,
 }
 
-impl Plan {
-    /// `keep`: regular expressions of linear weights that stay as they are.
-    pub fn new(scheme: Scheme, keep: &[String]) -> Result<Self> {
-        let linear = Regex::new(LINEAR).map_err(Error::malformed)?;
-        let keep = RegexSet::new(keep).map_err(Error::usage).context("--keep is not a regular expression")?;
-        Ok(Self { scheme, linear, keep })
+/// The regular expressions of `--keep`.
+pub fn keep_patterns(keep: &[String]) -> Result<RegexSet> {
+    RegexSet::new(keep).map_err(Error::usage).context("--keep is not a regular expression")
+}
+
+impl QuantizationPlan {
+    /// What is done with the weights of the model that `config` describes; linear weights that `keep` matches
+    /// stay as they are.
+    pub fn new(scheme: Scheme, keep: RegexSet, config: &Config) -> Self {
+        Self { scheme, linear: config.projections().map(Module::weight).collect(), keep }
     }
 
     /// How weights are quantized.
@@ -41,25 +46,25 @@ impl Plan {
 
     /// Whether a name is that of a linear weight, quantized or kept.
     pub fn is_linear(&self, name: &str) -> bool {
-        self.linear.is_match(name)
+        self.linear.contains(name)
     }
 
     /// What is done with the tensor of that name.
-    pub fn fate(&self, name: &str) -> Fate {
+    pub fn action(&self, name: &str) -> Action {
         if !self.is_linear(name) {
-            Fate::Copy
+            Action::Copy
         } else if self.keep.is_match(name) {
-            Fate::Keep
+            Action::Keep
         } else {
-            Fate::Quantize
+            Action::Quantize
         }
     }
 
     /// The tensors that a tensor becomes.
-    pub fn outcome(&self, tensor: &TensorSpec) -> Result<Vec<TensorSpec>> {
-        match self.fate(&tensor.name) {
-            Fate::Quantize => Quantized::specs(tensor, self.scheme),
-            Fate::Keep | Fate::Copy => Ok(vec![tensor.clone()]),
+    pub fn output_specs(&self, tensor: &TensorSpec) -> Result<Vec<TensorSpec>> {
+        match self.action(&tensor.name) {
+            Action::Quantize => Quantized::specs(tensor, self.scheme),
+            Action::Keep | Action::Copy => Ok(vec![tensor.clone()]),
         }
     }
 }
@@ -70,26 +75,31 @@ mod tests {
 
     #[test]
     fn only_the_blocks_linear_weights_are_quantized() {
-        let plan = Plan::new(Scheme::default(), &["layers\\.1\\.".into()]).unwrap();
+        let config = serde_json::json!({"model_type": "qwen3", "vocab_size": 9, "hidden_size": 8,
+            "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 4,
+            "max_position_embeddings": 16, "attention_bias": true});
+        let keep = keep_patterns(&["layers\\.1\\.".into()]).unwrap();
+        let plan = QuantizationPlan::new(Scheme::default(), keep, &Config::parse(&config).unwrap());
         for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.11.mlp.down_proj.weight"] {
-            assert_eq!(plan.fate(name), Fate::Quantize, "{name}");
+            assert_eq!(plan.action(name), Action::Quantize, "{name}");
         }
         for name in [
             "lm_head.weight",
             "model.embed_tokens.weight",
+            "model.layers.12.mlp.down_proj.weight",
             "model.norm.weight",
             "model.layers.0.input_layernorm.weight",
             "model.layers.0.self_attn.q_norm.weight",
             "model.layers.0.self_attn.q_proj.bias",
         ] {
-            assert_eq!(plan.fate(name), Fate::Copy, "{name}");
+            assert_eq!(plan.action(name), Action::Copy, "{name}");
         }
-        assert_eq!(plan.fate("model.layers.1.mlp.up_proj.weight"), Fate::Keep);
+        assert_eq!(plan.action("model.layers.1.mlp.up_proj.weight"), Action::Keep);
     }
 
     #[test]
     fn a_bad_pattern_is_wrong_usage() {
-        let Err(error) = Plan::new(Scheme::default(), &["(".into()]) else { panic!() };
+        let error = keep_patterns(&["(".into()]).unwrap_err();
         assert_eq!(error.kind(), common::error::Kind::Usage);
     }
 }

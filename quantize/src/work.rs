@@ -14,8 +14,8 @@ use common::{Context, Error, Result, bail, error, files, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::plan::{Fate, Plan};
-use crate::source::Source;
+use crate::incoming::IncomingModel;
+use crate::plan::{Action, QuantizationPlan, keep_patterns};
 use crate::{config, report, shard};
 
 const CONFIG: &str = "config.json";
@@ -24,7 +24,7 @@ const TOOL: &str = "quantize";
 
 /// What is wanted beside the model.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct Options {
     pub scheme: Scheme,
     pub keep: Vec<String>,
     pub compute_dtype: Option<&'static str>,
@@ -32,15 +32,15 @@ pub struct Settings {
     pub report: Option<PathBuf>,
 }
 
-impl Settings {
+impl Options {
     /// The report of a result that is made now, begun before the work; none where none is wanted.
-    fn new_report(&self, source: &Source, output: &Path, force: bool) -> Result<Option<OutputFile>> {
+    fn new_report(&self, source: &IncomingModel, output: &Path, force: bool) -> Result<Option<OutputFile>> {
         let begin = |file| OutputFile::begin(&self.report_place(source, output, file)?, force, TOOL);
         self.report.as_deref().map(begin).transpose()
     }
 
     /// Writes the report of a result that has been made before, unless it says the same already.
-    fn report_of(&self, source: &Source, result: &Path, force: bool) -> Result<()> {
+    fn report_of(&self, source: &IncomingModel, result: &Path, force: bool) -> Result<()> {
         let Some(file) = &self.report else { return Ok(()) };
         let place = self.report_place(source, result, file)?;
         let text = report::text(&source.directory, result)?;
@@ -57,7 +57,7 @@ impl Settings {
         Ok(())
     }
 
-    fn report_place(&self, source: &Source, output: &Path, file: &Path) -> Result<Destination> {
+    fn report_place(&self, source: &IncomingModel, output: &Path, file: &Path) -> Result<Destination> {
         Destination::file(file, &[source.directory.clone(), output.to_path_buf()]).context("--report")
     }
 }
@@ -65,31 +65,32 @@ impl Settings {
 /// Quantizes the one model among the inputs and returns the directory made.
 pub fn quantize(
     mut inputs: Inputs,
-    settings: &Settings,
+    options: &Options,
     output: Option<PathBuf>,
     force: bool,
 ) -> Result<PathBuf> {
-    let plan = Plan::new(settings.scheme, &settings.keep)?;
+    let keep = keep_patterns(&options.keep)?;
     // Up to config.json, which comes first, nothing can be done.
     let mut source = begin_source(&mut inputs)?;
     let config_path = source.file(CONFIG).ok_or_else(|| {
         error!("{} has no {CONFIG}", source.directory.display()).hint("name a model's directory")
     })?;
-    let config = config::read(&config_path)?;
+    let (config, parsed) = config::read(&config_path)?;
+    let plan = QuantizationPlan::new(options.scheme, keep, &parsed);
     // Those that are there already; the others are looked at when they are copied.
     Companions::of(&source.directory)?.expect_inside()?;
     let destination = match output {
         Some(output) => output,
-        None => default_output(&source.directory, settings)?,
+        None => default_output(&source.directory, options)?,
     };
     let recipe = json!({
         "model": fs_err::canonicalize(&source.directory)?,
         "config": sha256(&files::read(&config_path, files::CONFIG)?),
-        "quant_type": settings.scheme.quant_type.name(),
-        "block_size": settings.scheme.block_size,
-        "double_quant": settings.scheme.double_quant,
-        "keep": settings.keep,
-        "compute_dtype": settings.compute_dtype,
+        "quant_type": options.scheme.quant_type.name(),
+        "block_size": options.scheme.block_size,
+        "double_quant": options.scheme.double_quant,
+        "keep": options.keep,
+        "compute_dtype": options.compute_dtype,
     });
     let place = Destination::directory(&destination, std::slice::from_ref(&source.directory))?;
     match OutputDirectory::begin(place, force, TOOL, recipe)? {
@@ -99,23 +100,23 @@ pub fn quantize(
                 return Err(cli::made_otherwise(&path));
             }
             cli::note(format_args!("{} is already made; --force makes it again", path.display()));
-            settings.report_of(&source, &path, force)?;
+            options.report_of(&source, &path, force)?;
             Ok(path)
         }
         Begun::New(output) => {
-            let report = settings.new_report(&source, &destination, force)?;
-            Work::new(&plan, source, *output, report).finish(inputs, config, settings)
+            let report = options.new_report(&source, &destination, force)?;
+            Work::new(&plan, source, *output, report).finish(inputs, config, options)
         }
     }
 }
 
 /// Reads inputs until config.json or the whole directory is there.
-fn begin_source(inputs: &mut Inputs) -> Result<Source> {
+fn begin_source(inputs: &mut Inputs) -> Result<IncomingModel> {
     let mut early: Vec<PathBuf> = Vec::new();
     for input in inputs {
         match input? {
             Input::Directory(directory) => {
-                let mut source = Source::growing(&directory);
+                let mut source = IncomingModel::growing(&directory);
                 source.complete();
                 return Ok(source);
             }
@@ -123,7 +124,7 @@ fn begin_source(inputs: &mut Inputs) -> Result<Source> {
                 let is_config = file.file_name().is_some_and(|name| name == CONFIG);
                 early.push(file);
                 if let Some(directory) = early.last().filter(|_| is_config).and_then(|file| file.parent()) {
-                    let mut source = Source::growing(directory);
+                    let mut source = IncomingModel::growing(directory);
                     for file in &early {
                         source.arrive(file);
                     }
@@ -136,7 +137,7 @@ fn begin_source(inputs: &mut Inputs) -> Result<Source> {
 }
 
 /// Reads the next input; `false` where there is none.
-fn next(inputs: &mut Inputs, source: &mut Source) -> Result<bool> {
+fn next(inputs: &mut Inputs, source: &mut IncomingModel) -> Result<bool> {
     let Some(input) = inputs.next() else { return Ok(false) };
     match input? {
         Input::Directory(directory) if is_same_directory(&directory, &source.directory) => source.complete(),
@@ -155,18 +156,18 @@ fn is_same_directory(left: &Path, right: &Path) -> bool {
     left == right || fs_err::canonicalize(left).ok() == fs_err::canonicalize(right).ok()
 }
 
-fn await_all(inputs: &mut Inputs, source: &mut Source) -> Result<()> {
+fn await_all(inputs: &mut Inputs, source: &mut IncomingModel) -> Result<()> {
     while next(inputs, source)? {}
     Ok(())
 }
 
 /// `./NAME-nf4`
-fn default_output(directory: &Path, settings: &Settings) -> Result<PathBuf> {
+fn default_output(directory: &Path, options: &Options) -> Result<PathBuf> {
     let directory = fs_err::canonicalize(directory)?;
     let Some(name) = common::hub_cache::name_of(&directory).and_then(|name| name.into_string().ok()) else {
         return Err(Error::usage("the model's directory has no name").hint("name the result with -o"));
     };
-    Ok(PathBuf::from(format!("{name}-{}", settings.scheme.quant_type)))
+    Ok(PathBuf::from(format!("{name}-{}", options.scheme.quant_type)))
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -174,7 +175,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Whether a finished result was made from these weights and companions.
-fn is_same(result: &Path, source: &Source) -> Result<bool> {
+fn is_same(result: &Path, source: &IncomingModel) -> Result<bool> {
     let shards = source.shards()?.unwrap_or_default();
     let companions = Companions::of(&source.directory)?.files;
     let companions = companions.into_iter().map(|companion| (companion.name, companion.path));
@@ -182,7 +183,7 @@ fn is_same(result: &Path, source: &Source) -> Result<bool> {
     let files: Vec<(String, PathBuf)> = files.chain(companions).collect();
     let parts = cli::parts_of(result);
     for (name, path) in &files {
-        if parts.get(name) != Some(&cli::identity(path)?) {
+        if parts.get(name) != Some(&cli::file_version(path)?) {
             return Ok(false);
         }
     }
@@ -190,8 +191,8 @@ fn is_same(result: &Path, source: &Source) -> Result<bool> {
 }
 
 struct Work<'a> {
-    plan: &'a Plan,
-    source: Source,
+    plan: &'a QuantizationPlan,
+    source: IncomingModel,
     output: OutputDirectory,
     report: Option<OutputFile>,
     /// Tensors of the result, by the file that holds them.
@@ -202,11 +203,16 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(plan: &'a Plan, source: Source, output: OutputDirectory, report: Option<OutputFile>) -> Self {
+    fn new(
+        plan: &'a QuantizationPlan,
+        source: IncomingModel,
+        output: OutputDirectory,
+        report: Option<OutputFile>,
+    ) -> Self {
         Self { plan, source, output, report, written: BTreeMap::new(), kept: Vec::new(), source_bytes: 0 }
     }
 
-    fn finish(mut self, mut inputs: Inputs, config: Value, settings: &Settings) -> Result<PathBuf> {
+    fn finish(mut self, mut inputs: Inputs, config: Value, options: &Options) -> Result<PathBuf> {
         let progress = Progress::new("quantize", 0, Unit::Bytes);
         loop {
             if self.quantize_one(&progress)? {
@@ -229,7 +235,7 @@ impl<'a> Work<'a> {
         let checkpoint = with_canonical_names(Checkpoint::open(&self.source.directory)?)?;
         let is_tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
         let own_head = is_tied && checkpoint.contains(EMBEDDING) && has_own_head(&checkpoint)?;
-        self.write_rest(config, settings, own_head)?;
+        self.write_rest(config, options, own_head)?;
         let text = match &self.report {
             Some(_) => report::text(&self.source.directory, &self.output.path())?,
             None => String::new(),
@@ -254,13 +260,13 @@ impl<'a> Work<'a> {
         };
         progress.set_total(self.total_bytes(&shards)?);
         progress.message(file.clone());
-        let from = cli::identity(&path)?;
+        let from = cli::file_version(&path)?;
         let tensors = with_canonical_names(Checkpoint::open_file(&path)?)?;
         if self.written.is_empty() {
             self.expect_linear(&tensors)?;
         }
-        let specs = shard::outcome(&tensors, self.plan)?;
-        for name in tensors.names().filter(|name| self.plan.fate(name) == Fate::Keep) {
+        let specs = shard::output_specs(&tensors, self.plan)?;
+        for name in tensors.names().filter(|name| self.plan.action(name) == Action::Keep) {
             self.kept.push(name.trim_end_matches(".weight").to_string());
         }
         let size = fs_err::metadata(&path)?.len();
@@ -318,7 +324,7 @@ impl<'a> Work<'a> {
     }
 
     /// Everything but the weights.
-    fn write_rest(&mut self, config: Value, settings: &Settings, own_head: bool) -> Result<()> {
+    fn write_rest(&mut self, config: Value, options: &Options, own_head: bool) -> Result<()> {
         let directory = self.output.path();
         if self.source.index()?.is_some() {
             let mut index = Index::default();
@@ -333,12 +339,12 @@ impl<'a> Work<'a> {
             cli::write_file(&directory.join(INDEX), &index.to_json()?)?;
         }
         self.kept.sort();
-        let compute = settings.compute_dtype;
-        let text = config::with_quantization(config, settings.scheme, compute, &self.kept, own_head)?;
+        let compute = options.compute_dtype;
+        let text = config::with_quantization(config, options.scheme, compute, &self.kept, own_head)?;
         cli::write_file(&directory.join(CONFIG), &text)?;
         let companions = Companions::of(&self.source.directory)?;
         for companion in &companions.files {
-            let from = cli::identity(&companion.path)?;
+            let from = cli::file_version(&companion.path)?;
             companion.copy(&directory)?;
             self.output.finish_part(&companion.name, from)?;
         }

@@ -6,8 +6,9 @@ one or several key/value heads), with a dense base and with a bitsandbytes NF4 b
 hand-written backward gives torch's gradients for every LoRA tensor; a batch of several
 sequences counts its loss over all supervised tokens.
 
-Run:     python scripts/golden/tiny_models.py
-         (torch 2.11, transformers 5.23, peft 0.21.2, bitsandbytes 0.50.2, CPU, all in f32)
+Run:     python scripts/golden/tiny_models.py [NAME ...]
+         (torch 2.11, transformers 5.23, peft 0.21.2, bitsandbytes 0.50.2, CPU, all in f32;
+         mistral-window and qwen2-window-yarn: torch 2.15, transformers 5.24)
 Writes:  tests/golden/models/NAME/
     config.json, model.safetensors    the bf16 checkpoint, config as transformers writes it
     nf4/                              the same, quantized and saved by transformers + bitsandbytes
@@ -27,6 +28,7 @@ Writes:  tests/golden/models/NAME/
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -59,8 +61,13 @@ LLAMA3_ROPE = {
 }  # fmt: skip
 
 
+YARN = {
+    "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 8,
+}  # fmt: skip
+
+
 def families() -> dict[str, PretrainedConfig]:
-    """One configuration per family; together they use every field that changes the computation."""
+    """Configurations in the order of their seeds; together they use every field that changes the computation."""
     return {
         "llama": LlamaConfig(**SHAPE, intermediate_size=72, tie_word_embeddings=False, rms_norm_eps=1e-5),
         "llama3-rope": LlamaConfig(
@@ -74,6 +81,13 @@ def families() -> dict[str, PretrainedConfig]:
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         ),
         "qwen3": Qwen3Config(**SHAPE, intermediate_size=64, tie_word_embeddings=False, head_dim=16),
+        "mistral-window": MistralConfig(
+            **SHAPE, intermediate_size=64, tie_word_embeddings=False, sliding_window=5, head_dim=32
+        ),
+        "qwen2-window-yarn": Qwen2Config(
+            **SHAPE, intermediate_size=64, tie_word_embeddings=False, use_sliding_window=True, sliding_window=4,
+            max_window_layers=1, rope_parameters=YARN,
+        ),
     }  # fmt: skip
 
 
@@ -183,9 +197,11 @@ def expected(folder: Path, generator: torch.Generator) -> dict[str, torch.Tensor
 
 
 def main() -> None:
-    """Make every family's directory anew."""
+    """Make the directories of the named families anew, or of all."""
     torch.set_num_threads(1)
-    for seed, (name, config) in enumerate(sorted(families().items())):
+    for seed, (name, config) in enumerate(families().items()):
+        if len(sys.argv) > 1 and name not in sys.argv[1:]:
+            continue
         folder = OUT / name
         shutil.rmtree(folder, ignore_errors=True)
         generator = torch.Generator().manual_seed(seed)

@@ -12,17 +12,17 @@ use crate::Result;
 /// A shared, read-only run of bytes. Cloning copies no data.
 #[derive(Clone)]
 pub struct Bytes {
-    source: Arc<Source>,
+    storage: Arc<Storage>,
     /// Always within the source: set by [`Bytes::map`], narrowed by [`Bytes::slice`].
     range: Range<usize>,
 }
 
-enum Source {
+enum Storage {
     Mapped(Map),
     Owned(Vec<u8>),
 }
 
-impl Source {
+impl Storage {
     fn all(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map,
@@ -45,26 +45,26 @@ impl Bytes {
 
     fn mapped(map: Map) -> Self {
         let range = 0..map.len();
-        Self { source: Arc::new(Source::Mapped(map)), range }
+        Self { storage: Arc::new(Storage::Mapped(map)), range }
     }
 
     /// The part of these bytes that lies in `range`, or `None` where it reaches outside.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         self.get(range.clone())?;
         let start = self.range.start;
-        Some(Self { source: self.source.clone(), range: start + range.start..start + range.end })
+        Some(Self { storage: self.storage.clone(), range: start + range.start..start + range.end })
     }
 
     /// Asks the kernel to read these bytes from disk now, in the background.
     pub fn prefetch(&self) {
-        if let Source::Mapped(map) = &*self.source {
+        if let Storage::Mapped(map) = &*self.storage {
             map.prefetch(self.range.start, self.range.len());
         }
     }
 
     /// Gives the memory back to the kernel; reading the bytes again brings them back from the file.
     pub fn release(&self) {
-        if let Source::Mapped(map) = &*self.source {
+        if let Storage::Mapped(map) = &*self.storage {
             map.release(self.range.start, self.range.len());
         }
     }
@@ -74,14 +74,14 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.source.all()[self.range.clone()]
+        &self.storage.all()[self.range.clone()]
     }
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
-        Self { source: Arc::new(Source::Owned(bytes)), range }
+        Self { storage: Arc::new(Storage::Owned(bytes)), range }
     }
 }
 

@@ -26,12 +26,12 @@ const PREFIX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Header {
     /// In the order of their bytes.
-    pub tensors: Vec<Entry>,
+    pub tensors: Vec<TensorEntry>,
 }
 
 /// One tensor of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct TensorEntry {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
@@ -73,7 +73,7 @@ impl Header {
 }
 
 /// Checks the tensors' offsets and sizes against `available` bytes of data and makes them absolute.
-fn place(mut tensors: Vec<(String, TensorInfo)>, start: usize, available: usize) -> Result<Vec<Entry>> {
+fn place(mut tensors: Vec<(String, TensorInfo)>, start: usize, available: usize) -> Result<Vec<TensorEntry>> {
     tensors.sort_by_key(|(_, info)| info.data_offsets);
     let mut end = 0;
     let mut entries = Vec::with_capacity(tensors.len());
@@ -98,7 +98,12 @@ fn place(mut tensors: Vec<(String, TensorInfo)>, start: usize, available: usize)
             bail!(Malformed, "tensor {name} ends at byte {to} of {available}: the file is truncated");
         }
         end = to;
-        entries.push(Entry { name, dtype: info.dtype, shape: info.shape, range: start + from..start + to });
+        entries.push(TensorEntry {
+            name,
+            dtype: info.dtype,
+            shape: info.shape,
+            range: start + from..start + to,
+        });
     }
     if end != available {
         bail!(Malformed, "the tensors end at byte {end} of {available}: something else follows them");

@@ -21,11 +21,11 @@ pub use companions::{Companion, Companions};
 pub use index::{INDEX, Index, SINGLE};
 pub use map::check_unchanged;
 pub use safetensors::Dtype;
-pub use tensor::{Tensor, narrow};
+pub use tensor::{Tensor, cast_from_f32};
 pub use writer::{FileWriter, TensorSpec, sharded_name, write_file};
 
 use crate::{Context, Error, Result, bail, cli, error};
-use header::{Entry, Header};
+use header::{Header, TensorEntry};
 
 /// Pickled weights that people have, and a Python program that saves them as safetensors.
 const PICKLED: [(&str, &str); 3] = [
@@ -48,7 +48,7 @@ pub struct Checkpoint {
     path: PathBuf,
     files: Vec<(PathBuf, Bytes)>,
     /// In the order of the files and of their bytes.
-    entries: Vec<(usize, Entry)>,
+    entries: Vec<(usize, TensorEntry)>,
     by_name: HashMap<String, usize>,
 }
 

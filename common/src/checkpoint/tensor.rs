@@ -65,13 +65,13 @@ impl Tensor {
         let bytes = &self.bytes[range.start * width..range.end * width];
         out.par_chunks_mut(CHUNK)
             .zip(bytes.par_chunks(CHUNK * width))
-            .for_each(|(out, bytes)| widen(self.dtype, bytes, out));
+            .for_each(|(out, bytes)| cast_to_f32(self.dtype, bytes, out));
         Ok(())
     }
 }
 
 /// Widens BF16, F16 or F32 to f32, which is exact.
-fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+fn cast_to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         Dtype::F32 => {
             for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -98,7 +98,7 @@ fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
 
 /// Rounds f32 to the nearest BF16, F16 or F32, of two equally near the even one, as bytes; `out` is
 /// as long as the values take. Returns the index of the first result that is not finite.
-pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<Option<usize>> {
+pub fn cast_from_f32(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<Option<usize>> {
     let mut finite = true;
     match dtype {
         Dtype::F32 => {
@@ -133,7 +133,7 @@ pub fn narrow(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<Option<usi
         return Ok(None);
     }
     let mut stored = vec![0.0; values.len()];
-    widen(dtype, out, &mut stored);
+    cast_to_f32(dtype, out, &mut stored);
     let not_finite = |(value, stored): (&f32, &f32)| !value.is_finite() || !stored.is_finite();
     Ok(values.iter().zip(&stored).position(not_finite))
 }
@@ -177,7 +177,7 @@ mod tests {
     fn narrowing_rounds_to_the_nearest_even() {
         let narrowed = |dtype, value: f32| {
             let mut out = [0; 2];
-            assert_eq!(narrow(dtype, &[value], &mut out).unwrap(), None, "{value}");
+            assert_eq!(cast_from_f32(dtype, &[value], &mut out).unwrap(), None, "{value}");
             u16::from_le_bytes(out)
         };
         for exponent in (0..0x7f00_u32).step_by(7) {
@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn the_first_result_that_is_not_finite_is_found() {
-        let first = |dtype, values: &[f32]| narrow(dtype, values, &mut vec![0; 4 * values.len()]).unwrap();
+        let first =
+            |dtype, values: &[f32]| cast_from_f32(dtype, values, &mut vec![0; 4 * values.len()]).unwrap();
         for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
             for bad in
                 [f32::NAN, -f32::NAN, f32::INFINITY, f32::from_bits(0x7fff_ffff), f32::from_bits(u32::MAX)]

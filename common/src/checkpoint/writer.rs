@@ -1,7 +1,7 @@
 //! Writing safetensors files whole or not at all, tensor by tensor.
 //!
 //! Names, dtypes and shapes are known before the first byte, so the header goes first and every
-//! tensor straight to its place, in any order and from any thread; no more than what is being
+//! tensor straight to its slot, in any order and from any thread; no more than what is being
 //! written is in memory. The file has a name of its own until all of it is on disk.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use serde::ser::SerializeMap;
 
 use super::header::size_in_bytes;
 use super::{Bytes, Tensor};
-use crate::{Context, Error, Result, bail, cli, error};
+use crate::{Context, Error, Result, bail, cli, disk, error};
 
 /// Bytes that are copied at a time.
 const COPIED: usize = 16 << 20;
@@ -57,11 +57,11 @@ impl From<&Tensor> for TensorSpec {
 pub struct FileWriter {
     path: PathBuf,
     file: tempfile::NamedTempFile,
-    places: HashMap<String, Place>,
+    slots: HashMap<String, TensorSlot>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct TensorSlot {
     range: Range<u64>,
     written: AtomicUsize,
 }
@@ -83,32 +83,22 @@ impl FileWriter {
         header.resize(header.len().next_multiple_of(8), b' ');
         let start = 8 + header.len() as u64;
 
-        let mut places = HashMap::with_capacity(specs.len());
+        let mut slots = HashMap::with_capacity(specs.len());
         for (spec, range) in specs.into_iter().zip(ranges) {
-            let place = Place { range: start + range.start..start + range.end, written: AtomicUsize::new(0) };
-            if places.insert(spec.name.clone(), place).is_some() {
+            let slot =
+                TensorSlot { range: start + range.start..start + range.end, written: AtomicUsize::new(0) };
+            if slots.insert(spec.name.clone(), slot).is_some() {
                 bail!(Bug, "tensor {} would be written twice to {}", spec.name, path.display());
             }
         }
         let file = cli::temporary(path, "")?;
-        let writer = Self { path: path.to_path_buf(), file, places };
-        writer.reserve(start + end)?;
+        let writer = Self { path: path.to_path_buf(), file, slots };
+        disk::reserve(writer.file.as_file(), start + end)
+            .with_context(|| format!("cannot reserve {} bytes for {}", start + end, path.display()))?;
         let mut prefix = (header.len() as u64).to_le_bytes().to_vec();
         prefix.extend(header);
         writer.write_bytes(&prefix, 0)?;
         Ok(writer)
-    }
-
-    /// Takes the disk space, where the file system can, and sets the length.
-    fn reserve(&self, length: u64) -> Result<()> {
-        use rustix::fs::{FallocateFlags, fallocate};
-        match fallocate(self.file.as_file(), FallocateFlags::empty(), 0, length) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::NOSPC) => Err(std::io::Error::from(rustix::io::Errno::NOSPC))
-                .with_context(|| format!("cannot reserve {length} bytes for {}", self.path.display())),
-            // Not every file system reserves; writing still reports a full disk.
-            Err(_) => Ok(self.file.as_file().set_len(length)?),
-        }
     }
 
     fn write_bytes(&self, bytes: &[u8], at: u64) -> Result<()> {
@@ -125,21 +115,21 @@ impl FileWriter {
 
     /// Writes some of a tensor's bytes, beginning with its byte `offset`. Every byte is written once.
     pub fn write_part(&self, name: &str, offset: usize, bytes: &[u8]) -> Result<()> {
-        let Some(place) = self.places.get(name) else {
+        let Some(slot) = self.slots.get(name) else {
             bail!(Bug, "tensor {name} was not announced for {}", self.path.display());
         };
-        let start = place.range.start + offset as u64;
-        if start + bytes.len() as u64 > place.range.end {
+        let start = slot.range.start + offset as u64;
+        if start + bytes.len() as u64 > slot.range.end {
             bail!(
                 Bug,
                 "tensor {name} has {} bytes in {}, not {}",
-                place.range.end - place.range.start,
+                slot.range.end - slot.range.start,
                 self.path.display(),
                 offset + bytes.len()
             );
         }
         self.write_bytes(bytes, start)?;
-        place.written.fetch_add(bytes.len(), Ordering::Relaxed);
+        slot.written.fetch_add(bytes.len(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -159,9 +149,9 @@ impl FileWriter {
 
     /// Checks that every tensor was written, brings the file to disk and gives it its name.
     pub fn finish(self) -> Result<()> {
-        for (name, place) in &self.places {
+        for (name, slot) in &self.slots {
             let (written, size) =
-                (place.written.load(Ordering::Relaxed) as u64, place.range.end - place.range.start);
+                (slot.written.load(Ordering::Relaxed) as u64, slot.range.end - slot.range.start);
             if written != size {
                 bail!(
                     Bug,
@@ -173,10 +163,7 @@ impl FileWriter {
         self.file.as_file().sync_all()?;
         let Self { path, file, .. } = self;
         file.persist(&path).map_err(|failed| Error::from(failed.error).context(path.display()))?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs_err::File::open(parent)?.sync_all()?;
-        }
-        Ok(())
+        disk::sync(disk::parent(&path))
     }
 }
 

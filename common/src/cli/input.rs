@@ -20,13 +20,13 @@ pub enum Input {
 
 /// The paths of a call, in order, each as soon as it arrives.
 pub struct Inputs {
-    source: Source,
+    source: PathSource,
     /// The last file that arrived and is not yet covered by its directory's line.
     open: Option<PathBuf>,
     any: bool,
 }
 
-enum Source {
+enum PathSource {
     Arguments(std::vec::IntoIter<PathBuf>),
     Lines(Box<dyn Iterator<Item = std::io::Result<String>>>),
 }
@@ -43,26 +43,30 @@ pub fn inputs(arguments: &[PathBuf]) -> Result<Inputs> {
     Ok(Inputs::from_lines(std::io::BufReader::new(std::io::stdin())))
 }
 
+/// Whether a file is YAML by its name.
+pub fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
 impl Inputs {
     /// Paths from the command line.
     pub fn from_arguments(paths: Vec<PathBuf>) -> Self {
-        Self { source: Source::Arguments(paths.into_iter()), open: None, any: false }
+        Self { source: PathSource::Arguments(paths.into_iter()), open: None, any: false }
     }
 
     /// Paths from lines of text; empty lines are skipped.
     pub fn from_lines(reader: impl BufRead + 'static) -> Self {
-        Self { source: Source::Lines(Box::new(reader.lines())), open: None, any: false }
+        Self { source: PathSource::Lines(Box::new(reader.lines())), open: None, any: false }
     }
 
-    /// All directories, for tools that need the whole of each. Files pass by unused.
-    pub fn directories(self) -> Result<Vec<PathBuf>> {
+    /// All directories, for tools that need the whole of each, and the YAML files that may stand in the
+    /// place of one. Other files are passed over.
+    pub fn directories_or_yaml(self) -> Result<Vec<PathBuf>> {
         let mut directories = Vec::new();
         for input in self {
             match input? {
                 Input::Directory(path) => directories.push(path),
-                Input::File(path) if path.extension().is_some_and(|e| e == "yaml" || e == "yml") => {
-                    directories.push(path);
-                }
+                Input::File(path) if is_yaml(&path) => directories.push(path),
                 Input::File(_) => {}
             }
         }
@@ -71,7 +75,7 @@ impl Inputs {
 
     /// The one directory of a tool that takes no more than one.
     pub fn directory(self) -> Result<PathBuf> {
-        let mut directories = self.directories()?;
+        let mut directories = self.directories_or_yaml()?;
         match (directories.pop(), directories.is_empty()) {
             (Some(directory), true) => Ok(directory),
             (None, _) => {
@@ -85,8 +89,8 @@ impl Inputs {
 
     fn next_path(&mut self) -> Option<Result<PathBuf>> {
         match &mut self.source {
-            Source::Arguments(paths) => paths.next().map(Ok),
-            Source::Lines(lines) => loop {
+            PathSource::Arguments(paths) => paths.next().map(Ok),
+            PathSource::Lines(lines) => loop {
                 match lines.next()? {
                     Ok(line) if line.trim_end_matches('\r').is_empty() => {}
                     Ok(line) => return Some(Ok(PathBuf::from(line.trim_end_matches('\r')))),
@@ -100,7 +104,7 @@ impl Inputs {
 
     /// What the end of the stream means.
     fn end(&mut self) -> Option<Result<Input>> {
-        let Source::Lines(_) = self.source else { return None };
+        let PathSource::Lines(_) = self.source else { return None };
         if let Some(file) = self.open.take() {
             return Some(Err(error!("upstream ended after {} without naming its directory", file.display())
                 .hint("the command before the pipe failed; see its message, then run the line again")));
@@ -142,7 +146,7 @@ impl Iterator for Inputs {
             }
             Input::Directory(path)
         } else {
-            if matches!(self.source, Source::Lines(_)) {
+            if matches!(self.source, PathSource::Lines(_)) {
                 self.open = Some(path.clone());
             }
             Input::File(path)
@@ -173,19 +177,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.json");
         std::fs::write(&file, "{}").unwrap();
-        let error = lines(format!("{}\n", file.display())).directories().unwrap_err();
+        let error = lines(format!("{}\n", file.display())).directories_or_yaml().unwrap_err();
         assert!(error.to_string().contains("without naming its directory"), "{error}");
-        let error = lines(String::new()).directories().unwrap_err();
+        let error = lines(String::new()).directories_or_yaml().unwrap_err();
         assert!(error.to_string().contains("nothing arrived"), "{error}");
         let other = tempfile::tempdir().unwrap();
         let text = format!("{}\n{}\n", file.display(), other.path().display());
-        assert!(lines(text).directories().is_err(), "another directory does not cover the file");
+        assert!(lines(text).directories_or_yaml().is_err(), "another directory does not cover the file");
     }
 
     proptest::proptest! {
         #[test]
         fn no_text_panics(text in "\\PC*") {
-            let _ = lines(text).directories();
+            let _ = lines(text).directories_or_yaml();
         }
     }
 }

@@ -81,7 +81,7 @@ pub fn warn(message: impl Display) {
 }
 
 /// What only `--verbose` shows.
-pub fn detail(message: impl Display) {
+pub fn verbose(message: impl Display) {
     if RUNNING.get().is_some_and(|running| running.verbose) {
         say(message);
     }

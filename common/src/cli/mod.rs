@@ -8,9 +8,9 @@ mod arguments;
 mod escape;
 mod input;
 mod interrupt;
+mod locations;
 mod messages;
 mod output;
-mod place;
 mod progress;
 mod secrets;
 mod size;
@@ -23,21 +23,21 @@ use std::time::Instant;
 use clap::Parser;
 
 use crate::checkpoint::check_unchanged;
-use crate::device::peak_resident_memory;
 use crate::error::Kind;
+use crate::host_memory::peak_resident_memory;
 use crate::{Error, Result};
 
 pub use arguments::Common;
 pub use escape::{one_line, quoted, quoted_path};
-pub use input::{Input, Inputs, inputs};
+pub use input::{Input, Inputs, inputs, is_yaml};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
-pub use messages::{Tool, detail, is_quiet, note, note_lines, prompt, show_in_tests, warn};
+pub use locations::{cache_directory, tool_path};
+pub use messages::{Tool, is_quiet, note, note_lines, prompt, show_in_tests, verbose, warn};
 pub use output::{
-    Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, identity,
+    Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, file_version,
     is_unfinished, made_otherwise, no_follow, parts_of, recipe_of, temporary, write_file,
 };
-pub use place::{cache_directory, tool};
-pub use progress::{Part, Progress, Unit};
+pub use progress::{Progress, Subtask, Unit};
 pub use secrets::{hide_secrets, keep_secret};
 pub use size::Size;
 pub use stdout::{answer, print_path, stdout};
@@ -60,7 +60,7 @@ pub fn run<A: Parser + AsRef<Common>>(tool: Tool, work: impl FnOnce(A) -> crate:
         Ok(()) => {
             let peak =
                 peak_resident_memory().map_or(String::new(), |b| format!(", peak memory {} MiB", b >> 20));
-            messages::detail(format_args!("done in {:.2} s{peak}", begun.elapsed().as_secs_f64()));
+            messages::verbose(format_args!("done in {:.2} s{peak}", begun.elapsed().as_secs_f64()));
             ExitCode::SUCCESS
         }
         Err(error) => end(&error),
@@ -74,7 +74,7 @@ fn because_of_changes(outcome: Result<()>) -> Result<()> {
     match (check_unchanged(), outcome) {
         (Err(_), Err(error)) if ended(error.kind()) => Err(error),
         (Err(change), outcome) => {
-            outcome.unwrap_or_else(messages::detail);
+            outcome.unwrap_or_else(messages::verbose);
             Err(change)
         }
         (Ok(()), outcome) => outcome,

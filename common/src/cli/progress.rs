@@ -33,9 +33,9 @@ pub enum Unit {
     Items(&'static str),
 }
 
-/// A part of the work that is under way, such as a file.
+/// A subtask of the work that is under way, such as a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct Subtask {
     /// Its name.
     pub name: String,
     /// Units done.
@@ -47,7 +47,7 @@ pub struct Part {
 /// Progress towards a total. Dropping it removes the bar.
 pub struct Progress {
     bar: ProgressBar,
-    /// Below the bar, one for each part.
+    /// Below the bar, one for each subtask.
     lines: Mutex<Vec<ProgressBar>>,
     plain: Option<Mutex<Plain>>,
     unit: Unit,
@@ -88,7 +88,7 @@ impl Progress {
     }
 
     /// Takes up work of which `position` units were done before: they say nothing about the rate.
-    pub fn go_on_from(&self, position: u64) {
+    pub fn resume_from(&self, position: u64) {
         self.bar.set_position(position);
         self.bar.reset_eta();
         if let Some(Ok(mut plain)) = self.plain.as_ref().map(Mutex::lock) {
@@ -118,16 +118,16 @@ impl Progress {
         self.bar.set_message(one_line(message.into()));
     }
 
-    /// Shows what is under way: a line for each part on a terminal, the first names elsewhere.
-    pub fn parts(&self, parts: &[Part]) {
+    /// Shows what is under way: a line for each subtask on a terminal, the first names elsewhere.
+    pub fn subtasks(&self, subtasks: &[Subtask]) {
         if self.plain.is_some() {
-            return self.message(names(parts));
+            return self.message(names(subtasks));
         }
         let Ok(mut lines) = self.lines.lock() else { return };
         if self.bar.is_hidden() {
             return;
         }
-        let texts = self.part_lines(parts);
+        let texts = self.subtask_lines(subtasks);
         while lines.len() < texts.len() {
             let line = BARS.insert_after(lines.last().unwrap_or(&self.bar), ProgressBar::new_spinner());
             line.set_style(
@@ -145,18 +145,18 @@ impl Progress {
         }
     }
 
-    fn part_lines(&self, parts: &[Part]) -> Vec<String> {
-        let line = |part: &Part| {
+    fn subtask_lines(&self, subtasks: &[Subtask]) -> Vec<String> {
+        let line = |subtask: &Subtask| {
             format!(
                 "{:>10} of {:>10}  {}",
-                self.amount(part.done),
-                self.amount(part.total),
-                one_line(&part.name)
+                self.amount(subtask.done),
+                self.amount(subtask.total),
+                one_line(&subtask.name)
             )
         };
-        let shown = if parts.len() > MOST_LINES { MOST_LINES - 1 } else { parts.len() };
-        let more = (parts.len() > shown).then(|| format!("and {} more", parts.len() - shown));
-        parts[..shown].iter().map(line).chain(more).collect()
+        let shown = if subtasks.len() > MOST_LINES { MOST_LINES - 1 } else { subtasks.len() };
+        let more = (subtasks.len() > shown).then(|| format!("and {} more", subtasks.len() - shown));
+        subtasks[..shown].iter().map(line).chain(more).collect()
     }
 
     fn plain_line(&self) {
@@ -193,15 +193,15 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.parts(&[]);
+        self.subtasks(&[]);
         self.bar.finish_and_clear();
     }
 }
 
 /// The first names, and how many more there are.
-fn names(parts: &[Part]) -> String {
-    let shown: Vec<&str> = parts.iter().take(MOST_NAMES).map(|part| part.name.as_str()).collect();
-    match parts.len() - shown.len() {
+fn names(subtasks: &[Subtask]) -> String {
+    let shown: Vec<&str> = subtasks.iter().take(MOST_NAMES).map(|subtask| subtask.name.as_str()).collect();
+    match subtasks.len() - shown.len() {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
@@ -211,23 +211,23 @@ fn names(parts: &[Part]) -> String {
 mod tests {
     use super::*;
 
-    fn parts(count: u64) -> Vec<Part> {
-        (0..count).map(|i| Part { name: format!("file-{i}"), done: i << 20, total: 3 << 30 }).collect()
+    fn subtasks(count: u64) -> Vec<Subtask> {
+        (0..count).map(|i| Subtask { name: format!("file-{i}"), done: i << 20, total: 3 << 30 }).collect()
     }
 
     #[test]
     fn parts_have_a_line_each_while_there_is_room() {
         let progress = Progress::new("fetch", 1, Unit::Bytes);
-        assert_eq!(progress.part_lines(&parts(2))[1], "  1.00 MiB of   3.00 GiB  file-1");
-        assert_eq!(progress.part_lines(&parts(8)).len(), 8);
-        let crowded = progress.part_lines(&parts(20));
+        assert_eq!(progress.subtask_lines(&subtasks(2))[1], "  1.00 MiB of   3.00 GiB  file-1");
+        assert_eq!(progress.subtask_lines(&subtasks(8)).len(), 8);
+        let crowded = progress.subtask_lines(&subtasks(20));
         assert_eq!((crowded.len(), crowded[7].as_str()), (8, "and 13 more"));
     }
 
     #[test]
     fn a_plain_line_names_the_first() {
-        assert_eq!(names(&parts(0)), "");
-        assert_eq!(names(&parts(2)), "file-0, file-1");
-        assert_eq!(names(&parts(5)), "file-0, file-1 and 3 more");
+        assert_eq!(names(&subtasks(0)), "");
+        assert_eq!(names(&subtasks(2)), "file-0, file-1");
+        assert_eq!(names(&subtasks(5)), "file-0, file-1 and 3 more");
     }
 }

@@ -34,7 +34,7 @@ fn commit_of(directory: &Path) -> Option<String> {
 }
 
 fn fetch(repository: &str, directory: &Path, include: &[String]) -> Result<()> {
-    let tool = cli::tool("fetch");
+    let tool = cli::tool_path("fetch");
     let is_there = commit_of(directory).is_some();
     if !is_there {
         cli::note(format_args!("downloading {repository} into {}", directory.display()));

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
 //! | `columns` | which columns of a row are read, and which fields of its messages |
-//! | [`json`] | JSON as Python reads it |
 //! | [`hub`] | data sets that are downloaded |
 //! | `card` | the subsets that a data set's README names |
 //! | [`splits`] | the splits of a data set, and the files of each |
@@ -21,7 +20,6 @@ mod card;
 mod columns;
 pub mod draw;
 pub mod hub;
-pub mod json;
 pub mod passes;
 pub mod reading;
 pub mod rows;
@@ -35,15 +33,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::text::{Conversation, Message, number};
-use crate::{Context, Error, Result, bail, error};
+use crate::json::kind_of;
+use crate::text::{Conversation, Message};
+use crate::{Context, Error, Result, bail, error, json};
 
 pub use columns::{Columns, Tags};
-pub use reading::{Sink, records};
+pub use reading::{RecordSink, records};
 pub use rows::RowLimit;
-pub use source::{Format, Source};
+pub use source::{DataSource, Format, known_repository};
 
 /// A conversation and where it was written.
 #[derive(Debug, Clone)]
@@ -51,12 +50,12 @@ pub struct Record {
     /// What was said.
     pub conversation: Conversation,
     /// The row it comes from.
-    pub place: Place,
+    pub place: RowPlace,
 }
 
 /// A row of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RowPlace {
     /// The file.
     pub file: Arc<PathBuf>,
     /// Where in it: the number of a row or of a line, from 1.
@@ -65,7 +64,7 @@ pub struct Place {
     pub is_line: bool,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RowPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = if self.is_line { "line" } else { "row" };
         write!(f, "{}, {what} {}", self.file.display(), self.row)
@@ -81,7 +80,7 @@ pub struct Malformed {
 
 impl Malformed {
     /// Counts a row, or under `strict` fails with what is wrong with it.
-    pub fn add(&mut self, place: &Place, problem: Error, strict: bool) -> Result<()> {
+    pub fn add(&mut self, place: &RowPlace, problem: Error, strict: bool) -> Result<()> {
         let problem = problem.context(place);
         if strict {
             return Err(problem.hint("mend the row, or leave --strict out to skip such rows"));
@@ -157,21 +156,9 @@ fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
     };
     let wrap = |tool: Value| match tool.get("function") {
         Some(_) => tool,
-        None => json!({"type": "function", "function": tool}),
+        None => serde_json::json!({"type": "function", "function": tool}),
     };
     Ok(tools.into_iter().map(wrap).collect())
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        number if number::text_of(number).is_some() => "a number",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]

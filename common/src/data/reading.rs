@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::rows::Wanted;
-use super::source::Part;
-use super::{Format, Malformed, Record, Source, alpaca, rows, sharegpt};
+use super::rows::RowOptions;
+use super::source::SlicedFiles;
+use super::{DataSource, Format, Malformed, Record, alpaca, rows, sharegpt};
 use crate::cli::{self, Progress, Unit};
 use crate::text::Conversation;
 use crate::{Result, error};
@@ -25,14 +25,14 @@ const LISTED: usize = 32;
 
 /// What takes records: a batch of them, which is empty where no row was usable for long, and how many
 /// bytes of the source are read.
-pub type Sink<'a> = &'a mut dyn FnMut(&[Record], u64) -> Result<ControlFlow<()>>;
+pub type RecordSink<'a> = &'a mut dyn FnMut(&[Record], u64) -> Result<ControlFlow<()>>;
 
 /// Reads the conversations of `source`, batch by batch, and returns what was none.
 ///
 /// Rows that are no conversation are skipped, counted and the first of them kept; under `strict`
 /// the first of them is the error. A source without a usable row is an error either way, and so is a
 /// column that the user names and no row has.
-pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
+pub fn records(source: &DataSource, strict: bool, sink: RecordSink) -> Result<Malformed> {
     let ranges = source
         .parts
         .iter()
@@ -83,9 +83,9 @@ pub fn records(source: &Source, strict: bool, sink: Sink) -> Result<Malformed> {
 
 /// What is read of a source, and where that stands.
 struct Reader<'a, 'b> {
-    source: &'a Source,
+    source: &'a DataSource,
     strict: bool,
-    sink: Sink<'b>,
+    sink: RecordSink<'b>,
     format: Option<Format>,
     malformed: Malformed,
     batch: Vec<Record>,
@@ -103,7 +103,12 @@ struct Reader<'a, 'b> {
 
 impl Reader<'_, '_> {
     /// Reads the rows of a part that are in `range`, each as often as `times` says.
-    fn part(&mut self, part: &Part, range: Range<usize>, times: Option<&[u32]>) -> Result<ControlFlow<()>> {
+    fn part(
+        &mut self,
+        part: &SlicedFiles,
+        range: Range<usize>,
+        times: Option<&[u32]>,
+    ) -> Result<ControlFlow<()>> {
         let source = self.source;
         let mut next = 0;
         for file in &part.files {
@@ -111,8 +116,9 @@ impl Reader<'_, '_> {
                 break;
             }
             let mut position = 0;
-            let wanted = Wanted { column: &|name| source.columns.is_wanted(name), limit: source.row_limit };
-            rows::read(file, wanted, &mut |row| {
+            let options =
+                RowOptions { column: &|name| source.columns.is_wanted(name), limit: source.row_limit };
+            rows::read(file, options, &mut |row| {
                 let index = next;
                 next += 1;
                 position = row.position;
@@ -207,7 +213,7 @@ impl Reader<'_, '_> {
     }
 }
 
-fn conversation(row: &Value, format: Format, source: &Source) -> Result<Conversation> {
+fn conversation(row: &Value, format: Format, source: &DataSource) -> Result<Conversation> {
     match format {
         Format::Alpaca => alpaca::conversation(row, &source.columns),
         Format::ShareGpt => sharegpt::conversation(row, &source.columns, &source.tags),
@@ -216,7 +222,7 @@ fn conversation(row: &Value, format: Format, source: &Source) -> Result<Conversa
 
 /// Which rows of its files a part is. They are counted only where that decides it, or where
 /// `is_counted` asks for it; otherwise the last may lie behind the last that there is.
-fn rows_of(source: &Source, part: &Part, is_counted: bool) -> Result<Range<usize>> {
+fn rows_of(source: &DataSource, part: &SlicedFiles, is_counted: bool) -> Result<Range<usize>> {
     if !is_counted && !part.slice.needs_count() {
         return part.slice.range(usize::MAX);
     }
@@ -228,14 +234,14 @@ fn rows_of(source: &Source, part: &Part, is_counted: bool) -> Result<Range<usize
 }
 
 /// The number of rows of files.
-fn count(source: &Source, files: &[PathBuf]) -> Result<usize> {
+fn count(source: &DataSource, files: &[PathBuf]) -> Result<usize> {
     let size = |file: &PathBuf| fs_err::metadata(file).map_or(0, |metadata| metadata.len());
     let total: u64 = files.iter().map(size).sum();
     let progress = Progress::new("counting rows", total, Unit::Bytes);
     let (mut count, mut before) = (0_usize, 0);
     for file in files {
-        let wanted = Wanted { column: &|name| source.columns.is_wanted(name), limit: source.row_limit };
-        rows::read(file, wanted, &mut |row| {
+        let options = RowOptions { column: &|name| source.columns.is_wanted(name), limit: source.row_limit };
+        rows::read(file, options, &mut |row| {
             count += 1;
             if count.is_multiple_of(BATCH) {
                 cli::check_interrupted()?;
@@ -250,7 +256,7 @@ fn count(source: &Source, files: &[PathBuf]) -> Result<usize> {
 
 /// Fails where a column that the user names is in no row of the files, those that were not wanted
 /// included. `unseen` are those that no wanted row had.
-fn all_are_somewhere(source: &Source, mut unseen: Vec<(&str, &str)>) -> Result<()> {
+fn all_are_somewhere(source: &DataSource, mut unseen: Vec<(&str, &str)>) -> Result<()> {
     if unseen.is_empty() {
         return Ok(());
     }
@@ -264,7 +270,7 @@ fn all_are_somewhere(source: &Source, mut unseen: Vec<(&str, &str)>) -> Result<(
     };
     for file in source.files() {
         let mut count = 0_usize;
-        rows::read(file, Wanted { column: &find, limit: source.row_limit }, &mut |row| {
+        rows::read(file, RowOptions { column: &find, limit: source.row_limit }, &mut |row| {
             count += 1;
             if count.is_multiple_of(BATCH) {
                 cli::check_interrupted()?;

@@ -1,12 +1,12 @@
 //! Rows with a list of messages: ShareGPT's `conversations` of `from` and `value`, or OpenAI's
 //! `messages` of `role` and `content`, with tool calls of either kind.
 
+use crate::json::{kind_of, parse};
 use crate::text::{Conversation, Message};
 use crate::{Context, Result, bail, error};
 use serde_json::{Map, Value, json};
 
-use super::json::parse;
-use super::{Columns, Tags, kind_of, list, system_message, text, tools};
+use super::{Columns, Tags, list, system_message, text, tools};
 
 /// The conversation of a row.
 pub fn conversation(row: &Value, columns: &Columns, tags: &Tags) -> Result<Conversation> {

@@ -18,6 +18,12 @@ use super::{Columns, RowLimit, Tags};
 /// LLaMA-Factory lists, with its names, in the form of that file.
 const KNOWN: &str = include_str!("known.json");
 
+/// The repository on the hub of a public data set that LLaMA-Factory has a name for.
+pub fn known_repository(name: &str) -> Option<String> {
+    let known: Map<String, Value> = serde_json::from_str(KNOWN).ok()?;
+    known.get(name)?.get("hf_hub_url")?.as_str().map(str::to_owned)
+}
+
 /// Ends of the names of files that are taken for a dataset's name by mistake.
 const FILES: [&str; 5] = ["json", "jsonl", "csv", "tsv", "parquet"];
 
@@ -34,7 +40,7 @@ pub enum Format {
 
 /// Rows of some files.
 #[derive(Debug, Clone)]
-pub struct Part {
+pub struct SlicedFiles {
     /// The files, one after the other.
     pub files: Vec<PathBuf>,
     /// Which rows of all of them.
@@ -43,9 +49,9 @@ pub struct Part {
 
 /// Files of examples and how to read them.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct DataSource {
     /// What is read, one after the other.
-    pub parts: Vec<Part>,
+    pub parts: Vec<SlicedFiles>,
     /// Recognised by the first row where it is not given.
     pub format: Option<Format>,
     /// Names of columns.
@@ -62,7 +68,7 @@ pub struct Source {
 
 /// An entry of `dataset_info.json`.
 #[derive(Deserialize)]
-struct Entry {
+struct DataSetEntry {
     file_name: Option<String>,
     hf_hub_url: Option<String>,
     script_url: Option<String>,
@@ -87,11 +93,11 @@ struct Entry {
     others: Map<String, Value>,
 }
 
-impl Source {
+impl DataSource {
     /// A file in a format to be recognised.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
-            parts: vec![Part { files: vec![path.into()], slice: Slice::all_of(TRAIN) }],
+            parts: vec![SlicedFiles { files: vec![path.into()], slice: Slice::all_of(TRAIN) }],
             format: None,
             columns: Columns::default(),
             tags: Tags::default(),
@@ -116,7 +122,7 @@ impl Source {
             (None, None) => return Err(no_dataset(name, directory, &path, &entries)),
         };
         let within = || format!("{place}, {name}");
-        let entry = Entry::new(entry).with_context(within)?;
+        let entry = DataSetEntry::new(entry).with_context(within)?;
         if !entry.others.is_empty() {
             let others: Vec<&str> = entry.others.keys().map(String::as_str).collect();
             cli::warn(format_args!(
@@ -128,7 +134,7 @@ impl Source {
         Self::from_entry(entry, directory, seed).with_context(within)
     }
 
-    fn from_entry(entry: Entry, directory: &Path, seed: u64) -> Result<Self> {
+    fn from_entry(entry: DataSetEntry, directory: &Path, seed: u64) -> Result<Self> {
         if entry.ranking == Some(true) {
             bail!(Unsupported, "ranking data trains preferences, which lora-train does not");
         }
@@ -179,7 +185,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for DataSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut files = self.files();
         match (files.next(), files.count()) {
@@ -190,7 +196,7 @@ impl fmt::Display for Source {
     }
 }
 
-impl Entry {
+impl DataSetEntry {
     fn new(value: Value) -> Result<Self> {
         let fails = |key: &str, value: &Value| {
             serde_json::from_value::<Self>(Value::Object(Map::from_iter([(key.to_owned(), value.clone())])))
@@ -214,7 +220,7 @@ impl Entry {
     }
 
     /// Which rows of which files. As in LLaMA-Factory the hub goes before a file.
-    fn parts(&self, directory: &Path) -> Result<Vec<Part>> {
+    fn parts(&self, directory: &Path) -> Result<Vec<SlicedFiles>> {
         let (subset, folder) = (not_empty(&self.subset), not_empty(&self.folder));
         let splits =
             match (not_empty(&self.hf_hub_url), not_empty(&self.script_url), not_empty(&self.file_name)) {
@@ -254,7 +260,7 @@ impl Entry {
 }
 
 /// The files that a slice is of.
-fn part(splits: &[Split], slice: Slice) -> Result<Part> {
+fn part(splits: &[Split], slice: Slice) -> Result<SlicedFiles> {
     let Some(split) = splits.iter().find(|split| split.name == slice.split) else {
         let names: Vec<&str> = splits.iter().map(|split| split.name.as_str()).collect();
         let message = format!("there is no split {:?}", slice.split);
@@ -267,7 +273,7 @@ fn part(splits: &[Split], slice: Slice) -> Result<Part> {
         )
         .hint("make such a file of it, and name that with --data"));
     }
-    Ok(Part { files: split.files.clone(), slice })
+    Ok(SlicedFiles { files: split.files.clone(), slice })
 }
 
 /// A value, unless it is "" and so says nothing.

@@ -12,11 +12,11 @@ fn write(text: &str) -> tempfile::NamedTempFile {
 }
 
 fn load_text(text: &str, strict: bool) -> Result<Vec<Record>> {
-    load(&Source::file(write(text).path()), strict)
+    load(&DataSource::file(write(text).path()), strict)
 }
 
 /// All records of a source.
-fn load(source: &Source, strict: bool) -> Result<Vec<Record>> {
+fn load(source: &DataSource, strict: bool) -> Result<Vec<Record>> {
     let mut all = Vec::new();
     records(source, strict, &mut |batch, _| {
         all.extend_from_slice(batch);
@@ -138,7 +138,7 @@ fn data_without_a_usable_row_is_an_error() {
         let error = load_text(text, false).unwrap_err();
         assert!(error.to_string().contains(expected), "{text:?}: {error}");
     }
-    let error = load(&Source::file("no/such/file.json"), false).unwrap_err();
+    let error = load(&DataSource::file("no/such/file.json"), false).unwrap_err();
     assert!(error.to_string().contains("no/such/file.json"), "{error}");
 }
 
@@ -169,7 +169,7 @@ fn dataset_info_names_columns_and_tags() {
         json!([{"instruction": "1", "output": "2", "system": "not named", "history": [["a", "b"]]}]),
     );
     for name in ["mine", "talks", "nulls"] {
-        let records = load(&Source::named(name, directory.path(), 1).unwrap(), true).unwrap();
+        let records = load(&DataSource::named(name, directory.path(), 1).unwrap(), true).unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!(turns(&records[0]), [("user", "1"), ("assistant", "2")], "{name}");
     }
@@ -178,7 +178,7 @@ fn dataset_info_names_columns_and_tags() {
         ("neither", "neither file_name nor hf_hub_url"),
         ("other", "has no dataset \"other\""),
     ] {
-        let error = Source::named(name, directory.path(), 1).unwrap_err();
+        let error = DataSource::named(name, directory.path(), 1).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
@@ -191,12 +191,12 @@ fn csv_with_quotes_line_breaks_and_lists() {
     let text = "\u{FEFF}instruction,input,output,history\r\n\"Add, \"\"please\"\"\",\"1\n2\",3,\r\n\
         Hi,,\"[1, 2]\",\"[[\"\"a\"\", \"\"b\"\"]]\"\r\nonly,three,cells\r\nHo,,hum,nonsense\r\n";
     fs_err::write(&path, text).unwrap();
-    let records = load(&Source::file(&path), false).unwrap();
+    let records = load(&DataSource::file(&path), false).unwrap();
     assert_eq!(turns(&records[0]), [("user", "Add, \"please\"\n1\n2"), ("assistant", "3")]);
     let expected = [("user", "a"), ("assistant", "b"), ("user", "Hi"), ("assistant", "[1, 2]")];
     assert_eq!(turns(&records[1]), expected);
     assert_eq!(records.len(), 2);
-    let error = load(&Source::file(&path), true).unwrap_err();
+    let error = load(&DataSource::file(&path), true).unwrap_err();
     assert!(error.to_string().contains("row 3: ") && error.to_string().contains("3 fields"), "{error}");
     let tabs = folder.path().join("rows.tsv");
     fs_err::write(
@@ -207,25 +207,25 @@ fn csv_with_quotes_line_breaks_and_lists() {
             .replacen("}]", "}]\"", 1),
     )
     .unwrap();
-    assert_eq!(turns(&load(&Source::file(&tabs), true).unwrap()[0]), [("user", "q"), ("assistant", "a")]);
+    assert_eq!(turns(&load(&DataSource::file(&tabs), true).unwrap()[0]), [("user", "q"), ("assistant", "a")]);
 }
 
 #[test]
 fn parquet_as_pyarrow_writes_it() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/rows");
-    let records = load(&Source::file(golden.join("alpaca.parquet")), false).unwrap();
+    let records = load(&DataSource::file(golden.join("alpaca.parquet")), false).unwrap();
     assert_eq!(turns(&records[0]), [("user", "Add.\n1 2"), ("assistant", "3")]);
     assert_eq!(turns(&records[1]), [("user", "Greet in 中文."), ("assistant", "你好 🙂")]);
     assert_eq!(records.len(), 2);
-    let error = load(&Source::file(golden.join("alpaca.parquet")), true).unwrap_err();
+    let error = load(&DataSource::file(golden.join("alpaca.parquet")), true).unwrap_err();
     assert!(error.to_string().contains("row 3: no answer"), "{error}");
-    let records = load(&Source::file(golden.join("messages.parquet")), true).unwrap();
+    let records = load(&DataSource::file(golden.join("messages.parquet")), true).unwrap();
     assert_eq!(turns(&records[2]), [("user", "q2"), ("assistant", "a2")]);
     let damaged = fs_err::read(golden.join("messages.parquet")).unwrap();
     for length in [5, 100, damaged.len() - 1] {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs_err::write(file.path(), &damaged[..length]).unwrap();
-        assert!(load(&Source::file(file.path()), false).is_err(), "{length} bytes");
+        assert!(load(&DataSource::file(file.path()), false).is_err(), "{length} bytes");
     }
 }
 
@@ -236,7 +236,7 @@ fn rows_are_read_in_batches_and_no_further_than_wanted() {
     let list = format!("[{}]", rows.trim_end().replace('\n', ","));
     for text in [rows, list + "x"] {
         let file = write(&text);
-        let mut source = Source::file(file.path());
+        let mut source = DataSource::file(file.path());
         source.max_samples = Some(2100);
         let (mut sizes, mut positions) = (Vec::new(), Vec::new());
         records(&source, true, &mut |batch, position| {
@@ -260,9 +260,9 @@ fn a_dataset_may_be_a_folder_or_have_a_repository() {
     }
     let info = json!({"parts": {"file_name": "parts"}, "bad": {"hf_hub_url": "no-owner"}});
     fs_err::write(folder.path().join("dataset_info.json"), info.to_string()).unwrap();
-    let source = Source::named("parts", folder.path(), 1).unwrap();
+    let source = DataSource::named("parts", folder.path(), 1).unwrap();
     assert_eq!(load(&source, true).unwrap().len(), 2);
-    let error = Source::named("bad", folder.path(), 1).unwrap_err();
+    let error = DataSource::named("bad", folder.path(), 1).unwrap_err();
     assert!(error.to_string().contains("OWNER/NAME expected"), "{error}");
     assert_eq!(hub::repository("https://host/datasets/o/n").unwrap(), "o/n");
 }
@@ -280,6 +280,6 @@ fn every_public_dataset_is_described_as_a_file_would_describe_it() {
             );
         }
     }
-    let error = Source::named("no_such_data", Path::new("/nowhere"), 1).unwrap_err();
+    let error = DataSource::named("no_such_data", Path::new("/nowhere"), 1).unwrap_err();
     assert!(error.hint_text().unwrap().contains("--dataset-dir"), "{error}");
 }

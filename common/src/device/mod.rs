@@ -1,7 +1,6 @@
 //! Where tensors live and products run.
 
 pub mod cuda;
-mod host_memory;
 mod tensor;
 mod vector;
 
@@ -12,7 +11,6 @@ use std::sync::Arc;
 use crate::{Error, Result};
 
 use cuda::{Float16, Gpu};
-pub use host_memory::{available_memory, peak_resident_memory, resident_memory};
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};
 
@@ -75,7 +73,7 @@ impl DeviceChoice {
             Self::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal, float16)?)),
             Self::Auto if Gpu::count() == 0 => {
                 let threads = rayon::current_num_threads();
-                crate::cli::detail(format_args!("device: cpu, {threads} threads (no NVIDIA GPU was found)"));
+                crate::cli::verbose(format_args!("device: cpu, {threads} threads (no NVIDIA GPU was found)"));
                 Ok(Device::Cpu)
             }
             Self::Auto => match Gpu::open(0, float16) {

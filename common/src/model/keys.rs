@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::families::FAMILIES;
+use crate::json::kind_of;
 use crate::{Context, Result, bail};
 
 /// What a value may be. Every key may also be absent or null.
@@ -167,17 +168,6 @@ fn shown(value: &Value) -> String {
         other => !other.is_array() && !other.is_object(),
     };
     if is_short { value.to_string() } else { kind_of(value).into() }
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]

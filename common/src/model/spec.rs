@@ -187,7 +187,8 @@ mod tests {
     /// Of every family, with tied heads and without, as bf16 and as bitsandbytes quantizes it.
     fn directories() -> Vec<PathBuf> {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-        let families = ["llama", "llama3-rope", "mistral", "qwen2", "qwen3"];
+        let families =
+            ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"];
         families.iter().flat_map(|family| [models.join(family), models.join(family).join("nf4")]).collect()
     }
 

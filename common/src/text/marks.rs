@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use crate::text::{Conversation, Message, number};
+use crate::json::number;
+use crate::text::{Conversation, Message};
 
 const SPECIAL_OPEN: char = '\u{FDD0}';
 const SPECIAL_CLOSE: char = '\u{FDD1}';

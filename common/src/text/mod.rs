@@ -9,7 +9,6 @@
 //! | [`stream`] | token ids to text one at a time, never half a character |
 //! | [`template`] | the chat template of a model, rendered as transformers renders it |
 //! | [`marks`] | keeps special tokens that stand in data apart from the template's own |
-//! | [`number`] | numbers that JSON can write and no `Value` holds |
 //! | [`origin`] | which characters of a rendered text come from data |
 //! | [`labels`] | a conversation as tokens, with the trained ones marked |
 //! | [`ending`] | how an answer ends, and that as the model's end of text |
@@ -21,7 +20,6 @@ pub mod ending;
 pub mod files;
 pub mod labels;
 mod marks;
-pub mod number;
 mod origin;
 pub mod stream;
 pub mod template;

@@ -70,3 +70,43 @@ fn beyond(shown: &str, text: &str) -> String {
     let shared: usize = shown.chars().zip(text.chars()).take_while(same).map(|(_, c)| c.len_utf8()).sum();
     text[shared..].to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::tokenizer::tests::byte_tokenizer;
+
+    fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+        let mut decoder = StreamDecoder::new(tokenizer);
+        let mut pieces: Vec<String> = ids.iter().map(|&id| decoder.push(id).unwrap()).collect();
+        pieces.push(decoder.finish().unwrap());
+        pieces
+    }
+
+    #[test]
+    fn streaming_never_shows_half_a_character() {
+        let tokenizer = byte_tokenizer();
+        let ids = tokenizer.encode("né 汉😀").unwrap();
+        assert_eq!(streamed(&tokenizer, &ids), ["n", "", "é", " ", "", "", "汉", "", "", "", "😀", ""]);
+        assert_eq!(streamed(&tokenizer, &ids[..ids.len() - 1]).concat(), "né 汉", "also where it is cut off");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn streaming_loses_nothing(text in "\\PC{0,20}") {
+            let tokenizer = byte_tokenizer();
+            let ids = tokenizer.encode_data(&text).unwrap();
+            // A replacement character at the end cannot be told from a character that is cut off.
+            let whole = |text: &str| text.trim_end_matches('\u{FFFD}').to_owned();
+            proptest::prop_assert_eq!(whole(&streamed(&tokenizer, &ids).concat()), whole(&text));
+        }
+
+        #[test]
+        fn streaming_any_bytes_ends_and_goes_on(ids in proptest::collection::vec(0u32..256, 0..30)) {
+            let tokenizer = byte_tokenizer();
+            let tail = tokenizer.encode(" the end").unwrap();
+            let all = [ids, tail].concat();
+            proptest::prop_assert!(streamed(&tokenizer, &all).concat().ends_with(" the end"));
+        }
+    }
+}

@@ -117,7 +117,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let model = models.load(&directory)?;
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     let seed = arguments.seed.unwrap_or_else(clock);
-    cli::detail(format_args!("seed {seed}, {settings:?}"));
+    cli::verbose(format_args!("seed {seed}, {settings:?}"));
     let voice = |name, without_adapters| Voice {
         name,
         generator: Generator::new(ModelEngine::new(model, without_adapters), seed),
@@ -288,11 +288,11 @@ impl Chat<'_> {
             }
             match end {
                 End::Stop | End::Interrupted => {}
-                End::Length => cli::detail("the answer is cut at --max-new-tokens"),
+                End::Length => cli::verbose("the answer is cut at --max-new-tokens"),
                 End::Context => cli::note(format_args!("the answer is cut at the model's {window} tokens")),
             }
             let seconds = begun.elapsed().as_secs_f64();
-            cli::detail(format_args!(
+            cli::verbose(format_args!(
                 "{} tokens of prompt, {tokens} of answer in {seconds:.1} s, {:.1} a second",
                 prompt.tokens.len(),
                 f64::from(tokens) / seconds

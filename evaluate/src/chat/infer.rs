@@ -56,7 +56,7 @@ impl Infer {
             .with_context(|| format!("{} is not an infer.yaml", path.display()))?;
         for key in infer.other.keys() {
             match WITHOUT_EFFECT.contains(&key.as_str()) {
-                true => cli::detail(format_args!("{key} has no effect: a model is loaded as it is stored")),
+                true => cli::verbose(format_args!("{key} has no effect: a model is loaded as it is stored")),
                 false => cli::warn(format_args!("{}: {key} is not used", path.display())),
             }
         }

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::data::RowLimit;
-use common::data::rows::Wanted;
+use common::data::rows::RowOptions;
 use common::{Context, Error, Result, bail, error};
 use serde_json::{Map, Value};
 
@@ -64,8 +64,8 @@ fn fields(columns: &[String], record: &csv::StringRecord) -> Result<Map<String, 
 /// Rows of a parquet file.
 pub fn parquet(path: &Path) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let wanted = Wanted { column: &is_column, limit: RowLimit::default() };
-    common::data::rows::read(path, wanted, &mut |row| {
+    let options = RowOptions { column: &is_column, limit: RowLimit::default() };
+    common::data::rows::read(path, options, &mut |row| {
         let number = row.place.row;
         let row = row.value.and_then(|value| match value {
             Value::Object(columns) => question(&columns),

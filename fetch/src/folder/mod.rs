@@ -89,10 +89,8 @@ impl Folder {
 
     /// Free bytes of the file system that holds the directory.
     pub fn free(&self) -> Result<u64> {
-        let found = rustix::fs::fstatvfs(&*self.handle)
-            .map_err(std::io::Error::from)
-            .with_context(|| format!("cannot ask for the free space of {}", self.path.display()))?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        common::disk::free_space(&*self.handle)
+            .with_context(|| format!("cannot ask for the free space of {}", self.path.display()))
     }
 
     /// The directory `name` in this one; `None` where nothing is there, an error where it is a link.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::cli::detail;
+use common::cli::verbose;
 use common::{Error, error};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -144,7 +144,7 @@ impl Connector {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut tls = ClientConfig::with_platform_verifier().or_else(|error| {
             // Plain http needs none.
-            detail(format_args!("{error}; https will trust nobody"));
+            verbose(format_args!("{error}; https will trust nobody"));
             let nobody = RootCertStore::empty();
             Ok::<_, Error>(ClientConfig::builder().with_root_certificates(nobody).with_no_client_auth())
         })?;

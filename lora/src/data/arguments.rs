@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use common::Result;
 use common::cli::Size;
-use common::data::{RowLimit, Source};
+use common::data::{DataSource, RowLimit};
 
 /// What is trained on, named as LLaMA-Factory names it.
 #[derive(Args, Debug, Clone)]
@@ -113,9 +113,9 @@ impl DataArguments {
 
     /// The files that are named, and those of the data sets that are named. `seed` decides which rows
     /// are drawn of a data set that wants some of its rows.
-    pub(super) fn sources(&self, files: &[PathBuf], names: &[String], seed: u64) -> Result<Vec<Source>> {
-        let files = files.iter().map(|path| Ok(Source::file(path)));
-        let named = names.iter().map(|name| Source::named(name.trim(), &self.dataset_dir, seed));
+    pub(super) fn sources(&self, files: &[PathBuf], names: &[String], seed: u64) -> Result<Vec<DataSource>> {
+        let files = files.iter().map(|path| Ok(DataSource::file(path)));
+        let named = names.iter().map(|name| DataSource::named(name.trim(), &self.dataset_dir, seed));
         let mut sources = files.chain(named).collect::<Result<Vec<_>>>()?;
         for source in &mut sources {
             let bytes = usize::try_from(self.max_row_size.0).unwrap_or(usize::MAX);

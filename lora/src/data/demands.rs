@@ -1,6 +1,6 @@
 //! What tokenized examples demand of a model: places for their tokens, and embeddings.
 
-use common::data::Place;
+use common::data::RowPlace;
 use common::model::Config;
 use common::text::Example;
 use common::{Error, Result, error};
@@ -19,7 +19,7 @@ pub struct Demands {
 
 impl Demands {
     /// Takes an example into account.
-    pub fn add(&mut self, example: &Example, place: &Place) {
+    pub fn add(&mut self, example: &Example, place: &RowPlace) {
         if example.tokens.len() > self.tokens {
             (self.tokens, self.longest) = (example.tokens.len(), place.to_string());
         }

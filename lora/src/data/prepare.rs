@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use common::checkpoint::Companions;
 use common::cli::{self, Progress, Unit};
-use common::data::{Malformed, Source, records, rows};
+use common::data::{DataSource, Malformed, records, rows};
 use common::text::ending::missing_tokens;
 use common::text::{ChatTemplate, Ending, LabelOptions, TextFiles, Tokenizer};
 use common::{Context, Result, bail, hex};
@@ -94,14 +94,14 @@ struct Preparation<'a> {
 
 impl Preparation<'_> {
     /// The examples of `sources`, as an earlier run has kept them or made anew; nothing of nothing.
-    fn examples(&self, sources: Vec<Source>) -> Result<Option<Examples>> {
+    fn examples(&self, sources: Vec<DataSource>) -> Result<Option<Examples>> {
         if sources.is_empty() {
             return Ok(None);
         }
         let kept = match cli::cache_directory("tokens") {
             Ok(cache) => Some(cache.join(self.key(&sources)?)),
             Err(problem) => {
-                cli::detail(format_args!("tokens are not kept: {problem}"));
+                cli::verbose(format_args!("tokens are not kept: {problem}"));
                 None
             }
         };
@@ -112,7 +112,7 @@ impl Preparation<'_> {
                 examples
             }
             Some(Err(problem)) => {
-                cli::detail(format_args!("{problem}; tokenizing again"));
+                cli::verbose(format_args!("{problem}; tokenizing again"));
                 self.tokenize(&sources, kept.as_deref())?
             }
             None => self.tokenize(&sources, kept.as_deref())?,
@@ -124,7 +124,7 @@ impl Preparation<'_> {
         Ok(Some(examples))
     }
 
-    fn tokenize(&self, sources: &[Source], kept: Option<&Path>) -> Result<Examples> {
+    fn tokenize(&self, sources: &[DataSource], kept: Option<&Path>) -> Result<Examples> {
         let strict = self.arguments.strict;
         let scratch = match kept.and_then(Path::parent) {
             Some(cache) => cache.to_path_buf(),
@@ -132,7 +132,7 @@ impl Preparation<'_> {
         };
         let mut encoder = Encoder::new(self.tokenizer, self.template, &self.options, strict, &scratch)?;
         let size = |file: &PathBuf| fs_err::metadata(file).map_or(0, |metadata| metadata.len());
-        let total: u64 = sources.iter().flat_map(Source::files).map(size).sum();
+        let total: u64 = sources.iter().flat_map(DataSource::files).map(size).sum();
         let progress = Progress::new("tokenizing", total, Unit::Bytes);
         let mut malformed = Malformed::default();
         let mut before = 0;
@@ -150,7 +150,7 @@ impl Preparation<'_> {
     }
 
     /// A name that is different wherever the tokens are.
-    fn key(&self, sources: &[Source]) -> Result<String> {
+    fn key(&self, sources: &[DataSource]) -> Result<String> {
         let mut hash = Sha256::new();
         let mut part = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_le_bytes());

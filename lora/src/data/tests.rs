@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use common::data::{Malformed, Record, Source, records};
+use common::data::{DataSource, Malformed, Record, records};
 use common::text::{ChatTemplate, LabelOptions, Tokenizer};
 use common::{Result, cli};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// All records of a source.
-fn load(source: &Source) -> Vec<Record> {
+fn load(source: &DataSource) -> Vec<Record> {
     let mut all = Vec::new();
     let sink = &mut |batch: &[Record], _| {
         all.extend_from_slice(batch);
@@ -22,7 +22,7 @@ fn load(source: &Source) -> Vec<Record> {
 fn load_text(text: &str) -> Vec<Record> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs_err::write(file.path(), text).unwrap();
-    load(&Source::file(file.path()))
+    load(&DataSource::file(file.path()))
 }
 
 /// Records as examples.
@@ -98,7 +98,7 @@ fn the_demo_sets_of_llama_factory_are_usable_to_the_last_row() {
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
     for name in ["identity", "alpaca_en_demo", "alpaca_zh_demo", "glaive_toolcall_en_demo"] {
-        let records = load(&Source::named(name, &data, 1).unwrap());
+        let records = load(&DataSource::named(name, &data, 1).unwrap());
         let options = LabelOptions::answers(2048);
         let dataset = encode(&records, &tokenizer, &template, &options, true).unwrap();
         assert_eq!(dataset.summary().examples, records.len(), "{name}");

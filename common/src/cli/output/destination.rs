@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::apart;
-use crate::{Error, Result, error};
+use crate::{Error, Result, disk, error};
 
 /// A place for a result that is not, does not hold and does not lie in an input. Every output begins
 /// with one, so that no tool can forget to compare the two.
@@ -43,7 +43,7 @@ impl Destination {
         if named.is_dir() {
             return Err(error!("{} is a directory", named.display()).hint("name a file in it"));
         }
-        let folder = super::write::parent(named);
+        let folder = disk::parent(named);
         if named.file_name().is_none() || !folder.is_dir() {
             return Err(error!("{}: there is no directory {}", named.display(), folder.display())
                 .hint(format_args!("mkdir -p {}", crate::cli::quoted_path(folder))));

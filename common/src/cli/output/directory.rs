@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::made_by::{self, Contents, MADE_BY, MadeBy, contents};
+use super::Destination;
+use super::made_by::{self, MADE_BY, MadeBy};
+use super::new_parents::NewParents;
+use super::replace::{expect_replaceable, expect_replaceable_by_name, place, put_back};
 use super::scratch::{self, Scratch};
-use super::write::{self, exchange, parent, remove, rename_new, sync, sync_tree};
-use super::{Destination, foreign, made_otherwise};
+use super::write::{self, remove, sync_tree};
+use crate::Result;
 use crate::checkpoint::check_unchanged;
-use crate::{Context, Error, Result, cli, error};
+use crate::disk::parent;
 
 /// What [`OutputDirectory::begin`] found.
 pub enum Begun {
@@ -125,39 +128,6 @@ impl OutputDirectory {
     }
 }
 
-/// Gives the new result in `scratch` its name, in the place of the one that has it.
-pub fn place(scratch: &Scratch, path: &Path) -> Result<()> {
-    check_unchanged()?;
-    let (new, old) = (scratch.new_result(), scratch.old_result());
-    if path.symlink_metadata().is_err() {
-        rename_new(&new, path)?;
-    } else if is_empty(path) {
-        fs_err::rename(&new, path)?;
-    } else if !exchange(&new, path)? {
-        // Killed here, the next run puts the old result back.
-        fs_err::rename(path, &old)?;
-        if let Err(problem) = fs_err::rename(&new, path) {
-            fs_err::rename(&old, path)?;
-            return Err(problem.into());
-        }
-    }
-    sync(parent(path))
-}
-
-/// Puts back the old result of a run that was killed while it replaced it.
-fn put_back(destination: &Destination, tool: &str) -> Result<()> {
-    let mut scratch = Scratch::beside(destination, tool)?;
-    let path = destination.path();
-    // It may also hold parts, which are looked at later.
-    scratch.keeps = true;
-    let old = scratch.old_result();
-    if old.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-        rename_new(&old, path)?;
-        sync(parent(path))?;
-    }
-    Ok(())
-}
-
 fn remove_all_but_parts(directory: &Path, made_by: &MadeBy) -> Result<()> {
     for entry in fs_err::read_dir(directory)? {
         let path = entry?.path();
@@ -173,88 +143,12 @@ fn is_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_file())
 }
 
-fn is_empty(directory: &Path) -> bool {
-    fs_err::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-/// Fails where no directory can be put in the place of the destination, whatever is in it.
-fn expect_replaceable_by_name(destination: &Destination) -> Result<()> {
-    let (path, named) = (destination.path(), destination.named());
-    let Some(_) = named.file_name() else {
-        return Err(Error::usage(format!("{} cannot be an output directory", named.display()))
-            .hint("name a new directory with -o"));
-    };
-    let Ok(found) = fs_err::canonicalize(path) else { return Ok(()) };
-    if std::env::current_dir().is_ok_and(|current| current == found) {
-        return Err(Error::usage(format!("{} is the current directory", named.display()))
-            .hint("name a new directory in it with -o"));
-    }
-    let is_mounted = rustix::fs::statx(
-        rustix::fs::CWD,
-        &found,
-        rustix::fs::AtFlags::empty(),
-        rustix::fs::StatxFlags::BASIC_STATS,
-    )
-    .is_ok_and(|found| found.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT));
-    if is_mounted {
-        return Err(error!("{} is a mount point, which no directory can replace", named.display())
-            .hint(format_args!("name a directory in it: -o {}", cli::quoted_path(&named.join("out")))));
-    }
-    Ok(())
-}
-
-/// Fails where something is in the place of the result that this run may not replace.
-fn expect_replaceable(destination: &Destination, force: bool, tool: &str) -> Result<()> {
-    match contents(destination.path(), tool)? {
-        Contents::Nothing => Ok(()),
-        Contents::Foreign(entry) => Err(foreign(destination.named(), &entry, tool)),
-        Contents::Ours(..) if !force => Err(made_otherwise(destination.named())),
-        Contents::Ours(_, Some(entry)) => Err(foreign(destination.named(), &entry, tool)),
-        Contents::Ours(_, None) => Ok(()),
-    }
-}
-
-/// The directories above a result that did not exist; those that are empty go again where the result
-/// does not come to be.
-#[derive(Debug)]
-pub struct NewParents(Vec<PathBuf>);
-
-impl NewParents {
-    /// Makes `path` and what is missing above it.
-    pub fn make(path: &Path) -> Result<Self> {
-        let missing: Vec<PathBuf> = path
-            .ancestors()
-            .filter(|path| !path.as_os_str().is_empty())
-            .take_while(|path| path.symlink_metadata().is_err())
-            .map(Path::to_path_buf)
-            .collect();
-        fs_err::create_dir_all(path)
-            .map_err(Error::from)
-            .with_context(|| "cannot make the output".to_owned())
-            .hint("choose a place that can be written, or free some of it")?;
-        Ok(Self(missing))
-    }
-
-    /// They stay.
-    pub fn keep(&mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for NewParents {
-    fn drop(&mut self) {
-        // Only what is empty can be removed.
-        for path in &self.0 {
-            let _ = std::fs::remove_dir(path);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::super::parts_of;
+    use super::super::write::exchange;
     use super::*;
 
     fn begin(path: &Path, force: bool, recipe: &str) -> Result<Begun> {

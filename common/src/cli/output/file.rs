@@ -6,9 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::scratch::Scratch;
-use super::write::{self, parent, remove, rename_new, sync};
+use super::write::{self, remove, rename_new};
 use super::{Destination, scratch};
 use crate::checkpoint::check_unchanged;
+use crate::disk::{parent, sync};
 use crate::{Context, Result, error};
 
 /// A file that gets its name when it is complete. What it needs until then goes with it.

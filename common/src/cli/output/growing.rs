@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::directory::{NewParents, place};
 use super::made_by::{self, Contents, Kind, MADE_BY, MadeBy, contents};
+use super::new_parents::NewParents;
+use super::replace::place;
 use super::scratch::Scratch;
-use super::write::{self, remove, rename_new, sync, sync_tree};
+use super::write::{self, remove, rename_new, sync_tree};
 use super::{Destination, foreign};
 use crate::checkpoint::check_unchanged;
-use crate::{Context, Result, bail, error};
+use crate::disk::sync;
+use crate::{Context, Result, bail, disk, error};
 
 /// A directory to which a tool adds files and results.
 #[derive(Debug)]
@@ -85,7 +87,7 @@ impl GrowingDirectory {
     }
 
     /// Goes on with work of `recipe`: everything stays.
-    pub fn go_on(&mut self, recipe: Value) -> Result<()> {
+    pub fn resume(&mut self, recipe: Value) -> Result<()> {
         let files = self.made_by.files.take();
         self.made_by = MadeBy { files, ..MadeBy::unfinished(&self.made_by.tool, recipe) };
         self.write_made_by()
@@ -155,7 +157,7 @@ impl GrowingDirectory {
             if !made_by::has_plain_parents(&self.path, name) {
                 bail!(Exists, "{} would lie behind a link or a file", to.display());
             }
-            fs_err::create_dir_all(write::parent(&to))?;
+            fs_err::create_dir_all(disk::parent(&to))?;
             fs_err::rename(stage.join(name), to)?;
         }
         sync(&self.path)?;

@@ -5,6 +5,8 @@
 //! | `destination` | where a result goes, checked against everything that is read |
 //! | `apart` | whether an output is, holds or lies in an input |
 //! | `directory` | a directory that appears whole or not at all |
+//! | `replace` | what a result may replace, and how |
+//! | `new_parents` | directories made above a result, removed where it fails |
 //! | `growing` | a directory that grows in place |
 //! | `file` | a file that the user has named |
 //! | `made_by` | `made-by.json`: whose a directory is, and which files in it |
@@ -21,6 +23,8 @@ mod directory;
 mod file;
 mod growing;
 mod made_by;
+mod new_parents;
+mod replace;
 mod scratch;
 mod write;
 
@@ -70,7 +74,7 @@ fn foreign(path: &Path, entry: &Path, tool: &str) -> Error {
 }
 
 /// What tells one version of a file from another, for recipes and parts.
-pub fn identity(file: &Path) -> Result<Value> {
+pub fn file_version(file: &Path) -> Result<Value> {
     let metadata = fs_err::metadata(file)?;
     let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Ok(json!({

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::Destination;
-use super::write::{self, parent, remove};
+use super::write::{self, remove};
+use crate::disk::parent;
 use crate::{Context, Error, Result, error, hex};
 
 /// The name within a directory that grows, and the end of a name beside a result.
@@ -168,7 +169,7 @@ impl Drop for Scratch {
         if !self.keeps
             && let Err(problem) = self.remove()
         {
-            crate::cli::detail(problem);
+            crate::cli::verbose(problem);
         }
     }
 }

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use crate::checkpoint::check_unchanged;
 use crate::cli::Size;
-use crate::{Context, Error, Result, error};
+use crate::disk::{parent, sync};
+use crate::{Context, Error, Result, disk, error};
 
 /// How the names of files begin that have not got their own yet.
 pub const TEMPORARY: &str = ".qlora-tools-";
@@ -86,19 +87,6 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// The directory that a path lies in.
-pub fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Brings a file, or the names in a directory, to the disk.
-pub fn sync(path: &Path) -> Result<()> {
-    Ok(fs_err::File::open(path)?.sync_all()?)
-}
-
 /// [`sync`] for everything in a directory, and for itself.
 pub fn sync_tree(path: &Path) -> Result<()> {
     for entry in fs_err::read_dir(path)? {
@@ -114,8 +102,7 @@ pub fn sync_tree(path: &Path) -> Result<()> {
 
 /// Fails where the disk that holds `directory` has no room for `bytes` more, which are for `result`.
 pub fn check_space(directory: &Path, bytes: u64, result: &Path) -> Result<()> {
-    let Ok(found) = rustix::fs::statvfs(directory) else { return Ok(()) };
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let Ok(free) = File::open(directory).and_then(disk::free_space) else { return Ok(()) };
     if free < bytes {
         return Err(error!("{} takes {}, the disk has {} free", result.display(), Size(bytes), Size(free))
             .hint("free some disk space, or choose another place with -o"));

@@ -10,8 +10,8 @@ use csv::{ByteRecord, ReaderBuilder};
 use serde_json::{Map, Value};
 
 use super::input::{Input, not_utf8};
-use super::{Row, RowLimit, Sink};
-use crate::data::Place;
+use super::{Row, RowLimit, RowSink};
+use crate::data::RowPlace;
 
 /// Most columns of a table.
 const COLUMNS: usize = 10_000;
@@ -22,10 +22,10 @@ const EMPTY: [&str; 19] = [
     "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 ];
 
-pub fn read(path: &Path, input: Input, separator: u8, limit: RowLimit, sink: Sink) -> Result<()> {
+pub fn read(path: &Path, input: Input, separator: u8, limit: RowLimit, sink: RowSink) -> Result<()> {
     let named = || path.display().to_string();
     let file = Arc::new(path.to_path_buf());
-    let place = |row| Place { file: file.clone(), row, is_line: false };
+    let place = |row| RowPlace { file: file.clone(), row, is_line: false };
     let unclosed = "; is a quote not closed?";
     let left = Cell::new(limit.bytes);
     let Input { text, position } = input;

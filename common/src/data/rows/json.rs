@@ -11,14 +11,15 @@ use serde_json::Value;
 
 use super::input::{Input, Position, not_utf8};
 use super::nesting::Nesting;
-use super::{Row, RowLimit, Sink};
-use crate::data::{Place, json, kind_of};
+use super::{Row, RowLimit, RowSink};
+use crate::data::RowPlace;
+use crate::json::{self, kind_of};
 
 /// Why there may be no row at all within the limit.
 const ENDLESS: &str = "; there is only white space";
 
 /// Reads the elements of a list.
-pub fn list(path: &Path, input: Input, limit: RowLimit, sink: Sink) -> Result<()> {
+pub fn list(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result<()> {
     let mut list = List { rows: Rows::new(path, &input, limit, false), text: input.text };
     list.skip_white()?;
     list.text.consume(1);
@@ -107,7 +108,7 @@ impl List {
 ///
 /// A row ends with the line that closes it, and at the latest before a line that begins with a brace:
 /// so a line that is cut off spoils no other.
-pub fn lines(path: &Path, input: Input, limit: RowLimit, sink: Sink) -> Result<()> {
+pub fn lines(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result<()> {
     let mut rows = Rows::new(path, &input, limit, true);
     let mut text = input.text;
     let (mut nesting, mut white) = (Nesting::default(), 0);
@@ -143,7 +144,7 @@ struct Rows {
     limit: RowLimit,
     position: Position,
     /// Where the row begins.
-    place: Place,
+    place: RowPlace,
     /// Where the reading is.
     line: usize,
     /// The row as far as it is read.
@@ -152,7 +153,7 @@ struct Rows {
 
 impl Rows {
     fn new(path: &Path, input: &Input, limit: RowLimit, is_line: bool) -> Self {
-        let place = Place { file: Arc::new(PathBuf::from(path)), row: 0, is_line };
+        let place = RowPlace { file: Arc::new(PathBuf::from(path)), row: 0, is_line };
         Self { limit, position: input.position.clone(), place, line: 1, text: Vec::new() }
     }
 
@@ -196,7 +197,7 @@ impl Rows {
     }
 
     /// Hands the row on, and empties it.
-    fn hand_on(&mut self, value: Result<Value>, sink: Sink) -> Result<ControlFlow<()>> {
+    fn hand_on(&mut self, value: Result<Value>, sink: RowSink) -> Result<ControlFlow<()>> {
         let value = value.and_then(|value| match value.is_object() {
             true => Ok(value),
             false => Err(error!(Row, "an object expected, found {}", kind_of(&value))),

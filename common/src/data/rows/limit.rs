@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::data::Place;
+use crate::data::RowPlace;
 use crate::{Error, error};
 
 /// Most bytes of a row where nothing else is said.
@@ -25,7 +25,7 @@ impl Default for RowLimit {
 
 impl RowLimit {
     /// The error about a row that is longer. `why` is what such rows often come from.
-    pub fn exceeded(&self, place: &Place, why: &str) -> Error {
+    pub fn exceeded(&self, place: &RowPlace, why: &str) -> Error {
         let error = error!("{place}: more than {self}, which is the most that a row may have{why}");
         match self.option {
             Some(option) => error.hint(format_args!(

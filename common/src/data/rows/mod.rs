@@ -15,7 +15,7 @@ use std::path::Path;
 use crate::{Context, Result, bail};
 use serde_json::Value;
 
-use super::Place;
+use super::RowPlace;
 use input::Input;
 
 pub use input::open;
@@ -24,7 +24,7 @@ pub use limit::RowLimit;
 /// A row, where it stands, and how many bytes of the file are read with it.
 pub struct Row {
     /// Where it stands.
-    pub place: Place,
+    pub place: RowPlace,
     /// Or what is wrong with it.
     pub value: Result<Value>,
     /// Bytes of the row itself, unpacked.
@@ -35,7 +35,7 @@ pub struct Row {
 
 /// What is read of a file.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct RowOptions<'a> {
     /// Whether a column is used. What is not used of a parquet file is not read.
     pub column: &'a dyn Fn(&str) -> bool,
     /// How long a row may be.
@@ -49,15 +49,15 @@ const RATIO: u64 = 1000;
 const UNPACKED: u64 = 64 << 20;
 
 /// What takes rows, one by one, until it breaks.
-pub type Sink<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
+pub type RowSink<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
 
 /// Reads the rows of a file, whatever kind of file it is.
-pub fn read(path: &Path, wanted: Wanted, sink: Sink) -> Result<()> {
+pub fn read(path: &Path, options: RowOptions, sink: RowSink) -> Result<()> {
     let named = || path.display().to_string();
     let mut file = open(path)?;
     let size = file.metadata().with_context(named)?.len();
     let mut unpacked = 0;
-    let sink: Sink = &mut |row: Row| {
+    let sink: RowSink = &mut |row: Row| {
         unpacked += row.bytes as u64;
         if unpacked > UNPACKED && unpacked / RATIO > size {
             bail!(TooLarge, "{}: its rows are more than {RATIO} times as large as the file", path.display());
@@ -68,18 +68,18 @@ pub fn read(path: &Path, wanted: Wanted, sink: Sink) -> Result<()> {
     (&file).take(4).read_to_end(&mut start).with_context(named)?;
     file.rewind().with_context(named)?;
     if start == b"PAR1" {
-        return parquet::read(path, file, wanted, sink);
+        return parquet::read(path, file, options, sink);
     }
     let mut input = Input::new(file).with_context(named)?;
     match extension(path).as_deref() {
-        Some("csv") => return csv::read(path, input, b',', wanted.limit, sink),
-        Some("tsv") => return csv::read(path, input, b'\t', wanted.limit, sink),
+        Some("csv") => return csv::read(path, input, b',', options.limit, sink),
+        Some("tsv") => return csv::read(path, input, b'\t', options.limit, sink),
         _ => {}
     }
-    match first_character(&mut input.text, wanted.limit.bytes).with_context(named)? {
+    match first_character(&mut input.text, options.limit.bytes).with_context(named)? {
         None => bail!(Malformed, "{} is empty", path.display()),
-        Some(b'[') => json::list(path, input, wanted.limit, sink),
-        Some(b'{') => json::lines(path, input, wanted.limit, sink),
+        Some(b'[') => json::list(path, input, options.limit, sink),
+        Some(b'{') => json::lines(path, input, options.limit, sink),
         Some(found) => bail!(
             Malformed,
             "{}: a JSON list of rows or one JSON object per line expected, found {:?}",

@@ -57,7 +57,7 @@ pub(super) fn load<T>(
             let name = cached_name(source, architecture, float16, version);
             Ok(cli::cache_directory("kernels")?.join(name))
         })
-        .inspect_err(|error| cli::detail(format_args!("compiled kernels are not kept: {error}")))
+        .inspect_err(|error| cli::verbose(format_args!("compiled kernels are not kept: {error}")))
         .ok();
     load_or_compile(path.as_deref(), || Ok(compile(source, architecture, float16)?.code), load)
 }
@@ -75,7 +75,7 @@ fn load_or_compile<T>(
         match load(&code) {
             Ok(loaded) => return Ok(loaded),
             Err(error) => {
-                cli::detail(format_args!("{}: compiled again, because {error}", path.display()));
+                cli::verbose(format_args!("{}: compiled again, because {error}", path.display()));
                 // Where it cannot be removed, it is replaced below or compiled again the next time.
                 let _ = std::fs::remove_file(path);
             }
@@ -85,7 +85,7 @@ fn load_or_compile<T>(
     let loaded = load(&code)?;
     // A cache that cannot be written costs a second the next time, no more.
     if let Some(Err(error)) = path.map(|path| store(path, &code)) {
-        cli::detail(format_args!("compiled kernels are not kept: {error}"));
+        cli::verbose(format_args!("compiled kernels are not kept: {error}"));
     }
     Ok(loaded)
 }

@@ -8,8 +8,8 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::size::Size;
-use super::source::{ATTRIBUTE_GUARD, GUARD, ROOM};
+use super::guarded::{ATTRIBUTE_GUARD, GUARD, ROOM};
+use super::size::InputSize;
 
 /// Steps of a template that is given nothing.
 const STEPS: u64 = 20_000;
@@ -37,7 +37,7 @@ const BYTES_PER_STEP: u64 = 64;
 const WIDTH: u64 = 10_000;
 
 /// Steps for a template that is given so much. A step reads 64 bytes, and may do so often.
-pub(super) fn steps(size: &Size) -> u64 {
+pub(super) fn steps(size: &InputSize) -> u64 {
     let messages = size.messages as u64;
     let parts = [
         size.bytes as u64 / 2,
@@ -49,7 +49,7 @@ pub(super) fn steps(size: &Size) -> u64 {
 }
 
 /// Entries and bytes that a value may have, of a template that is given so much.
-pub(super) fn room(size: &Size) -> [u64; 2] {
+pub(super) fn room(size: &InputSize) -> [u64; 2] {
     let entries = size.entries as u64 + 8 * size.messages as u64;
     [ENTRIES + 4 * entries, BYTES + 2 * size.bytes as u64]
 }

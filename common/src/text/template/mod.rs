@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `find` | where a model keeps its template |
 //! | `named` | templates that LLaMA-Factory has names for |
-//! | `source`, `scan` | a template before it is parsed: how deep it nests, where its guards go |
+//! | `guarded`, `scan` | a template before it is parsed: how deep it nests, where its guards go |
 //! | `guard`, `size` | how much a template may do, by what it is given |
 //! | `python` | values as Python writes them |
 //! | `clock` | the date |
@@ -17,11 +17,11 @@
 mod clock;
 mod find;
 mod guard;
+mod guarded;
 mod named;
 mod python;
 mod scan;
 mod size;
-mod source;
 
 use std::path::Path;
 
@@ -32,9 +32,9 @@ use serde_json::{Map, Value};
 
 use crate::text::{Message, Tokenizer};
 use crate::{Context, Error, Result, bail, error};
-use size::Size;
-use source::Source;
-pub(crate) use source::Words;
+use guarded::GuardedTemplate;
+pub(crate) use guarded::Words;
+use size::InputSize;
 
 const NAME: &str = "chat_template";
 
@@ -90,7 +90,7 @@ impl ChatTemplate {
                 error!("the chat template cannot be read: {problem}")
                     .hint("mend it, or choose another with --template")
             };
-            let ready = Source::new(source, syntax.clone()).map_err(unreadable)?;
+            let ready = GuardedTemplate::new(source, syntax.clone()).map_err(unreadable)?;
             words.names.extend(ready.words.names);
             words.texts.extend(ready.words.texts);
             environment
@@ -124,7 +124,7 @@ impl ChatTemplate {
         tools: &[Value],
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let mut size = Size::default();
+        let mut size = InputSize::default();
         messages.iter().for_each(|message| size.message(message));
         tools.iter().for_each(|tool| size.value(tool, 1));
         if size.nesting > guard::NESTING {

@@ -7,7 +7,7 @@ use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 
-use crate::text::number;
+use crate::json::number;
 
 /// Prints `None`, `True`, `False` and floats as Python does; everything else as usual.
 pub(super) fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use minijinja::machinery::Token;
 
-use super::source::{ATTRIBUTE_GUARD, GUARD, Words};
+use super::guarded::{ATTRIBUTE_GUARD, GUARD, Words};
 
 /// Most brackets in brackets.
 const BRACKETS: usize = 32;

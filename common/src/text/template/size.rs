@@ -6,7 +6,7 @@ use crate::text::Message;
 
 /// The size of messages and tools.
 #[derive(Debug, Default)]
-pub(super) struct Size {
+pub(super) struct InputSize {
     /// Number of messages.
     pub messages: usize,
     /// Number of entries of lists and objects besides.
@@ -17,7 +17,7 @@ pub(super) struct Size {
     pub nesting: usize,
 }
 
-impl Size {
+impl InputSize {
     /// Adds a message.
     pub fn message(&mut self, message: &Message) {
         self.messages += 1;

@@ -4,26 +4,23 @@
 //! data is encoded as plain characters, so that a row holding `<|im_end|>` cannot end a turn.
 
 mod check;
+mod encode;
 mod guard;
 mod names;
 mod pattern;
 mod steps;
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokenizers::tokenizer::{Encoding, OffsetType, PostProcessor};
-use tokenizers::{
-    Model, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizedString,
-    PreTokenizer, Token, TokenizerImpl,
-};
+use tokenizers::{ModelWrapper, PostProcessorWrapper, TokenizerImpl};
 
 use crate::text::TextFiles;
 use crate::text::files::TOKENIZER;
 use crate::{Context, Error, Result, bail, error, files};
+pub use encode::Tokens;
 use guard::Guard;
 use steps::{BoundedDecoder, BoundedNormalizer, BoundedPreTokenizer};
 
@@ -33,15 +30,6 @@ type Inner =
 
 /// Special tokens that a tokenizer may have: every text is searched for each of them.
 const SPECIAL_TOKENS: usize = 1 << 15;
-
-/// Token ids with the bytes of the text each stands for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tokens {
-    /// The ids, in order.
-    pub ids: Vec<u32>,
-    /// For each id its byte range in the text; the parts of one split character share a range.
-    pub offsets: Vec<Range<usize>>,
-}
 
 /// The tokenizer of a model.
 pub struct Tokenizer {
@@ -148,114 +136,6 @@ impl Tokenizer {
         self.guard.run(bytes, work)?.map_err(refused)
     }
 
-    /// Token ids of a text in which special tokens are recognised and none is added.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.run(text.len(), || Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec()))
-    }
-
-    /// Token ids of a text that stands for itself, as a base model is prompted: with the tokens
-    /// that the tokenizer puts around a text, such as Llama's `<|begin_of_text|>`.
-    pub(crate) fn as_document(&self, tokens: Tokens) -> Result<Vec<u32>> {
-        let Some(processor) = &self.post_processor else { return Ok(tokens.ids) };
-        let bytes = tokens.offsets.last().map_or(0, |last| last.end);
-        let offsets = tokens.offsets.into_iter().map(|range| (range.start, range.end));
-        let tokens = tokens.ids.into_iter().zip(offsets);
-        let tokens = tokens.map(|(id, offsets)| Token { id, value: String::new(), offsets }).collect();
-        let encoding = Encoding::from_tokens(tokens, 0);
-        self.run(bytes, || Ok(processor.process(encoding, None, true)?.get_ids().to_vec()))
-    }
-
-    /// Token ids of data: a text in which nothing is a special token.
-    pub fn encode_data(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.encode_rendered(text, std::slice::from_ref(&(0..text.len())), &[])?.ids)
-    }
-
-    /// Tokens of a rendered text. Special tokens are recognised except within `literal`, the
-    /// ascending byte ranges of the special tokens that stand in data. Every range of `literal`
-    /// and every position of `cuts` begins a new token.
-    pub fn encode_rendered(&self, text: &str, literal: &[Range<usize>], cuts: &[usize]) -> Result<Tokens> {
-        let mut pieces: Vec<(Range<usize>, bool)> = Vec::new();
-        let mut from = 0;
-        let template_text = |from: usize, to: usize, pieces: &mut Vec<_>| {
-            let inside = cuts.iter().copied().filter(|&cut| from < cut && cut < to);
-            let mut begin = from;
-            for end in inside.chain([to]) {
-                if begin < end {
-                    pieces.push((begin..end, false));
-                }
-                begin = end;
-            }
-        };
-        for range in literal {
-            template_text(from, range.start, &mut pieces);
-            pieces.push((range.clone(), true));
-            from = range.end;
-        }
-        template_text(from, text.len(), &mut pieces);
-        let mut tokens = Tokens::default();
-        for (range, is_literal) in pieces {
-            self.encode_piece(text, range, is_literal, &mut tokens)?;
-        }
-        Ok(tokens)
-    }
-
-    fn encode_piece(
-        &self,
-        text: &str,
-        range: Range<usize>,
-        is_literal: bool,
-        tokens: &mut Tokens,
-    ) -> Result<()> {
-        let encode = |text: &str| {
-            if is_literal {
-                self.plain_encoding(text)
-            } else {
-                self.run(text.len(), || self.inner.encode(text, false))
-            }
-        };
-        let piece = &text[range.clone()];
-        let is_control = |encoding: &Encoding| encoding.get_ids().iter().any(|id| self.controls.contains(id));
-        if is_literal && is_control(&encode(piece)?) {
-            // The vocabulary itself has the special token: no part of it longer than a character.
-            if piece.chars().nth(1).is_none() {
-                bail!(Row, "the tokenizer has no token for {piece:?} but a special one");
-            }
-            return piece.char_indices().try_for_each(|(at, c)| {
-                let begin = range.start + at;
-                self.encode_piece(text, begin..begin + c.len_utf8(), true, tokens)
-            });
-        }
-        // Within a text there is no prefix space: a piece is encoded behind a newline, whose
-        // tokens are dropped.
-        if self.adds_prefix_space && range.start > 0 {
-            let newline = encode("\n")?;
-            let encoding = encode(&format!("\n{piece}"))?;
-            if encoding.get_ids().starts_with(newline.get_ids()) {
-                tokens.append(&encoding, newline.get_ids().len(), |at| (at + range.start).saturating_sub(1));
-                return Ok(());
-            }
-        }
-        tokens.append(&encode(piece)?, 0, |at| at + range.start);
-        Ok(())
-    }
-
-    /// The pipeline of the tokenizer without the step that looks for added tokens.
-    fn plain_encoding(&self, text: &str) -> Result<Encoding> {
-        self.run(text.len(), || {
-            let mut normalized = NormalizedString::from(text);
-            if let Some(normalizer) = self.inner.get_normalizer() {
-                normalizer.normalize(&mut normalized)?;
-            }
-            let mut pieces = PreTokenizedString::from(normalized);
-            if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-                pre_tokenizer.pre_tokenize(&mut pieces)?;
-            }
-            let model = self.inner.get_model();
-            pieces.tokenize(|piece| model.tokenize(piece.get()))?;
-            pieces.into_encoding(None, 0, OffsetType::Byte)
-        })
-    }
-
     /// Text of tokens, without special ones. Bytes that form no character become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.run(ids.len(), || self.inner.decode(ids, true))
@@ -304,14 +184,6 @@ impl Tokenizer {
     }
 }
 
-impl Tokens {
-    fn append(&mut self, encoding: &Encoding, skip: usize, shift: impl Fn(usize) -> usize) {
-        self.ids.extend_from_slice(&encoding.get_ids()[skip..]);
-        let offsets = encoding.get_offsets()[skip..].iter();
-        self.offsets.extend(offsets.map(|&(start, end)| shift(start)..shift(end)));
-    }
-}
-
 /// The error of a model without `tokenizer.json`, which says how to make one of what there is.
 fn missing(path: &Path) -> Error {
     let directory = path.parent().unwrap_or(path);
@@ -334,7 +206,6 @@ pub(crate) mod tests {
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
     use super::Tokenizer;
-    use crate::text::StreamDecoder;
 
     /// A tokenizer of bytes: one token each, then `<|im_start|>`, `<|im_end|>` and the word `ab`.
     pub fn byte_tokenizer_json() -> String {
@@ -391,39 +262,5 @@ pub(crate) mod tests {
         fs_err::write(directory.path().join("tokenizer.json"), "{}").unwrap();
         let error = Tokenizer::load(directory.path()).err().unwrap();
         assert!(error.to_string().contains("tokenizer.json") && error.hint_text().is_some(), "{error}");
-    }
-
-    fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
-        let mut decoder = StreamDecoder::new(tokenizer);
-        let mut pieces: Vec<String> = ids.iter().map(|&id| decoder.push(id).unwrap()).collect();
-        pieces.push(decoder.finish().unwrap());
-        pieces
-    }
-
-    #[test]
-    fn streaming_never_shows_half_a_character() {
-        let tokenizer = byte_tokenizer();
-        let ids = tokenizer.encode("né 汉😀").unwrap();
-        assert_eq!(streamed(&tokenizer, &ids), ["n", "", "é", " ", "", "", "汉", "", "", "", "😀", ""]);
-        assert_eq!(streamed(&tokenizer, &ids[..ids.len() - 1]).concat(), "né 汉", "also where it is cut off");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn streaming_loses_nothing(text in "\\PC{0,20}") {
-            let tokenizer = byte_tokenizer();
-            let ids = tokenizer.encode_data(&text).unwrap();
-            // A replacement character at the end cannot be told from a character that is cut off.
-            let whole = |text: &str| text.trim_end_matches('\u{FFFD}').to_owned();
-            proptest::prop_assert_eq!(whole(&streamed(&tokenizer, &ids).concat()), whole(&text));
-        }
-
-        #[test]
-        fn streaming_any_bytes_ends_and_goes_on(ids in proptest::collection::vec(0u32..256, 0..30)) {
-            let tokenizer = byte_tokenizer();
-            let tail = tokenizer.encode(" the end").unwrap();
-            let all = [ids, tail].concat();
-            proptest::prop_assert!(streamed(&tokenizer, &all).concat().ends_with(" the end"));
-        }
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::json::kind_of;
 use crate::text::files::{TOKENIZER_CONFIG, TextFiles};
 use crate::{Result, bail, files};
 
@@ -45,16 +46,5 @@ fn token_text(value: &Value) -> Option<Value> {
         Value::String(_) => Some(value.clone()),
         Value::Object(object) => object.get("content").filter(|content| content.is_string()).cloned(),
         _ => None,
-    }
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }

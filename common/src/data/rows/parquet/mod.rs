@@ -26,8 +26,8 @@ use crate::{Error, Result, bail, error, panics};
 use parquet::errors;
 use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
 
-use super::{Row, RowLimit, Sink, Wanted};
-use crate::data::Place;
+use super::{Row, RowLimit, RowOptions, RowSink};
+use crate::data::RowPlace;
 use column::{Cells, Column};
 use file::Chunks;
 use pages::{Memory, Pages};
@@ -41,14 +41,14 @@ const ROWS: u64 = 1000;
 /// Files of fewer rows than this may have more of them for each byte.
 const FEW: u64 = 10_000_000;
 
-pub fn read(path: &Path, file: File, wanted: Wanted, sink: Sink) -> Result<()> {
-    read_rows(path, file, wanted, sink).map_err(|problem| match problem.kind() {
+pub fn read(path: &Path, file: File, options: RowOptions, sink: RowSink) -> Result<()> {
+    read_rows(path, file, options, sink).map_err(|problem| match problem.kind() {
         Kind::Malformed => problem.context(path.display()),
         _ => problem,
     })
 }
 
-fn read_rows(path: &Path, file: File, wanted: Wanted, sink: Sink) -> Result<()> {
+fn read_rows(path: &Path, file: File, options: RowOptions, sink: RowSink) -> Result<()> {
     let size = file.metadata()?.len();
     let chunks = Arc::new(Chunks::new(file)?);
     footer::check(&chunks)?;
@@ -59,15 +59,15 @@ fn read_rows(path: &Path, file: File, wanted: Wanted, sink: Sink) -> Result<()> 
     let rows = rows.filter(|rows| *rows <= FEW || rows / ROWS <= size);
     let rows = rows.ok_or_else(|| error!(Malformed, "more rows than {size} bytes can hold"))?;
     let schema = metadata.file_metadata().schema();
-    let table = Table::new(schema, wanted.column)?;
+    let table = Table::new(schema, options.column)?;
     if table.leaves.is_empty() {
         let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
         return Err(error!("{}: no column of examples, found {}", path.display(), names.join(", "))
             .hint("examples have the columns instruction and output, messages or conversations; dataset_info.json maps others"));
     }
-    let mut place = Place { file: Arc::new(path.to_path_buf()), row: 0, is_line: false };
+    let mut place = RowPlace { file: Arc::new(path.to_path_buf()), row: 0, is_line: false };
     for group in groups {
-        let mut group = Group::open(&chunks, group, &table, wanted.limit)?;
+        let mut group = Group::open(&chunks, group, &table, options.limit)?;
         while group.left > 0 {
             place.row += 1;
             let (value, bytes) = group.next(&table, &place)?;
@@ -110,7 +110,7 @@ impl Group {
     }
 
     /// The next row, or what is wrong with it, and its bytes.
-    fn next(&mut self, table: &Table, place: &Place) -> Result<(Result<serde_json::Value>, usize)> {
+    fn next(&mut self, table: &Table, place: &RowPlace) -> Result<(Result<serde_json::Value>, usize)> {
         let mut elements = 0;
         for (column, cells) in self.columns.iter_mut().zip(&mut self.cells) {
             let read = library(|| column.read(cells)).map_err(|problem| match self.memory.is_exceeded() {

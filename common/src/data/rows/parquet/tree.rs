@@ -9,7 +9,7 @@ use parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
 use super::column::{Cells, Column};
-use crate::data::Place;
+use crate::data::RowPlace;
 use crate::data::rows::RowLimit;
 use crate::{Result, bail, error};
 
@@ -183,7 +183,7 @@ pub struct Assembly<'a> {
     cells: &'a [Cells],
     /// The next place and the next value of each.
     next: Vec<(usize, usize)>,
-    place: &'a Place,
+    place: &'a RowPlace,
     limit: RowLimit,
     /// Bytes of the row so far.
     pub bytes: usize,
@@ -193,7 +193,7 @@ impl<'a> Assembly<'a> {
     pub fn new(
         columns: &'a [Box<dyn Column>],
         cells: &'a [Cells],
-        place: &'a Place,
+        place: &'a RowPlace,
         limit: RowLimit,
     ) -> Self {
         Self { columns, cells, next: vec![(0, 0); cells.len()], place, limit, bytes: 0 }

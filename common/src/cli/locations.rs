@@ -17,7 +17,7 @@ pub fn cache_directory(name: &str) -> Result<PathBuf> {
 }
 
 /// Another tool: the one beside this program, or else the one on the PATH.
-pub fn tool(name: &str) -> PathBuf {
+pub fn tool_path(name: &str) -> PathBuf {
     let beside = std::env::current_exe().map(|this| this.with_file_name(name));
     beside.ok().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }

@@ -36,14 +36,14 @@ const LINE: usize = 65_000;
 
 /// A template that can be compiled.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct GuardedTemplate {
     /// The template with its guards. Lines are those of the original.
     pub text: String,
     /// What it mentions.
     pub words: Words,
 }
 
-impl Source {
+impl GuardedTemplate {
     /// Checks a template and sets its guards, or says what is wrong with it. What is no Jinja at all
     /// is left for the parser to refuse.
     pub fn new(template: &str, syntax: SyntaxConfig) -> Result<Self, String> {

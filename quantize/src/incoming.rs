@@ -9,7 +9,7 @@ use common::checkpoint::{INDEX, Index, SINGLE, nothing_in};
 
 /// A model's directory, complete or growing.
 #[derive(Debug)]
-pub struct Source {
+pub struct IncomingModel {
     /// Where its files are.
     pub directory: PathBuf,
     /// Files whose path has arrived; all, once the directory's has.
@@ -19,7 +19,7 @@ pub struct Source {
     index: OnceCell<Index>,
 }
 
-impl Source {
+impl IncomingModel {
     /// A directory of which nothing has arrived.
     pub fn growing(directory: &Path) -> Self {
         Self {

@@ -2,15 +2,28 @@
 //!
 //! Python also takes `NaN`, `Infinity` and `-Infinity`, floats that are too large for one, and
 //! integers of any length. [`Value`] holds none of these, so each becomes a
-//! [literal](crate::text::number), which a chat template writes as Python would.
+//! [literal](number), which a chat template writes as Python would.
+
+pub mod number;
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::text::number;
+/// What kind of value this is, for messages: `a text`, `a list`.
+pub fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        number if number::text_of(number).is_some() => "a number",
+        Value::Object(_) => "an object",
+    }
+}
 
-/// Reads one value.
+/// Reads the one value that `text` holds.
 pub fn parse(text: &str) -> serde_json::Result<Value> {
     serde_json::from_str(&with_literals(text))
 }
