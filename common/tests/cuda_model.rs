@@ -1,5 +1,5 @@
 //! A whole model on the GPU in 16 bits against the same model on the host in f32: gradients, and the
-//! losses of twenty steps. Skipped, saying so, without a GPU or without a model.
+//! losses of twenty steps. Skipped, saying so, without a model.
 //!
 //! The model is `QLORA_TEST_MODEL`, else `demo/model/SmolLM2-135M-Instruct` or its NF4 form.
 
@@ -24,10 +24,6 @@ fn model_directory() -> Option<PathBuf> {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/SmolLM2-135M-Instruct");
     let named = std::env::var_os("QLORA_TEST_MODEL").map(PathBuf::from);
     let found = named.unwrap_or(demo);
-    if Gpu::count() == 0 {
-        eprintln!("skipped: there is no GPU");
-        return None;
-    }
     if !found.join("config.json").exists() {
         eprintln!("skipped: there is no model in {}", found.display());
         return None;
@@ -131,6 +127,7 @@ fn distances(model: &Model, expected: &[f32], found: &[f32]) -> Vec<(f64, String
 }
 
 #[test]
+#[ignore = "needs an NVIDIA GPU"]
 fn training_is_the_hosts_within_16_bits_and_twice_the_same() {
     let Some(directory) = model_directory() else { return };
     let cuda = Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap());
@@ -167,6 +164,7 @@ fn training_is_the_hosts_within_16_bits_and_twice_the_same() {
 }
 
 #[test]
+#[ignore = "needs an NVIDIA GPU"]
 fn training_with_noise_is_the_hosts_too() {
     let Some(directory) = model_directory() else { return };
     let cuda = Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap());
@@ -187,6 +185,7 @@ fn training_with_noise_is_the_hosts_too() {
 }
 
 #[test]
+#[ignore = "needs an NVIDIA GPU"]
 fn decoding_and_scoring_behind_a_cache_are_the_whole_pass() {
     let Some(directory) = model_directory() else { return };
     let cuda = Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap());

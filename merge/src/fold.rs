@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use common::checkpoint::{Bytes, FileWriter, Tensor, cast_from_f32};
 use common::cli::{self, Progress};
+use common::kernels::Write;
 use common::kernels::linear::Weight;
-use common::kernels::product::{Matrix, MatrixMut, Threads, accumulate};
+use common::kernels::product::{Matrix, MatrixMut, Threads, product};
 use common::nf4::Quantized;
 use common::{Result, bail, error};
 use rayon::prelude::*;
@@ -46,7 +47,7 @@ impl OutputTensor<'_> {
             let b = Matrix::new(&lora.b[rows.start * lora.rank..rows.end * lora.rank], rows.len(), lora.rank);
             let a = Matrix::new(&lora.a, lora.rank, columns);
             let out = MatrixMut::new(out, rows.len(), columns);
-            accumulate(out, lora.scale * counts, b, a, Threads::One);
+            product(out, Write::Add, lora.scale * counts, b, a, Threads::One);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ pub use vector::{GpuVector, Vector};
 
 /// What a result does with the values that are where it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Write {
+pub enum Write {
     /// It takes their place.
     Overwrite,
     /// It is added to them.

@@ -3,7 +3,7 @@
 //! On the host it is a contiguous f32 candle tensor, on a GPU a buffer of 16-bit numbers. Tensors are values:
 //! an op returns a new one.
 
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 
 use candle_core::Storage;
 
@@ -68,7 +68,7 @@ impl Tensor {
     }
 
     /// The tensor on the GPU, for an op whose other operands are there.
-    pub fn gpu(&self) -> Result<&GpuTensor> {
+    pub(crate) fn gpu(&self) -> Result<&GpuTensor> {
         match self {
             Self::Cpu(_) => Err(error!(Bug, "a tensor on a GPU expected, found one on the host")),
             Self::Cuda(tensor) => Ok(tensor),
@@ -76,7 +76,7 @@ impl Tensor {
     }
 
     /// As [`Tensor::gpu`], given away.
-    pub fn into_gpu(self) -> Result<GpuTensor> {
+    pub(crate) fn into_gpu(self) -> Result<GpuTensor> {
         match self {
             Self::Cpu(_) => Err(error!(Bug, "a tensor on a GPU expected, found one on the host")),
             Self::Cuda(tensor) => Ok(tensor),
@@ -119,7 +119,7 @@ impl Tensor {
     }
 
     /// The values, borrowed from the host.
-    pub fn host(&self) -> Result<impl Deref<Target = [f32]> + '_> {
+    pub(crate) fn host(&self) -> Result<impl Deref<Target = [f32]> + '_> {
         match self {
             Self::Cpu(tensor) => {
                 let (storage, layout) = tensor.storage_and_layout();
@@ -136,28 +136,12 @@ impl Tensor {
         }
     }
 
-    /// The same values under another shape.
-    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        match self {
-            Self::Cpu(tensor) => Ok(Self::Cpu(tensor.reshape(shape)?)),
-            Self::Cuda(tensor) => Ok(Self::Cuda(tensor.reshape(shape)?)),
-        }
-    }
-
     /// Elementwise sum of two tensors of one shape.
     pub fn add(&self, other: &Self) -> Result<Self> {
         match (self, other) {
             (Self::Cpu(a), Self::Cpu(b)) => Ok(Self::Cpu(a.add(b)?)),
             (Self::Cuda(a), other) => Ok(Self::Cuda(a.add(other.gpu()?)?)),
             (Self::Cpu(_), Self::Cuda(_)) => Err(error!(Bug, "add: tensors of one device expected")),
-        }
-    }
-
-    /// Rows `rows` of a matrix [T, C], shared and not copied.
-    pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
-        match self {
-            Self::Cpu(tensor) => Ok(Self::Cpu(tensor.narrow(0, rows.start, rows.len())?)),
-            Self::Cuda(tensor) => Ok(Self::Cuda(tensor.rows(rows)?)),
         }
     }
 

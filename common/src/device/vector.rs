@@ -50,7 +50,7 @@ impl Vector {
     }
 
     /// Bytes of a GPU's memory that `len` values take.
-    pub fn gpu_bytes(len: usize) -> u64 {
+    pub(crate) fn gpu_bytes(len: usize) -> u64 {
         buffer_bytes::<f32>(len)
     }
 
@@ -149,13 +149,8 @@ impl GpuVector {
     }
 
     /// Number of values.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// The values in `range`, as a row to read.

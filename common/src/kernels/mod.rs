@@ -5,11 +5,11 @@
 //! Letters in shapes: T tokens, C model width, H heads, K key/value heads, D head size, F
 //! feed-forward width, V vocabulary, R LoRA rank, N and K outputs and inputs of a linear layer.
 //!
-//! Every backward returns gradients of its inputs. A function that writes into what it is given overwrites
-//! it, unless it takes a [`Write`] or its name says that it adds: `accumulate`, `add_inputs`, `gradients` and
-//! `adapter_gradients`.
+//! Every backward returns gradients of its inputs. A function that writes to what it is given takes a
+//! [`Write`], which says whether it overwrites or adds, or does what its name says: `add_inputs`,
+//! `add_outputs` and `gradients` add.
 
-pub(crate) use crate::device::Write;
+pub use crate::device::Write;
 
 pub mod adamw;
 pub mod attention;

@@ -22,12 +22,12 @@ pub struct KernelSource {
 
 impl KernelSource {
     /// Kernels for every GPU.
-    pub const fn new(name: &'static str, text: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str, text: &'static str) -> Self {
         Self { name, text, hopper: false }
     }
 
     /// Kernels for Hopper (H100, H200) alone.
-    pub const fn for_hopper(name: &'static str, text: &'static str) -> Self {
+    pub(crate) const fn for_hopper(name: &'static str, text: &'static str) -> Self {
         Self { name, text, hopper: true }
     }
 

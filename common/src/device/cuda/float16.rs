@@ -17,7 +17,7 @@ pub enum Float16 {
 
 impl Float16 {
     /// A number, rounded to nearest even.
-    pub fn bits(self, value: f32) -> u16 {
+    pub(crate) fn bits(self, value: f32) -> u16 {
         match self {
             Self::Bf16 => bf16::from_f32(value).to_bits(),
             Self::Fp16 => f16::from_f32(value).to_bits(),
@@ -25,7 +25,7 @@ impl Float16 {
     }
 
     /// The number that bits stand for.
-    pub fn value(self, bits: u16) -> f32 {
+    pub(crate) fn value(self, bits: u16) -> f32 {
         match self {
             Self::Bf16 => bf16::from_bits(bits).to_f32(),
             Self::Fp16 => f16::from_bits(bits).to_f32(),

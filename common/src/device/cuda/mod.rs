@@ -35,7 +35,7 @@ pub use libraries::find_compiler;
 pub use memory::Memory;
 pub(crate) use memory::buffer_bytes;
 pub(crate) use products::{Number, Product};
-pub use scratch::ScratchSizes;
+pub(crate) use scratch::ScratchSizes;
 pub use tensor::GpuTensor;
 pub(crate) use tensor::SOURCE as TENSOR;
 pub use utilization::Utilization;
@@ -74,7 +74,7 @@ struct Loaded {
 }
 
 /// Bytes of a GPU's memory that matrix products take for themselves and for scratch of these sizes.
-pub fn scratch_bytes(sizes: ScratchSizes) -> u64 {
+pub(crate) fn scratch_bytes(sizes: ScratchSizes) -> u64 {
     products::workspace_bytes() + sizes.bytes()
 }
 
@@ -151,7 +151,7 @@ impl Gpu {
     }
 
     /// Which of the GPUs.
-    pub fn ordinal(&self) -> usize {
+    pub(crate) fn ordinal(&self) -> usize {
         self.ordinal
     }
 

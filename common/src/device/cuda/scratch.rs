@@ -11,14 +11,14 @@ use crate::{Result, error};
 
 /// How many numbers each of the two scratch buffers holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ScratchSizes([usize; 2]);
+pub(crate) struct ScratchSizes([usize; 2]);
 
 impl ScratchSizes {
     /// The sizes before any weight has asked for scratch.
-    pub const NONE: Self = Self([1, 1]);
+    pub(crate) const NONE: Self = Self([1, 1]);
 
     /// Sizes that are enough for a weight of `len` numbers too.
-    pub fn with(self, len: usize) -> Self {
+    pub(crate) fn with(self, len: usize) -> Self {
         let [first, second] = self.0;
         match len {
             _ if len > first => Self([len, first]),

@@ -1,6 +1,5 @@
 //! A tensor on a GPU: 16-bit numbers, row-major and contiguous.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::CudaSlice;
@@ -10,14 +9,12 @@ use crate::{Result, error};
 
 pub(crate) static SOURCE: KernelSource = KernelSource::new("tensor", include_str!("tensor.cu"));
 
-/// A tensor of 16-bit numbers in a reference-counted buffer. Clones and [`GpuTensor::rows`] share the buffer,
-/// which must have one owner while a kernel writes to it.
+/// A tensor of 16-bit numbers in a reference-counted buffer, which clones share. It must have one owner while a
+/// kernel writes to it.
 #[derive(Debug, Clone)]
 pub struct GpuTensor {
     gpu: Arc<Gpu>,
     values: Arc<CudaSlice<u16>>,
-    /// Where the values begin in the buffer.
-    start: usize,
     shape: Vec<usize>,
 }
 
@@ -50,7 +47,7 @@ impl GpuTensor {
     }
 
     fn of(gpu: &Arc<Gpu>, values: CudaSlice<u16>, shape: &[usize]) -> Self {
-        Self { gpu: Arc::clone(gpu), values: Arc::new(values), start: 0, shape: shape.to_vec() }
+        Self { gpu: Arc::clone(gpu), values: Arc::new(values), shape: shape.to_vec() }
     }
 
     /// The tensor that an elementwise kernel writes its result to, and the one that it reads: the same, `None`,
@@ -68,18 +65,13 @@ impl GpuTensor {
     }
 
     /// The extents, outermost first.
-    pub fn shape(&self) -> &[usize] {
+    pub(crate) fn shape(&self) -> &[usize] {
         &self.shape
     }
 
     /// Number of values.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
-    }
-
-    /// Whether there are no values.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Rows and columns, where all extents but the last are counted as rows.
@@ -91,7 +83,7 @@ impl GpuTensor {
     /// The values to read, as a matrix; all extents but the last are counted as rows.
     pub(crate) fn view(&self) -> Result<View<'_, u16>> {
         let [rows, columns] = self.rows_and_columns();
-        View::from(&*self.values).columns(self.start..self.start + rows * columns)?.matrix(rows, columns)
+        View::from(&*self.values).columns(0..rows * columns)?.matrix(rows, columns)
     }
 
     /// The values to write, as [`GpuTensor::view`] has them. Fails where another tensor shares them.
@@ -99,25 +91,7 @@ impl GpuTensor {
         let [rows, columns] = self.rows_and_columns();
         let values = Arc::get_mut(&mut self.values)
             .ok_or_else(|| error!(Bug, "a tensor that is written and shared with another"))?;
-        ViewMut::from(values).columns(self.start..self.start + rows * columns)?.matrix(rows, columns)
-    }
-
-    /// The same values under another shape with as many.
-    pub(crate) fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        if shape.iter().product::<usize>() != self.len() {
-            return Err(error!(Bug, "shape {:?} cannot become {shape:?}", self.shape));
-        }
-        Ok(Self { shape: shape.to_vec(), ..self.clone() })
-    }
-
-    /// Rows of a matrix [T, C], shared and not copied.
-    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Self> {
-        match *self.shape {
-            [t, c] if rows.start <= rows.end && rows.end <= t => {
-                Ok(Self { start: self.start + rows.start * c, shape: vec![rows.len(), c], ..self.clone() })
-            }
-            _ => Err(error!(Bug, "rows {rows:?} of a tensor of shape {:?}", self.shape)),
-        }
+        ViewMut::from(values).columns(0..rows * columns)?.matrix(rows, columns)
     }
 
     /// The values in f32, on the host.

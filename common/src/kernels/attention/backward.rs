@@ -9,8 +9,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::AttentionSpec;
+use crate::kernels::Write;
 use crate::kernels::exp::exp;
-use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
+use crate::kernels::product::{Matrix, MatrixMut, Threads, product};
 use crate::kernels::simd::vectorized;
 
 /// Query rows handled at once.
@@ -89,8 +90,8 @@ fn head(
         let dout = Matrix::with_stride(&doutput[row * out_width + h * d..], rows, d, out_width);
         let probabilities = &mut probabilities[..rows * seen];
         let dscores = &mut dscores[..rows * seen];
-        product(MatrixMut::new(probabilities, rows, seen), scale, q, k.t(), Threads::One);
-        product(MatrixMut::new(dscores, rows, seen), 1.0, dout, v.t(), Threads::One);
+        product(MatrixMut::new(probabilities, rows, seen), Write::Overwrite, scale, q, k.t(), Threads::One);
+        product(MatrixMut::new(dscores, rows, seen), Write::Overwrite, 1.0, dout, v.t(), Threads::One);
         let lines = probabilities.chunks_exact_mut(seen).zip(dscores.chunks_exact_mut(seen));
         for (i, (probabilities, dscores)) in lines.enumerate() {
             let at = (row + i) * out_width + h * d;
@@ -111,17 +112,26 @@ fn head(
         }
         let probabilities = Matrix::new(probabilities, rows, seen);
         let dscores = Matrix::new(dscores, rows, seen);
-        product(MatrixMut::new(&mut gradients.dq[first * d..], rows, d), scale, dscores, k, Threads::One);
+        product(
+            MatrixMut::new(&mut gradients.dq[first * d..], rows, d),
+            Write::Overwrite,
+            scale,
+            dscores,
+            k,
+            Threads::One,
+        );
         let keys = first_key * d..;
-        accumulate(
+        product(
             MatrixMut::new(&mut gradients.dk[keys.clone()], seen, d),
+            Write::Add,
             scale,
             dscores.t(),
             q,
             Threads::One,
         );
-        accumulate(
+        product(
             MatrixMut::new(&mut gradients.dv[keys], seen, d),
+            Write::Add,
             1.0,
             probabilities.t(),
             dout,

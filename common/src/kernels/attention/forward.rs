@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::past::HostPast;
 use super::{AttentionSpec, Heads};
+use crate::kernels::Write;
 use crate::kernels::exp::exp;
-use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
+use crate::kernels::product::{Matrix, MatrixMut, Threads, product};
 use crate::kernels::simd::vectorized;
 
 /// Query rows of one task.
@@ -80,6 +81,7 @@ fn block(
             let k = Matrix::with_stride(&past.keys[shared..], past_keys.len(), d, past_columns);
             product(
                 MatrixMut::with_stride(&mut scores, n, past_keys.len(), keys_len),
+                Write::Overwrite,
                 spec.scale,
                 q,
                 k.t(),
@@ -87,18 +89,18 @@ fn block(
             );
         }
         let own = MatrixMut::with_stride(&mut scores[past_keys.len()..], n, own_len, keys_len);
-        product(own, spec.scale, q, k.t(), Threads::One);
+        product(own, Write::Overwrite, spec.scale, q, k.t(), Threads::One);
         for (i, scores) in scores.chunks_exact_mut(keys_len).enumerate() {
             let position = first_position + i;
             let seen = spec.first_seen(position) - first_key..position + 1 - first_key;
             log_sums[i * heads.queries + h] = softmax(scores, seen);
         }
         let own = Matrix::with_stride(&scores[past_keys.len()..], n, own_len, keys_len);
-        product(head_columns(output, heads, h, n), 1.0, own, v, Threads::One);
+        product(head_columns(output, heads, h, n), Write::Overwrite, 1.0, own, v, Threads::One);
         if let Some(past) = past.filter(|_| !past_keys.is_empty()) {
             let v = Matrix::with_stride(&past.values[shared..], past_keys.len(), d, past_columns);
             let probabilities = Matrix::with_stride(&scores, n, past_keys.len(), keys_len);
-            accumulate(head_columns(output, heads, h, n), 1.0, probabilities, v, Threads::One);
+            product(head_columns(output, heads, h, n), Write::Add, 1.0, probabilities, v, Threads::One);
         }
     }
 }

@@ -7,7 +7,11 @@ use crate::{Result, error};
 
 /// Keys, rotated, and values that every sequence of a batch sees before its own tokens.
 #[derive(Debug)]
-pub enum Past {
+pub struct Past(Rows);
+
+/// Where the rows are.
+#[derive(Debug)]
+enum Rows {
     /// f32 on the host.
     Cpu(HostPast),
     /// 16-bit numbers on a GPU.
@@ -16,7 +20,7 @@ pub enum Past {
 
 /// Rows on the host.
 #[derive(Debug, Default)]
-pub struct HostPast {
+pub(super) struct HostPast {
     /// [P, K·D]
     pub(super) keys: Vec<f32>,
     /// [P, K·D]
@@ -28,9 +32,10 @@ impl Past {
     /// The keys and values of qkv [T, (H + 2K)·D].
     pub fn new(qkv: &Tensor, heads: Heads) -> Result<Self> {
         let mut past = match qkv {
-            Tensor::Cpu(_) => Self::Cpu(HostPast::default()),
+            Tensor::Cpu(_) => Self(Rows::Cpu(HostPast::default())),
             Tensor::Cuda(qkv) => {
-                Self::Cuda(GpuPast::new(qkv.gpu(), heads.keys * heads.size, qkv.shape()[0])?)
+                let columns = heads.keys * heads.size;
+                Self(Rows::Cuda(GpuPast::new(qkv.gpu(), columns, qkv.shape()[0])?))
             }
         };
         past.append(qkv, heads)?;
@@ -41,8 +46,8 @@ impl Past {
     pub fn append(&mut self, qkv: &Tensor, heads: Heads) -> Result<()> {
         let t = check(qkv, heads)?;
         self.check(heads)?;
-        match self {
-            Self::Cpu(past) => {
+        match &mut self.0 {
+            Rows::Cpu(past) => {
                 let columns = heads.keys * heads.size;
                 for row in qkv.host()?.chunks_exact(heads.width()) {
                     let (keys, values) = row[heads.queries * heads.size..].split_at(columns);
@@ -52,15 +57,15 @@ impl Past {
                 past.len += t;
                 Ok(())
             }
-            Self::Cuda(past) => past.append(qkv.gpu()?, heads),
+            Rows::Cuda(past) => past.append(qkv.gpu()?, heads),
         }
     }
 
     /// P, the tokens it holds.
     pub fn len(&self) -> usize {
-        match self {
-            Self::Cpu(past) => past.len,
-            Self::Cuda(past) => past.len(),
+        match &self.0 {
+            Rows::Cpu(past) => past.len,
+            Rows::Cuda(past) => past.len(),
         }
     }
 
@@ -71,37 +76,37 @@ impl Past {
 
     /// Keeps the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
-        match self {
-            Self::Cpu(past) if len < past.len => {
+        match &mut self.0 {
+            Rows::Cpu(past) if len < past.len => {
                 let columns = past.keys.len() / past.len;
                 past.keys.truncate(len * columns);
                 past.values.truncate(len * columns);
                 past.len = len;
             }
-            Self::Cpu(_) => {}
-            Self::Cuda(past) => past.truncate(len),
+            Rows::Cpu(_) => {}
+            Rows::Cuda(past) => past.truncate(len),
         }
     }
 
     pub(super) fn host(&self) -> Result<&HostPast> {
-        match self {
-            Self::Cpu(past) => Ok(past),
-            Self::Cuda(_) => Err(error!(Bug, "attention: a past on the host expected, found one on a GPU")),
+        match &self.0 {
+            Rows::Cpu(past) => Ok(past),
+            Rows::Cuda(_) => Err(error!(Bug, "attention: a past on the host expected, found one on a GPU")),
         }
     }
 
     pub(super) fn gpu(&self) -> Result<&GpuPast> {
-        match self {
-            Self::Cpu(_) => Err(error!(Bug, "attention: a past on a GPU expected, found one on the host")),
-            Self::Cuda(past) => Ok(past),
+        match &self.0 {
+            Rows::Cpu(_) => Err(error!(Bug, "attention: a past on a GPU expected, found one on the host")),
+            Rows::Cuda(past) => Ok(past),
         }
     }
 
     pub(super) fn check(&self, heads: Heads) -> Result<()> {
-        let columns = match self {
-            Self::Cpu(past) if past.len == 0 => return Ok(()),
-            Self::Cpu(past) => past.keys.len() / past.len,
-            Self::Cuda(past) => past.columns(),
+        let columns = match &self.0 {
+            Rows::Cpu(past) if past.len == 0 => return Ok(()),
+            Rows::Cpu(past) => past.keys.len() / past.len,
+            Rows::Cuda(past) => past.columns(),
         };
         match columns == heads.keys * heads.size {
             true => Ok(()),

@@ -50,7 +50,7 @@ impl Embedding {
 }
 
 /// Bytes that [`Embedding::keep_on_gpu`] takes for a table that no head shares.
-pub fn table_bytes(table: &WeightSpec) -> u64 {
+pub(crate) fn table_bytes(table: &WeightSpec) -> u64 {
     match table {
         WeightSpec::Dense(shape, _) => linear::cuda::dense_bytes(*shape),
         WeightSpec::Quantized(_) => 0,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{Linear, Parameters, Weight, lora};
 use crate::Result;
 use crate::kernels::Write;
-use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
+use crate::kernels::product::{Matrix, MatrixMut, Threads, product};
 use crate::kernels::simd::vectorized;
 
 /// Weights widened at a time: 4 MiB of f32, a share of the last-level cache.
@@ -44,7 +44,7 @@ pub(super) fn forward(
     multiply(&mut y, x, t, &weights(linear))?;
     add_bias(&mut y, linear);
     let lora_hidden =
-        parameters.map(|parameters| lora::forward(&mut y, x, t, linear, parameters)).transpose()?;
+        parameters.map(|parameters| lora::add_outputs(&mut y, x, t, linear, parameters)).transpose()?;
     Ok((y, lora_hidden))
 }
 
@@ -105,7 +105,7 @@ pub(in crate::kernels) fn multiply(y: &mut [f32], x: &[f32], t: usize, weights: 
     }
     for_blocks(weights, |rows, block| {
         let out = MatrixMut::with_stride(&mut y[rows.start..], t, rows.len(), outputs);
-        product(out, 1.0, Matrix::new(x, t, inputs(weights)), block.t(), Threads::All);
+        product(out, Write::Overwrite, 1.0, Matrix::new(x, t, inputs(weights)), block.t(), Threads::All);
     })
 }
 
@@ -126,7 +126,7 @@ pub(in crate::kernels) fn multiply_transposed(
     }
     for_blocks(weights, |rows, block| {
         let dy = Matrix::with_stride(&dy[rows.start..], t, rows.len(), outputs);
-        accumulate(MatrixMut::new(dx, t, k), 1.0, dy, block, Threads::All);
+        product(MatrixMut::new(dx, t, k), Write::Add, 1.0, dy, block, Threads::All);
     })
 }
 

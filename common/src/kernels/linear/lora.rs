@@ -8,10 +8,10 @@ use super::{AdapterSlot, Linear, Parameters};
 use crate::Result;
 use crate::kernels::Write;
 use crate::kernels::dropout::{self, Dropout};
-use crate::kernels::product::{Matrix, MatrixMut, Threads, accumulate, product};
+use crate::kernels::product::{Matrix, MatrixMut, Threads, product};
 
 /// Returns x·Aᵀ [T, ΣR] and adds `scale·(x·Aᵀ)·Bᵀ` to y [T, ΣN].
-pub(super) fn forward(
+pub(super) fn add_outputs(
     y: &mut [f32],
     x: &[f32],
     t: usize,
@@ -25,7 +25,7 @@ pub(super) fn forward(
         let b = Matrix::new(&values[adapter.b.clone()], columns.len(), adapter.rank);
         let lora_hidden = Matrix::with_stride(&lora_hidden[rank_columns.start..], t, adapter.rank, ranks);
         let out = MatrixMut::with_stride(&mut y[columns.start..], t, columns.len(), n);
-        accumulate(out, adapter.scale, lora_hidden, b.t(), Threads::All);
+        product(out, Write::Add, adapter.scale, lora_hidden, b.t(), Threads::All);
     }
     Ok(lora_hidden)
 }
@@ -39,7 +39,7 @@ pub(super) fn lora_hidden(x: &[f32], t: usize, linear: &Linear, parameters: Para
         let a = Matrix::new(&values[a], rank_columns.len(), k);
         let out =
             MatrixMut::with_stride(&mut lora_hidden[rank_columns.start..], t, rank_columns.len(), ranks);
-        product(out, 1.0, Matrix::new(x, t, k), a.t(), Threads::All);
+        product(out, Write::Overwrite, 1.0, Matrix::new(x, t, k), a.t(), Threads::All);
     });
     Ok(lora_hidden)
 }
@@ -53,7 +53,7 @@ pub(super) fn backward(dy: &[f32], t: usize, linear: &Linear, parameters: Parame
         let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
         let b = Matrix::new(&values[adapter.b.clone()], columns.len(), adapter.rank);
         let out = MatrixMut::with_stride(&mut d_lora_hidden[rank_columns.start..], t, adapter.rank, ranks);
-        product(out, adapter.scale, dy, b, Threads::All);
+        product(out, Write::Overwrite, adapter.scale, dy, b, Threads::All);
     }
     Ok(d_lora_hidden)
 }
@@ -73,10 +73,17 @@ pub(super) fn add_inputs(
         let d_lora_hidden =
             Matrix::with_stride(&d_lora_hidden[rank_columns.start..], t, rank_columns.len(), ranks);
         match dropout {
-            None => accumulate(MatrixMut::new(dx, t, k), 1.0, d_lora_hidden, a, Threads::All),
+            None => product(MatrixMut::new(dx, t, k), Write::Add, 1.0, d_lora_hidden, a, Threads::All),
             Some(dropout) => {
                 let mut dropped = vec![0.0; t * k];
-                product(MatrixMut::new(&mut dropped, t, k), 1.0, d_lora_hidden, a, Threads::All);
+                product(
+                    MatrixMut::new(&mut dropped, t, k),
+                    Write::Overwrite,
+                    1.0,
+                    d_lora_hidden,
+                    a,
+                    Threads::All,
+                );
                 dropout::apply(dx, &dropped, k, &dropout, Write::Add);
             }
         }
@@ -98,13 +105,13 @@ pub(super) fn gradients(
         let dy = Matrix::with_stride(&dy[columns.start..], t, columns.len(), n);
         let lora_hidden = Matrix::with_stride(&lora_hidden[rank_columns.start..], t, adapter.rank, ranks);
         let db = MatrixMut::new(&mut gradients[adapter.b.clone()], columns.len(), adapter.rank);
-        accumulate(db, adapter.scale, dy.t(), lora_hidden, Threads::All);
+        product(db, Write::Add, adapter.scale, dy.t(), lora_hidden, Threads::All);
     }
     for_inputs(linear, x, dropout, |x, a, rank_columns| {
         let d_lora_hidden =
             Matrix::with_stride(&d_lora_hidden[rank_columns.start..], t, rank_columns.len(), ranks);
         let da = MatrixMut::new(&mut gradients[a], rank_columns.len(), k);
-        accumulate(da, 1.0, d_lora_hidden.t(), Matrix::new(x, t, k), Threads::All);
+        product(da, Write::Add, 1.0, d_lora_hidden.t(), Matrix::new(x, t, k), Threads::All);
     });
 }
 

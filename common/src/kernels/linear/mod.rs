@@ -20,8 +20,9 @@ use crate::{Result, error};
 
 pub(in crate::kernels) use cpu::{multiply, multiply_transposed};
 
-pub use spec::LinearSpec;
-pub use weight::{Weight, WeightSpec};
+pub(crate) use spec::LinearSpec;
+pub use weight::Weight;
+pub(crate) use weight::WeightSpec;
 
 /// One projection of a stack.
 pub struct Projection {

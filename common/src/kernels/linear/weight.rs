@@ -18,7 +18,7 @@ pub enum Weight {
 
 /// What a weight will be, before any of it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightSpec {
+pub(crate) enum WeightSpec {
     /// Numbers of this type, [N, K].
     Dense([usize; 2], Dtype),
     /// bitsandbytes' 4-bit blocks.
@@ -27,7 +27,7 @@ pub enum WeightSpec {
 
 impl WeightSpec {
     /// What [`Weight::load`] would find, from the header alone.
-    pub fn find(checkpoint: &Checkpoint, name: &str, expected: [usize; 2]) -> Result<Self> {
+    pub(crate) fn find(checkpoint: &Checkpoint, name: &str, expected: [usize; 2]) -> Result<Self> {
         if let Some(quantized) = QuantizedSpec::find(checkpoint, name, expected)? {
             return Ok(Self::Quantized(quantized));
         }
@@ -38,7 +38,7 @@ impl WeightSpec {
     }
 
     /// What [`Weight::quantized`] makes of it.
-    pub fn quantized(self, scheme: Scheme) -> Self {
+    pub(crate) fn quantized(self, scheme: Scheme) -> Self {
         match self {
             Self::Dense(shape, _) => Self::Quantized(QuantizedSpec::new(shape, scheme)),
             quantized => quantized,
@@ -46,7 +46,7 @@ impl WeightSpec {
     }
 
     /// [N, K]
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         match self {
             Self::Dense(shape, _) => *shape,
             Self::Quantized(quantized) => quantized.shape,
@@ -54,17 +54,12 @@ impl WeightSpec {
     }
 
     /// Numbers of the weight.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shape().iter().product()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The bytes that the weight takes on the host.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::Dense(_, dtype) => (self.len() * dtype.bitsize() / 8) as u64,
             Self::Quantized(quantized) => quantized.bytes(),
@@ -125,7 +120,7 @@ impl Weight {
     }
 
     /// A row as a GPU's 16-bit numbers, [K].
-    pub fn read_row_float16(&self, row: usize, float16: Float16, out: &mut [u16]) -> Result<()> {
+    pub(crate) fn read_row_float16(&self, row: usize, float16: Float16, out: &mut [u16]) -> Result<()> {
         if let Self::Dense(tensor) = self
             && tensor.dtype == float16.dtype()
         {

@@ -1,6 +1,7 @@
 //! Products on the host through candle's gemm crate.
 
 use super::{Matrix, MatrixMut};
+use crate::kernels::Write;
 
 /// How many cores a product may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,18 +12,9 @@ pub enum Threads {
     All,
 }
 
-/// `out = scale · a · b`, for a [m, k], b [k, n], out [m, n]. Overwrites `out`.
-pub fn product(out: MatrixMut<'_>, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
-    run(out, false, scale, a, b, threads);
-}
-
-/// `out += scale · a · b`, for a [m, k], b [k, n], out [m, n].
-pub fn accumulate(out: MatrixMut<'_>, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
-    run(out, true, scale, a, b, threads);
-}
-
+/// Writes `scale · a · b` to `out`, for a [m, k], b [k, n], out [m, n].
 #[allow(unsafe_code)]
-fn run(out: MatrixMut<'_>, add: bool, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
+pub fn product(out: MatrixMut<'_>, write: Write, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
     assert_eq!((a.rows, b.columns, a.columns), (out.rows, out.columns, b.rows), "product shapes");
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
@@ -39,7 +31,7 @@ fn run(out: MatrixMut<'_>, add: bool, scale: f32, a: Matrix<'_>, b: Matrix<'_>, 
             out.values.as_mut_ptr(),
             1,
             out.row_stride as isize,
-            add,
+            write == Write::Add,
             a.values.as_ptr(),
             a.column_stride as isize,
             a.row_stride as isize,
@@ -66,9 +58,9 @@ mod tests {
         let a = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0];
         let view = Matrix::with_stride(&a, 2, 2, 3);
         let mut out = [f32::NAN; 4];
-        product(MatrixMut::new(&mut out, 2, 2), 2.0, view, view.t(), Threads::One);
+        product(MatrixMut::new(&mut out, 2, 2), Write::Overwrite, 2.0, view, view.t(), Threads::One);
         assert_eq!(out, [10.0, 22.0, 22.0, 50.0]);
-        accumulate(MatrixMut::new(&mut out, 2, 2), 1.0, view, view, Threads::All);
+        product(MatrixMut::new(&mut out, 2, 2), Write::Add, 1.0, view, view, Threads::All);
         assert_eq!(out, [17.0, 32.0, 37.0, 72.0]);
     }
 
@@ -95,7 +87,7 @@ mod tests {
         let values = [1.0, 2.0, 3.0];
         let mut out = [0.0; 4];
         let view = Matrix::with_stride(&values, 2, 2, 1);
-        product(MatrixMut::new(&mut out, 2, 2), 1.0, view, view, Threads::One);
+        product(MatrixMut::new(&mut out, 2, 2), Write::Overwrite, 1.0, view, view, Threads::One);
         assert_eq!(out, [5.0, 8.0, 8.0, 13.0]);
     }
 

@@ -2,7 +2,7 @@
 
 mod cpu;
 
-pub use cpu::{Threads, accumulate, product};
+pub use cpu::{Threads, product};
 
 /// A read-only matrix view.
 #[derive(Clone, Copy)]

@@ -9,10 +9,10 @@ use crate::Result;
 use crate::device::cuda::{Argument, GpuTensor, Grid};
 use crate::device::{GpuVector, Tensor, Vector};
 
-pub use past::GpuPast;
+pub(super) use past::GpuPast;
 use sources::{Blocks, THREADS, constant, source};
 pub(in crate::kernels) use sources::{HOPPER, SOURCES};
-pub use tasks::Tasks;
+pub(super) use tasks::Tasks;
 
 /// Up to this many new tokens of one sequence behind a past are decoded, the past split over blocks.
 const FEW_TOKENS: usize = 8;
@@ -28,6 +28,7 @@ pub(super) fn forward(
     past: Option<&GpuPast>,
 ) -> Result<Attended> {
     let heads = spec.heads;
+    tasks.check(heads)?;
     let (gpu, t) = (qkv.gpu(), qkv.shape()[0]);
     let mut output = GpuTensor::new(gpu, &[t, heads.queries * heads.size])?;
     if let Some(past) = past.filter(|_| t <= FEW_TOKENS && tasks.sequences == 1) {
@@ -127,6 +128,7 @@ pub(super) fn backward(
     tasks: &Tasks,
 ) -> Result<GpuTensor> {
     let AttentionSpec { heads, scale, .. } = spec;
+    tasks.check(heads)?;
     let window = window(spec, tasks.longest);
     let (has_window, source) = (window.is_some(), tasks.kernels.source(window.is_some()));
     let limits = [Argument::int(window.unwrap_or(0))?, scale.into()];

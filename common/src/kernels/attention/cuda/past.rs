@@ -11,7 +11,7 @@ use crate::kernels::attention::Heads;
 
 /// Rows of keys and values on a GPU, in buffers with room for more.
 #[derive(Debug)]
-pub struct GpuPast {
+pub(in crate::kernels::attention) struct GpuPast {
     gpu: Arc<Gpu>,
     /// [capacity, K·D]
     keys: CudaSlice<u16>,

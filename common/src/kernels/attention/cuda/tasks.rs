@@ -13,7 +13,7 @@ use crate::{Result, error};
 const QUERY_ROWS: usize = 128;
 
 /// Blocks of rows for the kernels: each a sequence's bounds and the block's first row.
-pub struct Tasks {
+pub(in crate::kernels::attention) struct Tasks {
     /// Blocks of queries, those with the most keys first.
     pub(super) queries: List,
     /// Blocks of keys, those with the most queries first.
@@ -25,6 +25,8 @@ pub struct Tasks {
     pub(super) longest: usize,
     /// The kernels that suit such rows.
     pub(super) kernels: Blocks,
+    /// D, the head size that the kernels are for.
+    head_size: usize,
 }
 
 pub(super) struct List {
@@ -58,7 +60,20 @@ impl Tasks {
         let sequences = lengths().filter(|length| *length > 0).count();
         let (queries, keys) = (List::new(gpu, &queries, QUERY_ROWS)?, List::new(gpu, &keys, key_rows)?);
         let longest = lengths().max().unwrap_or(0);
-        Ok(Self { queries, keys, sequences, mean_keys, longest, kernels })
+        Ok(Self { queries, keys, sequences, mean_keys, longest, kernels, head_size: heads.size })
+    }
+
+    /// Fails unless the kernels are for these heads.
+    pub(super) fn check(&self, heads: Heads) -> Result<()> {
+        match heads.size == self.head_size {
+            true => Ok(()),
+            false => Err(error!(
+                Bug,
+                "attention: sequences for heads of {} expected, found heads of {}",
+                heads.size,
+                self.head_size
+            )),
+        }
     }
 }
 

@@ -34,7 +34,7 @@ const FEW_ROWS: usize = 8;
 const WARPS_OF_BLOCK: usize = 4;
 
 /// The frozen part of a stack on a GPU.
-pub struct Stack {
+pub(super) struct Stack {
     weights: Vec<Frozen>,
     /// [ΣN] in 16 bits; zero where a projection has none.
     bias: Option<CudaSlice<u16>>,

@@ -1,0 +1,125 @@
+//! Attention, alone and after a past.
+
+use common::device::Device;
+use common::kernels::attention::{self, AttentionSpec, Heads, Past, Sequences};
+
+use super::MANY_ROWS;
+use super::check::{Check, on_gpu};
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn attention_is_its_twin() {
+    on_gpu(attentions);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn attention_after_a_past_is_its_twin() {
+    on_gpu(attentions_after_a_past);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn attention_of_many_rows_is_its_twin() {
+    on_gpu(|check| {
+        let starts: Vec<usize> = (0..=MANY_ROWS.div_ceil(64)).map(|sequence| sequence * 64).collect();
+        attention(check, HEADS[0].into(), &starts);
+    });
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn sequences_of_other_heads_are_refused() {
+    on_gpu(|check| {
+        let (small, large) = (HEADS[0], HEADS[1]);
+        let (_, qkv) = check.pair(&[4, large.width()], 1.0);
+        let sequences = Sequences::new(&[0, 4], small, &check.cuda).unwrap();
+        let error = attention::forward(&qkv, large, &sequences, None).err().unwrap();
+        assert!(error.to_string().contains("heads of 64"), "{error}");
+    });
+}
+
+/// Every head size that GPUs have kernels for.
+const HEADS: [Heads; 5] = [
+    Heads { queries: 9, keys: 3, size: 64 },
+    Heads { queries: 28, keys: 4, size: 128 },
+    Heads { queries: 4, keys: 4, size: 80 },
+    Heads { queries: 6, keys: 2, size: 96 },
+    Heads { queries: 32, keys: 8, size: 128 },
+];
+
+/// All heads without a window, and some with windows of every kind: of one token, shorter and longer than the
+/// tiles of keys, and about as long as the sequences.
+fn heads_and_windows() -> impl Iterator<Item = (Heads, Option<usize>)> {
+    let windows = [1, 33, 100, 128, 300, 900].into_iter();
+    let windowed = windows.flat_map(|window| [0, 1, 2].map(|heads| (HEADS[heads], Some(window))));
+    HEADS.into_iter().map(|heads| (heads, None)).chain(windowed)
+}
+
+fn attentions(check: &mut Check) {
+    // The last three are long enough for the kernels of Hopper, with and without whole blocks and tiles.
+    let batches: [&[usize]; 7] = [
+        &[0, 1],
+        &[0, 1, 3, 20, 83, 147, 212, 341, 541],
+        &[0, 3, 3, 10],
+        &[0, 128, 256, 263],
+        &[0, 700],
+        &[0, 1, 961, 962, 1040],
+        &[0, 896],
+    ];
+    for (heads, window) in heads_and_windows() {
+        for starts in batches {
+            attention(check, AttentionSpec { window, ..heads.into() }, starts);
+        }
+    }
+}
+
+/// Forward and backward of the sequences that `starts` bounds.
+fn attention(check: &mut Check, spec: AttentionSpec, starts: &[usize]) {
+    let AttentionSpec { heads, window, .. } = spec;
+    let Heads { queries, keys, size } = heads;
+    let t = *starts.last().unwrap();
+    let few = &starts[..starts.len().min(9)];
+    let what = format!("attention {queries}/{keys}x{size} {few:?} window {window:?}");
+    let (qkv, gqkv) = check.pair(&[t, heads.width()], 2.0);
+    let (dy, gdy) = check.pair(&[t, queries * size], 1.0);
+    let sequences = Sequences::new(starts, heads, &Device::Cpu).unwrap();
+    let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
+    let y = attention::forward(&qkv, spec, &sequences, None).unwrap();
+    let gy = attention::forward(&gqkv, spec, &gsequences, None).unwrap();
+    check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
+    let (sums, gsums) = (y.log_sums.to_vec().unwrap(), gy.log_sums.to_vec().unwrap());
+    check.close(&format!("{what} log-sums"), &sums, &gsums, 1e-3);
+    let d = attention::backward(&dy, &qkv, &y, spec, &sequences).unwrap();
+    let gd = attention::backward(&gdy, &gqkv, &gy, spec, &gsequences).unwrap();
+    check.same(&format!("{what} d"), &d, &gd, 3.0 * check.bound);
+    let again = attention::backward(&gdy, &gqkv, &gy, spec, &gsequences).unwrap();
+    check.same(&format!("{what} d again"), &gd, &again, 0.0);
+}
+
+fn attentions_after_a_past(check: &mut Check) {
+    for (heads, window) in heads_and_windows() {
+        let Heads { queries, keys, size } = heads;
+        let spec = AttentionSpec { window, ..heads.into() };
+        for (past_len, starts) in
+            [(5, &[0, 1][..]), (700, &[0, 1]), (2051, &[0, 8]), (64, &[0, 7]), (701, &[0, 50, 51, 180, 300])]
+        {
+            let t = *starts.last().unwrap();
+            let what =
+                format!("attention {queries}/{keys}x{size} after {past_len} {starts:?} window {window:?}");
+            // In two pieces, as a cache grows.
+            let (first, gfirst) = check.pair(&[past_len / 2 + 1, heads.width()], 2.0);
+            let (second, gsecond) = check.pair(&[past_len - past_len / 2 - 1, heads.width()], 2.0);
+            let mut past = Past::new(&first, heads).unwrap();
+            let mut gpast = Past::new(&gfirst, heads).unwrap();
+            past.append(&second, heads).unwrap();
+            gpast.append(&gsecond, heads).unwrap();
+            let (qkv, gqkv) = check.pair(&[t, heads.width()], 2.0);
+            let sequences = Sequences::new(starts, heads, &Device::Cpu).unwrap();
+            let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
+            let y = attention::forward(&qkv, spec, &sequences, Some(&past)).unwrap();
+            let gy = attention::forward(&gqkv, spec, &gsequences, Some(&gpast)).unwrap();
+            check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
+        }
+    }
+}
