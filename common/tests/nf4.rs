@@ -117,8 +117,21 @@ fn every_linear_of_a_real_model_is_packed_as_bitsandbytes_packs_it() {
 
 #[test]
 fn checkpoints_that_transformers_saved_are_read_and_written_alike() {
-    for family in ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"]
-    {
+    for family in [
+        "llama",
+        "llama3-rope",
+        "mistral",
+        "mistral-window",
+        "qwen2",
+        "qwen2-window-yarn",
+        "qwen3",
+        "olmo2",
+        "granite",
+        "phi3",
+        "phi3-longrope",
+        "glm4",
+        "gemma3",
+    ] {
         let directory = golden().join("models").join(family);
         let dense = Checkpoint::open(&directory).unwrap();
         let saved = Checkpoint::open(&directory.join("nf4")).unwrap();
@@ -157,8 +170,21 @@ fn assert_same_kind(ours: &Tensor, theirs: &Tensor) {
 
 #[test]
 fn adapters_that_peft_saved_are_read() {
-    for family in ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"]
-    {
+    for family in [
+        "llama",
+        "llama3-rope",
+        "mistral",
+        "mistral-window",
+        "qwen2",
+        "qwen2-window-yarn",
+        "qwen3",
+        "olmo2",
+        "granite",
+        "phi3",
+        "phi3-longrope",
+        "glm4",
+        "gemma3",
+    ] {
         let adapter = Adapter::load(&golden().join("models").join(family).join("adapter")).unwrap();
         assert_eq!(adapter.modules.len(), 14, "{family}");
         let lora = &adapter.modules["model.layers.1.mlp.down_proj"];

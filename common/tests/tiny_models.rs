@@ -11,8 +11,21 @@ use common::checkpoint::{Checkpoint, Tensor};
 use common::device::{Device, Vector};
 use common::model::{Batch, Cache, KeyValueCache, Model, Noise, Objective, Sequence};
 
-const FAMILIES: [&str; 7] =
-    ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"];
+const FAMILIES: [&str; 13] = [
+    "llama",
+    "llama3-rope",
+    "mistral",
+    "mistral-window",
+    "qwen2",
+    "qwen2-window-yarn",
+    "qwen3",
+    "olmo2",
+    "granite",
+    "phi3",
+    "phi3-longrope",
+    "glm4",
+    "gemma3",
+];
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
@@ -126,7 +139,7 @@ fn loss_and_every_gradient_are_pefts() {
             let gradients = gradients.host().unwrap();
             let expected = golden.values(&format!("{base}.loss"))[0];
             assert!((loss.mean() as f32 - expected).abs() < 1e-5, "{family} {base}: loss {}", loss.mean());
-            assert_eq!(model.adapters().tensors.len(), 2 * 7 * model.config().layers.len());
+            assert_eq!(model.adapters().tensors.len(), 2 * model.config().projections().count());
             for tensor in &model.adapters().tensors {
                 let name = format!("{base}.grad.base_model.model.{}", tensor.name);
                 let difference = difference(&gradients[tensor.range.clone()], &golden.values(&name));
@@ -283,6 +296,10 @@ fn the_cache_changes_nothing() {
         let golden = Golden::open(family);
         let model = golden.model("nf4", true);
         let tokens = golden.tokens("input_ids");
+        if model.config().is_stretched(tokens.len()) {
+            // The angles of all tokens change when the text grows beyond what the model was trained on.
+            continue;
+        }
         let expected = golden.values("nf4.adapter.logits");
         let v = model.config().vocabulary;
         // Seven tokens at once, then one by one.

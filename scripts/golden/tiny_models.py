@@ -8,7 +8,7 @@ sequences counts its loss over all supervised tokens.
 
 Run:     python scripts/golden/tiny_models.py [NAME ...]
          (torch 2.11, transformers 5.23, peft 0.21.2, bitsandbytes 0.50.2, CPU, all in f32;
-         mistral-window and qwen2-window-yarn: torch 2.15, transformers 5.24)
+         from mistral-window on: torch 2.15, transformers 5.24)
 Writes:  tests/golden/models/NAME/
     config.json, model.safetensors    the bf16 checkpoint, config as transformers writes it
     nf4/                              the same, quantized and saved by transformers + bitsandbytes
@@ -39,8 +39,13 @@ from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    Gemma3TextConfig,
+    Glm4Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -50,6 +55,11 @@ from transformers import (
 OUT = Path(__file__).parents[2] / "tests/golden/models"
 VOCABULARY, SEQUENCE, LENGTHS = 96, 19, (11, 7, 16)
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# Where some of them are one matrix.
+FUSED = {
+    "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    "glm4": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"],
+}  # fmt: skip
 # Rows of at least one block of 64: bitsandbytes' CPU kernel misreads the blocks of shorter ones.
 SHAPE = dict(
     hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCABULARY,
@@ -63,6 +73,12 @@ LLAMA3_ROPE = {
 
 YARN = {
     "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 8,
+}  # fmt: skip
+# Half of heads of 32 rotates: 8 pairs.
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
+    "short_factor": [1.0 + 0.05 * i for i in range(8)], "long_factor": [1.0 + 0.5 * i for i in range(8)],
+    "original_max_position_embeddings": 12,
 }  # fmt: skip
 
 
@@ -87,6 +103,25 @@ def families() -> dict[str, PretrainedConfig]:
         "qwen2-window-yarn": Qwen2Config(
             **SHAPE, intermediate_size=64, tie_word_embeddings=False, use_sliding_window=True, sliding_window=4,
             max_window_layers=1, rope_parameters=YARN,
+        ),
+        "olmo2": Olmo2Config(**SHAPE | {"num_key_value_heads": 1}, intermediate_size=64, tie_word_embeddings=False),
+        "granite": GraniteConfig(
+            **SHAPE, intermediate_size=64, tie_word_embeddings=True, attention_multiplier=0.3,
+            embedding_multiplier=1.7, residual_multiplier=0.4, logits_scaling=1.3,
+        ),
+        "phi3": Phi3Config(**SHAPE, intermediate_size=64, tie_word_embeddings=False, sliding_window=6),
+        "phi3-longrope": Phi3Config(
+            **SHAPE | {"num_attention_heads": 2, "num_key_value_heads": 1}, intermediate_size=64,
+            tie_word_embeddings=True, original_max_position_embeddings=12, rope_parameters=LONGROPE,
+        ),
+        "glm4": Glm4Config(**SHAPE, intermediate_size=64, tie_word_embeddings=False, head_dim=16),
+        "gemma3": Gemma3TextConfig(
+            **SHAPE, intermediate_size=64, head_dim=32, query_pre_attn_scalar=24, sliding_window=5,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
         ),
     }  # fmt: skip
 
@@ -124,14 +159,21 @@ def check_quantized(folder: Path) -> None:
 
 def save_adapter(folder: Path, generator: torch.Generator) -> None:
     """A PEFT adapter with Gaussian A and B."""
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
-    model = get_peft_model(load(folder), config)
+    model = load(folder)
+    targets = projections(model)
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+    model = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
     model.peft_config["default"].base_model_name_or_path = f"tests/golden/models/{folder.name}"
     model.save_pretrained(folder / "adapter")
     (folder / "adapter/README.md").unlink()
+
+
+def projections(model: torch.nn.Module) -> list[str]:
+    """The names of the linear layers of a model's blocks."""
+    return FUSED.get(model.config.model_type, PROJECTIONS)
 
 
 def load(folder: Path, **options: object) -> PreTrainedModel:
@@ -174,7 +216,7 @@ def gradients(model: PeftModel, data: dict[str, torch.Tensor]) -> dict[str, torc
     value.backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     saved = get_peft_model_state_dict(model, state_dict=grads)
-    assert len(saved) == 2 * len(PROJECTIONS) * SHAPE["num_hidden_layers"]
+    assert len(saved) == 2 * len(projections(model)) * SHAPE["num_hidden_layers"]
     return {"loss": value.detach().reshape(1), **{f"grad.{name}": grad.contiguous() for name, grad in saved.items()}}
 
 

@@ -145,6 +145,14 @@ impl Tensor {
         }
     }
 
+    /// Every element times `factor`.
+    pub fn scale(&self, factor: f32) -> Result<Self> {
+        match self {
+            Self::Cpu(tensor) => Ok(Self::Cpu(tensor.affine(f64::from(factor), 0.0)?)),
+            Self::Cuda(tensor) => Ok(Self::Cuda(tensor.scale(factor)?)),
+        }
+    }
+
     /// Rows `indices` of a matrix [T, C], in that order: [indices.len(), C].
     pub fn gather_rows(&self, indices: &[u32]) -> Result<Self> {
         match self {

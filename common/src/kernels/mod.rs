@@ -17,6 +17,7 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
 pub(crate) mod exp;
+pub mod glu;
 pub mod linear;
 pub mod linear_cross_entropy;
 #[cfg(test)]
@@ -26,7 +27,6 @@ pub mod product;
 pub mod rms_norm;
 pub mod rope;
 pub(crate) mod simd;
-pub mod swiglu;
 
 /// Every file of kernels, for callers that compile them before they are used.
 pub fn sources() -> Vec<&'static crate::device::cuda::KernelSource> {
@@ -42,7 +42,7 @@ pub fn sources() -> Vec<&'static crate::device::cuda::KernelSource> {
         &linear_cross_entropy::cuda::SOURCE,
         &rms_norm::cuda::SOURCE,
         &rope::cuda::SOURCE,
-        &swiglu::cuda::SOURCE,
+        &glu::cuda::SOURCE,
     ];
     attention.chain(on_hopper).chain(others).collect()
 }

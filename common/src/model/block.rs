@@ -102,16 +102,16 @@ impl Kept {
         sizes: ActivationSizes,
     ) -> u64 {
         let ranks = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
-        attention::Kept::bytes_per_token(&layer.attention, [ranks(0), ranks(1)], sizes)
+        attention::Kept::bytes_per_token(&layer.attention, width, [ranks(0), ranks(1)], sizes)
             + sizes.values(width)
-            + feed_forward::Kept::bytes_per_token(&layer.feed_forward, [ranks(2), ranks(3)], sizes)
+            + feed_forward::Kept::bytes_per_token(&layer.feed_forward, width, [ranks(2), ranks(3)], sizes)
     }
 
     /// Bytes per token that the backward of a layer holds on a GPU at its fullest besides [`Kept`] and its
     /// input. What the feed-forward kept is free again when the attention's backward begins.
     pub fn working_per_token(layer: &LayerConfig, width: usize) -> u64 {
         let LayerConfig { attention, feed_forward } = layer;
-        let given_up = feed_forward::Kept::bytes_per_token(feed_forward, [0, 0], ActivationSizes::GPU);
+        let given_up = feed_forward::Kept::bytes_per_token(feed_forward, width, [0, 0], ActivationSizes::GPU);
         let attention = attention::Kept::working_per_token(attention, width).saturating_sub(given_up);
         feed_forward::Kept::working_per_token(feed_forward, width).max(attention)
     }

@@ -22,6 +22,16 @@ pub struct Config {
     pub ropes: Vec<Rope>,
     /// Added to the mean of squares in RMS norms.
     pub epsilon: f32,
+    /// What is added to each weight of the last norm ([`super::NormWeight::offset`]).
+    pub norm_offset: f32,
+    /// Rows of the embedding table are multiplied with it, before noise is added (Gemma).
+    pub embedding_scale: f32,
+    /// The embeddings are multiplied with it after noise is added (Granite).
+    pub input_scale: f32,
+    /// Logits are multiplied with it (Granite's are divided).
+    pub logit_scale: f32,
+    /// Logits become c·tanh(logits / c), where there is such a c (Gemma 2).
+    pub logit_softcap: Option<f32>,
     /// Whether the head shares the embedding table: what config.json says, and of a model that is opened
     /// with its weights ([`super::Weights`]) what holds for these.
     pub tied_head: bool,
@@ -99,7 +109,7 @@ mod tests {
         for (key, value, named) in [
             ("model_type", json!("gpt2"), "gpt2"),
             ("hidden_act", json!("gelu"), "gelu"),
-            ("rope_scaling", json!({"rope_type": "longrope", "factor": 4.0}), "longrope"),
+            ("rope_scaling", json!({"rope_type": "proportional", "factor": 4.0}), "proportional"),
             ("hidden_size", json!(-1), "hidden_size"),
             ("num_attention_heads", json!(0), "num_attention_heads"),
             ("num_key_value_heads", json!(2), "9 query heads"),

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::linear::{self, Linear};
 use crate::kernels::linear_cross_entropy::{self, Losses, RowWeights};
-use crate::kernels::rms_norm;
+use crate::kernels::{cross_entropy, rms_norm};
 
 /// The last norm and the projection to the vocabulary.
 pub(super) struct Head {
@@ -13,6 +13,8 @@ pub(super) struct Head {
     pub norm: Vector,
     /// [V, C]; the embedding table where the head is tied.
     pub projection: Linear,
+    /// Logits become c·tanh(logits / c), where there is such a c.
+    pub softcap: Option<f32>,
     /// Added to the mean of squares in the norm.
     pub epsilon: f32,
 }
@@ -41,13 +43,22 @@ impl Head {
         if x.shape()[0] == 0 {
             return Ok(Vec::new());
         }
-        linear::project(&rms_norm::forward(x, &self.norm, self.epsilon)?, &self.projection)
+        let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
+        let mut logits = linear::project(&normed, &self.projection)?;
+        if let Some(softcap) = self.softcap {
+            cross_entropy::cap(&mut logits, softcap);
+        }
+        Ok(logits)
     }
 
     /// The cross-entropies of rows x [n, C] and their targets [n].
     pub fn cross_entropy(&self, x: &Tensor, targets: &[u32]) -> Result<Losses> {
         let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
-        linear_cross_entropy::forward(&normed, &self.projection, targets)
+        self.cross_entropy_of(&normed, targets)
+    }
+
+    fn cross_entropy_of(&self, normed: &Tensor, targets: &[u32]) -> Result<Losses> {
+        linear_cross_entropy::forward(normed, &self.projection, targets, self.softcap)
     }
 
     /// The objective's loss of rows x [n, C], and its gradient dx [n, C]. An objective that must see the
@@ -60,7 +71,7 @@ impl Head {
     ) -> Result<(PendingLoss, Tensor)> {
         let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
         let gradient = |weights: RowWeights| {
-            linear_cross_entropy::forward_backward(&normed, &self.projection, targets, weights)
+            linear_cross_entropy::forward_backward(&normed, &self.projection, targets, weights, self.softcap)
         };
         let (loss, dnormed) = match objective.equal_weight() {
             Some(weight) => {
@@ -68,7 +79,7 @@ impl Head {
                 (PendingLoss::Rows(losses), dnormed)
             }
             None => {
-                let losses = linear_cross_entropy::forward(&normed, &self.projection, targets)?.to_vec()?;
+                let losses = self.cross_entropy_of(&normed, targets)?.to_vec()?;
                 let log_probabilities: Vec<f64> = losses.iter().map(|loss| -loss).collect();
                 let (loss, weights) = objective.loss(&log_probabilities)?;
                 let (_, dnormed) = gradient(RowWeights::Each(&weights))?;

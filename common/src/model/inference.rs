@@ -54,7 +54,8 @@ impl Model {
     /// The residual stream before the first block, [T, C].
     pub(super) fn embed(&self, batch: &Batch) -> Result<Tensor> {
         let noise = batch.noise.and_then(|noise| noise.of_embeddings(&batch.starts, self.config.width));
-        embedding::forward(&batch.tokens, &self.embedding, noise.as_ref(), &self.device)
+        let x = embedding::forward(&batch.tokens, &self.embedding, noise.as_ref(), &self.device)?;
+        if self.config.input_scale == 1.0 { Ok(x) } else { x.scale(self.config.input_scale) }
     }
 
     /// What the layers of a pass share, after `past` tokens that came before every sequence.

@@ -2,7 +2,9 @@
 //! weights. Families differ here and nowhere else.
 
 use super::modules::{Module, NormWeight};
-use crate::kernels::attention::AttentionSpec;
+use crate::kernels::attention::{AttentionSpec, Heads};
+use crate::kernels::glu::Activation;
+use crate::kernels::rope::Pairs;
 
 /// One layer: a branch of attention and a branch of feed-forward, each added to the residual stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,30 +15,54 @@ pub struct LayerConfig {
     pub feed_forward: FeedForwardConfig,
 }
 
+/// How a branch joins the residual stream: x + multiplier · after(branch(before(x))).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResidualConfig {
+    /// The RMS norm of the branch's input, [C], where the family has one (all but OLMo 2).
+    pub before: Option<NormWeight>,
+    /// The RMS norm of what the branch adds, [C], where the family has one (Gemma, GLM, OLMo 2).
+    pub after: Option<NormWeight>,
+    /// What the branch adds is multiplied with it; 1 but for Granite.
+    pub multiplier: f32,
+}
+
 /// The attention of a layer, with H query heads and K key and value heads of D elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionConfig {
-    /// The RMS norm of the branch's input, [C].
-    pub norm: NormWeight,
-    /// Query, key and value: [H·D, C], [K·D, C], [K·D, C].
+    /// How the branch joins the residual stream.
+    pub residual: ResidualConfig,
+    /// Query, key and value, [H·D, C], [K·D, C] and [K·D, C], or all as one matrix.
     pub qkv: Vec<Module>,
-    /// RMS norms of every query head and of every key head, [D] each, where the family has them.
-    pub head_norms: Option<[NormWeight; 2]>,
+    /// RMS norms of queries and of keys, where the family has them.
+    pub head_norms: Option<HeadNormsConfig>,
     /// The output, [C, H·D].
     pub output: Vec<Module>,
     /// Heads, the scale of their scores, and how far a token sees.
     pub spec: AttentionSpec,
-    /// Which of the model's rotary embeddings turns queries and keys: an index of [`super::Config::ropes`].
+    /// Which of the model's rotary embeddings rotates queries and keys: an index of [`super::Config::ropes`].
     pub rope: usize,
+    /// Which elements of a head are rotated together.
+    pub pairs: Pairs,
 }
 
-/// The feed-forward of a layer: SwiGLU of width F.
+/// RMS norms of queries and of keys before they are rotated.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeadNormsConfig {
+    /// Of every head on its own, with one weight [D] for all query heads and one for all key heads.
+    EachHead([NormWeight; 2]),
+    /// Of all query heads together, [H·D], and of all key heads, [K·D].
+    AllHeads([NormWeight; 2]),
+}
+
+/// The feed-forward of a layer: a gated linear unit of width F.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeedForwardConfig {
-    /// The RMS norm of the branch's input, [C].
-    pub norm: NormWeight,
-    /// Gate and up: [F, C] each.
+    /// How the branch joins the residual stream.
+    pub residual: ResidualConfig,
+    /// Gate and up, [F, C] each, or both as one matrix.
     pub gate_up: Vec<Module>,
+    /// What is done to the gate.
+    pub activation: Activation,
     /// Down, [C, F].
     pub down: Vec<Module>,
     /// F
@@ -54,18 +80,41 @@ impl LayerConfig {
 
     /// Every norm, once.
     pub fn norms(&self) -> impl Iterator<Item = &NormWeight> {
-        [&self.attention.norm, &self.feed_forward.norm]
-            .into_iter()
-            .chain(self.attention.head_norms.iter().flatten())
+        let Self { attention, feed_forward } = self;
+        let residuals = [&attention.residual, &feed_forward.residual].into_iter();
+        let residuals = residuals.flat_map(|residual| residual.before.iter().chain(&residual.after));
+        residuals.chain(attention.head_norms.iter().flat_map(HeadNormsConfig::weights))
     }
 
     /// Elements of every vector of norm weights as it lies on a device, where the norms of heads are one
     /// vector that has each head's.
     pub(super) fn norm_lengths(&self) -> impl Iterator<Item = usize> {
+        let head_norms = self.attention.head_norms.as_ref();
+        let on_device = head_norms.map(|norms| {
+            let sizes = norms.sizes(self.attention.spec.heads);
+            sizes.iter().map(|(count, size)| count * size).sum::<usize>()
+        });
         let Self { attention, feed_forward } = self;
-        let heads = attention.spec.heads;
-        let head_norms = attention.head_norms.as_ref();
-        let head_norms = head_norms.map(|[query, key]| heads.queries * query.len + heads.keys * key.len);
-        [attention.norm.len, feed_forward.norm.len].into_iter().chain(head_norms)
+        let residuals = [&attention.residual, &feed_forward.residual].into_iter();
+        let residuals = residuals.flat_map(|residual| residual.before.iter().chain(&residual.after));
+        residuals.map(|norm| norm.len).chain(on_device)
+    }
+}
+
+impl HeadNormsConfig {
+    /// The weights of the queries' and of the keys' norms.
+    pub fn weights(&self) -> &[NormWeight; 2] {
+        match self {
+            Self::EachHead(weights) | Self::AllHeads(weights) => weights,
+        }
+    }
+
+    /// How many norms there are of queries and of keys, and of how many columns each is.
+    pub fn sizes(&self, heads: Heads) -> [(usize, usize); 2] {
+        let Heads { queries, keys, size } = heads;
+        match self {
+            Self::EachHead(_) => [(queries, size), (keys, size)],
+            Self::AllHeads(_) => [(1, queries * size), (1, keys * size)],
+        }
     }
 }

@@ -52,13 +52,14 @@ pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: 
         adapter: None,
     };
     let head = Head {
-        norm: weights.norm(&config.last_norm())?,
+        norm: weights.scaled_norm(&config.last_norm(), config.logit_scale)?,
+        softcap: config.logit_softcap,
         projection: Linear::new(vec![head])?.to_device(device)?,
         epsilon: config.epsilon,
     };
     let embedding = match config.tied_head {
-        true => Embedding::tied(table, &head.projection),
-        false => Embedding::new(table),
+        true => Embedding::tied(table, config.embedding_scale, &head.projection),
+        false => Embedding::new(table, config.embedding_scale),
     };
     let blocks = config.layers.iter().map(|layer| Block::load(layer, &weights)).collect::<Result<_>>()?;
     Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::none(), config })
@@ -73,6 +74,13 @@ pub(super) struct WeightReader<'a> {
 }
 
 impl WeightReader<'_> {
+    /// The weight of a norm whose results are all multiplied with `scale`.
+    fn scaled_norm(&self, norm: &NormWeight, scale: f32) -> Result<Vector> {
+        let mut weight = self.vector(&norm.name, norm.len)?;
+        weight.iter_mut().for_each(|weight| *weight = (*weight + norm.offset) * scale);
+        Vector::from_vec(weight, self.device)
+    }
+
     /// The weight of a norm.
     pub fn norm(&self, norm: &NormWeight) -> Result<Vector> {
         self.repeated_norms(&[(norm, 1)])
@@ -82,7 +90,9 @@ impl WeightReader<'_> {
     pub fn repeated_norms(&self, norms: &[(&NormWeight, usize)]) -> Result<Vector> {
         let mut values = Vec::new();
         for (norm, times) in norms {
-            values.extend(self.vector(&norm.name, norm.len)?.repeat(*times));
+            let mut weight = self.vector(&norm.name, norm.len)?;
+            weight.iter_mut().for_each(|weight| *weight += norm.offset);
+            values.extend(weight.repeat(*times));
         }
         Vector::from_vec(values, self.device)
     }

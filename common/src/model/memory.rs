@@ -269,11 +269,23 @@ mod tests {
         use crate::device::Device;
         use crate::model::{AdapterOptions, Batch, Model, Sequence};
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-        for family in
-            ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"]
-        {
+        for family in [
+            "llama",
+            "llama3-rope",
+            "mistral",
+            "mistral-window",
+            "qwen2",
+            "qwen2-window-yarn",
+            "qwen3",
+            "olmo2",
+            "granite",
+            "phi3",
+            "phi3-longrope",
+            "glm4",
+            "gemma3",
+        ] {
             let mut model = Model::load(&models.join(family), &Device::Cpu).unwrap();
-            let targets = ["q_proj", "down_proj", "up_proj"].map(String::from).to_vec();
+            let targets = ["o_proj", "down_proj"].map(String::from).to_vec();
             model.add_adapters(&AdapterOptions { rank: 3, targets, ..AdapterOptions::default() }).unwrap();
             let sequences = [11, 7, 16].map(|len| vec![5; len]);
             let batch = Batch::pack(

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `config`, `layer`, `modules` | a model as data: its layers, and the one list of its weights |
 //! | `families/` | config.json of each family as such data |
-//! | `attention`, `feed_forward`, `block` | a layer's two branches and the layer: forward, backward, memory |
+//! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
 //! | `decoder`, `load` | the whole model and its weights |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
 //! | `adapters` | the trainable parameters |
@@ -36,6 +36,7 @@ mod noise;
 mod objective;
 mod pass;
 mod quantization;
+mod residual;
 mod rope;
 mod spec;
 mod tape;
@@ -47,7 +48,7 @@ pub use cache::{Cache, KeyValueCache};
 pub use config::Config;
 pub use decoder::Model;
 pub use keys::check_config;
-pub use layer::{AttentionConfig, FeedForwardConfig, LayerConfig};
+pub use layer::{AttentionConfig, FeedForwardConfig, HeadNormsConfig, LayerConfig, ResidualConfig};
 pub use load::{base_of_adapter, is_adapter};
 pub use memory::{PassPlan, PassRequest};
 pub use modules::{Module, NormWeight, Role};

@@ -28,12 +28,14 @@ pub enum Role {
 }
 
 /// The weight of an RMS norm.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NormWeight {
     /// Name in the checkpoint, as `model.norm.weight`.
     pub name: String,
     /// Number of elements.
     pub len: usize,
+    /// What is added to each element when it is used: 1 where the checkpoint holds the distance from one (Gemma).
+    pub offset: f32,
 }
 
 impl Module {
@@ -80,7 +82,7 @@ impl Config {
 
     /// The norm before the head, [C].
     pub fn last_norm(&self) -> NormWeight {
-        NormWeight { name: "model.norm.weight".into(), len: self.width }
+        NormWeight { name: "model.norm.weight".into(), len: self.width, offset: self.norm_offset }
     }
 
     /// Every matrix, once: the embedding table, the linear layers in the order of the forward, and the head

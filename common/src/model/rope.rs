@@ -19,14 +19,29 @@ const DEFAULT_THETA: f64 = 10_000.0;
 /// The rotary embedding of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// Angle that each pair of a head's elements turns per position, [D/2].
+    /// Angle that each pair of a head's R rotated elements turns per position, [R/2].
     frequencies: Vec<f32>,
-    /// Cosines and sines are multiplied with it: YaRN's attention factor, 1 for all others.
+    /// Cosines and sines are multiplied with it: the attention factor of YaRN and LongRoPE, 1 for all others.
     scale: f32,
     /// Positions that the scaled angles are made for.
     pub positions: usize,
     /// Where frequencies depend on the length of the text.
-    dynamic: Option<Dynamic>,
+    longer: Option<Longer>,
+}
+
+/// Frequencies of texts that are longer than what the model was trained on.
+#[derive(Debug, Clone, PartialEq)]
+struct Longer {
+    /// Texts up to this length are not scaled.
+    trained: usize,
+    scaling: Scaling,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Scaling {
+    Dynamic(Dynamic),
+    /// LongRoPE's frequencies (Ding et al. 2024), [R/2].
+    Long(Vec<f32>),
 }
 
 /// NTK-aware scaling that begins where a text exceeds what the model was trained on.
@@ -34,8 +49,6 @@ pub struct Rope {
 struct Dynamic {
     theta: f64,
     factor: f64,
-    /// Texts up to this length are not scaled.
-    trained: usize,
 }
 
 /// The settings of a rotary embedding, and the key of config.json that they were found under.
@@ -45,12 +58,39 @@ struct Settings<'a> {
 }
 
 impl Rope {
-    /// Reads the settings for heads of `size` elements, in a model of `max_positions` positions.
-    pub(super) fn parse(json: &Value, size: usize, max_positions: usize) -> Result<Self> {
-        let settings = Settings::find(json)?;
+    /// Reads the settings for heads of `size` elements, in a model of `max_positions` positions. `share` is the
+    /// part of a head that rotates where config.json names none, in families that rotate parts.
+    pub(super) fn parse(json: &Value, size: usize, share: Option<f64>, max_positions: usize) -> Result<Self> {
+        Self::of_settings(&Settings::find(json)?, json, size, share, max_positions)
+    }
+
+    /// As [`Rope::parse`], for the layers of one type in a family that has settings for each type, with the base
+    /// of their angles where config.json has none.
+    pub(super) fn parse_of_layers(
+        json: &Value,
+        layers: &'static str,
+        default_theta: f64,
+        size: usize,
+        max_positions: usize,
+    ) -> Result<Self> {
+        let settings = Settings::find_of_layers(json, layers, default_theta)?;
+        Self::of_settings(&settings, json, size, None, max_positions)
+    }
+
+    fn of_settings(
+        settings: &Settings,
+        json: &Value,
+        size: usize,
+        share: Option<f64>,
+        max_positions: usize,
+    ) -> Result<Self> {
         let theta = settings.theta(json)?;
+        let size = match share {
+            Some(share) => settings.rotated(json, size, share)?,
+            None => size,
+        };
         let mut rope =
-            Self { frequencies: plain(theta, size), scale: 1.0, positions: max_positions, dynamic: None };
+            Self { frequencies: plain(theta, size), scale: 1.0, positions: max_positions, longer: None };
         match settings.kind()? {
             "default" => return Ok(rope),
             "linear" => {
@@ -64,7 +104,8 @@ impl Rope {
                     bail!(Unsupported, "{}: dynamic scaling of heads of {size} elements", settings.key);
                 }
                 rope.positions = stretched(max_positions, factor);
-                rope.dynamic = Some(Dynamic { theta, factor, trained: max_positions });
+                let scaling = Scaling::Dynamic(Dynamic { theta, factor });
+                rope.longer = Some(Longer { trained: max_positions, scaling });
             }
             "yarn" => {
                 let trained = settings.trained(json, max_positions)?;
@@ -82,19 +123,38 @@ impl Rope {
                     *frequency = llama3(*frequency, factor, low, high, trained);
                 }
             }
+            "longrope" | "su" => {
+                let trained = settings.trained(json, max_positions)?;
+                let frequencies = |name: &str| -> Result<Vec<f32>> {
+                    Ok(long_frequencies(theta, size, &settings.factors(name, size / 2)?))
+                };
+                let factor = settings.number("factor")?.unwrap_or(max_positions as f64 / trained);
+                rope.scale = match settings.number("attention_factor")? {
+                    Some(given) => settings.expect_positive("attention_factor", given)?,
+                    None if factor <= 1.0 => 1.0,
+                    None => (1.0 + factor.ln() / trained.ln()).sqrt(),
+                } as f32;
+                rope.frequencies = frequencies("short_factor")?;
+                rope.longer = Some(Longer {
+                    trained: trained as usize,
+                    scaling: Scaling::Long(frequencies("long_factor")?),
+                });
+            }
             other => {
                 return Err(error!("{}: rope_type {other:?} is not supported", settings.key)
-                    .hint("supported are default, linear, dynamic, yarn and llama3"));
+                    .hint("supported are default, linear, dynamic, yarn, llama3 and longrope"));
             }
         }
-        settings.expect_whole_heads(json)?;
+        if share.is_none() {
+            settings.expect_whole_heads(json)?;
+        }
         Ok(rope)
     }
 
     /// Whether a text of this many tokens turns by angles of its own, so that what was computed for a
     /// shorter beginning of it does not serve it.
     pub fn is_stretched(&self, tokens: usize) -> bool {
-        self.dynamic.as_ref().is_some_and(|dynamic| tokens > dynamic.trained)
+        self.longer.as_ref().is_some_and(|longer| tokens > longer.trained)
     }
 
     /// The angles of the tokens of a batch.
@@ -105,10 +165,10 @@ impl Rope {
         Angles::of_parts(&parts, self.scale, device)
     }
 
-    /// The tokens of a batch that turn by the same frequencies, and these frequencies [D/2]: all tokens
+    /// The tokens of a batch that turn by the same frequencies, and these frequencies [R/2]: all tokens
     /// at once, unless the frequencies depend on the length of each sequence.
     fn parts(&self, batch: &Batch) -> Vec<(Range<usize>, Cow<'_, [f32]>)> {
-        if self.dynamic.is_none() {
+        if self.longer.is_none() {
             return vec![(0..batch.len(), Cow::Borrowed(&self.frequencies))];
         }
         let sequences = batch.starts.windows(2).filter(|bounds| bounds[0] < bounds[1]);
@@ -120,21 +180,22 @@ impl Rope {
             .collect()
     }
 
-    /// The frequencies [D/2] of a text of `length` tokens.
+    /// The frequencies [R/2] of a text of `length` tokens.
     fn frequencies_at(&self, length: usize) -> Cow<'_, [f32]> {
-        match &self.dynamic {
-            Some(dynamic) if length > dynamic.trained => {
-                Cow::Owned(dynamic.frequencies(length, 2 * self.frequencies.len()))
+        match self.longer.as_ref().filter(|longer| length > longer.trained) {
+            None => Cow::Borrowed(&self.frequencies),
+            Some(Longer { scaling: Scaling::Long(frequencies), .. }) => Cow::Borrowed(frequencies),
+            Some(Longer { scaling: Scaling::Dynamic(dynamic), trained }) => {
+                Cow::Owned(dynamic.frequencies(length, *trained, 2 * self.frequencies.len()))
             }
-            _ => Cow::Borrowed(&self.frequencies),
         }
     }
 }
 
 impl Dynamic {
     /// The frequencies [size/2] of a text of `length` tokens, in f32 as transformers computes them.
-    fn frequencies(&self, length: usize, size: usize) -> Vec<f32> {
-        let stretch = (self.factor * length as f64) as f32 / self.trained as f32 - (self.factor - 1.0) as f32;
+    fn frequencies(&self, length: usize, trained: usize, size: usize) -> Vec<f32> {
+        let stretch = (self.factor * length as f64) as f32 / trained as f32 - (self.factor - 1.0) as f32;
         let exponent = size as f64 / (size - 2) as f64;
         plain(f64::from(self.theta as f32 * stretch.powf(exponent as f32)), size)
     }
@@ -143,6 +204,12 @@ impl Dynamic {
 /// Frequencies [size/2] without scaling: θ^(−2d/D), in f32 as transformers computes them.
 fn plain(theta: f64, size: usize) -> Vec<f32> {
     (0..size).step_by(2).map(|d| 1.0 / (theta as f32).powf(d as f32 / size as f32)).collect()
+}
+
+/// LongRoPE's frequencies [size/2]: those of [`plain`], each divided by its factor.
+fn long_frequencies(theta: f64, size: usize, factors: &[f64]) -> Vec<f32> {
+    let wavelength = |pair: usize| (theta as f32).powf((2 * pair) as f32 / size as f32);
+    factors.iter().enumerate().map(|(pair, factor)| 1.0 / (*factor as f32 * wavelength(pair))).collect()
 }
 
 /// Positions times a factor.
@@ -181,6 +248,56 @@ impl<'a> Settings<'a> {
             }
         }
         Ok(Self { key: "rope_parameters", values: Cow::Owned(Map::new()) })
+    }
+
+    /// The settings of the layers of one type: those in its object of `rope_parameters`, or as older files have
+    /// them, `rope_scaling` and `rope_theta` for full attention and `rope_local_base_freq` for sliding windows.
+    fn find_of_layers(json: &'a Value, layers: &'static str, default_theta: f64) -> Result<Self> {
+        let of_layers = json.get("rope_parameters").and_then(|parameters| parameters.get(layers));
+        let is_full = layers == "full_attention";
+        let mut values = match of_layers {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(values)) => values.clone(),
+            Some(found) => bail!(Malformed, "rope_parameters.{layers}: an object expected, found {found}"),
+        };
+        if is_full && let Some(Value::Object(scaling)) = json.get("rope_scaling") {
+            values.extend(scaling.clone());
+        }
+        let beside = if is_full { "rope_theta" } else { "rope_local_base_freq" };
+        let theta = json.get(beside).filter(|theta| !theta.is_null()).cloned();
+        values.entry("rope_theta").or_insert_with(|| theta.unwrap_or_else(|| default_theta.into()));
+        Ok(Self { key: layers, values: Cow::Owned(values) })
+    }
+
+    /// R of heads of `size` elements, an even number.
+    fn rotated(&self, json: &Value, size: usize, share: f64) -> Result<usize> {
+        let share = match self.number("partial_rotary_factor")? {
+            None => json.get("partial_rotary_factor").and_then(Value::as_f64).unwrap_or(share),
+            Some(share) => share,
+        };
+        let rotated = (size as f64 * share) as usize;
+        match rotated >= 2 && rotated <= size && rotated.is_multiple_of(2) {
+            true => Ok(rotated),
+            false => bail!(
+                Malformed,
+                "partial_rotary_factor: {share} of heads of {size} is not an even number of elements"
+            ),
+        }
+    }
+
+    /// A list of `count` numbers above 0.
+    fn factors(&self, name: &str, count: usize) -> Result<Vec<f64>> {
+        let Some(Value::Array(factors)) = self.values.get(name) else {
+            bail!(Malformed, "{}: {name} is missing", self.key);
+        };
+        if factors.len() != count {
+            bail!(Malformed, "{}.{name}: {count} numbers expected, found {}", self.key, factors.len());
+        }
+        let factor = |factor: &Value| match factor.as_f64() {
+            Some(factor) => self.expect_positive(name, factor),
+            None => bail!(Malformed, "{}.{name}: numbers expected, found {factor}", self.key),
+        };
+        factors.iter().map(factor).collect()
     }
 
     /// The base of the angles: that of the settings, or the one beside them.
@@ -326,7 +443,7 @@ mod tests {
     use serde_json::json;
 
     fn parse(json: Value) -> Result<Rope> {
-        Rope::parse(&json, 64, 2048)
+        Rope::parse(&json, 64, None, 2048)
     }
 
     #[test]
@@ -356,7 +473,9 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for (scaling, named) in [
-            (json!({"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}), "longrope"),
+            (json!({"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}), "32 numbers expected"),
+            (json!({"type": "longrope", "long_factor": [2.0]}), "short_factor is missing"),
+            (json!({"type": "proportional"}), "proportional"),
             (json!({"type": "yarn"}), "factor is missing"),
             (json!({"type": "linear", "factor": "4"}), "rope_scaling.factor"),
             (json!({"type": "linear", "factor": -1}), "above 0"),
@@ -375,7 +494,7 @@ mod tests {
     #[test]
     fn dynamic_frequencies_follow_the_length_of_each_sequence() {
         let json = json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}});
-        let rope = Rope::parse(&json, 8, 10).unwrap();
+        let rope = Rope::parse(&json, 8, None, 10).unwrap();
         let (short, long) = (vec![1; 10], vec![1; 11]);
         let sequences = [&short, &long].map(|tokens| Sequence { tokens, trained: &[] });
         let batch = Batch::pack(sequences, 0);

@@ -180,15 +180,28 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::kernels::linear::{Linear, Weight};
-    use crate::model::Model;
+    use crate::model::{HeadNormsConfig, Model};
     use crate::nf4::{Absmax, QuantType};
     use std::path::PathBuf;
 
     /// Of every family, with tied heads and without, as bf16 and as bitsandbytes quantizes it.
     fn directories() -> Vec<PathBuf> {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-        let families =
-            ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"];
+        let families = [
+            "llama",
+            "llama3-rope",
+            "mistral",
+            "mistral-window",
+            "qwen2",
+            "qwen2-window-yarn",
+            "qwen3",
+            "olmo2",
+            "granite",
+            "phi3",
+            "phi3-longrope",
+            "glm4",
+            "gemma3",
+        ];
         families.iter().flat_map(|family| [models.join(family), models.join(family).join("nf4")]).collect()
     }
 
@@ -249,7 +262,8 @@ mod tests {
                 quantized += usize::from(spec.linears.iter().all(LinearSpec::is_quantized));
             }
         }
-        assert!((1..30).contains(&tied) && (1..30).contains(&quantized), "{tied} {quantized}");
+        let all = 3 * directories().len();
+        assert!((1..all).contains(&tied) && (1..all).contains(&quantized), "{tied} {quantized}");
     }
 
     #[test]
@@ -257,7 +271,7 @@ mod tests {
         for directory in directories() {
             let options = AdapterOptions {
                 rank: 5,
-                targets: vec!["q_proj".into(), "down_proj".into()],
+                targets: vec!["o_proj".into(), "down_proj".into()],
                 ..AdapterOptions::default()
             };
             let (spec, mut model) = (ModelSpec::read(&directory, None).unwrap(), load(&directory, None));
@@ -279,7 +293,7 @@ mod tests {
             };
             assert_eq!(held.adapters, values + model.linears().map(copies).sum::<u64>());
             assert_eq!((held.gradients, held.moments), (values, 2 * values));
-            assert_eq!(layout.ranks(), [5, 0, 0, 5].repeat(spec.config().layers.len()));
+            assert_eq!(layout.ranks(), [0, 5, 0, 5].repeat(spec.config().layers.len()));
         }
     }
 
@@ -320,11 +334,11 @@ mod tests {
                 .sum();
             let held = spec.resident_on_host(&AdapterLayout::default(), &MomentsSpec::exact(0));
             let repeated = |layer: &LayerConfig| match &layer.attention.head_norms {
-                Some(_) => {
+                Some(HeadNormsConfig::EachHead(_)) => {
                     let heads = layer.attention.spec.heads;
                     4 * (heads.queries + heads.keys - 2) * heads.size
                 }
-                None => 0,
+                _ => 0,
             };
             let repeated: usize = spec.config().layers.iter().map(repeated).sum();
             assert_eq!(held.weights, (bytes + repeated) as u64, "{}", directory.display());

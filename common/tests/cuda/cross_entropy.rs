@@ -37,21 +37,25 @@ fn head(check: &mut Check, n: usize, v: usize, c: usize) {
     let (head, ghead) = (build(&Device::Cpu), build(&check.cuda));
     let (x, gx) = check.pair(&[n, c], 4.0);
     let targets: Vec<u32> = (0..n).map(|_| check.random.random_range(0..v as u32)).collect();
-    let loss = linear_cross_entropy::forward(&x, &head, &targets).unwrap().sum().unwrap();
-    let gloss = linear_cross_entropy::forward(&gx, &ghead, &targets).unwrap().sum().unwrap();
-    check.close(&format!("loss {n}x{v}"), &[loss as f32], &[gloss as f32], 1e-3);
-    // As a loss scale makes it: small probabilities are numbers that fp16 has.
-    let scale = 60.0;
-    let (losses, dx) =
-        linear_cross_entropy::forward_backward(&x, &head, &targets, RowWeights::Equal(scale)).unwrap();
-    let (glosses, gdx) =
-        linear_cross_entropy::forward_backward(&gx, &ghead, &targets, RowWeights::Equal(scale)).unwrap();
-    assert_eq!(losses.sum().unwrap(), loss);
-    assert_eq!(glosses.sum().unwrap(), gloss);
-    check.same(&format!("loss dx {n}x{v}"), &dx, &gdx, 2.0 * check.bound);
-    let weights: Vec<f32> = (0..n).map(|row| scale * ((row % 4) as f32 - 1.0)).collect();
-    let [(_, dx), (_, gdx)] = [(&x, &head), (&gx, &ghead)].map(|(x, head)| {
-        linear_cross_entropy::forward_backward(x, head, &targets, RowWeights::Each(&weights)).unwrap()
-    });
-    check.same(&format!("weighted loss dx {n}x{v}"), &dx, &gdx, 2.0 * check.bound);
+    for softcap in [None, Some(3.0)] {
+        let what = format!("{n}x{v}, softcap {softcap:?}");
+        let loss =
+            |x, head| linear_cross_entropy::forward(x, head, &targets, softcap).unwrap().sum().unwrap();
+        let (loss, gloss) = (loss(&x, &head), loss(&gx, &ghead));
+        check.close(&format!("loss {what}"), &[loss as f32], &[gloss as f32], 1e-3);
+        // As a loss scale makes it: small probabilities are numbers that fp16 has.
+        let scale = 60.0;
+        let run = |x, head, weights: RowWeights| {
+            linear_cross_entropy::forward_backward(x, head, &targets, weights, softcap).unwrap()
+        };
+        let (losses, dx) = run(&x, &head, RowWeights::Equal(scale));
+        let (glosses, gdx) = run(&gx, &ghead, RowWeights::Equal(scale));
+        assert_eq!(losses.sum().unwrap(), loss);
+        assert_eq!(glosses.sum().unwrap(), gloss);
+        check.same(&format!("loss dx {what}"), &dx, &gdx, 2.0 * check.bound);
+        let weights: Vec<f32> = (0..n).map(|row| scale * ((row % 4) as f32 - 1.0)).collect();
+        let (_, dx) = run(&x, &head, RowWeights::Each(&weights));
+        let (_, gdx) = run(&gx, &ghead, RowWeights::Each(&weights));
+        check.same(&format!("weighted loss dx {what}"), &dx, &gdx, 2.0 * check.bound);
+    }
 }

@@ -16,7 +16,7 @@ fn the_embedding_is_its_twin() {
 
 fn embeddings(check: &mut Check) {
     let values = check.values(64 * 24, 0.2);
-    let mut table = Embedding::new(Weight::Dense(Stored::from_f32("w", vec![64, 24], &values)));
+    let mut table = Embedding::new(Weight::Dense(Stored::from_f32("w", vec![64, 24], &values)), 1.0);
     let x = embedding::forward(&[3, 63, 0, 3], &table, None, &Device::Cpu).unwrap();
     let gx = embedding::forward(&[3, 63, 0, 3], &table, None, &check.cuda).unwrap();
     check.same("embedding", &x, &gx, 0.0);

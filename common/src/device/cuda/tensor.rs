@@ -123,6 +123,19 @@ impl GpuTensor {
         Ok(sum)
     }
 
+    /// Every element times `factor`.
+    pub(crate) fn scale(&self, factor: f32) -> Result<Self> {
+        let mut scaled = Self::new(&self.gpu, &self.shape)?;
+        let (len, grid) = (Argument::int64(self.len()), Grid::cover(self.len().div_ceil(8), 256));
+        let arguments = [scaled.view_mut()?.into(), self.view()?.into(), factor.into(), len];
+        // SAFETY: `scale(y [len], x [len], factor, len)`; both tensors have one shape.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.gpu.launch(&SOURCE, "scale", grid, &arguments)?
+        };
+        Ok(scaled)
+    }
+
     /// Rows `indices` of a matrix [T, C], in that order.
     pub(crate) fn gather_rows(&self, indices: &[u32]) -> Result<Self> {
         let (t, c) = self.matrix_of(indices)?;

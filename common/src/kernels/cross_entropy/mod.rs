@@ -2,26 +2,31 @@
 
 mod cpu;
 
+pub use cpu::cap;
+
 use std::ops::Range;
 
 use crate::{Result, error};
 
-/// `−log softmax(logits)[target]` of each row of logits [n, V], in f64.
-pub fn forward(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Result<Vec<f64>> {
+/// `−log softmax(logits)[target]` of each row of logits [n, V], in f64. With a soft-cap c (Gemma 2) the softmax is
+/// that of c·tanh(logits / c).
+pub fn forward(logits: &[f32], vocabulary: usize, targets: &[u32], softcap: Option<f32>) -> Result<Vec<f64>> {
     check(logits, vocabulary, targets)?;
-    Ok(cpu::forward(logits, vocabulary, targets))
+    Ok(cpu::forward(logits, vocabulary, targets, softcap))
 }
 
-/// As [`forward`], and overwrites logits [n, V] with their gradients: `weight · (softmax − one_hot)`.
+/// As [`forward`], and overwrites logits [n, V] with their gradients: `weight · (softmax − one_hot)`, times the slope
+/// of the soft-cap, 1 − tanh²(logits / c), where there is one.
 pub fn forward_backward(
     logits: &mut [f32],
     vocabulary: usize,
     targets: &[u32],
     weights: RowWeights,
+    softcap: Option<f32>,
 ) -> Result<Vec<f64>> {
     check(logits, vocabulary, targets)?;
     weights.check(targets.len())?;
-    Ok(cpu::forward_backward(logits, vocabulary, targets, weights))
+    Ok(cpu::forward_backward(logits, vocabulary, targets, weights, softcap))
 }
 
 /// What the cross-entropies of rows are multiplied with in what is differentiated.

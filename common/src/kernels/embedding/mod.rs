@@ -16,19 +16,21 @@ pub use noise::Noise;
 /// The table of token embeddings, [V, C].
 pub struct Embedding {
     table: Weight,
+    /// What rows are multiplied with.
+    scale: f32,
     /// The table on a GPU, where memory was left for it.
     on_gpu: Option<GpuTensor>,
 }
 
 impl Embedding {
-    /// A table on the host, from which a pass takes its rows.
-    pub fn new(table: Weight) -> Self {
-        Self { table, on_gpu: None }
+    /// A table on the host, from which a pass takes its rows, each times `scale`.
+    pub fn new(table: Weight, scale: f32) -> Self {
+        Self { table, scale, on_gpu: None }
     }
 
     /// A table that a head shares, and with it its copy on a GPU.
-    pub fn tied(table: Weight, head: &Linear) -> Self {
-        Self { table, on_gpu: head.dense_on_gpu().cloned() }
+    pub fn tied(table: Weight, scale: f32, head: &Linear) -> Self {
+        Self { table, scale, on_gpu: head.dense_on_gpu().cloned() }
     }
 
     /// The table.
@@ -57,14 +59,14 @@ pub(crate) fn table_bytes(table: &WeightSpec) -> u64 {
     }
 }
 
-/// x [T, C]: row `tokens[t]` of the table for each t, and the noise.
+/// x [T, C]: row `tokens[t]` of the table for each t, times the table's scale, and the noise.
 pub fn forward(
     tokens: &[u32],
     embedding: &Embedding,
     noise: Option<&Noise>,
     device: &Device,
 ) -> Result<Tensor> {
-    let table = &embedding.table;
+    let (table, scale) = (&embedding.table, embedding.scale);
     let [v, c] = table.shape();
     if let Some(token) = tokens.iter().find(|&&token| token as usize >= v) {
         return Err(error!("embedding: token {token} is outside the vocabulary of {v}")
@@ -75,6 +77,9 @@ pub fn forward(
             let mut x = vec![0.0; tokens.len() * c];
             for (row, (x, &token)) in x.chunks_exact_mut(c).zip(tokens).enumerate() {
                 table.read_rows(token as usize..token as usize + 1, x)?;
+                if scale != 1.0 {
+                    x.iter_mut().for_each(|x| *x *= scale);
+                }
                 if let Some(noise) = noise {
                     noise.add(row, x);
                 }
@@ -82,14 +87,21 @@ pub fn forward(
             Tensor::from_vec(x, &[tokens.len(), c])
         }
         Device::Cuda(gpu) => {
+            // As transformers has it, the scale is a number of the type that computes.
+            let scale = gpu.float16().value(gpu.float16().bits(scale));
             if let (Some(table), None) = (&embedding.on_gpu, noise) {
-                return table.gather_rows(tokens).map(Tensor::Cuda);
+                let rows = table.gather_rows(tokens)?;
+                return Ok(Tensor::Cuda(if scale == 1.0 { rows } else { rows.scale(scale)? }));
             }
             let shape = [tokens.len(), c];
             let x = GpuTensor::from_staging(gpu, &shape, |x| {
                 let rows = x.par_chunks_exact_mut(c).zip(tokens).enumerate();
                 rows.map(|(row, (x, &token))| {
-                    table.read_row_float16(token as usize, gpu.float16(), x)?;
+                    let float16 = gpu.float16();
+                    table.read_row_float16(token as usize, float16, x)?;
+                    if scale != 1.0 {
+                        x.iter_mut().for_each(|bits| *bits = float16.bits(float16.value(*bits) * scale));
+                    }
                     if let Some(noise) = noise {
                         noise.add_float16(row, gpu.float16(), x);
                     }

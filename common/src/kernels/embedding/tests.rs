@@ -24,7 +24,7 @@ fn rows_are_those_of_the_table() {
         let ids = candle_core::Tensor::from_slice(&tokens, tokens.len(), &candle_core::Device::Cpu).unwrap();
         let expected = candle_nn::Embedding::new(constant(&table, &[v, c]), c);
         let expected = candle_nn::Module::forward(&expected, &ids).unwrap();
-        let embedding = Embedding::new(weight);
+        let embedding = Embedding::new(weight, 1.0);
         let x = forward(&tokens, &embedding, None, &Device::Cpu).unwrap();
         assert_eq!(x.shape(), [tokens.len(), c]);
         let found: Vec<f64> = values(&x).into_iter().map(f64::from).collect();
@@ -35,7 +35,7 @@ fn rows_are_those_of_the_table() {
 
 #[test]
 fn a_token_outside_the_vocabulary_is_named() {
-    let table = Embedding::new(Weight::Dense(Stored::from_f32("table", vec![3, 2], &[0.0; 6])));
+    let table = Embedding::new(Weight::Dense(Stored::from_f32("table", vec![3, 2], &[0.0; 6])), 1.0);
     let error = forward(&[0, 3], &table, None, &Device::Cpu).unwrap_err();
     assert_eq!(error.to_string(), "embedding: token 3 is outside the vocabulary of 3");
     assert!(error.hint_text().is_some());
@@ -44,7 +44,7 @@ fn a_token_outside_the_vocabulary_is_named() {
 #[test]
 fn noise_is_uniform_within_each_sequences_own_bound() {
     let c = 200;
-    let table = Embedding::new(Weight::Dense(Stored::from_f32("table", vec![1, c], &vec![3.0; c])));
+    let table = Embedding::new(Weight::Dense(Stored::from_f32("table", vec![1, c], &vec![3.0; c])), 1.0);
     let draws = Draws { seed: 1, step: 2, stream: 3, first_row: 0 };
     let starts = [0, 10, 50, 51];
     let tokens = [0; 51];

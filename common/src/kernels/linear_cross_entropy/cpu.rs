@@ -9,10 +9,15 @@ use crate::kernels::linear::{Linear, Projection, Weight, multiply, multiply_tran
 const CHUNK_LOGITS: usize = 1 << 24;
 
 /// The rows' losses, chunk by chunk.
-pub(super) fn forward(x: &[f32], head: &Linear, targets: &[u32]) -> Result<Vec<Vec<f64>>> {
+pub(super) fn forward(
+    x: &[f32],
+    head: &Linear,
+    targets: &[u32],
+    softcap: Option<f32>,
+) -> Result<Vec<Vec<f64>>> {
     let mut losses = Vec::new();
     for_chunks(x, head, targets, |_, logits, targets| {
-        losses.push(cross_entropy::forward(logits, head.outputs(), targets)?);
+        losses.push(cross_entropy::forward(logits, head.outputs(), targets, softcap)?);
         Ok(())
     })?;
     Ok(losses)
@@ -24,11 +29,12 @@ pub(super) fn forward_backward(
     head: &Linear,
     targets: &[u32],
     weights: RowWeights,
+    softcap: Option<f32>,
 ) -> Result<(Vec<Vec<f64>>, Vec<f32>)> {
     let (mut losses, mut dx) = (Vec::new(), vec![0.0; x.len()]);
     for_chunks(x, head, targets, |row, logits, targets| {
         let weights = weights.rows(row..row + targets.len());
-        losses.push(cross_entropy::forward_backward(logits, head.outputs(), targets, weights)?);
+        losses.push(cross_entropy::forward_backward(logits, head.outputs(), targets, weights, softcap)?);
         let dx = &mut dx[row * head.inputs()..][..targets.len() * head.inputs()];
         multiply_transposed(dx, logits, targets.len(), &projections(head), Write::Overwrite)
     })?;

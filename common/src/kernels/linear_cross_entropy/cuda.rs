@@ -21,6 +21,7 @@ pub(super) fn run(
     head: &Linear,
     targets: &[u32],
     weights: Option<RowWeights>,
+    softcap: Option<f32>,
 ) -> Result<(Losses, Option<GpuTensor>)> {
     let (gpu, n, v) = (x.gpu(), targets.len(), head.outputs());
     let mut losses = gpu.allocate::<f32>(n)?;
@@ -30,6 +31,10 @@ pub(super) fn run(
     let weights = weights.map(|weights| gpu.upload(&weights)).transpose()?;
     let rows = chunk_rows(v).min(n.max(1));
     let mut logits = GpuTensor::new(gpu, &[rows, v])?;
+    let kernel = match softcap {
+        Some(_) => "cross_entropy_of_capped",
+        None => "cross_entropy",
+    };
     for start in (0..n).step_by(rows) {
         let (chunk, in_logits) = (start..(start + rows).min(n), 0..rows.min(n - start));
         let x = x.view()?.rows(chunk.clone())?;
@@ -43,12 +48,13 @@ pub(super) fn run(
                 Some(weights) => View::from(weights).columns(chunk.clone())?.into(),
                 None => Argument::null(),
             },
+            softcap.unwrap_or(0.0).into(),
         ];
-        // SAFETY: `cross_entropy(losses [n], logits [n, V], targets [n], V, weights [n] or null)` with a block for each of the n rows
+        // SAFETY: either kernel takes `(losses [n], logits [n, V], targets [n], V, weights [n] or null, cap)` with a block for each of the n rows
         // of the chunk; every target is below V, as `check` in mod.rs has seen to.
         #[allow(unsafe_code)]
         unsafe {
-            gpu.launch(&SOURCE, "cross_entropy", Grid::new(chunk.len(), THREADS), &arguments)?
+            gpu.launch(&SOURCE, kernel, Grid::new(chunk.len(), THREADS), &arguments)?
         };
         if let Some(dx) = &mut dx {
             let dx = dx.view_mut()?.rows(chunk)?;

@@ -48,11 +48,11 @@ impl Losses {
 }
 
 /// `−log softmax(x·Wᵀ)[target]` of rows x [n, C] for W [V, C] and targets [n].
-pub fn forward(x: &Tensor, head: &Linear, targets: &[u32]) -> Result<Losses> {
+pub fn forward(x: &Tensor, head: &Linear, targets: &[u32], softcap: Option<f32>) -> Result<Losses> {
     check(x, head, targets)?;
     match x {
-        Tensor::Cpu(_) => Ok(Losses::Cpu(cpu::forward(&x.host()?, head, targets)?)),
-        Tensor::Cuda(x) => Ok(cuda::run(x, head, targets, None)?.0),
+        Tensor::Cpu(_) => Ok(Losses::Cpu(cpu::forward(&x.host()?, head, targets, softcap)?)),
+        Tensor::Cuda(x) => Ok(cuda::run(x, head, targets, None, softcap)?.0),
     }
 }
 
@@ -62,15 +62,16 @@ pub fn forward_backward(
     head: &Linear,
     targets: &[u32],
     weights: RowWeights,
+    softcap: Option<f32>,
 ) -> Result<(Losses, Tensor)> {
     check(x, head, targets)?;
     weights.check(targets.len())?;
     match x {
         Tensor::Cpu(_) => {
-            let (losses, dx) = cpu::forward_backward(&x.host()?, head, targets, weights)?;
+            let (losses, dx) = cpu::forward_backward(&x.host()?, head, targets, weights, softcap)?;
             Ok((Losses::Cpu(losses), Tensor::from_vec(dx, x.shape())?))
         }
-        Tensor::Cuda(x) => match cuda::run(x, head, targets, Some(weights))? {
+        Tensor::Cuda(x) => match cuda::run(x, head, targets, Some(weights), softcap)? {
             (losses, Some(dx)) => Ok((losses, Tensor::Cuda(dx))),
             (_, None) => Err(error!(Bug, "cross-entropy: a gradient that was asked for is missing")),
         },

@@ -38,9 +38,9 @@ fn expected(x: &Tensor, weight: &[f32], v: usize, targets: &[u32]) -> (Vec<f64>,
 
 /// Loss and gradient, which both ways to the loss must agree on.
 fn run(x: &Tensor, head: &Linear, targets: &[u32]) -> (f64, Tensor) {
-    let (losses, dx) = forward_backward(x, head, targets, RowWeights::Equal(SCALE)).unwrap();
+    let (losses, dx) = forward_backward(x, head, targets, RowWeights::Equal(SCALE), None).unwrap();
     let loss = losses.sum().unwrap();
-    assert_eq!(forward(x, head, targets).unwrap().sum().unwrap(), loss);
+    assert_eq!(forward(x, head, targets, None).unwrap().sum().unwrap(), loss);
     assert_eq!(dx.shape(), x.shape());
     (loss, dx)
 }
@@ -59,7 +59,7 @@ fn loss_and_gradient_are_candles() {
             assert_close(&format!("{what} dx"), &values(&dx), &expected_dx, 2e-6, 2e-6);
             if v > 1 {
                 let loss = |x: &[f32]| {
-                    vec![forward(&matrix(x, n, c), &head, &targets).unwrap().sum().unwrap() as f32]
+                    vec![forward(&matrix(x, n, c), &head, &targets, None).unwrap().sum().unwrap() as f32]
                 };
                 assert_slopes(&what, &mut random, &values(&x), &values(&dx), &[SCALE], loss);
             }
@@ -90,7 +90,7 @@ fn chunks_of_rows_are_one() {
 
     // Weights go with their rows through the chunks.
     let weights: Vec<f32> = (0..n).map(|row| SCALE * ((row % 5) as f32 - 2.0)).collect();
-    let (losses, dx) = forward_backward(&x, &head, &targets, RowWeights::Each(&weights)).unwrap();
+    let (losses, dx) = forward_backward(&x, &head, &targets, RowWeights::Each(&weights), None).unwrap();
     assert_eq!(losses.to_vec().unwrap().len(), n);
     let weighted = |(i, dx): (usize, &f64)| dx * ((i / c % 5) as f64 - 2.0);
     let expected_dx: Vec<f64> = expected_dx.iter().enumerate().map(weighted).collect();
@@ -109,8 +109,8 @@ fn wrong_shapes_and_unknown_tokens_are_errors() {
     let mut random = Random::new(4);
     let (head, _) = head(&mut random, false, [5, 3]);
     let message = |x: &Tensor, targets: &[u32]| {
-        let one = forward(x, &head, targets).err().map(|error| error.to_string());
-        let other = forward_backward(x, &head, targets, RowWeights::Equal(SCALE))
+        let one = forward(x, &head, targets, None).err().map(|error| error.to_string());
+        let other = forward_backward(x, &head, targets, RowWeights::Equal(SCALE), None)
             .err()
             .map(|error| error.to_string());
         assert_eq!(one, other);

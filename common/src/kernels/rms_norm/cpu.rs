@@ -49,13 +49,16 @@ pub(super) fn backward(dy: &[f32], x: &[f32], weight: &[f32], eps: f32) -> Vec<f
     dx
 }
 
-/// Head i of a row is normalized by `weights[i]`; what lies behind the last one is left alone.
+/// Heads of a row, one after the other, are normalized by `weights`, each as long as its head; the columns after
+/// the last one are left alone.
 pub(super) fn forward_heads(x: &[f32], width: usize, weights: &[&[f32]], eps: f32) -> Vec<f32> {
     let mut y = x.to_vec();
     y.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(y, x)| {
-        let d = weights[0].len();
-        for (weight, (y, x)) in weights.iter().zip(y.chunks_mut(d).zip(x.chunks(d))) {
-            forward_row(y, x, weight, eps);
+        let mut first = 0;
+        for weight in weights {
+            let head = first..first + weight.len();
+            first = head.end;
+            forward_row(&mut y[head.clone()], &x[head], weight, eps);
         }
     });
     y
@@ -65,10 +68,11 @@ pub(super) fn backward_heads(dy: &[f32], x: &[f32], width: usize, weights: &[&[f
     let mut dx = dy.to_vec();
     let rows = dx.par_chunks_mut(width).zip(dy.par_chunks(width)).zip(x.par_chunks(width));
     rows.for_each(|((dx, dy), x)| {
-        let d = weights[0].len();
-        let heads = dx.chunks_mut(d).zip(dy.chunks(d)).zip(x.chunks(d));
-        for (weight, ((dx, dy), x)) in weights.iter().zip(heads) {
-            backward_row(dx, dy, x, weight, eps);
+        let mut first = 0;
+        for weight in weights {
+            let head = first..first + weight.len();
+            first = head.end;
+            backward_row(&mut dx[head.clone()], &dy[head.clone()], &x[head], weight, eps);
         }
     });
     dx

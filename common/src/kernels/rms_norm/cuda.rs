@@ -1,5 +1,8 @@
 //! The norms on a GPU: a block of threads a row, or a warp a head.
 
+use std::ops::Range;
+
+use super::HeadNorms;
 use crate::device::GpuVector;
 use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource};
 use crate::{Result, error};
@@ -53,50 +56,77 @@ pub(super) fn backward(
     Ok((dx, y))
 }
 
-pub(super) fn forward_heads(x: &GpuTensor, weights: &GpuVector, d: usize, eps: f32) -> Result<GpuTensor> {
-    let (grid, sizes) = launch_of_heads(x, weights, d)?;
+pub(super) fn forward_heads(x: &GpuTensor, norms: &HeadNorms, eps: f32) -> Result<GpuTensor> {
     let mut y = GpuTensor::new(x.gpu(), x.shape())?;
-    let matrices = [y.view_mut()?.into(), x.view()?.into(), weights.view(0..weights.len())?.into()];
-    let arguments = [&matrices[..], &sizes, &[eps.into()]].concat();
-    // SAFETY: `rms_norm_heads_forward(y [T, width], x [T, width], weights [heads, D], heads, D, width, eps)` with a
-    // block for each of the width / D heads of the T rows; those behind the last of `heads` read no weight.
-    #[allow(unsafe_code)]
-    unsafe {
-        x.gpu().launch(&SOURCE, "rms_norm_heads_forward", grid, &arguments)?
-    };
+    for launch in launches_of_heads(x, norms)? {
+        let weights = norms.weights.gpu()?.view(launch.weights)?;
+        let matrices = [y.view_mut()?.into(), x.view()?.into(), weights.into()];
+        let arguments = [&matrices[..], &launch.sizes, &[eps.into()]].concat();
+        // SAFETY: `rms_norm_heads_forward(y [T, width], x [T, width], weights [heads, D], heads, D, first, width, eps)`
+        // with a block for each D columns from `first` on of the T rows; those after the last of `heads` read no
+        // weight.
+        #[allow(unsafe_code)]
+        unsafe {
+            x.gpu().launch(&SOURCE, "rms_norm_heads_forward", launch.grid, &arguments)?
+        };
+    }
     Ok(y)
 }
 
 pub(super) fn backward_heads(
     dy: &GpuTensor,
     x: &GpuTensor,
-    weights: &GpuVector,
-    d: usize,
+    norms: &HeadNorms,
     eps: f32,
 ) -> Result<GpuTensor> {
-    let (grid, sizes) = launch_of_heads(x, weights, d)?;
     let mut dx = GpuTensor::new(x.gpu(), x.shape())?;
-    let weights = weights.view(0..weights.len())?;
     dy.view()?.expect("rms_norm of heads backward: dy", x.view()?.shape())?;
-    let matrices = [dx.view_mut()?.into(), dy.view()?.into(), x.view()?.into(), weights.into()];
-    let arguments = [&matrices[..], &sizes, &[eps.into()]].concat();
-    // SAFETY: `rms_norm_heads_backward(dx, dy, x [T, width], weights [heads, D], heads, D, width, eps)` with a block
-    // for each of the width / D heads of the T rows; those behind the last of `heads` read the first weights.
-    #[allow(unsafe_code)]
-    unsafe {
-        x.gpu().launch(&SOURCE, "rms_norm_heads_backward", grid, &arguments)?
-    };
+    for launch in launches_of_heads(x, norms)? {
+        let weights = norms.weights.gpu()?.view(launch.weights)?;
+        let matrices = [dx.view_mut()?.into(), dy.view()?.into(), x.view()?.into(), weights.into()];
+        let arguments = [&matrices[..], &launch.sizes, &[eps.into()]].concat();
+        // SAFETY: `rms_norm_heads_backward(dx, dy, x [T, width], weights [heads, D], heads, D, first, width, eps)` with
+        // a block for each D columns from `first` on of the T rows; those after the last of `heads` read the first
+        // weights.
+        #[allow(unsafe_code)]
+        unsafe {
+            x.gpu().launch(&SOURCE, "rms_norm_heads_backward", launch.grid, &arguments)?
+        };
+    }
     Ok(dx)
 }
 
-/// The blocks of all heads of x [T, width], and the number of heads that have weights, D and width.
-fn launch_of_heads(x: &GpuTensor, weights: &GpuVector, d: usize) -> Result<(Grid, [Argument<'static>; 3])> {
+/// A launch for heads of one size.
+struct HeadsLaunch {
+    grid: Grid,
+    weights: Range<usize>,
+    /// Heads with weights, D, the first column, width.
+    sizes: [Argument<'static>; 4],
+}
+
+/// The launches that cover x [T, width]: one where all heads have one size, else one of the first heads, and one
+/// of the others and what is after them.
+fn launches_of_heads(x: &GpuTensor, norms: &HeadNorms) -> Result<Vec<HeadsLaunch>> {
     let [t, width] = x.view()?.shape();
-    if d == 0 || !width.is_multiple_of(d) {
-        return Err(error!(Bug, "rms_norm of heads: whole heads of {d} expected, found {width} columns"));
+    let [(queries, size), (keys, key_size)] = norms.heads;
+    let launch = |first: usize, heads: usize, d: usize, columns: usize| {
+        if !columns.is_multiple_of(d) {
+            return Err(error!(
+                Bug,
+                "rms_norm of heads: whole heads of {d} expected, found {columns} columns"
+            ));
+        }
+        Ok(HeadsLaunch {
+            grid: Grid { blocks: (t, columns / d, 1), threads: 32, shared: 0 },
+            weights: first..first + heads * d,
+            sizes: Argument::ints([heads, d, first, width])?,
+        })
+    };
+    if size == key_size {
+        return Ok(vec![launch(0, queries + keys, size, width)?]);
     }
-    let sizes = Argument::ints([weights.len() / d, d, width])?;
-    Ok((Grid { blocks: (t, width / d, 1), threads: 32, shared: 0 }, sizes))
+    let first_keys = queries * size;
+    Ok(vec![launch(0, queries, size, first_keys)?, launch(first_keys, keys, key_size, width - first_keys)?])
 }
 
 /// T and C of x [T, C], of which a thread moves eight columns at once.

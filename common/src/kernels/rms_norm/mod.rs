@@ -46,32 +46,80 @@ pub fn backward(
     }
 }
 
-/// Normalizes each head of `d` columns on its own (Qwen3): head i of x [T, width] by row i of
-/// `weights` [heads, d]; the columns behind the last of them are copied.
-pub fn forward_heads(x: &Tensor, weights: &Vector, d: usize, eps: f32) -> Result<Tensor> {
+/// Norms of the first columns of a row, head by head: `heads[0].0` heads of `heads[0].1` columns, then
+/// `heads[1].0` heads of `heads[1].1`. Queries and keys may be normalized each head on its own (Qwen3), or all
+/// together as a head (OLMo 2).
+pub struct HeadNorms {
+    weights: Vector,
+    heads: [(usize, usize); 2],
+}
+
+impl HeadNorms {
+    /// Norms with these weights, one head's after the other's.
+    pub fn new(weights: Vector, heads: [(usize, usize); 2]) -> Result<Self> {
+        let len = heads.iter().map(|(count, size)| count * size).sum::<usize>();
+        match weights.len() == len && heads.iter().all(|(count, size)| count * size > 0) {
+            true => Ok(Self { weights, heads }),
+            false => Err(error!(
+                Bug,
+                "rms_norm of heads: weights of {heads:?} expected, found [{}]",
+                weights.len()
+            )),
+        }
+    }
+
+    /// The weights of all heads.
+    pub fn weights(&self) -> &Vector {
+        &self.weights
+    }
+
+    /// Columns that are normalized.
+    fn columns(&self) -> usize {
+        self.weights.len()
+    }
+
+    fn check(&self, width: usize) -> Result<()> {
+        match self.columns() <= width {
+            true => Ok(()),
+            false => Err(error!(Bug, "rms_norm of heads: {:?} within {width} columns expected", self.heads)),
+        }
+    }
+
+    /// The weight of each head, on the host.
+    fn of_heads(&self) -> Result<Vec<&[f32]>> {
+        let (mut rest, mut weights) = (self.weights.host()?, Vec::new());
+        for (count, size) in self.heads {
+            let (own, others) = rest.split_at(count * size);
+            weights.extend(own.chunks_exact(size));
+            rest = others;
+        }
+        Ok(weights)
+    }
+}
+
+/// Normalizes each head of x [T, width] on its own; the columns after the last of them are copied.
+pub fn forward_heads(x: &Tensor, norms: &HeadNorms, eps: f32) -> Result<Tensor> {
     let (_, width) = x.matrix("rms_norm of heads: x")?;
-    check_heads(weights, d, width)?;
+    norms.check(width)?;
     match x {
         Tensor::Cpu(_) => {
-            let weights: Vec<&[f32]> = weights.host()?.chunks_exact(d).collect();
-            Tensor::from_vec(cpu::forward_heads(&x.host()?, width, &weights, eps), x.shape())
+            Tensor::from_vec(cpu::forward_heads(&x.host()?, width, &norms.of_heads()?, eps), x.shape())
         }
-        Tensor::Cuda(x) => cuda::forward_heads(x, weights.gpu()?, d, eps).map(Tensor::Cuda),
+        Tensor::Cuda(x) => cuda::forward_heads(x, norms, eps).map(Tensor::Cuda),
     }
 }
 
 /// dx from dy and the inputs of [`forward_heads`].
-pub fn backward_heads(dy: &Tensor, x: &Tensor, weights: &Vector, d: usize, eps: f32) -> Result<Tensor> {
+pub fn backward_heads(dy: &Tensor, x: &Tensor, norms: &HeadNorms, eps: f32) -> Result<Tensor> {
     let (_, width) = x.matrix("rms_norm of heads backward: x")?;
-    check_heads(weights, d, width)?;
+    norms.check(width)?;
     dy.expect("rms_norm of heads backward: dy", x.shape())?;
     match x {
         Tensor::Cpu(_) => {
-            let weights: Vec<&[f32]> = weights.host()?.chunks_exact(d).collect();
-            let dx = cpu::backward_heads(&dy.host()?, &x.host()?, width, &weights, eps);
+            let dx = cpu::backward_heads(&dy.host()?, &x.host()?, width, &norms.of_heads()?, eps);
             Tensor::from_vec(dx, x.shape())
         }
-        Tensor::Cuda(x) => cuda::backward_heads(dy.gpu()?, x, weights.gpu()?, d, eps).map(Tensor::Cuda),
+        Tensor::Cuda(x) => cuda::backward_heads(dy.gpu()?, x, norms, eps).map(Tensor::Cuda),
     }
 }
 
@@ -81,17 +129,6 @@ fn check_weight(weight: &Vector, c: usize) -> Result<()> {
     } else {
         Err(error!(Bug, "rms_norm: weight [{c}] expected, found [{}]", weight.len()))
     }
-}
-
-fn check_heads(weights: &Vector, d: usize, width: usize) -> Result<()> {
-    if d == 0 || weights.is_empty() || !weights.len().is_multiple_of(d) || weights.len() > width {
-        return Err(error!(
-            Bug,
-            "rms_norm of heads: heads of {d} within {width} expected, found [{}]",
-            weights.len()
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

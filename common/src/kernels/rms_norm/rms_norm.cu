@@ -45,11 +45,11 @@ extern "C" __global__ void rms_norm_backward(float16* dx, float16* y, const floa
     }
 }
 
-// As rms_norm_forward for each head of D columns of rows [T, width]: head h is normalized by
-// weights[h, D]; the columns behind the last of `heads` are copied. Grid (T, width / D), one warp.
+// As rms_norm_forward for each head of D columns of rows [T, width], from column `first` on: head h is normalized
+// by weights[h, D]; the columns after the last of `heads` are copied. Grid (T, columns / D), one warp.
 extern "C" __global__ void rms_norm_heads_forward(float16* y, const float16* x, const float* weights, int heads, int d,
-                                                  int width, float epsilon) {
-    int64 at = (int64)blockIdx.x * width + (int64)blockIdx.y * d;
+                                                  int first, int width, float epsilon) {
+    int64 at = (int64)blockIdx.x * width + first + (int64)blockIdx.y * d;
     bool copied = blockIdx.y >= heads;
     float squares = 0.0f;
     for (int i = threadIdx.x; i < d; i += 32) squares += to_float(x[at + i]) * to_float(x[at + i]);
@@ -61,8 +61,8 @@ extern "C" __global__ void rms_norm_heads_forward(float16* y, const float16* x, 
 }
 
 extern "C" __global__ void rms_norm_heads_backward(float16* dx, const float16* dy, const float16* x, const float* weights,
-                                                   int heads, int d, int width, float epsilon) {
-    int64 at = (int64)blockIdx.x * width + (int64)blockIdx.y * d;
+                                                   int heads, int d, int first, int width, float epsilon) {
+    int64 at = (int64)blockIdx.x * width + first + (int64)blockIdx.y * d;
     bool copied = blockIdx.y >= heads;
     const float* weight = weights + (copied ? 0 : blockIdx.y * d);
     float squares = 0.0f, product = 0.0f;

@@ -64,31 +64,39 @@ fn the_residual_is_added() {
 #[test]
 fn heads_are_normalized_each_on_its_own_and_the_rest_is_copied() {
     let mut random = Random::new(2);
-    for (t, d, heads, rest) in [(1, 1, 1, 0), (3, 5, 4, 7), (4, 64, 3, 128), (2, 17, 2, 0)] {
-        let width = heads * d + rest;
+    // Heads of one size as Qwen3 has them, and of two sizes as OLMo 2.
+    for (t, heads, rest) in [
+        (1, [(1, 1), (1, 1)], 0),
+        (3, [(3, 5), (1, 5)], 7),
+        (4, [(2, 64), (1, 64)], 128),
+        (2, [(1, 17), (1, 17)], 0),
+        (3, [(1, 24), (1, 8)], 8),
+    ] {
+        let sizes: Vec<usize> = heads.iter().flat_map(|&(count, size)| vec![size; count]).collect();
+        let columns: usize = sizes.iter().sum();
+        let width = columns + rest;
         let (x, dy) = (random.matrix(t, width), random.matrix(t, width));
-        let weights = random.values(heads * d, 2.0);
+        let weights = random.values(columns, 2.0);
         let var = variable(&values(&x), &[t, width]);
-        let mut parts: Vec<_> = weights
-            .chunks_exact(d)
-            .enumerate()
-            .map(|(h, weight)| {
-                rms_norm_slow(&var.narrow(1, h * d, d).unwrap(), &constant(weight, &[d]), EPS).unwrap()
-            })
-            .collect();
+        let (mut parts, mut first) = (Vec::new(), 0);
+        for &d in &sizes {
+            let weight = constant(&weights[first..first + d], &[d]);
+            parts.push(rms_norm_slow(&var.narrow(1, first, d).unwrap(), &weight, EPS).unwrap());
+            first += d;
+        }
         if rest > 0 {
-            parts.push(var.narrow(1, heads * d, rest).unwrap());
+            parts.push(var.narrow(1, columns, rest).unwrap());
         }
         let expected = candle_core::Tensor::cat(&parts, 1).unwrap();
-        let weights = Vector::Cpu(weights);
-        let y = values(&forward_heads(&x, &weights, d, EPS).unwrap());
+        let norms = HeadNorms::new(Vector::Cpu(weights), heads).unwrap();
+        let y = values(&forward_heads(&x, &norms, EPS).unwrap());
         assert_close("rms_norm of heads", &y, &exact(&expected), 1e-6, 1e-6);
 
         let [expected] = gradients(&expected, &values(&dy), [&var]);
-        let dx = values(&backward_heads(&dy, &x, &weights, d, EPS).unwrap());
+        let dx = values(&backward_heads(&dy, &x, &norms, EPS).unwrap());
         assert_close("rms_norm of heads dx", &dx, &expected, 1e-5, 1e-5);
-        let run = |x: &[f32]| values(&forward_heads(&matrix(x, t, width), &weights, d, EPS).unwrap());
-        if d > 1 {
+        let run = |x: &[f32]| values(&forward_heads(&matrix(x, t, width), &norms, EPS).unwrap());
+        if sizes[0] > 1 {
             assert_slopes("rms_norm of heads dx", &mut random, &values(&x), &dx, &values(&dy), run);
         }
     }
@@ -105,14 +113,15 @@ fn wrong_shapes_are_errors() {
     assert!(backward(&turned, &x, &ones(4), None, EPS).is_err());
     assert!(backward(&x, &x, &ones(5), None, EPS).is_err());
     assert!(backward(&x, &x, &ones(4), Some(&turned), EPS).is_err());
-    assert!(forward_heads(&x, &ones(4), 2, EPS).is_ok());
-    assert!(forward_heads(&x, &ones(0), 2, EPS).is_err(), "no heads");
-    assert!(forward_heads(&x, &ones(2), 0, EPS).is_err(), "heads of nothing");
-    assert!(forward_heads(&x, &ones(3), 2, EPS).is_err(), "one head and a half");
-    assert!(forward_heads(&x, &ones(6), 2, EPS).is_err(), "more heads than columns");
-    assert!(backward_heads(&x, &x, &ones(4), 2, EPS).is_ok());
-    assert!(backward_heads(&row, &x, &ones(2), 2, EPS).is_err());
-    assert!(backward_heads(&x, &x, &ones(5), 5, EPS).is_err());
+    let norms = |len: usize, heads: [(usize, usize); 2]| HeadNorms::new(ones(len), heads);
+    let two = norms(4, [(1, 2), (1, 2)]).unwrap();
+    assert!(forward_heads(&x, &two, EPS).is_ok());
+    assert!(backward_heads(&x, &x, &two, EPS).is_ok());
+    assert!(backward_heads(&row, &x, &two, EPS).is_err());
+    assert!(norms(0, [(0, 2), (0, 2)]).is_err(), "no heads");
+    assert!(norms(0, [(1, 0), (1, 0)]).is_err(), "heads of nothing");
+    assert!(norms(3, [(1, 2), (1, 2)]).is_err(), "one head and a half");
+    assert!(forward_heads(&x, &norms(6, [(2, 2), (1, 2)]).unwrap(), EPS).is_err(), "more heads than columns");
     // No rows are no mistake.
     assert_eq!(forward(&matrix(&[], 0, 4), &ones(4), EPS).unwrap().shape(), [0, 4]);
 }

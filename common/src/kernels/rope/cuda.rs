@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Angles;
+use super::{Angles, Pairs, RotatedHeads};
 use crate::device::GpuVector;
 use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, KernelSource};
 use crate::{Result, error};
@@ -33,31 +33,42 @@ pub(super) fn angles(
     }
 }
 
-pub(super) fn rotate(x: &GpuTensor, columns: usize, angles: &Angles, direction: f32) -> Result<GpuTensor> {
+pub(super) fn rotate(
+    x: &GpuTensor,
+    heads: RotatedHeads,
+    angles: &Angles,
+    direction: f32,
+) -> Result<GpuTensor> {
     let [t, width] = x.view()?.shape();
-    if !angles.half.is_multiple_of(2) || !width.is_multiple_of(2) {
+    let half = angles.half;
+    if !half.is_multiple_of(2) || !heads.size.is_multiple_of(2) || !width.is_multiple_of(2) {
         return Err(error!(
             Unsupported,
-            "rope on a GPU: heads of a multiple of 4 expected, found {}",
-            2 * angles.half
+            "rope on a GPU: a multiple of 4 rotated elements in even heads expected, found {} of {}",
+            2 * half,
+            heads.size
         ));
     }
+    let name = match heads.pairs {
+        Pairs::Halves => "rope_rotate_halves",
+        Pairs::Neighbours => "rope_rotate_neighbours",
+    };
     let mut y = GpuTensor::new(x.gpu(), x.shape())?;
-    let of_all = 0..t * angles.half;
+    let of_all = 0..t * half;
     let matrices = [
         y.view_mut()?.into(),
         x.view()?.into(),
         angles.cos.gpu()?.view(of_all.clone())?.into(),
         angles.sin.gpu()?.view(of_all)?.into(),
     ];
-    let sizes = Argument::ints([angles.half, columns, width])?;
+    let sizes = Argument::ints([half, heads.count, heads.size, width])?;
     let arguments = [&matrices[..], &sizes, &[direction.into()]].concat();
-    // SAFETY: `rope_rotate(y [T, width], x [T, width], cos [T, half], sin [T, half], half, columns, width, direction)`
-    // with a block for each of the T rows. `columns` are whole heads of 2·half within `width`, as `rotate` in
-    // mod.rs has checked, and a thread moves pairs of columns, which all three are made of.
+    // SAFETY: either kernel takes `(y [T, width], x [T, width], cos [T, half], sin [T, half], half, heads, D, width,
+    // direction)` with a block for each of the T rows. The heads lie within `width` and 2·half within D, as
+    // `rotate` in mod.rs has checked, and a thread moves pairs of columns, which all of them are made of.
     #[allow(unsafe_code)]
     unsafe {
-        x.gpu().launch(&SOURCE, "rope_rotate", Grid::new(t, 256), &arguments)?
+        x.gpu().launch(&SOURCE, name, Grid::new(t, 256), &arguments)?
     };
     Ok(y)
 }

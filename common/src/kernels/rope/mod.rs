@@ -1,5 +1,5 @@
-//! Rotary position embedding (Su et al. 2021) in the half-split layout of Llama's Hugging Face
-//! checkpoints: element d of a head is rotated with element d + D/2.
+//! Rotary position embedding (Su et al. 2021) of the first R elements of each head, in pairs; the elements
+//! after them are copied.
 
 mod cpu;
 pub(super) mod cuda;
@@ -7,7 +7,27 @@ pub(super) mod cuda;
 use crate::device::{Device, Tensor, Vector};
 use crate::{Result, error};
 
-/// Cosines and sines of a batch's angles, [T, D/2] each; the same for every layer.
+/// The heads that are rotated: the first columns of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotatedHeads {
+    /// Number of heads.
+    pub count: usize,
+    /// D, elements of a head.
+    pub size: usize,
+    /// Which elements of a head are rotated together.
+    pub pairs: Pairs,
+}
+
+/// Which of the R rotated elements of a head are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// Element d with element d + R/2, as Llama's checkpoints on the hub have them.
+    Halves,
+    /// Element 2d with element 2d + 1, as GLM's have them.
+    Neighbours,
+}
+
+/// Cosines and sines of a batch's angles, [T, R/2] each.
 pub struct Angles {
     cos: Vector,
     sin: Vector,
@@ -52,23 +72,23 @@ impl Angles {
     }
 }
 
-/// Rotates the heads in the first `columns` columns of x [T, ≥ columns]; the others (the values) are
-/// copied.
-pub fn forward(x: &Tensor, columns: usize, angles: &Angles) -> Result<Tensor> {
-    rotate(x, columns, angles, 1.0)
+/// Rotates the first heads of the rows of x [T, ≥ count·D]; the columns after them (the values) are copied.
+pub fn forward(x: &Tensor, heads: RotatedHeads, angles: &Angles) -> Result<Tensor> {
+    rotate(x, heads, angles, 1.0)
 }
 
 /// The backward of a rotation is the opposite rotation.
-pub fn backward(dy: &Tensor, columns: usize, angles: &Angles) -> Result<Tensor> {
-    rotate(dy, columns, angles, -1.0)
+pub fn backward(dy: &Tensor, heads: RotatedHeads, angles: &Angles) -> Result<Tensor> {
+    rotate(dy, heads, angles, -1.0)
 }
 
-fn rotate(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result<Tensor> {
+fn rotate(x: &Tensor, heads: RotatedHeads, angles: &Angles, direction: f32) -> Result<Tensor> {
     let (t, width) = x.matrix("rope: x")?;
-    if angles.half == 0 || columns == 0 || !columns.is_multiple_of(2 * angles.half) || columns > width {
+    let RotatedHeads { count, size, .. } = heads;
+    if angles.half == 0 || count == 0 || 2 * angles.half > size || count * size > width {
         return Err(error!(
             Bug,
-            "rope: whole heads of {} within {width} expected, found {columns}",
+            "rope: heads of {} or more elements within {width} expected, found {count} of {size}",
             2 * angles.half
         ));
     }
@@ -81,9 +101,9 @@ fn rotate(x: &Tensor, columns: usize, angles: &Angles, direction: f32) -> Result
     }
     match x {
         Tensor::Cpu(_) => {
-            Tensor::from_vec(cpu::rotate(&x.host()?, width, columns, angles, direction)?, x.shape())
+            Tensor::from_vec(cpu::rotate(&x.host()?, width, heads, angles, direction)?, x.shape())
         }
-        Tensor::Cuda(x) => cuda::rotate(x, columns, angles, direction).map(Tensor::Cuda),
+        Tensor::Cuda(x) => cuda::rotate(x, heads, angles, direction).map(Tensor::Cuda),
     }
 }
 

@@ -8,6 +8,8 @@ pub(super) const FAMILY: Family = Family {
     models: "Llama, SmolLM2",
     config: |json| {
         let bias = json.flag("attention_bias");
-        Transformer::read(json)?.with_biases(bias, bias, json.flag("mlp_bias")).config()
+        let transformer = Transformer::read(json)?;
+        let feed_forward_bias = json.flag("mlp_bias");
+        Transformer { qkv_bias: bias, output_bias: bias, feed_forward_bias, ..transformer }.config()
     },
 };

@@ -1,4 +1,5 @@
-//! Mistral (`modeling_mistral.py`): Llama with a sliding window in every layer.
+//! Mistral, Nemo, Small and Ministral (`modeling_mistral.py`): Llama with a sliding window in every layer,
+//! unless config.json says `null`.
 
 use super::Family;
 use super::transformer::Transformer;
@@ -12,8 +13,8 @@ pub(super) const FAMILY: Family = Family {
     model_type: "mistral",
     models: "",
     config: |json| {
-        let window = window(json)?;
-        Transformer::read(json)?.with_windows(|_| window).config()
+        let transformer = Transformer::read(json)?;
+        Transformer { windows: vec![window(json)?; transformer.layers], ..transformer }.config()
     },
 };
 

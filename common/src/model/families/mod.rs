@@ -1,15 +1,22 @@
 //! The families of models: each file turns the config.json of one into layers and the names of their
 //! weights. Nothing else knows a family's name.
 
+mod gemma3;
+mod glm4;
+mod granite;
 mod llama;
 mod mistral;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod transformer;
 
+use serde_json::Value;
+
 use super::Config;
 use super::config_json::ConfigJson;
-use crate::{Result, error};
+use crate::{Result, bail, error};
 
 /// A family of models.
 pub(super) struct Family {
@@ -22,7 +29,17 @@ pub(super) struct Family {
 }
 
 /// Every family, in the order that people are told.
-pub(super) static FAMILIES: [Family; 4] = [qwen2::FAMILY, qwen3::FAMILY, llama::FAMILY, mistral::FAMILY];
+pub(super) static FAMILIES: [Family; 9] = [
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    llama::FAMILY,
+    mistral::FAMILY,
+    gemma3::FAMILY,
+    phi3::FAMILY,
+    glm4::FAMILY,
+    granite::FAMILY,
+    olmo2::FAMILY,
+];
 
 /// The model that a config.json describes.
 pub(super) fn parse(json: ConfigJson) -> Result<Config> {
@@ -33,6 +50,20 @@ pub(super) fn parse(json: ConfigJson) -> Result<Config> {
             Err(error!("unknown model_type {model_type:?}").hint(format_args!("supported are {}", names())))
         }
     }
+}
+
+/// Which layers have a sliding window, where `layer_types` says it.
+fn layer_types(json: ConfigJson, layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(types) = json.get("layer_types").and_then(Value::as_array) else { return Ok(None) };
+    if types.len() != layers {
+        bail!(Malformed, "layer_types: {layers} layers expected, found {}", types.len());
+    }
+    let is_sliding = |kind: &Value| match kind.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => bail!(Unsupported, "layer_types: full_attention or sliding_attention expected, found {kind}"),
+    };
+    types.iter().map(is_sliding).collect::<Result<_>>().map(Some)
 }
 
 /// The families as a sentence names them.

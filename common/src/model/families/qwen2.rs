@@ -1,10 +1,12 @@
 //! Qwen2 and Qwen2.5 (`modeling_qwen2.py`): biases of query, key and value, and windows in the upper layers
 //! of models that say so.
 
-use super::Family;
+use serde_json::Value;
+
 use super::transformer::Transformer;
+use super::{Family, layer_types};
+use crate::Result;
 use crate::model::config_json::ConfigJson;
-use crate::{Result, bail};
 
 /// transformers' defaults where config.json names windows and not these.
 const WINDOW: usize = 4096;
@@ -14,9 +16,9 @@ pub(super) const FAMILY: Family = Family {
     model_type: "qwen2",
     models: "Qwen2, Qwen2.5",
     config: |json| {
-        let transformer = Transformer::read(json)?.with_biases(true, false, false);
+        let transformer = Transformer::read(json)?;
         let windows = windows(json, transformer.layers)?;
-        transformer.with_windows(|layer| windows[layer]).config()
+        Transformer { qkv_bias: true, windows, ..transformer }.config()
     },
 };
 
@@ -28,17 +30,9 @@ pub(super) fn windows(json: ConfigJson, layers: usize) -> Result<Vec<Option<usiz
         None => Some(WINDOW),
         Some(_) => json.optional_count("sliding_window")?,
     };
-    let Some(types) = json.get("layer_types").and_then(serde_json::Value::as_array) else {
-        let first = json.get("max_window_layers").and_then(serde_json::Value::as_u64).unwrap_or(FIRST_LAYER);
-        return Ok((0..layers as u64).map(|layer| window.filter(|_| layer >= first)).collect());
-    };
-    if types.len() != layers {
-        bail!(Malformed, "layer_types: {layers} layers expected, found {}", types.len());
+    if let Some(types) = layer_types(json, layers)? {
+        return Ok(types.iter().map(|is_sliding| window.filter(|_| *is_sliding)).collect());
     }
-    let window_of = |kind: &serde_json::Value| match kind.as_str() {
-        Some("full_attention") => Ok(None),
-        Some("sliding_attention") => Ok(window),
-        _ => bail!(Unsupported, "layer_types: full_attention or sliding_attention expected, found {kind}"),
-    };
-    types.iter().map(window_of).collect()
+    let first = json.get("max_window_layers").and_then(Value::as_u64).unwrap_or(FIRST_LAYER);
+    Ok((0..layers as u64).map(|layer| window.filter(|_| layer >= first)).collect())
 }

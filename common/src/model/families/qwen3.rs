@@ -3,7 +3,7 @@
 
 use super::Family;
 use super::qwen2::windows;
-use super::transformer::Transformer;
+use super::transformer::{HeadNorms, Transformer};
 
 /// transformers' default of the size of a head.
 const HEAD_SIZE: usize = 128;
@@ -13,11 +13,12 @@ pub(super) const FAMILY: Family = Family {
     models: "",
     config: |json| {
         let bias = json.flag("attention_bias");
-        let mut transformer = Transformer::read(json)?.with_biases(bias, bias, false).with_head_norms();
+        let mut transformer = Transformer::read(json)?;
         if json.0.get("head_dim").is_none() {
-            transformer = transformer.with_head_size(HEAD_SIZE);
+            transformer.heads.size = HEAD_SIZE;
         }
         let windows = windows(json, transformer.layers)?;
-        transformer.with_windows(|layer| windows[layer]).config()
+        let head_norms = Some(HeadNorms::EachHead);
+        Transformer { qkv_bias: bias, output_bias: bias, head_norms, windows, ..transformer }.config()
     },
 };

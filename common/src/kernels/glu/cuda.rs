@@ -1,38 +1,52 @@
-//! SwiGLU on a GPU: a thread takes eight columns of a row.
+//! Gated linear units on a GPU: a thread takes eight columns of a row.
 
+use super::Activation;
 use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource};
 use crate::{Result, error};
 
-pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("swiglu", include_str!("swiglu.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("glu", include_str!("glu.cu"));
 
 const THREADS: usize = 256;
 
-pub(super) fn forward(gate_up: &GpuTensor, f: usize) -> Result<GpuTensor> {
+pub(super) fn forward(gate_up: &GpuTensor, f: usize, activation: Activation) -> Result<GpuTensor> {
+    let name = match activation {
+        Activation::Silu => "swiglu_forward",
+        Activation::GeluTanh => "geglu_forward",
+    };
     let (grid, sizes) = launch_of(gate_up, f)?;
     let mut h = GpuTensor::new(gate_up.gpu(), &[gate_up.shape()[0], f])?;
     let arguments = [&[h.view_mut()?.into(), gate_up.view()?.into()], &sizes[..]].concat();
-    // SAFETY: `swiglu_forward(h [T, F], gate_up [T, 2F], F, blocks of a row)` with the blocks of T rows; F is a
+    // SAFETY: either kernel takes `(h [T, F], gate_up [T, 2F], F, blocks of a row)` with the blocks of T rows; F is a
     // multiple of the eight columns that a thread moves at once.
     #[allow(unsafe_code)]
     unsafe {
-        gate_up.gpu().launch(&SOURCE, "swiglu_forward", grid, &arguments)?
+        gate_up.gpu().launch(&SOURCE, name, grid, &arguments)?
     };
     Ok(h)
 }
 
 /// dgate_up and h from dh and gate_up, which are overwritten where nothing else shares them.
-pub(super) fn backward(dh: GpuTensor, gate_up: GpuTensor, f: usize) -> Result<(GpuTensor, GpuTensor)> {
+pub(super) fn backward(
+    dh: GpuTensor,
+    gate_up: GpuTensor,
+    f: usize,
+    activation: Activation,
+) -> Result<(GpuTensor, GpuTensor)> {
+    let name = match activation {
+        Activation::Silu => "swiglu_backward",
+        Activation::GeluTanh => "geglu_backward",
+    };
     let (grid, sizes) = launch_of(&gate_up, f)?;
     let gpu = dh.gpu().clone();
     let ((mut dgate_up, gate_up), (mut h, dh)) = (gate_up.overwritten()?, dh.overwritten()?);
     let [to_gate_up, from_gate_up] = of_both(&mut dgate_up, gate_up.as_ref())?;
     let [to_h, from_dh] = of_both(&mut h, dh.as_ref())?;
     let arguments = [&[to_gate_up, to_h, from_dh, from_gate_up], &sizes[..]].concat();
-    // SAFETY: `swiglu_backward(dgate_up [T, 2F], h [T, F], dh [T, F], gate_up [T, 2F], F, blocks of a row)` with
+    // SAFETY: either kernel takes `(dgate_up [T, 2F], h [T, F], dh [T, F], gate_up [T, 2F], F, blocks of a row)` with
     // the blocks of T rows. Where an output is written over its input, a thread has read all that it writes.
     #[allow(unsafe_code)]
     unsafe {
-        gpu.launch(&SOURCE, "swiglu_backward", grid, &arguments)?
+        gpu.launch(&SOURCE, name, grid, &arguments)?
     };
     Ok((dgate_up, h))
 }
@@ -49,10 +63,7 @@ fn of_both<'a>(output: &'a mut GpuTensor, input: Option<&'a GpuTensor>) -> Resul
 /// The blocks of all rows of gate_up [T, 2F], and F and the blocks of a row.
 fn launch_of(gate_up: &GpuTensor, f: usize) -> Result<(Grid, [Argument<'static>; 2])> {
     if !f.is_multiple_of(8) {
-        return Err(error!(
-            Unsupported,
-            "swiglu on a GPU: a feed-forward width in eights expected, found {f}"
-        ));
+        return Err(error!(Unsupported, "glu on a GPU: a feed-forward width in eights expected, found {f}"));
     }
     let blocks = (f / 8).div_ceil(THREADS);
     Ok((Grid::new(gate_up.shape()[0] * blocks, THREADS), Argument::ints([f, blocks])?))
