@@ -49,7 +49,7 @@ pub(super) fn backward(dy: &[f32], x: &[f32], weight: &[f32], eps: f32) -> Vec<f
     dx
 }
 
-/// Head i of a row is normalized by `weights[i]`; what lies behind the last one is left alone.
+/// Head i of a row is normalized by `weights[i]`; the columns after the last one are copied.
 pub(super) fn forward_heads(x: &[f32], width: usize, weights: &[&[f32]], eps: f32) -> Vec<f32> {
     let mut y = x.to_vec();
     y.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(y, x)| {

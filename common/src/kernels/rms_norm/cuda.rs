@@ -59,7 +59,7 @@ pub(super) fn forward_heads(x: &GpuTensor, weights: &GpuVector, d: usize, eps: f
     let matrices = [y.view_mut()?.into(), x.view()?.into(), weights.view(0..weights.len())?.into()];
     let arguments = [&matrices[..], &sizes, &[eps.into()]].concat();
     // SAFETY: `rms_norm_heads_forward(y [T, width], x [T, width], weights [heads, D], heads, D, width, eps)` with a
-    // block for each of the width / D heads of the T rows; those behind the last of `heads` read no weight.
+    // block for each of the width / D heads of the T rows; those after the first `heads` read no weight.
     #[allow(unsafe_code)]
     unsafe {
         x.gpu().launch(&SOURCE, "rms_norm_heads_forward", grid, &arguments)?
@@ -81,7 +81,7 @@ pub(super) fn backward_heads(
     let matrices = [dx.view_mut()?.into(), dy.view()?.into(), x.view()?.into(), weights.into()];
     let arguments = [&matrices[..], &sizes, &[eps.into()]].concat();
     // SAFETY: `rms_norm_heads_backward(dx, dy, x [T, width], weights [heads, D], heads, D, width, eps)` with a block
-    // for each of the width / D heads of the T rows; those behind the last of `heads` read the first weights.
+    // for each of the width / D heads of the T rows; those after the first `heads` read the first weights.
     #[allow(unsafe_code)]
     unsafe {
         x.gpu().launch(&SOURCE, "rms_norm_heads_backward", grid, &arguments)?

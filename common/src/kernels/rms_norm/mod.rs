@@ -47,7 +47,7 @@ pub fn backward(
 }
 
 /// Normalizes each head of `d` columns on its own (Qwen3): head i of x [T, width] by row i of
-/// `weights` [heads, d]; the columns behind the last of them are copied.
+/// `weights` [heads, d]; the columns after the last of them are copied.
 pub fn forward_heads(x: &Tensor, weights: &Vector, d: usize, eps: f32) -> Result<Tensor> {
     let (_, width) = x.matrix("rms_norm of heads: x")?;
     check_heads(weights, d, width)?;

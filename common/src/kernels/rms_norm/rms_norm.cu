@@ -46,7 +46,7 @@ extern "C" __global__ void rms_norm_backward(float16* dx, float16* y, const floa
 }
 
 // As rms_norm_forward for each head of D columns of rows [T, width]: head h is normalized by
-// weights[h, D]; the columns behind the last of `heads` are copied. Grid (T, width / D), one warp.
+// weights[h, D]; the columns after the first `heads` heads are copied. Grid (T, width / D), one warp.
 extern "C" __global__ void rms_norm_heads_forward(float16* y, const float16* x, const float* weights, int heads, int d,
                                                   int width, float epsilon) {
     int64 at = (int64)blockIdx.x * width + (int64)blockIdx.y * d;
