@@ -63,7 +63,9 @@ fn run() -> Result<Value> {
     };
     result["gpu"] = json!(gpu.name());
     result["load_seconds"] = json!(load_seconds);
-    result["peak_mib"] = json!(gpu.memory()?.peak >> 20);
+    let memory = gpu.memory()?;
+    result["peak_mib"] = json!(memory.peak >> 20);
+    result["reserved_peak_mib"] = json!(memory.reserved_peak >> 20);
     Ok(result)
 }
 

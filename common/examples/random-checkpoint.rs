@@ -86,8 +86,9 @@ type Planned = (String, Vec<usize>, bool);
 /// Embedding, last norm and head.
 fn outer(config: &Config) -> Vec<Planned> {
     let head = (!config.tied_head).then(|| config.head());
-    let mut tensors: Vec<Planned> = [config.embedding()].iter().chain(&head).flat_map(of_module).collect();
+    let mut tensors = of_module(&config.embedding());
     tensors.push(of_norm(&config.last_norm()));
+    tensors.extend(head.iter().flat_map(of_module));
     tensors
 }
 

@@ -23,6 +23,8 @@ pub struct Memory {
     pub used: u64,
     /// The most that was in use at a time.
     pub peak: u64,
+    /// The most that this process had set aside for buffers at a time, in use or not.
+    pub reserved_peak: u64,
 }
 
 /// The pool hands out multiples of this many bytes, as it is seen to do; no documentation promises it.
@@ -165,6 +167,8 @@ impl Gpu {
         let used = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
         let reserved = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
         let peak = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
-        Ok(Memory { free: free as u64 + reserved.saturating_sub(used), total: total as u64, used, peak })
+        let reserved_peak = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)?;
+        let free = free as u64 + reserved.saturating_sub(used);
+        Ok(Memory { free, total: total as u64, used, peak, reserved_peak })
     }
 }
