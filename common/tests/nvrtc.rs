@@ -38,9 +38,12 @@ fn every_kernel_compiles_for_every_gpu_without_spills() {
         })
         .collect();
     reports.iter().for_each(|report| eprint!("{report}"));
+    let spills: Vec<&str> =
+        reports.iter().flat_map(|report| report.lines()).filter(|line| line.contains("spills")).collect();
+    assert!(spills.is_empty(), "{spills:#?}");
 }
 
-/// Registers and spilled bytes of each kernel, from what ptxas says; a spill is a failure.
+/// Registers and spilled bytes of each kernel, a line each, from what ptxas says.
 fn report(source: &str, architecture: u32, log: &str) -> String {
     let (mut report, mut kernel) = (String::new(), "");
     for line in log.lines() {
@@ -50,8 +53,8 @@ fn report(source: &str, architecture: u32, log: &str) -> String {
         let before = |word: &str| {
             line.split(word).next()?.split([',', ' ']).rfind(|part| !part.is_empty())?.parse::<u32>().ok()
         };
-        if let (true, Some(spilled)) = (line.contains("spill stores"), before(" bytes spill stores")) {
-            assert_eq!(spilled, 0, "{source} sm_{architecture} {kernel} spills {spilled} bytes");
+        if let (true, Some(spilled @ 1..)) = (line.contains("spill stores"), before(" bytes spill stores")) {
+            report += &format!("sm_{architecture} {source} {kernel} spills {spilled} bytes\n");
         }
         if let (true, Some(registers)) = (line.contains("Used "), before(" registers")) {
             report += &format!("sm_{architecture} {source} {kernel}: {registers} registers\n");

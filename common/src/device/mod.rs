@@ -61,12 +61,12 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device, and says what `auto` chose and why. A GPU computes in bf16.
+    /// As [`DeviceChoice::open_in`] with bf16.
     pub fn open(self) -> Result<Device> {
         self.open_in(Float16::Bf16)
     }
 
-    /// As [`DeviceChoice::open`], with the numbers that a GPU computes with.
+    /// Opens the device, where a GPU computes in `float16`, and says what `auto` chose and why.
     pub fn open_in(self, float16: Float16) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),

@@ -75,7 +75,7 @@ impl Tensor {
         }
     }
 
-    /// As [`Tensor::gpu`], given away.
+    /// Gives the tensor away, for an op on the GPU that may write over it.
     pub(crate) fn into_gpu(self) -> Result<GpuTensor> {
         match self {
             Self::Cpu(_) => Err(error!(Bug, "a tensor on a GPU expected, found one on the host")),

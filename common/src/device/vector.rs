@@ -54,7 +54,7 @@ impl Vector {
         buffer_bytes::<f32>(len)
     }
 
-    /// The same values, moved to unified memory where they are on a GPU.
+    /// Moves the values to unified memory, where they are on a GPU.
     pub(crate) fn paged(self) -> Result<Self> {
         match self {
             Self::Cpu(_) => Ok(self),

@@ -3,6 +3,7 @@
 
 use cudarc::driver::{CudaSlice, DeviceRepr, UnifiedSlice, ValidAsZeroBits};
 
+use super::view::StreamId;
 use super::{Gpu, View, ViewMut, failed};
 use crate::cli::Size;
 use crate::{Context, Result, bail};
@@ -18,6 +19,8 @@ pub(crate) enum Buffer<T> {
         values: UnifiedSlice<T>,
         /// The address of the first value for the GPU.
         address: u64,
+        /// The stream that uses it.
+        stream: StreamId,
     },
 }
 
@@ -28,7 +31,7 @@ impl<T: Copy> Buffer<T> {
             Self::Own(values) => values.into(),
             // SAFETY: the values live as long as this borrow, and are changed through a mutable one only.
             #[allow(unsafe_code)]
-            Self::Unified { values, address } => unsafe { View::at(*address, values.len()) },
+            Self::Unified { values, address, stream } => unsafe { View::at(*address, values.len(), *stream) },
         }
     }
 
@@ -38,7 +41,9 @@ impl<T: Copy> Buffer<T> {
             Self::Own(values) => values.into(),
             // SAFETY: the values live as long as this borrow, which is the only one.
             #[allow(unsafe_code)]
-            Self::Unified { values, address } => unsafe { ViewMut::at(*address, values.len()) },
+            Self::Unified { values, address, stream } => unsafe {
+                ViewMut::at(*address, values.len(), *stream)
+            },
         }
     }
 
@@ -59,13 +64,13 @@ impl Gpu {
         if bytes > self.memory()?.free {
             bail!(OutOfMemory, "{} of unified memory, and the GPU has less free", Size(bytes));
         }
-        // SAFETY: every value is written below before anyone reads it.
+        // SAFETY: every value is written below before it is read.
         #[allow(unsafe_code)]
         let allocated = unsafe { self.context.alloc_unified::<T>(values.len().max(1), true) };
         let mut unified = allocated.map_err(failed).context("unified memory for a paged optimizer")?;
         unified.as_mut_slice().map_err(failed)?[..values.len()].copy_from_slice(values);
         let address = cudarc::driver::DevicePtr::device_ptr(&unified, &self.stream).0;
-        let buffer = Buffer::Unified { values: unified, address };
+        let buffer = Buffer::Unified { values: unified, address, stream: StreamId::of(&self.stream) };
         buffer.prefetch()?;
         Ok(buffer)
     }

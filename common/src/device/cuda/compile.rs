@@ -12,7 +12,7 @@ use crate::{Context, Result, cli, error, hex};
 /// A file of kernels.
 #[derive(Debug, Clone, Copy)]
 pub struct KernelSource {
-    /// As messages and the cache name it.
+    /// The name that messages and the cache on disk have for it.
     pub name: &'static str,
     /// CUDA C++ without includes; the prelude is pasted in front.
     text: &'static str,

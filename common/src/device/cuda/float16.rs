@@ -32,7 +32,7 @@ impl Float16 {
         }
     }
 
-    /// As checkpoints name it.
+    /// The type as checkpoints name it.
     pub fn dtype(self) -> Dtype {
         match self {
             Self::Bf16 => Dtype::BF16,
@@ -40,7 +40,7 @@ impl Float16 {
         }
     }
 
-    /// As cuBLASLt names it.
+    /// The type as cuBLASLt names it.
     pub(super) fn data_type(self) -> cudaDataType {
         match self {
             Self::Bf16 => cudaDataType::CUDA_R_16BF,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, result, sys};
 
 use super::compile::{self, KernelSource};
+use super::view::StreamId;
 use super::{Gpu, Loaded, View, ViewMut, failed};
 use crate::{Context, Result, error};
 
@@ -70,12 +71,18 @@ impl Grid {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Argument<'a> {
     bits: u64,
+    /// The stream of the buffer that this is an address in.
+    stream: Option<StreamId>,
     borrowed: PhantomData<&'a ()>,
 }
 
 impl<'a> Argument<'a> {
     fn of(bits: u64) -> Self {
-        Self { bits, borrowed: PhantomData }
+        Self { bits, stream: None, borrowed: PhantomData }
+    }
+
+    fn in_buffer(address: u64, stream: StreamId) -> Self {
+        Self { bits: address, stream: Some(stream), borrowed: PhantomData }
     }
 
     /// A null pointer.
@@ -90,7 +97,7 @@ impl<'a> Argument<'a> {
 
     /// The address of what a kernel reads and writes in the same place, once for each of the two.
     pub(crate) fn in_place<T: Copy>(view: ViewMut<'a, T>) -> [Self; 2] {
-        [Self::of(view.address()); 2]
+        [Self::from(view); 2]
     }
 
     /// A size that a kernel takes as a 32-bit `int`.
@@ -143,25 +150,25 @@ impl From<f32> for Argument<'_> {
 
 impl<'a, T: Copy> From<View<'a, T>> for Argument<'a> {
     fn from(view: View<'a, T>) -> Self {
-        Self::of(view.address())
+        Self::in_buffer(view.address(), view.stream())
     }
 }
 
 impl<'a, T: Copy> From<ViewMut<'a, T>> for Argument<'a> {
     fn from(view: ViewMut<'a, T>) -> Self {
-        Self::of(view.address())
+        Self::in_buffer(view.address(), view.stream())
     }
 }
 
 impl<'a, T> From<&'a CudaSlice<T>> for Argument<'a> {
     fn from(slice: &'a CudaSlice<T>) -> Self {
-        Self::of(address(slice))
+        Self::in_buffer(address(slice), StreamId::of(slice.stream()))
     }
 }
 
 impl<'a, T> From<&'a mut CudaSlice<T>> for Argument<'a> {
     fn from(slice: &'a mut CudaSlice<T>) -> Self {
-        Self::of(address(slice))
+        Self::in_buffer(address(slice), StreamId::of(slice.stream()))
     }
 }
 
@@ -191,7 +198,7 @@ impl Gpu {
     ///
     /// # Safety
     /// The arguments are, in number, order and type, those of the kernel's signature, and with this grid
-    /// the kernel reads and writes only what the views among them cover: whoever launches has compared
+    /// the kernel reads and writes only what the views among them cover: the caller has compared
     /// their extents with the sizes that the kernel is given. Of views to write, nothing else is read or
     /// written by work of another stream that is not ordered with this one by events.
     #[allow(unsafe_code)]
@@ -207,6 +214,10 @@ impl Gpu {
             return Ok(());
         }
         grid.check().with_context(|| format!("kernel {name}"))?;
+        let own = StreamId::of(&self.stream);
+        if arguments.iter().filter_map(|argument| argument.stream).any(|stream| stream != own) {
+            return Err(error!(Bug, "kernel {name}: buffers of one open GPU expected"));
+        }
         let Grid { blocks, threads, shared } = grid;
         let function = self.function(source, name, shared)?;
         let mut pointers: Vec<*mut c_void> =

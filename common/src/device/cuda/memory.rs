@@ -106,7 +106,7 @@ impl Gpu {
     }
 
     /// A buffer with the `len` values that `fill` writes into page-locked memory, from which the GPU
-    /// copies at full speed while the host goes on.
+    /// copies at full speed while the host continues.
     pub(crate) fn upload_staged(
         &self,
         len: usize,

@@ -140,17 +140,17 @@ impl Gpu {
         }))
     }
 
-    /// As NVIDIA calls it.
+    /// The name that NVIDIA gives the GPU.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The numbers that it computes with.
+    /// The number type that the GPU computes with.
     pub fn float16(&self) -> Float16 {
         self.float16
     }
 
-    /// Which of the GPUs.
+    /// The index of the GPU among those of the machine.
     pub(crate) fn ordinal(&self) -> usize {
         self.ordinal
     }

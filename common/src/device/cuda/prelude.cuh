@@ -12,9 +12,9 @@ typedef long long int64;
 #define FLOAT16 "f16"
 
 __device__ __forceinline__ float to_float(float16 value) {
-    float widened;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(widened) : "h"(value));
-    return widened;
+    float result;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value));
+    return result;
 }
 
 __device__ __forceinline__ float low_float(unsigned packed) { return to_float((float16)packed); }

@@ -8,6 +8,7 @@ use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::launch::address;
+use super::view::StreamId;
 use super::{Float16, Gpu, View, ViewMut, buffer_bytes, failed};
 use crate::device::Write;
 use crate::{Error, Result, error};
@@ -105,6 +106,8 @@ impl<'a, T: Number> Product<'a, T> {
 /// A product whose extents fit together, as cuBLASLt takes it.
 #[derive(Debug, Clone, Copy)]
 struct Checked {
+    /// The stream that all buffers belong to.
+    stream: StreamId,
     /// M, N and K.
     shape: [usize; 3],
     /// The address of the first number, and the numbers from one row in memory to the next, of a, b and out.
@@ -146,7 +149,13 @@ impl Checked {
         if let Some(bias) = bias.filter(|bias| bias.shape() != [1, n]) {
             return Err(error!(Bug, "a bias of {n} numbers expected, found {:?}", bias.shape()));
         }
+        let others = residual.map(|residual| residual.stream()).into_iter();
+        let others = others.chain(bias.map(|bias| bias.stream())).chain([a.view.stream(), b.view.stream()]);
+        if others.into_iter().any(|stream| stream != out.stream()) {
+            return Err(error!(Bug, "a product of buffers of one open GPU expected"));
+        }
         Ok(Self {
+            stream: out.stream(),
             shape: [m, n, k],
             addresses: [a.view.address(), b.view.address(), out.address()],
             strides: [a.view.stride(), b.view.stride(), stride],
@@ -206,7 +215,7 @@ pub(super) struct Products {
 // GPU's memory, which no thread touches.
 #[allow(unsafe_code)]
 unsafe impl Send for Products {}
-// SAFETY: as for Send; cuBLASLt's handle takes calls of several threads at a time, and algorithms are behind a
+// SAFETY: as for Send; cuBLASLt's handle takes calls of several threads at a time, and algorithms are guarded by a
 // lock. All products share one workspace, and may: `Gpu::product` queues each of them on the one stream that
 // computes, where they run one after the other whatever thread has queued them.
 #[allow(unsafe_code)]
@@ -316,6 +325,9 @@ impl Gpu {
         write: Write,
     ) -> Result<()> {
         let product = Checked::new(&product, &out, write)?;
+        if product.stream != StreamId::of(&self.stream) {
+            return Err(error!(Bug, "a product of this GPU's buffers expected"));
+        }
         let [m, n, k] = product.shape;
         if m == 0 || n == 0 || k == 0 {
             return match write == Write::Add || m == 0 || n == 0 {
@@ -415,7 +427,7 @@ fn refused(error: result::CublasError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::unreal::{view, view_mut};
+    use super::super::view::unreal::{of_stream, view, view_mut};
     use super::*;
 
     fn check<T: Number>(product: Product<'_, T>, out: ViewMut<'_, T>, write: Write) -> Result<Checked> {
@@ -444,6 +456,17 @@ mod tests {
         let transposed =
             check(Product::new(a.t(), view(0, 3, 7)), view_mut::<u16>(0, 5, 7), Write::Add).unwrap();
         assert_eq!((transposed.shape, transposed.transposed), ([5, 7, 3], [true, false]));
+    }
+
+    #[test]
+    fn buffers_of_two_gpus_are_not_multiplied() {
+        let (a, b) = (view::<u16>(0, 3, 5), view::<u16>(0, 5, 7));
+        let out = || view_mut::<u16>(1024, 3, 7);
+        let product = Product::new(a, b);
+        assert!(check(product, out(), Write::Overwrite).is_ok());
+        assert!(check(Product::new(a, of_stream(0, 5, 7, 1)), out(), Write::Overwrite).is_err());
+        assert!(check(product.plus(Some(of_stream(0, 3, 7, 1))), out(), Write::Overwrite).is_err());
+        assert!(check(product.with_bias(Some(of_stream(0, 1, 7, 1))), out(), Write::Overwrite).is_err());
     }
 
     #[test]

@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn rows_go_to_different_places() {
         assert!(are_distinct(&[3, 0, 2], 4) && are_distinct(&[], 0));
-        assert!(!are_distinct(&[3, 0, 4], 4), "behind the last");
+        assert!(!are_distinct(&[3, 0, 4], 4), "after the last");
         assert!(!are_distinct(&[3, 0, 3], 4), "two blocks would write one row");
     }
 }

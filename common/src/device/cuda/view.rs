@@ -6,8 +6,9 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
-use cudarc::driver::CudaSlice;
+use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::address;
 use crate::{Result, error};
@@ -19,16 +20,27 @@ struct Extent<T> {
     rows: usize,
     columns: usize,
     stride: usize,
+    stream: StreamId,
     number: PhantomData<T>,
+}
+
+/// The stream that a buffer belongs to. Every open GPU has its own, so that buffers of two are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamId(usize);
+
+impl StreamId {
+    pub(super) fn of(stream: &Arc<CudaStream>) -> Self {
+        Self(Arc::as_ptr(stream).addr())
+    }
 }
 
 impl<T: Copy> Extent<T> {
     /// A row of `len` numbers.
-    fn row(address: u64, len: usize) -> Self {
-        Self { address, rows: 1, columns: len, stride: len, number: PhantomData }
+    fn row(address: u64, len: usize, stream: StreamId) -> Self {
+        Self { address, rows: 1, columns: len, stride: len, stream, number: PhantomData }
     }
 
-    /// The address of the number at `row` and `column`, which may be one behind the last.
+    /// The address of the number at `row` and `column`, which may be one past the end.
     fn address_of(&self, row: usize, column: usize) -> u64 {
         self.address + ((row * self.stride + column) * size_of::<T>()) as u64
     }
@@ -90,8 +102,8 @@ impl<'a, T: Copy> View<'a, T> {
     /// # Safety
     /// They are in the GPU's memory for as long as `'a`, and nothing writes to them meanwhile.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn at(address: u64, len: usize) -> Self {
-        Self::of(Extent::row(address, len))
+    pub(super) unsafe fn at(address: u64, len: usize, stream: StreamId) -> Self {
+        Self::of(Extent::row(address, len, stream))
     }
 
     /// The rows in `rows`.
@@ -120,8 +132,13 @@ impl<'a, T: Copy> View<'a, T> {
     }
 
     /// The address of the first number.
-    pub(crate) fn address(&self) -> u64 {
+    pub(super) fn address(&self) -> u64 {
         self.extent.address
+    }
+
+    /// The stream that the buffer belongs to.
+    pub(super) fn stream(&self) -> StreamId {
+        self.extent.stream
     }
 
     /// Fails unless this is a matrix [rows, columns] whose rows follow each other; `what` names it.
@@ -140,8 +157,8 @@ impl<'a, T: Copy> ViewMut<'a, T> {
     /// # Safety
     /// They are in the GPU's memory for as long as `'a`, and nothing else reads or writes them meanwhile.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn at(address: u64, len: usize) -> Self {
-        Self::of(Extent::row(address, len))
+    pub(super) unsafe fn at(address: u64, len: usize, stream: StreamId) -> Self {
+        Self::of(Extent::row(address, len, stream))
     }
 
     /// The rows in `rows`.
@@ -175,8 +192,13 @@ impl<'a, T: Copy> ViewMut<'a, T> {
     }
 
     /// The address of the first number.
-    pub(crate) fn address(&self) -> u64 {
+    pub(super) fn address(&self) -> u64 {
         self.extent.address
+    }
+
+    /// The stream that the buffer belongs to.
+    pub(super) fn stream(&self) -> StreamId {
+        self.extent.stream
     }
 
     /// Fails unless this is a matrix [rows, columns] whose rows follow each other; `what` names it.
@@ -201,30 +223,40 @@ fn expect<T: Copy>(extent: &Extent<T>, what: &str, shape: [usize; 2]) -> Result<
 impl<'a, T: Copy> From<&'a CudaSlice<T>> for View<'a, T> {
     /// A row of all numbers of a buffer.
     fn from(slice: &'a CudaSlice<T>) -> Self {
-        Self::of(Extent::row(address(slice), slice.len()))
+        Self::of(Extent::row(address(slice), slice.len(), StreamId::of(slice.stream())))
     }
 }
 
 impl<'a, T: Copy> From<&'a mut CudaSlice<T>> for ViewMut<'a, T> {
     /// A row of all numbers of a buffer.
     fn from(slice: &'a mut CudaSlice<T>) -> Self {
-        Self::of(Extent::row(address(slice), slice.len()))
+        Self::of(Extent::row(address(slice), slice.len(), StreamId::of(slice.stream())))
     }
 }
 
 /// Views of memory that is not there, for tests of what is checked before a launch.
 #[cfg(test)]
 pub(super) mod unreal {
-    use super::{Extent, View, ViewMut};
+    use super::{Extent, StreamId, View, ViewMut};
 
     /// A matrix [rows, columns] whose first number is at `address`.
     pub(crate) fn view<T: Copy>(address: u64, rows: usize, columns: usize) -> View<'static, T> {
-        View::of(Extent::row(address, rows * columns).matrix(rows, columns).unwrap())
+        of_stream(address, rows, columns, 0)
+    }
+
+    /// As [`view`], in a buffer of another stream.
+    pub(crate) fn of_stream<T: Copy>(
+        address: u64,
+        rows: usize,
+        columns: usize,
+        stream: usize,
+    ) -> View<'static, T> {
+        View::of(Extent::row(address, rows * columns, StreamId(stream)).matrix(rows, columns).unwrap())
     }
 
     /// As [`view`], to be written.
     pub(crate) fn view_mut<T: Copy>(address: u64, rows: usize, columns: usize) -> ViewMut<'static, T> {
-        ViewMut::of(Extent::row(address, rows * columns).matrix(rows, columns).unwrap())
+        ViewMut::of(Extent::row(address, rows * columns, StreamId(0)).matrix(rows, columns).unwrap())
     }
 }
 

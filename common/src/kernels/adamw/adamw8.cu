@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(256) adamw8_step(
             float denominator = __fadd_rn(sqrtf(second) / root_correction, epsilon);
             parameters[i] = __fsub_rn(__fmul_rn(parameters[i], decay), __fmul_rn(step_size, first / denominator));
         }
-        // Behind block_max every thread has read the old absmax.
+        // After block_max every thread has read the old absmax.
         float first_most = block_max(fabsf(first)), second_most = block_max(fabsf(second));
         if (i < len) {
             const float least = 1.17549435e-38f;

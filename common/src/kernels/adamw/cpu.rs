@@ -30,8 +30,8 @@ pub(super) fn step(
         });
 }
 
-/// One step of parameters whose moments are in 8 bits: the moments of a block are widened, updated,
-/// used and narrowed again. `range` of the moments begins and ends between two blocks, or at the end.
+/// One step of parameters whose moments are in 8 bits: the moments of a block are dequantized, updated,
+/// used and quantized again. `range` of the moments begins and ends between two blocks, or at the end.
 pub(super) fn step_in_8_bits(
     formula: &Formula,
     parameters: &mut [f32],

@@ -2,8 +2,8 @@
 //! by, over one contiguous f32 buffer of all trainable parameters.
 //!
 //! Moments are kept in f32, or in 8 bits as bitsandbytes' `AdamW8bit` keeps them; the formula is the
-//! same, in f32 and with the moments of this step before they are narrowed. It is that of
-//! bitsandbytes' CPU code; its CUDA kernel decays a weight behind the step in place of before it, and
+//! same, in f32 and with the moments of this step before they are quantized. It is that of
+//! bitsandbytes' CPU code; its CUDA kernel decays a weight after the step instead of before it, and
 //! gives a negative first moment that rounds to zero the least negative code.
 
 mod cpu;

@@ -34,7 +34,7 @@ impl MomentsSpec {
         for tensor in tensors {
             let in_8_bits = tensor.len() >= LEAST_IN_8_BITS;
             match parts.last_mut() {
-                // Behind a whole number of blocks the next tensor's blocks begin by themselves.
+                // After a whole number of blocks the next tensor's blocks begin by themselves.
                 Some((range, kind))
                     if *kind == in_8_bits && (!in_8_bits || range.len().is_multiple_of(BLOCK)) =>
                 {
@@ -46,7 +46,7 @@ impl MomentsSpec {
         Self { parts, is_paged: false }
     }
 
-    /// The same moments, paged.
+    /// These moments in unified memory, where they are on a GPU.
     pub fn paged(self) -> Self {
         Self { is_paged: true, ..self }
     }
@@ -74,7 +74,7 @@ impl MomentsSpec {
 /// First and second moments, and the number of steps taken.
 #[derive(Debug)]
 pub struct Moments {
-    /// One behind the other; all parameters together.
+    /// Parts that follow each other and together are all parameters.
     pub(super) parts: Vec<Part>,
     /// Steps taken.
     pub steps: u64,

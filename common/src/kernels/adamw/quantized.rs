@@ -81,7 +81,7 @@ impl Quantized {
         buffer_bytes::<f32>(4 * DynamicMap::LEN) + if is_paged { 0 } else { 2 * blocks }
     }
 
-    /// The same moments in unified memory, where they are on a GPU.
+    /// Moves the moments to unified memory, where they are on a GPU.
     pub fn paged(self) -> Result<Self> {
         let [first, second] = self.to_host()?;
         match self {

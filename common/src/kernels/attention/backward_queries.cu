@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
             copy_rows<QUERY_KEYS>(next + QUERY_KEYS * ROW_BYTES, rows.values, key + QUERY_KEYS);
         }
         if (first >= block.length || key > first + 31) continue;
-        if (WINDOWED && key + QUERY_KEYS <= first_seen(first, window)) continue;
+        if (WINDOWED && first - key - QUERY_KEYS + 1 >= window) continue;
 
         float scores[2][QUERY_KEYS / 8][4], dscores[2][QUERY_KEYS / 8][4];
         clear(scores);
@@ -90,8 +90,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
                     float probability = power_of_two(scores[i][n][j] * (scale * LOG2_E) - row_log_sum[i][j / 2]);
-                    if (masked && n * 8 + j % 2 > limit + i * 16 + j / 2 * 8) probability = 0.0f;
-                    if (WINDOWED && n * 8 + j % 2 <= limit + i * 16 + j / 2 * 8 - window) probability = 0.0f;
+                    // A key after the query is, as an unsigned distance, outside every window. Two comparisons would spill.
+                    if (WINDOWED ? (unsigned)(limit + i * 16 + j / 2 * 8 - n * 8 - j % 2) >= (unsigned)window
+                                 : masked && n * 8 + j % 2 > limit + i * 16 + j / 2 * 8)
+                        probability = 0.0f;
                     dscores[i][n][j] = probability * (dscores[i][n][j] - row_delta[i][j / 2]);
                 }
 #pragma unroll

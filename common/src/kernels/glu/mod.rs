@@ -25,7 +25,7 @@ pub fn forward(gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
 }
 
 /// dgate_up [T, 2F] from dh [T, F] and the forward's input; and h [T, F] once more, which costs nothing
-/// beside it. On a GPU they are written over what came in, where nobody shares that.
+/// beside it. On a GPU they are written over the inputs, where no other tensor shares those.
 pub fn backward(dh: Tensor, gate_up: Tensor, activation: Activation) -> Result<(Tensor, Tensor)> {
     let (t, f) = halves(&gate_up)?;
     dh.expect("glu backward: dh", &[t, f])?;

@@ -1,4 +1,4 @@
-//! The reference: a block of weight rows is widened to f32 into scratch that stays in the cache,
+//! The reference: a block of weight rows is dequantized to f32 into scratch that stays in the cache,
 //! then multiplied, then the next block.
 
 use std::cell::RefCell;
@@ -12,9 +12,9 @@ use crate::kernels::Write;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, product};
 use crate::kernels::simd::vectorized;
 
-/// Weights widened at a time: 4 MiB of f32, a share of the last-level cache.
+/// Weights dequantized at a time: 4 MiB of f32, a share of the last-level cache.
 const BLOCK_WEIGHTS: usize = 1 << 20;
-/// Up to this many rows of x, each weight row is used in registers right after it is widened.
+/// Up to this many rows of x, each weight row is used in registers right after it is dequantized.
 const FEW_ROWS: usize = 4;
 
 thread_local! {
@@ -140,7 +140,7 @@ fn outputs(weights: &[&Weight]) -> usize {
     weights.iter().map(|weight| weight.shape()[0]).sum()
 }
 
-/// Gives stacked weights to `work` in blocks of rows, widened by all threads.
+/// Gives stacked weights to `work` in blocks of rows, dequantized by all threads.
 fn for_blocks(weights: &[&Weight], mut work: impl FnMut(Range<usize>, Matrix<'_>)) -> Result<()> {
     let (n, k) = (outputs(weights), inputs(weights));
     // Rows a multiple of 2 KiB apart fall into few sets of the cache, and a product reads columns.
@@ -184,7 +184,7 @@ fn read_stacked(weights: &[&Weight], rows: Range<usize>, stride: usize, out: &mu
     Ok(())
 }
 
-/// y [T, N] = x [T, K] · Wᵀ for a T so small that widening W is most of the work.
+/// y [T, N] = x [T, K] · Wᵀ for a T so small that dequantizing W is most of the work.
 fn few_rows(y: &mut [f32], x: &[f32], t: usize, weight: &Weight, outputs: usize) -> Result<()> {
     const ROWS: usize = 8;
     let [n, k] = weight.shape();

@@ -1,5 +1,5 @@
-//! The adapters' products on the host. The A's of a stack lie one behind the other, so that they
-//! are one matrix [ΣR, K] and the three products with it run once. Where dropout gives each adapter an
+//! The adapters' products on the host. The A's of a stack follow each other in the buffer of parameters, so that
+//! they are one matrix [ΣR, K] and the three products with it run once. Where dropout gives each adapter an
 //! input of its own, they run once for each.
 
 use std::ops::Range;

@@ -203,7 +203,7 @@ pub fn forward(
 
 /// What the backward of a layer gives.
 pub struct Backward {
-    /// [T, K], where someone needs it.
+    /// The gradient of x, [T, K], where it was asked for.
     pub dx: Option<Tensor>,
     /// scale·dy·B [T, ΣR], which the adapters' gradients need; nothing without adapters.
     d_lora_hidden: Option<Tensor>,
@@ -216,7 +216,7 @@ impl Backward {
     }
 }
 
-/// dx [T, K] from dy [T, ΣN]; where no one needs it, it is not computed.
+/// dx [T, K] from dy [T, ΣN], where `needs_dx`, and what [`adapter_gradients`] needs.
 pub fn backward(dy: &Tensor, linear: &Linear, parameters: Parameters, needs_dx: bool) -> Result<Backward> {
     let (t, _) = check(dy, linear.outputs, "linear backward: dy")?;
     check_adapters(linear, parameters.values.len())?;
@@ -290,7 +290,7 @@ pub fn project(x: &Tensor, linear: &Linear) -> Result<Vec<f32>> {
     }
 }
 
-/// Every A and B lies whole in a buffer of `len` values, and the A's one behind the other.
+/// Every A and B lies whole in a buffer of `len` values, and the A's follow each other.
 fn check_adapters(linear: &Linear, len: usize) -> Result<()> {
     let slots: Vec<&AdapterSlot> =
         linear.projections.iter().filter_map(|projection| projection.adapter.as_ref()).collect();

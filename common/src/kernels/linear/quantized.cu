@@ -17,7 +17,7 @@ __device__ __forceinline__ float scale_of(const Scales& scales, int64 element) {
 }
 
 // weight[len] in 16 bits from packed[len / 2], the even number of a pair in the high four bits. A thread
-// widens four groups of eight numbers, each a 4-byte load and a 16-byte store that its neighbours
+// dequantizes four groups of eight numbers, each a 4-byte load and a 16-byte store that its neighbours
 // continue, all loads before the first use. Numbers are rounded once, as bitsandbytes rounds them.
 #define GROUPS 4
 extern "C" __global__ void __launch_bounds__(256) dequantize(
@@ -59,8 +59,8 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(
 }
 
 // y[t, n] = sum over k of x[t, k] * weight[n, k], plus bias[n] and added[t, n] where they are given, for T
-// rows of x: each packed weight is read once and never written wide. A warp takes R rows n, so that
-// more loads are in flight and x is widened once for all of them; a lane takes 32 numbers of each row
+// rows of x: each packed weight is read once and never written in 16 bits. A warp takes R rows n, so that
+// more loads are in flight and x is cast to f32 once for all of them; a lane takes 32 numbers of each row
 // at a time: 16 bytes, of one block. K is a multiple of 32.
 template <int T, int R>
 __device__ __forceinline__ void multiply_rows(float16* y, int y_stride, const float16* added, const float16* x, int x_stride,

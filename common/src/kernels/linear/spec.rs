@@ -6,7 +6,7 @@ use crate::device::cuda::ScratchSizes;
 /// A stack whose weights are known by the headers of their files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LinearSpec {
-    /// Of each projection.
+    /// The weight of each projection, in the order of the stack.
     pub(crate) weights: Vec<WeightSpec>,
     /// Whether any projection has a bias.
     pub(crate) has_bias: bool,

@@ -1,4 +1,4 @@
-//! A frozen weight, as the checkpoint holds it: never copied, widened to f32 piece by piece.
+//! A frozen weight, as the checkpoint holds it: never copied, dequantized to f32 piece by piece.
 
 use std::ops::Range;
 
@@ -75,7 +75,7 @@ fn check_shape(name: &str, expected: [usize; 2], found: &[usize]) -> Result<()> 
     }
 }
 
-/// The weight is of numbers that can be widened to f32.
+/// Fails unless the weight is of numbers that f32 holds exactly.
 fn check_dtype(tensor: &Tensor) -> Result<()> {
     match tensor.dtype {
         Dtype::BF16 | Dtype::F16 | Dtype::F32 => Ok(()),
@@ -87,7 +87,7 @@ impl Weight {
     /// The weight `name` of a checkpoint, which must be [n, k].
     pub fn load(checkpoint: &Checkpoint, name: &str, expected: [usize; 2]) -> Result<Self> {
         let weight = match Quantized::load(checkpoint, name)? {
-            // As bitsandbytes does, widened to the type that computes, whatever it was quantized from.
+            // As in bitsandbytes, dequantized to the type that computes, whatever it was quantized from.
             Some(quantized) => Self::Quantized(quantized.with_dtype(Dtype::F32)),
             None => Self::Dense(checkpoint.tensor(name)?),
         };
@@ -128,9 +128,9 @@ impl Weight {
             bytemuck::cast_slice_mut(out).copy_from_slice(&tensor.bytes[row * size..(row + 1) * size]);
             return Ok(());
         }
-        let mut wide = vec![0.0; out.len()];
-        self.read_rows(row..row + 1, &mut wide)?;
-        out.iter_mut().zip(wide).for_each(|(out, value)| *out = float16.bits(value));
+        let mut values = vec![0.0; out.len()];
+        self.read_rows(row..row + 1, &mut values)?;
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = float16.bits(value));
         Ok(())
     }
 

@@ -18,9 +18,9 @@ use cudarc::driver::CudaSlice;
 
 /// The losses of rows, which a GPU may still be computing.
 pub enum Losses {
-    /// Of each row, in the chunks that they were computed in.
+    /// The loss of each row, in the chunks that they were computed in.
     Cpu(Vec<Vec<f64>>),
-    /// Of each row, on the GPU that computes them, and the number of rows.
+    /// The GPU that computes the losses, the loss of each row on it, and the number of rows.
     Cuda(Arc<Gpu>, CudaSlice<f32>, usize),
 }
 

@@ -14,7 +14,7 @@ use sources::{Blocks, THREADS, constant, source};
 pub(in crate::kernels) use sources::{HOPPER, SOURCES};
 pub(super) use tasks::Tasks;
 
-/// Up to this many new tokens of one sequence behind a past are decoded, the past split over blocks.
+/// Up to this many new tokens of one sequence after a past are decoded, the past split over blocks.
 const FEW_TOKENS: usize = 8;
 /// Blocks that the decoding of one step is split into, for each processor.
 const BLOCKS_PER_PROCESSOR: usize = 2;

@@ -32,7 +32,7 @@ pub(in crate::kernels::attention) struct Tasks {
 pub(super) struct List {
     pub(super) tasks: CudaSlice<i32>,
     pub(super) len: usize,
-    /// Of a block.
+    /// Rows of a block.
     pub(super) rows: usize,
 }
 

@@ -189,9 +189,9 @@ pub(in crate::kernels) fn upload(gpu: &Arc<Gpu>, tensor: &Tensor) -> Result<GpuT
     }
     let mut values = vec![0; n * k];
     values.par_chunks_mut(k.max(1)).enumerate().try_for_each(|(row, out)| -> Result<()> {
-        let mut wide = vec![0.0; k];
-        tensor.read_f32(row * k..(row + 1) * k, &mut wide)?;
-        out.iter_mut().zip(&wide).for_each(|(out, value)| *out = float16.bits(*value));
+        let mut in_f32 = vec![0.0; k];
+        tensor.read_f32(row * k..(row + 1) * k, &mut in_f32)?;
+        out.iter_mut().zip(&in_f32).for_each(|(out, value)| *out = float16.bits(*value));
         Ok(())
     })?;
     GpuTensor::from_bits(gpu, &values, &[n, k])
