@@ -224,3 +224,20 @@ fn same_run(path: &Path, saved: &Value, recipe: &Value) -> Result<()> {
         "use the settings it began with, or begin anew with another -o; a finished run can be made longer",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `progress.json` of a checkpoint that an earlier version wrote.
+    const WRITTEN: &str = r#"{"step":3,"history":{"log_history":[{"epoch":0.5,"loss":1.25,"step":2}],"lines":[{"current_steps":2,"loss":1.25}],"loss_sum":4608308318706860032,"tokens_seen":77,"pending":[4598175219545276416,4591870180066957722]},"scaler":{"scale":32768.0,"steps":2,"overflows":1}}"#;
+
+    #[test]
+    fn what_a_checkpoint_says_of_its_run_keeps_its_bytes() {
+        let progress: Progress = serde_json::from_str(WRITTEN).unwrap();
+        assert_eq!((progress.step, progress.history.loss_sum, progress.history.tokens_seen), (3, 1.25, 77));
+        assert_eq!(progress.history.pending, [0.25, 0.1]);
+        assert_eq!(progress.scaler.map(|scaler| (scaler.scale(), scaler.overflows())), Some((32768.0, 1)));
+        assert_eq!(serde_json::to_string(&progress).unwrap(), WRITTEN);
+    }
+}

@@ -341,3 +341,6 @@ fn default_output(model: &Path) -> Result<PathBuf> {
     output.push("-lora");
     Ok(PathBuf::from(output))
 }
+
+#[cfg(test)]
+mod tests;
