@@ -26,7 +26,7 @@ fn hint(kind: Kind) -> Option<&'static str> {
 fn main() -> ExitCode {
     cli::run(Tool { name: "lora-train", hint }, |_: Arguments| {
         let (arguments, settings) = yaml::complete(std::env::args_os().collect())?;
-        match lora::train::train(Config::new(arguments, settings)?)? {
+        match lora::run::train::train(Config::new(arguments, settings)?)? {
             Some(output) => cli::print_path(&output),
             None => Ok(()),
         }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use common::{Error, Result, cli};
 
-use crate::adapters::ALL;
 use crate::arguments::adapter::AdapterArguments;
 use crate::arguments::optimization::{OptimizationArguments, Strategy};
 use crate::arguments::reporting::ReportingArguments;
+use crate::config::every::Every;
 use crate::data::DataArguments;
-use crate::every::Every;
+use crate::run::adapters::ALL;
 use crate::schedule::check_steps;
 
 /// Most examples of a step.

@@ -1,6 +1,7 @@
 //! What a run does, checked: built from the arguments, and all that the trainer takes.
 
 mod checks;
+pub mod every;
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +16,8 @@ use crate::arguments::Arguments;
 use crate::arguments::adapter::{AdapterArguments, InitLoraWeights, QuantizationType};
 use crate::arguments::optimization::{OptimizationArguments, OptimizerName};
 use crate::arguments::reporting::ReportTo;
+use crate::config::every::Every;
 use crate::data::DataArguments;
-use crate::every::Every;
 use crate::schedule::{SchedulerParameters, SchedulerType};
 use crate::yaml::effective::Settings;
 

@@ -11,13 +11,13 @@ use common::kernels::adamw::MomentsSpec;
 use common::model::ModelSpec;
 use serde_json::Value;
 
-use crate::adapters::Beginning;
-use crate::checkpoint::{self, Progress};
 use crate::config::Config;
 use crate::data::store::{Examples, Selection, Summary};
-use crate::memory::{self, MemoryPlan};
-use crate::order::{Order, split};
-use crate::packs::packs;
+use crate::plan::memory::{self, MemoryPlan};
+use crate::plan::order::{Order, split};
+use crate::plan::packs::packs;
+use crate::run::adapters::Beginning;
+use crate::run::checkpoint::{self, Progress};
 use crate::schedule::Schedule;
 
 /// What is known of a run before its model is loaded.

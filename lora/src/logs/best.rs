@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::record::History;
+use crate::logs::record::History;
 
 /// The best checkpoint.
 #[derive(Debug, Clone, PartialEq)]

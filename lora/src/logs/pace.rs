@@ -7,7 +7,7 @@ use common::device::Device;
 use common::device::cuda::Utilization;
 use common::host_memory::{peak_resident_memory, resident_memory};
 
-use crate::record::Step;
+use crate::logs::record::Step;
 
 /// Counts since some moment.
 pub struct Pace {

@@ -50,7 +50,7 @@ mod tests {
             /// Lengths of the examples of each pack.
             packs: Vec<Vec<usize>>,
         }
-        let text = include_str!("../../tests/golden/packs.json");
+        let text = include_str!("../../../tests/golden/packs.json");
         let golden: Vec<Golden> = serde_json::from_str(text).unwrap();
         for Golden { lengths, capacity, packs: expected } in golden {
             let packs = packs(&lengths, capacity);

@@ -16,22 +16,22 @@ use common::text::Example;
 use common::{Context, Error, Result, error};
 use serde_json::{Value, json};
 
-use crate::best::{self, Best};
-use crate::checkpoint::{self, Progress, State};
 use crate::config::Config;
+use crate::config::every::Every;
 use crate::data::store::Selection;
 use crate::data::{Prepared, Texts};
-use crate::every::Every;
-use crate::health::Health;
-use crate::order::Order;
-use crate::output;
-use crate::pace::Pace;
-use crate::plot;
-use crate::preview;
-use crate::record::{History, Record, Step};
-use crate::scaler::LossScaler;
+use crate::logs::best::{self, Best};
+use crate::logs::pace::Pace;
+use crate::logs::plot;
+use crate::logs::record::{History, Record, Step};
+use crate::plan::order::Order;
+use crate::run::checkpoint::{self, Progress, State};
+use crate::run::health::Health;
+use crate::run::output;
+use crate::run::preview;
+use crate::run::scaler::LossScaler;
+use crate::run::setup::Setup;
 use crate::schedule::Schedule;
-use crate::setup::Setup;
 
 /// Held-out examples that are in memory at a time.
 const LOADED: usize = 256;

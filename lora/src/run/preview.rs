@@ -2,8 +2,8 @@
 
 use common::cli::note;
 
-use crate::every::Every;
-use crate::setup::Setup;
+use crate::config::every::Every;
+use crate::run::setup::Setup;
 
 /// Steps at which the learning rate is shown, as shares of the run.
 const SHARES: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];

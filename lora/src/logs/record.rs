@@ -11,10 +11,10 @@ use common::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::best::Best;
 use crate::config::Config;
-use crate::every::Every;
-use crate::tensorboard::EventFile;
+use crate::config::every::Every;
+use crate::logs::best::Best;
+use crate::logs::tensorboard::EventFile;
 
 /// The file of LLaMA-Factory's lines.
 const LOG: &str = "trainer_log.jsonl";

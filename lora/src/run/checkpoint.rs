@@ -15,9 +15,9 @@ use serde_json::Value;
 
 use crate::config::{Begin, Config};
 use crate::data::Texts;
-use crate::output::TOOL;
-use crate::record::History;
-use crate::scaler::LossScaler;
+use crate::logs::record::History;
+use crate::run::output::TOOL;
+use crate::run::scaler::LossScaler;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";

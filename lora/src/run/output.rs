@@ -9,8 +9,8 @@ use common::cli::{self, Destination, GrowingDirectory, note, recipe_of};
 use common::{Error, Result, error};
 use serde_json::Value;
 
-use crate::checkpoint;
 use crate::config::{Begin, Config};
+use crate::run::checkpoint;
 
 /// The name in `made-by.json`.
 pub const TOOL: &str = "lora-train";

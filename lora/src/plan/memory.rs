@@ -11,7 +11,7 @@ use common::{Result, error};
 
 use crate::config::Config;
 use crate::data::store::Selection;
-use crate::order::Order;
+use crate::plan::order::Order;
 
 /// Tokens of a pass on the host: enough that widening the weights is a small part of the work.
 const HOST_PASS_TOKENS: usize = 1024;
