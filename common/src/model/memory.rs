@@ -267,14 +267,14 @@ mod tests {
     #[test]
     fn blocks_keep_what_is_planned() {
         use crate::device::Device;
-        use crate::model::{AdapterOptions, Batch, Model, Sequence};
+        use crate::model::{AdapterSettings, Batch, Model, Sequence};
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
         for family in
             ["llama", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen2-window-yarn", "qwen3"]
         {
             let mut model = Model::load(&models.join(family), &Device::Cpu).unwrap();
             let targets = ["q_proj", "down_proj", "up_proj"].map(String::from).to_vec();
-            model.add_adapters(&AdapterOptions { rank: 3, targets, ..AdapterOptions::default() }).unwrap();
+            model.add_adapters(&AdapterSettings { rank: 3, targets, ..AdapterSettings::default() }).unwrap();
             let sequences = [11, 7, 16].map(|len| vec![5; len]);
             let batch = Batch::pack(
                 sequences.iter().map(|tokens| Sequence { tokens, trained: &[true; 16][..tokens.len()] }),

@@ -1,5 +1,7 @@
 use std::ffi::OsString;
 
+use std::path::Path;
+
 use super::*;
 
 /// The configuration of a run on a model in `folder/model`.
@@ -12,15 +14,15 @@ fn config(folder: &Path, options: &str) -> Config {
         "ADAPTER" => folder.join("adapter").into(),
         option => option.into(),
     }));
-    let (arguments, settings) = crate::yaml::complete(line).unwrap();
-    Config::new(arguments, settings).unwrap()
+    let (arguments, options) = crate::yaml::complete(line).unwrap();
+    arguments.config(options).unwrap()
 }
 
 /// The recipe as `made-by.json` has it, with FOLDER for the folder of the model.
 fn recipe(options: &str, held_out: Option<&str>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let root = fs_err::canonicalize(folder.path()).unwrap();
-    let recipe = config(&root, options).recipe("e1", held_out);
+    let recipe = config(&root, options).recipe("e1", held_out).unwrap();
     serde_json::to_string(&recipe).unwrap().replace(root.to_str().unwrap(), "FOLDER")
 }
 

@@ -75,7 +75,7 @@ pub fn wanted(
         Device::Cuda(_) => {
             // Half as much again as a batch has on average.
             let all: usize = lengths.into_iter().sum();
-            let batch = (all / order.len().max(1)).saturating_mul(config.effective_batch());
+            let batch = (all / order.len().max(1)).saturating_mul(config.batch.effective());
             (batch.saturating_mul(3) / 2).min(GPU_PASS_TOKENS).max(longest)
         }
     };
@@ -99,7 +99,7 @@ impl MemoryPlan {
                 (held, outline.config().plan_on_host(&wanted, budget), None)
             }
             Device::Cuda(gpu) => {
-                let budget = Budget::of(gpu, config.vram_budget)?;
+                let budget = Budget::of(gpu, config.device.vram_budget)?;
                 let held = outline.resident_on_gpu(layout, moments);
                 (held, fit(&outline, &held, &wanted, budget)?, Some(budget))
             }
@@ -111,8 +111,8 @@ impl MemoryPlan {
             wanted,
             budget,
             paged: if moments.is_paged { moments.bytes() } else { 0 },
-            reads_table: config.neftune_alpha == 0.0,
-            is_quantized_by_loading: config.quantization.is_some(),
+            reads_table: config.noise.neftune_alpha == 0.0,
+            is_quantized_by_loading: config.model.quantization.is_some(),
         })
     }
 
@@ -245,7 +245,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::model::AdapterOptions;
+    use common::model::AdapterSettings;
     use std::path::Path;
 
     fn request() -> PassRequest {
@@ -255,7 +255,7 @@ mod tests {
     fn held(model: &str) -> (ModelSpec, ResidentBytes) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(model);
         let outline = ModelSpec::read(&directory, None).unwrap();
-        let layout = outline.new_adapters(&AdapterOptions::default()).unwrap();
+        let layout = outline.new_adapters(&AdapterSettings::default()).unwrap();
         let held = outline.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
         (outline, held)
     }

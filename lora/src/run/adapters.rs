@@ -1,75 +1,71 @@
-//! The adapters a run begins with: new ones, or those of an earlier run.
+//! The adapters that a run begins with: new ones, or those of an earlier run.
 
 use common::adapter::{Adapter, AdapterConfig};
-use common::model::{AdapterLayout, AdapterOptions, Initialization, Model, ModelSpec};
+use common::model::{AdapterLayout, AdapterSettings, Initialization, Model, ModelSpec};
 use common::{Context, Result};
 use serde_json::json;
 
-use crate::arguments::adapter::InitLoraWeights;
 use crate::config::Config;
+use crate::config::model::ALL;
 
-/// Every linear layer of a block.
-pub const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
-/// What a run begins with.
-pub struct Beginning {
-    /// Of the adapters, as PEFT has it.
+/// The adapters that a run begins with.
+pub struct InitialAdapters {
+    /// PEFT's configuration of the adapters, as checkpoints and the result have it.
     pub config: AdapterConfig,
-    adapters: Adapters,
+    values: Values,
 }
 
-enum Adapters {
-    New(AdapterOptions),
-    Of(Box<Adapter>, String),
+/// Where the values of the adapters come from.
+enum Values {
+    /// They are drawn at random.
+    New(AdapterSettings),
+    /// They are those of an adapter, which was read from this path.
+    Earlier(Box<Adapter>, String),
 }
 
-impl Beginning {
-    /// What the configuration asks for.
+impl InitialAdapters {
+    /// The adapters that the settings of a run ask for. Reads the earlier adapter, if there is one.
     pub fn new(config: &Config) -> Result<Self> {
-        let base = config.model.display().to_string();
-        if let Some(path) = &config.adapter {
-            let adapter = Adapter::load(path)?;
-            let mut of = adapter.config.clone();
-            of.base_model_name_or_path = Some(base);
-            of.lora_dropout = config.dropout.unwrap_or(of.lora_dropout);
-            let adapters = Adapters::Of(Box::new(adapter), path.display().to_string());
-            return Ok(Self { config: of, adapters });
+        let base = config.model.path.display().to_string();
+        match &config.earlier_adapter {
+            Some(path) => {
+                let adapter = Adapter::load(path)?;
+                let mut peft = adapter.config.clone();
+                peft.base_model_name_or_path = Some(base);
+                peft.lora_dropout = config.noise.dropout.unwrap_or(peft.lora_dropout);
+                let values = Values::Earlier(Box::new(adapter), path.display().to_string());
+                Ok(Self { config: peft, values })
+            }
+            None => {
+                let settings = config.adapter.clone();
+                let targets = match settings.targets.is_empty() {
+                    true => ALL.map(String::from).to_vec(),
+                    false => settings.targets.clone(),
+                };
+                let mut peft = AdapterConfig::new(base, settings.rank, settings.alpha, targets);
+                peft.use_rslora = settings.rank_stabilized;
+                peft.lora_dropout = config.noise.dropout.unwrap_or(0.0);
+                if settings.initialization == Initialization::Gaussian {
+                    peft.init_lora_weights = json!("gaussian");
+                }
+                Ok(Self { config: peft, values: Values::New(settings) })
+            }
         }
-        let gaussian = config.initialization == InitLoraWeights::Gaussian;
-        let options = AdapterOptions {
-            rank: config.rank,
-            alpha: config.alpha,
-            rank_stabilized: config.rank_stabilized,
-            targets: config.targets.clone(),
-            initialization: if gaussian { Initialization::Gaussian } else { Initialization::Kaiming },
-            seed: config.seed,
-        };
-        let targets = match config.targets.is_empty() {
-            true => ALL.map(String::from).to_vec(),
-            false => config.targets.clone(),
-        };
-        let mut of = AdapterConfig::new(base, config.rank, config.alpha, targets);
-        of.use_rslora = config.rank_stabilized;
-        of.lora_dropout = config.dropout.unwrap_or(0.0);
-        if gaussian {
-            of.init_lora_weights = json!("gaussian");
-        }
-        Ok(Self { config: of, adapters: Adapters::New(options) })
     }
 
-    /// Where the adapters will lie.
+    /// The layout of the adapters' values in one buffer, which the headers of the model decide.
     pub fn layout(&self, model: &ModelSpec) -> Result<AdapterLayout> {
-        match &self.adapters {
-            Adapters::New(options) => model.new_adapters(options),
-            Adapters::Of(adapter, path) => model.adapters(adapter).with_context(|| path.clone()),
+        match &self.values {
+            Values::New(settings) => model.new_adapters(settings),
+            Values::Earlier(adapter, path) => model.adapters(adapter).with_context(|| path.clone()),
         }
     }
 
     /// Attaches the adapters to the model.
     pub fn attach(&self, model: &mut Model) -> Result<()> {
-        match &self.adapters {
-            Adapters::New(options) => model.add_adapters(options),
-            Adapters::Of(adapter, path) => model.set_adapter(adapter).with_context(|| path.clone()),
+        match &self.values {
+            Values::New(settings) => model.add_adapters(settings),
+            Values::Earlier(adapter, path) => model.set_adapter(adapter).with_context(|| path.clone()),
         }
     }
 }

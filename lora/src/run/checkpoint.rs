@@ -13,16 +13,15 @@ use common::{Context, Result, error, files};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::recipe::TOOL;
 use crate::config::{Begin, Config};
 use crate::data::Texts;
 use crate::logs::record::History;
-use crate::run::output::TOOL;
 use crate::run::scaler::LossScaler;
+use crate::schedule::Length;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
-/// What the length of a run is called in its recipe.
-const LENGTH: [&str; 2] = ["num_train_epochs", "max_steps"];
 
 /// Where a run stands after some steps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -180,7 +179,7 @@ pub fn progress(path: &Path, recipe: &Value, total: u64) -> Result<Progress> {
 pub fn lengths(saved: &Value, recipe: &Value) -> Option<(String, String)> {
     let without_length = |recipe: &Value| {
         let mut recipe = recipe.as_object().cloned().unwrap_or_default();
-        recipe.retain(|key, _| !LENGTH.contains(&key.as_str()));
+        recipe.retain(|key, _| !Length::KEYS.contains(&key.as_str()));
         recipe
     };
     if saved == recipe || without_length(saved) != without_length(recipe) {

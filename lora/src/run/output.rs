@@ -9,18 +9,18 @@ use common::cli::{self, Destination, GrowingDirectory, note, recipe_of};
 use common::{Error, Result, error};
 use serde_json::Value;
 
+use crate::config::recipe::TOOL;
 use crate::config::{Begin, Config};
 use crate::run::checkpoint;
-
-/// The name in `made-by.json`.
-pub const TOOL: &str = "lora-train";
 
 /// Where the run goes. Refused before any work is done: an output that has to do with an input, and
 /// a directory that holds what is not of a run of ours.
 pub fn destination(config: &Config) -> Result<Destination> {
-    let mut inputs = vec![config.model.clone()];
+    let mut inputs = vec![config.model.path.clone()];
     inputs.extend(Some(config.data.dataset_dir.join("dataset_info.json")).filter(|file| file.exists()));
-    inputs.extend(config.data.data.iter().chain(&config.data.eval_data).chain(&config.adapter).cloned());
+    inputs.extend(
+        config.data.data.iter().chain(&config.data.eval_data).chain(&config.earlier_adapter).cloned(),
+    );
     if let Begin::ResumedFrom(checkpoint) = &config.begin
         && !lies_in(checkpoint, &config.output)
     {

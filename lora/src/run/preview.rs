@@ -21,9 +21,11 @@ pub fn show(setup: &Setup) {
         format!("{:.3e} at step {}", schedule.rate(step), step + 1)
     });
     note(format_args!("  Learning rate = {}", rates.join(", ")));
-    for (what, every) in
-        [("Logs", config.logging), ("Evaluations", config.evaluation), ("Checkpoints", config.saving)]
-    {
+    for (what, every) in [
+        ("Logs", config.logging.every),
+        ("Evaluations", config.evaluation.every),
+        ("Checkpoints", config.saving.every),
+    ] {
         match (every, every.steps(total, steps_per_epoch)) {
             (Every::Never, _) | (_, None) => note(format_args!("  {what} = at the end")),
             (_, Some(steps)) => note(format_args!("  {what} = every {steps} steps and at the end")),

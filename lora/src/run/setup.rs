@@ -12,11 +12,12 @@ use common::model::ModelSpec;
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::config::optimization::BatchSettings;
 use crate::data::store::{Examples, Selection, Summary};
 use crate::plan::memory::{self, MemoryPlan};
 use crate::plan::order::{Order, split};
 use crate::plan::packs::packs;
-use crate::run::adapters::Beginning;
+use crate::run::adapters::InitialAdapters;
 use crate::run::checkpoint::{self, Progress};
 use crate::schedule::Schedule;
 
@@ -27,7 +28,7 @@ pub struct Setup {
     /// Where it runs.
     pub device: Device,
     /// What it begins with.
-    pub beginning: Beginning,
+    pub adapters: InitialAdapters,
     /// Number of trainable parameters.
     pub parameters: usize,
     /// How the optimizer keeps its moments.
@@ -56,23 +57,25 @@ impl Setup {
         examples: Arc<Examples>,
         held_out: Option<Arc<Examples>>,
     ) -> Result<Self> {
-        let outline = ModelSpec::read(&config.model, config.quantization)?;
+        let outline = ModelSpec::read(&config.model.path, config.model.quantization)?;
         for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
             examples.summary().demands.check(outline.config())?;
         }
-        let (training, validation) = split(examples.summary().examples, config.data.val_size, config.seed)?;
+        let (training, validation) =
+            split(examples.summary().examples, config.data.val_size, config.random.seed)?;
         let training = Selection { examples: examples.clone(), indices: training };
         let validation = match held_out {
             Some(held_out) => Selection::all(held_out),
             None => Selection { examples, indices: validation },
         };
-        let seed = config.shuffle.then_some(config.data_seed);
-        let batch = config.effective_batch();
+        let seed = config.random.shuffle.then_some(config.random.data_seed);
+        let batch = config.batch.effective();
         let order = match config.data.packs() {
             true => Order::of_packs(packs(&training.lengths(), config.data.longest()), batch, seed),
             false => Order::new(training.len(), batch, seed),
         };
-        let schedule = Schedule::of(&config, order.steps_per_epoch())?;
+        let schedule =
+            Schedule::new(config.schedule, config.rates.peak, config.length.steps(order.steps_per_epoch())?);
         let resumed = match checkpoint::to_resume(&config)? {
             Some(path) => {
                 let progress = checkpoint::progress(&path, &recipe, schedule.total)?;
@@ -80,24 +83,24 @@ impl Setup {
             }
             None => None,
         };
-        let beginning = Beginning::new(&config)?;
-        let layout = beginning.layout(&outline)?;
-        let mut moments = match config.optimizer_name.is_in_8_bits() {
+        let adapters = InitialAdapters::new(&config)?;
+        let layout = adapters.layout(&outline)?;
+        let mut moments = match config.optimizer.name.is_in_8_bits() {
             true => MomentsSpec::in_8_bits(layout.tensors.iter().map(|tensor| tensor.range.clone())),
             false => MomentsSpec::exact(layout.len),
         };
-        if config.optimizer_name.is_paged() {
+        if config.optimizer.name.is_paged() {
             moments = moments.paged();
         }
-        let device = config.device.open_in(config.float16)?;
-        let dropout = beginning.config.lora_dropout > 0.0;
+        let device = config.device.choice.open_in(config.model.float16)?;
+        let dropout = adapters.config.lora_dropout > 0.0;
         let wanted = memory::wanted(&config, &training, &order, &layout, dropout, &device);
         let memory = MemoryPlan::new(&config, outline, &layout, &moments, wanted, &device)?;
         let parameters = layout.len;
         Ok(Self {
             config,
             device,
-            beginning,
+            adapters,
             parameters,
             moments,
             memory,
@@ -117,7 +120,8 @@ impl Setup {
 
     /// The lines that LLaMA-Factory's users look for, and the plan.
     pub fn header(&self) {
-        let Config { micro_batch, accumulation, neftune_alpha, .. } = self.config;
+        let BatchSettings { micro_batch, accumulation } = self.config.batch;
+        let neftune_alpha = self.config.noise.neftune_alpha;
         note("***** Running training *****");
         note(format_args!("  Num examples = {}", self.order.len()));
         if self.config.data.packs() {
@@ -130,10 +134,10 @@ impl Setup {
         note(format_args!("  Num Epochs = {epochs}"));
         note(format_args!("  Instantaneous batch size per device = {micro_batch}"));
         note(format_args!("  Gradient Accumulation steps = {accumulation}"));
-        note(format_args!("  Total train batch size = {}", self.config.effective_batch()));
+        note(format_args!("  Total train batch size = {}", self.config.batch.effective()));
         note(format_args!("  Total optimization steps = {}", self.schedule.total));
         note(format_args!("  Number of trainable parameters = {}", self.parameters));
-        let dropout = self.beginning.config.lora_dropout;
+        let dropout = self.adapters.config.lora_dropout;
         if dropout > 0.0 {
             note(format_args!("  LoRA dropout = {dropout}"));
         }

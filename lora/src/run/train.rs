@@ -61,9 +61,10 @@ struct Run {
 /// Trains and returns the directory of the adapter; nothing where no training was wanted.
 pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let destination = output::destination(&config)?;
-    let Prepared { examples, held_out, texts } = config.data.prepare(&config.model, config.seed)?;
+    let Prepared { examples, held_out, texts } =
+        config.data.prepare(&config.model.path, config.random.seed)?;
     let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
-    let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref());
+    let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref())?;
     if !config.dry_run && output::is_complete(&config, &destination, &recipe)? {
         return Ok(Some(config.output));
     }
@@ -87,12 +88,12 @@ pub fn train(config: Config) -> Result<Option<PathBuf>> {
 impl Run {
     /// Loads the model and puts it where the run begins, or continues.
     fn load(setup: Setup, texts: Texts, directory: GrowingDirectory) -> Result<Self> {
-        let Setup { config, device, beginning, moments, mut memory, order, schedule, resumed, .. } = setup;
-        let mut model = match config.quantization {
-            Some(scheme) => Model::load_quantized(&config.model, scheme, &device)?,
-            None => Model::load(&config.model, &device)?,
+        let Setup { config, device, adapters, moments, mut memory, order, schedule, resumed, .. } = setup;
+        let mut model = match config.model.quantization {
+            Some(scheme) => Model::load_quantized(&config.model.path, scheme, &device)?,
+            None => Model::load(&config.model.path, &device)?,
         };
-        beginning.attach(&mut model)?;
+        adapters.attach(&mut model)?;
         let mut moments = Moments::of(&moments, &device)?;
         let in_fp16 = matches!(&device, Device::Cuda(gpu) if gpu.float16() == Float16::Fp16);
         let scaler = in_fp16.then(LossScaler::default);
@@ -111,7 +112,7 @@ impl Run {
         Ok(Self {
             config,
             model,
-            adapter: beginning.config,
+            adapter: adapters.config,
             passes: memory.passes,
             training: setup.training,
             validation: setup.validation,
@@ -133,8 +134,8 @@ impl Run {
         // Where a run was killed between its last checkpoint and the end of an old one.
         self.rotate(self.best(None))?;
         let Self { config, directory, record, .. } = self;
-        directory.write("training_args.yaml", &config.settings.text(&config.model, &config.output)?)?;
-        record.begin(directory, config.tensorboard.as_deref())
+        directory.write("training_args.yaml", &config.options.text(&config.model.path, &config.output)?)?;
+        record.begin(directory, config.logging.tensorboard.as_deref())
     }
 
     /// Takes the steps behind `first` and returns the last one taken.
@@ -146,7 +147,7 @@ impl Run {
         };
         let bar = cli::Progress::new("training", total, Unit::Items("steps"));
         bar.set(first);
-        if self.config.evaluate_first && first == 0 {
+        if self.config.evaluation.at_start && first == 0 {
             self.evaluate(0)?;
         }
         let mut gradients = Vector::zeros(self.model.adapters().values.len(), self.model.device())?;
@@ -164,7 +165,10 @@ impl Run {
             bar.message(format!("loss {:.4}, {speed}", step.loss));
             let number = step.number;
             let is_last = number == total;
-            if is_due(self.config.logging, number) || (self.config.log_first && number == 1) || is_last {
+            if is_due(self.config.logging.every, number)
+                || (self.config.logging.first_step && number == 1)
+                || is_last
+            {
                 let loss = self.record.log(step)?;
                 note(format_args!(
                     "step {number}/{total}: loss {loss:.4}, gradient norm {:.4}, learning rate {:.3e}, {speed}, {} left",
@@ -175,12 +179,12 @@ impl Run {
                 pace.restart();
             }
             let mut stops_early = false;
-            if (is_due(self.config.evaluation, number) || is_last) && !self.validation.is_empty() {
+            if (is_due(self.config.evaluation.every, number) || is_last) && !self.validation.is_empty() {
                 self.evaluate(number)?;
                 pace.restart();
                 stops_early = self.has_lost_patience();
             }
-            if is_due(self.config.saving, number) || is_last || stops_early {
+            if is_due(self.config.saving.every, number) || is_last || stops_early {
                 self.save(number)?;
             }
             if stops_early && !is_last {
@@ -206,8 +210,8 @@ impl Run {
     }
 
     fn has_lost_patience(&self) -> bool {
-        let since = best::evaluations_since_best(self.record.history(), self.config.greater_is_better);
-        self.config.patience.is_some_and(|patience| since >= patience)
+        let since = best::evaluations_since_best(self.record.history(), self.config.best.greater_is_better);
+        self.config.best.patience.is_some_and(|patience| since >= patience)
     }
 
     /// One optimizer step: an effective batch in as few passes as the plan allows. Nothing where a
@@ -257,9 +261,10 @@ impl Run {
                 .context(format!("step {number}"))?;
         }
         check_unchanged()?;
-        let clip = clip_factor(norm, self.config.max_grad_norm);
-        let optimizer = self.config.optimizer();
-        let rates = self.model.adapters().learning_rates(learning_rate as f32, self.config.rate_of_b as f32);
+        let clip = clip_factor(norm, self.config.optimizer.max_grad_norm);
+        let optimizer = self.config.optimizer.adamw();
+        let rates =
+            self.model.adapters().learning_rates(learning_rate as f32, self.config.rates.ratio_of_b as f32);
         self.model.update_parameters(|parameters| {
             optimizer.step_at_rates(parameters, gradients, clip / loss_scale, &mut self.moments, &rates)
         })?;
@@ -297,11 +302,11 @@ impl Run {
     /// What the first pass of step `index` draws at random.
     fn noise(&self, index: u64) -> Noise {
         Noise {
-            seed: self.config.seed,
+            seed: self.config.random.seed,
             step: index as u32,
             first_token: 0,
             dropout: self.adapter.lora_dropout as f32,
-            neftune_alpha: self.config.neftune_alpha as f32,
+            neftune_alpha: self.config.noise.neftune_alpha as f32,
         }
     }
 
@@ -333,7 +338,7 @@ impl Run {
             trainer_state: &self.record.trainer_state(step, &self.config, best.as_ref()),
             recipe: &self.recipe,
         };
-        let path = checkpoint::save(&mut self.directory, &self.config.model, &self.texts, &state)
+        let path = checkpoint::save(&mut self.directory, &self.config.model.path, &self.texts, &state)
             .context("cannot save a checkpoint")?;
         self.rotate(best)?;
         Ok(path)
@@ -341,16 +346,14 @@ impl Run {
 
     /// Removes checkpoints beyond the limit.
     fn rotate(&mut self, best: Option<Best>) -> Result<()> {
-        let Config { output, save_total_limit: Some(limit), load_best, .. } = &self.config else {
-            return Ok(());
-        };
-        let kept = best.filter(|_| *load_best).map(|best| best.step);
-        checkpoint::rotate(&mut self.directory, output, *limit, kept)
+        let Some(limit) = self.config.saving.limit else { return Ok(()) };
+        let kept = best.filter(|_| self.config.best.load).map(|best| best.step);
+        checkpoint::rotate(&mut self.directory, &self.config.output, limit, kept)
             .context("cannot remove an old checkpoint")
     }
 
     fn plot(&mut self) {
-        if self.config.plot
+        if self.config.logging.plot
             && let Err(problem) =
                 plot::save(&mut self.directory, &self.config.output, &self.record.history().log_history)
         {
@@ -359,22 +362,22 @@ impl Run {
     }
 
     fn best(&self, being_saved: Option<u64>) -> Option<Best> {
-        let Config { output, greater_is_better, .. } = &self.config;
-        best::best(output, self.record.history(), *greater_is_better, being_saved)
+        let Config { output, best, .. } = &self.config;
+        best::best(output, self.record.history(), best.greater_is_better, being_saved)
     }
 
     /// Writes the adapter and the summaries, and marks the directory as complete after `last` steps.
     fn finish(mut self, last: u64) -> Result<PathBuf> {
         let best = self.best(None);
-        if let Some(best) = best.as_ref().filter(|_| self.config.load_best) {
+        if let Some(best) = best.as_ref().filter(|_| self.config.best.load) {
             self.model.set_adapter(&Adapter::load(&best.path)?)?;
         }
         let Self { config, model, mut record, adapter, texts, mut directory, .. } = self;
-        let mut summary = record.summary(last, config.effective_batch());
+        let mut summary = record.summary(last, config.batch.effective());
         record.finish(last, &summary)?;
         let stage = directory.stage()?;
         let write = |name: &str, value: Value| checkpoint::write_json(&stage.join(name), &value);
-        checkpoint::save_adapter(&stage, &config.model, &texts, &model, &adapter)?;
+        checkpoint::save_adapter(&stage, &config.model.path, &texts, &model, &adapter)?;
         write("train_results.json", json!(summary))?;
         let loss = summary["train_loss"].clone();
         if let Some(evaluation) = record.last_evaluation() {

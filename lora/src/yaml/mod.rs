@@ -7,9 +7,7 @@
 //! |---|---|
 //! | `keys` | what LLaMA-Factory knows beside our options: without effect here, or refused |
 //! | `nearest` | the key that a misspelt one was meant to be |
-//! | [`effective`] | `training_args.yaml`: the settings that a run had |
 
-pub mod effective;
 mod keys;
 mod nearest;
 
@@ -22,10 +20,7 @@ use common::{Context, Error, Result, cli, error, files};
 use serde_json::{Map, Value};
 
 use crate::arguments::Arguments;
-use effective::Settings;
-
-/// Options that say how the tool is called and not what the run is.
-const NOT_KEYS: [&str; 8] = ["output", "force", "quiet", "verbose", "resume", "dry-run", "help", "version"];
+use crate::config::options::{OF_THE_CALL, Options};
 
 /// Whether a path is such a file; as in LLaMA-Factory it may be JSON, which is YAML too.
 pub fn is_yaml(path: &Path) -> bool {
@@ -34,7 +29,7 @@ pub fn is_yaml(path: &Path) -> bool {
 
 /// The arguments of `line`, the program's whole command line, completed by the file it names; and
 /// the settings they come to.
-pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Settings)> {
+pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Options)> {
     let command = Arguments::command();
     let matches = parse(&command, line.clone())?;
     let arguments = Arguments::from_arg_matches(&matches).map_err(Error::usage)?;
@@ -44,7 +39,7 @@ pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Settings)> {
     }
     let [file] = files[..] else {
         return match files.get(1) {
-            None => Ok((arguments, Settings::new(&command, &matches))),
+            None => Ok((arguments, Options::new(&command, &matches))),
             Some(second) => Err(Error::usage(format!(
                 "one file of settings expected, another found: {}",
                 second.display()
@@ -63,8 +58,7 @@ pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Settings)> {
     whole.extend(line.iter().skip(1).filter(|argument| !is_file(argument)).cloned());
     let matches = parse(&command, whole).with_context(|| file.display().to_string())?;
     let arguments = Arguments::from_arg_matches(&matches).map_err(Error::usage)?;
-    let settings = Settings::new(&command, &matches);
-    Ok((arguments, settings))
+    Ok((arguments, Options::new(&command, &matches)))
 }
 
 /// LLaMA-Factory takes `key=value` behind its file; here settings on the command line are options.
@@ -105,7 +99,7 @@ fn options(command: &Command, given: &ArgMatches, keys: &Map<String, Value>) -> 
         let text = texts.join(",");
         let key = keys::ALIASES.iter().find(|(alias, _)| alias == key).map_or(key.as_str(), |(_, key)| key);
         let name = key.replace('_', "-");
-        let is_ours = key == "output_dir" || !NOT_KEYS.contains(&name.as_str());
+        let is_ours = key == "output_dir" || !OF_THE_CALL.contains(&name.as_str());
         let name = if key == "output_dir" { "output".to_owned() } else { name };
         let ours = command.get_arguments().find(|argument| argument.get_long() == Some(&name));
         let Some(option) = ours.filter(|_| is_ours && !key.contains('-')) else {
@@ -130,7 +124,7 @@ fn options(command: &Command, given: &ArgMatches, keys: &Map<String, Value>) -> 
 
 fn unknown(command: &Command, key: &str) -> Error {
     let ours = command.get_arguments().filter_map(|argument| argument.get_long());
-    let ours = ours.filter(|name| !NOT_KEYS.contains(name)).map(|name| name.replace('-', "_"));
+    let ours = ours.filter(|name| !OF_THE_CALL.contains(name)).map(|name| name.replace('-', "_"));
     let own = ["model_name_or_path", "output_dir"].into_iter().chain(keys::known());
     let known: Vec<String> = ours.chain(own.map(String::from)).collect();
     Error::usage(format!("unknown key {key:?}")).hint(match nearest::nearest(key, &known) {

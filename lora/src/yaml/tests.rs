@@ -32,7 +32,7 @@ fn every_key_of_llama_factory_and_transformers_is_known() {
     }
 }
 
-fn lines(options: &str, file: &str) -> Result<(Arguments, Settings)> {
+fn lines(options: &str, file: &str) -> Result<(Arguments, Options)> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train.yml");
     fs_err::write(&path, file).unwrap();
