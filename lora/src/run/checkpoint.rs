@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::config::recipe::TOOL;
 use crate::config::{Begin, Config};
 use crate::data::Texts;
-use crate::logs::record::History;
+use crate::logs::history::History;
 use crate::run::scaler::LossScaler;
 use crate::schedule::Length;
 

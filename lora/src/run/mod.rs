@@ -2,20 +2,26 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | [`train`] | the run: what is done before, after and between its steps |
 //! | [`setup`] | everything that is known before the model is loaded, and the header that shows it |
 //! | [`preview`] | what `--dry-run` shows |
-//! | [`train`] | the run: steps, evaluation, checkpoints |
 //! | [`adapters`] | the adapters that a run begins with |
+//! | [`trainer`] | an optimizer step: the passes over a batch and the update |
+//! | [`evaluation`] | the loss on the held-out examples |
 //! | [`scaler`] | the loss scale of gradients in fp16 |
-//! | [`health`] | tensors that cannot learn, losses that jump |
-//! | [`checkpoint`] | `checkpoint-N`: writing and resuming |
+//! | [`gradient_check`] | tensors that cannot learn |
+//! | `results` | what a run writes: checkpoints, the adapter, summaries |
+//! | [`checkpoint`] | `checkpoint-N`: writing, finding and loading it |
 //! | [`output`] | the directory that a run grows in |
 
 pub mod adapters;
 pub mod checkpoint;
-pub mod health;
+pub mod evaluation;
+pub mod gradient_check;
 pub mod output;
 pub mod preview;
+mod results;
 pub mod scaler;
 pub mod setup;
 pub mod train;
+pub mod trainer;

@@ -6,14 +6,14 @@ const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 const FIXED32: u32 = 5;
 
-/// The message a file begins with.
+/// The message that a file begins with.
 pub fn version(seconds: f64) -> Vec<u8> {
     let mut event = at(seconds, 0);
     bytes(&mut event, 3, b"brain.Event:2");
     event
 }
 
-/// A session that starts with `step`: whatever was said of this and later steps is void.
+/// The start of a session with `step`: TensorBoard forgets what earlier files say about this and later steps.
 pub fn restart(seconds: f64, step: u64) -> Vec<u8> {
     let mut event = at(seconds, step);
     let mut log = Vec::new();
@@ -23,7 +23,7 @@ pub fn restart(seconds: f64, step: u64) -> Vec<u8> {
     event
 }
 
-/// Scalars of a step.
+/// The scalars of a step, each under its tag.
 pub fn summary(seconds: f64, step: u64, tagged: &[(String, f32)]) -> Vec<u8> {
     let mut summary = Vec::new();
     for (tag, value) in tagged {

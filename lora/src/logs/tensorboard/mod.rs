@@ -1,8 +1,8 @@
 //! TensorBoard's event files: scalars over steps.
 //!
-//! A file is a sequence of `tensorflow.Event` messages, each framed as a TFRecord. A run that
-//! continues, or begins anew, has a file of its own, which tells TensorBoard to forget what earlier
-//! files say of the steps that are taken again.
+//! A file is a sequence of `tensorflow.Event` messages, each framed as a TFRecord. A run that is resumed or
+//! begins again writes a new file, which tells TensorBoard to forget what earlier files say about the steps
+//! that are taken again.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -21,7 +21,7 @@ use common::cli::{self, GrowingDirectory};
 use common::{Context, Result};
 use serde_json::Value;
 
-/// An event file that grows.
+/// An event file, which grows with every entry of the logs.
 #[derive(Debug)]
 pub struct EventFile {
     path: PathBuf,
@@ -29,8 +29,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins a file in `folder`, which is created, for a run in `output` that has taken `first_step`
-    /// steps.
+    /// Begins a file in `folder`, which is created where it is missing, for a run in `output` that has taken
+    /// `first_step` steps.
     pub fn begin(output: &mut GrowingDirectory, folder: &Path, first_step: u64) -> Result<Self> {
         let name = format!("events.out.tfevents.{}.lora-train.{}", now().as_secs(), std::process::id());
         let path = match output.within(folder) {
