@@ -5,7 +5,7 @@ use common::cli::{interrupted, note};
 use common::data::passes::{pack, passes};
 use common::device::Vector;
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
-use common::model::{Adapters, Batch, Loss, Model, Noise, PassPlan};
+use common::model::{Adapters, Batch, Loss, Model, Noise, PassPlan, Supervised};
 use common::text::Example;
 use common::{Context, Error, Result, error};
 
@@ -129,8 +129,8 @@ impl Trainer {
     /// Runs one pass forward and backward: adds the gradients of `scale` times the sum of its loss, and
     /// returns the loss.
     fn pass(&mut self, batch: &Batch, scale: f32) -> Result<Loss> {
-        let recomputed = self.passes.recomputed(batch.len());
-        self.model.loss_and_gradients(batch, scale, recomputed, &mut self.gradients)
+        let tape = self.model.forward(batch, self.passes.recomputed(batch.len()))?;
+        self.model.backward(tape, &Supervised { scale }, &mut self.gradients)
     }
 
     /// Updates the adapters by their gradients, whose norm is `norm`.
