@@ -207,7 +207,7 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// `scripts/golden/schedules.py` asks transformers' `get_scheduler`.
+    /// The rates of transformers' `get_scheduler`, by `scripts/golden/schedules.py`.
     #[test]
     fn rates_are_transformers() {
         #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! What is trained: the options of the adapter and of the frozen model under it.
+//! The options of the adapter and of the frozen model under it.
 
 use std::path::PathBuf;
 
@@ -138,7 +138,7 @@ fn targets(names: &[String]) -> Result<Vec<String>> {
     }
 }
 
-/// bitsandbytes' 4-bit types.
+/// The 4-bit types of bitsandbytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum QuantizationType {
     /// 4-bit normal float.
@@ -147,6 +147,7 @@ pub enum QuantizationType {
     Fp4,
 }
 
+/// The only number of bits that weights are quantized to, 4.
 fn four(text: &str) -> Result<u8, String> {
     match text {
         "4" => Ok(4),

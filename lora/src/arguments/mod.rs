@@ -107,8 +107,8 @@ impl AsRef<Common> for Arguments {
 }
 
 impl Arguments {
-    /// The settings of the run: checks all options, then waits for the model's path where it comes through
-    /// a pipe. `options` are all options and their values.
+    /// Checks all options, waits for the model's path where it comes through a pipe, and returns the settings
+    /// of the run. `options` has every option with its value.
     pub fn config(self, options: Options) -> Result<Config> {
         let Self { data, adapter, optimization, reporting, .. } = &self;
         let random = optimization.random();
@@ -178,7 +178,7 @@ impl Arguments {
     }
 }
 
-/// `./NAME-lora` for a model in a directory called NAME.
+/// The output where none is named: `./NAME-lora` for a model in a directory called NAME.
 fn default_output(model: &Path) -> Result<PathBuf> {
     let Some(mut output) = common::hub_cache::name_of(model) else {
         return Err(Error::usage(format!("{} has no name to call the output after", model.display()))
@@ -188,8 +188,8 @@ fn default_output(model: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(output))
 }
 
-/// Gives an option without a value the optional value `=true` or `=false`, so that the command line
-/// can also switch off what a file switched on.
+/// Lets a switch take the value `=true` or `=false`, so that the command line can also switch off what a file
+/// switched on.
 fn switch(argument: Arg) -> Arg {
     if !matches!(argument.get_action(), ArgAction::SetTrue) {
         return argument;

@@ -1,4 +1,4 @@
-//! How it is trained: the options of length, batches, schedule and optimizer.
+//! The options of length, batches, schedule and optimizer.
 
 use clap::Args;
 use common::{Error, Result};

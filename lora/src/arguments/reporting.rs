@@ -1,4 +1,4 @@
-//! What is logged, evaluated and saved on the way: the options that say so.
+//! The options that say what is logged, evaluated and saved on the way.
 
 use std::path::{Path, PathBuf};
 
@@ -164,7 +164,7 @@ fn every(strategy: Strategy, option: &str, number: f64) -> Result<Every> {
     }
 }
 
-/// Whether checkpoints fall on evaluations, as transformers demands.
+/// Whether every checkpoint falls on an evaluation, as transformers demands.
 fn saves_what_is_evaluated(evaluation: Every, saving: Every) -> bool {
     match (evaluation, saving) {
         (Every::Steps(evaluation), Every::Steps(saving)) if evaluation >= 1.0 && saving >= 1.0 => {
@@ -180,13 +180,13 @@ fn saves_what_is_evaluated(evaluation: Every, saving: Every) -> bool {
 pub enum Strategy {
     /// Never.
     No,
-    /// Every so many steps.
+    /// Each time a number of steps has been taken.
     Steps,
     /// After every pass over the data.
     Epoch,
 }
 
-/// Where logs go besides the files that are always there.
+/// Where logs go besides the files that are always written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReportTo {
     /// Nowhere else.

@@ -1,4 +1,5 @@
-//! Which checkpoint is the best so far: the one whose held-out examples have the lowest loss.
+//! The best checkpoint so far: the one with the lowest loss on the held-out examples, unless a greater loss is
+//! asked for.
 
 use std::path::{Path, PathBuf};
 

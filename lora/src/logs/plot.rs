@@ -1,4 +1,4 @@
-//! `training_loss.png` and `training_eval_loss.png`: what LLaMA-Factory draws, from the same logs.
+//! `training_loss.png` and `training_eval_loss.png`, which LLaMA-Factory draws from the same logs.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ pub fn save(directory: &mut GrowingDirectory, output: &Path, log_history: &[Valu
     Ok(())
 }
 
-/// LLaMA-Factory's running mean (`extras/ploting.py`): the more values, the more it remembers.
+/// LLaMA-Factory's running mean (`extras/ploting.py`), which is the smoother the more values there are.
 fn smooth(values: &[f64]) -> Vec<f64> {
     let weight = 1.8 * (1.0 / (1.0 + (-0.05 * values.len() as f64).exp()) - 0.5);
     let mut last = values.first().copied().unwrap_or_default();

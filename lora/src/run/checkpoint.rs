@@ -1,52 +1,54 @@
-//! `checkpoint-N`: a complete PEFT adapter, and all that continuing the run bit for bit needs.
+//! `checkpoint-N`: a complete PEFT adapter, and everything that is needed to continue the run bit for bit.
 
 use std::path::{Path, PathBuf};
 
 use common::adapter::{Adapter, AdapterConfig};
 use common::checkpoint::{Checkpoint, Companions, write_file};
-use common::cli::{self, GrowingDirectory, note, recipe_of};
+use common::cli::{self, GrowingDirectory, recipe_of};
 use common::kernels::adamw::Moments;
 use common::model::Model;
 use common::text::ending;
 use common::text::files::CHAT_TEMPLATE;
-use common::{Context, Result, error, files};
+use common::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::recipe::TOOL;
-use crate::config::{Begin, Config};
 use crate::data::Texts;
 use crate::logs::history::History;
 use crate::run::scaler::LossScaler;
-use crate::schedule::Length;
 
+/// The name of the file of the optimizer's moments.
 const OPTIMIZER: &str = "optimizer.safetensors";
-const PROGRESS: &str = "progress.json";
+/// The name of the file of [`Progress`].
+pub(super) const PROGRESS: &str = "progress.json";
+/// The name of transformers' file of the state of a run.
+pub(super) const TRAINER_STATE: &str = "trainer_state.json";
 
-/// Where a run stands after some steps.
+/// The progress of a run after some steps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps taken.
+    /// The number of steps taken.
     pub step: u64,
     /// The logs so far.
     pub history: History,
-    /// Of a run in fp16.
+    /// The loss scale of a run in fp16.
     pub scaler: Option<LossScaler>,
 }
 
-/// What a checkpoint is written from.
+/// Everything that a checkpoint is written from.
 pub struct State<'a> {
-    /// With the adapters' values.
+    /// The model with the adapters.
     pub model: &'a Model,
-    /// Of the adapter.
+    /// PEFT's configuration of the adapters.
     pub adapter: &'a AdapterConfig,
-    /// Of the optimizer.
+    /// The moments of the optimizer.
     pub moments: &'a Moments,
-    /// Where the run stands.
+    /// The progress of the run.
     pub progress: Progress,
     /// transformers' `trainer_state.json`.
     pub trainer_state: &'a Value,
-    /// What the run's result depends on.
+    /// The recipe of the run.
     pub recipe: &'a Value,
 }
 
@@ -60,17 +62,18 @@ pub fn save(
     let stage = output.stage()?;
     save_adapter(&stage, model, texts, state.model, state.adapter)?;
     write_file(&stage.join(OPTIMIZER), &state.moments.to_tensors()?)?;
-    write_json(&stage.join("trainer_state.json"), state.trainer_state)?;
+    write_json(&stage.join(TRAINER_STATE), state.trainer_state)?;
     write_json(&stage.join(PROGRESS), &serde_json::to_value(&state.progress)?)?;
     output.place_result(&name(state.progress.step), state.recipe.clone())
 }
 
+/// The name of the checkpoint after `step` steps.
 fn name(step: u64) -> String {
     format!("checkpoint-{step}")
 }
 
-/// Writes the adapter into a new directory and, beside it, the text files it was trained with: those of
-/// `base`, but for what `texts` says.
+/// Writes the adapter into a new directory and, beside it, the text files that it was trained with: those of
+/// `base`, with the template and the end token of `texts`.
 pub fn save_adapter(
     directory: &Path,
     base: &Path,
@@ -97,7 +100,7 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     cli::write_file(path, &(serde_json::to_string_pretty(value)? + "\n"))
 }
 
-/// Removes the oldest checkpoints in `path` beyond `limit`, but never `kept` nor the last.
+/// Removes the oldest checkpoints in `path` beyond `limit`, but neither that of step `kept` nor the last.
 pub fn rotate(output: &mut GrowingDirectory, path: &Path, limit: usize, kept: Option<u64>) -> Result<()> {
     let checkpoints = list(path);
     let last = checkpoints.last().map(|(step, _)| *step);
@@ -107,7 +110,7 @@ pub fn rotate(output: &mut GrowingDirectory, path: &Path, limit: usize, kept: Op
     steps.filter(|step| can_go(*step)).take(surplus).try_for_each(|step| output.remove_result(&name(step)))
 }
 
-/// The checkpoints of ours in `output`, by their steps.
+/// The checkpoints in `output` that this tool wrote, in the order of their steps.
 pub fn list(output: &Path) -> Vec<(u64, PathBuf)> {
     let Ok(entries) = fs_err::read_dir(output) else { return Vec::new() };
     let mut found: Vec<(u64, PathBuf)> = entries
@@ -122,106 +125,13 @@ pub fn list(output: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
-/// The checkpoint that the run continues from, if it continues one.
-pub fn to_resume(config: &Config) -> Result<Option<PathBuf>> {
-    match &config.begin {
-        Begin::New | Begin::Overwriting | Begin::Forced => Ok(None),
-        Begin::ResumedFrom(path) => Ok(Some(path.clone())),
-        Begin::Resumed => match list(&config.output).pop() {
-            Some((_, path)) => Ok(Some(path)),
-            None if cli::is_unfinished(&config.output, TOOL) => {
-                note(format_args!("no checkpoint in {} yet; beginning at step 0", config.output.display()));
-                Ok(None)
-            }
-            None if recipe_of(&config.output, TOOL).is_some() => {
-                let output = cli::quoted_path(&config.output);
-                Err(error!("no checkpoint in {}, which is finished", config.output.display()).hint(
-                    format_args!("--adapter-name-or-path {output} with another -o goes on from its adapter"),
-                ))
-            }
-            None => {
-                Err(error!("no checkpoint in {}", config.output.display()).hint("begin without --resume"))
-            }
-        },
-    }
-}
-
-/// Where the run of a checkpoint stands, which must be this run, or one that ended there and was
-/// shorter than this one of `total` steps.
-pub fn progress(path: &Path, recipe: &Value, total: u64) -> Result<Progress> {
-    let Some(saved) = recipe_of(path, TOOL) else {
-        return Err(error!("{} is not a complete checkpoint", path.display())
-            .hint("remove it and --resume from the one before, or begin anew with --force"));
-    };
-    let named = || path.join(PROGRESS).display().to_string();
-    let progress: Progress = files::read_json(&path.join(PROGRESS), files::PROGRESS).with_context(named)?;
-    let state: Value = files::read_json(&path.join("trainer_state.json"), files::PROGRESS)?;
-    let is_end = state["max_steps"] == progress.step;
-    if let Some((before, now)) = lengths(&saved, recipe).filter(|_| is_end) {
-        if total < progress.step {
-            return Err(error!(
-                "{} has taken {} steps, {now} are {total}: there is nothing to continue",
-                path.display(),
-                progress.step
-            )
-            .hint("give a greater length, or train anew beside it with another -o"));
-        }
-        note(format_args!(
-            "the run was of {before}, it goes on to {now}; the learning rate follows the new length"
-        ));
-        return Ok(progress);
-    }
-    same_run(path, &saved, recipe)?;
-    Ok(progress)
-}
-
-/// How long two runs are, for people, where that is all they differ in.
-pub fn lengths(saved: &Value, recipe: &Value) -> Option<(String, String)> {
-    let without_length = |recipe: &Value| {
-        let mut recipe = recipe.as_object().cloned().unwrap_or_default();
-        recipe.retain(|key, _| !Length::KEYS.contains(&key.as_str()));
-        recipe
-    };
-    if saved == recipe || without_length(saved) != without_length(recipe) {
-        return None;
-    }
-    let length = |recipe: &Value| match recipe["max_steps"].as_u64() {
-        Some(steps) => format!("{steps} steps"),
-        None => format!("{} epochs", recipe["num_train_epochs"]),
-    };
-    Some((length(saved), length(recipe)))
-}
-
-/// Puts the model and the optimizer back where the checkpoint of `step` left them. `moments` are those of a
-/// run that begins.
+/// Gives the model and the optimizer the values that the checkpoint of `step` in `path` has.
 pub fn load(path: &Path, step: u64, model: &mut Model, moments: &mut Moments) -> Result<()> {
     model.set_adapter(&Adapter::load(path)?).with_context(|| path.display().to_string())?;
     let saved = Checkpoint::open_file(&path.join(OPTIMIZER))?;
     moments.load(&saved, model.device()).with_context(|| path.join(OPTIMIZER).display().to_string())?;
     moments.steps = step;
     Ok(())
-}
-
-/// A run continues only under the settings and data it began with.
-fn same_run(path: &Path, saved: &Value, recipe: &Value) -> Result<()> {
-    let differences: Vec<String> = recipe
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, value)| saved.get(key.as_str()) != Some(value))
-        .map(|(key, value)| match key.as_str() {
-            "examples" => "the examples are others: data, tokenizer, template, cutoff_len or what is \
-                           trained of them has changed"
-                .to_owned(),
-            key => format!("{key} was {}, now {value}", saved.get(key).unwrap_or(&Value::Null)),
-        })
-        .collect();
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(error!("cannot resume {} under other settings: {}", path.display(), differences.join("; ")).hint(
-        "use the settings it began with, or begin anew with another -o; a finished run can be made longer",
-    ))
 }
 
 #[cfg(test)]

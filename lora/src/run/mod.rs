@@ -11,7 +11,8 @@
 //! | [`scaler`] | the loss scale of gradients in fp16 |
 //! | [`gradient_check`] | tensors that cannot learn |
 //! | `results` | what a run writes: checkpoints, the adapter, summaries |
-//! | [`checkpoint`] | `checkpoint-N`: writing, finding and loading it |
+//! | [`checkpoint`] | `checkpoint-N`: writing, listing and loading checkpoints |
+//! | [`resume`] | the checkpoint that a run continues from, and whether it may |
 //! | [`output`] | the directory that a run grows in |
 
 pub mod adapters;
@@ -21,6 +22,7 @@ pub mod gradient_check;
 pub mod output;
 pub mod preview;
 mod results;
+pub mod resume;
 pub mod scaler;
 pub mod setup;
 pub mod train;

@@ -77,7 +77,7 @@ impl Run {
             summary.extend(evaluation);
         }
         write("all_results.json", json!(summary))?;
-        write("trainer_state.json", log.trainer_state(last, &config, best.as_ref()))?;
+        write(checkpoint::TRAINER_STATE, log.trainer_state(last, &config, best.as_ref()))?;
         directory.place_files()?;
         directory.finish()?;
         let mut peak =

@@ -1,4 +1,4 @@
-//! A run before its model is loaded: all that is decided by then, and the header that says it.
+//! A run before its model is loaded: everything that is decided by then, and the header that shows it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,52 +14,53 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::config::optimization::BatchSettings;
 use crate::data::store::{Examples, Selection, Summary};
-use crate::plan::memory::{self, MemoryPlan};
+use crate::plan::memory::{MemoryPlan, pass_request};
 use crate::plan::order::{Order, split};
 use crate::plan::packs::packs;
 use crate::run::adapters::InitialAdapters;
-use crate::run::checkpoint::{self, Progress};
+use crate::run::checkpoint::Progress;
+use crate::run::resume;
 use crate::schedule::Schedule;
 
-/// What is known of a run before its model is loaded.
+/// Everything that is known about a run before its model is loaded.
 pub struct Setup {
-    /// What is asked for.
+    /// The settings of the run.
     pub config: Config,
-    /// Where it runs.
+    /// The device that computes.
     pub device: Device,
-    /// What it begins with.
+    /// The adapters that the run begins with.
     pub adapters: InitialAdapters,
-    /// Number of trainable parameters.
+    /// The number of trainable parameters.
     pub parameters: usize,
-    /// How the optimizer keeps its moments.
+    /// The form of the optimizer's moments.
     pub moments: MomentsSpec,
-    /// Where its memory goes.
+    /// The plan of the run's memory.
     pub memory: MemoryPlan,
-    /// What is trained on.
+    /// The examples to train on.
     pub training: Selection,
-    /// What is held out.
+    /// The held-out examples.
     pub validation: Selection,
-    /// What each step sees.
+    /// The examples of each step.
     pub order: Order,
-    /// Its learning rates.
+    /// The learning rate of each step.
     pub schedule: Schedule,
-    /// What its result depends on.
+    /// The recipe of the run.
     pub recipe: Value,
-    /// The checkpoint that it continues, and where that stands.
+    /// The checkpoint that the run continues, and its progress; `None` where it begins at step 0.
     pub resumed: Option<(PathBuf, Progress)>,
 }
 
 impl Setup {
-    /// Decides everything, and refuses what cannot be done. Of the model's files only headers are read.
+    /// Decides everything, and refuses what cannot be done. Only the headers of the model's files are read.
     pub fn new(
         config: Config,
         recipe: Value,
         examples: Arc<Examples>,
         held_out: Option<Arc<Examples>>,
     ) -> Result<Self> {
-        let outline = ModelSpec::read(&config.model.path, config.model.quantization)?;
+        let spec = ModelSpec::read(&config.model.path, config.model.quantization)?;
         for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
-            examples.summary().demands.check(outline.config())?;
+            examples.summary().demands.check(spec.config())?;
         }
         let (training, validation) =
             split(examples.summary().examples, config.data.val_size, config.random.seed)?;
@@ -76,15 +77,15 @@ impl Setup {
         };
         let schedule =
             Schedule::new(config.schedule, config.rates.peak, config.length.steps(order.steps_per_epoch())?);
-        let resumed = match checkpoint::to_resume(&config)? {
+        let resumed = match resume::checkpoint(&config)? {
             Some(path) => {
-                let progress = checkpoint::progress(&path, &recipe, schedule.total)?;
+                let progress = resume::progress(&path, &recipe, schedule.total)?;
                 Some((path, progress))
             }
             None => None,
         };
         let adapters = InitialAdapters::new(&config)?;
-        let layout = adapters.layout(&outline)?;
+        let layout = adapters.layout(&spec)?;
         let mut moments = match config.optimizer.name.is_in_8_bits() {
             true => MomentsSpec::in_8_bits(layout.tensors.iter().map(|tensor| tensor.range.clone())),
             false => MomentsSpec::exact(layout.len),
@@ -94,8 +95,8 @@ impl Setup {
         }
         let device = config.device.choice.open_in(config.model.float16)?;
         let dropout = adapters.config.lora_dropout > 0.0;
-        let wanted = memory::wanted(&config, &training, &order, &layout, dropout, &device);
-        let memory = MemoryPlan::new(&config, outline, &layout, &moments, wanted, &device)?;
+        let request = pass_request(&config, &training, &order, &layout, dropout, &device);
+        let memory = MemoryPlan::new(&config, spec, &layout, &moments, request, &device)?;
         let parameters = layout.len;
         Ok(Self {
             config,
@@ -113,12 +114,12 @@ impl Setup {
         })
     }
 
-    /// The first step that is taken.
+    /// The number of steps that were taken before.
     pub fn first_step(&self) -> u64 {
         self.resumed.as_ref().map_or(0, |(_, progress)| progress.step)
     }
 
-    /// The lines that LLaMA-Factory's users look for, and the plan.
+    /// Shows the lines that users of LLaMA-Factory look for, and the plan of the memory.
     pub fn header(&self) {
         let BatchSettings { micro_batch, accumulation } = self.config.batch;
         let neftune_alpha = self.config.noise.neftune_alpha;

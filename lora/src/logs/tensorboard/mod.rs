@@ -7,7 +7,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `event` | the messages, in protocol buffers' wire format |
-//! | `record` | the frame around each |
+//! | `record` | the frame around each message |
 
 mod event;
 mod record;
@@ -55,7 +55,8 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Writes the numbers of an entry of transformers' `log_history`, under transformers' tags.
+    /// Writes the numbers of an entry of transformers' `log_history` under the tags that transformers gives
+    /// them.
     pub fn scalars(&mut self, entry: &Value) -> Result<()> {
         let Some(fields) = entry.as_object() else { return Ok(()) };
         let step = entry["step"].as_u64().unwrap_or_default();
