@@ -20,7 +20,10 @@ use crate::schedule::{Length, ScheduleSettings};
 /// The name of the tool in `made-by.json`.
 pub const TOOL: &str = "lora-train";
 
-/// The recipe as it is written. The order of the fields is that of the file.
+/// The recipe as it is written, in the order of the file.
+///
+/// A setting that is added to a group is left out of the recipe where it has its default
+/// (`skip_serializing_if`), so that the runs and checkpoints of earlier versions are still recognised.
 #[derive(Serialize)]
 struct Recipe<'a> {
     #[serde(flatten)]
