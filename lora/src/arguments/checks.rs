@@ -3,7 +3,7 @@
 use common::{Error, Result};
 
 /// A number of steps, or a share of them below 1.
-pub fn steps(option: &str, value: f64) -> Result<f64> {
+pub(super) fn steps(option: &str, value: f64) -> Result<f64> {
     positive(option, value)?;
     match value < 1.0 || value.fract() == 0.0 {
         true => Ok(value),
@@ -14,7 +14,7 @@ pub fn steps(option: &str, value: f64) -> Result<f64> {
 }
 
 /// A number of at least 1.
-pub fn at_least_1(option: &str, value: usize) -> Result<usize> {
+pub(super) fn at_least_1(option: &str, value: usize) -> Result<usize> {
     match value >= 1 {
         true => Ok(value),
         false => Err(Error::usage(format!("{option}: at least 1 expected, found {value}"))),
@@ -22,7 +22,7 @@ pub fn at_least_1(option: &str, value: usize) -> Result<usize> {
 }
 
 /// A positive number that f32 can hold.
-pub fn positive(option: &str, value: f64) -> Result<f64> {
+pub(super) fn positive(option: &str, value: f64) -> Result<f64> {
     match value > 0.0 {
         true => within_f32(option, value),
         false => Err(Error::usage(format!("{option}: a positive number expected, found {value}"))),
@@ -30,7 +30,7 @@ pub fn positive(option: &str, value: f64) -> Result<f64> {
 }
 
 /// A number of at least 0 that f32 can hold.
-pub fn at_least_0(option: &str, value: f64) -> Result<f64> {
+pub(super) fn at_least_0(option: &str, value: f64) -> Result<f64> {
     match value >= 0.0 {
         true => within_f32(option, value),
         false => Err(Error::usage(format!("{option}: a number of at least 0 expected, found {value}"))),

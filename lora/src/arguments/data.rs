@@ -7,7 +7,7 @@ use super::optimization::OptimizationArguments;
 use crate::data::DataArguments;
 
 /// Fails where options of the data have values that they cannot have, alone or together.
-pub fn check(data: &DataArguments, optimization: &OptimizationArguments) -> Result<()> {
+pub(super) fn check(data: &DataArguments, optimization: &OptimizationArguments) -> Result<()> {
     at_least_0("--val-size", data.val_size)?;
     if data.data.is_empty() && data.dataset.is_empty() {
         return Err(Error::usage("nothing to train on")
@@ -36,7 +36,7 @@ pub fn check(data: &DataArguments, optimization: &OptimizationArguments) -> Resu
 
 /// The data of a run. With `--streaming` no more is read of it than the steps and the held-out examples need
 /// and a buffer to choose from.
-pub fn settings(data: &DataArguments, optimization: &OptimizationArguments) -> DataArguments {
+pub(super) fn settings(data: &DataArguments, optimization: &OptimizationArguments) -> DataArguments {
     let mut data = data.clone();
     let Some(steps) = optimization.steps().filter(|_| data.streaming) else { return data };
     let batch =

@@ -10,7 +10,7 @@ const BRACKETS: (&str, &str) = ("«", "»");
 
 /// The text of an example, special tokens included. Supervised text is green, or in « » where stderr is not a
 /// terminal.
-pub fn shown(tokenizer: &Tokenizer, example: &Example) -> Result<String> {
+pub(super) fn shown(tokenizer: &Tokenizer, example: &Example) -> Result<String> {
     let (begin, end) = if std::io::stderr().is_terminal() { GREEN } else { BRACKETS };
     let mut text = String::new();
     let mut from = 0;

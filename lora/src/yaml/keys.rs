@@ -7,7 +7,7 @@
 use common::{Error, Result};
 
 /// Other names of options.
-pub const ALIASES: [(&str, &str); 3] = [
+pub(super) const ALIASES: [(&str, &str); 3] = [
     ("evaluation_strategy", "eval_strategy"),
     ("neftune_alpha", "neftune_noise_alpha"),
     ("warmup_proportion", "warmup_ratio"),
@@ -487,7 +487,7 @@ const LIMITED: &[Limited] = &[
 
 /// The reason why a key has no effect; `None` where its value asks for what is done anyway, or where the key
 /// is not listed. A value that is not accepted is an error.
-pub fn check(key: &str, value: &str) -> Result<Option<&'static str>> {
+pub(super) fn check(key: &str, value: &str) -> Result<Option<&'static str>> {
     if let Some(found) = WITHOUT_EFFECT.iter().find(|group| group.keys.contains(&key)) {
         return Ok(Some(found.why));
     }
@@ -505,19 +505,19 @@ pub fn check(key: &str, value: &str) -> Result<Option<&'static str>> {
 }
 
 /// Whether a key is listed here.
-pub fn is_known(key: &str) -> bool {
+pub(super) fn is_known(key: &str) -> bool {
     known().any(|known| known == key)
 }
 
 /// All keys listed here.
-pub fn known() -> impl Iterator<Item = &'static str> {
+pub(super) fn known() -> impl Iterator<Item = &'static str> {
     let without_effect = WITHOUT_EFFECT.iter().flat_map(|group| group.keys);
     without_effect.chain(LIMITED.iter().flat_map(|group| group.keys)).copied()
 }
 
 /// The known key that a misspelt one was meant to be: the one with the fewest edits, if they are few enough to
 /// be a slip.
-pub fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a str> {
+pub(super) fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a str> {
     let edits = |name: &'a String| (strsim::levenshtein(key, name), name);
     let (edits, best) = known.iter().map(edits).min()?;
     (edits <= 1 + key.len() / 4).then_some(best)

@@ -7,14 +7,14 @@ const BYTES: u32 = 2;
 const FIXED32: u32 = 5;
 
 /// The message that a file begins with.
-pub fn version(seconds: f64) -> Vec<u8> {
+pub(super) fn version(seconds: f64) -> Vec<u8> {
     let mut event = at(seconds, 0);
     bytes(&mut event, 3, b"brain.Event:2");
     event
 }
 
 /// The start of a session with `step`: TensorBoard forgets what earlier files say about this and later steps.
-pub fn restart(seconds: f64, step: u64) -> Vec<u8> {
+pub(super) fn restart(seconds: f64, step: u64) -> Vec<u8> {
     let mut event = at(seconds, step);
     let mut log = Vec::new();
     key(&mut log, 1, VARINT);
@@ -24,7 +24,7 @@ pub fn restart(seconds: f64, step: u64) -> Vec<u8> {
 }
 
 /// The scalars of a step, each under its tag.
-pub fn summary(seconds: f64, step: u64, tagged: &[(String, f32)]) -> Vec<u8> {
+pub(super) fn summary(seconds: f64, step: u64, tagged: &[(String, f32)]) -> Vec<u8> {
     let mut summary = Vec::new();
     for (tag, value) in tagged {
         let mut entry = Vec::new();

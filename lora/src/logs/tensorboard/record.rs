@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 /// The bytes of a record with `data`.
-pub fn framed(data: &[u8]) -> Vec<u8> {
+pub(super) fn framed(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     let checksum = |bytes: &[u8]| masked(crc32c(bytes)).to_le_bytes();
     [&length[..], &checksum(&length), data, &checksum(data)].concat()
