@@ -224,7 +224,7 @@ impl Run {
         self.log.evaluation(step, &evaluation)
     }
 
-    /// Whether so many evaluations in a row were not the best that the run stops early.
+    /// Whether the run stops early, because too many evaluations in a row were not the best.
     fn has_lost_patience(&self) -> bool {
         let since = best::evaluations_since_best(self.log.history(), self.config.best.greater_is_better);
         self.config.best.patience.is_some_and(|patience| since >= patience)
