@@ -17,7 +17,7 @@ use std::time::Instant;
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, MomentsSpec, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, ModelSpec, PassRequest, Sequence};
+use common::model::{AdapterSettings, Batch, Cache, KeyValueCache, Model, ModelSpec, PassRequest, Sequence};
 use common::{Error, Result, cli};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -99,10 +99,10 @@ fn train(
 ) -> Result<Value> {
     const WARM_UP: usize = 3;
     let device = model.device().clone();
-    let layout = outline.new_adapters(&AdapterOptions::default())?;
+    let layout = outline.new_adapters(&AdapterSettings::default())?;
     let of_moments = MomentsSpec::exact(layout.len);
     let held = outline.resident_on_gpu(&layout, &of_moments);
-    model.add_adapters(&AdapterOptions::default())?;
+    model.add_adapters(&AdapterSettings::default())?;
     let mut moments = Moments::of(&of_moments, &device)?;
     let mut gradients = Vector::zeros(layout.len, &device)?;
     gpu.synchronize()?;

@@ -14,7 +14,7 @@ use common::checkpoint::{Dtype, TensorSpec};
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::kernels::adamw::MomentsSpec;
-use common::model::{AdapterOptions, Batch, Config, Model, ModelSpec, PassRequest, Sequence};
+use common::model::{AdapterSettings, Batch, Config, Model, ModelSpec, PassRequest, Sequence};
 use serde_json::{Map, Value, json};
 
 /// Passes: sequences, their tokens, and whether memory is as short as can be.
@@ -65,7 +65,7 @@ fn run(count: usize, tokens: usize, is_short: bool) {
     let gpu = Gpu::open(0, Float16::Bf16).unwrap();
     let device = Device::Cuda(gpu.clone());
     let spec = ModelSpec::read(directory.path(), None).unwrap();
-    let options = AdapterOptions::default();
+    let options = AdapterSettings::default();
     let layout = spec.new_adapters(&options).unwrap();
     let mut model = Model::load(directory.path(), &device).unwrap();
     model.add_adapters(&options).unwrap();

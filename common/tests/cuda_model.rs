@@ -12,7 +12,7 @@ use common::checkpoint::Checkpoint;
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Cache, KeyValueCache, Model, Noise, Sequence};
+use common::model::{AdapterSettings, Batch, Cache, KeyValueCache, Model, Noise, Sequence};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -34,7 +34,7 @@ fn model_directory() -> Option<PathBuf> {
 /// The model with adapters whose A and B are both random.
 fn load(directory: &Path, device: &Device) -> Model {
     let mut model = Model::load(directory, device).unwrap();
-    model.add_adapters(&AdapterOptions { seed: 3, ..AdapterOptions::default() }).unwrap();
+    model.add_adapters(&AdapterSettings { seed: 3, ..AdapterSettings::default() }).unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(4);
     let count = model.adapters().values.len();
     let values = (0..count).map(|_| random.random_range(-0.02..0.02)).collect();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use assert_cmd::Command;
 use common::device::{Device, Vector};
-use common::model::{AdapterOptions, Batch, Cache, Initialization, Model, Sequence};
+use common::model::{AdapterSettings, Batch, Cache, Initialization, Model, Sequence};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Conversation, LabelOptions, Message, Tokenizer};
 use evaluate::chat::generate::{Generator, ModelEngine};
@@ -51,7 +51,7 @@ impl Place {
     /// An adapter that changes every answer.
     fn adapter(&self, name: &str, seed: u64) {
         let mut model = Model::load(&self.path("model"), &Device::Cpu).unwrap();
-        let options = AdapterOptions {
+        let options = AdapterSettings {
             rank: 4,
             alpha: 8.0,
             rank_stabilized: false,

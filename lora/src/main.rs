@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use common::cli::{self, Tool};
 use common::error::Kind;
 use lora::arguments::Arguments;
-use lora::config::Config;
 use lora::yaml;
 
 /// What to do about errors of a kind, in options that this tool has.
@@ -25,8 +24,8 @@ fn hint(kind: Kind) -> Option<&'static str> {
 
 fn main() -> ExitCode {
     cli::run(Tool { name: "lora-train", hint }, |_: Arguments| {
-        let (arguments, settings) = yaml::complete(std::env::args_os().collect())?;
-        match lora::train::train(Config::new(arguments, settings)?)? {
+        let (arguments, options) = yaml::complete(std::env::args_os().collect())?;
+        match lora::run::train::train(arguments.config(options)?)? {
             Some(output) => cli::print_path(&output),
             None => Ok(()),
         }

@@ -1,22 +1,62 @@
-//! Learning rates over a run, as transformers' schedulers give them (`transformers/optimization.py`).
+//! The length of a run, and its learning rates as transformers' schedulers give them
+//! (`transformers/optimization.py`).
+//!
+//! A new schedule is a variant of [`SchedulerType`], its formula in [`Schedule::rate`], its settings in
+//! [`SchedulerParameters`] where it has any, and a case of `scripts/golden/schedules.py`.
 
 use std::f64::consts::PI;
 
 use clap::ValueEnum;
 use common::{Error, Result};
+use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Length};
-
-/// Most steps of a run: a year of 30 steps a second.
+/// The most steps a run may have: a year of 30 steps per second.
 const MOST_STEPS: u64 = 1_000_000_000;
 
-/// Fails where a run would have more steps than any has.
-pub fn check_steps(total: u64) -> Result<()> {
+/// Returns `total`, the number of steps of a run; more than 10⁹ are refused.
+pub fn check_steps(total: u64) -> Result<u64> {
     match total > MOST_STEPS {
         true => Err(Error::usage(format!("a run of at most {MOST_STEPS} steps expected, found {total}"))
             .hint("lower --max-steps or --num-train-epochs, or make the batches larger")),
-        false => Ok(()),
+        false => Ok(total),
+    }
+}
+
+/// The length of a run, as asked for. It serializes as the options `num_train_epochs` and `max_steps`, of
+/// which one is null.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// A number of passes over the data, which need not be whole.
+    Epochs(f64),
+    /// A number of optimizer steps.
+    Steps(u64),
+}
+
+impl Length {
+    /// The keys of the serialized length.
+    pub const KEYS: [&str; 2] = ["num_train_epochs", "max_steps"];
+
+    /// The number of optimizer steps, rounded up as transformers does
+    /// (`Trainer.set_initial_training_values`).
+    pub fn steps(self, steps_per_epoch: u64) -> Result<u64> {
+        check_steps(match self {
+            Self::Steps(steps) => steps,
+            Self::Epochs(epochs) => (epochs * steps_per_epoch as f64).ceil() as u64,
+        })
+    }
+}
+
+impl Serialize for Length {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let (epochs, steps) = match *self {
+            Self::Epochs(epochs) => (Some(epochs), None),
+            Self::Steps(steps) => (None, Some(steps)),
+        };
+        let mut length = serializer.serialize_struct("Length", 2)?;
+        length.serialize_field(Self::KEYS[0], &epochs)?;
+        length.serialize_field(Self::KEYS[1], &steps)?;
+        length.end()
     }
 }
 
@@ -35,7 +75,7 @@ pub enum SchedulerType {
     Polynomial,
     /// Not at all, and without a warm-up.
     Constant,
-    /// Not at all, behind a warm-up.
+    /// Not at all, after a warm-up.
     ConstantWithWarmup,
 }
 
@@ -43,17 +83,17 @@ pub enum SchedulerType {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulerParameters {
-    /// Waves of a cosine [0.5], or falls with restarts [1].
+    /// The waves of `cosine` [default: 0.5], or the falls of `cosine_with_restarts` [default: 1].
     pub num_cycles: Option<f64>,
-    /// Of polynomial [1].
+    /// The exponent of `polynomial` [default: 1].
     pub power: Option<f64>,
-    /// Where polynomial ends [1e-7].
+    /// The learning rate at which `polynomial` ends [default: 1e-7].
     pub lr_end: Option<f64>,
 }
 
 impl SchedulerParameters {
-    /// Reads JSON; names that the scheduler does not have are refused, and values that it cannot have
-    /// beside the highest rate `peak`.
+    /// Reads JSON. Names that the scheduler does not have are refused, and so are values that it cannot have
+    /// under the highest rate `peak`.
     pub fn parse(text: Option<&str>, kind: SchedulerType, peak: f64) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::default()) };
         let option = "--lr-scheduler-kwargs";
@@ -86,41 +126,52 @@ impl SchedulerParameters {
     }
 }
 
+/// The settings of a schedule, which serialize under the names of their options.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ScheduleSettings {
+    /// How the learning rate falls.
+    #[serde(rename = "lr_scheduler_type")]
+    pub kind: SchedulerType,
+    /// The settings of that kind.
+    #[serde(rename = "lr_scheduler_kwargs")]
+    pub parameters: SchedulerParameters,
+    /// The share of the steps in which the learning rate rises.
+    pub warmup_ratio: f64,
+    /// The number of steps in which the learning rate rises, or below 1 their share; unless 0, it is used in
+    /// place of the ratio.
+    pub warmup_steps: f64,
+}
+
 /// The learning rate of every step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// How it falls.
+    /// How the learning rate falls.
     pub kind: SchedulerType,
-    /// Settings of that.
+    /// The settings of that kind.
     pub parameters: SchedulerParameters,
-    /// The highest rate.
+    /// The highest learning rate.
     pub peak: f64,
-    /// Steps in which it rises from 0.
+    /// The number of steps in which the learning rate rises from 0.
     pub warmup: u64,
-    /// All steps.
+    /// The number of steps of the run.
     pub total: u64,
 }
 
 impl Schedule {
-    /// The schedule of a run, with the number of steps and of warm-up steps that transformers has
-    /// (`Trainer.set_initial_training_values`, `TrainingArguments.get_warmup_steps`).
-    pub fn of(config: &Config, steps_per_epoch: u64) -> Result<Self> {
-        let total = match config.length {
-            Length::Steps(steps) => steps,
-            Length::Epochs(epochs) => (epochs * steps_per_epoch as f64).ceil() as u64,
-        };
-        check_steps(total)?;
+    /// The schedule of a run of `total` steps with the highest rate `peak`. The number of warm-up steps is
+    /// transformers' (`TrainingArguments.get_warmup_steps`).
+    pub fn new(settings: ScheduleSettings, peak: f64, total: u64) -> Self {
+        let ScheduleSettings { kind, parameters, warmup_ratio, warmup_steps } = settings;
         let share = |share: f64| (share * total as f64).ceil() as u64;
-        let warmup = match config.warmup_steps {
-            0.0 => share(config.warmup_ratio),
+        let warmup = match warmup_steps {
+            0.0 => share(warmup_ratio),
             steps if steps < 1.0 => share(steps),
             steps => steps as u64,
         };
-        let Config { scheduler: kind, scheduler_parameters: parameters, learning_rate: peak, .. } = *config;
-        Ok(Self { kind, parameters, peak, warmup, total })
+        Self { kind, parameters, peak, warmup, total }
     }
 
-    /// The rate of step `step`, counted from 0.
+    /// The learning rate of step `step`, counted from 0.
     pub fn rate(&self, step: u64) -> f64 {
         if self.kind == SchedulerType::Constant {
             return self.peak;
@@ -156,7 +207,7 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// `scripts/golden/schedules.py` asks transformers' `get_scheduler`.
+    /// The rates of transformers' `get_scheduler`, by `scripts/golden/schedules.py`.
     #[test]
     fn rates_are_transformers() {
         #[derive(Deserialize)]

@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use clap::ValueEnum;
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
@@ -18,44 +20,55 @@ use crate::{Error, Result, error};
 /// More ranks than any weight has.
 const MOST_RANKS: usize = 1 << 16;
 
-/// A new set of adapters.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdapterOptions {
-    /// R
+/// The settings of a new set of adapters, which serialize under the names of PEFT and LLaMA-Factory.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdapterSettings {
+    /// The rank R of every adapter.
+    #[serde(rename = "lora_rank")]
     pub rank: usize,
-    /// The scale is alpha / R.
+    /// The numerator of the adapters' scale, which is alpha / R.
+    #[serde(rename = "lora_alpha")]
     pub alpha: f64,
-    /// The scale is alpha / √R (rsLoRA, arXiv:2312.03732).
-    pub rank_stabilized: bool,
-    /// Module names as `q_proj`; empty means every linear layer of the blocks.
+    /// The modules that get an adapter, as `q_proj`; empty means every linear layer of the blocks.
+    #[serde(rename = "lora_target")]
     pub targets: Vec<String>,
-    /// How A begins; B begins at zero.
+    /// Whether the scale is alpha / √R in place of alpha / R (rsLoRA, arXiv:2312.03732).
+    #[serde(rename = "use_rslora")]
+    pub rank_stabilized: bool,
+    /// The distribution of A's initial values; B begins at zero. Left out of the serialized settings
+    /// because it is a setting of the adapters' beginning, not of their form.
+    #[serde(skip)]
     pub initialization: Initialization,
-    /// Seed of A's random values.
+    /// The seed of A's initial values. Left out as `initialization` is.
+    #[serde(skip)]
     pub seed: u64,
 }
 
-impl Default for AdapterOptions {
+impl Default for AdapterSettings {
     /// Rank 8, scale 2, plain LoRA on every linear layer of the blocks.
     fn default() -> Self {
         Self {
             rank: 8,
             alpha: 16.0,
-            rank_stabilized: false,
             targets: Vec::new(),
+            rank_stabilized: false,
             initialization: Initialization::default(),
             seed: 0,
         }
     }
 }
 
-/// PEFT's distributions of A's first values (`LoraLayer.reset_lora_parameters`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Values of PEFT's `init_lora_weights` that leave the model as it is (`LoraLayer.reset_lora_parameters`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
 pub enum Initialization {
-    /// Kaiming uniform with a = √5: within ±1/√K.
+    /// Kaiming uniform with a = √5.
     #[default]
+    #[value(name = "true")]
+    #[serde(rename = "true")]
     Kaiming,
-    /// Normal with a standard deviation of 1/R.
+    /// Normal with a standard deviation of 1 / rank.
+    #[value(name = "gaussian")]
+    #[serde(rename = "gaussian")]
     Gaussian,
 }
 
@@ -63,6 +76,7 @@ impl Initialization {
     /// Fills an A of rank `rank` with `k` columns.
     fn fill(self, a: &mut [f32], k: usize, rank: usize, random: &mut ChaCha8Rng) {
         match self {
+            // Within ±1/√K.
             Self::Kaiming => {
                 let bound = 1.0 / (k as f32).sqrt();
                 a.fill_with(|| random.random_range(-bound..bound));
@@ -114,7 +128,7 @@ pub struct AdapterLayout {
 
 impl AdapterLayout {
     /// New adapters on the targeted projections of `stacks`.
-    pub(super) fn new(stacks: &[Stack], options: &AdapterOptions) -> Result<Self> {
+    pub(super) fn new(stacks: &[Stack], options: &AdapterSettings) -> Result<Self> {
         if !(1..=MOST_RANKS).contains(&options.rank) {
             let found = options.rank;
             return Err(Error::usage(format!("lora rank: 1 to {MOST_RANKS} expected, found {found}")));
@@ -265,7 +279,7 @@ impl Adapters {
     }
 
     /// New adapters on the targeted projections of `linears`.
-    pub(super) fn new(linears: Vec<&mut Linear>, options: &AdapterOptions, device: &Device) -> Result<Self> {
+    pub(super) fn new(linears: Vec<&mut Linear>, options: &AdapterSettings, device: &Device) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
         let fill = |_: &str, slot: &AdapterSlot, values: &mut [f32]| {
             let k = slot.a.len() / slot.rank;

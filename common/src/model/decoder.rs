@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::block::Block;
 use super::head::Head;
-use super::{AdapterOptions, Adapters, Config};
+use super::{AdapterSettings, Adapters, Config};
 use crate::Result;
 use crate::adapter::{Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
@@ -64,7 +64,7 @@ impl Model {
     }
 
     /// Attaches new adapters, in the place of any there were.
-    pub fn add_adapters(&mut self, options: &AdapterOptions) -> Result<()> {
+    pub fn add_adapters(&mut self, options: &AdapterSettings) -> Result<()> {
         let linears = self.blocks.iter_mut().flat_map(Block::linears_mut).collect();
         self.adapters = Adapters::new(linears, options, &self.device)?;
         self.refresh_adapters()

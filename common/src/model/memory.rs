@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn blocks_keep_what_is_planned() {
         use crate::device::Device;
-        use crate::model::{AdapterOptions, Batch, Model, Sequence};
+        use crate::model::{AdapterSettings, Batch, Model, Sequence};
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
         for family in [
             "llama",
@@ -286,7 +286,7 @@ mod tests {
         ] {
             let mut model = Model::load(&models.join(family), &Device::Cpu).unwrap();
             let targets = ["o_proj", "down_proj"].map(String::from).to_vec();
-            model.add_adapters(&AdapterOptions { rank: 3, targets, ..AdapterOptions::default() }).unwrap();
+            model.add_adapters(&AdapterSettings { rank: 3, targets, ..AdapterSettings::default() }).unwrap();
             let sequences = [11, 7, 16].map(|len| vec![5; len]);
             let batch = Batch::pack(
                 sequences.iter().map(|tokens| Sequence { tokens, trained: &[true; 16][..tokens.len()] }),

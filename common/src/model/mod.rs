@@ -42,7 +42,7 @@ mod spec;
 mod tape;
 mod weights;
 
-pub use adapters::{AdapterLayout, AdapterOptions, AdapterTensor, Adapters, Initialization};
+pub use adapters::{AdapterLayout, AdapterSettings, AdapterTensor, Adapters, Initialization};
 pub use batch::{Batch, Sequence};
 pub use cache::{Cache, KeyValueCache};
 pub use config::Config;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::adapters::Stack;
 use super::load::vector_of;
-use super::{AdapterLayout, AdapterOptions, Config, LayerConfig, Module, Weights};
+use super::{AdapterLayout, AdapterSettings, Config, LayerConfig, Module, Weights};
 use crate::Result;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
@@ -94,7 +94,7 @@ impl ModelSpec {
     }
 
     /// Where new adapters will lie.
-    pub fn new_adapters(&self, options: &AdapterOptions) -> Result<AdapterLayout> {
+    pub fn new_adapters(&self, options: &AdapterSettings) -> Result<AdapterLayout> {
         AdapterLayout::new(&self.stacks(), options)
     }
 
@@ -269,10 +269,10 @@ mod tests {
     #[test]
     fn headers_say_what_adapters_and_their_copies_will_be() {
         for directory in directories() {
-            let options = AdapterOptions {
+            let options = AdapterSettings {
                 rank: 5,
                 targets: vec!["o_proj".into(), "down_proj".into()],
-                ..AdapterOptions::default()
+                ..AdapterSettings::default()
             };
             let (spec, mut model) = (ModelSpec::read(&directory, None).unwrap(), load(&directory, None));
             let layout = spec.new_adapters(&options).unwrap();

@@ -6,7 +6,7 @@ use std::ops::Range;
 use common::checkpoint::Checkpoint;
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
-use common::model::{AdapterOptions, Batch, Loss, Model, Sequence};
+use common::model::{AdapterSettings, Batch, Loss, Model, Sequence};
 
 use super::{Base, Budget, PROJECTIONS, golden};
 
@@ -102,7 +102,7 @@ fn formula(t: usize, e: usize) -> f32 {
 /// The model with the formula's adapter, and where tensor t lies among its parameters.
 fn start() -> Option<(Model, Vec<Range<usize>>)> {
     let mut model = Base::Nf4.load()?;
-    model.add_adapters(&AdapterOptions::default()).unwrap();
+    model.add_adapters(&AdapterSettings::default()).unwrap();
     let tensors = &model.adapters().tensors;
     let by_name: HashMap<&str, &Range<usize>> =
         tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.range)).collect();

@@ -1,11 +1,16 @@
-//! What is trained: the adapter, and how the model under it is held.
+//! The options of the adapter and of the frozen model under it.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use common::model::{AdapterSettings, Initialization};
+use common::nf4::{QuantType, Scheme};
+use common::{Error, Result, cli};
 
-/// What is trained.
+use super::checks::{at_least_1, positive};
+use crate::config::model::{ALL, NoiseSettings};
+
+/// The options that say what is trained.
 #[derive(Args, Debug, Clone)]
 pub struct AdapterArguments {
     /// Rank of the adapters
@@ -30,8 +35,8 @@ pub struct AdapterArguments {
     pub use_rslora: bool,
 
     /// How A begins: true draws it uniformly, as PEFT does by default
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = InitLoraWeights::True)]
-    pub init_lora_weights: InitLoraWeights,
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Initialization::Kaiming)]
+    pub init_lora_weights: Initialization,
 
     /// Start from this PEFT adapter in place of a new one
     #[arg(long, value_name = "DIR")]
@@ -51,19 +56,90 @@ pub struct AdapterArguments {
     pub double_quantization: bool,
 }
 
-/// Values of PEFT's `init_lora_weights` that leave the base as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InitLoraWeights {
-    /// Kaiming uniform with a = √5.
-    True,
-    /// Normal with a standard deviation of 1 / rank.
-    Gaussian,
+impl AdapterArguments {
+    /// The form and the initial values of new adapters; `seed` is that of the run.
+    pub fn settings(&self, seed: u64) -> Result<AdapterSettings> {
+        at_least_1("--lora-rank", self.lora_rank)?;
+        positive("--lora-alpha", self.lora_alpha.unwrap_or(1.0))?;
+        Ok(AdapterSettings {
+            rank: self.lora_rank,
+            alpha: self.lora_alpha.unwrap_or(2.0 * self.lora_rank as f64),
+            targets: targets(&self.lora_target)?,
+            rank_stabilized: self.use_rslora,
+            initialization: self.init_lora_weights,
+            seed,
+        })
+    }
+
+    /// The noise of a run, with NEFTune's alpha from its own option.
+    pub fn noise(&self, neftune_alpha: f64) -> Result<NoiseSettings> {
+        match self.lora_dropout {
+            Some(found) if !(0.0..1.0).contains(&found) => Err(Error::usage(format!(
+                "--lora-dropout: a share from 0 to below 1 expected, found {found}"
+            ))),
+            dropout => Ok(NoiseSettings { dropout, neftune_alpha }),
+        }
+    }
+
+    /// The scheme in which linear layers are quantized when the model is loaded, if they are.
+    pub fn quantization(&self) -> Option<Scheme> {
+        let quant_type = match self.quantization_type {
+            QuantizationType::Nf4 => QuantType::Nf4,
+            QuantizationType::Fp4 => QuantType::Fp4,
+        };
+        let double_quant = self.double_quantization;
+        self.quantization_bit.map(|_| Scheme { quant_type, double_quant, ..Scheme::default() })
+    }
+
+    /// The directory of the adapter to start from, if there is one. LLaMA-Factory takes several, of which it
+    /// trains the last; here more than one is an error.
+    pub fn earlier_adapter(&self) -> Result<Option<PathBuf>> {
+        let paths = &self.adapter_name_or_path;
+        if let [path] = &paths[..]
+            && path.exists()
+        {
+            return Ok(Some(path.clone()));
+        }
+        let texts = paths.iter().map(|path| path.to_string_lossy());
+        let names: Vec<String> = texts
+            .flat_map(|text| text.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
+            .filter(|name| !name.is_empty())
+            .collect();
+        match &names[..] {
+            [] => Ok(paths.first().cloned()),
+            [name] => Ok(Some(name.into())),
+            [first, .., last] => Err(Error::usage(format!(
+                "--adapter-name-or-path: one adapter expected, found {}: {}",
+                names.len(),
+                names.join(", ")
+            ))
+            .hint(format!(
+                "fold the others into the model first: merge {} -o merged, then lora-train merged --adapter-name-or-path {}",
+                cli::quoted(first),
+                cli::quoted(last)
+            ))),
+        }
+    }
 }
 
-/// bitsandbytes' 4-bit types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// The names of `--lora-target`; none for `all`, beside which no name may stand that it does not mean.
+fn targets(names: &[String]) -> Result<Vec<String>> {
+    let names: Vec<&str> = names.iter().map(|name| name.trim()).collect();
+    if !names.contains(&"all") {
+        return Ok(names.into_iter().map(str::to_owned).collect());
+    }
+    let is_meant = |name: &str| name == "all" || ALL.contains(&name.rsplit('.').next().unwrap_or(name));
+    match names.into_iter().find(|name| !is_meant(name)) {
+        Some(other) => {
+            Err(Error::usage(format!("--lora-target: {other:?} beside all is no linear layer of the blocks"))
+                .hint(format!("all means {}; only these are trained", ALL.join(", "))))
+        }
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The 4-bit types of bitsandbytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum QuantizationType {
     /// 4-bit normal float.
     Nf4,
@@ -71,6 +147,7 @@ pub enum QuantizationType {
     Fp4,
 }
 
+/// The only number of bits that weights are quantized to, 4.
 fn four(text: &str) -> Result<u8, String> {
     match text {
         "4" => Ok(4),

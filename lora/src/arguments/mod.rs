@@ -1,15 +1,31 @@
-//! The command line, as close to it as can be. Options are named as LLaMA-Factory names them.
+//! The command line. Options are named as LLaMA-Factory names them, and each file makes the settings of a
+//! run out of its own.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`adapter`] | options of the adapter and of the frozen model under it |
+//! | [`optimization`] | options of length, batches, schedule and optimizer |
+//! | [`reporting`] | options of logs, evaluation and checkpoints |
+//! | `data` | what the options of the data demand of others |
+//! | `checks` | numbers that options cannot have |
 
 pub mod adapter;
+mod checks;
+mod data;
 pub mod optimization;
 pub mod reporting;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, Parser};
 use common::cli::Common;
 use common::device::DeviceChoice;
+use common::device::cuda::Float16;
+use common::{Error, Result};
 
+use crate::config::model::{DeviceSettings, ModelSettings};
+use crate::config::options::Options;
+use crate::config::{Begin, Config};
 use crate::data::DataArguments;
 use adapter::AdapterArguments;
 use optimization::OptimizationArguments;
@@ -90,8 +106,90 @@ impl AsRef<Common> for Arguments {
     }
 }
 
-/// Gives an option without a value the optional value `=true` or `=false`, so that the command line
-/// can also switch off what a file switched on.
+impl Arguments {
+    /// Checks all options, waits for the model's path where it comes through a pipe, and returns the settings
+    /// of the run. `options` has every option with its value.
+    pub fn config(self, options: Options) -> Result<Config> {
+        let Self { data, adapter, optimization, reporting, .. } = &self;
+        let random = optimization.random();
+        let new_adapter = adapter.settings(random.seed)?;
+        let noise = adapter.noise(optimization.neftune_alpha()?)?;
+        let (rates, length, batch) = (optimization.rates()?, optimization.length()?, optimization.batch()?);
+        let (schedule, optimizer) = (optimization.schedule()?, optimization.optimizer()?);
+        data::check(data, optimization)?;
+        reporting.check(data)?;
+        let model = self.model()?;
+        let output = match &self.common.output {
+            Some(output) => output.clone(),
+            None => default_output(&model.path)?,
+        };
+        Ok(Config {
+            model,
+            data: data::settings(data, optimization),
+            adapter: new_adapter,
+            earlier_adapter: adapter.earlier_adapter()?.map(fs_err::canonicalize).transpose()?,
+            noise,
+            rates,
+            length,
+            batch,
+            schedule,
+            optimizer,
+            random,
+            logging: reporting.logging(&output)?,
+            evaluation: reporting.evaluation()?,
+            best: reporting.best(),
+            saving: reporting.saving()?,
+            device: DeviceSettings {
+                choice: if self.use_cpu { DeviceChoice::Cpu } else { self.device },
+                vram_budget: self.vram_budget.map(|size| size.0),
+            },
+            output,
+            begin: self.begin(),
+            dry_run: self.dry_run,
+            options,
+        })
+    }
+
+    /// The frozen model, whose path may come through a pipe.
+    fn model(&self) -> Result<ModelSettings> {
+        let path = fs_err::canonicalize(common::cli::inputs(&self.model)?.directory()?)?;
+        if common::model::is_adapter(&path) {
+            return Err(Error::usage(format!("{} is an adapter, not a model", path.display()))
+                .hint("name the base as MODEL and the adapter with --adapter-name-or-path"));
+        }
+        Ok(ModelSettings {
+            path,
+            float16: if self.fp16 { Float16::Fp16 } else { Float16::Bf16 },
+            quantization: self.adapter.quantization(),
+        })
+    }
+
+    /// Where the run begins.
+    fn begin(&self) -> Begin {
+        let from = self.resume_from_checkpoint.as_deref().filter(|from| *from != Path::new("false"));
+        match from {
+            _ if self.common.force => Begin::Forced,
+            Some(path) if path != Path::new("true") && !self.resume => Begin::ResumedFrom(path.to_path_buf()),
+            Some(_) => Begin::Resumed,
+            None if self.resume => Begin::Resumed,
+            None if self.overwrite_output_dir => Begin::Overwriting,
+            None => Begin::New,
+        }
+    }
+}
+
+/// The output where none is named: `./NAME-lora` for a model in a directory called NAME.
+fn default_output(model: &Path) -> Result<PathBuf> {
+    let Some(mut output) = common::hub_cache::name_of(model) else {
+        return Err(Error::usage(format!("{} has no name to call the output after", model.display()))
+            .hint("name the output with -o"));
+    };
+    output.push("-lora");
+    Ok(PathBuf::from(output))
+}
+
+/// Lets a switch take the value `=true` or `=false`, so that the command line can also switch off what a file
+/// switched on.
 fn switch(argument: Arg) -> Arg {
     if !matches!(argument.get_action(), ArgAction::SetTrue) {
         return argument;

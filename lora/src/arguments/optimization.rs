@@ -1,11 +1,18 @@
-//! How it is trained: length, batches, schedule and optimizer.
+//! The options of length, batches, schedule and optimizer.
 
-use clap::{Args, ValueEnum};
-use serde::Serialize;
+use clap::Args;
+use common::{Error, Result};
 
-use crate::schedule::SchedulerType;
+use super::checks::{at_least_0, at_least_1, positive};
+use crate::config::optimization::{
+    BatchSettings, LearningRates, OptimizerName, OptimizerSettings, RandomSettings,
+};
+use crate::schedule::{Length, ScheduleSettings, SchedulerParameters, SchedulerType, check_steps};
 
-/// How it is trained.
+/// The most examples that a step may have.
+const LARGEST_BATCH: usize = 1_000_000_000;
+
+/// The options that say how it is trained.
 #[derive(Args, Debug, Clone)]
 pub struct OptimizationArguments {
     /// Highest learning rate
@@ -90,52 +97,95 @@ pub struct OptimizationArguments {
     pub disable_shuffling: bool,
 }
 
-/// When something is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Strategy {
-    /// Never.
-    No,
-    /// Every so many steps.
-    Steps,
-    /// After every pass over the data.
-    Epoch,
-}
-
-/// transformers' names of AdamW.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OptimizerName {
-    /// Moments in f32.
-    #[value(name = "adamw_torch")]
-    Torch,
-    /// Another name of adamw_torch.
-    #[value(name = "adamw_torch_fused")]
-    Fused,
-    /// Another name of adamw_torch.
-    #[value(name = "adamw_hf")]
-    HuggingFace,
-    /// Moments in 8 bits.
-    #[value(name = "adamw_8bit")]
-    EightBit,
-    /// Another name of adamw_8bit.
-    #[value(name = "adamw_bnb_8bit")]
-    BitsAndBytes,
-    /// Moments in f32, which move to the host where GPU memory runs out; without a GPU as adamw_torch.
-    #[value(name = "paged_adamw_32bit", alias = "paged_adamw")]
-    Paged,
-    /// Moments in 8 bits, which move to the host where GPU memory runs out; without a GPU as adamw_8bit.
-    #[value(name = "paged_adamw_8bit")]
-    PagedEightBit,
-}
-
-impl OptimizerName {
-    /// Whether the moments are kept in 8 bits.
-    pub fn is_in_8_bits(self) -> bool {
-        matches!(self, Self::EightBit | Self::BitsAndBytes | Self::PagedEightBit)
+impl OptimizationArguments {
+    /// The highest learning rates.
+    pub fn rates(&self) -> Result<LearningRates> {
+        Ok(LearningRates {
+            peak: positive("--learning-rate", self.learning_rate)?,
+            ratio_of_b: positive("--loraplus-lr-ratio", self.loraplus_lr_ratio.unwrap_or(1.0))?,
+        })
     }
 
-    /// Whether it asks for moments that move to the host where GPU memory runs out.
-    pub fn is_paged(self) -> bool {
-        matches!(self, Self::Paged | Self::PagedEightBit)
+    /// The number of steps that `--max-steps` asks for, if it asks for steps.
+    pub fn steps(&self) -> Option<u64> {
+        self.max_steps.and_then(|steps| u64::try_from(steps).ok())
+    }
+
+    /// The length of the run.
+    pub fn length(&self) -> Result<Length> {
+        let epochs = positive("--num-train-epochs", self.num_train_epochs)?;
+        if let Some(steps) = self.max_steps.filter(|&steps| steps != -1 && steps < 1) {
+            return Err(Error::usage(format!("--max-steps: at least 1 expected, or -1, found {steps}")));
+        }
+        match self.steps() {
+            Some(steps) => check_steps(steps).map(Length::Steps),
+            None => Ok(Length::Epochs(epochs)),
+        }
+    }
+
+    /// The examples of a step.
+    pub fn batch(&self) -> Result<BatchSettings> {
+        let (examples, batches) = (self.per_device_train_batch_size, self.gradient_accumulation_steps);
+        let micro_batch = at_least_1("--per-device-train-batch-size", examples)?;
+        let accumulation = at_least_1("--gradient-accumulation-steps", batches)?;
+        if examples.checked_mul(batches).is_none_or(|batch| batch > LARGEST_BATCH) {
+            return Err(Error::usage(format!(
+                "--per-device-train-batch-size × --gradient-accumulation-steps: at most {LARGEST_BATCH} examples of a step expected, found {examples} × {batches}"
+            ))
+            .hint("a step that sees all of the data needs no more than there are examples"));
+        }
+        Ok(BatchSettings { micro_batch, accumulation })
+    }
+
+    /// How the learning rate rises and falls.
+    pub fn schedule(&self) -> Result<ScheduleSettings> {
+        if !(0.0..=1.0).contains(&self.warmup_ratio) {
+            let found = self.warmup_ratio;
+            return Err(Error::usage(format!("--warmup-ratio: a share from 0 to 1 expected, found {found}")));
+        }
+        let kind = self.lr_scheduler_type;
+        Ok(ScheduleSettings {
+            kind,
+            parameters: SchedulerParameters::parse(
+                self.lr_scheduler_kwargs.as_deref(),
+                kind,
+                self.learning_rate,
+            )?,
+            warmup_ratio: self.warmup_ratio,
+            warmup_steps: at_least_0("--warmup-steps", self.warmup_steps)?,
+        })
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> Result<OptimizerSettings> {
+        for (option, beta) in [("--adam-beta1", self.adam_beta1), ("--adam-beta2", self.adam_beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(Error::usage(format!(
+                    "{option}: a decay from 0 to below 1 expected, found {beta}"
+                )));
+            }
+        }
+        Ok(OptimizerSettings {
+            max_grad_norm: at_least_0("--max-grad-norm", self.max_grad_norm)?,
+            weight_decay: at_least_0("--weight-decay", self.weight_decay)?,
+            name: self.optim,
+            beta1: self.adam_beta1,
+            beta2: self.adam_beta2,
+            epsilon: positive("--adam-epsilon", self.adam_epsilon)?,
+        })
+    }
+
+    /// NEFTune's alpha.
+    pub fn neftune_alpha(&self) -> Result<f64> {
+        at_least_0("--neftune-noise-alpha", self.neftune_noise_alpha)
+    }
+
+    /// The seeds of the run, and whether examples are shuffled.
+    pub fn random(&self) -> RandomSettings {
+        RandomSettings {
+            seed: self.seed,
+            data_seed: self.data_seed.unwrap_or(self.seed),
+            shuffle: !self.disable_shuffling,
+        }
     }
 }

@@ -1,13 +1,16 @@
-//! What is logged, evaluated and saved on the way.
+//! The options that say what is logged, evaluated and saved on the way.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use common::{Error, Result};
 
-use super::optimization::Strategy;
+use super::checks::{at_least_1, steps};
+use crate::config::every::Every;
+use crate::config::reporting::{BestSettings, EvaluationSettings, LoggingSettings, SavingSettings};
+use crate::data::DataArguments;
 
-/// What is logged, evaluated and saved on the way.
+/// The options that say what is logged, evaluated and saved on the way.
 #[derive(Args, Debug, Clone)]
 pub struct ReportingArguments {
     /// Steps between lines of trainer_log.jsonl, or below 1 their share
@@ -74,9 +77,117 @@ pub struct ReportingArguments {
     pub logging_dir: Option<PathBuf>,
 }
 
-/// Where logs go besides the files that are always there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+impl ReportingArguments {
+    /// What is logged and when, in a run whose output is `output`.
+    pub fn logging(&self, output: &Path) -> Result<LoggingSettings> {
+        let tensorboard = self.report_to.contains(&ReportTo::Tensorboard);
+        Ok(LoggingSettings {
+            every: Every::Steps(steps("--logging-steps", self.logging_steps)?),
+            first_step: self.logging_first_step,
+            plot: self.plot_loss,
+            tensorboard: tensorboard.then(|| self.logging_dir.clone().unwrap_or_else(|| output.join("runs"))),
+        })
+    }
+
+    /// When to evaluate held-out examples.
+    pub fn evaluation(&self) -> Result<EvaluationSettings> {
+        let every = every(self.strategy(), "--eval-steps", self.eval_steps.unwrap_or(self.logging_steps))?;
+        Ok(EvaluationSettings { every, at_start: self.eval_on_start })
+    }
+
+    /// Which checkpoint is the best, and what it is for.
+    pub fn best(&self) -> BestSettings {
+        BestSettings {
+            load: self.load_best_model_at_end,
+            greater_is_better: self.greater_is_better,
+            patience: self.early_stopping_steps,
+        }
+    }
+
+    /// When to save checkpoints and how many to keep.
+    pub fn saving(&self) -> Result<SavingSettings> {
+        let every = every(self.save_strategy, "--save-steps", self.save_steps)?;
+        at_least_1("--save-total-limit", self.save_total_limit.unwrap_or(1))?;
+        Ok(SavingSettings { every, limit: self.save_total_limit })
+    }
+
+    /// Fails where something is asked for that has nothing to work on: evaluations without held-out
+    /// examples, a best checkpoint or an early stop without evaluations.
+    pub fn check(&self, data: &DataArguments) -> Result<()> {
+        steps("--logging-steps", self.logging_steps)?;
+        let (evaluation, saving) = (self.evaluation()?.every, self.saving()?.every);
+        if let Some(option) = self.asks_for_evaluation()
+            && !data.holds_out()
+        {
+            return Err(Error::usage(format!("{option} without held-out examples"))
+                .hint("add --val-size 0.1, or name other data with --eval-dataset"));
+        }
+        at_least_1("--early-stopping-steps", self.early_stopping_steps.unwrap_or(1))?;
+        if self.early_stopping_steps.is_some() && evaluation == Every::Never {
+            return Err(Error::usage("--early-stopping-steps without evaluations").hint("add --eval-steps"));
+        }
+        if self.load_best_model_at_end && !saves_what_is_evaluated(evaluation, saving) {
+            return Err(Error::usage("--load-best-model-at-end: every checkpoint has to be evaluated").hint(
+                "make --save-steps a multiple of --eval-steps, or give both strategies the same value",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The strategy of evaluations, which `--eval-steps` alone implies.
+    fn strategy(&self) -> Strategy {
+        match (self.eval_strategy, self.eval_steps) {
+            (Some(strategy), _) => strategy,
+            (None, Some(_)) => Strategy::Steps,
+            (None, None) => Strategy::No,
+        }
+    }
+
+    /// The option that asks for evaluations, if one does.
+    fn asks_for_evaluation(&self) -> Option<&'static str> {
+        match self.strategy() {
+            Strategy::No if self.eval_on_start => Some("--eval-on-start"),
+            Strategy::No if self.load_best_model_at_end => Some("--load-best-model-at-end"),
+            Strategy::No => None,
+            _ if self.eval_strategy.is_some() => Some("--eval-strategy"),
+            _ => Some("--eval-steps"),
+        }
+    }
+}
+
+/// How often something is done by its strategy and by its option for a number of steps.
+fn every(strategy: Strategy, option: &str, number: f64) -> Result<Every> {
+    match strategy {
+        Strategy::No => Ok(Every::Never),
+        Strategy::Steps => Ok(Every::Steps(steps(option, number)?)),
+        Strategy::Epoch => Ok(Every::Epoch),
+    }
+}
+
+/// Whether every checkpoint falls on an evaluation, as transformers demands.
+fn saves_what_is_evaluated(evaluation: Every, saving: Every) -> bool {
+    match (evaluation, saving) {
+        (Every::Steps(evaluation), Every::Steps(saving)) if evaluation >= 1.0 && saving >= 1.0 => {
+            saving % evaluation == 0.0
+        }
+        (Every::Never, _) | (_, Every::Never) => false,
+        (evaluation, saving) => evaluation == saving,
+    }
+}
+
+/// When something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Strategy {
+    /// Never.
+    No,
+    /// Each time a number of steps has been taken.
+    Steps,
+    /// After every pass over the data.
+    Epoch,
+}
+
+/// Where logs go besides the files that are always written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReportTo {
     /// Nowhere else.
     None,

@@ -1,4 +1,4 @@
-//! The options that say what is trained on.
+//! The options of the data.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use common::Result;
 use common::cli::Size;
 use common::data::{DataSource, RowLimit};
 
-/// What is trained on, named as LLaMA-Factory names it.
+/// The options of the data, named as LLaMA-Factory names them.
 #[derive(Args, Debug, Clone)]
 pub struct DataArguments {
     /// JSON, JSON lines, CSV or parquet file of alpaca rows or messages; may be given more than once
@@ -94,25 +94,24 @@ pub struct DataArguments {
 }
 
 impl DataArguments {
-    /// Whether something is held out for evaluation.
+    /// Whether there are held-out examples.
     pub fn holds_out(&self) -> bool {
         self.val_size > 0.0 || !self.eval_data.is_empty() || !self.eval_dataset.is_empty()
     }
 
-    /// Whether examples are put together.
+    /// Whether examples are put together in packs.
     pub fn packs(&self) -> bool {
         self.packing || self.neat_packing
     }
 
-    /// Most tokens of an example, or of those that are put together; LLaMA-Factory keeps the last place of
-    /// a pack free.
+    /// The most tokens of an example, or of a pack, whose last place LLaMA-Factory keeps free.
     pub fn longest(&self) -> usize {
         let cutoff = usize::try_from(self.cutoff_len).unwrap_or(usize::MAX);
         cutoff - usize::from(self.packs())
     }
 
-    /// The files that are named, and those of the data sets that are named. `seed` decides which rows
-    /// are drawn of a data set that wants some of its rows.
+    /// The sources of the named files and the named data sets. `seed` decides which rows are drawn from a data
+    /// set that asks for a part of its rows.
     pub(super) fn sources(&self, files: &[PathBuf], names: &[String], seed: u64) -> Result<Vec<DataSource>> {
         let files = files.iter().map(|path| Ok(DataSource::file(path)));
         let named = names.iter().map(|name| DataSource::named(name.trim(), &self.dataset_dir, seed));

@@ -6,14 +6,16 @@ use common::text::Example;
 use common::{Error, Result, error};
 use serde::{Deserialize, Serialize};
 
-/// The most that any example demands, and where it was written.
+/// The most that any example demands, and the place of that example in the data.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Demands {
-    /// Tokens of the longest example.
+    /// The number of tokens of the longest example.
     tokens: usize,
+    /// The place of the longest example.
     longest: String,
     /// The highest token.
     token: u32,
+    /// The place of the example with the highest token.
     highest: String,
 }
 
@@ -30,8 +32,8 @@ impl Demands {
         }
     }
 
-    /// Fails where the model cannot do it: its positions or its attention window are too short, or its
-    /// embeddings too few.
+    /// Fails where the model has too few positions for the longest example, or no embedding for the highest
+    /// token.
     pub fn check(&self, model: &Config) -> Result<()> {
         let (positions, vocabulary) = (model.max_positions, model.vocabulary);
         let Self { tokens, longest, token, highest } = self;

@@ -1,14 +1,14 @@
-//! Instruction data, tokenized and kept.
+//! Instruction data, tokenized and kept in a file.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | [`arguments`] | the options that say what is trained on |
-//! | [`prepare`] | all of it together, kept for the next run |
+//! | [`prepare`] | all data of a run, tokenized or found again in the cache |
 //! | [`encode`] | conversations as tokens with the trained ones marked, in parallel |
 //! | [`demands`] | what the examples demand of a model |
 //! | [`store`] | tokenized examples in a file |
-//! | `show` | an example for people |
-//! | `untrained` | what is not trained, and why |
+//! | `show` | an example as text |
+//! | `untrained` | the warnings about answers that are not trained |
 
 pub mod arguments;
 pub mod demands;

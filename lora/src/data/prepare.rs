@@ -1,4 +1,4 @@
-//! Everything that is trained on, tokenized; kept in the user's cache for the next run.
+//! All data of a run, tokenized, and kept in the user's cache for the next run.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -17,16 +17,16 @@ use sha2::{Digest, Sha256};
 use super::store::Examples;
 use super::{DataArguments, Encoder, show};
 
-/// Kept tokens that no run has used for so long are deleted.
+/// The time after which kept tokens that no run has used are deleted.
 const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
-/// What besides data, tokenizer, template and settings decides the tokens.
+/// The version of the code that makes tokens: kept tokens of another version are not used.
 const VERSION: &str = concat!("lora-train ", env!("CARGO_PKG_VERSION"), " 3");
 
-/// Examples, and what they were made with.
+/// The examples of a run, and what they say about the texts of its adapter.
 pub struct Prepared {
-    /// In the order of the data.
+    /// The training examples, in the order of the data.
     pub examples: Arc<Examples>,
-    /// Those of data that is held out as a whole.
+    /// The examples of data that is held out as a whole, if there is any.
     pub held_out: Option<Arc<Examples>>,
     /// What the adapter's files say about its texts.
     pub texts: Texts,
@@ -42,8 +42,8 @@ pub struct Texts {
 }
 
 impl DataArguments {
-    /// Reads and tokenizes everything for the model in `directory`. `seed` decides which rows are drawn
-    /// of a data set that wants some of its rows.
+    /// Reads and tokenizes all data for the model in `directory`. `seed` decides which rows are drawn from a
+    /// data set that asks for a part of its rows.
     pub fn prepare(&self, directory: &Path, seed: u64) -> Result<Prepared> {
         // They are copied beside every checkpoint; what is wrong with them is said before the first step.
         Companions::of_text(directory)?.expect_inside()?;
@@ -83,7 +83,7 @@ impl DataArguments {
     }
 }
 
-/// What all data of a run is tokenized with.
+/// Everything that the data of a run is tokenized with.
 struct Preparation<'a> {
     arguments: &'a DataArguments,
     model: &'a Path,
@@ -93,7 +93,7 @@ struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    /// The examples of `sources`, as an earlier run has kept them or made anew; nothing of nothing.
+    /// The examples of `sources`, as an earlier run has kept them or else tokenized; `None` without sources.
     fn examples(&self, sources: Vec<DataSource>) -> Result<Option<Examples>> {
         if sources.is_empty() {
             return Ok(None);
@@ -149,7 +149,7 @@ impl Preparation<'_> {
         encoder.finish(malformed, kept)
     }
 
-    /// A name that is different wherever the tokens are.
+    /// The name of the kept tokens, a hash of everything that decides them.
     fn key(&self, sources: &[DataSource]) -> Result<String> {
         let mut hash = Sha256::new();
         let mut part = |bytes: &[u8]| {
@@ -170,7 +170,7 @@ impl Preparation<'_> {
     }
 }
 
-/// SHA-256 of a file.
+/// The SHA-256 of a file.
 fn content(path: &Path) -> Result<Vec<u8>> {
     let mut file =
         rows::open(path).hint("--data names a JSON, JSON lines, CSV or parquet file of examples")?;
@@ -184,7 +184,7 @@ fn content(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Marks kept tokens as used, and deletes those that nothing has used for long.
+/// Marks kept tokens as used, and deletes those that no run has used for long.
 fn keep(path: &Path) {
     let now = SystemTime::now();
     if let Ok(file) = std::fs::File::options().append(true).open(path) {

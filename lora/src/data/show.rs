@@ -1,4 +1,4 @@
-//! An example for people: its text, with what is trained marked.
+//! An example as text, with the supervised tokens marked.
 
 use std::io::IsTerminal;
 
@@ -8,9 +8,9 @@ use common::text::{Example, Tokenizer};
 const GREEN: (&str, &str) = ("\x1b[32m", "\x1b[0m");
 const BRACKETS: (&str, &str) = ("«", "»");
 
-/// The text of an example, special tokens included; what is trained is green, or in « » where there
-/// are no colours.
-pub fn shown(tokenizer: &Tokenizer, example: &Example) -> Result<String> {
+/// The text of an example, special tokens included. Supervised text is green, or in « » where stderr is not a
+/// terminal.
+pub(super) fn shown(tokenizer: &Tokenizer, example: &Example) -> Result<String> {
     let (begin, end) = if std::io::stderr().is_terminal() { GREEN } else { BRACKETS };
     let mut text = String::new();
     let mut from = 0;

@@ -1,8 +1,8 @@
-//! Tokenized examples in a file, so that they take no memory however many they are.
+//! Tokenized examples in a file, so that memory does not grow with their number.
 //!
-//! The file, little-endian: eight bytes that name the format; for each token a u32, the highest bit
-//! of which says whether it is trained; for each example the u32 number of its tokens; a JSON
-//! object with the rest; the u64 length of that.
+//! The file, little-endian: eight bytes that name the format; a u32 for each token, whose highest bit says
+//! whether the token is supervised; the u32 number of tokens of each example; a JSON object, which is
+//! [`Summary`]; the u64 length of that object.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -19,24 +19,24 @@ use super::demands::Demands;
 const MAGIC: &[u8; 8] = b"LTOKENS1";
 const TRAINED: u32 = 1 << 31;
 
-/// What is said of all examples together.
+/// The numbers and warnings of all examples together.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Number of examples.
+    /// The number of examples.
     pub examples: usize,
-    /// Number of their tokens.
+    /// The number of tokens of all examples.
     pub tokens: u64,
-    /// Number of those that are supervised.
+    /// The number of supervised tokens of all examples.
     pub trained: u64,
-    /// SHA-256 of lengths, tokens and what is trained.
+    /// The SHA-256 of the lengths, the tokens and their labels.
     pub identity: String,
-    /// What the user has to know about the data they were made from.
+    /// The warnings about the data that the examples were made from.
     pub warnings: Vec<String>,
-    /// What they demand of a model.
+    /// What the examples demand of a model.
     pub demands: Demands,
 }
 
-/// Examples that are being written.
+/// A file of examples that is being written.
 pub struct Writer {
     file: BufWriter<tempfile::NamedTempFile>,
     lengths: Vec<u32>,
@@ -45,7 +45,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A file in `directory` that has no name yet.
+    /// Begins a file in `directory`, without a name yet.
     pub fn new(directory: &Path) -> Result<Self> {
         let file = tempfile::NamedTempFile::new_in(directory)
             .with_context(|| format!("cannot write in {}", directory.display()))?;
@@ -74,13 +74,12 @@ impl Writer {
         Ok(self.file.write_all(&bytes)?)
     }
 
-    /// Whether nothing has been added.
+    /// Whether no example has been added.
     pub fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
 
-    /// Ends the file; it appears whole at `path`, or is deleted with the last use where there is
-    /// none.
+    /// Ends the file. It appears whole at `path`; without a path it is deleted once the examples are dropped.
     pub fn finish(
         mut self,
         warnings: Vec<String>,
@@ -105,11 +104,11 @@ impl Writer {
     }
 }
 
-/// Examples in a file.
+/// The examples of a file, which are read one by one.
 #[derive(Debug)]
 pub struct Examples {
     file: Mutex<File>,
-    /// Where the tokens of each begin, counted in tokens, and where the last ends.
+    /// The index of the first token of each example in the file, and of the end of the last.
     starts: Vec<u64>,
     summary: Summary,
 }
@@ -165,12 +164,12 @@ impl Examples {
         Self::new(file, summary, lengths)
     }
 
-    /// What is said of all of them.
+    /// The numbers and warnings of all examples together.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// Number of tokens of the example at `index`; 0 where there is none.
+    /// The number of tokens of the example at `index`; 0 where there is no such example.
     pub fn length(&self, index: usize) -> usize {
         self.starts.get(index..index + 2).map_or(0, |bounds| (bounds[1] - bounds[0]) as usize)
     }
@@ -193,37 +192,37 @@ impl Examples {
     }
 }
 
-/// Some of the examples, in an order.
+/// A selection of the examples of a file, in an order.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// All of them.
+    /// The examples of the file.
     pub examples: std::sync::Arc<Examples>,
-    /// The chosen ones.
+    /// The indices of the selected examples.
     pub indices: Vec<usize>,
 }
 
 impl Selection {
-    /// All examples.
+    /// The selection of all examples, in their order.
     pub fn all(examples: std::sync::Arc<Examples>) -> Self {
         Self { indices: (0..examples.summary.examples).collect(), examples }
     }
 
-    /// How many they are.
+    /// The number of selected examples.
     pub fn len(&self) -> usize {
         self.indices.len()
     }
 
-    /// Whether there are none.
+    /// Whether no example is selected.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
     }
 
-    /// Number of tokens of each.
+    /// The number of tokens of each selected example.
     pub fn lengths(&self) -> Vec<usize> {
         self.indices.iter().map(|&index| self.examples.length(index)).collect()
     }
 
-    /// Those at `positions` of the selection.
+    /// The examples at `positions` of the selection.
     pub fn get(&self, positions: impl IntoIterator<Item = usize>) -> Result<Vec<Example>> {
         positions
             .into_iter()

@@ -1,9 +1,9 @@
-//! What of the data is not trained, or not as it might be meant, and why: counted, and said to the user.
+//! Warnings about answers and examples that are not trained, or not as the user may have meant.
 
 use common::text::{ChatTemplate, Conversation, Encoded};
 use common::{Error, error};
 
-/// Answers and examples that are not trained as they stand.
+/// The numbers of answers and examples that are not trained as they stand in the data.
 #[derive(Debug, Default)]
 pub struct Untrained {
     /// Answers that the cutoff shortened or dropped.
@@ -43,7 +43,7 @@ impl Untrained {
         }
     }
 
-    /// What the user has to know.
+    /// The warnings, each with its number; `cutoff` is the number of tokens that examples were cut to.
     pub fn warnings(&self, cutoff: usize) -> Vec<String> {
         let Self { shortened, endless, masked, unwritten_calls, unwritten_tools, special_texts, cut, empty } =
             self;
@@ -74,7 +74,7 @@ impl Untrained {
         .collect()
     }
 
-    /// The error of data of which nothing is trained.
+    /// The error of data in which no token is supervised.
     pub fn error(&self, cutoff: usize) -> Error {
         let Self { masked, unwritten_calls, cut, .. } = self;
         if *cut > 0 {

@@ -1,29 +1,29 @@
-//! What LLaMA-Factory and transformers know beside our options.
+//! Keys of LLaMA-Factory and transformers that are not options here.
 //!
-//! Names and meanings from LLaMA-Factory's `hparams/*_args.py` and transformers'
-//! `training_args.py`. Every key is of one of two kinds: it has no effect here, whatever its value;
-//! or some values of it change nothing and the others are refused.
+//! Names and meanings are those of LLaMA-Factory's `hparams/*_args.py` and transformers'
+//! `training_args.py`. A key is of one of two kinds: it has no effect here, whatever its value; or some of
+//! its values ask for what is done anyway, and the others are refused.
 
 use common::{Error, Result};
 
-/// Other names of our options.
-pub const ALIASES: [(&str, &str); 3] = [
+/// Other names of options.
+pub(super) const ALIASES: [(&str, &str); 3] = [
     ("evaluation_strategy", "eval_strategy"),
     ("neftune_alpha", "neftune_noise_alpha"),
     ("warmup_proportion", "warmup_ratio"),
 ];
 
-/// Keys without effect, and why.
+/// Keys without effect, and the reason.
 struct WithoutEffect {
     why: &'static str,
     keys: &'static [&'static str],
 }
 
-/// Keys of which only some values are possible.
+/// Keys of which only some values are accepted.
 struct Limited {
-    /// Values that ask for nothing that is not so anyway.
+    /// The values that ask for what is done anyway.
     harmless: &'static [&'static str],
-    /// What to do in place of the others.
+    /// What to do in place of the other values.
     hint: &'static str,
     keys: &'static [&'static str],
 }
@@ -485,9 +485,9 @@ const LIMITED: &[Limited] = &[
     },
 ];
 
-/// Why a key has no effect; nothing where its value asks for what is so anyway, and where the key is
-/// not listed. A value that cannot be honoured is an error.
-pub fn check(key: &str, value: &str) -> Result<Option<&'static str>> {
+/// The reason why a key has no effect; `None` where its value asks for what is done anyway, or where the key
+/// is not listed. A value that is not accepted is an error.
+pub(super) fn check(key: &str, value: &str) -> Result<Option<&'static str>> {
     if let Some(found) = WITHOUT_EFFECT.iter().find(|group| group.keys.contains(&key)) {
         return Ok(Some(found.why));
     }
@@ -505,12 +505,20 @@ pub fn check(key: &str, value: &str) -> Result<Option<&'static str>> {
 }
 
 /// Whether a key is listed here.
-pub fn is_known(key: &str) -> bool {
+pub(super) fn is_known(key: &str) -> bool {
     known().any(|known| known == key)
 }
 
 /// All keys listed here.
-pub fn known() -> impl Iterator<Item = &'static str> {
+pub(super) fn known() -> impl Iterator<Item = &'static str> {
     let without_effect = WITHOUT_EFFECT.iter().flat_map(|group| group.keys);
     without_effect.chain(LIMITED.iter().flat_map(|group| group.keys)).copied()
+}
+
+/// The known key that a misspelt one was meant to be: the one with the fewest edits, if they are few enough to
+/// be a slip.
+pub(super) fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a str> {
+    let edits = |name: &'a String| (strsim::levenshtein(key, name), name);
+    let (edits, best) = known.iter().map(edits).min()?;
+    (edits <= 1 + key.len() / 4).then_some(best)
 }

@@ -1,17 +1,13 @@
 //! LLaMA-Factory's `train.yaml`.
 //!
-//! A file is turned into options and read by the same parser as the command line, so that both have
-//! the same names, types and checks. What the command line says itself goes before the file.
+//! A file is turned into options and read by the parser of the command line, so that a key has the name, type
+//! and checks of its option. An option on the command line has precedence over the key.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `keys` | what LLaMA-Factory knows beside our options: without effect here, or refused |
-//! | `nearest` | the key that a misspelt one was meant to be |
-//! | [`effective`] | `training_args.yaml`: the settings that a run had |
+//! | `keys` | the keys of LLaMA-Factory that are not options here: without effect, or refused |
 
-pub mod effective;
 mod keys;
-mod nearest;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -22,29 +18,27 @@ use common::{Context, Error, Result, cli, error, files};
 use serde_json::{Map, Value};
 
 use crate::arguments::Arguments;
-use effective::Settings;
+use crate::config::options::{OF_THE_CALL, Options};
 
-/// Options that say how the tool is called and not what the run is.
-const NOT_KEYS: [&str; 8] = ["output", "force", "quiet", "verbose", "resume", "dry-run", "help", "version"];
-
-/// Whether a path is such a file; as in LLaMA-Factory it may be JSON, which is YAML too.
-pub fn is_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|name| end == *name))
+/// Whether an argument is a file of settings by its name. As in LLaMA-Factory it may also be JSON, which is
+/// YAML too; a path that comes through a pipe may not, because a model's own files are JSON.
+fn is_settings(path: &Path) -> bool {
+    cli::is_yaml(path) || path.extension().is_some_and(|extension| extension == "json")
 }
 
-/// The arguments of `line`, the program's whole command line, completed by the file it names; and
-/// the settings they come to.
-pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Settings)> {
+/// The arguments of `line`, the program's whole command line, completed by the file that it names, and all
+/// options with their values.
+pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Options)> {
     let command = Arguments::command();
     let matches = parse(&command, line.clone())?;
     let arguments = Arguments::from_arg_matches(&matches).map_err(Error::usage)?;
-    let (files, models): (Vec<_>, Vec<_>) = arguments.model.iter().partition(|path| is_yaml(path));
+    let (files, models): (Vec<_>, Vec<_>) = arguments.model.iter().partition(|path| is_settings(path));
     if let Some(setting) = models.iter().find_map(|path| misplaced(&command, path)) {
         return Err(setting);
     }
     let [file] = files[..] else {
         return match files.get(1) {
-            None => Ok((arguments, Settings::new(&command, &matches))),
+            None => Ok((arguments, Options::new(&command, &matches))),
             Some(second) => Err(Error::usage(format!(
                 "one file of settings expected, another found: {}",
                 second.display()
@@ -63,11 +57,10 @@ pub fn complete(line: Vec<OsString>) -> Result<(Arguments, Settings)> {
     whole.extend(line.iter().skip(1).filter(|argument| !is_file(argument)).cloned());
     let matches = parse(&command, whole).with_context(|| file.display().to_string())?;
     let arguments = Arguments::from_arg_matches(&matches).map_err(Error::usage)?;
-    let settings = Settings::new(&command, &matches);
-    Ok((arguments, settings))
+    Ok((arguments, Options::new(&command, &matches)))
 }
 
-/// LLaMA-Factory takes `key=value` behind its file; here settings on the command line are options.
+/// The error of a `key=value`, which LLaMA-Factory takes after its file; here that is an option.
 fn misplaced(command: &Command, path: &Path) -> Option<Error> {
     let (key, value) = path.to_str()?.split_once('=')?;
     let option = key.replace('_', "-");
@@ -78,7 +71,7 @@ fn misplaced(command: &Command, path: &Path) -> Option<Error> {
 
 fn parse(command: &Command, line: Vec<OsString>) -> Result<ArgMatches> {
     command.clone().try_get_matches_from(line).map_err(|problem| {
-        // clap's report is for a terminal: its first paragraph says what is wrong.
+        // The first paragraph of clap's report says what is wrong; the others are for a terminal.
         let report = problem.to_string();
         let first = report.lines().take_while(|line| !line.trim().is_empty());
         let message = first.map(str::trim).collect::<Vec<_>>().join(" ");
@@ -94,7 +87,7 @@ fn read(file: &Path) -> Result<Map<String, Value>> {
         .hint("a file of examples is named with --data")
 }
 
-/// The file's keys as options, without those that the command line has itself.
+/// The keys of the file as options, without those that the command line gives itself.
 fn options(command: &Command, given: &ArgMatches, keys: &Map<String, Value>) -> Result<Vec<OsString>> {
     let mut options = Vec::new();
     for (key, value) in keys {
@@ -105,7 +98,7 @@ fn options(command: &Command, given: &ArgMatches, keys: &Map<String, Value>) -> 
         let text = texts.join(",");
         let key = keys::ALIASES.iter().find(|(alias, _)| alias == key).map_or(key.as_str(), |(_, key)| key);
         let name = key.replace('_', "-");
-        let is_ours = key == "output_dir" || !NOT_KEYS.contains(&name.as_str());
+        let is_ours = key == "output_dir" || !OF_THE_CALL.contains(&name.as_str());
         let name = if key == "output_dir" { "output".to_owned() } else { name };
         let ours = command.get_arguments().find(|argument| argument.get_long() == Some(&name));
         let Some(option) = ours.filter(|_| is_ours && !key.contains('-')) else {
@@ -116,7 +109,7 @@ fn options(command: &Command, given: &ArgMatches, keys: &Map<String, Value>) -> 
             }
             continue;
         };
-        // Starting anew and continuing are said on the command line with one word.
+        // --resume and --force say where to begin, too.
         let overruled = key == "resume_from_checkpoint"
             && (given.get_flag("resume") || given.get_flag("force") || text == "false");
         let on_line = given.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine);
@@ -130,16 +123,16 @@ fn options(command: &Command, given: &ArgMatches, keys: &Map<String, Value>) -> 
 
 fn unknown(command: &Command, key: &str) -> Error {
     let ours = command.get_arguments().filter_map(|argument| argument.get_long());
-    let ours = ours.filter(|name| !NOT_KEYS.contains(name)).map(|name| name.replace('-', "_"));
+    let ours = ours.filter(|name| !OF_THE_CALL.contains(name)).map(|name| name.replace('-', "_"));
     let own = ["model_name_or_path", "output_dir"].into_iter().chain(keys::known());
     let known: Vec<String> = ours.chain(own.map(String::from)).collect();
-    Error::usage(format!("unknown key {key:?}")).hint(match nearest::nearest(key, &known) {
+    Error::usage(format!("unknown key {key:?}")).hint(match keys::nearest(key, &known) {
         Some(meant) => format!("did you mean {meant}?"),
         None => "remove it; lora-train --help lists what there is, with _ for -".into(),
     })
 }
 
-/// The values of a key as an option has them; none where it is null.
+/// The values of a key as the text of an option; none where the key is null.
 fn texts_of(key: &str, value: &Value) -> Vec<String> {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),

@@ -32,7 +32,7 @@ fn every_key_of_llama_factory_and_transformers_is_known() {
     }
 }
 
-fn lines(options: &str, file: &str) -> Result<(Arguments, Settings)> {
+fn lines(options: &str, file: &str) -> Result<(Arguments, Options)> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train.yml");
     fs_err::write(&path, file).unwrap();
@@ -41,7 +41,7 @@ fn lines(options: &str, file: &str) -> Result<(Arguments, Settings)> {
 }
 
 #[test]
-fn lists_numbers_truths_and_nothing() {
+fn lists_numbers_booleans_and_null() {
     let file = "dataset: [a, b]\ndata: [x.json, y.json]\nlora_target: q_proj, v_proj\nmask_history: true\n\
         lr_scheduler_kwargs: {num_cycles: 2}\nlearning_rate: 1e-4\ntemplate: null\neval_strategy: no\n";
     let (arguments, _) = lines("", file).unwrap();
@@ -72,7 +72,7 @@ fn what_is_written_is_read_as_the_same() {
 }
 
 #[test]
-fn truths_may_be_spelt_as_people_spell_them() {
+fn booleans_may_be_spelt_in_several_ways() {
     let file = "use_rslora: yes\ndouble_quantization: off\nplot_loss: 'No'\nuse_dora: off\nuse_galore: False\n\
         mask_history: on\ngreater_is_better: True\n";
     let (arguments, _) = lines("", file).unwrap();
@@ -97,4 +97,19 @@ fn a_key_twice_is_a_mistake() {
 fn two_files_are_one_too_many() {
     let error = lines("other.yaml", "seed: 1\n").unwrap_err();
     assert!(error.to_string().contains("other.yaml"), "{error}");
+}
+
+#[test]
+fn a_slip_is_recognised_and_another_word_is_not() {
+    let known = ["learning_rate", "lora_rank", "seed"].map(String::from);
+    assert_eq!(keys::nearest("learning_rat", &known), Some("learning_rate"));
+    assert_eq!(keys::nearest("loar_rank", &known), Some("lora_rank"));
+    assert_eq!(keys::nearest("per_device", &known), None);
+}
+
+#[test]
+fn a_file_of_settings_is_yaml_or_json() {
+    let is_settings = |name: &str| is_settings(Path::new(name));
+    assert!(["a.yaml", "a.yml", "a.json"].into_iter().all(is_settings));
+    assert!(!["a.jsonl", "yaml", "a.YAML", "model"].into_iter().any(is_settings));
 }

@@ -1,14 +1,15 @@
-//! What `--dry-run` shows beyond the header: the schedule, and when things are done.
+//! What `--dry-run` shows beyond the header: the schedule, and how often logs, evaluations and checkpoints
+//! come.
 
 use common::cli::note;
 
-use crate::every::Every;
-use crate::setup::Setup;
+use crate::config::every::Every;
+use crate::run::setup::Setup;
 
-/// Steps at which the learning rate is shown, as shares of the run.
+/// The steps whose learning rates are shown, as shares of the run.
 const SHARES: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
 
-/// Shows the schedule of a run.
+/// Shows the learning rates of a run, and how often it logs, evaluates and saves.
 pub fn show(setup: &Setup) {
     let Setup { config, schedule, .. } = setup;
     let (steps_per_epoch, first) = (setup.order.steps_per_epoch(), setup.first_step());
@@ -21,9 +22,11 @@ pub fn show(setup: &Setup) {
         format!("{:.3e} at step {}", schedule.rate(step), step + 1)
     });
     note(format_args!("  Learning rate = {}", rates.join(", ")));
-    for (what, every) in
-        [("Logs", config.logging), ("Evaluations", config.evaluation), ("Checkpoints", config.saving)]
-    {
+    for (what, every) in [
+        ("Logs", config.logging.every),
+        ("Evaluations", config.evaluation.every),
+        ("Checkpoints", config.saving.every),
+    ] {
         match (every, every.steps(total, steps_per_epoch)) {
             (Every::Never, _) | (_, None) => note(format_args!("  {what} = at the end")),
             (_, Some(steps)) => note(format_args!("  {what} = every {steps} steps and at the end")),

@@ -6,15 +6,15 @@ const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 const FIXED32: u32 = 5;
 
-/// The message a file begins with.
-pub fn version(seconds: f64) -> Vec<u8> {
+/// The message that a file begins with.
+pub(super) fn version(seconds: f64) -> Vec<u8> {
     let mut event = at(seconds, 0);
     bytes(&mut event, 3, b"brain.Event:2");
     event
 }
 
-/// A session that starts with `step`: whatever was said of this and later steps is void.
-pub fn restart(seconds: f64, step: u64) -> Vec<u8> {
+/// The start of a session with `step`: TensorBoard forgets what earlier files say about this and later steps.
+pub(super) fn restart(seconds: f64, step: u64) -> Vec<u8> {
     let mut event = at(seconds, step);
     let mut log = Vec::new();
     key(&mut log, 1, VARINT);
@@ -23,8 +23,8 @@ pub fn restart(seconds: f64, step: u64) -> Vec<u8> {
     event
 }
 
-/// Scalars of a step.
-pub fn summary(seconds: f64, step: u64, tagged: &[(String, f32)]) -> Vec<u8> {
+/// The scalars of a step, each under its tag.
+pub(super) fn summary(seconds: f64, step: u64, tagged: &[(String, f32)]) -> Vec<u8> {
     let mut summary = Vec::new();
     for (tag, value) in tagged {
         let mut entry = Vec::new();

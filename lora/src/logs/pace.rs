@@ -1,4 +1,4 @@
-//! How fast a run is, how much memory it takes, and how busy the GPU is.
+//! The pace of a run: tokens per second, memory in use and the load of the GPU.
 
 use std::fmt;
 use std::time::Instant;
@@ -7,34 +7,34 @@ use common::device::Device;
 use common::device::cuda::Utilization;
 use common::host_memory::{peak_resident_memory, resident_memory};
 
-use crate::record::Step;
+use crate::logs::step::StepReport;
 
-/// Counts since some moment.
+/// Counts tokens since it was made or restarted.
 pub struct Pace {
     since: Instant,
     tokens: usize,
     supervised: usize,
-    /// Sum and number of the percentages that were seen.
+    /// The sum and the number of the GPU loads in percent that were seen.
     busy: (u32, u32),
     device: Device,
     utilization: Option<Utilization>,
 }
 
-/// Tokens a second, and memory.
+/// The speed of a run and what it uses of the device.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Speed {
-    /// All tokens a second.
+    /// Tokens per second, prompts included.
     pub tokens: f64,
-    /// Trained tokens a second.
+    /// Supervised tokens per second.
     pub supervised: f64,
-    /// Bytes in use on the device, and the most that have been.
+    /// The bytes in use on the device now and at most so far; `None` where they cannot be read.
     pub memory: Option<(u64, u64)>,
-    /// Percent of the time in which the GPU works; nothing where no one can tell.
+    /// The percent of the time in which the GPU works; `None` where it cannot be read.
     pub utilization: Option<u32>,
 }
 
 impl Pace {
-    /// Begins to count now.
+    /// Begins to count.
     pub fn new(device: &Device) -> Self {
         let utilization = match device {
             Device::Cpu => None,
@@ -44,13 +44,13 @@ impl Pace {
         Self { since: Instant::now(), tokens: 0, supervised: 0, busy: (0, 0), device, utilization }
     }
 
-    /// Begins to count anew.
+    /// Begins to count again.
     pub fn restart(&mut self) {
         (self.since, self.tokens, self.supervised, self.busy) = (Instant::now(), 0, 0, (0, 0));
     }
 
-    /// Counts a step.
-    pub fn step(&mut self, step: &Step) -> Speed {
+    /// Counts a step and returns the speed since counting began.
+    pub fn step(&mut self, step: &StepReport) -> Speed {
         self.tokens += step.tokens;
         self.supervised += step.supervised;
         if let Some(percent) = self.utilization.as_ref().and_then(Utilization::percent) {
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn the_host_has_no_gpu_to_be_busy() {
         let step =
-            Step { number: 1, loss: 1.0, grad_norm: 1.0, learning_rate: 1.0, tokens: 9, supervised: 4 };
+            StepReport { number: 1, loss: 1.0, grad_norm: 1.0, learning_rate: 1.0, tokens: 9, supervised: 4 };
         let mut pace = Pace::new(&Device::Cpu);
         let speed = pace.step(&step);
         assert!(speed.utilization.is_none() && speed.tokens > speed.supervised);

@@ -1,4 +1,4 @@
-//! `training_args.yaml`: the settings that a run had, as a file that gives the same run again.
+//! `training_args.yaml`: the options that a run had, as a file that gives the same run again.
 
 use std::path::Path;
 
@@ -6,25 +6,27 @@ use clap::{ArgMatches, Command};
 use common::{Error, Result};
 use serde_json::{Map, Value};
 
-use super::NOT_KEYS;
+/// Options that say how the tool is called, not what the run is.
+pub const OF_THE_CALL: [&str; 8] =
+    ["output", "force", "quiet", "verbose", "resume", "dry-run", "help", "version"];
 
-/// Keys and values of a run, those by default too.
+/// Every option of a run under its name with underscores, with its value, by default or not.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Settings(Map<String, Value>);
+pub struct Options(Map<String, Value>);
 
-impl Settings {
-    /// What a parsed command line comes to.
-    pub(super) fn new(command: &Command, matches: &ArgMatches) -> Self {
+impl Options {
+    /// The options of a parsed command line.
+    pub fn new(command: &Command, matches: &ArgMatches) -> Self {
         let options = command.get_arguments().filter_map(|argument| {
             let name = argument.get_long()?;
-            let says_how = NOT_KEYS.contains(&name) || name == "resume-from-checkpoint";
+            let is_of_the_call = OF_THE_CALL.contains(&name) || name == "resume-from-checkpoint";
             let values = matches.try_get_raw(argument.get_id().as_str()).ok()??;
             let values: Vec<String> = values.map(|value| value.to_string_lossy().into_owned()).collect();
             let value = match argument.get_value_delimiter() {
                 None if values.len() > 1 => values.into(),
                 _ => value_of(values.join(",")),
             };
-            (!says_how).then(|| (name.replace('-', "_"), value))
+            (!is_of_the_call).then(|| (name.replace('-', "_"), value))
         });
         Self(options.collect())
     }
@@ -39,7 +41,7 @@ impl Settings {
     }
 }
 
-/// A value as YAML has it: a number or a truth where it is one, a text otherwise.
+/// A value as YAML has it: a number or a boolean where the text is one, a string otherwise.
 fn value_of(text: String) -> Value {
     match serde_json::from_str(&text) {
         Ok(value @ (Value::Bool(_) | Value::Number(_))) => value,

@@ -1,13 +1,13 @@
 //! TensorBoard's event files: scalars over steps.
 //!
-//! A file is a sequence of `tensorflow.Event` messages, each framed as a TFRecord. A run that
-//! continues, or begins anew, has a file of its own, which tells TensorBoard to forget what earlier
-//! files say of the steps that are taken again.
+//! A file is a sequence of `tensorflow.Event` messages, each framed as a TFRecord. A run that is resumed or
+//! begins again writes a new file, which tells TensorBoard to forget what earlier files say about the steps
+//! that are taken again.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `event` | the messages, in protocol buffers' wire format |
-//! | `record` | the frame around each |
+//! | `record` | the frame around each message |
 
 mod event;
 mod record;
@@ -21,7 +21,7 @@ use common::cli::{self, GrowingDirectory};
 use common::{Context, Result};
 use serde_json::Value;
 
-/// An event file that grows.
+/// An event file, which grows with every entry of the logs.
 #[derive(Debug)]
 pub struct EventFile {
     path: PathBuf,
@@ -29,8 +29,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins a file in `folder`, which is created, for a run in `output` that has taken `first_step`
-    /// steps.
+    /// Begins a file in `folder`, which is created where it is missing, for a run in `output` that has taken
+    /// `first_step` steps.
     pub fn begin(output: &mut GrowingDirectory, folder: &Path, first_step: u64) -> Result<Self> {
         let name = format!("events.out.tfevents.{}.lora-train.{}", now().as_secs(), std::process::id());
         let path = match output.within(folder) {
@@ -55,7 +55,8 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Writes the numbers of an entry of transformers' `log_history`, under transformers' tags.
+    /// Writes the numbers of an entry of transformers' `log_history` under the tags that transformers gives
+    /// them.
     pub fn scalars(&mut self, entry: &Value) -> Result<()> {
         let Some(fields) = entry.as_object() else { return Ok(()) };
         let step = entry["step"].as_u64().unwrap_or_default();

@@ -1,44 +1,44 @@
 //! Dynamic loss scaling (Micikevicius et al. 2018, "Mixed Precision Training"): gradients in fp16 would
-//! vanish or overflow without it. The numbers are those of torch's GradScaler, which leaves a batch out
-//! where its gradients overflow; here the same batch is tried again at half the scale.
+//! vanish or overflow without it. The constants are those of torch's GradScaler, which skips a batch
+//! whose gradients overflow; here the same batch is tried again at half the scale.
 
 use common::{Result, error};
 use serde::{Deserialize, Serialize};
 
 /// The scale of a run's first step.
 const FIRST: f32 = 65536.0;
-/// Steps without an overflow after which the scale is doubled.
+/// The number of steps without an overflow after which the scale is doubled.
 const INTERVAL: u32 = 2000;
 
-/// What losses are multiplied with, so that gradients are numbers that fp16 has.
+/// The factor of losses that keeps gradients within the range of fp16.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScaler {
     scale: f32,
-    /// Steps since it last changed.
+    /// The number of steps since the scale last changed.
     steps: u32,
-    /// Times that gradients have overflowed.
+    /// The number of times that gradients have overflowed.
     overflows: u64,
 }
 
 impl Default for LossScaler {
-    /// At the beginning of a run.
+    /// The scale at the beginning of a run.
     fn default() -> Self {
         Self { scale: FIRST, steps: 0, overflows: 0 }
     }
 }
 
 impl LossScaler {
-    /// What the loss is multiplied with, and gradients are divided by; a power of two.
+    /// The factor that the loss is multiplied with and gradients are divided by; a power of two.
     pub fn scale(self) -> f32 {
         self.scale
     }
 
-    /// Times that gradients have overflowed.
+    /// The number of times that gradients have overflowed.
     pub fn overflows(self) -> u64 {
         self.overflows
     }
 
-    /// After a step whose gradients were finite.
+    /// Takes a step with finite gradients into account: doubles the scale once there were enough of them.
     pub fn succeed(&mut self) {
         self.steps += 1;
         if self.steps == INTERVAL {
@@ -46,7 +46,7 @@ impl LossScaler {
         }
     }
 
-    /// After gradients that were not: halves the scale, or fails where no scale helps.
+    /// Takes gradients that overflowed into account: halves the scale, or fails where no scale helps.
     pub fn overflow(&mut self) -> Result<()> {
         if self.scale <= 1.0 {
             return Err(

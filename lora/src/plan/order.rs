@@ -1,14 +1,14 @@
-//! Which examples a step sees: a split fixed by the seed, then a new order for every epoch. What is
-//! ordered are examples, or packs of them.
+//! The examples of each step: a split fixed by the seed, then a new order for every epoch. The order is one
+//! of examples, or of packs of them.
 
 use common::{Error, Result};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Streams of the seed's generator, so that no two uses share random numbers. Epoch e uses stream
-/// `EPOCHS + e`.
+/// The stream of the seed's generator that draws the split. No two uses share random numbers.
 const SPLIT: u64 = 1;
+/// The stream that draws the order of the first epoch; the following epochs use the following streams.
 const EPOCHS: u64 = 1 << 32;
 
 /// A permutation of 0..len that depends on nothing but its arguments.
@@ -20,8 +20,8 @@ fn permutation(len: usize, seed: u64, stream: u64) -> Vec<usize> {
     order
 }
 
-/// Splits 0..len into training and held-out examples, both in the order of the data. `size` is a
-/// share below 1, or a number; it fails where nothing would be left to train on.
+/// Splits 0..len into training and held-out examples, both in the order of the data. `size` is the number of
+/// held-out examples, or below 1 their share. Fails where nothing would be left to train on.
 pub fn split(len: usize, size: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
     let wanted = if size < 1.0 { (len as f64 * size).ceil() } else { size.floor() };
     let held_out = wanted as usize;
@@ -39,38 +39,40 @@ pub fn split(len: usize, size: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>
     Ok((sorted(training), sorted(validation)))
 }
 
-/// The effective batches of a run.
+/// The effective batch of every step of a run.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// What is seen together counts as one.
+    /// The units that are ordered.
     units: Units,
     batch: usize,
-    /// `None` keeps the order of the data.
+    /// The seed of the order; `None` keeps the order of the data.
     seed: Option<u64>,
+    /// The number of the epoch that was asked for last, and its order.
     epoch: Option<(u64, Vec<usize>)>,
 }
 
+/// The units that are ordered: a step sees a number of them.
 #[derive(Debug, Clone)]
 enum Units {
-    /// So many examples.
+    /// This number of examples.
     Examples(usize),
-    /// The examples of each pack.
+    /// Packs, with the examples of each.
     Packs(Vec<Vec<usize>>),
 }
 
 impl Order {
-    /// Batches of `batch` of `examples` examples; the last of an epoch has what is left. Without a
-    /// seed every epoch has the order of the data.
+    /// The order of `examples` examples in batches of `batch`; the last batch of an epoch has the rest. Without
+    /// a seed every epoch has the order of the data.
     pub fn new(examples: usize, batch: usize, seed: Option<u64>) -> Self {
         Self { units: Units::Examples(examples), batch, seed, epoch: None }
     }
 
-    /// Batches of `batch` packs.
+    /// The order of `packs` in batches of `batch` packs.
     pub fn of_packs(packs: Vec<Vec<usize>>, batch: usize, seed: Option<u64>) -> Self {
         Self { units: Units::Packs(packs), batch, seed, epoch: None }
     }
 
-    /// Number of examples, or of packs.
+    /// The number of examples, or of packs.
     pub fn len(&self) -> usize {
         match &self.units {
             Units::Examples(examples) => *examples,
@@ -78,12 +80,12 @@ impl Order {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no examples and no packs.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Steps of one pass over the data.
+    /// The number of steps of one pass over the data.
     pub fn steps_per_epoch(&self) -> u64 {
         self.len().div_ceil(self.batch).max(1) as u64
     }

@@ -1,20 +1,20 @@
-//! When something is done that a run does again and again.
+//! How often something is done in a run.
 
 use serde::Serialize;
 
-/// How often.
+/// How often something is done in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub enum Every {
     /// Not at all.
     Never,
-    /// After this many steps; below 1 after this share of all.
+    /// Each time this number of steps has been taken; below 1 it is a share of all steps.
     Steps(f64),
     /// After every pass over the data.
     Epoch,
 }
 
 impl Every {
-    /// Steps between two times, in a run of `total` steps; `None` where there is but one time or none.
+    /// The number of steps from one time to the next, in a run of `total` steps; `None` for never.
     pub fn steps(self, total: u64, steps_per_epoch: u64) -> Option<u64> {
         match self {
             Self::Never => None,

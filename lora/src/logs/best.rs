@@ -1,39 +1,46 @@
-//! Which checkpoint is the best so far: the one whose held-out examples have the lowest loss.
+//! The best checkpoint so far: the one with the lowest loss on the held-out examples, unless a greater loss is
+//! asked for.
 
 use std::path::{Path, PathBuf};
 
-use crate::record::History;
+use crate::logs::history::History;
 
-/// The best checkpoint.
+/// The checkpoint with the best loss on the held-out examples.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Best {
-    /// Steps it was saved after.
+pub struct BestCheckpoint {
+    /// The number of steps it was saved after.
     pub step: u64,
-    /// Its loss on the held-out examples.
+    /// The loss on the held-out examples after that step.
     pub eval_loss: f64,
-    /// Its directory.
+    /// The directory of the checkpoint.
     pub path: PathBuf,
 }
 
-/// The best of the checkpoints in `output`, counting `being_saved`; the first of several that are
-/// equal. `None` before a checkpoint has been evaluated.
-pub fn best(output: &Path, history: &History, greater: bool, being_saved: Option<u64>) -> Option<Best> {
-    let mut best: Option<Best> = None;
-    for (step, eval_loss) in evaluations(history) {
+/// The best of the checkpoints in `output` and of the one that is `being_saved`, or the first of several
+/// equal ones; `None` before a checkpoint has been evaluated. `greater` says whether a greater loss is the
+/// better one.
+pub fn best(
+    output: &Path,
+    history: &History,
+    greater: bool,
+    being_saved: Option<u64>,
+) -> Option<BestCheckpoint> {
+    let mut best: Option<BestCheckpoint> = None;
+    for (step, eval_loss) in history.evaluations() {
         let path = output.join(format!("checkpoint-{step}"));
         let better = best.as_ref().is_none_or(|best| is_better(eval_loss, best.eval_loss, greater));
         if better && (being_saved == Some(step) || path.exists()) {
-            best = Some(Best { step, eval_loss, path });
+            best = Some(BestCheckpoint { step, eval_loss, path });
         }
     }
     best
 }
 
-/// How many evaluations there have been since the best one.
+/// The number of evaluations since the best one.
 pub fn evaluations_since_best(history: &History, greater: bool) -> usize {
     let mut best: Option<f64> = None;
     let mut since = 0;
-    for (_, eval_loss) in evaluations(history) {
+    for (_, eval_loss) in history.evaluations() {
         if best.is_none_or(|best| is_better(eval_loss, best, greater)) {
             (best, since) = (Some(eval_loss), 0);
         } else {
@@ -45,13 +52,6 @@ pub fn evaluations_since_best(history: &History, greater: bool) -> usize {
 
 fn is_better(a: f64, b: f64, greater: bool) -> bool {
     if greater { a > b } else { a < b }
-}
-
-fn evaluations(history: &History) -> impl Iterator<Item = (u64, f64)> {
-    history
-        .log_history
-        .iter()
-        .filter_map(|entry| Some((entry["step"].as_u64()?, entry["eval_loss"].as_f64()?)))
 }
 
 #[cfg(test)]

@@ -9,18 +9,18 @@ use common::cli::{self, Destination, GrowingDirectory, note, recipe_of};
 use common::{Error, Result, error};
 use serde_json::Value;
 
-use crate::checkpoint;
+use crate::config::recipe::TOOL;
 use crate::config::{Begin, Config};
+use crate::run::{checkpoint, resume};
 
-/// The name in `made-by.json`.
-pub const TOOL: &str = "lora-train";
-
-/// Where the run goes. Refused before any work is done: an output that has to do with an input, and
-/// a directory that holds what is not of a run of ours.
+/// The destination of a run. An output that is, holds or lies in an input is refused before any work is done,
+/// and so is a directory with files that are not of a run of this tool.
 pub fn destination(config: &Config) -> Result<Destination> {
-    let mut inputs = vec![config.model.clone()];
+    let mut inputs = vec![config.model.path.clone()];
     inputs.extend(Some(config.data.dataset_dir.join("dataset_info.json")).filter(|file| file.exists()));
-    inputs.extend(config.data.data.iter().chain(&config.data.eval_data).chain(&config.adapter).cloned());
+    inputs.extend(
+        config.data.data.iter().chain(&config.data.eval_data).chain(&config.earlier_adapter).cloned(),
+    );
     if let Begin::ResumedFrom(checkpoint) = &config.begin
         && !lies_in(checkpoint, &config.output)
     {
@@ -28,19 +28,19 @@ pub fn destination(config: &Config) -> Result<Destination> {
     }
     let destination = Destination::directory(&config.output, &inputs)?;
     if !config.dry_run {
-        // A finished run may hold more; whether it is this one is known once the data are.
+        // A finished run may hold more; whether it is this run is known once the data has been read.
         cli::expect_ours(&destination, TOOL, true)?;
     }
     Ok(destination)
 }
 
-/// Whether a checkpoint is one of those in the output, from which a run continues in place.
+/// Whether a checkpoint lies in the output, so that the run continues in place.
 fn lies_in(checkpoint: &Path, output: &Path) -> bool {
     let parent = fs_err::canonicalize(checkpoint).ok().and_then(|path| path.parent().map(PathBuf::from));
     parent.is_some() && parent == fs_err::canonicalize(output).ok()
 }
 
-/// Whether a file is of an earlier run's adapter, which stays usable until the new one is whole.
+/// Whether a file belongs to the adapter of an earlier run, which stays usable until the new one is whole.
 fn is_of_adapter(name: &str) -> bool {
     [ADAPTER, CONFIG].contains(&name) || Companions::is_text(name)
 }
@@ -49,7 +49,7 @@ fn continues(config: &Config) -> bool {
     matches!(config.begin, Begin::Resumed | Begin::ResumedFrom(_))
 }
 
-/// Whether the same run has been completed before.
+/// Whether the same run has been completed before; a run of other settings in the output is an error.
 pub fn is_complete(config: &Config, destination: &Destination, recipe: &Value) -> Result<bool> {
     match (recipe_of(&config.output, TOOL), &config.begin) {
         (None, _) | (_, Begin::Forced) => Ok(false),
@@ -59,7 +59,7 @@ pub fn is_complete(config: &Config, destination: &Destination, recipe: &Value) -
             Ok(true)
         }
         (Some(_), Begin::Overwriting) => Ok(false),
-        // Whether that can be continued is for the checkpoint to say.
+        // Whether that run can be continued is decided with its checkpoint.
         (Some(_), Begin::Resumed) => Ok(false),
         (Some(_), Begin::ResumedFrom(checkpoint)) if lies_in(checkpoint, &config.output) => Ok(false),
         (Some(made), Begin::New | Begin::ResumedFrom(_)) => {
@@ -69,14 +69,14 @@ pub fn is_complete(config: &Config, destination: &Destination, recipe: &Value) -
 }
 
 fn made_otherwise(output: &Path, made: &Value, recipe: &Value) -> Error {
-    match checkpoint::lengths(made, recipe) {
+    match resume::lengths(made, recipe) {
         Some((before, now)) => error!("{} holds a finished run of {before}, not of {now}", output.display())
             .hint("--resume continues it to a greater length, -o with another name trains anew beside it"),
         None => cli::made_otherwise(output),
     }
 }
 
-/// Makes the directory ready to begin, or to continue, and keeps other runs out of it.
+/// Opens the output directory for a run that begins or continues, and locks it.
 pub fn open(config: &Config, destination: &Destination) -> Result<GrowingDirectory> {
     let is_finished = recipe_of(&config.output, TOOL).is_some();
     let directory = GrowingDirectory::open(destination, TOOL, continues(config))?;
@@ -91,7 +91,7 @@ pub fn open(config: &Config, destination: &Destination) -> Result<GrowingDirecto
     Ok(directory)
 }
 
-/// Begins or continues the run in its directory, once nothing can go wrong before its first step.
+/// Begins or continues the run in its directory. Called once nothing can fail before the first step.
 pub fn begin(directory: &mut GrowingDirectory, config: &Config, recipe: &Value) -> Result<()> {
     match continues(config) {
         true => directory.resume(recipe.clone()),

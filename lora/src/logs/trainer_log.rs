@@ -1,5 +1,5 @@
-//! What happened in a run: the history of transformers' `trainer_state.json` and LLaMA-Factory's
-//! `trainer_log.jsonl`, with their field names.
+//! The logs of a run: transformers' `trainer_state.json` and LLaMA-Factory's `trainer_log.jsonl`, with their
+//! field names, and TensorBoard's events beside them.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,94 +8,51 @@ use std::time::Instant;
 
 use common::cli::GrowingDirectory;
 use common::{Context, Result};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::best::Best;
 use crate::config::Config;
-use crate::every::Every;
-use crate::tensorboard::EventFile;
+use crate::config::every::Every;
+use crate::logs::best::BestCheckpoint;
+use crate::logs::history::History;
+use crate::logs::step::StepReport;
+use crate::logs::tensorboard::EventFile;
 
-/// The file of LLaMA-Factory's lines.
+/// The name of the file of LLaMA-Factory's lines.
 const LOG: &str = "trainer_log.jsonl";
 
-/// The two logs of a run.
-pub struct Record {
-    /// Once the run has begun.
-    log: Option<File>,
+/// The logs of a run, which grow with every step.
+pub struct TrainerLog {
+    /// `trainer_log.jsonl`, once the run has begun.
+    file: Option<File>,
     begun: Instant,
     total_steps: u64,
+    /// The number of steps that were taken before this process began.
     first_step: u64,
     steps_per_epoch: u64,
-    /// Those that a token is multiplied with.
+    /// The number of parameters that a token is multiplied with.
     parameters: usize,
-    /// Tokens that were seen before this process began.
+    /// The number of tokens that were seen before this process began.
     first_tokens: u64,
     history: History,
     events: Option<EventFile>,
 }
 
-/// What a checkpoint keeps of the logs.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct History {
-    /// Entries of `log_history`, as transformers has them.
-    pub log_history: Vec<Value>,
-    /// Lines of `trainer_log.jsonl`.
-    pub lines: Vec<Value>,
-    /// Sum of all steps' losses.
-    #[serde(with = "exact")]
-    pub loss_sum: f64,
-    /// Tokens seen, prompts included.
-    pub tokens_seen: u64,
-    /// Losses since the last line.
-    #[serde(with = "exact_list")]
-    pub pending: Vec<f64>,
-}
-
-/// Numbers by their bits: JSON is read back to the last digit but one.
-mod exact {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        value.to_bits().serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        u64::deserialize(deserializer).map(f64::from_bits)
-    }
-}
-
-mod exact_list {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
-        values.iter().map(|value| value.to_bits()).collect::<Vec<_>>().serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-        Ok(Vec::<u64>::deserialize(deserializer)?.into_iter().map(f64::from_bits).collect())
-    }
-}
-
-/// One optimizer step.
+/// The loss on the held-out examples, and what it took.
 #[derive(Debug, Clone, Copy)]
-pub struct Step {
-    /// Counted from 1.
-    pub number: u64,
-    /// Mean over its supervised tokens.
+pub struct Evaluation {
+    /// The mean loss over all supervised tokens.
     pub loss: f64,
-    /// Before clipping.
-    pub grad_norm: f64,
-    /// The rate it was taken with.
-    pub learning_rate: f64,
-    /// Its tokens, prompts included.
-    pub tokens: usize,
-    /// Those that are trained.
-    pub supervised: usize,
+    /// The number of examples.
+    pub examples: usize,
+    /// The number of passes they were cut into.
+    pub passes: usize,
+    /// The time it took.
+    pub seconds: f64,
 }
 
-impl Record {
-    /// The logs of a run of `total_steps`, in which a token is multiplied with `parameters`; `history` is what a checkpoint after `first_step` steps kept.
+impl TrainerLog {
+    /// The logs of a run of `total_steps` steps, in which a token is multiplied with `parameters` parameters.
+    /// `history` is what a checkpoint after `first_step` steps kept.
     pub fn new(
         total_steps: u64,
         first_step: u64,
@@ -105,7 +62,7 @@ impl Record {
     ) -> Self {
         let first_tokens = history.tokens_seen;
         Self {
-            log: None,
+            file: None,
             begun: Instant::now(),
             total_steps,
             first_step,
@@ -117,30 +74,30 @@ impl Record {
         }
     }
 
-    /// Begins the files in the run's directory, with what the checkpoint kept.
+    /// Begins the files in the run's directory, with the lines that the checkpoint kept.
     pub fn begin(&mut self, directory: &mut GrowingDirectory, tensorboard: Option<&Path>) -> Result<()> {
         self.begun = Instant::now();
         self.events =
             tensorboard.map(|path| EventFile::begin(directory, path, self.first_step)).transpose()?;
         let lines = self.history.lines.iter().map(|line| format!("{line}\n"));
-        self.log = Some(directory.append(LOG, &lines.collect::<String>())?);
+        self.file = Some(directory.append(LOG, &lines.collect::<String>())?);
         Ok(())
     }
 
-    /// What a checkpoint keeps.
+    /// The logs so far, as a checkpoint keeps them.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// Counts a step.
-    pub fn step(&mut self, step: Step) {
+    /// Takes a step into account.
+    pub fn step(&mut self, step: StepReport) {
         self.history.loss_sum += step.loss;
         self.history.tokens_seen += step.tokens as u64;
         self.history.pending.push(step.loss);
     }
 
-    /// Writes a line for `step` and returns the mean loss since the last one.
-    pub fn log(&mut self, step: Step) -> Result<f64> {
+    /// Writes a line for `step` and returns the mean loss of the steps since the last line.
+    pub fn log(&mut self, step: StepReport) -> Result<f64> {
         let losses = std::mem::take(&mut self.history.pending);
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         let epoch = self.epoch(step.number);
@@ -156,15 +113,9 @@ impl Record {
         Ok(loss)
     }
 
-    /// Writes a line for an evaluation of `examples` examples in `passes` passes that took `seconds`.
-    pub fn evaluation(
-        &mut self,
-        step: u64,
-        loss: f64,
-        examples: usize,
-        passes: usize,
-        seconds: f64,
-    ) -> Result<()> {
+    /// Writes a line for an evaluation after `step` steps.
+    pub fn evaluation(&mut self, step: u64, evaluation: &Evaluation) -> Result<()> {
+        let Evaluation { loss, examples, passes, seconds } = *evaluation;
         let epoch = self.epoch(step);
         self.enter(json!({
             "epoch": epoch, "eval_loss": significant(loss), "eval_runtime": round(seconds, 4),
@@ -176,7 +127,7 @@ impl Record {
         self.write(line)
     }
 
-    /// The summary of a run that ended after `step` steps of `batch` examples, under transformers'
+    /// The summary of a run that ended after `step` steps of `batch` examples each, under transformers'
     /// names.
     pub fn summary(&self, step: u64, batch: usize) -> Map<String, Value> {
         let seconds = self.begun.elapsed().as_secs_f64();
@@ -200,33 +151,33 @@ impl Record {
     }
 
     /// transformers' `trainer_state.json` after `step` steps.
-    pub fn trainer_state(&self, step: u64, config: &Config, best: Option<&Best>) -> Value {
+    pub fn trainer_state(&self, step: u64, config: &Config, best: Option<&BestCheckpoint>) -> Value {
         let steps = |every: Every| every.steps(self.total_steps, self.steps_per_epoch);
         json!({
             "best_global_step": best.map(|best| best.step),
             "best_metric": best.map(|best| best.eval_loss),
             "best_model_checkpoint": best.map(|best| &best.path),
             "epoch": self.epoch(step),
-            "eval_steps": steps(config.evaluation),
+            "eval_steps": steps(config.evaluation.every),
             "global_step": step,
             "is_hyper_param_search": false,
             "is_local_process_zero": true,
             "is_world_process_zero": true,
             "log_history": self.history.log_history,
-            "logging_steps": steps(config.logging),
+            "logging_steps": steps(config.logging.every),
             "max_steps": self.total_steps,
             "num_input_tokens_seen": self.history.tokens_seen,
             "num_train_epochs": self.total_steps.div_ceil(self.steps_per_epoch),
-            "save_steps": steps(config.saving),
+            "save_steps": steps(config.saving.every),
             "stateful_callbacks": {},
             "total_flos": self.operations(),
-            "train_batch_size": config.micro_batch,
+            "train_batch_size": config.batch.micro_batch,
             "trial_name": null,
             "trial_params": null,
         })
     }
 
-    /// Ends the logs with the summary of a run.
+    /// Ends the logs with the summary of the run, which ended after `step` steps.
     pub fn finish(&mut self, step: u64, summary: &Map<String, Value>) -> Result<()> {
         let mut entry = summary.clone();
         entry.insert("step".into(), step.into());
@@ -252,14 +203,14 @@ impl Record {
         round(step as f64 / self.steps_per_epoch as f64, 4)
     }
 
-    /// The time that the steps behind `step` will take, as `H:MM:SS`.
+    /// The time that the steps after `step` will take, as `H:MM:SS`.
     pub fn remaining(&self, step: u64) -> String {
         let done = step.saturating_sub(self.first_step).max(1) as f64;
         let left = self.total_steps.saturating_sub(step) as f64;
         clock(self.begun.elapsed().as_secs_f64() / done * left)
     }
 
-    /// The fields that every line begins with.
+    /// The fields of progress and time, which every line begins with.
     fn times(&self, step: u64) -> Map<String, Value> {
         let elapsed = self.begun.elapsed().as_secs_f64();
         fields(json!({
@@ -276,8 +227,8 @@ impl Record {
 
     fn write(&mut self, line: Map<String, Value>) -> Result<()> {
         let line = Value::Object(line);
-        if let Some(log) = &mut self.log {
-            log.write_all(format!("{line}\n").as_bytes()).context(LOG)?;
+        if let Some(file) = &mut self.file {
+            file.write_all(format!("{line}\n").as_bytes()).context(LOG)?;
         }
         self.history.lines.push(line);
         Ok(())
@@ -291,13 +242,14 @@ fn fields(object: Value) -> Map<String, Value> {
     }
 }
 
-/// `H:MM:SS`
+/// A time as `H:MM:SS`.
 fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// Twelve digits: more than anyone reads, and few enough that reading them back changes nothing.
+/// A value with twelve significant digits: more than a reader needs, and few enough that a value read back
+/// from JSON is the same.
 fn significant(value: f64) -> f64 {
     format!("{value:.11e}").parse().unwrap_or(value)
 }

@@ -1,4 +1,5 @@
-//! Where a run's memory goes: planned before anything of the model is loaded, shown, and kept.
+//! The plan of a run's memory, made before anything of the model is loaded, shown, and compared with what
+//! loading took.
 
 use common::cli::{Size, note, verbose};
 use common::device::Device;
@@ -11,30 +12,30 @@ use common::{Result, error};
 
 use crate::config::Config;
 use crate::data::store::Selection;
-use crate::order::Order;
+use crate::plan::order::Order;
 
-/// Tokens of a pass on the host: enough that widening the weights is a small part of the work.
+/// Tokens of a pass on the host: enough that dequantizing the weights is a small part of the work.
 const HOST_PASS_TOKENS: usize = 1024;
 /// The share of available host memory that activations may take.
 const ACTIVATION_SHARE: u64 = 4;
-/// Most tokens of a pass on a GPU: more do not make its products faster.
+/// The most tokens of a pass on a GPU: more do not make its products faster.
 const GPU_PASS_TOKENS: usize = 16384;
-/// GPU memory that is left alone: the context, kernels, and what the pool cannot use.
+/// The bytes of GPU memory that are left alone, for the context, kernels, and what the pool cannot use.
 const GPU_MARGIN: u64 = 1 << 30;
 
-/// What a run takes, and what its passes hold.
+/// The memory that a run takes, and how its passes are cut to fit beside it.
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
-    /// Passes that fit beside what the run holds.
+    /// Passes that fit beside everything that stays in memory.
     pub passes: PassPlan,
-    held: ResidentBytes,
-    outline: ModelSpec,
-    wanted: PassRequest,
-    /// Of a GPU.
+    resident: ResidentBytes,
+    spec: ModelSpec,
+    request: PassRequest,
+    /// The memory of the GPU that the run may take; `None` on the host.
     budget: Option<Budget>,
-    /// Bytes of moments in unified memory.
+    /// The bytes of moments in unified memory.
     paged: u64,
-    /// Whether passes would read the embedding table on a GPU.
+    /// Whether passes would read the embedding table on a GPU if it were there.
     reads_table: bool,
     is_quantized_by_loading: bool,
 }
@@ -42,11 +43,11 @@ pub struct MemoryPlan {
 /// GPU memory that a run may take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Budget {
-    /// What is asked for, or what is free but for a margin; never more than there is.
+    /// The bytes that are asked for, or those that are free less a margin; never more than there are.
     bytes: u64,
-    /// What this run could take.
+    /// The bytes that this process could take.
     available: u64,
-    /// Whether `--vram-budget` says so, and there is as much.
+    /// Whether `bytes` are those of `--vram-budget`, which are available.
     is_asked: bool,
 }
 
@@ -59,8 +60,8 @@ impl Budget {
     }
 }
 
-/// What passes should be like: on a GPU a whole effective batch is one where memory allows that.
-pub fn wanted(
+/// What is asked of the passes of a run. On a GPU a pass should hold a whole effective batch.
+pub fn pass_request(
     config: &Config,
     training: &Selection,
     order: &Order,
@@ -75,7 +76,7 @@ pub fn wanted(
         Device::Cuda(_) => {
             // Half as much again as a batch has on average.
             let all: usize = lengths.into_iter().sum();
-            let batch = (all / order.len().max(1)).saturating_mul(config.effective_batch());
+            let batch = (all / order.len().max(1)).saturating_mul(config.batch.effective());
             (batch.saturating_mul(3) / 2).min(GPU_PASS_TOKENS).max(longest)
         }
     };
@@ -83,53 +84,53 @@ pub fn wanted(
 }
 
 impl MemoryPlan {
-    /// Plans a run; a model that cannot be trained within a GPU's budget is refused.
+    /// The plan of a run; a model that cannot be trained within the budget of a GPU is refused.
     pub fn new(
         config: &Config,
-        outline: ModelSpec,
+        spec: ModelSpec,
         layout: &AdapterLayout,
         moments: &MomentsSpec,
-        wanted: PassRequest,
+        request: PassRequest,
         device: &Device,
     ) -> Result<Self> {
-        let (held, passes, budget) = match device {
+        let (resident, passes, budget) = match device {
             Device::Cpu => {
                 let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
-                let held = outline.resident_on_host(layout, moments);
-                (held, outline.config().plan_on_host(&wanted, budget), None)
+                let resident = spec.resident_on_host(layout, moments);
+                (resident, spec.config().plan_on_host(&request, budget), None)
             }
             Device::Cuda(gpu) => {
-                let budget = Budget::of(gpu, config.vram_budget)?;
-                let held = outline.resident_on_gpu(layout, moments);
-                (held, fit(&outline, &held, &wanted, budget)?, Some(budget))
+                let budget = Budget::of(gpu, config.device.vram_budget)?;
+                let resident = spec.resident_on_gpu(layout, moments);
+                (resident, fit(&spec, &resident, &request, budget)?, Some(budget))
             }
         };
         Ok(Self {
             passes,
-            held,
-            outline,
-            wanted,
+            resident,
+            spec,
+            request,
             budget,
             paged: if moments.is_paged { moments.bytes() } else { 0 },
-            reads_table: config.neftune_alpha == 0.0,
-            is_quantized_by_loading: config.quantization.is_some(),
+            reads_table: config.noise.neftune_alpha == 0.0,
+            is_quantized_by_loading: config.model.quantization.is_some(),
         })
     }
 
-    /// Once the model is loaded: passes have less where that took more than planned, and memory that is
-    /// left over goes into speed.
+    /// Compares the plan with what the loaded model took: passes get less where that was more than planned,
+    /// and memory that is left over keeps weights dequantized.
     pub fn settle(&mut self, model: &mut Model) -> Result<()> {
         let (Device::Cuda(gpu), Some(budget)) = (model.device(), self.budget) else { return Ok(()) };
         gpu.synchronize()?;
-        let (planned, took) = (self.held.loaded(), gpu.memory()?.used);
+        let (planned, took) = (self.resident.loaded(), gpu.memory()?.used);
         verbose(format_args!(
             "weights, adapters, optimizer and scratch: planned {}, took {}",
             size(planned),
             size(took)
         ));
         if took > planned {
-            self.held.scratch += took - planned;
-            let passes = fit(&self.outline, &self.held, &self.wanted, budget)?;
+            self.resident.scratch += took - planned;
+            let passes = fit(&self.spec, &self.resident, &self.request, budget)?;
             let of = |passes: &PassPlan| (passes.tokens, passes.recomputed(passes.most_tokens()));
             let is_other = of(&passes) != of(&self.passes);
             self.passes = passes;
@@ -143,9 +144,9 @@ impl MemoryPlan {
         Ok(())
     }
 
-    /// Says where the memory goes.
+    /// Shows the plan.
     pub fn show(&self) {
-        let ResidentBytes { weights, adapters, moments, scratch, gradients } = self.held;
+        let ResidentBytes { weights, adapters, moments, scratch, gradients } = self.resident;
         note("***** Memory *****");
         let (weights, adapters) = (size(weights), size(adapters + gradients));
         match (self.budget, self.is_quantized_by_loading) {
@@ -170,7 +171,7 @@ impl MemoryPlan {
             if spare > 0 {
                 note(format_args!("  Spare = up to {} keep weights in bf16", size(spare)));
             }
-            let total = self.held.total() + self.passes.activations() + spare;
+            let total = self.resident.total() + self.passes.activations() + spare;
             note(format_args!(
                 "  In all = {} of {} ({})",
                 size(total),
@@ -183,7 +184,7 @@ impl MemoryPlan {
     }
 
     fn activations(&self) -> String {
-        let (passes, layers) = (&self.passes, self.outline.config().layers.len());
+        let (passes, layers) = (&self.passes, self.spec.config().layers.len());
         let recomputed = passes.recomputed(passes.most_tokens());
         format!(
             "  Activations = {}: passes of up to {} tokens at {} a token, {recomputed} of {layers} blocks recomputed",
@@ -193,22 +194,27 @@ impl MemoryPlan {
         )
     }
 
-    /// The most that is left over and can be spent.
+    /// The most bytes that are left over and can keep dequantized weights.
     fn spare(&self) -> u64 {
-        self.passes.spare().min(self.outline.cacheable(self.reads_table))
+        self.passes.spare().min(self.spec.cacheable(self.reads_table))
     }
 }
 
-/// Passes that fit into the budget beside what a run holds.
-fn fit(outline: &ModelSpec, held: &ResidentBytes, wanted: &PassRequest, budget: Budget) -> Result<PassPlan> {
-    let left = budget.bytes.saturating_sub(held.total());
-    let passes = outline.config().plan_on_gpu(wanted, left);
-    let needed = held.total() + passes.least();
+/// The passes that fit into the budget beside what stays in memory, or the error that says what would help.
+fn fit(
+    spec: &ModelSpec,
+    resident: &ResidentBytes,
+    request: &PassRequest,
+    budget: Budget,
+) -> Result<PassPlan> {
+    let left = budget.bytes.saturating_sub(resident.total());
+    let passes = spec.config().plan_on_gpu(request, left);
+    let needed = resident.total() + passes.least();
     if needed <= budget.bytes {
         return Ok(passes);
     }
-    let quantized = outline.quantized(Scheme::default());
-    let saved = outline.gpu_bytes().saturating_sub(quantized.gpu_bytes());
+    let quantized = spec.quantized(Scheme::default());
+    let saved = spec.gpu_bytes().saturating_sub(quantized.gpu_bytes());
     let mut hints = Vec::new();
     match needed <= budget.available {
         true => hints.push(format!("--vram-budget {}MiB would do", needed.div_ceil(1 << 20))),
@@ -221,7 +227,7 @@ fn fit(outline: &ModelSpec, held: &ResidentBytes, wanted: &PassRequest, budget: 
         ));
     }
     hints.push("a shorter --cutoff-len or a smaller --lora-rank takes less".into());
-    let ResidentBytes { weights, adapters, moments, scratch, gradients } = *held;
+    let ResidentBytes { weights, adapters, moments, scratch, gradients } = *resident;
     Err(error!(
         "training takes {} of GPU memory or more, and {} are {}: {} of weights, {} of adapters with \
          gradients and optimizer, {} of scratch, and {} of activations for the longest example of {} tokens",
@@ -232,12 +238,12 @@ fn fit(outline: &ModelSpec, held: &ResidentBytes, wanted: &PassRequest, budget: 
         size(adapters + gradients + moments),
         size(scratch),
         size(passes.least()),
-        wanted.longest
+        request.longest
     )
     .hint(hints.join("; ")))
 }
 
-/// A size for people.
+/// A size as it is shown.
 fn size(bytes: u64) -> String {
     Size(bytes).rounded_up()
 }
@@ -245,19 +251,19 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::model::AdapterOptions;
+    use common::model::AdapterSettings;
     use std::path::Path;
 
     fn request() -> PassRequest {
         PassRequest { longest: 100, tokens: 1000, ranks: [24, 8, 16, 8].repeat(2), dropout: false }
     }
 
-    fn held(model: &str) -> (ModelSpec, ResidentBytes) {
+    fn resident(model: &str) -> (ModelSpec, ResidentBytes) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(model);
-        let outline = ModelSpec::read(&directory, None).unwrap();
-        let layout = outline.new_adapters(&AdapterOptions::default()).unwrap();
-        let held = outline.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
-        (outline, held)
+        let spec = ModelSpec::read(&directory, None).unwrap();
+        let layout = spec.new_adapters(&AdapterSettings::default()).unwrap();
+        let resident = spec.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
+        (spec, resident)
     }
 
     fn budget(bytes: u64, available: u64) -> Budget {
@@ -266,35 +272,35 @@ mod tests {
 
     #[test]
     fn what_fits_stays_within_the_budget() {
-        let (outline, held) = held("llama");
-        let least = held.total() + outline.config().plan_on_gpu(&request(), 0).least();
+        let (spec, resident) = resident("llama");
+        let least = resident.total() + spec.config().plan_on_gpu(&request(), 0).least();
         for bytes in [least, least + 1000, least + (1 << 20), 1 << 30] {
-            let passes = fit(&outline, &held, &request(), budget(bytes, 1 << 40)).unwrap();
-            assert!(held.total() + passes.activations() + passes.spare() <= bytes);
+            let passes = fit(&spec, &resident, &request(), budget(bytes, 1 << 40)).unwrap();
+            assert!(resident.total() + passes.activations() + passes.spare() <= bytes);
             assert!(passes.tokens >= request().longest);
         }
-        assert!(fit(&outline, &held, &request(), budget(least - 1, 1 << 40)).is_err());
+        assert!(fit(&spec, &resident, &request(), budget(least - 1, 1 << 40)).is_err());
         // What a model takes beyond the plan goes off what passes may have.
-        let more = ResidentBytes { scratch: held.scratch + (64 << 20), ..held };
-        let passes = fit(&outline, &more, &request(), budget(least + (64 << 20), 1 << 40)).unwrap();
+        let more = ResidentBytes { scratch: resident.scratch + (64 << 20), ..resident };
+        let passes = fit(&spec, &more, &request(), budget(least + (64 << 20), 1 << 40)).unwrap();
         assert_eq!(more.total() + passes.activations(), least + (64 << 20));
     }
 
     #[test]
     fn what_does_not_fit_is_refused_with_numbers_and_what_would_do() {
-        let (outline, held) = held("llama");
-        let needed = held.total() + outline.config().plan_on_gpu(&request(), 0).least();
-        let error = fit(&outline, &held, &request(), budget(32 << 20, 1 << 40)).unwrap_err();
+        let (spec, resident) = resident("llama");
+        let needed = resident.total() + spec.config().plan_on_gpu(&request(), 0).least();
+        let error = fit(&spec, &resident, &request(), budget(32 << 20, 1 << 40)).unwrap_err();
         let (said, hint) = (error.to_string(), error.hint_text().unwrap_or_default().to_owned());
         assert!(said.contains("and 32 MiB are allowed: ") && said.contains("100 tokens"), "{said}");
         let would_do = needed.div_ceil(1 << 20);
         assert!(hint.starts_with(&format!("--vram-budget {would_do}MiB would do; ")), "{hint}");
         assert!(hint.contains("--quantization-bit 4") && hint.contains("--cutoff-len"), "{hint}");
-        assert!(fit(&outline, &held, &request(), budget(would_do << 20, 1 << 40)).is_ok());
+        assert!(fit(&spec, &resident, &request(), budget(would_do << 20, 1 << 40)).is_ok());
 
         // More than there is cannot be allowed, and what is in 4 bits is not quantized again.
-        let (outline, held) = self::held("llama/nf4");
-        let error = fit(&outline, &held, &request(), budget(10 << 20, 10 << 20)).unwrap_err();
+        let (spec, resident) = self::resident("llama/nf4");
+        let error = fit(&spec, &resident, &request(), budget(10 << 20, 10 << 20)).unwrap_err();
         let (said, hint) = (error.to_string(), error.hint_text().unwrap_or_default().to_owned());
         assert!(said.contains("and 10 MiB are free: "), "{said}");
         assert!(hint.starts_with("other programs may hold GPU memory"), "{hint}");

@@ -3,26 +3,26 @@
 
 use std::sync::LazyLock;
 
-/// `data` as a record.
-pub fn framed(data: &[u8]) -> Vec<u8> {
+/// The bytes of a record with `data`.
+pub(super) fn framed(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     let checksum = |bytes: &[u8]| masked(crc32c(bytes)).to_le_bytes();
     [&length[..], &checksum(&length), data, &checksum(data)].concat()
 }
 
-/// A checksum that does not look like one where it is itself data of a record.
+/// The masked checksum that TFRecord stores, so that checksums of data with checksums in it stay good.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// What each byte does to a checksum: the remainders of Castagnoli's polynomial, bits reversed.
+/// The CRC of every byte: remainders of Castagnoli's polynomial, bits reversed.
 static TABLE: LazyLock<[u32; 256]> = LazyLock::new(|| {
     std::array::from_fn(|byte| {
         (0..8).fold(byte as u32, |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
     })
 });
 
-/// CRC-32C (RFC 3720, appendix B.4).
+/// The CRC-32C of `data` (RFC 3720, appendix B.4).
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc, &byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
 }

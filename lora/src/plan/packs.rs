@@ -1,16 +1,16 @@
-//! Examples put together up to the cutoff, as LLaMA-Factory packs them (`greedy_knapsack`), so that a step
-//! has as many packs, and a run as many steps, as it has there.
+//! Packs: examples put together up to the cutoff as LLaMA-Factory does (`greedy_knapsack`), so that a run has
+//! as many steps as there.
 //!
-//! This decides which examples a step has, and nothing else: how passes are packed is decided by memory,
-//! and examples never see each other.
+//! Packs only decide which examples a step has. Memory decides how a step is cut into passes, and examples of
+//! a pack never see each other.
 
 use std::collections::BTreeMap;
 
-/// Examples among which a pack looks for those that fill it: LLaMA-Factory's `preprocessing_batch_size`.
+/// The number of examples that packs are made of at a time: LLaMA-Factory's `preprocessing_batch_size`.
 const WINDOW: usize = 1000;
 
-/// Which examples make a pack of up to `capacity` tokens (or one example that is longer), from the lengths
-/// of all.
+/// The examples of every pack, from the lengths of all examples. A pack holds up to `capacity` tokens, or the
+/// one example that is longer.
 ///
 /// A pack begins with the longest example left, then takes the longest that still fits, until none does.
 pub fn packs(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
@@ -40,7 +40,7 @@ pub fn packs(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
 mod tests {
     use super::*;
 
-    /// `scripts/golden/packs.py` asks LLaMA-Factory.
+    /// The packs of LLaMA-Factory, by `scripts/golden/packs.py`.
     #[test]
     fn packs_are_llama_factorys() {
         #[derive(serde::Deserialize)]
@@ -50,7 +50,7 @@ mod tests {
             /// Lengths of the examples of each pack.
             packs: Vec<Vec<usize>>,
         }
-        let text = include_str!("../../tests/golden/packs.json");
+        let text = include_str!("../../../tests/golden/packs.json");
         let golden: Vec<Golden> = serde_json::from_str(text).unwrap();
         for Golden { lengths, capacity, packs: expected } in golden {
             let packs = packs(&lengths, capacity);

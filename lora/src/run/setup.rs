@@ -1,4 +1,4 @@
-//! A run before its model is loaded: all that is decided by then, and the header that says it.
+//! A run before its model is loaded: everything that is decided by then, and the header that shows it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,93 +11,97 @@ use common::kernels::adamw::MomentsSpec;
 use common::model::ModelSpec;
 use serde_json::Value;
 
-use crate::adapters::Beginning;
-use crate::checkpoint::{self, Progress};
 use crate::config::Config;
+use crate::config::optimization::BatchSettings;
 use crate::data::store::{Examples, Selection, Summary};
-use crate::memory::{self, MemoryPlan};
-use crate::order::{Order, split};
-use crate::packs::packs;
+use crate::plan::memory::{MemoryPlan, pass_request};
+use crate::plan::order::{Order, split};
+use crate::plan::packs::packs;
+use crate::run::adapters::InitialAdapters;
+use crate::run::checkpoint::Progress;
+use crate::run::resume;
 use crate::schedule::Schedule;
 
-/// What is known of a run before its model is loaded.
+/// Everything that is known about a run before its model is loaded.
 pub struct Setup {
-    /// What is asked for.
+    /// The settings of the run.
     pub config: Config,
-    /// Where it runs.
+    /// The device that computes.
     pub device: Device,
-    /// What it begins with.
-    pub beginning: Beginning,
-    /// Number of trainable parameters.
+    /// The adapters that the run begins with.
+    pub adapters: InitialAdapters,
+    /// The number of trainable parameters.
     pub parameters: usize,
-    /// How the optimizer keeps its moments.
+    /// The form of the optimizer's moments.
     pub moments: MomentsSpec,
-    /// Where its memory goes.
+    /// The plan of the run's memory.
     pub memory: MemoryPlan,
-    /// What is trained on.
+    /// The examples to train on.
     pub training: Selection,
-    /// What is held out.
+    /// The held-out examples.
     pub validation: Selection,
-    /// What each step sees.
+    /// The examples of each step.
     pub order: Order,
-    /// Its learning rates.
+    /// The learning rate of each step.
     pub schedule: Schedule,
-    /// What its result depends on.
+    /// The recipe of the run.
     pub recipe: Value,
-    /// The checkpoint that it continues, and where that stands.
+    /// The checkpoint that the run continues, and its progress; `None` where it begins at step 0.
     pub resumed: Option<(PathBuf, Progress)>,
 }
 
 impl Setup {
-    /// Decides everything, and refuses what cannot be done. Of the model's files only headers are read.
+    /// Decides everything, and refuses what cannot be done. Only the headers of the model's files are read.
     pub fn new(
         config: Config,
         recipe: Value,
         examples: Arc<Examples>,
         held_out: Option<Arc<Examples>>,
     ) -> Result<Self> {
-        let outline = ModelSpec::read(&config.model, config.quantization)?;
+        let spec = ModelSpec::read(&config.model.path, config.model.quantization)?;
         for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
-            examples.summary().demands.check(outline.config())?;
+            examples.summary().demands.check(spec.config())?;
         }
-        let (training, validation) = split(examples.summary().examples, config.data.val_size, config.seed)?;
+        let (training, validation) =
+            split(examples.summary().examples, config.data.val_size, config.random.seed)?;
         let training = Selection { examples: examples.clone(), indices: training };
         let validation = match held_out {
             Some(held_out) => Selection::all(held_out),
             None => Selection { examples, indices: validation },
         };
-        let seed = config.shuffle.then_some(config.data_seed);
-        let batch = config.effective_batch();
+        let seed = config.random.shuffle.then_some(config.random.data_seed);
+        let batch = config.batch.effective();
         let order = match config.data.packs() {
             true => Order::of_packs(packs(&training.lengths(), config.data.longest()), batch, seed),
             false => Order::new(training.len(), batch, seed),
         };
-        let schedule = Schedule::of(&config, order.steps_per_epoch())?;
-        let resumed = match checkpoint::to_resume(&config)? {
+        let schedule =
+            Schedule::new(config.schedule, config.rates.peak, config.length.steps(order.steps_per_epoch())?);
+        let resumed = match resume::checkpoint(&config)? {
             Some(path) => {
-                let progress = checkpoint::progress(&path, &recipe, schedule.total)?;
+                let progress = resume::progress(&path, &recipe, schedule.total)?;
                 Some((path, progress))
             }
             None => None,
         };
-        let beginning = Beginning::new(&config)?;
-        let layout = beginning.layout(&outline)?;
-        let mut moments = match config.optimizer_name.is_in_8_bits() {
+        let adapters = InitialAdapters::new(&config)?;
+        let layout = adapters.layout(&spec)?;
+        let mut moments = match config.optimizer.name.is_in_8_bits() {
             true => MomentsSpec::in_8_bits(layout.tensors.iter().map(|tensor| tensor.range.clone())),
             false => MomentsSpec::exact(layout.len),
         };
-        if config.optimizer_name.is_paged() {
+        if config.optimizer.name.is_paged() {
             moments = moments.paged();
         }
-        let device = config.device.open_in(config.float16)?;
-        let dropout = beginning.config.lora_dropout > 0.0;
-        let wanted = memory::wanted(&config, &training, &order, &layout, dropout, &device);
-        let memory = MemoryPlan::new(&config, outline, &layout, &moments, wanted, &device)?;
+        let device = config.device.choice.open_in(config.model.float16)?;
+        let dropout = adapters.config.lora_dropout > 0.0;
+        let request = pass_request(&config, &training, &order, &layout, dropout, &device);
+        let memory = MemoryPlan::new(&config, spec, &layout, &moments, request, &device)?;
         let parameters = layout.len;
         Ok(Self {
             config,
             device,
-            beginning,
+            adapters,
             parameters,
             moments,
             memory,
@@ -110,14 +114,15 @@ impl Setup {
         })
     }
 
-    /// The first step that is taken.
+    /// The number of steps that were taken before.
     pub fn first_step(&self) -> u64 {
         self.resumed.as_ref().map_or(0, |(_, progress)| progress.step)
     }
 
-    /// The lines that LLaMA-Factory's users look for, and the plan.
+    /// Shows the lines that users of LLaMA-Factory look for, and the plan of the memory.
     pub fn header(&self) {
-        let Config { micro_batch, accumulation, neftune_alpha, .. } = self.config;
+        let BatchSettings { micro_batch, accumulation } = self.config.batch;
+        let neftune_alpha = self.config.noise.neftune_alpha;
         note("***** Running training *****");
         note(format_args!("  Num examples = {}", self.order.len()));
         if self.config.data.packs() {
@@ -130,10 +135,10 @@ impl Setup {
         note(format_args!("  Num Epochs = {epochs}"));
         note(format_args!("  Instantaneous batch size per device = {micro_batch}"));
         note(format_args!("  Gradient Accumulation steps = {accumulation}"));
-        note(format_args!("  Total train batch size = {}", self.config.effective_batch()));
+        note(format_args!("  Total train batch size = {}", self.config.batch.effective()));
         note(format_args!("  Total optimization steps = {}", self.schedule.total));
         note(format_args!("  Number of trainable parameters = {}", self.parameters));
-        let dropout = self.beginning.config.lora_dropout;
+        let dropout = self.adapters.config.lora_dropout;
         if dropout > 0.0 {
             note(format_args!("  LoRA dropout = {dropout}"));
         }

@@ -1,4 +1,4 @@
-//! `training_loss.png` and `training_eval_loss.png`: what LLaMA-Factory draws, from the same logs.
+//! `training_loss.png` and `training_eval_loss.png`, which LLaMA-Factory draws from the same logs.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use common::chart::{Line, LineChart};
 use common::cli::GrowingDirectory;
 use serde_json::Value;
 
-/// A file's name, and the field of the logs it shows.
+/// The charts: the name of the file, and the field of the logs that it shows.
 const CHARTS: [(&str, &str); 2] = [("training_loss.png", "loss"), ("training_eval_loss.png", "eval_loss")];
 const RAW: [u8; 3] = [168, 201, 230];
 const SMOOTHED: [u8; 3] = [26, 86, 158];
 
-/// Draws the logs of a run into its directory, which is called `output`; what was never logged is not
-/// drawn.
+/// Draws the logs of a run into its directory, whose path is `output`. A field that was never logged has no
+/// chart.
 pub fn save(directory: &mut GrowingDirectory, output: &Path, log_history: &[Value]) -> Result<()> {
     for (file, field) in CHARTS {
         let point = |entry: &Value| Some((entry["step"].as_f64()?, entry[field].as_f64()?));
@@ -35,7 +35,7 @@ pub fn save(directory: &mut GrowingDirectory, output: &Path, log_history: &[Valu
     Ok(())
 }
 
-/// LLaMA-Factory's running mean (`extras/ploting.py`): the more values, the more it remembers.
+/// LLaMA-Factory's running mean (`extras/ploting.py`), which is the smoother the more values there are.
 fn smooth(values: &[f64]) -> Vec<f64> {
     let weight = 1.8 * (1.0 / (1.0 + (-0.05 * values.len() as f64).exp()) - 0.5);
     let mut last = values.first().copied().unwrap_or_default();

@@ -1,0 +1,71 @@
+//! The adapters that a run begins with: new ones, or those of an earlier run.
+
+use common::adapter::{Adapter, AdapterConfig};
+use common::model::{AdapterLayout, AdapterSettings, Initialization, Model, ModelSpec};
+use common::{Context, Result};
+use serde_json::json;
+
+use crate::config::Config;
+use crate::config::model::ALL;
+
+/// The adapters that a run begins with.
+pub struct InitialAdapters {
+    /// PEFT's configuration of the adapters, as checkpoints and the result have it.
+    pub config: AdapterConfig,
+    values: Values,
+}
+
+/// Where the values of the adapters come from.
+enum Values {
+    /// They are drawn at random.
+    New(AdapterSettings),
+    /// They are those of an adapter, which was read from this path.
+    Earlier(Box<Adapter>, String),
+}
+
+impl InitialAdapters {
+    /// The adapters that the settings of a run ask for. Reads the earlier adapter, if there is one.
+    pub fn new(config: &Config) -> Result<Self> {
+        let base = config.model.path.display().to_string();
+        match &config.earlier_adapter {
+            Some(path) => {
+                let adapter = Adapter::load(path)?;
+                let mut peft = adapter.config.clone();
+                peft.base_model_name_or_path = Some(base);
+                peft.lora_dropout = config.noise.dropout.unwrap_or(peft.lora_dropout);
+                let values = Values::Earlier(Box::new(adapter), path.display().to_string());
+                Ok(Self { config: peft, values })
+            }
+            None => {
+                let settings = config.adapter.clone();
+                let targets = match settings.targets.is_empty() {
+                    true => ALL.map(String::from).to_vec(),
+                    false => settings.targets.clone(),
+                };
+                let mut peft = AdapterConfig::new(base, settings.rank, settings.alpha, targets);
+                peft.use_rslora = settings.rank_stabilized;
+                peft.lora_dropout = config.noise.dropout.unwrap_or(0.0);
+                if settings.initialization == Initialization::Gaussian {
+                    peft.init_lora_weights = json!("gaussian");
+                }
+                Ok(Self { config: peft, values: Values::New(settings) })
+            }
+        }
+    }
+
+    /// The layout of the adapters' values in one buffer, which the headers of the model decide.
+    pub fn layout(&self, model: &ModelSpec) -> Result<AdapterLayout> {
+        match &self.values {
+            Values::New(settings) => model.new_adapters(settings),
+            Values::Earlier(adapter, path) => model.adapters(adapter).with_context(|| path.clone()),
+        }
+    }
+
+    /// Attaches the adapters to the model.
+    pub fn attach(&self, model: &mut Model) -> Result<()> {
+        match &self.values {
+            Values::New(settings) => model.add_adapters(settings),
+            Values::Earlier(adapter, path) => model.set_adapter(adapter).with_context(|| path.clone()),
+        }
+    }
+}

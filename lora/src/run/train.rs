@@ -1,0 +1,243 @@
+//! A training run, from its settings to the adapter.
+
+use std::path::PathBuf;
+
+use common::adapter::AdapterConfig;
+use common::cli::{self, GrowingDirectory, Unit, interrupted, note};
+use common::device::cuda::Float16;
+use common::device::{Device, Vector};
+use common::kernels::adamw::Moments;
+use common::model::{Model, Noise};
+use common::{Error, Result};
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::config::every::Every;
+use crate::data::store::Selection;
+use crate::data::{Prepared, Texts};
+use crate::logs::best;
+use crate::logs::history::History;
+use crate::logs::loss_watch::LossWatch;
+use crate::logs::pace::{Pace, Speed};
+use crate::logs::step::StepReport;
+use crate::logs::trainer_log::TrainerLog;
+use crate::plan::order::Order;
+use crate::run::checkpoint::{self, Progress};
+use crate::run::gradient_check::GradientCheck;
+use crate::run::output;
+use crate::run::preview;
+use crate::run::scaler::LossScaler;
+use crate::run::setup::Setup;
+use crate::run::trainer::Trainer;
+use crate::schedule::Schedule;
+
+/// Everything a run needs, and where it stands.
+pub(super) struct Run {
+    pub(super) config: Config,
+    pub(super) trainer: Trainer,
+    /// PEFT's configuration of the adapters.
+    pub(super) adapter: AdapterConfig,
+    training: Selection,
+    validation: Selection,
+    order: Order,
+    schedule: Schedule,
+    pub(super) log: TrainerLog,
+    loss_watch: LossWatch,
+    pub(super) recipe: Value,
+    /// What the adapter's files say about its texts.
+    pub(super) texts: Texts,
+    /// The directory that the run grows in.
+    pub(super) directory: GrowingDirectory,
+}
+
+/// Trains and returns the directory of the adapter; `None` for a dry run.
+pub fn train(config: Config) -> Result<Option<PathBuf>> {
+    let destination = output::destination(&config)?;
+    let Prepared { examples, held_out, texts } =
+        config.data.prepare(&config.model.path, config.random.seed)?;
+    let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
+    let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref())?;
+    if !config.dry_run && output::is_complete(&config, &destination, &recipe)? {
+        return Ok(Some(config.output));
+    }
+    let setup = Setup::new(config, recipe, examples, held_out)?;
+    if setup.config.dry_run {
+        setup.header();
+        preview::show(&setup);
+        return Ok(None);
+    }
+    let directory = output::open(&setup.config, &destination)?;
+    setup.header();
+    let first_step = setup.first_step();
+    let mut run = Run::load(setup, texts, directory)?;
+    run.begin()?;
+    let last_step = run.steps(first_step);
+    // An interrupted or failed run is drawn too.
+    run.plot();
+    run.finish(last_step?).map(Some)
+}
+
+impl Run {
+    /// Loads the model and puts it where the run begins or continues.
+    fn load(setup: Setup, texts: Texts, directory: GrowingDirectory) -> Result<Self> {
+        let Setup { config, device, adapters, moments, mut memory, order, schedule, resumed, .. } = setup;
+        let mut model = match config.model.quantization {
+            Some(scheme) => Model::load_quantized(&config.model.path, scheme, &device)?,
+            None => Model::load(&config.model.path, &device)?,
+        };
+        adapters.attach(&mut model)?;
+        let mut moments = Moments::of(&moments, &device)?;
+        let in_fp16 = matches!(&device, Device::Cuda(gpu) if gpu.float16() == Float16::Fp16);
+        let scaler = in_fp16.then(LossScaler::default);
+        let mut progress = Progress { step: 0, history: History::default(), scaler };
+        if let Some((path, saved)) = resumed {
+            checkpoint::load(&path, saved.step, &mut model, &mut moments)?;
+            note(format_args!("continuing {} after step {}", path.display(), saved.step));
+            progress = saved;
+        }
+        memory.settle(&mut model)?;
+        let Progress { step: first, history, scaler } = progress;
+        let embedding = model.config().vocabulary * model.config().width;
+        let parameters = model.parameter_count().saturating_sub(embedding);
+        let log = TrainerLog::new(schedule.total, first, order.steps_per_epoch(), parameters, history);
+        let gradients = Vector::zeros(model.adapters().values.len(), model.device())?;
+        let noise = Noise {
+            seed: config.random.seed,
+            step: 0,
+            first_token: 0,
+            dropout: adapters.config.lora_dropout as f32,
+            neftune_alpha: config.noise.neftune_alpha as f32,
+        };
+        let trainer = Trainer {
+            model,
+            moments,
+            scaler,
+            passes: memory.passes,
+            gradients,
+            noise,
+            optimizer: config.optimizer,
+            rates: config.rates,
+            gradient_check: GradientCheck::default(),
+        };
+        Ok(Self {
+            config,
+            trainer,
+            adapter: adapters.config,
+            training: setup.training,
+            validation: setup.validation,
+            order,
+            schedule,
+            log,
+            loss_watch: LossWatch::default(),
+            recipe: setup.recipe,
+            texts,
+            directory,
+        })
+    }
+
+    /// Begins the files of the run.
+    fn begin(&mut self) -> Result<()> {
+        output::begin(&mut self.directory, &self.config, &self.recipe)?;
+        // A run that was killed between its last checkpoint and the removal of an old one has one too many.
+        self.rotate(self.best(None))?;
+        let Self { config, directory, log, .. } = self;
+        directory.write("training_args.yaml", &config.options.text(&config.model.path, &config.output)?)?;
+        log.begin(directory, config.logging.tensorboard.as_deref())
+    }
+
+    /// Takes the steps after `first`, and returns the number of the last one taken.
+    fn steps(&mut self, first: u64) -> Result<u64> {
+        let total = self.schedule.total;
+        let bar = cli::Progress::new("training", total, Unit::Items("steps"));
+        bar.set(first);
+        if self.config.evaluation.at_start && first == 0 {
+            self.evaluate(0)?;
+        }
+        let mut pace = Pace::new(self.trainer.model.device());
+        for index in first..total {
+            let examples = self.training.get(self.order.step(index))?;
+            let learning_rate = self.schedule.rate(index);
+            let Some(step) = self.trainer.step(index, &examples, learning_rate)? else {
+                return Err(self.interrupt(index)?);
+            };
+            self.log.step(step);
+            // From here on the run has something to show, however it ends.
+            self.directory.keep();
+            if let Some(jump) = self.loss_watch.check(step.number, step.loss) {
+                cli::warn(jump);
+            }
+            let speed = pace.step(&step);
+            bar.add(1);
+            bar.message(format!("loss {:.4}, {speed}", step.loss));
+            let number = step.number;
+            let is_last = number == total;
+            let is_first = self.config.logging.first_step && number == 1;
+            if self.is_due(self.config.logging.every, number) || is_first || is_last {
+                self.report(step, speed)?;
+                pace.restart();
+            }
+            let mut stops_early = false;
+            let evaluates = self.is_due(self.config.evaluation.every, number) || is_last;
+            if evaluates && !self.validation.is_empty() {
+                self.evaluate(number)?;
+                pace.restart();
+                stops_early = self.has_lost_patience();
+            }
+            if self.is_due(self.config.saving.every, number) || is_last || stops_early {
+                self.save(number)?;
+            }
+            if stops_early && !is_last {
+                note(format_args!("step {number}: the held-out loss has not improved; stopping early"));
+                return Ok(number);
+            }
+            if interrupted() && !is_last {
+                return Err(self.interrupt(number)?);
+            }
+        }
+        Ok(total)
+    }
+
+    /// Whether something that is done so often is done after `step`.
+    fn is_due(&self, every: Every, step: u64) -> bool {
+        let steps = every.steps(self.schedule.total, self.order.steps_per_epoch());
+        steps.is_some_and(|steps| step.is_multiple_of(steps))
+    }
+
+    /// Logs a step and shows it.
+    fn report(&mut self, step: StepReport, speed: Speed) -> Result<()> {
+        let loss = self.log.log(step)?;
+        let (number, total) = (step.number, self.schedule.total);
+        note(format_args!(
+            "step {number}/{total}: loss {loss:.4}, gradient norm {:.4}, learning rate {:.3e}, {speed}, {} left",
+            step.grad_norm,
+            step.learning_rate,
+            self.log.remaining(number)
+        ));
+        Ok(())
+    }
+
+    /// Evaluates the held-out examples after `step` steps, logs their loss and shows it.
+    fn evaluate(&mut self, step: u64) -> Result<()> {
+        let evaluation = self.trainer.evaluate(&self.validation)?;
+        let (loss, examples) = (evaluation.loss, evaluation.examples);
+        note(format_args!("step {step}: eval_loss {loss:.4} over {examples} examples"));
+        self.log.evaluation(step, &evaluation)
+    }
+
+    /// Whether the run stops early, because too many evaluations in a row were not the best.
+    fn has_lost_patience(&self) -> bool {
+        let since = best::evaluations_since_best(self.log.history(), self.config.best.greater_is_better);
+        self.config.best.patience.is_some_and(|patience| since >= patience)
+    }
+
+    /// Saves a checkpoint after `step` steps, and returns the error that says how to continue.
+    fn interrupt(&mut self, step: u64) -> Result<Error> {
+        if step == 0 {
+            return Ok(Error::interrupted("interrupted before the end of the first step; nothing is saved")
+                .hint("the same command begins again"));
+        }
+        let path = self.save(step)?;
+        Ok(Error::interrupted(format!("interrupted; {} is saved", path.display()))
+            .hint("the same command with --resume continues it"))
+    }
+}
