@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use common::model::{AdapterSettings, Initialization};
+use common::model::{AdapterSettings, Initialization, LINEAR_LAYERS};
 use common::nf4::{QuantType, Scheme};
 use common::{Error, Result, cli};
 
 use super::checks::{at_least_1, positive};
-use crate::config::model::{ALL, NoiseSettings};
+use crate::config::model::NoiseSettings;
 
 /// The options that say what is trained.
 #[derive(Args, Debug, Clone)]
@@ -128,11 +128,12 @@ fn targets(names: &[String]) -> Result<Vec<String>> {
     if !names.contains(&"all") {
         return Ok(names.into_iter().map(str::to_owned).collect());
     }
-    let is_meant = |name: &str| name == "all" || ALL.contains(&name.rsplit('.').next().unwrap_or(name));
+    let is_meant =
+        |name: &str| name == "all" || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name));
     match names.into_iter().find(|name| !is_meant(name)) {
         Some(other) => {
             Err(Error::usage(format!("--lora-target: {other:?} beside all is no linear layer of the blocks"))
-                .hint(format!("all means {}; only these are trained", ALL.join(", "))))
+                .hint("all means every linear layer of the blocks, and only these are trained"))
         }
         None => Ok(Vec::new()),
     }

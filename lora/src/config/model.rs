@@ -8,9 +8,6 @@ use common::nf4::{QuantType, Scheme};
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
-/// The linear layers of a block, which `--lora-target all` means.
-pub const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
 /// The frozen model.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelSettings {

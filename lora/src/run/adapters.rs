@@ -6,7 +6,6 @@ use common::{Context, Result};
 use serde_json::json;
 
 use crate::config::Config;
-use crate::config::model::ALL;
 
 /// The adapters that a run begins with.
 pub struct InitialAdapters {
@@ -24,8 +23,8 @@ enum Values {
 }
 
 impl InitialAdapters {
-    /// The adapters that the settings of a run ask for. Reads the earlier adapter, if there is one.
-    pub fn new(config: &Config) -> Result<Self> {
+    /// The adapters of `model` that the settings of a run ask for. Reads the earlier adapter, if there is one.
+    pub fn new(config: &Config, model: &ModelSpec) -> Result<Self> {
         let base = config.model.path.display().to_string();
         match &config.earlier_adapter {
             Some(path) => {
@@ -39,7 +38,7 @@ impl InitialAdapters {
             None => {
                 let settings = config.adapter.clone();
                 let targets = match settings.targets.is_empty() {
-                    true => ALL.map(String::from).to_vec(),
+                    true => model.config().targets().into_iter().map(String::from).collect(),
                     false => settings.targets.clone(),
                 };
                 let mut peft = AdapterConfig::new(base, settings.rank, settings.alpha, targets);

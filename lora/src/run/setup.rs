@@ -84,7 +84,7 @@ impl Setup {
             }
             None => None,
         };
-        let adapters = InitialAdapters::new(&config)?;
+        let adapters = InitialAdapters::new(&config, &spec)?;
         let layout = adapters.layout(&spec)?;
         let mut moments = match config.optimizer.name.is_in_8_bits() {
             true => MomentsSpec::in_8_bits(layout.tensors.iter().map(|tensor| tensor.range.clone())),

@@ -14,6 +14,8 @@ mod transformer;
 
 use serde_json::Value;
 
+pub use transformer::LINEAR_LAYERS;
+
 use super::Config;
 use super::config_json::ConfigJson;
 use crate::{Result, bail, error};

@@ -12,6 +12,11 @@ use crate::model::{
 };
 use crate::{Result, bail, error};
 
+/// Short names of the linear layers of blocks, in all families together. What a model has of them is in
+/// [`Config::targets`].
+pub const LINEAR_LAYERS: [&str; 9] =
+    ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];
+
 /// A decoder whose layers are made once all that differs from Llama has been said.
 pub(super) struct Transformer<'a> {
     pub json: ConfigJson<'a>,
