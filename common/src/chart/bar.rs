@@ -10,7 +10,7 @@ use plotters::style::{RGBColor, ShapeStyle, TextStyle};
 use super::canvas::{self, AXIS, Canvas, GRID, WIDTH, problem, text};
 use crate::Result;
 
-/// Heights in pixels: above the first group, of a group's name, of a bar, below the last.
+/// Heights in pixels: above the first group, of a group's name, of a bar, below the last group.
 const TOP: i32 = 116;
 const GROUP: i32 = 42;
 const BAR: i32 = 24;
@@ -18,47 +18,47 @@ const BOTTOM: i32 = 64;
 /// Space beside the chart, and for a number at the end of a bar.
 const MARGIN: i32 = 24;
 const NUMBER: i32 = 64;
-/// Of the groups, in turn.
+/// The colours of the groups, in turn.
 const COLOURS: [RGBColor; 4] =
     [RGBColor(31, 119, 180), RGBColor(44, 140, 60), RGBColor(196, 98, 16), RGBColor(128, 90, 170)];
 
 /// One bar.
 #[derive(Debug, Clone)]
 pub struct Bar {
-    /// Beside the bar.
+    /// The text to the left of the bar.
     pub label: String,
-    /// Its length; what is not finite has none.
+    /// The value that the bar shows; a value that is not finite has no bar.
     pub value: f64,
-    /// How far a whisker reaches on either side of its end; 0 draws none.
+    /// The length of the whisker on either side of the bar's end, as a value; 0 draws none.
     pub error: f64,
 }
 
 /// Bars of one colour below a name.
 #[derive(Debug, Clone)]
 pub struct BarGroup {
-    /// Above its bars.
+    /// The text above the bars of the group.
     pub label: String,
-    /// From top to bottom.
+    /// The bars, from top to bottom.
     pub bars: Vec<Bar>,
 }
 
 /// A chart of horizontal bars.
 #[derive(Debug, Clone)]
 pub struct BarChart {
-    /// Above the chart.
+    /// The text above the chart.
     pub title: String,
-    /// Under the horizontal axis.
+    /// The text under the horizontal axis.
     pub x_label: String,
-    /// What the horizontal axis shows.
+    /// The range of values that the horizontal axis shows.
     pub range: Range<f64>,
     /// A value to compare with, and its name.
     pub reference: Option<(String, f64)>,
-    /// From top to bottom.
+    /// The groups, from top to bottom.
     pub groups: Vec<BarGroup>,
 }
 
 impl BarChart {
-    /// Writes a PNG file, whole or not at all. It is as high as its bars need.
+    /// Writes a PNG file, whole or not at all, whose height follows from the number of bars.
     pub fn save(&self, path: &Path) -> Result<()> {
         canvas::save(path, self.height(), |canvas| self.draw(canvas))
     }
