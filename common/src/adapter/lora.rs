@@ -47,7 +47,7 @@ pub struct Lora {
 /// let loaded = Adapter::load(directory.path())?;
 /// assert_eq!(loaded.modules, adapter.modules);
 /// assert_eq!(loaded.modules[&module].scale, 8.0, "lora_alpha / r");
-/// # common::Result::Ok(())
+/// # Ok::<(), common::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Adapter {

@@ -57,7 +57,7 @@ pub const ADAPTER: &str = "adapter_model.safetensors";
 /// let mut second_row = [0.0; 3];
 /// weight.read_f32(3..6, &mut second_row)?;
 /// assert_eq!(second_row, [3.0, 4.0, 5.0]);
-/// # common::Result::Ok(())
+/// # Ok::<(), common::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Checkpoint {

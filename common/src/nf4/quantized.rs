@@ -43,7 +43,7 @@ impl Default for Scheme {
 /// quantized.dequantize_rows(1..2, &mut row);
 /// let error = row.iter().zip(&values[64..]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
 /// assert!(error < 0.15, "NF4 has sixteen values a block: {error}");
-/// # common::Result::Ok(())
+/// # Ok::<(), common::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Quantized {

@@ -50,7 +50,7 @@ const NAME: &str = "chat_template";
 /// )?;
 /// let text = template.render(&[Message::new("user", "Hello")], &[], true)?;
 /// assert_eq!(text, "<|user|>Hello\n<|assistant|>");
-/// # common::Result::Ok(())
+/// # Ok::<(), common::Error>(())
 /// ```
 pub struct ChatTemplate {
     environment: Environment<'static>,
