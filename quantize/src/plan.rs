@@ -33,8 +33,8 @@ pub fn keep_patterns(keep: &[String]) -> Result<RegexSet> {
 }
 
 impl QuantizationPlan {
-    /// What is done with the weights of the model that `config` describes; linear weights that `keep` matches
-    /// stay as they are.
+    /// A plan that quantizes the linear weights of the model that `config` describes, except those that
+    /// `keep` matches.
     pub fn new(scheme: Scheme, keep: RegexSet, config: &Config) -> Self {
         Self { scheme, linear: config.projections().map(Module::weight).collect(), keep }
     }
