@@ -11,7 +11,9 @@ use serde_json::Value;
 
 /// A base model.
 pub struct Base {
+    /// The directory of the model.
     pub directory: PathBuf,
+    /// The content of its config.json.
     pub config: Value,
     checkpoint: Checkpoint,
 }

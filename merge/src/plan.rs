@@ -27,13 +27,17 @@ pub struct OutputTensor<'a> {
 
 /// A weight file of the result.
 pub struct Shard<'a> {
+    /// The name of the file.
     pub name: String,
+    /// The tensors of the result in the file.
     pub tensors: Vec<OutputTensor<'a>>,
+    /// The specifications of all tensors that are written; a quantized one is written as several.
     pub specs: Vec<TensorSpec>,
 }
 
 /// The weights of the result.
 pub struct MergePlan<'a> {
+    /// The weight files, in order.
     pub files: Vec<Shard<'a>>,
     /// Whether the result has a head of its own although config.json of the base ties it to the embedding
     /// table.

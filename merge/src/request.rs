@@ -24,8 +24,11 @@ pub struct Request {
     pub output: PathBuf,
     /// The most bytes of a weight file; a larger tensor has a file of its own.
     pub shard_size: u64,
+    /// Whether the merged weights are quantized again (`--requantize`).
     pub requantize: bool,
+    /// Whether a sample of rows is checked (`--verify`).
     pub verify: bool,
+    /// Whether an existing result is replaced (`--force`).
     pub force: bool,
 }
 

@@ -25,8 +25,11 @@ const TOOL: &str = "quantize";
 /// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The settings of quantization.
     pub scheme: Scheme,
+    /// Regular expressions of linear weights that are not quantized.
     pub keep: Vec<String>,
+    /// The dtype that transformers computes in; `None` leaves that of the model.
     pub compute_dtype: Option<&'static str>,
     /// The file for the errors of all weights, which is not part of the result.
     pub report: Option<PathBuf>,

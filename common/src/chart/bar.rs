@@ -112,14 +112,18 @@ impl BarChart {
                     let end = x(bar.value);
                     let body = Rectangle::new([(left, y + 4), (end, y + BAR - 4)], colour.filled());
                     canvas.draw(&body).map_err(problem)?;
-                    let mut behind = end;
+                    let mut label_start = end;
                     if bar.error.is_finite() && bar.error > 0.0 {
-                        behind = x(bar.value + bar.error);
-                        line((x(bar.value - bar.error), middle), (behind, middle), AXIS.stroke_width(2))?;
+                        label_start = x(bar.value + bar.error);
+                        line(
+                            (x(bar.value - bar.error), middle),
+                            (label_start, middle),
+                            AXIS.stroke_width(2),
+                        )?;
                     }
                     write(
                         format!("{:.1}", bar.value),
-                        (behind + 8, middle),
+                        (label_start + 8, middle),
                         &label,
                         HPos::Left,
                         VPos::Center,

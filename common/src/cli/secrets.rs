@@ -147,7 +147,7 @@ mod tests {
             "HF_SECRET+1/X",
             "hf%5FSecret%2b1%2Fx",
             "%68%66_Secret%252B1%25252fx",
-            // base64 of the text itself, and behind one and two other bytes.
+            // base64 of the text itself, and after one and two other bytes.
             "aGZfU2VjcmV0KzEve",
             "hmX1NlY3JldCsxL3",
             "oZl9TZWNyZXQrMS94",

@@ -47,7 +47,7 @@ fn fetch(repository: &str, directory: &Path, include: &[String]) -> Result<()> {
     if cli::is_quiet() {
         command.arg("--quiet");
     }
-    // A name from a file of somebody else is not an option.
+    // A name from a foreign file must not be taken for an option.
     command.arg("--").arg(repository);
     let by_hand =
         format!("fetch {} --repo-type dataset, then name its file with --data", cli::quoted(repository));

@@ -14,8 +14,8 @@ pub fn passes(examples: &[Example], tokens: usize) -> impl Iterator<Item = &[Exa
             sum <= tokens
         });
         let count = fitting.count().max(1).min(rest.len());
-        let (pass, behind) = rest.split_at(count);
-        rest = behind;
+        let (pass, after) = rest.split_at(count);
+        rest = after;
         (!pass.is_empty()).then_some(pass)
     })
 }

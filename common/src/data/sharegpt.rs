@@ -135,11 +135,11 @@ fn calling(text: &str) -> Result<Message> {
         (Err(_), Some((before, marked))) => {
             said.push_str(before);
             for part in marked.split(CALL.0) {
-                let Some((call, behind)) = part.split_once(CALL.1) else {
+                let Some((call, after)) = part.split_once(CALL.1) else {
                     bail!(Row, "{} is never closed", CALL.0);
                 };
                 add(parse(call).context(NO_CALL)?, &mut calls);
-                said.push_str(behind.trim());
+                said.push_str(after.trim());
             }
         }
     }

@@ -262,7 +262,7 @@ impl Turns<'_> {
             return Some(end);
         }
         // What the template closes the turn with when it is the last one is what it has in common
-        // with what stands behind the content here.
+        // with the text after the content here.
         let Some((place, within_space)) = self.place(index) else {
             // Without content, as a call of a tool: the turn is the most of the text here that the text of
             // the last turn ends with.

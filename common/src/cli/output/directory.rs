@@ -183,7 +183,7 @@ mod tests {
         fs_err::write(output.path().join("config.json"), "half").unwrap();
         assert!(!path.exists());
         drop(output);
-        assert_eq!(names(parent.path()), [""; 0], "nothing is left behind");
+        assert_eq!(names(parent.path()), [""; 0], "nothing is left");
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_a_stranger_reaches_nothing_outside() {
+    fn an_edited_list_reaches_nothing_outside() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("q");
         for name in ["../thesis.tex", "/etc/hostname", "a/../../b", "", ".", "a//b", "a/"] {
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn every_state_that_a_kill_leaves_while_a_result_is_replaced_is_left_again() {
-        // What is on the disk behind each rename, where names can be exchanged and where they cannot.
+        // What is on the disk after each rename, where names can be exchanged and where they cannot.
         type State = fn(&Path, &Path);
         let states: [(&str, State); 4] = [
             ("whole and not yet in its place", |_, _| {}),

@@ -246,7 +246,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let left = folder.path().join(".out.qlora-tools");
-        // A kill behind mkdir, behind the lock's creation, behind the owner's name.
+        // A kill after mkdir, after the lock is made, after the owner's name is written.
         for owner in [None, Some(""), Some("qlora-tools test\n")] {
             fs_err::create_dir(&left).unwrap();
             if let Some(owner) = owner {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_stranger_is_touched() {
+    fn what_no_tool_made_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
         let (path, left) = (folder.path().join("out"), folder.path().join(".out.qlora-tools"));
         let thesis = folder.path().join("thesis.tex");

@@ -344,7 +344,7 @@ impl Scan {
             self.blocks.push(1);
         }
         if is_block && !self.parameters.is_empty() {
-            // Ends as the tag before it, so that the white space behind it is treated alike.
+            // Ends as the tag before it, so that the white space after it is treated alike.
             let end = &template[at.clone()];
             let guards = self.parameters.iter().map(|name| format!("{{% set {name} = {GUARD}({name}) {end}"));
             let guards: String = guards.collect();

@@ -96,7 +96,7 @@ impl Pattern for &Bounded {
         while from <= text.len() {
             let Some((start, end)) = self.search(text, from, &mut region) else { break };
             if start == end && after_last == Some(end) {
-                // An empty match right behind the last one is none.
+                // An empty match right after the last one does not count.
                 from += text[from..].chars().next().map_or(1, char::len_utf8);
                 continue;
             }

@@ -93,7 +93,7 @@ mod tests {
         let mut records = Records::new(1);
         // A run of three 1 after a run of one 0; then eight bits: 1 1 0 1 1 1 1 0.
         assert_eq!(records.longest(&[2, 0, 6, 1, 3, 0b0111_1011], 12), Ok(6));
-        assert_eq!(records.longest(&[8, 1], 4), Ok(5), "the last row goes on");
+        assert_eq!(records.longest(&[8, 1], 4), Ok(5), "the last row continues");
         assert_eq!(Records::new(3).longest(&[3, 0b11_01_00_01, 0], 5), Ok(3));
     }
 

@@ -144,13 +144,13 @@ impl Pages {
                 Some(length) => length,
                 None if !is_there => 0,
                 None => {
-                    let (length, behind) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-                    rest = behind;
+                    let (length, after) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+                    rest = after;
                     u32::from_le_bytes(*length)
                 }
             };
-            let (levels, behind) = rest.split_at_checked(length as usize).ok_or_else(damaged)?;
-            rest = behind;
+            let (levels, after) = rest.split_at_checked(length as usize).ok_or_else(damaged)?;
+            rest = after;
             Ok(levels)
         };
         let [repetition, definition] = lengths.map_or([None; 2], |lengths| lengths.map(Some));
