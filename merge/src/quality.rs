@@ -150,3 +150,24 @@ fn base_row(tensor: &OutputTensor<'_>, row: usize) -> Result<Vec<f32>> {
     tensor.read(row..row + 1, &mut values)?;
     Ok(values)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_4_bit_model_names_the_original_that_quantize_made_it_from() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = |tool: &str, unfinished: bool| {
+            let made_by = json!({"tool": tool, "version": "0", "recipe": {"model": "/models/base"},
+                "unfinished": unfinished});
+            fs_err::write(directory.path().join("made-by.json"), made_by.to_string()).unwrap();
+            made_from(directory.path())
+        };
+        assert_eq!(record("quantize", false), Some(PathBuf::from("/models/base")));
+        assert_eq!(record("merge", false), None, "another tool's recipe means something else");
+        assert_eq!(record("quantize", true), None, "an unfinished result");
+    }
+}
