@@ -5,8 +5,8 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::map::Map;
 use crate::Result;
+use crate::files::Map;
 
 /// A shared, read-only run of bytes. Cloning copies no data.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ impl Storage {
 }
 
 impl Bytes {
-    /// Maps a whole regular file, which must not be empty. [`super::check_unchanged`] fails once another
+    /// Maps a whole regular file, which must not be empty. [`crate::files::check_unchanged`] fails once another
     /// program has changed it.
     pub fn map(path: &Path) -> Result<Self> {
         Map::open(path, false).map(Self::mapped)

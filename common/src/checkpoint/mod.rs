@@ -7,8 +7,6 @@ mod bytes;
 mod companions;
 mod header;
 mod index;
-mod map;
-mod shortened;
 mod tensor;
 mod writer;
 
@@ -16,10 +14,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+pub use crate::files::check_unchanged;
 pub use bytes::Bytes;
 pub use companions::{Companion, Companions};
 pub use index::{INDEX, Index, SINGLE};
-pub use map::check_unchanged;
 pub use safetensors::Dtype;
 pub use tensor::{Tensor, cast_from_f32};
 pub use writer::{FileWriter, TensorSpec, sharded_name, write_file};

@@ -22,8 +22,8 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use crate::checkpoint::check_unchanged;
 use crate::error::Kind;
+use crate::files::check_unchanged;
 use crate::host_memory::peak_resident_memory;
 use crate::{Error, Result};
 

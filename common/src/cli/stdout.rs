@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use super::escape::{self, Escaping};
-use crate::checkpoint::check_unchanged;
+use crate::files::check_unchanged;
 use crate::{Error, Result, bail};
 
 /// Standard output, for answers that are streamed. A closed pipe ends the tool quietly.

@@ -15,8 +15,8 @@ use super::replace::{expect_replaceable, expect_replaceable_by_name, place, put_
 use super::scratch::{self, Scratch};
 use super::write::{self, remove, sync_tree};
 use crate::Result;
-use crate::checkpoint::check_unchanged;
 use crate::disk::parent;
+use crate::files::check_unchanged;
 
 /// What [`OutputDirectory::begin`] found.
 pub enum Begun {

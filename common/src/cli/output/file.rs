@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::scratch::Scratch;
 use super::write::{self, remove, rename_new};
 use super::{Destination, scratch};
-use crate::checkpoint::check_unchanged;
 use crate::disk::{parent, sync};
+use crate::files::check_unchanged;
 use crate::{Context, Result, error};
 
 /// A file that gets its name when it is complete. Dropping it removes everything that it needed until

@@ -17,8 +17,8 @@ use super::replace::place;
 use super::scratch::Scratch;
 use super::write::{self, remove, rename_new, sync_tree};
 use super::{Destination, foreign};
-use crate::checkpoint::check_unchanged;
 use crate::disk::sync;
+use crate::files::check_unchanged;
 use crate::{Context, Result, bail, disk, error};
 
 /// A directory to which a tool adds files and results.

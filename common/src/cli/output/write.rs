@@ -9,9 +9,9 @@ use std::path::Path;
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::checkpoint::check_unchanged;
 use crate::cli::Size;
 use crate::disk::{parent, sync};
+use crate::files::check_unchanged;
 use crate::{Context, Error, Result, disk, error};
 
 /// The beginning of the temporary names of files that have not got their own name yet.

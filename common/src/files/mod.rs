@@ -1,7 +1,11 @@
 //! Reads files that other programs made: regular files only, of at most the size that their kind may have.
 //!
 //! A FIFO, a device or an endless file in place of a config.json would hang a tool or fill the memory. A
-//! file is opened once, without waiting, and its kind and size are asked of the open file.
+//! file is opened once, without waiting, and its kind and size are asked of the open file. Large files are
+//! read through memory maps (`map`, `shortened`).
+
+mod map;
+mod shortened;
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -12,6 +16,9 @@ use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 
 use crate::{Context, Error, Result, bail};
+
+pub(crate) use map::Map;
+pub use map::check_unchanged;
 
 /// Most bytes of a configuration: config.json, generation_config.json, adapter_config.json, a
 /// template, a settings file.

@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::shortened::Region;
-use crate::{Context, Result, bail, files};
+use crate::{Context, Result, bail};
 
 /// A whole file, mapped for reading.
-pub(super) struct Map {
+pub(crate) struct Map {
     bytes: Mmap,
     watch: Option<Arc<Watch>>,
     /// The watch for SIGBUS, which [`Drop`] removes before the bytes are unmapped.
@@ -61,7 +61,7 @@ impl Map {
     /// Maps a regular file, which must not be empty. `is_ours` says that this process itself writes
     /// the file, so that changes are expected.
     pub fn open(path: &Path, is_ours: bool) -> Result<Self> {
-        let file = files::open(path)?;
+        let file = super::open(path)?;
         let opened = file.metadata().with_context(|| path.display().to_string())?;
         if opened.len() == 0 {
             bail!(Malformed, "{} is empty", path.display());
