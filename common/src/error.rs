@@ -1,9 +1,9 @@
 //! The one error type of all tools: what went wrong, and what to do about it.
 //!
-//! A message names the file, tensor, line or flag, what was expected and what was found; it is
-//! lower case and has no full stop. Every error has a hint: either the one written where the error
-//! was found, which knows most, or the one of its [`Kind`], which each tool may put in its own words
-//! ([`crate::cli::Tool`]). A [`Unhinted`] without either is not an error yet, so that a hint cannot
+//! A message names the file, tensor, line or flag, what was expected and what was found. It is lower case
+//! and has no full stop. Every error has a hint: either one written where the error was found, which is
+//! the most specific, or the one of its [`Kind`], which each tool may replace by its own words
+//! ([`crate::cli::Tool`]). An [`Unhinted`] message has neither and is no error yet, so that a hint cannot
 //! be forgotten.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use std::fmt;
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong. It decides the exit code, and the hint where none is given.
+/// The kind of an error. It decides the exit code, and the hint where the error has none of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An error that was given a hint of its own.
@@ -38,7 +38,7 @@ pub enum Kind {
     DiskFull,
     /// The user may not read or write a file.
     Denied,
-    /// A file was changed by somebody else while it was read.
+    /// A file was changed by another program while it was read.
     Changed,
     /// A server, or the way to it, failed.
     Network,
@@ -52,13 +52,12 @@ pub enum Kind {
     Usage,
     /// A signal asked the tool to stop: exit code 130.
     Interrupted,
-    /// The reader of the tool's output has closed it: exit code 0, nothing said.
+    /// The reader of the tool's output has closed it: exit code 0, without a message.
     ClosedPipe,
 }
 
 impl Kind {
-    /// The hint of an error that has none of its own. `None` where there is nothing to mend: the user
-    /// has stopped the tool.
+    /// The hint of errors of this kind that have none of their own. `None` where there is nothing to mend.
     pub fn hint(self) -> Option<&'static str> {
         Some(match self {
             Self::Hinted | Self::Interrupted | Self::ClosedPipe => return None,
@@ -85,7 +84,7 @@ impl Kind {
     }
 }
 
-/// What went wrong, and what mends it.
+/// What went wrong, and how to mend it.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -99,29 +98,29 @@ pub struct Error {
 pub struct Unhinted(String);
 
 impl Unhinted {
-    /// The text of an error to be.
+    /// A message that lacks a hint or a kind.
     pub fn new(text: impl fmt::Display) -> Self {
         Self(text.to_string())
     }
 
-    /// An error that says what to do about it.
+    /// Makes it an error with this hint.
     pub fn hint(self, hint: impl fmt::Display) -> Error {
         Error { kind: Kind::Hinted, message: self.0, hint: Some(hint.to_string()) }
     }
 
-    /// An error with the hint of its kind.
+    /// Makes it an error of this kind, which has the hint of the kind.
     pub fn kind(self, kind: Kind) -> Error {
         Error::new(kind, self.0)
     }
 }
 
 impl Error {
-    /// An error with the hint of its kind.
+    /// An error of a kind, with the hint of the kind.
     pub fn new(kind: Kind, message: impl fmt::Display) -> Self {
         Self { kind, message: message.to_string(), hint: None }
     }
 
-    /// An error in what a file holds; it takes the error of any reader: `map_err(Error::malformed)`.
+    /// An error in the content of a file. It takes the error of any reader: `map_err(Error::malformed)`.
     pub fn malformed(message: impl fmt::Display) -> Self {
         Self::new(Kind::Malformed, message)
     }
@@ -131,34 +130,34 @@ impl Error {
         Self::new(Kind::Usage, message)
     }
 
-    /// The tool was asked to stop; exit code 130.
+    /// The error of a tool that was asked to stop, with exit code 130.
     pub fn interrupted(message: impl fmt::Display) -> Self {
         Self::new(Kind::Interrupted, message)
     }
 
-    /// The reader of our output has left; exit code 0.
+    /// The end of a tool whose output nothing reads any more, with exit code 0.
     pub fn closed_pipe() -> Self {
         Self::new(Kind::ClosedPipe, "closed pipe")
     }
 
-    /// Adds what to do about it. The innermost hint wins, because it knows most.
+    /// Adds a hint, unless the error has one already: the innermost is the most specific.
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint.get_or_insert_with(|| hint.to_string());
         self
     }
 
-    /// Says what was being done: `context: message`.
+    /// Puts what was being done in front of the message: `context: message`.
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message);
         self
     }
 
-    /// What kind of thing went wrong.
+    /// The kind of the error.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The hint that was given where the error was found. Where there is none, [`Kind::hint`] serves.
+    /// The hint of this error. Where there is none, [`Kind::hint`] serves.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -208,11 +207,11 @@ impl From<safetensors::SafeTensorError> for Error {
 
 /// Adds context and hints to any result.
 pub trait Context<T> {
-    /// Says what was being done: `context: message`.
+    /// Puts what was being done in front of an error's message: `context: message`.
     fn context(self, context: impl fmt::Display) -> Result<T>;
-    /// [`Context::context`], built only on failure.
+    /// Like [`Context::context`], with a context that is built only on failure.
     fn with_context<C: fmt::Display>(self, context: impl FnOnce() -> C) -> Result<T>;
-    /// Adds what to do about it.
+    /// Adds a hint to an error that has none.
     fn hint(self, hint: impl fmt::Display) -> Result<T>;
 }
 

@@ -1,6 +1,7 @@
-//! The host's memory, as the kernel counts it; nothing where the kernel does not say.
+//! The memory of the machine and of this process, as the kernel counts it. Each is `None` where the
+//! kernel does not tell.
 
-/// Bytes that programs can still take without swapping.
+/// The bytes that programs can still take without swapping.
 pub fn available_memory() -> Option<u64> {
     kibibytes("/proc/meminfo", "MemAvailable:")
 }
@@ -10,7 +11,7 @@ pub fn resident_memory() -> Option<u64> {
     kibibytes("/proc/self/status", "VmRSS:")
 }
 
-/// The most bytes this process has held resident so far.
+/// The most bytes that this process has held resident so far.
 pub fn peak_resident_memory() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM:")
 }

@@ -1,5 +1,5 @@
-//! The cache that the hub's own tools and `fetch --cache` share, and the models in it that people name
-//! as they are called on the hub.
+//! The cache that the hub's own tools and `fetch --cache` share, and the models in it by their names on
+//! the hub.
 //!
 //! `models--OWNER--NAME/refs/REVISION` holds a commit, and `snapshots/COMMIT` the files of it.
 
@@ -16,7 +16,7 @@ pub fn home() -> Option<PathBuf> {
         .or_else(|| std::env::home_dir().map(|home| home.join(".cache/huggingface")))
 }
 
-/// Where the cache is: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, or `hub` in [`home`].
+/// The directory of the cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, or `hub` in [`home`].
 pub fn root() -> Option<PathBuf> {
     variable("HF_HUB_CACHE")
         .or_else(|| variable("HUGGINGFACE_HUB_CACHE"))
@@ -27,20 +27,21 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The snapshot that the cache has of the model `OWNER/NAME` (or `NAME`): that of its branch `main`, or
-/// else the only one. `None` for anything else, such as a path.
+/// The cache's snapshot of the model `OWNER/NAME` (or `NAME`): that of its branch `main`, or else the
+/// only one. `None` for anything else, such as a path.
 pub fn model(name: &Path) -> Option<PathBuf> {
     let snapshot = find(name.to_str()?, "models")?;
     snapshot.join("config.json").exists().then_some(snapshot)
 }
 
-/// The directory that a user means: a path that is there, or else a model of that name in the cache.
+/// The directory that a user means by `named`: a path that exists, or else a model of that name in the
+/// cache.
 pub fn resolve(named: &Path) -> PathBuf {
     let found = if named.exists() { None } else { model(named) };
     found.unwrap_or_else(|| named.to_path_buf())
 }
 
-/// [`model`] for a repository of any kind (`models`, `datasets`), whatever it holds.
+/// The cache's snapshot of a repository of a kind (`models`, `datasets`), whatever it holds.
 pub fn find(name: &str, kind: &str) -> Option<PathBuf> {
     if !is_repository(name) {
         return None;
@@ -48,8 +49,8 @@ pub fn find(name: &str, kind: &str) -> Option<PathBuf> {
     find_in(&root()?, name, kind)
 }
 
-/// The name that results are called after: that of the directory, or of the model that it is a snapshot
-/// of. `None` where the path has none.
+/// The name that results are named after: the model's where the directory is a snapshot in the cache, else
+/// the directory's. `None` where the path has no name.
 pub fn name_of(directory: &Path) -> Option<OsString> {
     let of_snapshot = || {
         let snapshots = directory.parent().filter(|parent| parent.ends_with("snapshots"))?;

@@ -9,8 +9,8 @@
 //! | [`data`] | instruction data: files, formats, conversations |
 //! | [`device`] | where tensors live and products run |
 //! | [`disk`] | directories, free space, and bringing bytes to the disk |
-//! | [`error`] | the one error type: what went wrong, and the `hint:` that mends it |
-//! | [`files`] | reading files of others: regular ones, bounded |
+//! | [`mod@error`] | the one error type: what went wrong, and the `hint:` that mends it |
+//! | [`files`] | reads files of other programs: regular ones of a bounded size, and memory maps |
 //! | [`host_memory`] | the memory of the machine and of this process |
 //! | [`hub_cache`] | the hub's own cache, and the models in it |
 //! | [`json`] | JSON as Python reads it, numbers of any size included |

@@ -1,8 +1,8 @@
-//! Panics of libraries that are given files of strangers, turned into messages.
+//! Turns panics of libraries that read foreign files into messages.
 //!
-//! A panic within [`caught`] prints nothing and unwinds no further. What the library was working on is
-//! in an unknown state afterwards and must not be used again; memory stays sound, because unwinding
-//! drops what was alive.
+//! A panic within [`caught`] prints nothing and unwinds no further. The values that the library was
+//! working on are in an unknown state afterwards and must not be used again; memory stays sound, because
+//! unwinding drops what was alive.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,14 +10,14 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic of this thread is caught, so that nobody has to hear of it.
+    /// Whether panics of this thread are caught at the moment, so that none is printed.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What [`stop`] unwinds with.
+/// The payload that [`stop`] unwinds with.
 struct Stopped(String);
 
-/// What `work` returns, or what it panicked or was stopped with.
+/// Returns what `work` returns, or the message that it panicked or was stopped with.
 pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -34,8 +34,7 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     outcome.map_err(|payload| message(payload.as_ref()))
 }
 
-/// Ends the work that [`caught`] is doing on this thread. It serves where a library offers no way to
-/// hand an error through it.
+/// Ends the work that [`caught`] runs on this thread, where a library has no way to pass an error on.
 pub fn stop(reason: String) -> ! {
     panic::resume_unwind(Box::new(Stopped(reason)))
 }

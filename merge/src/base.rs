@@ -1,4 +1,4 @@
-//! The model that is folded into: its weights by name, dense or in 4 bits.
+//! The base model that adapters are folded into: its weights by name, dense or in 4 bits.
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +9,11 @@ use common::nf4::{Quantized, part_of};
 use common::{Context, Result, files};
 use serde_json::Value;
 
-/// A model directory.
+/// A base model.
 pub struct Base {
+    /// The directory of the model.
     pub directory: PathBuf,
+    /// The content of its config.json.
     pub config: Value,
     checkpoint: Checkpoint,
 }
@@ -28,12 +30,12 @@ impl Base {
         Ok(Self { directory: directory.to_path_buf(), config, checkpoint })
     }
 
-    /// The weight files.
+    /// The paths of the weight files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.checkpoint.files()
     }
 
-    /// The names of all weights; what lies beside a 4-bit weight is not one.
+    /// The names of all weights, without the tensors that belong to a 4-bit weight.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.checkpoint.names().filter(|name| part_of(&self.checkpoint, name).is_none())
     }
@@ -43,25 +45,25 @@ impl Base {
         self.checkpoint.contains(name)
     }
 
-    /// The shape of a weight, as it is when it is dense.
+    /// The shape of a weight, dequantized if it is in 4 bits.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.weight(name).ok().map(|(spec, _)| spec.shape)
     }
 
-    /// Whether config.json says that the head is the embedding table.
+    /// Whether config.json ties the head to the embedding table.
     pub fn says_tied(&self) -> bool {
         self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// Whether a head is stored that is not the embedding table, whatever config.json says.
+    /// Whether the checkpoint has a head that differs from the embedding table, whatever config.json says.
     pub fn has_own_head(&self) -> Result<bool> {
         has_own_head(&self.checkpoint)
     }
 
-    /// A weight, and what it is when it is dense: its name, the dtype it has or had, and its shape.
+    /// A weight, and its specification when it is dense: name, dtype (before quantization) and shape.
     ///
-    /// A 4-bit weight dequantizes to f32 unrounded, as in the model that an adapter was trained over;
-    /// it is rounded once, when all has been added.
+    /// A 4-bit weight dequantizes to f32 without rounding, as in the model that an adapter was trained on;
+    /// it is rounded once, after all updates have been added.
     pub fn weight(&self, name: &str) -> Result<(TensorSpec, Weight)> {
         Ok(match Quantized::load(&self.checkpoint, name)? {
             Some(quantized) => (
@@ -76,7 +78,7 @@ impl Base {
     }
 }
 
-/// Gives back the memory of a weight that has been read.
+/// Releases the memory of a weight that has been read.
 pub fn release(weight: &Weight) {
     match weight {
         Weight::Dense(tensor) => tensor.bytes.release(),
@@ -84,7 +86,7 @@ pub fn release(weight: &Weight) {
     }
 }
 
-/// Whether numbers of this dtype can be folded into.
+/// Whether updates can be added to weights of this dtype.
 pub fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32)
 }

@@ -1,5 +1,5 @@
-//! What lies beside the weights of the result: the files of the base, and those that an adapter was
-//! trained with where they are others.
+//! The files beside the weights of the result: those of the base, and those that an adapter was trained
+//! with where they differ.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use common::Result;
 use common::checkpoint::{Companion, Companions};
 use common::text::files::CHAT_TEMPLATE;
 
-/// The files that go beside the weights, and the names of those of the base that do not.
+/// The files that are copied beside the weights, and the names of those of the base that are not.
 ///
-/// An adapter's chat template replaces all templates of the base, because the model is asked as it
-/// was trained. An adapter with rows of its own for added tokens (`resized`) brings the tokenizer that
-/// has those tokens.
+/// An adapter's chat template replaces all templates of the base, because the model must be prompted as it
+/// was trained. From the adapter with a resized vocabulary (`resized`) all text files are copied, because
+/// its tokenizer has the added tokens.
 pub fn companions(base: &Path, adapters: &[PathBuf], resized: Option<&Path>) -> Result<Companions> {
     let Companions { files, others } = Companions::of(base)?;
     let mut files: BTreeMap<String, Companion> =

@@ -1,4 +1,4 @@
-//! LLaMA-Factory's export.yaml.
+//! Reads LLaMA-Factory's export.yaml.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,26 +7,26 @@ use common::{Context, Error, Result, cli, error, files};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What the file asks for, in our terms.
+/// The content of an export.yaml, checked.
 #[derive(Debug, Default)]
 pub struct Export {
-    /// `adapter_name_or_path`
+    /// The adapters (`adapter_name_or_path`).
     pub adapters: Vec<PathBuf>,
-    /// `model_name_or_path`
+    /// The base model (`model_name_or_path`).
     pub model: Option<String>,
-    /// `export_dir`
+    /// The directory of the result (`export_dir`).
     pub output: Option<PathBuf>,
-    /// `export_size`, in bytes
+    /// The largest size of a weight file, in bytes (`export_size`, in gigabytes).
     pub shard_size: Option<u64>,
 }
 
-/// The file. Names and units are LLaMA-Factory's (`hparams/model_args.py`).
+/// The keys of the file, with LLaMA-Factory's names and units (`hparams/model_args.py`).
 #[derive(Debug, Deserialize)]
 struct Yaml {
     model_name_or_path: Option<String>,
     adapter_name_or_path: Option<Adapters>,
     export_dir: Option<PathBuf>,
-    /// Gigabytes.
+    /// The largest size of a weight file, in gigabytes.
     export_size: Option<f64>,
     #[serde(default)]
     export_legacy_format: bool,
@@ -35,7 +35,7 @@ struct Yaml {
     other: BTreeMap<String, Value>,
 }
 
-/// One path, several with commas between, or a list.
+/// The paths of adapters: one, several separated by commas, or a list.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Adapters {
@@ -43,7 +43,7 @@ enum Adapters {
     List(Vec<String>),
 }
 
-/// Keys that change nothing here: the template is the model's own, and merging is done on the CPU.
+/// Keys without effect here: the template is that of the model, and merging is done on the CPU.
 const WITHOUT_EFFECT: [&str; 6] =
     ["template", "export_device", "finetuning_type", "trust_remote_code", "stage", "infer_dtype"];
 

@@ -1,4 +1,4 @@
-//! The arithmetic: `W + Σ weight · scale · B · A` in f32, rounded once to the dtype of the weight.
+//! Folds updates into a weight: `W + Σ factor · scale · B · A` in f32, rounded once to the dtype of `W`.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::base::release;
 use crate::plan::OutputTensor;
 
-/// Numbers that a thread folds at a time: 1 MiB of f32, which stays in its cache.
+/// Elements that a thread folds at a time: 1 MiB of f32, which stays in its cache.
 const BLOCK: usize = 1 << 18;
 
 impl OutputTensor<'_> {
@@ -52,7 +52,7 @@ impl OutputTensor<'_> {
         Ok(())
     }
 
-    /// Writes what the tensor becomes. Counts written bytes on `progress`.
+    /// Writes the folded tensor. Counts the written bytes on `progress`.
     pub fn write(&self, writer: &FileWriter, progress: &Progress) -> Result<()> {
         let name = &self.spec.name;
         if let Some(tensor) = self.unchanged() {
@@ -78,7 +78,7 @@ impl OutputTensor<'_> {
         Ok(())
     }
 
-    /// The whole folded tensor.
+    /// The folded tensor in memory.
     pub fn folded(&self) -> Result<Tensor> {
         let (rows, columns) = self.rows_and_columns();
         let mut bytes = vec![0; rows * self.row_size()];
@@ -99,7 +99,7 @@ impl OutputTensor<'_> {
         })
     }
 
-    /// Folds blocks of rows on all threads and hands each over with its byte offset.
+    /// Folds blocks of rows on all threads, and passes the bytes of each with their offset to `write`.
     fn each_block(&self, write: impl Fn(usize, &[u8]) -> Result<()> + Sync) -> Result<()> {
         let (rows, columns) = self.rows_and_columns();
         if columns == 0 {

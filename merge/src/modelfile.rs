@@ -1,8 +1,8 @@
-//! An Ollama Modelfile beside the weights, as LLaMA-Factory writes one.
+//! Writes an Ollama Modelfile beside the weights, as LLaMA-Factory does.
 //!
-//! Ollama's templates are Go's, the model's is Jinja, so the pieces are found by rendering marked
-//! conversations. A template that is no plain sequence of turns gets a Modelfile without one, and
-//! Ollama takes it from the tokenizer where it knows the family.
+//! Ollama's templates are Go's and the model's is Jinja, so the texts around the turns are found by
+//! rendering marked conversations. Where a template is not a plain sequence of turns, the Modelfile has no
+//! template, and Ollama takes it from the tokenizer where it knows the family.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub fn modelfile(directory: &Path) -> Option<String> {
     Some(text + PARAMETERS)
 }
 
-/// Whether a text stands for itself between quotes, and in Go's templates.
+/// Whether a text has no special meaning between quotes, nor in Go's templates.
 fn is_plain(text: &str) -> bool {
     let is_control = |c: char| c.is_control() && c != '\n' && c != '\t';
     let bounds = text.starts_with('"') || text.ends_with('"');
@@ -45,7 +45,7 @@ fn is_plain(text: &str) -> bool {
         && !text.contains(is_control)
 }
 
-/// What stands before and after the text of each role.
+/// The texts before and after the message of each role.
 #[derive(Debug, PartialEq)]
 struct Turns {
     system: (String, String),
@@ -90,7 +90,7 @@ impl Turns {
         })
     }
 
-    /// Whether nothing in the texts would be read as the end of a text, or as an instruction.
+    /// Whether no text would be read as the end of a quotation, or as an instruction.
     fn are_plain(&self) -> bool {
         let texts = [&self.system, &self.user, &self.assistant].into_iter().flat_map(|(a, b)| [a, b]);
         // The stop stands on a line of its own, and braces may meet those of the actions around them.
@@ -100,7 +100,7 @@ impl Turns {
             && ["\"\"\"", "{{{", "}}}"].iter().all(|special| !self.go().contains(special))
     }
 
-    /// As a Go template over Ollama's `.System` and `.Messages`.
+    /// The turns as a Go template over Ollama's `.System` and `.Messages`.
     fn go(&self) -> String {
         let (system, user, assistant) = (&self.system, &self.user, &self.assistant);
         format!(

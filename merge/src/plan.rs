@@ -1,4 +1,4 @@
-//! What is written: each tensor of the result, where it comes from, and the file it goes to.
+//! Plans the result: each tensor, what it is made from, and the file that it goes to.
 
 use std::collections::BTreeSet;
 
@@ -13,39 +13,43 @@ use crate::base::{Base, is_float};
 
 /// A tensor of the result.
 pub struct OutputTensor<'a> {
-    /// Its name, dtype and shape when it is dense.
+    /// The name, dtype and shape of the tensor when it is dense.
     pub spec: TensorSpec,
-    /// What it begins as: a weight of the base, or what an adapter puts in its place.
+    /// The weight before any update: that of the base, or an adapter's replacement of it.
     pub weight: Weight,
-    /// What is added: updates, and what each counts for.
+    /// The updates that are added, each with its factor.
     pub updates: Vec<(&'a Lora, f32)>,
-    /// Single rows that an adapter puts in the place of those.
+    /// Single rows that an adapter replaces.
     pub rows: Option<&'a TokenRows>,
-    /// Written in 4 bits again, as it was.
+    /// Whether the tensor is quantized again, as it was in the base.
     pub requantize: bool,
 }
 
-/// The files of the result.
+/// A weight file of the result.
 pub struct Shard<'a> {
+    /// The name of the file.
     pub name: String,
+    /// The tensors of the result in the file.
     pub tensors: Vec<OutputTensor<'a>>,
+    /// The specifications of all tensors that are written; a quantized one is written as several.
     pub specs: Vec<TensorSpec>,
 }
 
-/// Everything that is written.
+/// The weights of the result.
 pub struct MergePlan<'a> {
+    /// The weight files, in order.
     pub files: Vec<Shard<'a>>,
-    /// The head is not the embedding table, which config.json says.
+    /// Whether the result has a head of its own although config.json of the base ties it to the embedding
+    /// table.
     pub untied: bool,
-    /// The rows of the embedding table where they are not those of the base.
+    /// The number of rows of the embedding table, where it differs from the base's.
     pub vocabulary: Option<usize>,
-    /// The adapter, by its place among them, that brings an embedding table of other rows.
+    /// The index of the adapter that brings an embedding table with another number of rows.
     pub resized_by: Option<usize>,
 }
 
 impl<'a> MergePlan<'a> {
-    /// Decides what becomes of each tensor of the base. What an adapter has and the base lacks is an
-    /// error that names it.
+    /// Plans every tensor of the base. Fails where an adapter changes a tensor that the base does not have.
     pub fn new(
         base: &Base,
         adapters: &'a [Adapter],
@@ -111,7 +115,7 @@ impl<'a> MergePlan<'a> {
         Ok(Self { files: cut(tensors, shard_size)?, untied, vocabulary, resized_by })
     }
 
-    /// The bytes of all tensors.
+    /// The bytes of all tensors together.
     pub fn size(&self) -> Result<u64> {
         let specs = self.files.iter().flat_map(|file| &file.specs);
         specs.map(|spec| Ok(spec.size()? as u64)).sum()
@@ -123,8 +127,8 @@ impl<'a> MergePlan<'a> {
     }
 }
 
-/// Whether a head that shares the embedding table can go on doing so: what adapters do to one they do to
-/// the other. PEFT keeps rows of single tokens shared, and saves a table that was resized twice.
+/// Whether a head that is tied to the embedding table can stay tied, because all adapters change both in
+/// the same way. PEFT keeps single trained rows shared, and saves a resized table twice.
 fn stays_tied(adapters: &[Adapter]) -> bool {
     adapters.iter().all(|adapter| {
         let folded =
@@ -220,7 +224,7 @@ fn tensor<'a>(
 }
 
 impl OutputTensor<'_> {
-    /// The tensors that are written for it.
+    /// The specifications of the tensors that are written for this one.
     pub fn output_specs(&self) -> Result<Vec<TensorSpec>> {
         match &self.weight {
             Weight::Quantized(quantized) if self.requantize => {
@@ -230,7 +234,7 @@ impl OutputTensor<'_> {
         }
     }
 
-    /// The tensor whose bytes are copied as they are, where nothing changes.
+    /// The tensor whose bytes are copied, where nothing changes; else `None`.
     pub fn unchanged(&self) -> Option<&Tensor> {
         match &self.weight {
             Weight::Dense(tensor)
@@ -242,7 +246,7 @@ impl OutputTensor<'_> {
         }
     }
 
-    /// Rows and columns; of a vector, one row.
+    /// The number of rows and of columns; a vector has one row.
     pub fn rows_and_columns(&self) -> (usize, usize) {
         match self.spec.shape[..] {
             [rows, columns] => (rows, columns),
@@ -250,13 +254,13 @@ impl OutputTensor<'_> {
         }
     }
 
-    /// Bytes of a row of a dtype that can be folded into.
+    /// The bytes of a row, whose dtype must be BF16, F16 or F32.
     pub fn row_size(&self) -> usize {
         self.rows_and_columns().1 * if self.spec.dtype == Dtype::F32 { 4 } else { 2 }
     }
 }
 
-/// Fills one file after the other, never cutting a tensor.
+/// Distributes tensors to files of at most `shard_size` bytes each. A larger tensor has a file of its own.
 fn cut(tensors: Vec<OutputTensor<'_>>, shard_size: u64) -> Result<Vec<Shard<'_>>> {
     let mut files: Vec<Shard> = Vec::new();
     let mut filled = 0;

@@ -1,8 +1,8 @@
-//! What quantization sums, against what was learnt: `‖W − dequantized‖ / ‖ΔW‖`.
+//! Compares the error of quantization with the update of the adapter: `‖W − dequantized‖ / ‖ΔW‖`.
 //!
-//! An adapter that was trained over 4-bit weights has learnt to live with their error. Folded into
-//! the original weights it finds that error gone, which is harmless while the error is small beside
-//! the update and a change of model where it is not.
+//! An adapter that was trained on 4-bit weights has adapted to their error, which the original weights do
+//! not have. Folding it into those is harmless where the error is small compared with the update, and
+//! changes the model where it is not.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,10 @@ use common::{Result, cli};
 use crate::base::{Base, release};
 use crate::plan::{MergePlan, OutputTensor};
 
-/// Rows of each weight that are looked at.
+/// The number of rows of each weight that are compared.
 const ROWS: usize = 16;
 
-/// Sums of squares over sampled rows.
+/// Sums of squares over sampled rows: of the error of quantization, and of the update.
 #[derive(Debug, Default)]
 pub struct SquareSums {
     error: f64,
@@ -26,7 +26,7 @@ pub struct SquareSums {
 }
 
 impl SquareSums {
-    /// The root of the quotient; `None` where no update is.
+    /// The ratio of the norms of error and update; `None` where there is no update.
     pub fn ratio(&self) -> Option<f64> {
         (self.update > 0.0).then(|| (self.error / self.update).sqrt())
     }
@@ -39,9 +39,8 @@ impl SquareSums {
     }
 }
 
-/// The other of the two models, original and 4-bit, that an adapter has to do with: the original
-/// that a 4-bit base was made from, or the 4-bit model that the adapter names where another base is
-/// used. `None` where it is not known or gone.
+/// The counterpart of the base: for a 4-bit base the original model that it was made from, for another
+/// base the 4-bit model that the adapter names. `None` where it is not known or does not exist any more.
 pub fn counterpart(base: &Base, adapter: &Path) -> Option<Base> {
     let directory = match is_quantized(base) {
         true => made_from(&base.directory)?,
@@ -85,15 +84,15 @@ pub fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<SquareS
     Ok(sums)
 }
 
-/// Compares the weights of an original base with what they are in NF4, as if the adapter had been
-/// trained over that.
+/// Compares the weights of an original base with the same weights in NF4, as if the adapter had been
+/// trained on those.
 pub fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| !tensor.updates.is_empty()) {
         for row in sample(tensor) {
             let plain = base_row(tensor, row)?;
             if plain.iter().any(|value| !value.is_finite()) {
-                // Whoever writes it names it.
+                // Writing the tensor fails with an error that names it.
                 continue;
             }
             let dequantized = through_4_bits(tensor, &plain, Scheme::default())?;
@@ -104,7 +103,7 @@ pub fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
     Ok(sums)
 }
 
-/// Compares the folded weights with what they are after they have been quantized again.
+/// Compares the folded weights with the same weights after they are quantized again.
 pub fn compare_requantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| tensor.requantize && !tensor.updates.is_empty()) {
@@ -118,8 +117,8 @@ pub fn compare_requantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
     Ok(sums)
 }
 
-/// A row quantized and dequantized. By itself: its blocks may begin elsewhere than in the whole,
-/// which changes single numbers and not their spread.
+/// Quantizes and dequantizes a row by itself. Its blocks may begin elsewhere than in the whole weight,
+/// which changes single values but not the size of the error.
 fn through_4_bits(tensor: &OutputTensor<'_>, row: &[f32], scheme: Scheme) -> Result<Vec<f32>> {
     let mut bytes = vec![0; tensor.row_size()];
     cast_from_f32(tensor.spec.dtype, row, &mut bytes)?;
@@ -132,7 +131,7 @@ fn differences<'a>(left: &'a [f32], right: &'a [f32]) -> impl Iterator<Item = f3
     left.iter().zip(right).map(|(left, right)| left - right)
 }
 
-/// Rows at even distances.
+/// The indices of at most [`ROWS`] rows at even distances.
 fn sample(tensor: &OutputTensor<'_>) -> impl Iterator<Item = usize> {
     let (rows, _) = tensor.rows_and_columns();
     (0..rows).step_by(rows.div_ceil(ROWS).max(1))
@@ -150,4 +149,25 @@ fn base_row(tensor: &OutputTensor<'_>, row: usize) -> Result<Vec<f32>> {
     let mut values = vec![0.0; tensor.rows_and_columns().1];
     tensor.read(row..row + 1, &mut values)?;
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_4_bit_model_names_the_original_that_quantize_made_it_from() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = |tool: &str, unfinished: bool| {
+            let made_by = json!({"tool": tool, "version": "0", "recipe": {"model": "/models/base"},
+                "unfinished": unfinished});
+            fs_err::write(directory.path().join("made-by.json"), made_by.to_string()).unwrap();
+            made_from(directory.path())
+        };
+        assert_eq!(record("quantize", false), Some(PathBuf::from("/models/base")));
+        assert_eq!(record("merge", false), None, "another tool's recipe means something else");
+        assert_eq!(record("quantize", true), None, "an unfinished result");
+    }
 }

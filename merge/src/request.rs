@@ -1,4 +1,4 @@
-//! What is asked for, from the command line and a LLaMA-Factory file, checked.
+//! The request of a merge, from the command line and a LLaMA-Factory file, checked.
 
 use std::path::PathBuf;
 
@@ -9,30 +9,33 @@ use common::{Error, Result};
 use crate::Arguments;
 use crate::export::Export;
 
-/// One merge.
+/// The request of one merge.
 #[derive(Debug)]
 pub struct Request {
-    /// Adapter directories, at least one.
+    /// The directories of the adapters, at least one.
     pub adapters: Vec<PathBuf>,
     /// The export.yaml that named them, if one did.
     pub file: Option<PathBuf>,
-    /// What each adapter counts for.
+    /// The factor of each adapter.
     pub weights: Vec<f32>,
     /// The model to fold into.
     pub base: PathBuf,
     /// The directory to make.
     pub output: PathBuf,
-    /// Bytes of the largest file of weights; a larger tensor has a file of its own.
+    /// The most bytes of a weight file; a larger tensor has a file of its own.
     pub shard_size: u64,
+    /// Whether the merged weights are quantized again (`--requantize`).
     pub requantize: bool,
+    /// Whether a sample of rows is checked (`--verify`).
     pub verify: bool,
+    /// Whether an existing result is replaced (`--force`).
     pub force: bool,
 }
 
 const DEFAULT_SHARD_SIZE: u64 = 5_000_000_000;
 
 impl Request {
-    /// Puts the paths, the options and perhaps a LLaMA-Factory file together; options win.
+    /// Combines the paths, the options and an optional LLaMA-Factory file. Options have precedence.
     pub fn new(paths: Vec<PathBuf>, arguments: Arguments) -> Result<Self> {
         let file = paths.iter().find(|path| cli::is_yaml(path)).cloned();
         let export = match &paths[..] {
@@ -88,7 +91,7 @@ impl Request {
     }
 }
 
-/// `./NAME-merged`, with the adapter's name.
+/// The output directory where none is named: `./NAME-merged`, with the name of the adapter.
 fn default_output(adapter: &std::path::Path) -> Result<PathBuf> {
     let directory = fs_err::canonicalize(adapter)?;
     match directory.file_name().and_then(|name| name.to_str()) {
@@ -97,7 +100,7 @@ fn default_output(adapter: &std::path::Path) -> Result<PathBuf> {
     }
 }
 
-/// Says what an adapter without a name of its base would need; used where several adapters differ.
+/// Warns where the adapters were trained on different bases.
 pub fn warn_of_other_bases(request: &Request) -> Result<()> {
     let mut names = Vec::new();
     for adapter in &request.adapters {

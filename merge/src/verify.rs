@@ -1,4 +1,4 @@
-//! `--verify`: a sample of rows again, another way, against what was written.
+//! `--verify`: computes a sample of rows in another way, and compares it with the written files.
 
 use std::ops::Range;
 use std::path::Path;
@@ -8,12 +8,12 @@ use common::{Result, bail};
 
 use crate::plan::{MergePlan, OutputTensor};
 
-/// Rows of each weight that are compared.
+/// The number of rows of each weight that are compared.
 const ROWS: usize = 4;
 
-/// Compares rows of every tensor; returns how many. In f64 and one number at a time, so that
-/// neither the products nor the order of additions are those that wrote the file: a result may
-/// differ by one step of its dtype, and by what f32 loses of terms that cancel each other.
+/// Compares rows of every tensor, and returns their number. They are computed in f64, element by element,
+/// so that neither the products nor the order of additions are those that wrote the file. A result may
+/// differ by one step of its dtype, and by the rounding of f32 in terms that cancel each other.
 pub fn rows(plan: &MergePlan<'_>, directory: &Path) -> Result<usize> {
     let written = Checkpoint::open(directory)?;
     let mut compared = 0;
@@ -39,8 +39,8 @@ pub fn rows(plan: &MergePlan<'_>, directory: &Path) -> Result<usize> {
     Ok(compared)
 }
 
-/// Compares the bytes that belong to some of all rows. Of dtypes below a byte, rows may begin within one:
-/// the byte goes with the row before.
+/// Compares the bytes of the rows `rows` of `count`. Rows of dtypes smaller than a byte may begin within
+/// one, which then counts for the row before.
 fn compare_bytes(copied: &Tensor, written: &Tensor, rows: Range<usize>, count: usize) -> Result<()> {
     let at = |row: usize| (written.bytes.len() as u128 * row as u128 / count as u128) as usize;
     let bytes = at(rows.start)..at(rows.end);
@@ -77,13 +77,13 @@ fn compare(planned: &OutputTensor<'_>, written: &Tensor, row: usize) -> Result<(
     Ok(())
 }
 
-/// A folded number, and what a sum of its terms in f32 may lose.
+/// A folded element, and the rounding error that a sum of its terms in f32 may have.
 struct Sum {
     total: f64,
     lost: f64,
 }
 
-/// The numbers of a row.
+/// The folded elements of a row.
 fn sums(planned: &OutputTensor<'_>, row: usize) -> Result<Vec<Sum>> {
     let (_, columns) = planned.rows_and_columns();
     let mut plain = vec![0.0; columns];
@@ -112,7 +112,7 @@ fn sums(planned: &OutputTensor<'_>, row: usize) -> Result<Vec<Sum>> {
     Ok(plain.into_iter().enumerate().map(number).collect())
 }
 
-/// The bits of a float as an integer with the same order, so that neighbours differ by one.
+/// The bits of a float as an integer of the same order, so that neighbouring floats differ by one.
 fn ordered(bytes: &[u8]) -> i64 {
     let bits = bytes.iter().rev().fold(0_i64, |bits, &byte| bits << 8 | i64::from(byte));
     let sign = 1_i64 << (8 * bytes.len() - 1);

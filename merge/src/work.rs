@@ -1,4 +1,4 @@
-//! The whole of the work: tensor by tensor from the base to a directory.
+//! Merges adapters into a base, tensor by tensor, and writes the directory of the result.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use crate::quality::{self, counterpart, is_quantized};
 use crate::request::{Request, warn_of_other_bases};
 use crate::verify;
 
-/// Merges and returns the directory made.
+/// Merges the adapters, and returns the directory of the result.
 pub fn merge(request: &Request) -> Result<PathBuf> {
     let base = Base::open(&request.base)?;
     warn_of_other_bases(request)?;
@@ -67,7 +67,7 @@ pub fn merge(request: &Request) -> Result<PathBuf> {
     output.commit()
 }
 
-/// Everything that the bytes depend on.
+/// The recipe of the result: everything that its bytes depend on.
 fn recipe(request: &Request, base: &Base, beside: &Companions) -> Result<Value> {
     let mut files = serde_json::Map::new();
     let mut add = |path: &Path| -> Result<()> {
@@ -93,7 +93,7 @@ fn recipe(request: &Request, base: &Base, beside: &Companions) -> Result<Value> 
     }))
 }
 
-/// Says which base is used and what that means, and returns it for the record.
+/// Prints which base is used and how it differs from its counterpart, and returns that for the record.
 fn describe(request: &Request, base: &Base, plan: &MergePlan<'_>) -> Result<Value> {
     let kind = if is_quantized(base) { "dequantized" } else { "original" };
     cli::note(format_args!("base: {} ({kind} weights)", base.directory.display()));
@@ -129,7 +129,7 @@ fn describe(request: &Request, base: &Base, plan: &MergePlan<'_>) -> Result<Valu
     Ok(quality)
 }
 
-/// Writes the files of weights; `beside` is what else goes to the disk.
+/// Writes the weight files; `beside` are the bytes of all other files.
 fn write_weights(plan: &MergePlan<'_>, beside: u64, output: &mut OutputDirectory) -> Result<()> {
     let size = |file: &Shard<'_>| file.specs.iter().map(|spec| Ok(spec.size()? as u64)).sum::<Result<u64>>();
     let progress = Progress::new("merge", plan.size()?, Unit::Bytes);
@@ -156,7 +156,7 @@ fn write_weights(plan: &MergePlan<'_>, beside: u64, output: &mut OutputDirectory
     Ok(())
 }
 
-/// Everything but the weights.
+/// Writes all files of the result except the weights.
 fn write_rest(
     base: &Base,
     plan: &MergePlan<'_>,
@@ -200,7 +200,7 @@ fn write_rest(
     Ok(())
 }
 
-/// The token that the adapters end a text with, where it is another than the base's.
+/// The end-of-text token of the adapters, where it is another than that of the base.
 fn end_of_text(request: &Request, base: &Base) -> Result<Option<String>> {
     let of_base = ending::named_in_tokenizer(&base.directory)?;
     for adapter in request.adapters.iter().rev() {

@@ -1,4 +1,4 @@
-//! `config.json`: what may be quantized, and the `quantization_config` that says it was.
+//! `config.json`: which models may be quantized, and the `quantization_config` of the result.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub fn read(path: &Path) -> Result<(Value, model::Config)> {
     Ok((config, parsed))
 }
 
-/// The dtype that the model names, bfloat16 where it names none or `auto`.
+/// The dtype that the model's config.json names; bfloat16 where it names none or `auto`.
 fn own_dtype(config: &Value) -> Result<String> {
     // transformers 5 writes `dtype`, older ones `torch_dtype`.
     let own = ["dtype", "torch_dtype"].iter().find_map(|key| config.get(*key)?.as_str());
@@ -37,9 +37,9 @@ fn own_dtype(config: &Value) -> Result<String> {
     }
 }
 
-/// The config of the quantized model, as transformers writes it. `kept` are linear modules that
-/// stay as they are although their family's are quantized; `own_head` says that the head is not the
-/// embedding table, whatever the original's config says.
+/// The config.json of the quantized model, as transformers writes it. `kept` are linear modules that are
+/// not quantized although they could be. `own_head` says that the checkpoint has a head of its own, even
+/// where the original config.json ties it to the embedding table.
 pub fn with_quantization(
     mut config: Value,
     scheme: Scheme,

@@ -1,4 +1,4 @@
-//! The files of a model, as far as they have arrived.
+//! A model whose files may still be arriving.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -10,17 +10,17 @@ use common::checkpoint::{INDEX, Index, SINGLE, nothing_in};
 /// A model's directory, complete or growing.
 #[derive(Debug)]
 pub struct IncomingModel {
-    /// Where its files are.
+    /// The directory of the model's files.
     pub directory: PathBuf,
-    /// Files whose path has arrived; all, once the directory's has.
+    /// The names of the files whose paths have arrived. Once the directory's path has, all files have.
     arrived: BTreeSet<String>,
     complete: bool,
-    /// The index, once it has been read.
+    /// The index of the shards, once it has been read.
     index: OnceCell<Index>,
 }
 
 impl IncomingModel {
-    /// A directory of which nothing has arrived.
+    /// A directory of which no file has arrived yet.
     pub fn growing(directory: &Path) -> Self {
         Self {
             directory: directory.to_path_buf(),
@@ -30,7 +30,7 @@ impl IncomingModel {
         }
     }
 
-    /// Notes a file's arrival; `false` where it belongs elsewhere.
+    /// Notes that a file has arrived; returns `false` where it is not in the directory.
     pub fn arrive(&mut self, file: &Path) -> bool {
         match (file.parent(), file.file_name().and_then(|name| name.to_str())) {
             (Some(parent), Some(name)) if parent == self.directory => {
@@ -41,21 +41,21 @@ impl IncomingModel {
         }
     }
 
-    /// Notes that everything has arrived.
+    /// Notes that all files have arrived.
     pub fn complete(&mut self) {
         self.complete = true;
     }
 
-    /// The path of a file, if it is there.
+    /// The path of the file `name`, if it has arrived.
     pub fn file(&self, name: &str) -> Option<PathBuf> {
         let path = self.directory.join(name);
         let there = if self.complete { path.is_file() } else { self.arrived.contains(name) };
         there.then_some(path)
     }
 
-    /// The index, where the model is in several files and it has arrived.
+    /// The index of the shards, where the model has several files and the index has arrived.
     pub fn index(&self) -> Result<Option<&Index>> {
-        // A file of the whole model goes before an index, as in transformers.
+        // A file with the whole model has precedence over an index, as in transformers.
         match self.file(INDEX).filter(|_| self.file(SINGLE).is_none()) {
             Some(path) => match self.index.get() {
                 Some(index) => Ok(Some(index)),
@@ -65,7 +65,7 @@ impl IncomingModel {
         }
     }
 
-    /// The names of all weight files, or `None` while they are not known.
+    /// The names of all weight files; `None` while they are not known.
     pub fn shards(&self) -> Result<Option<Vec<String>>> {
         if self.file(SINGLE).is_some() {
             return Ok(Some(vec![SINGLE.into()]));

@@ -1,4 +1,4 @@
-//! Which tensors are quantized.
+//! Decides which tensors are quantized.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use common::nf4::{Quantized, Scheme};
 use common::{Context, Error, Result};
 use regex::RegexSet;
 
-/// What is done with each tensor.
+/// Decides for each tensor whether it is quantized, and how.
 pub struct QuantizationPlan {
     scheme: Scheme,
     /// The names of the weights of the blocks' linear layers.
@@ -16,14 +16,14 @@ pub struct QuantizationPlan {
     keep: RegexSet,
 }
 
-/// What is done with one tensor.
+/// The treatment of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Quantized.
+    /// Quantize the linear weight.
     Quantize,
-    /// A linear weight that the user keeps.
+    /// Copy a linear weight, because the user keeps it.
     Keep,
-    /// Anything else: copied.
+    /// Copy a tensor that is not a linear weight.
     Copy,
 }
 
@@ -33,23 +33,23 @@ pub fn keep_patterns(keep: &[String]) -> Result<RegexSet> {
 }
 
 impl QuantizationPlan {
-    /// What is done with the weights of the model that `config` describes; linear weights that `keep` matches
-    /// stay as they are.
+    /// A plan that quantizes the linear weights of the model that `config` describes, except those that
+    /// `keep` matches.
     pub fn new(scheme: Scheme, keep: RegexSet, config: &Config) -> Self {
         Self { scheme, linear: config.projections().map(Module::weight).collect(), keep }
     }
 
-    /// How weights are quantized.
+    /// The settings of quantization.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// Whether a name is that of a linear weight, quantized or kept.
+    /// Whether `name` is the name of a linear weight, quantized or kept.
     pub fn is_linear(&self, name: &str) -> bool {
         self.linear.contains(name)
     }
 
-    /// What is done with the tensor of that name.
+    /// The treatment of the tensor `name`.
     pub fn action(&self, name: &str) -> Action {
         if !self.is_linear(name) {
             Action::Copy
@@ -60,7 +60,7 @@ impl QuantizationPlan {
         }
     }
 
-    /// The tensors that a tensor becomes.
+    /// The specifications of the tensors that `tensor` becomes.
     pub fn output_specs(&self, tensor: &TensorSpec) -> Result<Vec<TensorSpec>> {
         match self.action(&tensor.name) {
             Action::Quantize => Quantized::specs(tensor, self.scheme),

@@ -1,4 +1,4 @@
-//! `--report`: how far quantization moved each weight.
+//! `--report`: the error of each weight after quantization.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use common::nf4::Quantized;
 use rayon::prelude::*;
 use serde::Serialize;
 
-/// Numbers that a thread compares at a time.
+/// Elements that a thread compares at a time.
 const BLOCK: usize = 1 << 18;
-/// Weights that are named on stderr.
+/// The number of weights with the largest error that are named on stderr.
 const WORST: usize = 5;
 
 /// The error of one weight, a line of the report.
@@ -20,11 +20,11 @@ const WORST: usize = 5;
 struct Line {
     tensor: String,
     shape: [usize; 2],
-    /// Root of the mean square of the differences.
+    /// The root mean square of the differences.
     rms: f64,
     /// The largest difference.
     max: f64,
-    /// Signal to noise: 10 · log10 of the squares of the weights over those of the differences.
+    /// The signal-to-noise ratio: 10 · log10(Σ weight² / Σ difference²).
     snr_db: f64,
 }
 
@@ -35,7 +35,7 @@ struct Sums {
     max: f64,
 }
 
-/// The errors of all quantized weights as JSON lines; names the worst.
+/// The errors of all quantized weights as JSON lines. Prints those with the largest error.
 pub fn text(source: &Path, result: &Path) -> Result<String> {
     let source = with_canonical_names(Checkpoint::open(source)?)?;
     let result = Checkpoint::open(result)?;

@@ -1,4 +1,4 @@
-//! One file of a checkpoint, tensor by tensor: only the tensor at hand is in memory.
+//! Quantizes one file of a checkpoint, tensor by tensor, so that only one tensor is in memory.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use common::nf4::Quantized;
 
 use crate::plan::{Action, QuantizationPlan};
 
-/// The tensors that a source file becomes.
+/// The specifications of the tensors that a source file becomes.
 pub fn output_specs(source: &Checkpoint, plan: &QuantizationPlan) -> Result<Vec<TensorSpec>> {
     let mut specs = Vec::new();
     for tensor in source.tensors() {
@@ -18,7 +18,7 @@ pub fn output_specs(source: &Checkpoint, plan: &QuantizationPlan) -> Result<Vec<
     Ok(specs)
 }
 
-/// Writes the file that a source file becomes. Counts source bytes on `progress`.
+/// Writes the quantized file of a source file. Counts the bytes of the source on `progress`.
 pub fn quantize(
     source: &Checkpoint,
     plan: &QuantizationPlan,

@@ -1,4 +1,4 @@
-//! `--verify DIR --against SOURCE`: quantizes again and compares.
+//! `--verify DIR --against SOURCE`: quantizes the source again and compares the result.
 
 use std::path::Path;
 
@@ -8,11 +8,12 @@ use common::model::with_canonical_names;
 use common::nf4::{Absmax, Quantized, part_of};
 use common::{Context, Result, bail, error};
 
-/// Checks that a 4-bit directory, ours or another's, is what quantizing `source` gives.
+/// Checks that a 4-bit directory, made by this tool or by bitsandbytes, is the result of quantizing
+/// `source`.
 ///
-/// Everything that dequantizing reads is compared. Packed weights have to be equal to the bit, and
-/// what is not quantized equal in value. bitsandbytes' CPU build looks the codes of 8-bit absmax up in
-/// a table of 65,536 cells and so may be a cell or a step off; such codes are counted.
+/// Everything that dequantizing reads is compared. Packed weights must be equal to the bit, and tensors that
+/// are not quantized equal in value. bitsandbytes' CPU build looks up the codes of 8-bit absmax in a table
+/// of 65,536 cells and so may be off by a cell or a step; such codes are counted.
 pub fn verify(directory: &Path, source: &Path) -> Result<()> {
     let written = with_canonical_names(Checkpoint::open(directory)?)?;
     let source = with_canonical_names(Checkpoint::open(source)?)?;
@@ -52,7 +53,7 @@ pub fn verify(directory: &Path, source: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compares a 4-bit weight with its source; returns how many absmax codes differ by a step.
+/// Compares a 4-bit weight with its source; returns the number of absmax codes that differ by a step.
 fn compare(tensor: &Tensor, found: &Quantized) -> Result<usize> {
     let name = &tensor.name;
     if tensor.shape != found.shape() {
@@ -92,10 +93,10 @@ fn compare(tensor: &Tensor, found: &Quantized) -> Result<usize> {
     }
 }
 
-/// Compares absmax that are quantized themselves; returns how many codes differ by a step.
+/// Compares absmax that are quantized themselves; returns the number of codes that differ by a step.
 ///
-/// The mean that is taken off before quantizing is a sum, which others add up in another order: it,
-/// and the nested absmax with it, may differ in the last bits.
+/// The mean that is subtracted before quantizing is a sum, which other programs add up in another order,
+/// so it and the nested absmax may differ in the last bits.
 fn compare_nested(is: &Absmax, should: &Absmax) -> Result<usize> {
     let (
         Absmax::Nested { codes, map, absmax, offset, block_size },
@@ -140,7 +141,7 @@ fn compare_nested(is: &Absmax, should: &Absmax) -> Result<usize> {
     Ok(apart)
 }
 
-/// Equal in shape and value; the dtype may be wider.
+/// Whether two tensors have equal shapes and values, even if their dtypes differ.
 fn same_values(left: &Tensor, right: &Tensor) -> Result<bool> {
     if left.dtype == right.dtype {
         return Ok(left.shape == right.shape && *left.bytes == *right.bytes);

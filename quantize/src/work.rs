@@ -1,5 +1,5 @@
-//! The whole of the work: files come in, one after the other or all at once, and a directory goes
-//! out that is the same model with its linear weights in 4 bits.
+//! Quantizes a model: its files come in, one after the other or all at once, and the result is a directory
+//! with the same model and its linear weights in 4 bits.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,24 +22,27 @@ const CONFIG: &str = "config.json";
 /// The name in `made-by.json`.
 const TOOL: &str = "quantize";
 
-/// What is wanted beside the model.
+/// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The settings of quantization.
     pub scheme: Scheme,
+    /// Regular expressions of linear weights that are not quantized.
     pub keep: Vec<String>,
+    /// The dtype that transformers computes in; `None` leaves that of the model.
     pub compute_dtype: Option<&'static str>,
-    /// Where the errors of all weights are written; not part of the result.
+    /// The file for the errors of all weights, which is not part of the result.
     pub report: Option<PathBuf>,
 }
 
 impl Options {
-    /// The report of a result that is made now, begun before the work; none where none is wanted.
+    /// Begins the report of a new result before the work; `None` where the user wants none.
     fn new_report(&self, source: &IncomingModel, output: &Path, force: bool) -> Result<Option<OutputFile>> {
         let begin = |file| OutputFile::begin(&self.report_place(source, output, file)?, force, TOOL);
         self.report.as_deref().map(begin).transpose()
     }
 
-    /// Writes the report of a result that has been made before, unless it says the same already.
+    /// Writes the report of an existing result, unless the file has the same content already.
     fn report_of(&self, source: &IncomingModel, result: &Path, force: bool) -> Result<()> {
         let Some(file) = &self.report else { return Ok(()) };
         let place = self.report_place(source, result, file)?;
@@ -70,14 +73,14 @@ pub fn quantize(
     force: bool,
 ) -> Result<PathBuf> {
     let keep = keep_patterns(&options.keep)?;
-    // Up to config.json, which comes first, nothing can be done.
+    // config.json comes first, and nothing can be done before it is there.
     let mut source = begin_source(&mut inputs)?;
     let config_path = source.file(CONFIG).ok_or_else(|| {
         error!("{} has no {CONFIG}", source.directory.display()).hint("name a model's directory")
     })?;
     let (config, parsed) = config::read(&config_path)?;
     let plan = QuantizationPlan::new(options.scheme, keep, &parsed);
-    // Those that are there already; the others are looked at when they are copied.
+    // Only companions that are there already; the others are checked when they are copied.
     Companions::of(&source.directory)?.expect_inside()?;
     let destination = match output {
         Some(output) => output,
@@ -136,7 +139,7 @@ fn begin_source(inputs: &mut Inputs) -> Result<IncomingModel> {
     bail!(Missing, "no {CONFIG} among the inputs")
 }
 
-/// Reads the next input; `false` where there is none.
+/// Reads the next input; returns `false` where there is none.
 fn next(inputs: &mut Inputs, source: &mut IncomingModel) -> Result<bool> {
     let Some(input) = inputs.next() else { return Ok(false) };
     match input? {
@@ -144,7 +147,7 @@ fn next(inputs: &mut Inputs, source: &mut IncomingModel) -> Result<bool> {
         Input::Directory(directory) => {
             return Err(Error::usage(format!("one model expected, another found: {}", directory.display())));
         }
-        // Files of subdirectories and of other kinds pass by unused.
+        // Files of subdirectories are ignored.
         Input::File(file) => {
             source.arrive(&file);
         }
@@ -161,7 +164,7 @@ fn await_all(inputs: &mut Inputs, source: &mut IncomingModel) -> Result<()> {
     Ok(())
 }
 
-/// `./NAME-nf4`
+/// The output directory where none is named: `./NAME-nf4`.
 fn default_output(directory: &Path, options: &Options) -> Result<PathBuf> {
     let directory = fs_err::canonicalize(directory)?;
     let Some(name) = common::hub_cache::name_of(&directory).and_then(|name| name.into_string().ok()) else {
@@ -195,9 +198,9 @@ struct Work<'a> {
     source: IncomingModel,
     output: OutputDirectory,
     report: Option<OutputFile>,
-    /// Tensors of the result, by the file that holds them.
+    /// The tensors of the result, by the file that holds them.
     written: BTreeMap<String, Vec<checkpoint::TensorSpec>>,
-    /// Linear modules that stay as they are.
+    /// The linear modules that are not quantized.
     kept: Vec<String>,
     source_bytes: u64,
 }
@@ -231,7 +234,7 @@ impl<'a> Work<'a> {
                 bail!(Missing, "{} is missing", self.source.directory.join(file).display());
             }
         }
-        // The files were right each; now they have to be what the index says.
+        // Each file was valid; now all of them have to match the index.
         let checkpoint = with_canonical_names(Checkpoint::open(&self.source.directory)?)?;
         let is_tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
         let own_head = is_tied && checkpoint.contains(EMBEDDING) && has_own_head(&checkpoint)?;
@@ -249,7 +252,7 @@ impl<'a> Work<'a> {
         Ok(path)
     }
 
-    /// Quantizes a file that has arrived and is not done; `false` where there is none.
+    /// Quantizes a file that has arrived and is not done; returns `false` where there is none.
     fn quantize_one(&mut self, progress: &Progress) -> Result<bool> {
         let Some(shards) = self.source.shards()? else { return Ok(false) };
         let ready = |file: &String| Some((file.clone(), self.source.file(file)?));
@@ -285,7 +288,7 @@ impl<'a> Work<'a> {
         Ok(true)
     }
 
-    /// A model without a linear weight that could be quantized is none, or has names that nothing reads.
+    /// Fails where the model has no linear weight that could be quantized, because its names are others.
     fn expect_linear(&self, tensors: &Checkpoint) -> Result<()> {
         let index = self.source.index()?;
         let listed: Vec<&str> = match &index {
@@ -303,7 +306,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The bytes of all weight files: as the index has them while they arrive.
+    /// The bytes of all weight files; while they arrive, those that the index tells.
     fn total_bytes(&self, shards: &[String]) -> Result<u64> {
         if let Some(total) =
             self.source.index()?.and_then(|index| index.metadata.total_size).filter(|&size| size > 0)
@@ -323,7 +326,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Everything but the weights.
+    /// Writes all files of the result except the weights.
     fn write_rest(&mut self, config: Value, options: &Options, own_head: bool) -> Result<()> {
         let directory = self.output.path();
         if self.source.index()?.is_some() {
@@ -363,7 +366,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The bytes of tensors whose sizes have been checked.
+/// The bytes of all tensors together, whose sizes must have been checked.
 fn size_of(specs: &[checkpoint::TensorSpec]) -> u64 {
     specs.iter().filter_map(|spec| spec.size().ok()).map(|size| size as u64).sum()
 }

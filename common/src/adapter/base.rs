@@ -6,9 +6,9 @@ use super::AdapterConfig;
 use super::config::CONFIG;
 use crate::{Result, cli, error, hub_cache};
 
-/// The directory of the base that `adapter_config.json` names: an absolute path, or one relative to
-/// the current directory or to the adapter's. Of a repository it is also where `fetch` puts it, the
-/// repository's name without its owner, or the hub's cache.
+/// The directory of the base model that `adapter_config.json` names: an absolute path, or one relative to
+/// the current directory or to the adapter's. A repository is also found where `fetch` puts it, in a
+/// directory with its name without the owner, and in the hub's cache.
 pub fn find_base(adapter: &Path, config: &AdapterConfig) -> Result<PathBuf> {
     let Some(base) = config.base_model_name_or_path.as_deref().filter(|base| !base.is_empty()) else {
         return Err(error!("{} names no base model", adapter.join(CONFIG).display())

@@ -9,44 +9,44 @@ use super::ModulePatterns;
 use super::tokens::TokenIndices;
 use crate::{Context, Result, bail, error, files};
 
-/// The file in an adapter's directory.
+/// The name of the configuration file in an adapter's directory.
 pub const CONFIG: &str = "adapter_config.json";
 
-/// What to do with an adapter of a kind that is not supported.
+/// The hint about an adapter of a kind that is not supported.
 pub(super) const MERGE_IN_PEFT: &str = "merge this adapter in PEFT with merge_and_unload()";
 
-/// What `adapter_config.json` says, with PEFT's names and defaults. Keys that are not listed here
-/// are read past, except those that would change the result; see [`AdapterConfig::read`].
+/// The content of `adapter_config.json`, with PEFT's names and defaults. Keys that are not listed here are
+/// ignored, except those that would change the result; see [`AdapterConfig::read`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AdapterConfig {
-    /// `LORA`; nothing else is read.
+    /// The kind of adapter. Only `LORA` is read.
     pub peft_type: String,
-    /// `CAUSAL_LM` for the models of these tools.
+    /// The task, which is `CAUSAL_LM` for the models of these tools.
     #[serde(default)]
     pub task_type: Option<String>,
     /// The model that the adapter belongs to: a directory, or a repository's name.
     #[serde(default)]
     pub base_model_name_or_path: Option<String>,
-    /// The rank where `rank_pattern` does not say otherwise.
+    /// The rank of modules that `rank_pattern` does not name.
     pub r: usize,
-    /// The numerator of the scale where `alpha_pattern` does not say otherwise.
+    /// The numerator of the scale of modules that `alpha_pattern` does not name.
     pub lora_alpha: f64,
     /// The probability with which inputs of `A` were dropped in training.
     #[serde(default)]
     pub lora_dropout: f64,
-    /// `none`, `all` or `lora_only`: which biases were trained along and are in the file.
+    /// Which biases were trained too and are in the file: `none`, `all` or `lora_only`.
     #[serde(default = "none")]
     pub bias: String,
-    /// Whether base weights lie transposed. PEFT ignores it for linear layers, and so do we.
+    /// Whether base weights are stored transposed. PEFT ignores it for linear layers, and so do these tools.
     #[serde(default)]
     pub fan_in_fan_out: bool,
     /// Whether the scale is `alpha / √r` (rsLoRA, arXiv:2312.03732) in place of `alpha / r`.
     #[serde(default)]
     pub use_rslora: bool,
-    /// True in files, as PEFT has it.
+    /// Whether the adapter is for inference, which PEFT writes as true.
     #[serde(default)]
     pub inference_mode: bool,
-    /// How training began; see [`AdapterConfig::read`] for what is refused.
+    /// The initialization of the adapter; see [`AdapterConfig::read`] for those that are refused.
     #[serde(default = "yes")]
     pub init_lora_weights: Value,
     /// Ranks by module: names or regular expressions that match the end of a module's path.
@@ -64,7 +64,7 @@ pub struct AdapterConfig {
     /// The tokens whose rows of the embedding table were trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trainable_token_indices: Option<TokenIndices>,
-    /// Everything else that the file says.
+    /// All other keys of the file.
     #[serde(flatten, skip_serializing)]
     other: Map<String, Value>,
 }
@@ -87,7 +87,7 @@ fn yes() -> Value {
     Value::Bool(true)
 }
 
-/// Keys that change the result when they are set, and what they switch on.
+/// Keys that change the result when they are set, and the feature that each switches on.
 const UNSUPPORTED: [(&str, &str); 10] = [
     ("use_dora", "DoRA"),
     ("use_qalora", "QALoRA"),
@@ -101,12 +101,12 @@ const UNSUPPORTED: [(&str, &str); 10] = [
     ("monteclora_config", "MonteCLoRA"),
 ];
 
-/// Values of `init_lora_weights` that leave the base weights alone. The others (PiSSA, OLoRA,
-/// CorDA, LoftQ, LoRA-GA) train against a changed base, which the adapter alone does not give back.
+/// Values of `init_lora_weights` that leave the base weights as they are. The others (PiSSA, OLoRA, CorDA,
+/// LoftQ, LoRA-GA) train against a changed base, which cannot be restored from the adapter alone.
 const PLAIN_INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
 impl AdapterConfig {
-    /// A new adapter's configuration: plain LoRA without dropout or biases, for generation.
+    /// The configuration of a new adapter: plain LoRA without dropout or biases.
     pub fn new(base: impl Into<String>, rank: usize, alpha: f64, targets: Vec<String>) -> Self {
         Self {
             peft_type: "LORA".into(),
@@ -129,8 +129,8 @@ impl AdapterConfig {
         }
     }
 
-    /// Reads an adapter directory's configuration. What would change the result and is not
-    /// supported is refused by its key.
+    /// Reads the configuration in an adapter's directory. Fails where it sets a key that would change the
+    /// result and is not supported.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join(CONFIG);
         let text = files::read(&path, files::CONFIG).hint("name the directory of a PEFT adapter")?;
@@ -179,7 +179,7 @@ impl AdapterConfig {
         Ok(())
     }
 
-    /// What is multiplied with `B · A` of a module, whose rank is that of its tensors.
+    /// The scale of `B · A` of a module; `rank` is that of the module's tensors.
     pub fn scale(&self, module: &str, rank: usize) -> Result<f32> {
         let alpha = self.alpha_pattern.get(module).unwrap_or(self.lora_alpha);
         let rank = rank as f64;
@@ -198,12 +198,12 @@ impl AdapterConfig {
     }
 }
 
-/// Whether a value is a whole number above 0, also written as 8.0.
+/// Whether a value is a whole number above 0, which may be written as 8.0.
 fn is_count(value: &Value) -> bool {
     value.as_f64().is_some_and(|count| count >= 1.0 && count.fract() == 0.0)
 }
 
-/// Python's truth of a JSON value.
+/// Whether Python counts a JSON value as true.
 fn is_set(value: &Value) -> bool {
     match value {
         Value::Null => false,

@@ -1,4 +1,4 @@
-//! An adapter's tensors.
+//! The tensors of an adapter.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,39 +12,61 @@ use crate::{Result, bail, cli, error};
 /// The low-rank update of one linear layer: `W + scale · B · A`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lora {
-    /// `[rank, inputs]`
+    /// The matrix A, `[rank, inputs]`.
     pub a: Vec<f32>,
-    /// `[outputs, rank]`
+    /// The matrix B, `[outputs, rank]`.
     pub b: Vec<f32>,
-    /// The rows of A and columns of B.
+    /// The number of rows of A, which is the number of columns of B.
     pub rank: usize,
-    /// The columns of the weight.
+    /// The number of columns of the weight.
     pub inputs: usize,
-    /// The rows of the weight.
+    /// The number of rows of the weight.
     pub outputs: usize,
-    /// What B · A is multiplied with.
+    /// The factor of `B · A`.
     pub scale: f32,
 }
 
 /// A PEFT adapter in memory.
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use common::adapter::{Adapter, AdapterConfig, Lora};
+///
+/// let module = "model.layers.0.self_attn.q_proj".to_owned();
+/// let lora = Lora { a: vec![0.5; 4], b: vec![0.25; 6], rank: 2, inputs: 2, outputs: 3, scale: 8.0 };
+/// let adapter = Adapter {
+///     config: AdapterConfig::new("Qwen/Qwen2.5-0.5B", 2, 16.0, vec!["q_proj".into()]),
+///     modules: BTreeMap::from([(module.clone(), lora)]),
+///     replacements: BTreeMap::new(),
+///     tokens: BTreeMap::new(),
+/// };
+/// let directory = tempfile::tempdir()?;
+/// adapter.save(directory.path())?;
+///
+/// let loaded = Adapter::load(directory.path())?;
+/// assert_eq!(loaded.modules, adapter.modules);
+/// assert_eq!(loaded.modules[&module].scale, 8.0, "lora_alpha / r");
+/// # Ok::<(), common::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Adapter {
-    /// What `adapter_config.json` says.
+    /// The content of `adapter_config.json`.
     pub config: AdapterConfig,
-    /// By module path, such as `model.layers.0.self_attn.q_proj`.
+    /// The update of each module, by the module's path, such as `model.layers.0.self_attn.q_proj`.
     pub modules: BTreeMap<String, Lora>,
-    /// Tensors that replace those of the base, by their name in it: biases trained along, and the
-    /// modules of `modules_to_save`.
+    /// Tensors that replace those of the base, by their name in it: trained biases, and the modules of
+    /// `modules_to_save`.
     pub replacements: BTreeMap<String, Tensor>,
     /// Single rows that replace those of the base, by the name of the weight in it.
     pub tokens: BTreeMap<String, TokenRows>,
 }
 
-/// In front of every name in the file: PEFT's wrapper and its model.
+/// The beginning of every name in the file, which stands for PEFT's wrapper and its model.
 const PREFIX: &str = "base_model.model.";
 
 impl Adapter {
-    /// Reads an adapter's directory.
+    /// Reads the adapter in a directory.
     pub fn load(directory: &Path) -> Result<Self> {
         let config = AdapterConfig::read(directory)?;
         let file = directory.join(checkpoint::ADAPTER);
@@ -94,7 +116,7 @@ impl Adapter {
         Ok(Self { config, modules, replacements, tokens })
     }
 
-    /// Writes an adapter that PEFT loads into `directory`, which exists; each file appears whole.
+    /// Writes an adapter that PEFT loads into `directory`, which must exist. Each file appears whole.
     pub fn save(&self, directory: &Path) -> Result<()> {
         let mut tensors = Vec::with_capacity(2 * self.modules.len());
         for (module, lora) in &self.modules {
@@ -115,15 +137,15 @@ impl Adapter {
     }
 }
 
-/// The module of `MODULE.lora_A.weight`; older files name the adapter in between.
+/// The module in a name such as `MODULE.lora_A.weight`; in older files the adapter's name is between.
 fn module<'a>(name: &'a str, part: &str) -> Option<&'a str> {
     let name = name.strip_suffix(".weight")?;
     let name = name.strip_suffix(".default").unwrap_or(name);
     name.strip_suffix(part)?.strip_suffix('.')
 }
 
-/// The tensor of the base that a tensor of an adapter replaces. PEFT saves a module with the names of
-/// its wrapper where the vocabulary was resized: trained, and as it was before.
+/// The name of the base's tensor that a tensor of an adapter replaces. Where the vocabulary was resized,
+/// PEFT saves a module under the names of its wrapper: as trained, and as it was before (`None`).
 fn replaced(name: &str) -> Option<String> {
     if name.contains(".original_module.") {
         return None;

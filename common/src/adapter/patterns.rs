@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 
 use crate::{Result, bail, error};
 
-/// Most patterns of an adapter; one for each linear layer of a large model is a thousand.
+/// Most patterns of an adapter. A large model has about a thousand linear layers.
 const MOST: usize = 10_000;
 
-/// Numbers by names or regular expressions that match the end of a module's path, at a dot. The first
-/// that matches counts. They are compiled together and once: a file may hold thousands.
+/// Numbers by patterns: names or regular expressions that match the end of a module's path, after a dot.
+/// The first pattern that matches counts. All are compiled together, since a file may hold thousands.
 #[derive(Debug, Clone, Default)]
 pub struct ModulePatterns {
     values: Map<String, Value>,
@@ -43,13 +43,13 @@ impl ModulePatterns {
         Ok(Self { values, names })
     }
 
-    /// The number of a module, by its path.
+    /// The number of the module at a path, where a pattern matches it.
     pub fn get(&self, module: &str) -> Option<f64> {
         let first = self.names.matches(module).iter().next()?;
         self.values.values().nth(first)?.as_f64()
     }
 
-    /// All numbers, with their patterns.
+    /// The patterns and their numbers, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.values.iter().map(|(name, value)| (name.as_str(), value))
     }
@@ -62,7 +62,7 @@ impl Serialize for ModulePatterns {
 }
 
 impl<'de> Deserialize<'de> for ModulePatterns {
-    /// Null stands for none.
+    /// Reads a map of patterns; null stands for an empty one.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let values = Option::<Map<String, Value>>::deserialize(deserializer)?.unwrap_or_default();
         Self::new(values).map_err(serde::de::Error::custom)

@@ -1,4 +1,4 @@
-//! Single rows of the embedding table that were trained (PEFT's `trainable_token_indices`).
+//! Trained rows of the embedding table (PEFT's `trainable_token_indices`).
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use super::config::CONFIG;
 use crate::checkpoint::Tensor;
 use crate::{Result, bail};
 
-/// The tokens whose rows are trained.
+/// The tokens whose rows of the embedding table were trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum TokenIndices {
     /// Rows of the embedding table, and of the head where it is tied to the table.
     Table(Vec<usize>),
-    /// Rows by the module that they are of, such as `embed_tokens`.
+    /// The rows of each module, such as `embed_tokens`.
     Modules(BTreeMap<String, Vec<usize>>),
 }
 
 impl TokenIndices {
-    /// Whether no row is trained.
+    /// Whether no row was trained.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Table(indices) => indices.is_empty(),
@@ -27,7 +27,7 @@ impl TokenIndices {
         }
     }
 
-    /// The rows of the module at a path. A head that is not named has those of the table.
+    /// The rows of the module at a path. A head without an entry of its own has those of the table.
     fn of(&self, path: &str) -> Option<&[usize]> {
         match self {
             Self::Table(indices) => Some(indices),
@@ -43,14 +43,14 @@ impl TokenIndices {
 /// Trained rows of a weight, which replace those of the base.
 #[derive(Debug, Clone)]
 pub struct TokenRows {
-    /// The row that each of the values replaces.
+    /// The index of the row that each row of `values` replaces.
     pub indices: Vec<usize>,
-    /// `[indices, columns]`
+    /// The trained rows, `[indices, columns]`.
     pub values: Tensor,
 }
 
 impl TokenRows {
-    /// The rows of the module at `path`, whose values an adapter's file has.
+    /// The rows of the module at `path`, with the values of an adapter's file.
     pub(super) fn new(indices: Option<&TokenIndices>, path: &str, values: Tensor) -> Result<Self> {
         let Some(indices) = indices.and_then(|indices| indices.of(path)) else {
             bail!(Malformed, "the adapter has rows of {path}, {CONFIG} no trainable_token_indices of it");
@@ -66,7 +66,7 @@ impl TokenRows {
         Ok(Self { indices: indices.to_vec(), values })
     }
 
-    /// Whether the same rows get the same values.
+    /// Whether both have the same rows with the same values.
     pub fn is_same(&self, other: &Self) -> bool {
         self.indices == other.indices
             && self.values.dtype == other.values.dtype

@@ -10,7 +10,7 @@ use plotters::style::{RGBColor, ShapeStyle, TextStyle};
 use super::canvas::{self, AXIS, Canvas, GRID, WIDTH, problem, text};
 use crate::Result;
 
-/// Heights in pixels: above the first group, of a group's name, of a bar, below the last.
+/// Heights in pixels: above the first group, of a group's name, of a bar, below the last group.
 const TOP: i32 = 116;
 const GROUP: i32 = 42;
 const BAR: i32 = 24;
@@ -18,47 +18,47 @@ const BOTTOM: i32 = 64;
 /// Space beside the chart, and for a number at the end of a bar.
 const MARGIN: i32 = 24;
 const NUMBER: i32 = 64;
-/// Of the groups, in turn.
+/// The colours of the groups, in turn.
 const COLOURS: [RGBColor; 4] =
     [RGBColor(31, 119, 180), RGBColor(44, 140, 60), RGBColor(196, 98, 16), RGBColor(128, 90, 170)];
 
 /// One bar.
 #[derive(Debug, Clone)]
 pub struct Bar {
-    /// Beside the bar.
+    /// The text to the left of the bar.
     pub label: String,
-    /// Its length; what is not finite has none.
+    /// The value that the bar shows; a value that is not finite has no bar.
     pub value: f64,
-    /// How far a whisker reaches on either side of its end; 0 draws none.
+    /// The length of the whisker on either side of the bar's end, as a value; 0 draws none.
     pub error: f64,
 }
 
 /// Bars of one colour below a name.
 #[derive(Debug, Clone)]
 pub struct BarGroup {
-    /// Above its bars.
+    /// The text above the bars of the group.
     pub label: String,
-    /// From top to bottom.
+    /// The bars, from top to bottom.
     pub bars: Vec<Bar>,
 }
 
 /// A chart of horizontal bars.
 #[derive(Debug, Clone)]
 pub struct BarChart {
-    /// Above the chart.
+    /// The text above the chart.
     pub title: String,
-    /// Under the horizontal axis.
+    /// The text under the horizontal axis.
     pub x_label: String,
-    /// What the horizontal axis shows.
+    /// The range of values that the horizontal axis shows.
     pub range: Range<f64>,
     /// A value to compare with, and its name.
     pub reference: Option<(String, f64)>,
-    /// From top to bottom.
+    /// The groups, from top to bottom.
     pub groups: Vec<BarGroup>,
 }
 
 impl BarChart {
-    /// Writes a PNG file, whole or not at all. It is as high as its bars need.
+    /// Writes a PNG file, whole or not at all, whose height follows from the number of bars.
     pub fn save(&self, path: &Path) -> Result<()> {
         canvas::save(path, self.height(), |canvas| self.draw(canvas))
     }
@@ -69,70 +69,106 @@ impl BarChart {
     }
 
     fn draw(&self, canvas: &Canvas) -> Result<()> {
-        let label = text(18);
-        let labels = self.groups.iter().flat_map(|group| &group.bars).map(|bar| &bar.label);
-        let mut left = 0;
-        for name in labels {
-            left = left.max(canvas.estimate_text_size(name, &label).map_err(problem)?.0 as i32);
-        }
-        let left = (left + MARGIN + 12).min(WIDTH as i32 / 2);
-        let right = WIDTH as i32 - MARGIN - NUMBER;
-        let bottom = self.height() as i32 - BOTTOM;
-        let extent = self.range.end - self.range.start;
-        let x = |value: f64| {
-            let share = ((value - self.range.start) / extent).clamp(0.0, 1.0);
-            left + (share * f64::from(right - left)) as i32
-        };
-        let write = |words: String, at: (i32, i32), style: &TextStyle, h, v| {
-            canvas.draw(&Text::new(words, at, style.pos(Pos::new(h, v)))).map_err(problem)
-        };
-        let line =
-            |from, to, style: ShapeStyle| canvas.draw(&PathElement::new([from, to], style)).map_err(problem);
-        write(self.title.clone(), (WIDTH as i32 / 2, MARGIN), &text(30), HPos::Center, VPos::Top)?;
-        write(self.x_label.clone(), ((left + right) / 2, bottom + 34), &text(20), HPos::Center, VPos::Top)?;
-        for tick in 0..=10 {
-            let value = self.range.start + extent * f64::from(tick) / 10.0;
-            line((x(value), TOP - 8), (x(value), bottom), GRID.into())?;
-            write(format!("{value:.0}"), (x(value), bottom + 8), &label, HPos::Center, VPos::Top)?;
-        }
+        let plot = Plot::new(self, canvas)?;
+        plot.text(&self.title, (WIDTH as i32 / 2, MARGIN), &text(30), CENTRED_BELOW)?;
+        plot.axis(&self.x_label)?;
         let mut y = TOP;
         for (group, colour) in self.groups.iter().zip(COLOURS.iter().cycle()) {
-            write(
-                group.label.clone(),
-                (MARGIN, y + GROUP - 10),
-                &text(22).color(colour),
-                HPos::Left,
-                VPos::Bottom,
-            )?;
+            plot.text(&group.label, (MARGIN, y + GROUP - 10), &text(22).color(colour), RIGHT_ABOVE)?;
             y += GROUP;
             for bar in &group.bars {
-                let middle = y + BAR / 2;
-                write(bar.label.clone(), (left - 10, middle), &label, HPos::Right, VPos::Center)?;
-                if bar.value.is_finite() {
-                    let end = x(bar.value);
-                    let body = Rectangle::new([(left, y + 4), (end, y + BAR - 4)], colour.filled());
-                    canvas.draw(&body).map_err(problem)?;
-                    let mut behind = end;
-                    if bar.error.is_finite() && bar.error > 0.0 {
-                        behind = x(bar.value + bar.error);
-                        line((x(bar.value - bar.error), middle), (behind, middle), AXIS.stroke_width(2))?;
-                    }
-                    write(
-                        format!("{:.1}", bar.value),
-                        (behind + 8, middle),
-                        &label,
-                        HPos::Left,
-                        VPos::Center,
-                    )?;
-                }
+                plot.bar(bar, y, colour)?;
                 y += BAR;
             }
         }
         if let Some((name, value)) = &self.reference {
-            line((x(*value), TOP - 8), (x(*value), bottom), AXIS.stroke_width(2))?;
-            write(name.clone(), (x(*value), TOP - 12), &label, HPos::Center, VPos::Bottom)?;
+            let x = plot.x(*value);
+            plot.line((x, TOP - 8), (x, plot.bottom), AXIS.stroke_width(2))?;
+            plot.text(name, (x, TOP - 12), &text(LABEL), CENTRED_ABOVE)?;
         }
-        line((left, TOP - 8), (left, bottom), AXIS.into())
+        plot.line((plot.left, TOP - 8), (plot.left, plot.bottom), AXIS.into())
+    }
+}
+
+/// Height in pixels of the labels of bars and axes.
+const LABEL: u32 = 18;
+
+/// Where a text stands, relative to its position.
+type Anchor = (HPos, VPos);
+const CENTRED_BELOW: Anchor = (HPos::Center, VPos::Top);
+const CENTRED_ABOVE: Anchor = (HPos::Center, VPos::Bottom);
+const RIGHT_ABOVE: Anchor = (HPos::Left, VPos::Bottom);
+const RIGHT: Anchor = (HPos::Left, VPos::Center);
+const LEFT: Anchor = (HPos::Right, VPos::Center);
+
+/// The area of the bars on a canvas, in pixels.
+struct Plot<'a, 'b> {
+    canvas: &'a Canvas<'b>,
+    range: Range<f64>,
+    left: i32,
+    right: i32,
+    bottom: i32,
+}
+
+impl<'a, 'b> Plot<'a, 'b> {
+    /// Leaves as much space on the left as the longest label of a bar needs.
+    fn new(chart: &BarChart, canvas: &'a Canvas<'b>) -> Result<Self> {
+        let mut widest = 0;
+        for bar in chart.groups.iter().flat_map(|group| &group.bars) {
+            let (width, _) = canvas.estimate_text_size(&bar.label, &text(LABEL)).map_err(problem)?;
+            widest = widest.max(width as i32);
+        }
+        Ok(Self {
+            canvas,
+            range: chart.range.clone(),
+            left: (widest + MARGIN + 12).min(WIDTH as i32 / 2),
+            right: WIDTH as i32 - MARGIN - NUMBER,
+            bottom: chart.height() as i32 - BOTTOM,
+        })
+    }
+
+    /// The horizontal position of a value; values outside of the range are drawn at its ends.
+    fn x(&self, value: f64) -> i32 {
+        let share = ((value - self.range.start) / (self.range.end - self.range.start)).clamp(0.0, 1.0);
+        self.left + (share * f64::from(self.right - self.left)) as i32
+    }
+
+    fn text(&self, words: &str, at: (i32, i32), style: &TextStyle, (h, v): Anchor) -> Result<()> {
+        let text = Text::new(words.to_owned(), at, style.pos(Pos::new(h, v)));
+        self.canvas.draw(&text).map_err(problem)
+    }
+
+    fn line(&self, from: (i32, i32), to: (i32, i32), style: ShapeStyle) -> Result<()> {
+        self.canvas.draw(&PathElement::new([from, to], style)).map_err(problem)
+    }
+
+    /// Draws the horizontal axis with its label and ten vertical lines.
+    fn axis(&self, label: &str) -> Result<()> {
+        self.text(label, ((self.left + self.right) / 2, self.bottom + 34), &text(20), CENTRED_BELOW)?;
+        for tick in 0..=10 {
+            let value = self.range.start + (self.range.end - self.range.start) * f64::from(tick) / 10.0;
+            let x = self.x(value);
+            self.line((x, TOP - 8), (x, self.bottom), GRID.into())?;
+            self.text(&format!("{value:.0}"), (x, self.bottom + 8), &text(LABEL), CENTRED_BELOW)?;
+        }
+        Ok(())
+    }
+
+    /// Draws a bar whose upper edge is at `y`: its label, the bar, its whisker and its value.
+    fn bar(&self, bar: &Bar, y: i32, colour: &RGBColor) -> Result<()> {
+        let middle = y + BAR / 2;
+        self.text(&bar.label, (self.left - 10, middle), &text(LABEL), LEFT)?;
+        if !bar.value.is_finite() {
+            return Ok(());
+        }
+        let mut end = self.x(bar.value);
+        let body = Rectangle::new([(self.left, y + 4), (end, y + BAR - 4)], colour.filled());
+        self.canvas.draw(&body).map_err(problem)?;
+        if bar.error.is_finite() && bar.error > 0.0 {
+            end = self.x(bar.value + bar.error);
+            self.line((self.x(bar.value - bar.error), middle), (end, middle), AXIS.stroke_width(2))?;
+        }
+        self.text(&format!("{:.1}", bar.value), (end + 8, middle), &text(LABEL), RIGHT)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What every chart is drawn on.
+//! The canvas of every chart: size, colours, font, and the PNG file.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -24,17 +24,17 @@ static FONT_IS_READABLE: LazyLock<bool> =
 
 pub type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
-/// Text of a height in pixels.
+/// The style of a text of a height in pixels.
 pub fn text(height: u32) -> TextStyle<'static> {
     (FONT, height).into_font().color(&TEXT.mix(1.0))
 }
 
-/// What plotters says when it cannot draw.
+/// The error of a chart that plotters cannot draw.
 pub fn problem(error: impl std::fmt::Display) -> Error {
     error!(Bug, "cannot draw: {error}")
 }
 
-/// Draws a PNG file of so many rows of pixels, whole or not at all.
+/// Draws a PNG file, `height` pixels high, whole or not at all.
 pub fn save(path: &Path, height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) -> Result<()> {
     if !*FONT_IS_READABLE {
         return Err(problem("the built-in font is not readable"));

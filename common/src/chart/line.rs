@@ -9,34 +9,34 @@ use plotters::style::RGBColor;
 use super::canvas::{self, AXIS, BACKGROUND, Canvas, GRID, problem, text};
 use crate::Result;
 
-/// In pixels.
+/// The height of a chart in pixels.
 const HEIGHT: u32 = 800;
-/// Points of a line up to which each is marked.
+/// Most points of a line that are each marked.
 const MARKED: usize = 40;
 
 /// One line.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// For the legend.
+    /// The name of the line in the legend.
     pub label: String,
-    /// x and y; what is not finite is left out.
+    /// The points as x and y; those that are not finite are left out.
     pub points: Vec<(f64, f64)>,
-    /// Red, green and blue.
+    /// The colour as red, green and blue.
     pub colour: [u8; 3],
-    /// In pixels.
+    /// The width of the line in pixels.
     pub width: u32,
 }
 
 /// A chart of lines.
 #[derive(Debug, Clone)]
 pub struct LineChart {
-    /// Above the chart.
+    /// The text above the chart.
     pub title: String,
-    /// Under the horizontal axis.
+    /// The text under the horizontal axis.
     pub x_label: String,
-    /// Beside the vertical axis.
+    /// The text beside the vertical axis.
     pub y_label: String,
-    /// Later lines are drawn over earlier ones.
+    /// The lines, of which later ones are drawn over earlier ones.
     pub lines: Vec<Line>,
 }
 
@@ -46,7 +46,7 @@ impl LineChart {
         canvas::save(path, HEIGHT, |canvas| self.draw(canvas))
     }
 
-    /// The corner that lines leave free: falling ones the upper, rising ones the lower.
+    /// The corner for the legend: the upper one where the lines fall, the lower one where they rise.
     fn legend(&self) -> SeriesLabelPosition {
         let rises = |line: &Line| match (line.points.first(), line.points.last()) {
             (Some((_, first)), Some((_, last))) => last > first,
@@ -116,7 +116,7 @@ impl LineChart {
     }
 }
 
-/// What an axis shows: all values, and `share` of their extent on either side.
+/// The range that an axis shows: that of all values, with `share` of its extent added on either side.
 fn range(values: impl Iterator<Item = f64>, share: f64) -> Range<f64> {
     let (low, high) = values
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -132,7 +132,7 @@ fn range(values: impl Iterator<Item = f64>, share: f64) -> Range<f64> {
     low - share * extent..high + share * extent
 }
 
-/// Decimals that tell labels apart.
+/// The number of decimals that labels of an axis need to differ.
 fn digits(range: &Range<f64>) -> usize {
     let step = (range.end - range.start) / 10.0;
     (-step.log10().floor()).clamp(0.0, 12.0) as usize

@@ -4,7 +4,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`bar`] | a bar for each of many things, in groups |
-//! | [`line`] | values over steps |
+//! | [`mod@line`] | values over steps |
 //! | `canvas` | the font, the colours, and a file that appears whole |
 
 pub mod bar;

@@ -1,19 +1,18 @@
-//! Bytes that are cheap to clone and live as long as anyone needs them: a part of a mapped file,
-//! or memory of our own.
+//! Reference-counted bytes that are cheap to clone: a part of a mapped file, or of allocated memory.
 
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::map::Map;
 use crate::Result;
+use crate::files::Map;
 
 /// A shared, read-only run of bytes. Cloning copies no data.
 #[derive(Clone)]
 pub struct Bytes {
     storage: Arc<Storage>,
-    /// Always within the source: set by [`Bytes::map`], narrowed by [`Bytes::slice`].
+    /// The part of the storage that these bytes are. It never reaches outside.
     range: Range<usize>,
 }
 
@@ -32,13 +31,13 @@ impl Storage {
 }
 
 impl Bytes {
-    /// Maps a whole regular file, which must not be empty. [`super::check_unchanged`] tells whether it
-    /// is still the same.
+    /// Maps a whole regular file, which must not be empty. [`crate::files::check_unchanged`] fails once another
+    /// program has changed it.
     pub fn map(path: &Path) -> Result<Self> {
         Map::open(path, false).map(Self::mapped)
     }
 
-    /// Maps a file that this process itself is writing.
+    /// Maps a file that this process itself writes, so that changes are expected.
     pub fn map_own(path: &Path) -> Result<Self> {
         Map::open(path, true).map(Self::mapped)
     }

@@ -1,15 +1,15 @@
 //! The files beside the weights that belong to a model: tokenizer, chat templates, settings of
 //! generation, licence.
 //!
-//! They are known by their names. Whatever else lies in the directory of a model is nobody's to hand
-//! on: what is made from the model goes to other people.
+//! They are recognised by their names. Other files in the directory are never copied, because results are
+//! often published and such a file may be private.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::{Context, Error, Result, bail, cli, error, files};
 
-/// Files that decide how text becomes tokens, and tokens an answer.
+/// Names of files that decide how text is encoded and how answers are generated.
 const TEXT: [&str; 14] = [
     "added_tokens.json",
     "chat_template.jinja",
@@ -27,10 +27,10 @@ const TEXT: [&str; 14] = [
     "vocab.txt",
 ];
 
-/// The folder of the templates that `chat_template.jinja` is one of, such as `tool_use.jinja`.
+/// The folder of chat templates besides `chat_template.jinja`, such as `tool_use.jinja`.
 const TEMPLATES: &str = "additional_chat_templates";
 
-/// Files that decide what programs make of pictures, sounds and hubs.
+/// Names of files with settings of processors for images, audio and video, and of hubs.
 const SETTINGS: [&str; 6] = [
     "configuration.json",
     "feature_extractor_config.json",
@@ -40,13 +40,13 @@ const SETTINGS: [&str; 6] = [
     "video_preprocessor_config.json",
 ];
 
-/// Beginnings of the names of files that say under which terms a model may be used.
+/// Beginnings of the names of files with the terms under which a model may be used.
 const TERMS: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
 
-/// Extensions of weights in other formats, which nobody expects beside new weights.
+/// Extensions of weights, which are not copied because the result has its own; no note mentions them.
 const WEIGHTS: [&str; 8] = ["safetensors", "bin", "gguf", "h5", "msgpack", "onnx", "pt", "pth"];
 
-/// Files that are written anew, or that are about the directory rather than the model.
+/// Names of files that the tools write anew, or that describe the directory rather than the model.
 const OWN: [&str; 4] = ["config.json", "adapter_config.json", "fetch.json", "made-by.json"];
 
 /// Most names that a note lists.
@@ -55,20 +55,20 @@ const LISTED: usize = 12;
 /// A file that goes with a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Companion {
-    /// Its name in the directory of the model, such as `additional_chat_templates/tool_use.jinja`.
+    /// The path within the directory of the model, such as `additional_chat_templates/tool_use.jinja`.
     pub name: String,
-    /// Where it lies.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Whether it is a link out of the directory of the model.
+    /// Whether the file is a link out of the directory of the model.
     leads_out: bool,
 }
 
 /// The files beside the weights of a model.
 #[derive(Debug, Clone, Default)]
 pub struct Companions {
-    /// The files that a model made from this one takes along, sorted by name.
+    /// The files that are copied to a model made from this one, sorted by name.
     pub files: Vec<Companion>,
-    /// Names of files that are not known and stay where they are, sorted.
+    /// Names of files that are not recognised and not copied, sorted.
     pub others: Vec<String>,
 }
 
@@ -79,12 +79,12 @@ impl Companions {
         Self::chosen(directory, |name| Self::is_text(name) || SETTINGS.contains(&name) || is_terms(name))
     }
 
-    /// The companions in `directory` that decide how text becomes tokens, and tokens an answer.
+    /// The companions in `directory` that decide how text is encoded and how answers are generated.
     pub fn of_text(directory: &Path) -> Result<Self> {
         Self::chosen(directory, Self::is_text)
     }
 
-    /// Whether a file of that name decides how text becomes tokens, or tokens an answer.
+    /// Whether a file of that name decides how text is encoded or how answers are generated.
     pub fn is_text(name: &str) -> bool {
         let versioned = name.starts_with("tokenizer.model");
         let template = name.strip_prefix(TEMPLATES).is_some_and(|name| name.ends_with(".jinja"));
@@ -119,13 +119,14 @@ impl Companions {
         }
     }
 
-    /// Fails where a file is a link out of the directory: such a link could make any file of the user's
-    /// go along. Links into the blobs of the hub's cache are what that cache is made of.
+    /// Fails where a file is a link out of the directory, because such a link could copy any of the user's
+    /// files into the result. Links into the blobs of the hub's cache are allowed: its snapshots consist of
+    /// them.
     pub fn expect_inside(&self) -> Result<()> {
         self.files.iter().try_for_each(Companion::expect_inside)
     }
 
-    /// Says which files of a model stay behind, if any do.
+    /// Prints a note that lists the files which are not copied, if there are any.
     pub fn note_others(&self) {
         let listed = self.others.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
         match self.others.len() {
@@ -135,7 +136,7 @@ impl Companions {
         }
     }
 
-    /// The bytes of all files.
+    /// The size of all files together, in bytes.
     pub fn size(&self) -> Result<u64> {
         self.files.iter().map(|file| Ok(fs_err::metadata(&file.path)?.len())).sum()
     }
@@ -185,7 +186,7 @@ fn is_terms(name: &str) -> bool {
     TERMS.iter().any(|start| name.starts_with(start))
 }
 
-/// Whether nobody asks what has become of a file of that name.
+/// Whether a file of that name is left out without a note.
 fn is_expected(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
     name.starts_with('.')
@@ -194,8 +195,8 @@ fn is_expected(name: &str) -> bool {
         || extension.is_some_and(|extension| WEIGHTS.contains(&extension))
 }
 
-/// Where the files of a model really lie: its directory, and the blobs of the hub's cache if it is a
-/// snapshot there.
+/// The directories that files of a model may lie in: its own, and the blobs of the hub's cache where it
+/// is a snapshot there.
 fn roots(directory: &Path) -> Result<Vec<PathBuf>> {
     let directory = fs_err::canonicalize(directory)?;
     let snapshots = directory.parent().filter(|parent| parent.ends_with("snapshots"));

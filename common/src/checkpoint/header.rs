@@ -22,10 +22,10 @@ pub(super) const MOST_TENSORS: usize = 200_000;
 /// Bytes of the length in front of the header.
 const PREFIX: usize = 8;
 
-/// What a header says, checked.
+/// A header whose lengths, offsets and sizes have been checked.
 #[derive(Debug)]
 pub(super) struct Header {
-    /// In the order of their bytes.
+    /// The tensors in the order of their bytes.
     pub tensors: Vec<TensorEntry>,
 }
 
@@ -35,13 +35,12 @@ pub(super) struct TensorEntry {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Where its bytes are, from the start of the file.
+    /// The range of its bytes in the file.
     pub range: Range<usize>,
 }
 
-/// Bytes of a tensor, or `None` where they cannot be counted: an overflow, or half a byte. A tensor
-/// without elements may be no larger in its other dimensions, so that no product of some of them
-/// overflows anywhere.
+/// The number of bytes of a tensor, or `None` where it overflows or is not whole. The other dimensions
+/// of a tensor without elements must not overflow either, so that no partial product of a shape can.
 pub(super) fn size_in_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
     let bits = shape.iter().try_fold(dtype.bitsize(), |product, &size| product.checked_mul(size.max(1)))?;
     let bits = if shape.contains(&0) { 0 } else { bits };
@@ -111,7 +110,7 @@ fn place(mut tensors: Vec<(String, TensorInfo)>, start: usize, available: usize)
     Ok(entries)
 }
 
-/// The JSON as it stands; a name that occurs twice is an error, not the last one's.
+/// The JSON of a header before its check. A name that occurs twice is an error.
 struct Raw {
     tensors: Vec<(String, TensorInfo)>,
 }

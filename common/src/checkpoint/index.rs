@@ -21,7 +21,7 @@ pub struct Index {
     /// Totals over all files.
     #[serde(default)]
     pub metadata: Totals,
-    /// From tensor names to the files that hold them, sorted by name.
+    /// The file that holds each tensor, sorted by the names of tensors.
     #[serde(deserialize_with = "bounded")]
     pub weight_map: BTreeMap<String, String>,
 }
@@ -29,21 +29,21 @@ pub struct Index {
 /// Totals over all files of a checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Elements; older files lack it.
+    /// The number of elements of all tensors; older files lack it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
     pub total_parameters: Option<u64>,
-    /// Bytes of tensor data.
+    /// The number of bytes of all tensors.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
     pub total_size: Option<u64>,
 }
 
-/// Totals are for information: files exist that have them as a float.
+/// Reads a total, which some files have as a float and others as something else that is ignored.
 fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(value.as_u64().or_else(|| value.as_f64().map(|float| float as u64)))
 }
 
-/// A map of no more tensors than a checkpoint may have.
+/// Reads a map of at most [`MOST_TENSORS`] tensors.
 fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     struct Names;
     impl<'de> Visitor<'de> for Names {
@@ -70,7 +70,7 @@ fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
 }
 
 impl Index {
-    /// Reads an index. Every file it names must be a plain name, so that no index leads out of its
+    /// Reads an index. Every file in it must be a plain name, so that an index cannot lead out of its
     /// directory.
     pub fn read(path: &Path) -> Result<Self> {
         let index: Self = serde_json::from_slice(&files::read(path, files::INDEX)?)
@@ -92,7 +92,7 @@ impl Index {
         Ok(index)
     }
 
-    /// The files, sorted by name, each once.
+    /// The names of the files, sorted, each once.
     pub fn files(&self) -> BTreeSet<&str> {
         self.weight_map.values().map(String::as_str).collect()
     }

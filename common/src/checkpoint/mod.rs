@@ -1,14 +1,12 @@
 //! Checkpoints: directories of safetensors files, read through memory maps and written atomically.
 //!
-//! Knows nothing of models or of quantization. Files are `model.safetensors`, or the shards that
-//! `model.safetensors.index.json` names, or `adapter_model.safetensors`.
+//! This module knows nothing of models or of quantization. The files are `model.safetensors`, or the
+//! shards that `model.safetensors.index.json` names, or `adapter_model.safetensors`.
 
 mod bytes;
 mod companions;
 mod header;
 mod index;
-mod map;
-mod shortened;
 mod tensor;
 mod writer;
 
@@ -16,10 +14,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+pub use crate::files::check_unchanged;
 pub use bytes::Bytes;
 pub use companions::{Companion, Companions};
 pub use index::{INDEX, Index, SINGLE};
-pub use map::check_unchanged;
 pub use safetensors::Dtype;
 pub use tensor::{Tensor, cast_from_f32};
 pub use writer::{FileWriter, TensorSpec, sharded_name, write_file};
@@ -39,15 +37,31 @@ const CONVERT_MODEL: &str = "import sys, transformers as t; \
 const CONVERT_ADAPTER: &str = "import sys, peft; \
     peft.AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])";
 
-/// The file of a PEFT adapter.
+/// The name of the file of a PEFT adapter's weights.
 pub const ADAPTER: &str = "adapter_model.safetensors";
 
-/// Every tensor of a directory or file, by name. The files stay mapped while any tensor lives.
+/// The tensors of a directory or file, by name. The files stay mapped while any of the tensors lives.
+///
+/// ```
+/// use common::checkpoint::{Checkpoint, Dtype, SINGLE, Tensor, write_file};
+///
+/// let directory = tempfile::tempdir()?;
+/// let weight = Tensor::from_f32("head.weight", vec![2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+/// write_file(&directory.path().join(SINGLE), &[weight])?;
+///
+/// let checkpoint = Checkpoint::open(directory.path())?;
+/// let weight = checkpoint.tensor("head.weight")?;
+/// assert_eq!((weight.dtype, &weight.shape[..]), (Dtype::F32, &[2, 3][..]));
+/// let mut second_row = [0.0; 3];
+/// weight.read_f32(3..6, &mut second_row)?;
+/// assert_eq!(second_row, [3.0, 4.0, 5.0]);
+/// # Ok::<(), common::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<(PathBuf, Bytes)>,
-    /// In the order of the files and of their bytes.
+    /// The file of each tensor, by its place in `files`, and its entry, in the order of the bytes.
     entries: Vec<(usize, TensorEntry)>,
     by_name: HashMap<String, usize>,
 }
@@ -119,7 +133,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The same tensors under other names. That two of them get one name is an error.
+    /// Renames all tensors. Fails where two of them would get the same name.
     pub fn renamed(mut self, rename: impl Fn(&str) -> Cow<'_, str>) -> Result<Self> {
         self.by_name.clear();
         for (position, (file, entry)) in self.entries.iter_mut().enumerate() {
@@ -137,7 +151,7 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// The directory or file it was opened from.
+    /// The directory or file that the checkpoint was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -147,7 +161,7 @@ impl Checkpoint {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
-    /// All names, in the order of the files and of the bytes in them.
+    /// The names of all tensors, in the order of the files and of the bytes in them.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(_, entry)| entry.name.as_str())
     }
@@ -169,7 +183,7 @@ impl Checkpoint {
         Some(Tensor { name: entry.name.clone(), dtype: entry.dtype, shape: entry.shape.clone(), bytes })
     }
 
-    /// The tensor of that name; an error names it and the checkpoint.
+    /// The tensor of that name. Fails where there is none, naming the tensor and the checkpoint.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         self.get(name).ok_or_else(|| {
             error!("{} has no tensor {name}", self.path.display())
@@ -178,7 +192,7 @@ impl Checkpoint {
     }
 }
 
-/// What is wrong with a directory that holds no safetensors file of a model or adapter.
+/// The error for a directory that holds no safetensors file of a model or adapter.
 pub fn nothing_in(directory: &Path) -> Error {
     if !directory.is_dir() {
         return error!("{} is not a directory", directory.display())
@@ -208,7 +222,7 @@ pub fn nothing_in(directory: &Path) -> Error {
     }
 }
 
-/// The first file whose name is that of weights which other programs read.
+/// The first file in a directory whose extension is that of weights in another format.
 fn weights_of_another_format(directory: &Path) -> Option<String> {
     let names = std::fs::read_dir(directory).ok()?.flatten().filter_map(|e| e.file_name().into_string().ok());
     let is_other = |name: &String| {

@@ -1,4 +1,4 @@
-//! One tensor of a checkpoint: what it is, and where its bytes are.
+//! A tensor of a checkpoint: name, dtype, shape and bytes; and casts from and to f32.
 
 use std::ops::Range;
 
@@ -16,24 +16,24 @@ const CHUNK: usize = 1 << 18;
 /// A tensor whose bytes stay in the mapped file, row-major and little-endian.
 #[derive(Debug, Clone)]
 pub struct Tensor {
-    /// Its name in the checkpoint, such as `model.layers.0.mlp.up_proj.weight`.
+    /// The tensor's name in the checkpoint, such as `model.layers.0.mlp.up_proj.weight`.
     pub name: String,
     /// The type of each element.
     pub dtype: Dtype,
-    /// Outermost dimension first.
+    /// The dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// As many as `shape` and `dtype` say.
+    /// The elements, whose number of bytes follows from `shape` and `dtype`.
     pub bytes: Bytes,
 }
 
 impl Tensor {
-    /// A tensor in memory of our own, for writing; f32, row-major.
+    /// A tensor in allocated memory with the elements `values`, row-major, as F32.
     pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         Self { name: name.into(), dtype: Dtype::F32, shape, bytes: bytes.into() }
     }
 
-    /// How many elements it has.
+    /// The number of elements.
     pub fn element_count(&self) -> usize {
         self.shape.iter().product()
     }
@@ -70,7 +70,7 @@ impl Tensor {
     }
 }
 
-/// Widens BF16, F16 or F32 to f32, which is exact.
+/// Casts BF16, F16 or F32 to f32, which is exact.
 fn cast_to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         Dtype::F32 => {
@@ -96,8 +96,8 @@ fn cast_to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Rounds f32 to the nearest BF16, F16 or F32, of two equally near the even one, as bytes; `out` is
-/// as long as the values take. Returns the index of the first result that is not finite.
+/// Casts f32 to BF16, F16 or F32, rounded to the nearest value and, of two equally near, to the even one.
+/// `out` holds the bytes of all values. Returns the index of the first result that is not finite.
 pub fn cast_from_f32(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<Option<usize>> {
     let mut finite = true;
     match dtype {

@@ -1,8 +1,8 @@
-//! Writing safetensors files whole or not at all, tensor by tensor.
+//! Writes safetensors files whole or not at all, tensor by tensor.
 //!
-//! Names, dtypes and shapes are known before the first byte, so the header goes first and every
-//! tensor straight to its slot, in any order and from any thread; no more than what is being
-//! written is in memory. The file has a name of its own until all of it is on disk.
+//! Names, dtypes and shapes are known before the first byte, so the header goes first and every tensor
+//! straight to its slot, in any order and from any thread. Only the tensors that are being written are in
+//! memory. The file has a temporary name until all of it is on disk.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,24 +21,24 @@ use crate::{Context, Error, Result, bail, cli, disk, error};
 /// Bytes that are copied at a time.
 const COPIED: usize = 16 << 20;
 
-/// What a tensor will be, before its bytes are known.
+/// Name, dtype and shape of a tensor whose bytes are not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Its name in the checkpoint.
+    /// The tensor's name in the checkpoint.
     pub name: String,
     /// The type of each element.
     pub dtype: Dtype,
-    /// Outermost dimension first.
+    /// The dimensions, outermost first.
     pub shape: Vec<usize>,
 }
 
 impl TensorSpec {
-    /// A tensor of this name, dtype and shape.
+    /// The specification of a tensor of this name, dtype and shape.
     pub fn new(name: impl Into<String>, dtype: Dtype, shape: impl Into<Vec<usize>>) -> Self {
         Self { name: name.into(), dtype, shape: shape.into() }
     }
 
-    /// How many bytes it takes.
+    /// The number of bytes that the tensor takes.
     pub fn size(&self) -> Result<usize> {
         size_in_bytes(self.dtype, &self.shape).ok_or_else(|| {
             error!(Bug, "tensor {} has the impossible shape {:?} of {}", self.name, self.shape, self.dtype)
@@ -67,9 +67,8 @@ struct TensorSlot {
 }
 
 impl FileWriter {
-    /// Begins `path` with these tensors, in the order in which Python's serializer puts them:
-    /// widest dtype first, then by name. The disk space is taken now, so that a full disk is found
-    /// before the work.
+    /// Begins the file `path` with these tensors, in the order of Python's serializer: widest dtype first,
+    /// then by name. The disk space is reserved now, so that a full disk is found before the work.
     pub fn create(path: &Path, mut specs: Vec<TensorSpec>) -> Result<Self> {
         specs.sort_by(|left, right| right.dtype.cmp(&left.dtype).then_with(|| left.name.cmp(&right.name)));
         let mut end = 0_u64;
@@ -113,7 +112,7 @@ impl FileWriter {
         self.write_part(name, 0, bytes)
     }
 
-    /// Writes some of a tensor's bytes, beginning with its byte `offset`. Every byte is written once.
+    /// Writes a part of a tensor's bytes, beginning at its byte `offset`. Every byte must be written once.
     pub fn write_part(&self, name: &str, offset: usize, bytes: &[u8]) -> Result<()> {
         let Some(slot) = self.slots.get(name) else {
             bail!(Bug, "tensor {name} was not announced for {}", self.path.display());
@@ -133,8 +132,8 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Writes a tensor's bytes as they are, giving memory back as it goes: a table of gigabytes is
-    /// never resident as a whole. Calls `wrote` with the bytes of each step.
+    /// Copies a tensor's bytes from another file and releases their memory step by step, so that a table of
+    /// gigabytes is never resident as a whole. Calls `wrote` with the number of bytes of each step.
     pub fn copy(&self, name: &str, bytes: &Bytes, mut wrote: impl FnMut(u64)) -> Result<()> {
         for start in (0..bytes.len()).step_by(COPIED) {
             let end = bytes.len().min(start + COPIED);
@@ -181,7 +180,7 @@ pub fn sharded_name(number: usize, count: usize) -> String {
     format!("model-{number:05}-of-{count:05}.safetensors")
 }
 
-/// The header, with keys in the order of the bytes.
+/// The JSON of a header, with keys in the order of the bytes.
 struct HeaderJson<'a> {
     specs: &'a [TensorSpec],
     ranges: &'a [Range<u64>],

@@ -1,18 +1,18 @@
 //! Foreign text on a terminal, and in commands that people paste.
 //!
-//! Names of files and tensors, keys, texts of servers and templates come from strangers. What is
-//! printed shows their control characters as escapes, so that they cannot move the cursor, set a
-//! title or forge a line. [`super::note`] and its siblings do so for every message, whatever is in it.
+//! Names of files and tensors, keys, and texts of servers and templates may have been chosen by anyone.
+//! Messages show control characters in them as escapes, so that they cannot move the cursor, set a
+//! title or forge a line. [`super::note`] and the functions beside it escape every message.
 
 use std::fmt::{self, Write};
 use std::io;
 use std::path::Path;
 
-/// Most characters of one message; what is beyond them is counted.
+/// Most characters of one message that are shown; the others are only counted.
 const LONGEST: usize = 4096;
 
-/// `text` on one line: control characters and those that reorder or hide text are shown as escapes,
-/// and what is beyond 4,096 characters is left out.
+/// `text` on one line: control characters and those that reorder or hide text are shown as escapes, and
+/// all characters after the first 4,096 are left out.
 pub fn one_line(text: impl fmt::Display) -> String {
     let text = text.to_string();
     let mut shown = String::with_capacity(text.len());
@@ -38,8 +38,8 @@ pub fn lines(text: &str) -> String {
     shown
 }
 
-/// Whether a terminal would obey this character rather than show it, or show the text around it in
-/// another order.
+/// Whether a terminal would act on this character instead of showing it, or would show the text around it
+/// in another order.
 fn is_obeyed(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{feff}')
@@ -70,7 +70,7 @@ pub fn quoted(word: impl fmt::Display) -> String {
     shlex::try_quote(&word).map_or_else(|_| one_line(&word), |word| word.into_owned())
 }
 
-/// [`quoted`] for a path.
+/// A path as a word of a command, quoted as [`quoted`] does.
 pub fn quoted_path(path: &Path) -> String {
     // A path that begins with a dash would be read as an option.
     match path.as_os_str().as_encoded_bytes().first() {
@@ -83,7 +83,7 @@ pub fn quoted_path(path: &Path) -> String {
 /// answers that are streamed to a terminal. A sequence of bytes that is not UTF-8 is shown as �.
 pub struct Escaping<W> {
     inner: W,
-    /// The beginning of a character whose other bytes have not come yet.
+    /// The first bytes of a character whose other bytes have not been written yet.
     partial: Vec<u8>,
 }
 

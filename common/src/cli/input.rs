@@ -1,8 +1,9 @@
 //! Paths into a tool: arguments, or lines on stdin.
 //!
-//! A line naming a directory means all of it; lines naming files mean those files as they arrive.
-//! The directory line, last, says that all of it is there, so a stream of files that ends without
-//! one came from a tool that failed. A name that is no path may be a model in the hub's cache.
+//! A line that names a directory means the whole directory; lines that name files mean those files, as
+//! they arrive. The line of the directory comes last and says that it is complete, so a stream of files
+//! that ends without one came from a tool that failed. A name that is not a path may be a model in the
+//! hub's cache.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ pub enum Input {
     File(PathBuf),
 }
 
-/// The paths of a call, in order, each as soon as it arrives.
+/// The paths that a tool is called with, in order, each as soon as it arrives.
 pub struct Inputs {
     source: PathSource,
     /// The last file that arrived and is not yet covered by its directory's line.
@@ -102,7 +103,7 @@ impl Inputs {
         }
     }
 
-    /// What the end of the stream means.
+    /// The error that the end of the input stands for, where the stream ended too early.
     fn end(&mut self) -> Option<Result<Input>> {
         let PathSource::Lines(_) = self.source else { return None };
         if let Some(file) = self.open.take() {

@@ -30,8 +30,8 @@ pub(super) fn listen() -> Result<()> {
     Ok(())
 }
 
-/// The signals that this process was told to ignore, a bit each beginning with signal 1; none where
-/// the system does not say.
+/// The signals that this process was told to ignore, one bit each, beginning with signal 1; 0 where the
+/// system does not tell.
 fn ignored_signals() -> u64 {
     let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -43,7 +43,8 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Whether a signal has asked to stop, for a tool that stops one answer and goes on.
+/// Whether a signal has asked to stop, which is then forgotten: for a tool that stops one answer and
+/// continues.
 pub fn take_interrupted() -> bool {
     INTERRUPTED.swap(false, Ordering::SeqCst)
 }

@@ -1,4 +1,4 @@
-//! Where the tools keep what they can make again, and where they find each other.
+//! Places besides inputs and outputs: the user's cache, and the programs of the other tools.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub fn cache_directory(name: &str) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Another tool: the one beside this program, or else the one on the PATH.
+/// The path of another tool's program: beside this program, or else its name, to be found on the PATH.
 pub fn tool_path(name: &str) -> PathBuf {
     let beside = std::env::current_exe().map(|this| this.with_file_name(name));
     beside.ok().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))

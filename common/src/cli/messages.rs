@@ -1,7 +1,7 @@
 //! Messages for people, on stderr: `tool: message`, errors with their `hint:` line.
 //!
-//! Every message is one line, whatever text of a stranger is in it ([`super::escape`]). A stderr that
-//! is closed, full or lost takes no message, and the work goes on.
+//! Every message is one line, whatever text it quotes ([`super::escape`]). Where stderr is closed, full or
+//! lost, messages are dropped and the work continues.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -16,8 +16,8 @@ use crate::error::Kind;
 pub struct Tool {
     /// The name of its program.
     pub name: &'static str,
-    /// What the tool advises about a kind of error, with its own options; `None` leaves it to
-    /// [`Kind::hint`].
+    /// The hint that the tool gives for a kind of error, in terms of its own options; `None` where
+    /// [`Kind::hint`] serves.
     pub hint: fn(Kind) -> Option<&'static str>,
 }
 
@@ -43,7 +43,7 @@ fn tool_name() -> &'static str {
     RUNNING.get().map_or("qlora", |running| running.tool.name)
 }
 
-/// Writes to stderr; where that cannot be, nothing is said.
+/// Writes to stderr. Failures are ignored, because there is no other place to report them.
 fn write(text: impl Display) {
     let mut stderr = std::io::stderr().lock();
     let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
@@ -59,14 +59,14 @@ fn one_line(message: impl Display) -> String {
     escape::one_line(secrets::hide_secrets(&message.to_string()))
 }
 
-/// What the tool does and what came of it. Hidden by `--quiet`.
+/// Prints what the tool does or has made. Hidden by `--quiet`.
 pub fn note(message: impl Display) {
     if !is_quiet() {
         say(message);
     }
 }
 
-/// [`note`] for a text of several lines, each shown as it is but for control characters.
+/// Prints a text of several lines, each as it is except for control characters. Hidden by `--quiet`.
 pub fn note_lines(text: &str) {
     if !is_quiet() {
         let text = secrets::hide_secrets(text.trim_end());
@@ -75,29 +75,29 @@ pub fn note_lines(text: &str) {
     }
 }
 
-/// What the user should know before trusting the result. Shown even with `--quiet`.
+/// Prints what the user should know before trusting the result. Shown even with `--quiet`.
 pub fn warn(message: impl Display) {
     say(format_args!("warning: {message}"));
 }
 
-/// What only `--verbose` shows.
+/// Prints a message that is shown only with `--verbose`.
 pub fn verbose(message: impl Display) {
     if RUNNING.get().is_some_and(|running| running.verbose) {
         say(message);
     }
 }
 
-/// Asks for input on a terminal; the cursor stays behind it.
+/// Asks for input on a terminal; the cursor stays after the text.
 pub fn prompt(text: &str) {
     write(escape::lines(text));
 }
 
-/// Whether only errors and warnings are wanted.
+/// Whether the user wants errors and warnings only (`--quiet`).
 pub fn is_quiet() -> bool {
     RUNNING.get().is_none_or(|running| running.quiet)
 }
 
-/// The error that ends the tool, and its hint.
+/// Prints the error that ends the tool, and its hint.
 pub(super) fn error(error: &Error) {
     say(format_args!("error: {error}"));
     let of_kind = || RUNNING.get().and_then(|running| (running.tool.hint)(error.kind()));
@@ -106,7 +106,7 @@ pub(super) fn error(error: &Error) {
     }
 }
 
-/// What clap says: help and versions on stdout, mistakes with a hint on stderr.
+/// Prints what clap says: help and versions on stdout, mistakes with a hint on stderr.
 pub(super) fn usage(tool: Tool, mistake: &clap::Error) {
     if !mistake.use_stderr() {
         let _ = mistake.print();

@@ -22,8 +22,8 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use crate::checkpoint::check_unchanged;
 use crate::error::Kind;
+use crate::files::check_unchanged;
 use crate::host_memory::peak_resident_memory;
 use crate::{Error, Result};
 
@@ -67,8 +67,8 @@ pub fn run<A: Parser + AsRef<Common>>(tool: Tool, work: impl FnOnce(A) -> crate:
     }
 }
 
-/// A file that changed while it was read explains whatever came of it; a signal and a closed pipe are
-/// not among that.
+/// Reports a file that changed while it was read in place of any other error, because it explains that
+/// error. A signal and a closed pipe are reported as they are.
 fn because_of_changes(outcome: Result<()>) -> Result<()> {
     let ended = |kind| [Kind::Interrupted, Kind::ClosedPipe].contains(&kind);
     match (check_unchanged(), outcome) {

@@ -1,5 +1,5 @@
-//! How far the work is: a bar with rate and ETA on a terminal, a plain line every few seconds
-//! elsewhere, nothing under `--quiet`.
+//! Progress: a bar with rate and remaining time on a terminal, a plain line every few seconds elsewhere,
+//! nothing under `--quiet`.
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
@@ -19,28 +19,28 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 const MOST_LINES: usize = 8;
 const MOST_NAMES: usize = 2;
 
-/// Runs `print` with the bars out of its way.
+/// Runs `print` while the bars are hidden, so that they do not mix with what it prints.
 pub(super) fn above_bars(print: impl FnOnce()) {
     BARS.suspend(print);
 }
 
-/// What is counted.
+/// The unit in which progress is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes, shown as KiB, MiB, GiB.
     Bytes,
-    /// Anything else, with its plural name.
+    /// Things that are counted one by one, with their plural name.
     Items(&'static str),
 }
 
 /// A subtask of the work that is under way, such as a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subtask {
-    /// Its name.
+    /// The name that is shown for the subtask, such as that of a file.
     pub name: String,
-    /// Units done.
+    /// Units of the subtask that are done.
     pub done: u64,
-    /// Units in all.
+    /// Units of the subtask altogether.
     pub total: u64,
 }
 
@@ -61,7 +61,7 @@ struct Plain {
 }
 
 impl Progress {
-    /// Begins with `total` units to do, or `None` where nobody knows.
+    /// Begins with `total` units to do; `None` where the number is not known.
     pub fn new(title: impl Into<Cow<'static, str>>, total: impl Into<Option<u64>>, unit: Unit) -> Self {
         let (title, total) = (one_line(title.into()), total.into());
         if super::is_quiet() {
@@ -87,7 +87,7 @@ impl Progress {
         Self { bar, lines: Mutex::default(), plain: None, unit }
     }
 
-    /// Takes up work of which `position` units were done before: they say nothing about the rate.
+    /// Continues work of which `position` units were done before; those do not count for the rate.
     pub fn resume_from(&self, position: u64) {
         self.bar.set_position(position);
         self.bar.reset_eta();
@@ -96,19 +96,19 @@ impl Progress {
         }
     }
 
-    /// Counts `count` more as done.
+    /// Counts `count` more units as done.
     pub fn add(&self, count: u64) {
         self.bar.inc(count);
         self.plain_line();
     }
 
-    /// Sets what is done.
+    /// Sets how many units are done.
     pub fn set(&self, position: u64) {
         self.bar.set_position(position);
         self.plain_line();
     }
 
-    /// Changes the total.
+    /// Changes the number of units altogether.
     pub fn set_total(&self, total: u64) {
         self.bar.set_length(total);
     }
@@ -118,7 +118,7 @@ impl Progress {
         self.bar.set_message(one_line(message.into()));
     }
 
-    /// Shows what is under way: a line for each subtask on a terminal, the first names elsewhere.
+    /// Shows the subtasks that are under way: one line for each on a terminal, the first names elsewhere.
     pub fn subtasks(&self, subtasks: &[Subtask]) {
         if self.plain.is_some() {
             return self.message(names(subtasks));
@@ -198,7 +198,7 @@ impl Drop for Progress {
     }
 }
 
-/// The first names, and how many more there are.
+/// The names of the first subtasks, and how many more there are.
 fn names(subtasks: &[Subtask]) -> String {
     let shown: Vec<&str> = subtasks.iter().take(MOST_NAMES).map(|subtask| subtask.name.as_str()).collect();
     match subtasks.len() - shown.len() {

@@ -1,16 +1,17 @@
 //! Tokens and passwords, which are never shown.
 //!
-//! A server may send a token back in its error, in a redirect or in the name of a file, in any of the
-//! forms that the web knows. A tool says once what is secret ([`keep_secret`]); every message hides it
-//! from then on, and whatever is written for others passes [`hide_secrets`].
+//! A server may send a token back in an error, a redirect or the name of a file, in any encoding of the
+//! web. A tool names its secrets once ([`keep_secret`]); from then on every message hides them, and text
+//! that is written for other people passes [`hide_secrets`].
 
 use std::sync::{PoisonError, RwLock};
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE, Engine};
 
-/// What stands in a message where the secret was.
+/// The text that a message has in place of a secret.
 const HIDDEN: &str = "***";
-/// Shorter texts are too common to be told from others; addresses hide them all the same.
+/// Shorter secrets are not searched for, because they are too common; those in addresses are hidden
+/// nevertheless.
 const SHORTEST: usize = 3;
 
 static SECRETS: RwLock<Secrets> = RwLock::new(Secrets { forms: Vec::new() });
@@ -18,7 +19,7 @@ static SECRETS: RwLock<Secrets> = RwLock::new(Secrets { forms: Vec::new() });
 /// Texts to hide.
 #[derive(Debug, Default)]
 struct Secrets {
-    /// The secrets, and what base64 makes of them at any place of a longer text.
+    /// The secrets as they are, and in base64 at each of the three possible offsets.
     forms: Vec<String>,
 }
 
@@ -67,9 +68,8 @@ impl Secrets {
     }
 }
 
-/// How many bytes `secret` takes at the beginning of `text`, each of its bytes as it is or
-/// percent-encoded, once or more often; upper and lower case count as the same. `None` where it is not
-/// there.
+/// The number of bytes that `secret` takes at the beginning of `text`, where each of its bytes may be
+/// percent-encoded once or several times and case does not matter. `None` where it is not there.
 fn length_at(text: &[u8], secret: &str) -> Option<usize> {
     let mut at = 0;
     for byte in secret.bytes() {
@@ -84,7 +84,7 @@ fn length_at(text: &[u8], secret: &str) -> Option<usize> {
     Some(at)
 }
 
-/// The first byte of `text`, percent-decoded as often as it was encoded, and how long it is.
+/// The first byte of `text`, percent-decoded as often as it was encoded, and the length of its encoding.
 fn decode(text: &[u8]) -> Option<(u8, usize)> {
     let first = *text.first()?;
     // `%41`, and `%2541` where that was encoded again.
@@ -147,7 +147,7 @@ mod tests {
             "HF_SECRET+1/X",
             "hf%5FSecret%2b1%2Fx",
             "%68%66_Secret%252B1%25252fx",
-            // base64 of the text itself, and behind one and two other bytes.
+            // base64 of the text itself, and after one and two other bytes.
             "aGZfU2VjcmV0KzEve",
             "hmX1NlY3JldCsxL3",
             "oZl9TZWNyZXQrMS94",

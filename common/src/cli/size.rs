@@ -12,11 +12,11 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Size(pub u64);
 
-/// From here on, [`Size::rounded_up`] counts MiB.
+/// The size from which on [`Size::rounded_up`] counts in MiB.
 const MANY_KIB: u64 = 10 << 20;
 
 impl Size {
-    /// In whole KiB or MiB, rounded up, so that a budget of that size suffices.
+    /// The size in whole KiB or MiB, rounded up, so that a budget of that size suffices.
     pub fn rounded_up(self) -> String {
         match self.0 {
             ..MANY_KIB => format!("{} KiB", self.0.div_ceil(1 << 10)),

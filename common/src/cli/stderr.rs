@@ -1,5 +1,5 @@
-//! The terminal that bars are drawn on. Where it is gone, nothing is drawn and nothing fails:
-//! indicatif itself panics when it cannot write.
+//! The terminal that progress bars are drawn on. Where it is gone, nothing is drawn and nothing fails;
+//! indicatif by itself would panic.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::io;
 use console::Term;
 use indicatif::{ProgressDrawTarget, TermLike};
 
-/// Where bars are drawn: stderr, whose errors are nobody's business.
+/// Draws bars on stderr, ignoring errors.
 pub(super) fn draw_target() -> ProgressDrawTarget {
     ProgressDrawTarget::term_like_with_hz(Box::new(Stderr(Term::buffered_stderr())), 20)
 }

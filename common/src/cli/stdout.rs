@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use super::escape::{self, Escaping};
-use crate::checkpoint::check_unchanged;
+use crate::files::check_unchanged;
 use crate::{Error, Result, bail};
 
 /// Standard output, for answers that are streamed. A closed pipe ends the tool quietly.
@@ -51,8 +51,8 @@ fn unwritten(error: io::Error) -> Error {
     }
 }
 
-/// Whether standard output was a terminal that is gone, as after a lost connection: nobody is there to
-/// read, which is no fault of the work. A terminal that is gone is no longer known as one.
+/// Whether standard output was a terminal that is gone, as after a lost connection. Such a device no
+/// longer reports itself as a terminal. There is no reader left, which is not an error of the tool.
 fn is_lost_terminal(error: &io::Error) -> bool {
     use rustix::fs::{FileType, fstat};
     let is_device =

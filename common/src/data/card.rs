@@ -1,4 +1,4 @@
-//! What the README of a data set says of its subsets: the `configs` in front of its text.
+//! The subsets that the README of a data set lists, under `configs` in its front matter.
 
 use std::path::Path;
 
@@ -13,12 +13,12 @@ use super::splits::TRAIN;
 /// The subsets that a data set names.
 #[derive(Debug, Default, Deserialize)]
 pub struct Card {
-    /// In the order of the README.
+    /// The subsets, in the order of the README.
     #[serde(default, rename = "configs", deserialize_with = "listed")]
     pub subsets: Vec<Subset>,
 }
 
-/// A list, or nothing where it is null.
+/// Reads a list, which is empty where the value is null.
 fn listed<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Subset>, D::Error> {
     Ok(Option::deserialize(list)?.unwrap_or_default())
 }
@@ -28,19 +28,19 @@ fn listed<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Subset>, D::Error> {
 pub struct Subset {
     config_name: Value,
     data_files: Option<Value>,
-    /// The folder that its patterns are of.
+    /// The folder that the patterns are relative to.
     pub data_dir: Option<String>,
     default: Option<bool>,
 }
 
-/// The name of a split, and the patterns of its files.
+/// A split's name, and the patterns of its files.
 pub type Named = (String, Vec<String>);
 
 impl Card {
-    /// The files that may describe a data set; what the second says goes before.
+    /// The files that may describe a data set. The second has precedence.
     pub const FILES: [&str; 2] = ["README.md", ".huggingface.yaml"];
 
-    /// What the data set in `root` says of itself.
+    /// Reads the subsets that the data set in `root` lists.
     pub fn read(root: &Path) -> Result<Self> {
         let mut card = Self::default();
         for name in Self::FILES {
@@ -48,14 +48,14 @@ impl Card {
             if !path.exists() {
                 continue;
             }
-            // Only its front is read, whatever the rest is written in.
+            // Only the front matter has to be UTF-8.
             let text = files::read(&path, files::CONFIG)?;
             let text = String::from_utf8_lossy(&text);
             let yaml = if name.ends_with(".md") { front_matter(&text) } else { Some(&*text) };
             let Some(yaml) = yaml.filter(|yaml| yaml.lines().any(|line| line.starts_with("configs:"))) else {
                 continue;
             };
-            // As in the library, a key that is there twice has its last value.
+            // As in the datasets library, a repeated key has its last value.
             let options =
                 serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins, with_snippet: false };
             card = serde_saphyr::from_str_with_options(yaml, options)
@@ -65,7 +65,7 @@ impl Card {
         Ok(card)
     }
 
-    /// The subset of this name.
+    /// The subset of a name.
     pub fn subset(&self, name: &str) -> Result<&Subset> {
         self.subsets
             .iter()
@@ -73,7 +73,7 @@ impl Card {
             .ok_or_else(|| error!("the data set has no subset {name:?}").hint(self.names()))
     }
 
-    /// The subset that is meant where none is named; nothing where the README names none.
+    /// The subset that is read where the user names none; `None` where the README lists none.
     pub fn default_subset(&self) -> Result<Option<&Subset>> {
         let is_default = |subset: &&Subset| subset.name() == "default" || subset.default == Some(true);
         match &self.subsets[..] {
@@ -97,7 +97,7 @@ impl Subset {
         text(&self.config_name)
     }
 
-    /// The patterns of the files of each split; nothing where the README does not name them.
+    /// The patterns of the files of each split; `None` where the README does not name them.
     pub fn splits(&self) -> Result<Option<Vec<Named>>> {
         let of_train = |patterns| Ok(Some(vec![(TRAIN.to_owned(), patterns)]));
         match &self.data_files {
@@ -129,7 +129,7 @@ impl Subset {
     }
 }
 
-/// A text, or a number or truth that was meant to be one.
+/// The text of a value, which YAML may have read as a number or a boolean.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

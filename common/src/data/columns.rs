@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::Format;
 use crate::{Result, bail, error};
 
-/// Names of a row's columns; a column without a name is not read.
+/// The names of the columns of a row. A column without a name is not read.
 #[derive(Debug, Clone)]
 pub struct Columns {
     pub(super) prompt: Option<String>,
@@ -16,12 +16,12 @@ pub struct Columns {
     pub(super) messages: Option<String>,
     pub(super) system: Option<String>,
     pub(super) tools: Option<String>,
-    /// Whether the user names them, so that each has to be there.
+    /// Whether the user has named the columns, so that each must exist.
     named: bool,
 }
 
 impl Default for Columns {
-    /// Every column by its usual name.
+    /// All columns by their usual names.
     fn default() -> Self {
         Self {
             history: Some("history".into()),
@@ -32,7 +32,7 @@ impl Default for Columns {
     }
 }
 
-/// Columns of preferences and media, which nothing is trained on here, and what they are for.
+/// Columns of preferences and media, which are not supported, and what each is for.
 const OTHERS: [(&str, &str); 4] = [
     ("kto_tag", "preferences, which lora-train does not train"),
     ("images", "images, which lora-train does not train on"),
@@ -55,7 +55,7 @@ impl Columns {
         }
     }
 
-    /// The columns that `columns` names, and no others: what it leaves out, and null and "", are off.
+    /// The columns that `columns` names. Columns that it leaves out, or names null or "", are not read.
     pub(super) fn named(columns: &Map<String, Value>, format: Format) -> Result<Self> {
         let mut named = Self {
             prompt: None,
@@ -105,7 +105,7 @@ impl Columns {
         Ok(named)
     }
 
-    /// What the user says that a column of the rows is, and the name of that column.
+    /// The columns that the user has named, as pairs of the key in `columns` and the name.
     pub(super) fn expected(&self, format: Format) -> Vec<(&'static str, &str)> {
         if !self.named {
             return Vec::new();
@@ -123,7 +123,7 @@ impl Columns {
         all.filter_map(|(key, column)| Some((key, column.as_deref()?))).collect()
     }
 
-    /// Columns of `row` that the user may expect to be read, though nothing says so.
+    /// Columns of `row` that a user may expect to be read, although `columns` does not name them.
     pub(super) fn unread(&self, row: &Value) -> Vec<&'static str> {
         let usual = [("history", &self.history), ("system", &self.system), ("tools", &self.tools)];
         let unread = usual.into_iter().filter(|(_, column)| column.is_none() && !self.named);
@@ -136,7 +136,7 @@ impl Columns {
         unread.map(|(name, _)| name).filter(holds_something).collect()
     }
 
-    /// Whether a column of this name is looked at: it is read, or told of where it is not.
+    /// Whether a column of this name is needed: it is read, or mentioned in a note because it is not read.
     pub(super) fn is_wanted(&self, name: &str) -> bool {
         let Self { prompt, query, response, history, messages, system, tools, named } = self;
         let is_messages = match messages {
@@ -158,7 +158,7 @@ impl Columns {
     }
 }
 
-/// Names of a message's fields and of the roles in it.
+/// The names of a message's fields and of its roles.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Tags {
@@ -178,7 +178,7 @@ pub struct Tags {
     pub(super) system: String,
 }
 
-/// A tag that is null has its usual value.
+/// Defines readers of tags, for which null stands for the usual value.
 macro_rules! usual {
     ($($tag:ident),*) => { $(
         fn $tag<'de, D: Deserializer<'de>>(tag: D) -> Result<String, D::Error> {

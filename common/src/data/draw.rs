@@ -1,27 +1,27 @@
-//! Rows that are drawn at random.
+//! Draws rows at random, as `num_samples` asks for.
 
 use rand::seq::index;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The stream of the seed's generator that rows are drawn with.
+/// The stream of the random generator that draws rows.
 const STREAM: u64 = 2;
 
 /// Most rows that can be drawn.
 pub const MOST: u64 = 100_000_000;
 
-/// So many rows, drawn at random as LLaMA-Factory's `num_samples` draws them: each row at most once,
-/// and once all are taken, further ones of all.
+/// A random draw of N rows, as LLaMA-Factory's `num_samples` makes it: every row at most once, and where N
+/// is more than there are, all rows once and the others drawn with replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
-    /// How many.
+    /// The number of rows to draw.
     pub rows: usize,
-    /// What decides which.
+    /// The seed that decides which rows are drawn.
     pub seed: u64,
 }
 
 impl Draw {
-    /// How often each of `count` rows is drawn. Of those that are drawn only the first `most` count.
+    /// The number of times that each of `count` rows is drawn, of which at most `most` draws are counted.
     pub fn times(&self, count: usize, most: usize) -> Vec<u32> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(STREAM);

@@ -1,4 +1,4 @@
-//! Data sets that are only named: `fetch` brings them.
+//! Downloads data sets by name, by running `fetch`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -10,14 +10,14 @@ use serde_json::Value;
 use super::splits;
 use crate::{Context, Error, Result, bail, cli, error, files};
 
-/// The directory of a data set's repository, with what is needed to read it. It is downloaded into the
-/// user's cache unless it is there.
+/// The directory of a data set's repository, with the files needed to read it, downloaded into the user's
+/// cache where they are not there.
 pub fn data_set(repository: &str) -> Result<PathBuf> {
     download(repository, "datasets", &splits::needed_files())
 }
 
-/// The files of a data set's repository that match a glob of `include`, in a directory that is kept
-/// in the folder `cache` of the user's cache. `fetch` asks the hub each time whether they have changed.
+/// Downloads the files of a data set's repository that match a glob of `include`, and returns their
+/// directory in the folder `cache` of the user's cache. `fetch` asks the hub each time for changes.
 pub fn download(repository: &str, cache: &str, include: &[String]) -> Result<PathBuf> {
     let directory = cli::cache_directory(cache)?.join(repository.replace('/', "--"));
     fetch(repository, &directory, include)?;
@@ -27,7 +27,7 @@ pub fn download(repository: &str, cache: &str, include: &[String]) -> Result<Pat
     Ok(directory)
 }
 
-/// The commit that `fetch` has recorded for a directory, which it does last.
+/// The commit that `fetch` has recorded for a complete directory.
 fn commit_of(directory: &Path) -> Option<String> {
     let record: Value = files::read_json(&directory.join("fetch.json"), files::INDEX).ok()?;
     record["commit"].as_str().map(str::to_owned)
@@ -47,7 +47,7 @@ fn fetch(repository: &str, directory: &Path, include: &[String]) -> Result<()> {
     if cli::is_quiet() {
         command.arg("--quiet");
     }
-    // A name from a file of somebody else is not an option.
+    // A name from a foreign file must not be taken for an option.
     command.arg("--").arg(repository);
     let by_hand =
         format!("fetch {} --repo-type dataset, then name its file with --data", cli::quoted(repository));
@@ -69,7 +69,7 @@ fn fetch(repository: &str, directory: &Path, include: &[String]) -> Result<()> {
     }
 }
 
-/// Runs a command to its end; a signal that asks this tool to stop stops the command, too.
+/// Runs a command to its end. A signal that stops this tool is passed on to the command.
 fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
     let mut child = command.spawn()?;
     let mut is_told = false;
@@ -84,7 +84,7 @@ fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
     }
 }
 
-/// Names a repository by its URL or its path, as `hf_hub_url` does.
+/// The name `OWNER/NAME` of the repository that `hf_hub_url` gives by its name or its address.
 pub fn repository(url: &str) -> Result<&str> {
     let name = url.trim_end_matches('/');
     let name = name.rsplit_once("/datasets/").map_or(name, |(_, name)| name);

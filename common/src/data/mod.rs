@@ -2,12 +2,12 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`source`] | which file, in which format: a path, or a name in `dataset_info.json` |
+//! | [`source`] | a data set: which files, in which format, by path or by a name in `dataset_info.json` |
 //! | `columns` | which columns of a row are read, and which fields of its messages |
 //! | [`hub`] | data sets that are downloaded |
-//! | `card` | the subsets that a data set's README names |
+//! | `card` | the subsets that the README of a data set names |
 //! | [`splits`] | the splits of a data set, and the files of each |
-//! | [`slices`] | which rows of which splits |
+//! | [`slices`] | which rows of which splits are read |
 //! | [`draw`] | rows that are drawn at random |
 //! | [`rows`] | JSON, JSON lines, CSV and parquet, row by row |
 //! | [`reading`] | rows as conversations, batch by batch |
@@ -44,21 +44,21 @@ pub use reading::{RecordSink, records};
 pub use rows::RowLimit;
 pub use source::{DataSource, Format, known_repository};
 
-/// A conversation and where it was written.
+/// A conversation and the row that it comes from.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// What was said.
+    /// The conversation.
     pub conversation: Conversation,
-    /// The row it comes from.
+    /// The row that the conversation comes from.
     pub place: RowPlace,
 }
 
-/// A row of a file.
+/// The place of a row: its file, and its number in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowPlace {
-    /// The file.
+    /// The file that holds the row.
     pub file: Arc<PathBuf>,
-    /// Where in it: the number of a row or of a line, from 1.
+    /// The number of the row or of its line, from 1.
     pub row: usize,
     /// Whether `row` counts lines (JSON lines) or rows (a JSON list).
     pub is_line: bool,
@@ -71,7 +71,7 @@ impl fmt::Display for RowPlace {
     }
 }
 
-/// Rows that cannot be used: how many, and what is wrong with the first.
+/// The number of rows that cannot be used, and what is wrong with the first.
 #[derive(Debug, Default)]
 pub struct Malformed {
     count: usize,
@@ -79,7 +79,7 @@ pub struct Malformed {
 }
 
 impl Malformed {
-    /// Counts a row, or under `strict` fails with what is wrong with it.
+    /// Counts a row that cannot be used. Under `strict` it fails with what is wrong with the row.
     pub fn add(&mut self, place: &RowPlace, problem: Error, strict: bool) -> Result<()> {
         let problem = problem.context(place);
         if strict {
@@ -90,32 +90,32 @@ impl Malformed {
         Ok(())
     }
 
-    /// Adds those of other data.
+    /// Adds the rows that were counted in other data.
     pub fn merge(&mut self, other: Self) {
         self.count += other.count;
         self.first = self.first.take().or(other.first);
     }
 
-    /// A warning about the rows that were skipped, if there were any.
+    /// The warning about the rows that were skipped; `None` where there were none.
     pub fn report(&self) -> Option<String> {
         let first = self.first.as_ref()?;
         let rows = if self.count == 1 { "1 row is".into() } else { format!("{} rows are", self.count) };
         Some(format!("{rows} malformed and skipped; the first: {first}"))
     }
 
-    /// What is wrong with the first of them.
+    /// What is wrong with the first row that cannot be used.
     pub fn first(&self) -> Option<&str> {
         self.first.as_deref()
     }
 }
 
-/// The system message of a row that keeps it in a column of its own.
+/// The system message of a row, where it has a column of its own.
 fn system_message(row: &Value, columns: &Columns) -> Result<Option<Message>> {
     let Some(column) = &columns.system else { return Ok(None) };
     Ok(text(row, column)?.filter(|system| !system.is_empty()).map(|system| Message::new("system", system)))
 }
 
-/// The text in `row[column]`; `None` where there is none or it is null.
+/// The text in `row[column]`; `None` where it is missing or null.
 fn text<'a>(row: &'a Value, column: &str) -> Result<Option<&'a str>> {
     match row.get(column) {
         None | Some(Value::Null) => Ok(None),
@@ -124,7 +124,7 @@ fn text<'a>(row: &'a Value, column: &str) -> Result<Option<&'a str>> {
     }
 }
 
-/// A list in a column. Files of plain texts, as CSV, hold it as JSON.
+/// The list in `row[column]`. Files of plain texts, such as CSV, hold it as JSON.
 fn list<'a>(row: &'a Value, column: &str) -> Result<Option<Cow<'a, [Value]>>> {
     match row.get(column) {
         None | Some(Value::Null) => Ok(None),
@@ -140,7 +140,7 @@ fn list<'a>(row: &'a Value, column: &str) -> Result<Option<Cow<'a, [Value]>>> {
     }
 }
 
-/// The tools of a row, a list or the JSON text of one, each as `{"type": "function", ...}`.
+/// The tools of a row, given as a list or as its JSON text, each as `{"type": "function", ...}`.
 fn tools(row: &Value, columns: &Columns) -> Result<Vec<Value>> {
     let Some(column) = columns.tools.as_deref() else { return Ok(Vec::new()) };
     let tools = match row.get(column) {

@@ -1,9 +1,10 @@
-//! How examples are packed into passes through the model.
+//! Packs examples into passes through the model.
 
 use crate::model::{Batch, Sequence};
 use crate::text::Example;
 
-/// Cuts examples into passes of at most `tokens` tokens, in their order.
+/// Cuts a list of examples into passes of at most `tokens` tokens, in order. A longer example is a pass of
+/// its own.
 pub fn passes(examples: &[Example], tokens: usize) -> impl Iterator<Item = &[Example]> {
     let mut rest = examples;
     std::iter::from_fn(move || {
@@ -13,13 +14,13 @@ pub fn passes(examples: &[Example], tokens: usize) -> impl Iterator<Item = &[Exa
             sum <= tokens
         });
         let count = fitting.count().max(1).min(rest.len());
-        let (pass, behind) = rest.split_at(count);
-        rest = behind;
+        let (pass, after) = rest.split_at(count);
+        rest = after;
         (!pass.is_empty()).then_some(pass)
     })
 }
 
-/// Examples as one pass of the model.
+/// Packs examples into the batch of one pass.
 pub fn pack(examples: &[Example]) -> Batch {
     let sequences = examples.iter().map(|e| Sequence { tokens: &e.tokens, trained: &e.trained });
     Batch::pack(sequences, 0)

@@ -1,4 +1,4 @@
-//! The rows of a source as conversations, batch by batch.
+//! Reads the rows of a data set as conversations, batch by batch.
 
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
@@ -13,24 +13,24 @@ use crate::cli::{self, Progress, Unit};
 use crate::text::Conversation;
 use crate::{Result, error};
 
-/// Rows after which records are handed on.
+/// Rows after which records are passed to the sink.
 const BATCH: usize = 1024;
-/// Bytes of rows after which records are handed on, however few they are.
+/// Bytes of rows after which records are passed to the sink, even if they are few.
 const BATCH_BYTES: usize = 4 << 20;
-/// Rows after which data without a usable one is given up.
+/// Rows after which data without any usable row is given up.
 const UNUSABLE: usize = 100_000;
 
-/// Columns that an error lists.
+/// Most columns that an error lists.
 const LISTED: usize = 32;
 
-/// What takes records: a batch of them, which is empty where no row was usable for long, and how many
-/// bytes of the source are read.
+/// A function that takes records: a batch, which is empty where none of many rows was usable, and the
+/// number of bytes that are read of the data set so far.
 pub type RecordSink<'a> = &'a mut dyn FnMut(&[Record], u64) -> Result<ControlFlow<()>>;
 
-/// Reads the conversations of `source`, batch by batch, and returns what was none.
+/// Reads the conversations of `source`, batch by batch, and returns the rows that were skipped.
 ///
-/// Rows that are no conversation are skipped, counted and the first of them kept; under `strict`
-/// the first of them is the error. A source without a usable row is an error either way, and so is a
+/// Rows that are not a conversation are skipped and counted, and the first one's error is kept; under
+/// `strict` reading fails with it. A data set without a usable row is an error in either case, and so is a
 /// column that the user names and no row has.
 pub fn records(source: &DataSource, strict: bool, sink: RecordSink) -> Result<Malformed> {
     let ranges = source
@@ -81,7 +81,7 @@ pub fn records(source: &DataSource, strict: bool, sink: RecordSink) -> Result<Ma
     Ok(malformed)
 }
 
-/// What is read of a source, and where that stands.
+/// The state of reading a data set.
 struct Reader<'a, 'b> {
     source: &'a DataSource,
     strict: bool,
@@ -89,15 +89,15 @@ struct Reader<'a, 'b> {
     format: Option<Format>,
     malformed: Malformed,
     batch: Vec<Record>,
-    /// Rows since records were last handed on, and their bytes.
+    /// Rows since records were last passed to the sink, and their bytes.
     rows: usize,
     bytes: usize,
-    /// Records that the sink has taken.
+    /// The number of records that the sink has taken.
     usable: usize,
     most: usize,
-    /// Bytes of the files that are read to their end, or as far as they are wanted.
+    /// The bytes of all files that are finished.
     read: u64,
-    /// Columns that the user names and no row has had yet, and what they are to be.
+    /// Columns that the user names and no row has had yet, as pairs of key and name.
     unseen: Vec<(&'static str, &'a str)>,
 }
 
@@ -144,7 +144,7 @@ impl Reader<'_, '_> {
                 }
                 if self.rows >= BATCH || self.bytes > BATCH_BYTES {
                     cli::check_interrupted()?;
-                    if self.hand_on(position)?.is_break() {
+                    if self.deliver(position)?.is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                 }
@@ -156,7 +156,7 @@ impl Reader<'_, '_> {
                 })
             })?;
             let is_left = !self.batch.is_empty();
-            if (is_left && self.hand_on(position)?.is_break()) || self.is_enough() || self.is_hopeless() {
+            if (is_left && self.deliver(position)?.is_break()) || self.is_enough() || self.is_hopeless() {
                 return Ok(ControlFlow::Break(()));
             }
             self.read += position;
@@ -167,7 +167,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Takes a row so many times.
+    /// Takes a row `times` times.
     fn row(&mut self, row: rows::Row, times: u32) -> Result<ControlFlow<()>> {
         let Self { source, format, .. } = self;
         let conversation = row.value.and_then(|value| {
@@ -186,7 +186,7 @@ impl Reader<'_, '_> {
         };
         for _ in 1..times {
             self.batch.push(record.clone());
-            if self.batch.len() >= BATCH && self.hand_on(row.position)?.is_break() {
+            if self.batch.len() >= BATCH && self.deliver(row.position)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -194,7 +194,7 @@ impl Reader<'_, '_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Whether so many rows were unusable, and none usable, that the others will not be.
+    /// Whether reading is given up, because [`UNUSABLE`] rows were unusable and none was usable.
     fn is_hopeless(&self) -> bool {
         self.usable + self.batch.len() == 0 && self.malformed.count >= UNUSABLE
     }
@@ -203,8 +203,8 @@ impl Reader<'_, '_> {
         self.usable + self.batch.len() >= self.most
     }
 
-    /// Hands on what there is, with the bytes that are read of the file that is being read.
-    fn hand_on(&mut self, position: u64) -> Result<ControlFlow<()>> {
+    /// Passes the batch to the sink; `position` is the number of bytes read of the current file.
+    fn deliver(&mut self, position: u64) -> Result<ControlFlow<()>> {
         let batch = std::mem::take(&mut self.batch);
         self.usable += batch.len();
         (self.rows, self.bytes) = (0, 0);
@@ -220,8 +220,8 @@ fn conversation(row: &Value, format: Format, source: &DataSource) -> Result<Conv
     }
 }
 
-/// Which rows of its files a part is. They are counted only where that decides it, or where
-/// `is_counted` asks for it; otherwise the last may lie behind the last that there is.
+/// The range of rows that a part selects from its files. Rows are counted only where the range depends on
+/// their number or `is_counted` asks for it; otherwise the range may end after the last row.
 fn rows_of(source: &DataSource, part: &SlicedFiles, is_counted: bool) -> Result<Range<usize>> {
     if !is_counted && !part.slice.needs_count() {
         return part.slice.range(usize::MAX);
@@ -233,7 +233,7 @@ fn rows_of(source: &DataSource, part: &SlicedFiles, is_counted: bool) -> Result<
     }
 }
 
-/// The number of rows of files.
+/// Counts the rows of files.
 fn count(source: &DataSource, files: &[PathBuf]) -> Result<usize> {
     let size = |file: &PathBuf| fs_err::metadata(file).map_or(0, |metadata| metadata.len());
     let total: u64 = files.iter().map(size).sum();
@@ -254,8 +254,8 @@ fn count(source: &DataSource, files: &[PathBuf]) -> Result<usize> {
     Ok(count)
 }
 
-/// Fails where a column that the user names is in no row of the files, those that were not wanted
-/// included. `unseen` are those that no wanted row had.
+/// Fails where a column that the user names is in no row of the files, rows that were not selected
+/// included. `unseen` are the columns that no selected row had.
 fn all_are_somewhere(source: &DataSource, mut unseen: Vec<(&str, &str)>) -> Result<()> {
     if unseen.is_empty() {
         return Ok(());

@@ -71,10 +71,10 @@ fn message(turn: &Value, tags: &Tags) -> Result<Message> {
     Ok(message)
 }
 
-/// Fields of a message that say whether it is trained: OpenAI's, axolotl's and ms-swift's.
+/// Fields of a message that say whether it is trained, as OpenAI, axolotl and ms-swift name them.
 const TRAINED: [&str; 3] = ["weight", "train", "loss"];
 
-/// Whether a message says that it is not to be trained.
+/// Whether a field of the message excludes it from training.
 fn is_masked(fields: &Map<String, Value>) -> Result<bool> {
     let mut masked = false;
     for name in TRAINED {
@@ -91,7 +91,7 @@ fn is_masked(fields: &Map<String, Value>) -> Result<bool> {
     Ok(masked)
 }
 
-/// A text, or the texts of a list of parts.
+/// The content of a message: a text, or the texts of a list of parts.
 fn content(fields: &Map<String, Value>, tag: &str) -> Result<Option<String>> {
     match fields.get(tag) {
         None | Some(Value::Null) => Ok(None),
@@ -108,16 +108,17 @@ fn content(fields: &Map<String, Value>, tag: &str) -> Result<Option<String>> {
     }
 }
 
-/// What a model thinks before it calls a function stands between these.
+/// The tags around what a model thinks before it calls a function.
 const THOUGHT: (&str, &str) = ("<think>", "</think>");
 
-/// A call may stand between these.
+/// The tags that may stand around a function call.
 const CALL: (&str, &str) = ("<tool_call>", "</tool_call>");
 
 const NO_CALL: &str = "a function call is not valid JSON";
 
-/// A ShareGPT `function_call`: JSON of one call or of a list of calls, `{"name", "arguments"}`. As in
-/// LLaMA-Factory, calls may be marked as such, and thoughts or other text before them is kept.
+/// The message of a ShareGPT `function_call`: the JSON of one call or of a list of calls, each
+/// `{"name", "arguments"}`. As in LLaMA-Factory, calls may stand between tags, and thoughts or other text
+/// before them are kept.
 fn calling(text: &str) -> Result<Message> {
     let text = text.trim();
     let (thought, rest) = match text.strip_prefix(THOUGHT.0).map(|rest| rest.split_once(THOUGHT.1)) {
@@ -134,15 +135,15 @@ fn calling(text: &str) -> Result<Message> {
         (Err(_), Some((before, marked))) => {
             said.push_str(before);
             for part in marked.split(CALL.0) {
-                let Some((call, behind)) = part.split_once(CALL.1) else {
+                let Some((call, after)) = part.split_once(CALL.1) else {
                     bail!(Row, "{} is never closed", CALL.0);
                 };
                 add(parse(call).context(NO_CALL)?, &mut calls);
-                said.push_str(behind.trim());
+                said.push_str(after.trim());
             }
         }
     }
-    // Templates begin a line for a call behind a text.
+    // Templates begin a new line for a call that follows a text.
     let mut message = Message::new("assistant", said.strip_suffix('\n').unwrap_or(&said));
     message.extra.insert("tool_calls".into(), tool_calls(&Value::Array(calls))?);
     Ok(message)
@@ -155,7 +156,7 @@ fn add(call: Value, calls: &mut Vec<Value>) {
     }
 }
 
-/// Tool calls as chat templates read them: arguments as an object, not as a text holding one.
+/// Tool calls as chat templates read them, with arguments as an object instead of its JSON text.
 fn tool_calls(calls: &Value) -> Result<Value> {
     let Value::Array(calls) = calls else {
         bail!(Row, "tool_calls: a list expected, found {}", kind_of(calls));

@@ -1,5 +1,5 @@
-//! Which rows of which splits: `train`, `train[:100]`, `train[10%:20%]+validation`, as the datasets
-//! library reads its `split`.
+//! Selects rows of splits: `train`, `train[:100]`, `train[10%:20%]+validation`, as the datasets library
+//! reads its `split`.
 
 use std::fmt;
 use std::ops::Range;
@@ -9,13 +9,13 @@ use regex::Regex;
 
 use crate::{Error, Result, bail, error};
 
-/// The text that stands for every split there is.
+/// The text that stands for all splits.
 pub const ALL: &str = "all";
 
-/// Most parts of a sum.
+/// Most slices of a sum.
 const MOST: usize = 1000;
 
-/// Some rows of a split.
+/// A selection of the rows of a split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
     /// The name of the split.
@@ -25,23 +25,23 @@ pub struct Slice {
     unit: Unit,
 }
 
-/// What the bounds of a slice count. Negative ones count from the end.
+/// The unit of the bounds of a slice. Negative bounds count from the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
     Rows,
-    /// Hundredths of the split, rounded to the nearest row.
+    /// Hundredths of the split, each bound rounded to the nearest row.
     Percent,
-    /// Multiples of a hundredth of the split, which is rounded down.
+    /// Multiples of a hundredth of the split, which is rounded down to whole rows.
     WholePercent,
 }
 
 impl Slice {
-    /// All rows of a split.
+    /// The slice of all rows of a split.
     pub fn all_of(split: impl Into<String>) -> Self {
         Self { split: split.into(), from: None, to: None, unit: Unit::Rows }
     }
 
-    /// The slices of a text, which are read one after the other.
+    /// Parses a text into slices, which are read one after the other.
     pub fn parse(text: &str) -> Result<Vec<Self>> {
         if text.split('+').count() > MOST {
             return Err(error!("split: a sum of at most {MOST} parts expected").hint("name the whole split"));
@@ -87,12 +87,12 @@ impl Slice {
         Ok(Self { split: found["split"].to_owned(), from: bound("from")?, to: bound("to")?, unit })
     }
 
-    /// Whether it is a part of its split.
+    /// Whether the slice has bounds.
     pub fn is_bounded(&self) -> bool {
         self.from.or(self.to).is_some()
     }
 
-    /// Whether the number of rows that the split has decides which they are.
+    /// Whether the rows of the slice depend on the number of rows in the split.
     pub fn needs_count(&self) -> bool {
         let bounds = || [self.from, self.to].into_iter().flatten();
         match self.unit {
@@ -101,7 +101,7 @@ impl Slice {
         }
     }
 
-    /// The rows in a split of `count` rows, counted from 0.
+    /// The range of rows, from 0, in a split of `count` rows.
     pub fn range(&self, count: usize) -> Result<Range<usize>> {
         let rows = i64::try_from(count).unwrap_or(i64::MAX);
         if self.unit == Unit::WholePercent && rows < 100 {

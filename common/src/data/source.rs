@@ -1,4 +1,5 @@
-//! Which file, in which format: a path, or a name in LLaMA-Factory's `dataset_info.json`.
+//! A data set of examples: its files and their format, by path or by a name in LLaMA-Factory's
+//! `dataset_info.json`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,45 +25,45 @@ pub fn known_repository(name: &str) -> Option<String> {
     known.get(name)?.get("hf_hub_url")?.as_str().map(str::to_owned)
 }
 
-/// Ends of the names of files that are taken for a dataset's name by mistake.
+/// Extensions of files that users give in place of the name of a dataset.
 const FILES: [&str; 5] = ["json", "jsonl", "csv", "tsv", "parquet"];
 
-/// The two shapes of a row.
+/// The two formats of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// `instruction`, `input`, `output`.
+    /// Columns `instruction`, `input` and `output`.
     Alpaca,
     /// A list of messages.
     #[serde(alias = "openai")]
     ShareGpt,
 }
 
-/// Rows of some files.
+/// Rows that are selected from some files.
 #[derive(Debug, Clone)]
 pub struct SlicedFiles {
-    /// The files, one after the other.
+    /// The files, in the order in which they are read.
     pub files: Vec<PathBuf>,
-    /// Which rows of all of them.
+    /// The selection from the rows of all files together.
     pub slice: Slice,
 }
 
-/// Files of examples and how to read them.
+/// A data set: files of examples and how to read them.
 #[derive(Debug, Clone)]
 pub struct DataSource {
-    /// What is read, one after the other.
+    /// The files and rows that are read, in order.
     pub parts: Vec<SlicedFiles>,
-    /// Recognised by the first row where it is not given.
+    /// The format of the rows; where it is `None`, the first row decides.
     pub format: Option<Format>,
-    /// Names of columns.
+    /// The names of the columns.
     pub columns: Columns,
-    /// Names of fields and roles of messages.
+    /// The names of the fields and roles of messages.
     pub tags: Tags,
-    /// Draw so many of the rows at random; more than there are means some of them again.
+    /// The random draw from the rows, where one is asked for.
     pub draw: Option<Draw>,
-    /// Read no more usable rows than this.
+    /// The most usable rows to read.
     pub max_samples: Option<usize>,
-    /// How long a row may be.
+    /// The bound on the length of a row.
     pub row_limit: RowLimit,
 }
 
@@ -94,7 +95,7 @@ struct DataSetEntry {
 }
 
 impl DataSource {
-    /// A file in a format to be recognised.
+    /// The data set of one file, whose format is recognised by its first row.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
             parts: vec![SlicedFiles { files: vec![path.into()], slice: Slice::all_of(TRAIN) }],
@@ -107,8 +108,8 @@ impl DataSource {
         }
     }
 
-    /// The dataset called `name` in the `dataset_info.json` of `directory`, or the public one that
-    /// LLaMA-Factory calls so. `seed` decides which rows are drawn where it wants some of them.
+    /// The data set called `name` in the `dataset_info.json` of `directory`, or the public one that
+    /// LLaMA-Factory calls so. `seed` decides which rows `num_samples` draws.
     pub fn named(name: &str, directory: &Path, seed: u64) -> Result<Self> {
         let path = directory.join("dataset_info.json");
         let mut entries: Map<String, Value> = Map::new();
@@ -159,14 +160,14 @@ impl DataSource {
         self.parts.iter().flat_map(|part| &part.files)
     }
 
-    /// Everything that decides what is read from the files.
+    /// A text that differs whenever other rows or columns would be read from the same files.
     pub fn reading(&self) -> String {
         let Self { parts, format, columns, tags, draw, max_samples, row_limit: _ } = self;
         let parts: Vec<(usize, &Slice)> = parts.iter().map(|part| (part.files.len(), &part.slice)).collect();
         format!("{parts:?} {format:?} {columns:?} {tags:?} {draw:?} {max_samples:?}")
     }
 
-    /// The format of a row.
+    /// Recognises the format of a row by its columns.
     pub(super) fn recognise(&self, row: &Value) -> Result<Format> {
         if row.get(self.columns.messages_of(row)).is_some() {
             return Ok(Format::ShareGpt);
@@ -207,7 +208,7 @@ impl DataSetEntry {
         serde_json::from_value(value).with_context(|| key.unwrap_or_else(|| "an object expected".into()))
     }
 
-    /// How many rows are drawn at random, where that is said.
+    /// The number of rows to draw at random (`num_samples`), where it is given.
     fn drawn(&self) -> Result<Option<usize>> {
         let Some(value) = self.num_samples.as_ref().filter(|value| !value.is_null()) else { return Ok(None) };
         match value.as_u64() {
@@ -219,7 +220,7 @@ impl DataSetEntry {
         }
     }
 
-    /// Which rows of which files. As in LLaMA-Factory the hub goes before a file.
+    /// The files and rows of an entry. As in LLaMA-Factory, the hub has precedence over a file.
     fn parts(&self, directory: &Path) -> Result<Vec<SlicedFiles>> {
         let (subset, folder) = (not_empty(&self.subset), not_empty(&self.folder));
         let splits =
@@ -259,7 +260,7 @@ impl DataSetEntry {
     }
 }
 
-/// The files that a slice is of.
+/// The files of a slice's split.
 fn part(splits: &[Split], slice: Slice) -> Result<SlicedFiles> {
     let Some(split) = splits.iter().find(|split| split.name == slice.split) else {
         let names: Vec<&str> = splits.iter().map(|split| split.name.as_str()).collect();
@@ -276,12 +277,12 @@ fn part(splits: &[Split], slice: Slice) -> Result<SlicedFiles> {
     Ok(SlicedFiles { files: split.files.clone(), slice })
 }
 
-/// A value, unless it is "" and so says nothing.
+/// The text of a value; `None` where it is missing or "".
 fn not_empty(value: &Option<String>) -> Option<&str> {
     value.as_deref().filter(|value| !value.is_empty())
 }
 
-/// The error of a name that no dataset has.
+/// The error for a name that no dataset has.
 fn no_dataset(name: &str, directory: &Path, info: &Path, entries: &Map<String, Value>) -> Error {
     let within = directory.join(name);
     let is_file = [Path::new(name), &within].into_iter().find(|path| path.is_file());
@@ -306,7 +307,7 @@ fn no_dataset(name: &str, directory: &Path, info: &Path, entries: &Map<String, V
     }
 }
 
-/// A file, or the files in a folder.
+/// The file at a path, or the files in the folder there.
 fn data_files(path: PathBuf) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path]);

@@ -245,7 +245,7 @@ fn rows_are_read_in_batches_and_no_further_than_wanted() {
             Ok(ControlFlow::Continue(()))
         })
         .unwrap();
-        assert_eq!(sizes, [1024, 1024, 52], "what stands behind is not looked at");
+        assert_eq!(sizes, [1024, 1024, 52], "rows after them are not read");
         assert!(positions.is_sorted() && positions[2] <= text.len() as u64, "{positions:?}");
     }
 }

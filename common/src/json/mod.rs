@@ -28,7 +28,7 @@ pub fn parse(text: &str) -> serde_json::Result<Value> {
     serde_json::from_str(&with_literals(text))
 }
 
-/// The text with a literal in the place of every number that [`Value`] cannot hold.
+/// The text with a literal in place of every number that [`Value`] cannot hold.
 fn with_literals(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut rewritten = String::new();
@@ -55,7 +55,7 @@ fn with_literals(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The place behind the string that begins at `at`.
+/// The position after the string that begins at `at`.
 fn after_string(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
@@ -67,7 +67,7 @@ fn after_string(bytes: &[u8], at: usize) -> usize {
     bytes.len()
 }
 
-/// The JSON of a number that [`Value`] cannot hold as it is; `None` of all others.
+/// The JSON of a number that [`Value`] cannot hold as it is; `None` for all other numbers.
 fn literal(token: &str) -> Option<String> {
     // Most numbers, quickly.
     if token.len() <= 18 && token.bytes().all(|byte| byte.is_ascii_digit()) {

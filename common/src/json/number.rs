@@ -1,15 +1,15 @@
 //! Numbers that [`Value`] cannot hold and Python can: integers beyond 64 bits, `NaN`, infinities.
 //!
-//! In data such a number is an object of one key, [`MARK`], so that nothing takes it for a text. For
-//! a chat template it is a text that begins with that mark; where a template writes it, the mark
-//! and, in JSON, the quotes are left out.
+//! In data such a number is an object with the one key [`MARK`], so that it is not confused with a text.
+//! For a chat template it is a text that begins with that mark; where the template writes it, the mark and,
+//! in JSON, the quotes are left out.
 
 use serde_json::{Value, json};
 
-/// A character that Unicode reserves for internal use. Where it stands in data it is dropped.
+/// A character that Unicode reserves for internal use. Where data holds it, it is dropped.
 pub const MARK: char = '\u{FDD4}';
 
-/// Whether this is the text of a number that no [`Value`] holds.
+/// Whether a text is a number that [`Value`] cannot hold.
 pub fn is_literal(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     match digits {
@@ -22,12 +22,12 @@ pub fn is_literal(text: &str) -> bool {
     }
 }
 
-/// The value that stands for a number.
+/// The value that stands for the number with this text.
 pub fn literal(text: &str) -> Value {
     json!({ MARK.to_string(): text })
 }
 
-/// The text of a number, if `value` stands for one.
+/// The text of the number that `value` stands for; `None` where it stands for none.
 pub fn text_of(value: &Value) -> Option<&str> {
     let object = value.as_object().filter(|object| object.len() == 1)?;
     let text = object.get(MARK.encode_utf8(&mut [0; 4]) as &str)?.as_str()?;

@@ -14,9 +14,9 @@ pub struct Sequence<'a> {
 /// One pass through the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// [T]
+    /// `[T]`
     pub tokens: Vec<u32>,
-    /// [T], from the sequence's start or from the end of the past.
+    /// `[T]`, from the sequence's start or from the end of the past.
     pub positions: Vec<u32>,
     /// Bounds of the sequences: 0, …, T.
     pub starts: Vec<usize>,

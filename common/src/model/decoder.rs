@@ -14,6 +14,22 @@ use crate::kernels::linear::Linear;
 use crate::nf4::Scheme;
 
 /// A decoder with frozen weights and, where it has any, adapters.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use common::device::Device;
+/// use common::model::{Batch, Cache, Model};
+///
+/// let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/qwen2");
+/// let model = Model::load(&directory, &Device::Cpu)?;
+/// let prompt = [3, 1, 4, 1, 5];
+/// let last_row = prompt.len() as u32 - 1;
+/// let logits = model.logits(&Batch::prompt(&prompt, 0), &[last_row], Cache::None)?;
+/// assert_eq!(logits.len(), model.config().vocabulary, "one logit for each token that may be next");
+/// assert!(logits.iter().all(|logit| logit.is_finite()));
+/// # Ok::<(), common::Error>(())
+/// ```
 pub struct Model {
     pub(super) config: Config,
     pub(super) device: Device,

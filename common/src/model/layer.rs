@@ -18,9 +18,9 @@ pub struct LayerConfig {
 /// How a branch joins the residual stream: x + multiplier · after(branch(before(x))).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResidualConfig {
-    /// The RMS norm of the branch's input, [C], where the family has one (all but OLMo 2).
+    /// The RMS norm of the branch's input, `[C]`, where the family has one (all but OLMo 2).
     pub before: Option<NormWeight>,
-    /// The RMS norm of what the branch adds, [C], where the family has one (Gemma, GLM, OLMo 2).
+    /// The RMS norm of what the branch adds, `[C]`, where the family has one (Gemma, GLM, OLMo 2).
     pub after: Option<NormWeight>,
     /// What the branch adds is multiplied with it; 1 but for Granite.
     pub multiplier: f32,
@@ -48,7 +48,7 @@ pub struct AttentionConfig {
 /// RMS norms of queries and of keys before they are rotated.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeadNormsConfig {
-    /// Of every head on its own, with one weight [D] for all query heads and one for all key heads.
+    /// Of every head on its own, with one weight `[D]` for all query heads and one for all key heads.
     EachHead([NormWeight; 2]),
     /// Of all query heads together, [H·D], and of all key heads, [K·D].
     AllHeads([NormWeight; 2]),

@@ -12,7 +12,7 @@ pub struct Module {
     pub role: Role,
     /// [N, K]
     pub shape: [usize; 2],
-    /// Whether it has a bias [N].
+    /// Whether it has a bias `[N]`.
     pub has_bias: bool,
 }
 
@@ -80,7 +80,7 @@ impl Config {
         }
     }
 
-    /// The norm before the head, [C].
+    /// The norm before the head, `[C]`.
     pub fn last_norm(&self) -> NormWeight {
         NormWeight { name: "model.norm.weight".into(), len: self.width, offset: self.norm_offset }
     }

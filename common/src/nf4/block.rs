@@ -1,23 +1,22 @@
-//! Quantizing blocks of numbers to 4-bit codes.
+//! Quantizes blocks of numbers to 4-bit codes.
 //!
-//! As bitsandbytes does it (`csrc/kernels.cu`, `kQuantizeBlockwise`): a block's absmax is the
-//! largest magnitude, each number is multiplied by its reciprocal, and the code is the number of
+//! The algorithm is that of bitsandbytes (`csrc/kernels.cu`, `kQuantizeBlockwise`): a block's absmax is
+//! the largest magnitude, each number is multiplied by its reciprocal, and the code is the number of
 //! thresholds strictly below the product. The even element of a pair goes to the high four bits.
 //!
-//! There are no branches and no table look-ups per number: fifteen comparisons are counted. With
-//! AVX-512 the same takes as long as with AVX2 (measured: 1.5 G weights/s and core), so there are
-//! two versions.
+//! There are no branches and no table look-ups per number: fifteen comparisons are counted. AVX-512 would
+//! not be faster than AVX2 (both take 1.5 G weights a second and core), so there are two versions.
 
 #![allow(unsafe_code)] // vector loads, and calls of functions for instructions that were detected
 
 use super::QuantType;
 use super::simd::Simd;
 
-/// The reciprocal is taken of no less than this, so that a block of zeros or of denormal numbers
-/// has a finite one; bitsandbytes' CPU code has the same bound.
+/// The least absmax whose reciprocal is taken, so that a block of zeros or of denormal numbers has a
+/// finite one. bitsandbytes' CPU code has the same bound.
 const LEAST_ABSMAX: f32 = 1e-38;
 
-/// Bits of the f32 magnitude of infinity; NaNs are above it.
+/// The bits of the f32 infinity. The bits of NaNs, without their sign, are larger.
 const INFINITE: u32 = 0x7f80_0000;
 
 /// Quantizes whole blocks and perhaps a shorter last one.
@@ -58,7 +57,7 @@ fn block_avx2(quant_type: QuantType, values: &[f32], packed: &mut [u8]) -> f32 {
     })
 }
 
-/// Ranks of 32 numbers, multiplied by a reciprocal, among thresholds; two in a byte.
+/// The ranks of 32 scaled numbers among the thresholds, two in a byte.
 type Ranks = [u8; 16];
 
 /// Quantizes one block and returns its absmax, which is infinite or NaN where a number is.

@@ -12,7 +12,7 @@ pub enum QuantType {
     Fp4,
 }
 
-/// NF4 by code; ascending.
+/// The value of each NF4 code, ascending.
 pub const NF4: [f32; 16] = [
     -1.0,
     -0.696_192_8,
@@ -32,7 +32,8 @@ pub const NF4: [f32; 16] = [
     1.0,
 ];
 
-/// FP4 by code; the high bit of a code is the sign. In twelfths: 0, 1/16, 8, 12, 4, 6, 2, 3.
+/// The value of each FP4 code, whose high bit is the sign. The magnitudes, in twelfths, are 0, 1/16, 8, 12,
+/// 4, 6, 2 and 3.
 pub const FP4: [f32; 16] = {
     let twelfths = [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0];
     let mut values = [0.0; 16];
@@ -49,7 +50,8 @@ pub const FP4: [f32; 16] = {
 /// FP4's codes in ascending order of their values; of the two zeros, code 0 comes first.
 const FP4_ASCENDING: [u8; 16] = [11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3];
 
-/// Between neighbouring values, rounded to f32; a number above `[i]` belongs to value `i + 1` or higher.
+/// The midpoints of neighbouring values, rounded to f32: a number above midpoint `i` belongs to value
+/// `i + 1` or a higher one.
 const fn midpoints(ascending: &[f32; 16]) -> [f32; 15] {
     let mut thresholds = [0.0; 15];
     let mut i = 0;
@@ -81,7 +83,8 @@ impl QuantType {
         }
     }
 
-    /// A number belongs to the value whose rank is the count of thresholds strictly below it.
+    /// The thresholds between values: a number belongs to the value whose rank is the count of thresholds
+    /// strictly below it.
     pub const fn thresholds(self) -> &'static [f32; 15] {
         match self {
             Self::Nf4 => &NF4_THRESHOLDS,
@@ -89,7 +92,7 @@ impl QuantType {
         }
     }
 
-    /// From ranks, ascending by value, to codes; `None` where they are the same.
+    /// The code of each rank, ascending by value; `None` where codes are ranks.
     pub(super) const fn codes_by_rank(self) -> Option<&'static [u8; 16]> {
         match self {
             Self::Nf4 => None,
@@ -97,7 +100,7 @@ impl QuantType {
         }
     }
 
-    /// `nf4` or `fp4`, as bitsandbytes spells it.
+    /// The name that bitsandbytes has for the type: `nf4` or `fp4`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nf4 => "nf4",
@@ -105,7 +108,7 @@ impl QuantType {
         }
     }
 
-    /// The type of that name.
+    /// The type that bitsandbytes calls `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Nf4, Self::Fp4].into_iter().find(|kind| kind.name() == name)
     }

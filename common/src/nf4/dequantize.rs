@@ -1,7 +1,7 @@
-//! 4-bit codes back to f32: the inner loop of training on a CPU.
+//! Dequantizes 4-bit codes to f32: the inner loop of training on a CPU.
 //!
-//! Within a block there are only sixteen different results, so they are computed and rounded once
-//! and the codes then pick among them: one register permutation on AVX-512, two on AVX2.
+//! A block has only sixteen different results, so they are computed and rounded once, and the codes pick
+//! among them: one register permutation with AVX-512, two with AVX2.
 
 #![allow(unsafe_code)] // vector loads and stores; each use names the lengths it rests on
 
@@ -13,10 +13,10 @@ use super::simd::Simd;
 use super::{QuantType, Quantized};
 use crate::checkpoint::Dtype;
 
-/// What a code stands for within one block, as f32.
+/// The value of each code within one block, as f32.
 type Table = [f32; 16];
 
-/// `values · absmax` in f32, rounded to the dtype that the tensor had, as bitsandbytes'
+/// Computes `values · absmax` in f32, rounded to the dtype that the tensor had, as bitsandbytes'
 /// `dequantize_4bit` does.
 #[inline(always)]
 fn table(quant_type: QuantType, absmax: f32, dtype: Dtype) -> Table {
@@ -28,14 +28,15 @@ fn table(quant_type: QuantType, absmax: f32, dtype: Dtype) -> Table {
     }
 }
 
-/// To the nearest bf16, of two equally near the even one. The value is not NaN.
+/// Rounds to the nearest bf16, of two equally near to the even one. The value must not be NaN.
 #[inline(always)]
 fn round_to_bf16(value: f32) -> f32 {
     let bits = value.to_bits();
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
 
-/// Dequantizes the elements `range`, counted row-major, into `out`, which is as long. No allocation.
+/// Dequantizes the elements `range`, counted row-major, into `out`, which is as long as the range. It
+/// allocates nothing.
 pub(super) fn elements(simd: Simd, weight: &Quantized, range: Range<usize>, out: &mut [f32]) {
     match simd {
         Simd::Portable => each_block(weight, range, out, look_up_portable),
@@ -60,8 +61,7 @@ fn elements_avx512(weight: &Quantized, range: Range<usize>, out: &mut [f32]) {
     each_block(weight, range, out, |table, packed, out| look_up_avx512(table, packed, out));
 }
 
-/// Calls `look_up` for the bytes of each block. A range may begin and end anywhere, also in the
-/// middle of a byte.
+/// Calls `look_up` for the bytes of each block in `range`, which may begin and end in the middle of a byte.
 #[inline(always)]
 fn each_block(
     weight: &Quantized,

@@ -6,20 +6,21 @@ use rayon::prelude::*;
 
 use super::DynamicMap;
 
-/// Blocks whose absmax are quantized together.
+/// The number of blocks whose absmax are quantized together.
 pub const NESTED_BLOCK_SIZE: usize = 256;
 
-/// A tensor's absmax, double-quantized.
+/// A tensor's absmax after double quantization.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Nested {
-    /// `[blocks]`
+    /// The code of each block's absmax, `[blocks]`.
     pub codes: Vec<u8>,
-    /// `[ceil(blocks / 256)]`
+    /// The largest magnitude of each 256 absmax less their mean, `[ceil(blocks / 256)]`.
     pub absmax: Vec<f32>,
+    /// The mean of all absmax.
     pub offset: f32,
 }
 
-/// Quantizes a tensor's absmax `[blocks]`, all finite, on all threads.
+/// Quantizes a tensor's absmax `[blocks]`, which must be finite, on all threads.
 pub(super) fn quantize(absmax: &[f32]) -> Nested {
     let sum: f64 = absmax.iter().map(|&value| f64::from(value)).sum();
     let offset = if absmax.is_empty() { 0.0 } else { (sum / absmax.len() as f64) as f32 };

@@ -1,33 +1,33 @@
 //! The dynamic data types of "8-bit Approximations for Parallelism in Deep Learning"
 //! (arXiv:1511.04561): 8-bit codes of numbers from -1 to 1, finer near zero.
 //!
-//! A code has a run of zero bits that gives the decimal exponent, and a linear fraction behind it: in
-//! the signed type `10^-6` with one fraction up to `10^0` with 64 of them, of either sign; in the
-//! unsigned one twice as many, of one sign. 0 and 1 are added.
+//! A code has a run of zero bits that gives the decimal exponent, and a linear fraction after it. The
+//! signed type has from one fraction at `10^-6` up to 64 at `10^0`, of either sign; the unsigned type has
+//! twice as many, of one sign. 0 and 1 are added.
 
 use std::sync::LazyLock;
 
-/// The numbers of a dynamic data type, to the bit those of bitsandbytes' `create_dynamic_map`.
+/// The values of a dynamic data type, equal to the bit to those of bitsandbytes' `create_dynamic_map`.
 #[derive(Debug)]
 pub struct DynamicMap {
-    /// What each code stands for, ascending.
+    /// The value of each code, ascending.
     pub values: [f32; 256],
-    /// A number's code is how many of these lie below it: the midpoints of neighbouring values,
-    /// rounded down, which decides every f32 number as the exact midpoint does.
+    /// The midpoints of neighbouring values, rounded down, so that every f32 number compares with them as
+    /// with the exact midpoints. The code of a number is the count of thresholds below it.
     pub thresholds: [f32; 255],
 }
 
 impl DynamicMap {
-    /// How many codes there are.
+    /// The number of codes.
     pub const LEN: usize = 256;
 
-    /// From -0.993 to 1.
+    /// The type of numbers from -0.993 to 1.
     pub fn signed() -> &'static Self {
         static MAP: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::new(true));
         &MAP
     }
 
-    /// From 0 to 1.
+    /// The type of numbers from 0 to 1.
     pub fn unsigned() -> &'static Self {
         static MAP: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::new(false));
         &MAP
@@ -60,13 +60,13 @@ impl DynamicMap {
         self.thresholds.partition_point(|&threshold| threshold < value) as u8
     }
 
-    /// What a code stands for.
+    /// The value of a code.
     pub fn value(&self, code: u8) -> f32 {
         self.values[usize::from(code)]
     }
 }
 
-/// `torch.linspace(0.1, 1, fractions + 1)[index]`: from whichever end is nearer, in f32 with one rounding.
+/// Computes `torch.linspace(0.1, 1, fractions + 1)[index]`: from the nearer end, in f32 with one rounding.
 fn boundary(index: u32, fractions: u32) -> f32 {
     let step = (1.0_f32 - 0.1) / fractions as f32;
     if index < fractions.div_ceil(2) {

@@ -7,9 +7,9 @@ use crate::checkpoint::{Bytes, Checkpoint, Dtype, Tensor, TensorSpec};
 use crate::{Context, Result, bail, error};
 
 impl Quantized {
-    /// The 4-bit weight of that name, such as `model.layers.0.mlp.up_proj.weight`; `None` where the
-    /// checkpoint does not have it in 4 bits. Reads what bitsandbytes wrote anywhere, also with
-    /// packed weights stored as BF16, F16 or F32.
+    /// Loads the 4-bit weight of a name such as `model.layers.0.mlp.up_proj.weight`; `None` where the
+    /// checkpoint does not have it in 4 bits. Weights written by any version of bitsandbytes are read, also
+    /// those whose packed codes are stored as BF16, F16 or F32.
     pub fn load(checkpoint: &Checkpoint, weight: &str) -> Result<Option<Self>> {
         let Some(quant_type) = quant_type_of(checkpoint, weight)? else { return Ok(None) };
         let state = checkpoint.tensor(&state::key(weight, quant_type))?;
@@ -48,7 +48,7 @@ impl Quantized {
         }))
     }
 
-    /// The tensors that quantizing `weight` will give, before it is done.
+    /// The names, dtypes and shapes of the tensors that quantizing `weight` will give.
     pub fn specs(weight: &TensorSpec, scheme: Scheme) -> Result<Vec<TensorSpec>> {
         let Ok(shape) = <[usize; 2]>::try_from(weight.shape.as_slice()) else {
             bail!(
@@ -119,8 +119,8 @@ impl Quantized {
 }
 
 impl QuantizedSpec {
-    /// The 4-bit weight of that name, which should be `[N, K]`, as [`Quantized::load`] would find it, from
-    /// the header alone.
+    /// Finds the 4-bit weight of a name, which should be `[N, K]`, from the headers alone, where
+    /// [`Quantized::load`] would load it.
     pub fn find(checkpoint: &Checkpoint, weight: &str, shape: [usize; 2]) -> Result<Option<Self>> {
         if quant_type_of(checkpoint, weight)?.is_none() {
             return Ok(None);
@@ -134,7 +134,8 @@ impl QuantizedSpec {
     }
 }
 
-/// The 4-bit type in which a checkpoint has a weight, if it has it in one. Other quantizations are an error.
+/// The 4-bit type in which a checkpoint has a weight; `None` where it is not quantized. Other quantizations
+/// are an error.
 fn quant_type_of(checkpoint: &Checkpoint, weight: &str) -> Result<Option<QuantType>> {
     let types = [QuantType::Nf4, QuantType::Fp4];
     if let Some(found) = types.into_iter().find(|&kind| checkpoint.contains(&state::key(weight, kind))) {
@@ -150,7 +151,7 @@ fn quant_type_of(checkpoint: &Checkpoint, weight: &str) -> Result<Option<QuantTy
     }
 }
 
-/// The weight beside which bitsandbytes keeps this tensor; `None` for every other tensor.
+/// The weight that a tensor of bitsandbytes, such as `….absmax`, belongs to; `None` for other tensors.
 pub fn part_of<'a>(checkpoint: &Checkpoint, name: &'a str) -> Option<&'a str> {
     let parts = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
     let weight = parts.iter().find_map(|part| name.strip_suffix(part));
@@ -170,7 +171,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// The codes of `count` numbers.
+    /// The packed codes of the weight, which has `count` elements.
     fn packed(&self, shape: [usize; 2], count: usize) -> Result<Bytes> {
         let packed = self.checkpoint.tensor(self.weight)?.bytes;
         if packed.len() != count.div_ceil(2) {
@@ -193,7 +194,7 @@ impl Parts<'_> {
         Ok(tensor)
     }
 
-    /// Finite numbers.
+    /// The elements of a tensor beside the weight, which must be finite and `length` in number.
     fn floats(&self, part: &str, length: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(part, length)?;
         let values = tensor.to_f32()?;
@@ -216,7 +217,7 @@ impl Parts<'_> {
         Ok(tensor.bytes)
     }
 
-    /// bitsandbytes' kernels have the codebook built in, so another one in the file is an error.
+    /// Fails where the file has another codebook than the one that bitsandbytes' kernels have built in.
     fn check_codebook(&self, quant_type: QuantType) -> Result<()> {
         let found = self.floats("quant_map", 16)?;
         let same = found.iter().zip(quant_type.values()).all(|(found, value)| (found - value).abs() < 1e-6);

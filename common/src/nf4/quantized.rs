@@ -9,12 +9,12 @@ use super::{DynamicMap, NESTED_BLOCK_SIZE, QuantType, block, dequantize, double}
 use crate::checkpoint::{Bytes, Dtype, Tensor};
 use crate::{Result, bail};
 
-/// How to quantize.
+/// The settings of 4-bit quantization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scheme {
-    /// NF4 or FP4.
+    /// The 4-bit type: NF4 or FP4.
     pub quant_type: QuantType,
-    /// Numbers that share an absmax; one of [`super::BLOCK_SIZES`].
+    /// The number of elements that share an absmax; one of [`super::BLOCK_SIZES`].
     pub block_size: usize,
     /// Whether the absmax are quantized too.
     pub double_quant: bool,
@@ -27,63 +27,80 @@ impl Default for Scheme {
     }
 }
 
-/// A linear weight `[N, K]` in 4 bits, row-major; blocks run on across rows.
+/// A linear weight `[N, K]` in 4 bits, row-major. Blocks continue across the ends of rows.
+///
+/// ```
+/// use common::checkpoint::Tensor;
+/// use common::nf4::{Quantized, Scheme};
+///
+/// let values: Vec<f32> = (0..128).map(|i| i as f32 / 64.0 - 1.0).collect();
+/// let weight = Tensor::from_f32("up_proj.weight", vec![2, 64], &values);
+/// let quantized = Quantized::quantize(&weight, Scheme::default())?;
+/// assert_eq!(quantized.shape(), [2, 64]);
+/// assert_eq!(quantized.packed().len(), 64, "two elements a byte");
+///
+/// let mut row = [0.0; 64];
+/// quantized.dequantize_rows(1..2, &mut row);
+/// let error = row.iter().zip(&values[64..]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+/// assert!(error < 0.15, "NF4 has sixteen values a block: {error}");
+/// # Ok::<(), common::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Quantized {
     pub(super) shape: [usize; 2],
     pub(super) quant_type: QuantType,
     pub(super) block_size: usize,
     pub(super) dtype: Dtype,
-    /// `[ceil(N K / 2)]`; the even element of a pair in the high four bits.
+    /// The codes, `[ceil(N K / 2)]`, with the even element of a pair in the high four bits.
     pub(super) packed: Bytes,
     pub(super) absmax: Absmax,
 }
 
-/// The largest magnitude of each block.
+/// The largest magnitudes of the blocks, plain or quantized themselves.
 #[derive(Debug, Clone)]
 pub enum Absmax {
-    /// As it is: `[blocks]`.
+    /// The absmax of each block, `[blocks]`.
     Plain(Vec<f32>),
     /// Double-quantized: `map[code] · absmax[block / block_size] + offset`.
     Nested {
-        /// `[blocks]`
+        /// The code of each block's absmax, `[blocks]`.
         codes: Bytes,
-        /// What the codes stand for.
+        /// The value of each code.
         map: Box<[f32; 256]>,
-        /// `[ceil(blocks / block_size)]`
+        /// The scale of each group of codes, `[ceil(blocks / block_size)]`.
         absmax: Vec<f32>,
         /// The mean of all absmax.
         offset: f32,
-        /// Blocks that share an absmax.
+        /// The number of blocks whose codes share a scale.
         block_size: usize,
     },
 }
 
-/// How long the parts of a quantized weight are, which is known before any of them is read.
+/// The sizes of the parts of a quantized weight, which are known before any of them is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuantizedSpec {
-    /// `[N, K]`
+    /// The shape of the weight, `[N, K]`.
     pub shape: [usize; 2],
-    /// Blocks that have an absmax.
+    /// The number of blocks, each of which has an absmax.
     pub blocks: usize,
-    /// Blocks of absmax, where they are quantized too.
+    /// The number of groups of absmax under double quantization.
     pub nested_blocks: Option<usize>,
 }
 
 impl QuantizedSpec {
-    /// What quantizing a weight `[N, K]` will give.
+    /// The sizes that quantizing a weight `[N, K]` will give.
     pub fn new(shape: [usize; 2], scheme: Scheme) -> Self {
         let blocks = (shape[0] * shape[1]).div_ceil(scheme.block_size);
         let nested_blocks = scheme.double_quant.then(|| blocks.div_ceil(NESTED_BLOCK_SIZE));
         Self { shape, blocks, nested_blocks }
     }
 
-    /// Bytes of the codes.
+    /// The number of bytes of the codes.
     pub fn packed_len(&self) -> usize {
         (self.shape[0] * self.shape[1]).div_ceil(2)
     }
 
-    /// The bytes that the weight takes in memory.
+    /// The number of bytes that the weight takes in memory.
     pub fn bytes(&self) -> u64 {
         let absmax = match self.nested_blocks {
             None => size_of::<f32>() * self.blocks,
@@ -93,14 +110,14 @@ impl QuantizedSpec {
     }
 }
 
-/// Numbers that are widened at a time on one thread; every block size divides it.
+/// Elements that a thread casts to f32 at a time; every block size divides it.
 const PIECE: usize = 4096;
-/// Numbers that a thread takes at a time.
+/// Elements that a thread takes at a time.
 const CHUNK: usize = 1 << 18;
 
 impl Quantized {
-    /// Quantizes a BF16, F16 or F32 weight of two dimensions, on all threads. Numbers that are not
-    /// finite are an error that names the tensor and the element.
+    /// Quantizes a BF16, F16 or F32 weight of two dimensions, on all threads. Fails where an element is
+    /// not finite, naming the tensor and the element.
     pub fn quantize(tensor: &Tensor, scheme: Scheme) -> Result<Self> {
         Self::quantize_with(Simd::best(), tensor, scheme)
     }
@@ -155,50 +172,50 @@ impl Quantized {
         Ok(Self { shape, quant_type, block_size, dtype: tensor.dtype, packed: packed.into(), absmax })
     }
 
-    /// `[N, K]`: outputs and inputs of the linear layer.
+    /// The shape `[N, K]`: outputs and inputs of the linear layer.
     pub fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
-    /// NF4 or FP4.
+    /// The 4-bit type: NF4 or FP4.
     pub fn quant_type(&self) -> QuantType {
         self.quant_type
     }
 
-    /// Numbers that share an absmax.
+    /// The number of elements that share an absmax.
     pub fn block_size(&self) -> usize {
         self.block_size
     }
 
-    /// The dtype that the weight had before, to which dequantized numbers are rounded.
+    /// The dtype that the weight had before, to which dequantized elements are rounded.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// The same weight, dequantizing to `dtype`. bitsandbytes' matrix products dequantize to the
-    /// dtype of the activations: a model that computes in f32 has its weights unrounded.
+    /// Changes the dtype to which dequantized elements are rounded. bitsandbytes' matrix products
+    /// dequantize to the dtype of the activations, so a model that computes in f32 does not round them.
     pub fn with_dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = dtype;
         self
     }
 
-    /// Two codes in a byte, the even element in the high four bits: `[ceil(N K / 2)]`.
+    /// The codes, two in a byte with the even element in the high four bits: `[ceil(N K / 2)]`.
     pub fn packed(&self) -> &Bytes {
         &self.packed
     }
 
-    /// The blocks' largest magnitudes as they are stored.
+    /// The largest magnitudes of the blocks as they are stored.
     pub fn absmax(&self) -> &Absmax {
         &self.absmax
     }
 
-    /// How it was quantized.
+    /// The settings that the weight was quantized with.
     pub fn scheme(&self) -> Scheme {
         let double_quant = matches!(self.absmax, Absmax::Nested { .. });
         Scheme { quant_type: self.quant_type, block_size: self.block_size, double_quant }
     }
 
-    /// How many blocks there are.
+    /// The number of blocks.
     pub fn block_count(&self) -> usize {
         (self.shape[0] * self.shape[1]).div_ceil(self.block_size)
     }
@@ -214,12 +231,12 @@ impl Quantized {
         }
     }
 
-    /// Dequantizes whole rows into `out` `[rows, K]`: what bitsandbytes' `dequantize_4bit` gives,
-    /// rounded to [`Quantized::dtype`] and widened to f32. One thread, no allocation; callers
+    /// Dequantizes whole rows into `out` `[rows, K]` as bitsandbytes' `dequantize_4bit` does: rounded to
+    /// [`Quantized::dtype`], then cast to f32. It runs on the calling thread and allocates nothing; callers
     /// divide the rows among threads.
     ///
     /// # Panics
-    /// Where `rows` reaches past N, or `out` is not as long as they are.
+    /// Panics where `rows` reaches past N, or `out` is not as long as the rows.
     pub fn dequantize_rows(&self, rows: Range<usize>, out: &mut [f32]) {
         self.dequantize_rows_with(Simd::best(), rows, out);
     }
@@ -231,7 +248,7 @@ impl Quantized {
         dequantize::elements(simd, self, rows.start * columns..rows.end * columns, out);
     }
 
-    /// Dequantizes the whole weight, on all threads: `[N, K]`.
+    /// Dequantizes the whole weight `[N, K]` on all threads.
     pub fn dequantize(&self) -> Vec<f32> {
         let [rows, columns] = self.shape;
         let mut out = vec![0.0; rows * columns];

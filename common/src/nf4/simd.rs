@@ -1,16 +1,16 @@
-//! Which instructions the inner loops use. All give the same bits.
+//! The instruction sets that the inner loops may use. All give the same bits.
 
 use std::sync::LazyLock;
 
-/// A set of instructions that the running processor has.
+/// An instruction set that the running processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Simd {
-    /// Any processor.
+    /// The baseline, which every processor has.
     Portable,
-    /// x86-64 with AVX2.
+    /// AVX2 on x86-64.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// x86-64 with AVX-512 F, BW and VL.
+    /// AVX-512 F, BW and VL on x86-64.
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
@@ -18,12 +18,12 @@ pub(super) enum Simd {
 static BEST: LazyLock<Simd> = LazyLock::new(|| Simd::available().pop().unwrap_or(Simd::Portable));
 
 impl Simd {
-    /// The fastest that the processor has.
+    /// The fastest instruction set of the processor.
     pub fn best() -> Self {
         *BEST
     }
 
-    /// All that the processor has, the fastest last. Nothing else makes values other than
+    /// All instruction sets of the processor, the fastest last. Only this function makes values other than
     /// [`Simd::Portable`], so holding one proves that its instructions exist.
     pub fn available() -> Vec<Self> {
         let mut available = vec![Self::Portable];

@@ -1,4 +1,4 @@
-//! `quant_state`: what bitsandbytes writes beside a packed weight, as JSON in a U8 tensor.
+//! `quant_state`: the JSON that bitsandbytes writes beside a packed weight, in a U8 tensor.
 
 use serde::Deserialize;
 
@@ -9,12 +9,12 @@ use crate::{Result, bail, error};
 /// The block sizes that bitsandbytes has kernels for.
 pub const BLOCK_SIZES: [usize; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
-/// The key of a weight's quant_state of a type.
+/// The name of the tensor that holds the quant_state of a weight.
 pub(super) fn key(weight: &str, quant_type: QuantType) -> String {
     format!("{weight}.quant_state.bitsandbytes__{quant_type}")
 }
 
-/// The JSON, with only the first four keys where there is no double quantization.
+/// The JSON as it is stored; without double quantization it has the first four keys only.
 #[derive(Debug, Deserialize)]
 struct Json {
     quant_type: String,
@@ -26,21 +26,21 @@ struct Json {
     nested_offset: Option<f64>,
 }
 
-/// What the JSON says, checked.
+/// A quant_state that has been checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct State {
     pub quant_type: QuantType,
     pub block_size: usize,
     /// The dtype that the weight had, and that dequantizing rounds to.
     pub dtype: Dtype,
-    /// `[N, K]`
+    /// The shape of the weight, `[N, K]`.
     pub shape: [usize; 2],
-    /// The offset of the double-quantized absmax and the blocks they lie in.
+    /// The offset of double-quantized absmax, and the number of blocks whose codes share a scale.
     pub nested: Option<(f32, usize)>,
 }
 
 impl State {
-    /// Reads the JSON; errors say what is wrong, the caller names the tensor.
+    /// Reads the JSON. Errors say what is wrong with it; the caller names the tensor.
     pub fn read(json: &[u8]) -> Result<Self> {
         let json: Json = serde_json::from_slice(json)?;
         let Some(quant_type) = QuantType::from_name(&json.quant_type) else {
@@ -78,9 +78,8 @@ impl State {
         Ok(Self { quant_type, block_size: json.blocksize, dtype, shape, nested })
     }
 
-    /// The JSON as Python writes it. Its length depends on everything but the offset's value, so
-    /// that a file's layout is known before its weights are quantized: the number is padded with
-    /// spaces.
+    /// The JSON as Python writes it. The offset is padded with spaces, so that the length does not depend
+    /// on it and the layout of a file is known before its weights are quantized.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let dtype = dtype_name(self.dtype)?;
         let [rows, columns] = self.shape;
@@ -98,7 +97,7 @@ impl State {
     }
 }
 
-/// How torch spells a dtype of weights.
+/// The name that torch has for a dtype of weights.
 fn dtype_name(dtype: Dtype) -> Result<&'static str> {
     match dtype {
         Dtype::BF16 => Ok("bfloat16"),

@@ -3,29 +3,29 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// One turn: who speaks, and what is said.
+/// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    /// `system`, `user`, `assistant` or `tool`, or another role that the template knows.
+    /// The role of the speaker: `system`, `user`, `assistant` or `tool`, or another that the template knows.
     pub role: String,
-    /// What is said. `None` where an assistant only calls tools.
+    /// The text of the turn. `None` where an assistant only calls tools.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// Everything else a template may read: `tool_calls`, `name`, `reasoning_content`.
+    /// Other fields that a template may read: `tool_calls`, `name`, `reasoning_content`.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-    /// Whether it is not to be trained, though the model said it. Templates do not see this.
+    /// Whether an assistant's turn is excluded from the loss. Templates do not see this.
     #[serde(skip)]
     pub masked: bool,
 }
 
 impl Message {
-    /// A message without extras.
+    /// A message without other fields.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: Some(content.into()), extra: Map::new(), masked: false }
     }
 
-    /// Whether the model said it.
+    /// Whether the speaker is the assistant.
     pub fn is_assistant(&self) -> bool {
         self.role == "assistant"
     }
@@ -34,7 +34,7 @@ impl Message {
 /// Messages in order, and the tools that the assistant may call in them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Conversation {
-    /// The turns, oldest first.
+    /// The messages, oldest first.
     pub messages: Vec<Message>,
     /// JSON schemas of tools, as the template expects them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,8 +1,8 @@
-//! How an answer ends: the token, or the text, that a template closes it with; and that token as the
-//! end of text of a model that has learnt to write it.
+//! The token, or the text, that a template closes an answer with, and how the files of a model name that
+//! token as the end of text.
 //!
-//! A base model that is trained with a chat template ends its answers with another token than the
-//! one its files name. Programs that generate stop at what the files name, so the files must follow.
+//! A base model that was trained with a chat template ends its answers with another token than the one its
+//! files name. Programs that generate stop at the token in the files, so the files must be changed too.
 
 use std::path::Path;
 
@@ -17,17 +17,17 @@ const TOKEN_FILES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.jso
 const GENERATION: &str = "generation_config.json";
 const END: &str = "eos_token_id";
 
-/// What a template writes behind an answer.
+/// The text that a template writes after an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// A special token.
     Token(u32),
-    /// A text that the tokenizer has no token for.
+    /// A text for which the tokenizer has no special token.
     Text(String),
 }
 
 impl Ending {
-    /// The ending of an answer in `template`; `None` where nothing stands behind one.
+    /// The ending of answers in `template`; `None` where the template writes nothing after them.
     pub fn of(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<Self> {
         let messages = vec![Message::new("user", "a"), Message::new("assistant", "b")];
         let conversation = Conversation { messages, tools: Vec::new() };
@@ -44,8 +44,8 @@ impl Ending {
     }
 }
 
-/// What to say about a template that writes tokens which the tokenizer does not have: they are trained
-/// as the pieces of their text. `None` where it has all.
+/// The warning about a template that writes special tokens which the tokenizer lacks, so that they are
+/// trained as ordinary text. `None` where the tokenizer has all of them.
 pub fn missing_tokens(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<String> {
     let messages = vec![Message::new("user", "a"), Message::new("assistant", "b")];
     let rendered = template.render(&messages, &[], false).ok()?;
@@ -74,8 +74,7 @@ pub fn missing_tokens(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<
     ))
 }
 
-/// Names `token` as the end of text in the tokenizer's files in `directory`, where there are any that
-/// name another.
+/// Makes `token` the end of text in the tokenizer's files in `directory` that name another.
 pub fn name_in_tokenizer(directory: &Path, token: &str) -> Result<()> {
     for file in TOKEN_FILES {
         let path = directory.join(file);
@@ -93,7 +92,7 @@ pub fn name_in_tokenizer(directory: &Path, token: &str) -> Result<()> {
     Ok(())
 }
 
-/// The end of text that the tokenizer's files in `directory` name.
+/// The text of the end-of-text token that the tokenizer's files in `directory` name.
 pub fn named_in_tokenizer(directory: &Path) -> Result<Option<String>> {
     let path = directory.join(TOKEN_FILES[0]);
     if !path.exists() {
@@ -104,9 +103,9 @@ pub fn named_in_tokenizer(directory: &Path) -> Result<Option<String>> {
     Ok(named.and_then(Value::as_str).map(str::to_owned))
 }
 
-/// Makes `id` one of the ends of text in a generation_config.json in `directory`, beside those that the
-/// model in `model` names in its own or else in its config.json. Nothing is written where `id` is one
-/// of them.
+/// Makes `id` an end-of-text token in the generation_config.json in `directory`, besides those that the
+/// model in `model` names in its own, or else in its config.json. Nothing is written where `id` is among
+/// them already.
 pub fn name_in_generation(model: &Path, directory: &Path, id: u32) -> Result<()> {
     let read = |file: &str| -> Result<Map<String, Value>> {
         let path = model.join(file);
@@ -125,14 +124,14 @@ pub fn name_in_generation(model: &Path, directory: &Path, id: u32) -> Result<()>
     write(&directory.join(GENERATION), &generation)
 }
 
-/// Makes `id` the end of text in `config`, the content of a config.json, unless it is one already.
+/// Makes `id` the end-of-text token in `config`, the content of a config.json, unless it is one already.
 pub fn name_in_config(config: &mut Map<String, Value>, id: u32) {
     if !ids(config).contains(&u64::from(id)) {
         config.insert(END.into(), json!(id));
     }
 }
 
-/// The ids that a configuration ends a text at: a number, or a list.
+/// The end-of-text tokens of a configuration, which has a number or a list.
 fn ids(config: &Map<String, Value>) -> Vec<u64> {
     match config.get(END) {
         Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),

@@ -1,5 +1,5 @@
-//! The files that decide how text becomes tokens, and tokens an answer: of a model, or of an adapter
-//! and then of its base.
+//! The files that decide how text is encoded and how answers are generated: those of a model, or those of
+//! an adapter and of its base.
 
 use std::path::{Path, PathBuf};
 
@@ -9,20 +9,20 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::Companions;
 use crate::{Result, files};
 
-/// The tokenizer of a model.
+/// The name of the file with the tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
-/// Settings of the tokenizer, and the chat template of older models.
+/// The name of the file with the settings of the tokenizer, and with the chat template of older models.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// The chat template.
+/// The name of the file with the chat template.
 pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
-/// How tokens are chosen and when an answer ends.
+/// The name of the file with the settings of sampling and the tokens that end an answer.
 pub const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// The text files of a model. An adapter has its own for those that its training changed; for each
-/// that it lacks, its base has one.
+/// The text files of a model, or of an adapter and its base. Each file is that of the adapter where it has
+/// one, else that of the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextFiles {
-    /// The directory that is asked first comes first.
+    /// The directories, in the order in which files are looked for.
     directories: Vec<PathBuf>,
 }
 
@@ -32,15 +32,14 @@ impl TextFiles {
         Self { directories: [Some(directory), base].into_iter().flatten().map(Path::to_path_buf).collect() }
     }
 
-    /// Where the file of a name is; where there is none, where it would be expected.
+    /// The path of the file of a name; where there is none, the path where it would be.
     pub fn path(&self, name: &str) -> PathBuf {
         let paths = self.directories.iter().map(|directory| directory.join(name));
         let expected = self.directories.last().map(|directory| directory.join(name)).unwrap_or_default();
         paths.into_iter().find(|path| path.exists()).unwrap_or(expected)
     }
 
-    /// The directory of the first that brings a chat template, in a file of its own or in the
-    /// settings of its tokenizer.
+    /// The first directory with a chat template, in a file of its own or in the settings of the tokenizer.
     pub fn template_directory(&self) -> &Path {
         let brings = |directory: &&PathBuf| {
             let config = directory.join(TOKENIZER_CONFIG);
@@ -52,7 +51,7 @@ impl TextFiles {
         found.map_or(Path::new(""), PathBuf::as_path)
     }
 
-    /// SHA-256 of the names and bytes of all text files. It changes whenever one of them does.
+    /// The SHA-256 of the names and bytes of all text files, which changes whenever one of them does.
     pub fn digest(&self) -> Result<[u8; 32]> {
         let mut hash = Sha256::new();
         for directory in &self.directories {

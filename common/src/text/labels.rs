@@ -1,20 +1,20 @@
-//! A conversation as tokens, with the trained ones marked.
+//! Encodes a conversation as tokens, and marks those that are supervised (trained).
 //!
-//! Trained is each assistant turn: its content and the text that the template closes it with, for
-//! ChatML `<|im_end|>` and the newline after it. Where a turn is, is found by position in the
-//! rendered text, never by looking for token ids, so a pad token that equals the end token does no
-//! harm and data cannot pretend to be a turn:
+//! Every assistant turn is supervised: its content and the text that the template closes it with, in
+//! ChatML `<|im_end|>` and the newline after it. Turns are found by their position in the rendered text,
+//! never by token ids, so that a pad token which equals the end token does no harm and data cannot forge
+//! a turn:
 //!
-//! - a turn begins where the text of the messages before it ends, rendered with the generation
-//!   prompt, which is exactly what the model will be given when it has to answer;
+//! - a turn begins where the text of the messages before it ends, rendered with the generation prompt,
+//!   which is exactly what the model is given when it has to answer;
 //! - it ends where the text of the messages up to it ends.
 //!
-//! Some templates write a turn otherwise once others follow (they drop its reasoning, say). Then
-//! the turn is found by rendering the conversation once more with marks around its content.
+//! Some templates write a turn differently once others follow (they drop its reasoning, say). Then the
+//! turn is found by rendering the conversation once more with marks around its content.
 //!
-//! The rendered text is encoded as one, so the ids are those of transformers'
-//! `apply_chat_template(tokenize=True)`; only where a token would reach across the beginning of a
-//! turn is the text cut there, as it is when the model answers.
+//! The rendered text is encoded as a whole, so the ids are those of transformers'
+//! `apply_chat_template(tokenize=True)`. Only where a token would reach across the beginning of a turn is
+//! the text cut there, as it is when the model answers.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -24,70 +24,70 @@ use crate::text::origin::{self, Origin};
 use crate::text::{ChatTemplate, Conversation, Message, Tokenizer, cutoff};
 use crate::{Result, bail};
 
-/// Conversations of more messages are looked through no further than the cutoff goes: each turn takes
-/// the rendering of all before it.
+/// The number of messages above which turns are searched only as far as the cutoff reaches, because each
+/// turn takes the rendering of all messages before it.
 const LONG: usize = 64;
-/// Most messages that are rendered to find the turns of one conversation.
+/// Most messages that may be rendered to find the turns of one conversation.
 const WORK: usize = 4_000_000;
 
-/// Tokens of one conversation, and which of them are trained.
+/// The tokens of one conversation, and which of them are supervised.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Example {
-    /// Token ids, in order.
+    /// The token ids, in order.
     pub tokens: Vec<u32>,
-    /// For each token whether predicting it is trained.
+    /// Whether each token is supervised: predicting it counts in the loss.
     pub trained: Vec<bool>,
 }
 
 impl Example {
-    /// Number of tokens that are trained and that something stands in front of: no row of the model
-    /// predicts a first token.
+    /// The number of supervised tokens, without the first token of the example, which the model cannot
+    /// predict because nothing comes before it.
     pub fn supervised(&self) -> usize {
         self.trained.iter().skip(1).filter(|&&trained| trained).count()
     }
 }
 
-/// What is trained, and of how many tokens.
+/// The options of encoding a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabelOptions {
-    /// Most tokens of an example.
+    /// The most tokens of an example.
     pub cutoff_len: usize,
-    /// Train prompts as well.
+    /// Whether prompts are supervised too.
     pub train_on_prompt: bool,
-    /// Train the last answer only; it is also the last to be shortened.
+    /// Whether only the last answer is supervised, which then is also shortened last.
     pub mask_history: bool,
-    /// The text of a special token in data is text like any other. Without it, it is that token.
+    /// Whether the text of a special token in data is encoded as ordinary text instead of as that token.
     pub split_special_tokens: bool,
 }
 
 impl LabelOptions {
-    /// All answers and nothing else, in at most `cutoff_len` tokens.
+    /// The options under which all answers and nothing else are supervised, in at most `cutoff_len` tokens.
     pub fn answers(cutoff_len: usize) -> Self {
         Self { cutoff_len, train_on_prompt: false, mask_history: false, split_special_tokens: true }
     }
 }
 
-/// An encoded conversation, and what the cutoff did to it.
+/// An encoded conversation, and counts of what was changed in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
-    /// The tokens that are left.
+    /// The tokens that are left after the cutoff.
     pub example: Example,
-    /// Answers that lost tokens, or all of them, to the cutoff.
+    /// The number of answers that lost some or all tokens to the cutoff.
     pub shortened_answers: usize,
-    /// Answers among them that lost the token that ends them.
+    /// The number of answers that lost the token that ends them.
     pub endless_answers: usize,
-    /// Whether data held the text of a special token, which is text like any other.
+    /// Whether data held the text of a special token, which was encoded as ordinary text.
     pub has_special_text: bool,
-    /// Answers that the data says are not to be trained.
+    /// The number of answers that the data excludes from the loss.
     pub masked_answers: usize,
-    /// Answers that are not trained because they call tools and the template does not write that.
+    /// The number of answers that are not supervised because they call tools, which the template omits.
     pub unwritten_calls: usize,
 }
 
-/// Encodes a conversation with its trained tokens marked.
+/// Encodes a conversation and marks its supervised tokens.
 ///
-/// Fails where there is no assistant turn, where the template refuses the conversation, and where
-/// it rewrites an assistant turn so that it cannot be found again.
+/// Fails where there is no assistant turn, where the template refuses the conversation, and where it
+/// rewrites an assistant turn so that it cannot be found in the text.
 pub fn encode_conversation(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
@@ -150,7 +150,7 @@ pub fn encode_conversation(
     })
 }
 
-/// A place in the rendered text behind everything that the cutoff keeps, with a margin for tokens that
+/// A position in the rendered text after everything that the cutoff keeps, with a margin for tokens that
 /// are cut where a turn begins.
 fn beyond_cutoff(tokenizer: &Tokenizer, rendered: &str, cutoff_len: usize) -> Result<usize> {
     let unmarked = marks::unmark(rendered, &[]);
@@ -160,7 +160,8 @@ fn beyond_cutoff(tokenizer: &Tokenizer, rendered: &str, cutoff_len: usize) -> Re
     Ok(last.map_or(rendered.len(), |token| token.end + (rendered.len() - unmarked.text.len())))
 }
 
-/// Encodes the prompt that asks for the next answer, special tokens in data kept apart.
+/// Encodes a conversation and the prompt for the next answer. Special tokens in messages are encoded as
+/// ordinary text.
 pub fn encode_prompt(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
@@ -173,8 +174,8 @@ pub fn encode_prompt(
     Ok(origin::encode(tokenizer, &unmarked.text, &unmarked.literal, &[], origin)?.ids)
 }
 
-/// Encodes a text that stands for itself, as a base model is prompted, with the tokens that the
-/// tokenizer puts around a text. No special token that stands in it is taken for one.
+/// Encodes a plain text, as a base model is prompted, with the tokens that the tokenizer puts around a
+/// text. Special tokens in it are encoded as ordinary text.
 pub fn encode_document(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let literal = marks::literal_specials(text, tokenizer.special_contents());
     let tokens = origin::encode(tokenizer, text, &literal, &[], || Origin::data(text))?;
@@ -186,13 +187,13 @@ struct Turns<'a> {
     template: &'a ChatTemplate,
     conversation: &'a Conversation,
     rendered: &'a str,
-    /// Messages that were rendered to find them.
+    /// The number of messages that were rendered to find the turns.
     work: Cell<usize>,
 }
 
 impl Turns<'_> {
-    /// Byte ranges of `rendered`, ascending: one for each assistant turn, up to the first that begins
-    /// behind `enough`.
+    /// The byte ranges of the assistant turns in `rendered`, ascending, up to the first that begins after
+    /// `enough`.
     fn find(&self, enough: usize) -> Result<Vec<Range<usize>>> {
         let messages = &self.conversation.messages;
         let mut turns: Vec<Range<usize>> = Vec::new();
@@ -230,7 +231,7 @@ impl Turns<'_> {
         self.template.render(messages, &self.conversation.tools, add_generation_prompt).ok()
     }
 
-    /// The length of `part` if the rendered conversation begins with it.
+    /// The length of `part`, if the rendered conversation begins with it.
     fn prefix(&self, part: Option<String>) -> Option<usize> {
         part.filter(|part| self.rendered.starts_with(part.as_str())).map(|part| part.len())
     }
@@ -261,7 +262,7 @@ impl Turns<'_> {
             return Some(end);
         }
         // What the template closes the turn with when it is the last one is what it has in common
-        // with what stands behind the content here.
+        // with the text after the content here.
         let Some((place, within_space)) = self.place(index) else {
             // Without content, as a call of a tool: the turn is the most of the text here that the text of
             // the last turn ends with.
@@ -282,8 +283,8 @@ impl Turns<'_> {
         Some(end + common_prefix(closing, &self.rendered[end..]))
     }
 
-    /// Where the content of a message is, and whether its marks had to be put within its white
-    /// space. `None` where marks change what the template writes.
+    /// The place of a message's content, and whether its marks had to be put within its white space. `None`
+    /// where marks change what the template writes.
     fn place(&self, index: usize) -> Option<(marks::ContentPlace, bool)> {
         [false, true].into_iter().find_map(|within_space| {
             let mut messages = self.conversation.messages.clone();
@@ -298,8 +299,8 @@ fn common_prefix(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }
 
-/// Applies the cutoff to the turns one by one, as LLaMA-Factory does: each turn with the prompt
-/// before it gets what the turns before it left. Those that are `untrained` are kept as what was said before.
+/// Applies the cutoff to the turns one by one, as LLaMA-Factory does: each turn, with the prompt before it,
+/// gets the tokens that the turns before it left. Answers that are `untrained` are kept as context.
 fn cut(
     tokenizer: &Tokenizer,
     ids: &[u32],

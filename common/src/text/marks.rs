@@ -1,9 +1,9 @@
-//! Keeps special tokens that stand in data apart from those that a template writes.
+//! Keeps special tokens in data apart from those that a template writes.
 //!
-//! Before rendering, every special token in a message or a tool is wrapped in two characters that
-//! Unicode reserves for such internal use; after rendering they are found, taken out, and what was
-//! between them is encoded as plain text. transformers does the same under
-//! `sanitize_control_tokens`. A second pair of marks finds a message's content in the text.
+//! Before rendering, every special token in a message or a tool is wrapped in two characters that Unicode
+//! reserves for such internal use. After rendering these marks are removed, and the text between them is
+//! encoded as ordinary text. transformers does the same under `sanitize_control_tokens`. A second pair of
+//! marks finds the content of a message in the rendered text.
 
 use std::ops::Range;
 
@@ -22,9 +22,9 @@ pub fn is_mark(c: char) -> bool {
     (SPECIAL_OPEN..=CONTENT_CLOSE).contains(&c) || c == number::MARK
 }
 
-/// The conversation with every text of `specials` marked, [numbers](number) as texts that a template
-/// writes as numbers, and whether there was any of these.
-/// `specials` has longer texts before those they contain. Marks that stand in the data are dropped.
+/// The conversation with every text of `specials` marked and every [number] as a text that a template
+/// writes as a number; and whether there was any of them. `specials` must have longer texts before those
+/// that they contain. Marks in the data are dropped.
 pub fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conversation, bool) {
     let mut conversation = conversation.clone();
     let mut found = false;
@@ -33,8 +33,7 @@ pub fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conve
     (conversation, found || has_numbers)
 }
 
-/// Puts texts that a template writes as numbers in the place of [numbers](number); returns whether there
-/// is one.
+/// Replaces every [number] by a text that a template writes as a number; returns whether there is one.
 fn mark_numbers(conversation: &mut Conversation) -> bool {
     let mut found = false;
     let extras = conversation.messages.iter_mut().flat_map(|message| message.extra.values_mut());
@@ -55,18 +54,18 @@ fn mark_number(value: &mut Value, found: &mut bool) {
     }
 }
 
-/// What a text of a conversation is.
+/// The kind of a text in a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
-    /// Who speaks.
+    /// The role of a message.
     Role,
-    /// What is said.
+    /// The content of a message.
     Content,
-    /// A text elsewhere: in a tool, a call of one, a key.
+    /// A text elsewhere: in a tool, in a call of a tool, or a key.
     Other,
 }
 
-/// Changes every text of a conversation.
+/// Applies `change` to every text of a conversation.
 pub fn each_text(conversation: &mut Conversation, change: &mut impl FnMut(&mut String, Field)) {
     for message in &mut conversation.messages {
         change(&mut message.role, Field::Role);
@@ -125,7 +124,7 @@ fn mark_text(text: &mut String, specials: &[String]) -> bool {
     true
 }
 
-/// Byte ranges of the special tokens that stand in a text, ascending.
+/// The byte ranges of special tokens in a text, ascending.
 pub fn literal_specials(text: &str, specials: &[String]) -> Vec<Range<usize>> {
     let mut marked = text.replace(is_mark, "\u{FFFD}");
     match mark_text(&mut marked, specials) {
@@ -136,17 +135,17 @@ pub fn literal_specials(text: &str, specials: &[String]) -> Vec<Range<usize>> {
 
 /// A rendered text without its marks.
 pub struct Unmarked {
-    /// The text.
+    /// The text without marks.
     pub text: String,
-    /// Byte ranges of `text` that are special tokens from data, ascending.
+    /// The byte ranges of `text` that are special tokens from data, ascending.
     pub literal: Vec<Range<usize>>,
-    /// Where the given positions of the marked text are in `text`.
+    /// The positions in `text` of the given positions in the marked text.
     pub positions: Vec<usize>,
 }
 
-/// Takes the marks of special tokens out of a rendered text, and moves `positions`, ascending byte
-/// positions in it, along. A mark whose partner the template has cut off is dropped, and still
-/// parts the text, so that what is left and right of it cannot join into a special token.
+/// Removes the marks of special tokens from a rendered text, and adjusts `positions`, ascending byte
+/// positions in it. A mark whose partner the template has cut off is removed too, and still separates the
+/// text on its left from that on its right, so that they cannot join into a special token.
 pub fn unmark(marked: &str, positions: &[usize]) -> Unmarked {
     let mut text = String::with_capacity(marked.len());
     let mut literal = Vec::new();
@@ -170,8 +169,8 @@ pub fn unmark(marked: &str, positions: &[usize]) -> Unmarked {
     Unmarked { text, literal, positions: moved }
 }
 
-/// The message with its content between marks. `within_space` leaves white space around the
-/// content outside them, for templates that trim it.
+/// The message with marks around its content. `within_space` leaves white space around the content outside
+/// of the marks, for templates that trim it.
 pub fn mark_content(message: &Message, within_space: bool) -> Option<Message> {
     let content = message.content.as_deref().filter(|content| !content.trim().is_empty())?;
     let core = if within_space { content.trim() } else { content };
@@ -182,18 +181,18 @@ pub fn mark_content(message: &Message, within_space: bool) -> Option<Message> {
     Some(marked)
 }
 
-/// Where a marked content was found.
+/// The place of a marked content in a rendered text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ContentPlace {
-    /// The text without the content's marks.
+    /// The rendered text without the marks of the content.
     pub text: String,
-    /// Byte position in `text` where the content begins, where the template kept that mark.
+    /// The byte position in `text` where the content begins; `None` where the template dropped that mark.
     pub begin: Option<usize>,
-    /// Byte position in `text` where the content ends.
+    /// The byte position in `text` where the content ends; `None` where the template dropped that mark.
     pub end: Option<usize>,
 }
 
-/// Finds the content marks in a rendered text and takes them out.
+/// Finds the marks of a content in a rendered text and removes them.
 pub fn find_content(marked: &str) -> ContentPlace {
     let mut place = ContentPlace { text: String::with_capacity(marked.len()), begin: None, end: None };
     for c in marked.chars() {

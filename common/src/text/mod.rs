@@ -4,14 +4,14 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`conversation`] | messages as users write them |
-//! | [`files`] | which files decide about text, of a model or of an adapter and its base |
+//! | [`files`] | the files that decide how text is encoded, of a model or of an adapter and its base |
 //! | [`tokenizer`] | `tokenizer.json`: text to token ids and back |
 //! | [`stream`] | token ids to text one at a time, never half a character |
 //! | [`template`] | the chat template of a model, rendered as transformers renders it |
-//! | [`marks`] | keeps special tokens that stand in data apart from the template's own |
-//! | [`origin`] | which characters of a rendered text come from data |
+//! | `marks` | keeps special tokens in data apart from the template's own |
+//! | `origin` | which characters of a rendered text come from data |
 //! | [`labels`] | a conversation as tokens, with the trained ones marked |
-//! | [`ending`] | how an answer ends, and that as the model's end of text |
+//! | [`ending`] | the token that ends an answer, as the model's end of text |
 //! | [`cutoff`] | shortens a conversation to a number of tokens |
 
 pub mod conversation;

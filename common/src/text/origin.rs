@@ -1,15 +1,15 @@
-//! Which characters of a rendered text come from data, so that data never becomes a special token.
+//! Tells which characters of a rendered text come from data, so that data never becomes a special token.
 //!
-//! [`marks`](super::marks) finds special tokens that stand in data as they are. Yet a template may
-//! make one of harmless data, by `lower`, by joining two fields, by cutting one at `</think>`, and a
-//! tokenizer may, which turns `＜` into `<` before it looks. So the conversation is rendered once more
-//! with other characters in the place of those of data, one for one, from a part of Unicode that has
-//! no meaning and no case. Where one of them comes out, data stood; and a special token in which data
-//! stands is encoded as plain text.
+//! [`marks`](super::marks) finds special tokens that data holds literally. But a template may form one
+//! from harmless data, by `lower`, by joining two fields, by cutting one at `</think>`; and so may a
+//! tokenizer that normalizes `＜` to `<`. So the conversation is rendered once more with every character of
+//! data replaced by one from a part of Unicode that has no meaning and no case. Wherever such a character
+//! is in the result, the text comes from data; and a special token that contains data is encoded as
+//! ordinary text.
 //!
-//! A template that looks at data, as by `startswith('<tool_call>')`, may write something else for
-//! other characters. Then fewer are replaced, until it writes the same: first all but what the
-//! template itself mentions, then letters and digits only, then the other signs only.
+//! A template that inspects data, as by `startswith('<tool_call>')`, may write something else for other
+//! characters. Then fewer characters are replaced, until it writes the same text: first all except those
+//! in texts that the template itself mentions, then letters and digits only, then the other signs only.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,23 +20,23 @@ use crate::text::tokenizer::{Tokenizer, Tokens};
 use crate::text::{ChatTemplate, Conversation};
 use crate::{Result, bail};
 
-/// The first character that stands for another: the private use area of plane 15, to the end of 16.
+/// The first replacement character. The private use areas of planes 15 and 16 serve for them.
 const FIRST: u32 = 0xF_0000;
 const ROLES: [&str; 8] =
     ["system", "user", "assistant", "tool", "function", "developer", "observation", "ipython"];
-/// How often a text is encoded anew because something in it became a special token.
+/// Most times that a text is encoded again because data in it became a special token.
 const ROUNDS: usize = 64;
 
-/// Where a text comes from.
+/// The parts of a text that come from data.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Byte ranges that come from data, ascending.
+    /// The byte ranges that come from data, ascending.
     data: Vec<Range<usize>>,
-    /// Whether `data` has all letters and digits from data, whether all other signs.
+    /// The classes of characters for which `data` is complete.
     knows: Classes,
 }
 
-/// Letters and digits, and the signs that are neither; white space is of no class.
+/// Two classes of characters: letters and digits, and the other signs. White space is in neither.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Classes {
     letters: bool,
@@ -54,17 +54,17 @@ impl Classes {
     }
 }
 
-/// What is replaced.
+/// The choice of characters that are replaced in one rendering.
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
     classes: Classes,
-    /// Whether texts that the template mentions stay.
+    /// Whether texts that the template mentions are left as they are.
     spares_words: bool,
-    /// Whether only what is said is replaced, and nothing in tools and calls.
+    /// Whether only contents of messages are replaced, and nothing in tools and calls.
     contents_only: bool,
 }
 
-/// From all to little. The first does for nearly every template.
+/// The attempts, from replacing everything to little. The first suffices for nearly every template.
 const ATTEMPTS: [Attempt; 7] = {
     const fn attempt(letters: bool, signs: bool, spares_words: bool, contents_only: bool) -> Attempt {
         Attempt { classes: Classes { letters, signs }, spares_words, contents_only }
@@ -80,7 +80,7 @@ const ATTEMPTS: [Attempt; 7] = {
     ]
 };
 
-/// What [`Origin::of`] says of a special token.
+/// The answer of [`Origin::of`] about a special token.
 enum Verdict {
     Template,
     Data,
@@ -88,12 +88,12 @@ enum Verdict {
 }
 
 impl Origin {
-    /// A text that is data from end to end.
+    /// The origin of a text that is all data.
     pub fn data(text: &str) -> Self {
         Self { data: std::iter::once(0..text.len()).collect(), knows: Classes::ALL }
     }
 
-    /// Of the text that `template` makes of a conversation whose special tokens are marked.
+    /// The origin of the text that `template` renders from a conversation whose special tokens are marked.
     pub fn rendered(
         template: &ChatTemplate,
         marked: &Conversation,
@@ -124,7 +124,7 @@ impl Origin {
         origin
     }
 
-    /// Who wrote what stands in `range` of `text`.
+    /// Whether the template or data wrote the characters in `range` of `text`.
     fn of(&self, text: &str, range: &Range<usize>) -> Verdict {
         let next = self.data.partition_point(|data| data.end <= range.start);
         if self.data.get(next).is_some_and(|data| data.start < range.end) {
@@ -137,8 +137,8 @@ impl Origin {
     }
 }
 
-/// Tokens of a text of known origin. Nothing that came from data is a special token. `literal` and
-/// `cuts` are those of [`Tokenizer::encode_rendered`].
+/// Encodes a text of known origin, so that nothing from data becomes a special token. `literal` and `cuts`
+/// are those of [`Tokenizer::encode_rendered`].
 pub fn encode(
     tokenizer: &Tokenizer,
     text: &str,
@@ -182,7 +182,7 @@ pub fn encode(
     bail!(Row, "the tokenizer makes special tokens of a text, however it is split")
 }
 
-/// Both lists as one, ascending, without overlaps.
+/// Merges two lists of ranges into one, ascending and without overlaps.
 fn merged(mut ranges: Vec<Range<usize>>, more: Vec<Range<usize>>) -> Vec<Range<usize>> {
     ranges.extend(more);
     ranges.sort_by_key(|range| (range.start, range.end));
@@ -196,11 +196,11 @@ fn merged(mut ranges: Vec<Range<usize>>, more: Vec<Range<usize>>) -> Vec<Range<u
     merged
 }
 
-/// A conversation with other characters in the place of its own.
+/// Replaces the characters of a conversation.
 struct Replaced<'a> {
     attempt: Attempt,
     words: &'a Words,
-    /// Texts of the template by their first character, which stay as they are.
+    /// Texts of the template that are left as they are, by their first character.
     spared: HashMap<char, Vec<&'a str>>,
     stand_ins: HashMap<char, char>,
     originals: Vec<char>,
@@ -220,7 +220,7 @@ impl<'a> Replaced<'a> {
     fn conversation(&mut self, conversation: &Conversation) -> Conversation {
         let mut conversation = conversation.clone();
         marks::each_text(&mut conversation, &mut |text, field| {
-            // What equals a name or a text of the template is what it looks for.
+            // The template may compare with texts that equal a name or a text in it.
             let is_word = || self.words.names.contains(text) || self.words.texts.contains(text);
             let stays = match field {
                 Field::Role => ROLES.contains(&text.as_str()) || self.attempt.contents_only || is_word(),
@@ -260,8 +260,8 @@ impl<'a> Replaced<'a> {
         })
     }
 
-    /// Byte ranges of `rendered`, its marks not counted, where `text` has characters that stand for
-    /// those of `rendered`. `None` where the texts differ otherwise.
+    /// The byte ranges of `rendered`, marks not counted, where `text` has replacements of its characters.
+    /// `None` where the texts differ in any other way.
     fn places(&self, rendered: &str, text: &str) -> Option<Vec<Range<usize>>> {
         let mut places: Vec<Range<usize>> = Vec::new();
         let mut at = 0;

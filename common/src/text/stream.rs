@@ -1,36 +1,36 @@
-//! Token ids to text, one id at a time.
+//! Decodes token ids to text, one id at a time.
 //!
-//! A token may hold part of a character, and a decoder may treat the first token of a text unlike
-//! the others. So the text of a new token is the difference between the text of the last few
-//! tokens with it and without it, held back until the characters in it are whole.
+//! A token may hold part of a character, and a decoder may treat the first token of a text unlike the
+//! others. So the text of a new token is the difference between the texts of the last few tokens with and
+//! without it, and is held back until its characters are complete.
 
 use crate::Result;
 use crate::text::Tokenizer;
 
-/// Most replacement characters that an unfinished character, of at most four bytes, shows as.
+/// Most replacement characters that stand for an unfinished character, which has at most four bytes.
 const UNFINISHED: usize = 3;
 
-/// Tokens after which bytes that form no character are shown as replacement characters.
+/// The number of tokens after which bytes that form no character are shown as replacement characters.
 const LONGEST_HELD: usize = 16;
 
 /// Decodes a growing sequence of tokens into pieces of text that never split a character.
 pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// Tokens whose text is whole, to give the next ones their context, then the next ones.
+    /// The context, tokens whose text is complete, and the tokens after it.
     ids: Vec<u32>,
-    /// How many of `ids` are context.
+    /// The number of `ids` that are context.
     context: usize,
-    /// How much of the text of `ids` is shown already.
+    /// The part of the text of `ids` that has been returned already.
     shown: String,
 }
 
 impl<'a> StreamDecoder<'a> {
-    /// Begins a text. Special tokens are left out of it.
+    /// Begins a text. Special tokens are omitted from it.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
         Self { tokenizer, ids: Vec::new(), context: 0, shown: String::new() }
     }
 
-    /// The text that `id` completes; empty while a character is unfinished.
+    /// Adds a token, and returns the text that it completes, which is empty while a character is unfinished.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
         let text = self.tokenizer.decode(&self.ids)?;
@@ -51,20 +51,20 @@ impl<'a> StreamDecoder<'a> {
         Ok(new)
     }
 
-    /// What is still held back when no more tokens come, but for a character that stays unfinished.
+    /// Ends the text, and returns the rest of it, without a character that stays unfinished.
     pub fn finish(self) -> Result<String> {
         let text = self.tokenizer.decode(&self.ids)?;
         Ok(beyond(&self.shown, &text[..text.len() - unfinished(&text)]))
     }
 }
 
-/// Bytes at the end of `text` that may stand for a character of which a part is missing.
+/// The number of bytes at the end of `text` that may stand for an unfinished character.
 fn unfinished(text: &str) -> usize {
     let replacements = text.chars().rev().take(UNFINISHED).take_while(|&c| c == '\u{FFFD}');
     replacements.map(char::len_utf8).sum()
 }
 
-/// What `text` has beyond what it shares with `shown`.
+/// The part of `text` after its common beginning with `shown`.
 fn beyond(shown: &str, text: &str) -> String {
     let same = |(shown, text): &(char, char)| shown == text;
     let shared: usize = shown.chars().zip(text.chars()).take_while(same).map(|(_, c)| c.len_utf8()).sum();

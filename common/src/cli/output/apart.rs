@@ -7,15 +7,15 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Directories that are looked at in an input or an output for a bind mount of one of them.
+/// Most directories below an input or an output that are searched for a bind mount of the other.
 const MOST_DIRECTORIES: usize = 1000;
 
-/// What a file or directory is, under all its names.
+/// The identity of a file or directory, which is the same under all its names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Identity {
-    /// Device and inode of what is there.
+    /// Device and inode of a file or directory that exists.
     Existing(u64, u64),
-    /// The path that something will have, without links.
+    /// The path, without links, that a file or directory will have.
     Planned(PathBuf),
 }
 
@@ -48,7 +48,7 @@ pub fn check(output: &Path, inputs: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// A path and the directories that it lies in, itself first.
+/// The identities of a path and of all directories that it lies in; the path itself comes first.
 fn trace(path: &Path) -> Result<Vec<Identity>> {
     let absolute = std::path::absolute(path)?;
     let Some(existing) = absolute.ancestors().find(|path| path.exists()) else { return Ok(vec![]) };

@@ -1,12 +1,12 @@
-//! Where a result goes, checked against everything that the tool reads.
+//! The place of a result, checked against everything that the tool reads.
 
 use std::path::{Path, PathBuf};
 
 use super::apart;
 use crate::{Error, Result, disk, error};
 
-/// A place for a result that is not, does not hold and does not lie in an input. Every output begins
-/// with one, so that no tool can forget to compare the two.
+/// A place for a result that is not an input, does not hold one and does not lie in one. Every output is
+/// made from a `Destination`, so that no tool can forget the comparison.
 #[derive(Debug, Clone)]
 pub struct Destination {
     named: PathBuf,
@@ -14,7 +14,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// A directory, new or there, that is to hold a result made from `inputs`.
+    /// The directory, new or existing, that will hold a result made from `inputs`.
     pub fn directory(named: &Path, inputs: &[PathBuf]) -> Result<Self> {
         let line_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
         if named.as_os_str().as_encoded_bytes().iter().any(line_break) {
@@ -37,7 +37,7 @@ impl Destination {
         }
     }
 
-    /// A file that is to be made from `inputs`, in a directory that exists.
+    /// The file, in an existing directory, that will be made from `inputs`.
     pub fn file(named: &Path, inputs: &[PathBuf]) -> Result<Self> {
         apart::check(named, inputs)?;
         if named.is_dir() {

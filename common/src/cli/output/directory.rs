@@ -1,8 +1,8 @@
 //! A directory that appears whole or not at all.
 //!
 //! It is written in a scratch directory beside its final name, synced, and renamed; a result that it
-//! replaces stays usable until then. Work is done in parts: what is finished outlives a run that is
-//! stopped, with a record of what it was made from, and the same command goes on from there.
+//! replaces stays usable until then. Work is done in parts: finished parts survive a run that is stopped,
+//! with a record of what each was made from, and the same command continues from there.
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,8 @@ use super::replace::{expect_replaceable, expect_replaceable_by_name, place, put_
 use super::scratch::{self, Scratch};
 use super::write::{self, remove, sync_tree};
 use crate::Result;
-use crate::checkpoint::check_unchanged;
 use crate::disk::parent;
+use crate::files::check_unchanged;
 
 /// What [`OutputDirectory::begin`] found.
 pub enum Begun {
@@ -36,13 +36,13 @@ pub struct OutputDirectory {
 }
 
 impl OutputDirectory {
-    /// Begins the directory, made by `tool` from `recipe`: the inputs and options that its bytes depend
-    /// on; or goes on with what an earlier run of the same has finished. What each part is made from
-    /// becomes known on the way ([`OutputDirectory::finish_part`]), so whether a result that exists is
-    /// the same one is for the caller to say, by [`super::parts_of`]; this only checks its recipe.
+    /// Begins the directory that `tool` makes from `recipe`, which holds the inputs and options that its
+    /// bytes depend on; or continues with the parts that an earlier run of the same recipe has finished.
+    /// A finished result is recognised by its recipe only. What each part was made from becomes known
+    /// during the work ([`OutputDirectory::finish_part`]), so the caller compares it ([`super::parts_of`]).
     ///
-    /// Fails where the directory holds something else. `force` replaces a result of the same tool that
-    /// was made from something else, and nothing but what the tool wrote.
+    /// Fails where the directory holds something else. `force` replaces a result of the same tool that was
+    /// made from another recipe, and removes only files that the tool wrote.
     pub fn begin(destination: Destination, force: bool, tool: &str, recipe: Value) -> Result<Begun> {
         let mut made_by = MadeBy::unfinished(tool, recipe);
         let path = destination.path();
@@ -75,12 +75,12 @@ impl OutputDirectory {
         Ok(Begun::New(Box::new(output)))
     }
 
-    /// Where to write.
+    /// The directory to write into until [`OutputDirectory::commit`] gives it its name.
     pub fn path(&self) -> PathBuf {
         self.scratch.new_result()
     }
 
-    /// Whether this file is there from an earlier run, and was made from the same.
+    /// Whether an earlier run has finished this file from the same `made_from`.
     pub fn has_part(&self, file: &str, made_from: &Value) -> bool {
         self.made_by.parts.get(file) == Some(made_from) && is_file(&self.path().join(file))
     }
@@ -94,7 +94,7 @@ impl OutputDirectory {
         Ok(())
     }
 
-    /// Records something about the result that it does not depend on, such as a measure of it.
+    /// Records a fact about the result, such as a measured error, that its bytes do not depend on.
     pub fn record(&mut self, key: &str, value: Value) {
         self.made_by.results.insert(key.to_owned(), value);
     }
@@ -183,7 +183,7 @@ mod tests {
         fs_err::write(output.path().join("config.json"), "half").unwrap();
         assert!(!path.exists());
         drop(output);
-        assert_eq!(names(parent.path()), [""; 0], "nothing is left behind");
+        assert_eq!(names(parent.path()), [""; 0], "nothing is left");
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_a_stranger_reaches_nothing_outside() {
+    fn an_edited_list_reaches_nothing_outside() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("q");
         for name in ["../thesis.tex", "/etc/hostname", "a/../../b", "", ".", "a//b", "a/"] {
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn every_state_that_a_kill_leaves_while_a_result_is_replaced_is_left_again() {
-        // What is on the disk behind each rename, where names can be exchanged and where they cannot.
+        // What is on the disk after each rename, where names can be exchanged and where they cannot.
         type State = fn(&Path, &Path);
         let states: [(&str, State); 4] = [
             ("whole and not yet in its place", |_, _| {}),

@@ -1,5 +1,5 @@
-//! A file that the user has named, such as a report: written whole or not at all, over nothing that
-//! is there unless `--force` says so, and never through a link.
+//! A file that the user has named, such as a report: written whole or not at all, never over an existing
+//! file without `--force`, and never through a link.
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use super::scratch::Scratch;
 use super::write::{self, remove, rename_new};
 use super::{Destination, scratch};
-use crate::checkpoint::check_unchanged;
 use crate::disk::{parent, sync};
+use crate::files::check_unchanged;
 use crate::{Context, Result, error};
 
-/// A file that gets its name when it is complete. What it needs until then goes with it.
+/// A file that gets its name when it is complete. Dropping it removes everything that it needed until
+/// then.
 #[derive(Debug)]
 pub struct OutputFile {
     path: PathBuf,
@@ -21,8 +22,8 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Begins the file before the work that fills it, so that a name that is taken or a place that
-    /// cannot be written is known in time; no other process begins the same one.
+    /// Begins the file before the work that fills it, so that a name that is taken or a place that cannot
+    /// be written is reported early. No other process can begin the same file.
     pub fn begin(destination: &Destination, force: bool, tool: &str) -> Result<Self> {
         let path = destination.path();
         let exists =
@@ -47,12 +48,12 @@ impl OutputFile {
         Ok(file)
     }
 
-    /// Where a tool keeps what it has done so far.
+    /// The path of the journal, in which a tool keeps the work it has finished so far.
     pub fn journal(&self) -> PathBuf {
         self.scratch.journal()
     }
 
-    /// Whether the journal is worth going on from, and outlives a run that is stopped.
+    /// Sets whether the journal is kept when the run is stopped, so that the next run continues from it.
     pub fn keep_journal(&mut self, is_of_use: bool) {
         self.scratch.keeps = is_of_use;
     }
@@ -66,7 +67,7 @@ impl OutputFile {
         self.place()
     }
 
-    /// Makes the file by `fill`, which is given a path at which nothing is.
+    /// Makes the file's content by `fill`, which gets a path where nothing exists yet.
     pub fn fill(&mut self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let new = self.scratch.new_file();
         remove(&new)?;
@@ -89,17 +90,17 @@ impl OutputFile {
         sync(parent(&self.path))
     }
 
-    /// Ends the work on the file, and removes all that was beside it.
+    /// Ends the work on the file, and removes the scratch directory beside it.
     pub fn finish(mut self) {
         self.keep_journal(false);
     }
 
-    /// Removes what a run that was killed behind its end has left beside a file that is whole.
+    /// Removes what a run that was killed after it had placed the file has left beside it.
     pub fn discard(file: &Destination, tool: &str) {
         Scratch::discard(file, tool);
     }
 
-    /// Notes which file is about to get the name.
+    /// Notes which file is about to get the name, so that a later run recognises it.
     fn note_placed(&self, new: &Path) -> Result<()> {
         let placed = self.scratch.placed();
         remove(&placed)?;

@@ -1,8 +1,8 @@
-//! A directory that grows in place while a tool works: each file in it appears whole, and it is
-//! known from the beginning whose it is.
+//! A directory that grows in place while a tool works. Each file in it appears whole, and
+//! `made-by.json` says from the beginning which tool owns it.
 //!
-//! Before a name is given to a file, it is in the list of `made-by.json`; so whatever a killed run
-//! has left is the tool's, and whatever is not in the list is not. What is not finished yet lies in
+//! A name is in the list of `made-by.json` before a file has it. So every file that a killed run has
+//! left is in the list, and a file that is not in the list is not the tool's. Unfinished files lie in
 //! `.qlora-tools` within the directory.
 
 use std::fs::File;
@@ -17,8 +17,8 @@ use super::replace::place;
 use super::scratch::Scratch;
 use super::write::{self, remove, rename_new, sync_tree};
 use super::{Destination, foreign};
-use crate::checkpoint::check_unchanged;
 use crate::disk::sync;
+use crate::files::check_unchanged;
 use crate::{Context, Result, bail, disk, error};
 
 /// A directory to which a tool adds files and results.
@@ -29,18 +29,18 @@ pub struct GrowingDirectory {
     made_by: MadeBy,
     /// Names of the files of an earlier result, which stays usable until this one is whole.
     earlier: Vec<String>,
-    /// Whether there was nothing in it.
+    /// Whether the directory was empty or missing before this run.
     is_new: bool,
-    /// Whether what is in it is worth keeping.
+    /// Whether the directory survives a run that fails.
     keeps: bool,
     scratch: Scratch,
     parents: NewParents,
 }
 
 impl GrowingDirectory {
-    /// Opens a directory for `tool`, made if it is not there, and keeps other processes out of it.
-    /// Fails where it holds what is not the tool's; where the tool `continues` its own work, files of
-    /// others in it are left alone.
+    /// Opens a directory for `tool`, which is made where it is missing, and keeps other processes out of
+    /// it. Fails where it holds files that the tool did not write; where the tool `continues` its own work,
+    /// such files are left alone.
     pub fn open(destination: &Destination, tool: &str, continues: bool) -> Result<Self> {
         let (named, path) = (destination.named(), destination.path());
         expect_ours(destination, tool, continues)?;
@@ -61,13 +61,13 @@ impl GrowingDirectory {
         Ok(Self { named, path, made_by, earlier: Vec::new(), is_new, keeps: !is_new, scratch, parents })
     }
 
-    /// Removes what a process that died behind its end has left in a directory that is whole.
+    /// Removes what a process that died after finishing a directory has left in it.
     pub fn discard(destination: &Destination, tool: &str) {
         Scratch::discard_within(destination, tool);
     }
 
-    /// Begins work of `recipe` anew: everything that the tool has in the directory goes, but for the
-    /// files that are `usable` by their names, which stay until they are replaced or the work is finished.
+    /// Begins the work of `recipe` anew. Everything that the tool has in the directory is removed, except
+    /// files whose names are `usable`, which stay until they are replaced or the work is finished.
     pub fn begin(&mut self, recipe: Value, usable: impl Fn(&str) -> bool) -> Result<()> {
         let files = self.made_by.files.take().unwrap_or_default();
         self.made_by =
@@ -86,7 +86,7 @@ impl GrowingDirectory {
         self.write_made_by()
     }
 
-    /// Goes on with work of `recipe`: everything stays.
+    /// Continues the work of `recipe`: everything in the directory stays.
     pub fn resume(&mut self, recipe: Value) -> Result<()> {
         let files = self.made_by.files.take();
         self.made_by = MadeBy { files, ..MadeBy::unfinished(&self.made_by.tool, recipe) };
@@ -99,7 +99,7 @@ impl GrowingDirectory {
         self.parents.keep();
     }
 
-    /// Writes a file whole or not at all, in the place of an earlier one of ours.
+    /// Writes a file whole or not at all, replacing an earlier one of the tool.
     pub fn write(&mut self, name: &str, text: &str) -> Result<()> {
         self.fill(name, |path| {
             let mut file = write::create_new(path)?;
@@ -107,7 +107,7 @@ impl GrowingDirectory {
         })
     }
 
-    /// Makes a file by `fill`, which is given a path at which nothing is.
+    /// Makes a file by `fill`, which gets a path where nothing exists yet.
     pub fn fill(&mut self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         self.claim(&[(name, Kind::File)])?;
         let new = self.scratch.new_file();
@@ -118,26 +118,26 @@ impl GrowingDirectory {
         Ok(())
     }
 
-    /// Writes a file that lines are then added to.
+    /// Writes a file and opens it to append lines.
     pub fn append(&mut self, name: &str, text: &str) -> Result<File> {
         self.write(name, text)?;
         let path = self.path.join(name);
         write::no_follow().append(true).open(&path).with_context(|| path.display().to_string())
     }
 
-    /// The name that a folder has within the directory, if it lies in it.
+    /// The name of `folder` relative to the directory; `None` where it lies elsewhere.
     pub fn within(&self, folder: &Path) -> Option<String> {
         let relative = |root: &Path| Some(folder.strip_prefix(root).ok()?.to_str()?.to_owned());
         relative(&self.named).or_else(|| relative(&self.path)).filter(|name| made_by::is_within(name))
     }
 
-    /// The path of a file that somebody is about to make in the directory.
+    /// Lists a file that other code is about to make in the directory, and returns its path.
     pub fn announce(&mut self, name: &str) -> Result<PathBuf> {
         self.claim(&[(name, Kind::File)])?;
         Ok(self.path.join(name))
     }
 
-    /// An empty directory in which files or a result come into being.
+    /// Makes an empty directory, the stage, in which files or a result are written before they are placed.
     pub fn stage(&self) -> Result<PathBuf> {
         let stage = self.scratch.new_result();
         remove(&stage)?;
@@ -145,7 +145,7 @@ impl GrowingDirectory {
         Ok(stage)
     }
 
-    /// Gives the files of the stage their names in the directory.
+    /// Moves the files of the stage to their names in the directory.
     pub fn place_files(&mut self) -> Result<()> {
         check_unchanged()?;
         let stage = self.scratch.new_result();
@@ -164,7 +164,7 @@ impl GrowingDirectory {
         remove(&stage)
     }
 
-    /// Makes the stage the result `name` in the directory, made from `recipe`, and returns its path.
+    /// Moves the stage to the result `name` in the directory, made from `recipe`, and returns its path.
     pub fn place_result(&mut self, name: &str, recipe: Value) -> Result<PathBuf> {
         let stage = self.scratch.new_result();
         let files = Some(made_by::list(&stage)?);
@@ -179,7 +179,7 @@ impl GrowingDirectory {
         Ok(self.named.join(name))
     }
 
-    /// Removes a result; under its name there is a whole one or none.
+    /// Removes a result in one step, so that there is never a part of one under its name.
     pub fn remove_result(&mut self, name: &str) -> Result<()> {
         let (path, old) = (self.path.join(name), self.scratch.old_result());
         if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
@@ -210,7 +210,7 @@ impl GrowingDirectory {
         sync(&self.path)
     }
 
-    /// Puts names into the list before they are given. Fails where something else has one of them.
+    /// Puts names into the list before files get them. Fails where an unlisted file has one of them.
     fn claim(&mut self, names: &[(&str, Kind)]) -> Result<()> {
         let mut is_changed = false;
         for (name, kind) in names {
@@ -249,7 +249,7 @@ impl Drop for GrowingDirectory {
     }
 }
 
-/// Fails where a directory that is to grow holds what is not the tool's.
+/// Fails where a directory that will grow holds files that `tool` did not write.
 pub fn expect_ours(destination: &Destination, tool: &str, continues: bool) -> Result<()> {
     let path = destination.path();
     match contents(path, tool)? {

@@ -1,7 +1,7 @@
 //! `made-by.json`: which tool made a directory, from what, and which files in it are the tool's.
 //!
-//! The list decides what `--force` may remove. Read back it is a stranger's text: a name in it is a
-//! plain path within the directory, and what is on the disk has to be of the kind that it says.
+//! The list decides what `--force` may remove. Since anyone may have edited the file, a name in it must be
+//! a plain path within the directory, and what is on the disk must be of the kind that the list says.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -14,14 +14,14 @@ use super::scratch::{self, SCRATCH};
 use super::write::{self, remove};
 use crate::{Context, Result};
 
-/// The file's name.
+/// The name of the file.
 pub const MADE_BY: &str = "made-by.json";
-/// Most bytes that are read of it.
+/// Most bytes of the file that are read.
 const MOST_BYTES: u64 = 64 << 20;
-/// Most directories that a name in the list goes through.
+/// Most components of a name in the list.
 const MOST_PARTS: usize = 8;
 
-/// Names of files that results had when their list was not kept yet.
+/// Names of files in results of earlier versions, which kept no list.
 const EARLIER_FILES: [&str; 28] = [
     "config.json",
     "model.safetensors",
@@ -53,7 +53,7 @@ const EARLIER_FILES: [&str; 28] = [
     "optimizer.safetensors",
 ];
 
-/// What a name in the list stands for.
+/// The kind of thing that a name in the list stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -63,34 +63,34 @@ pub enum Kind {
     Result,
 }
 
-/// The names in a directory that are its tool's, relative to it.
+/// The files and results of a tool in a directory, by their paths relative to it.
 pub type Files = BTreeMap<String, Kind>;
 
-/// The record of a directory.
+/// The content of a `made-by.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MadeBy {
-    /// The tool that made it.
+    /// The tool that made the directory.
     pub tool: String,
     /// The version of the tool.
     pub version: String,
-    /// Everything that its bytes depend on.
+    /// Everything that the bytes of the result depend on.
     pub recipe: Value,
-    /// Whether there is more to be done.
+    /// Whether the work is not finished yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unfinished: bool,
     /// What each finished part was made from.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub parts: Map<String, Value>,
-    /// What is said about the result and does not decide its bytes.
+    /// Facts about the result that its bytes do not depend on.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub results: Map<String, Value>,
-    /// What the tool wrote. Results of earlier versions have no list.
+    /// The files that the tool wrote. Results of earlier versions have no list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
 }
 
 impl MadeBy {
-    /// The record of work that begins.
+    /// The record of work that has just begun.
     pub fn unfinished(tool: &str, recipe: Value) -> Self {
         Self {
             tool: tool.to_owned(),
@@ -103,7 +103,7 @@ impl MadeBy {
         }
     }
 
-    /// The record in a directory; `None` where there is none, or none that can be believed.
+    /// The record in a directory; `None` where there is none, or one that is damaged or names a path outside.
     pub fn read(directory: &Path) -> Option<Self> {
         let file = write::no_follow().read(true).open(directory.join(MADE_BY)).ok()?;
         if !file.metadata().ok()?.is_file() {
@@ -115,7 +115,7 @@ impl MadeBy {
         found.files.iter().flatten().all(|(name, _)| is_within(name)).then_some(found)
     }
 
-    /// Writes the record whole or not at all; it comes into being in `scratch`.
+    /// Writes the record whole or not at all, first to the path `scratch`.
     pub fn write(&self, directory: &Path, scratch: &Path) -> Result<()> {
         remove(scratch)?;
         let mut file = write::create_new(scratch)?;
@@ -131,14 +131,14 @@ impl MadeBy {
         (&self.tool, &self.version, &self.recipe) == (&other.tool, &other.version, &other.recipe)
     }
 
-    /// The names in `directory` that are the tool's: those of the list, or, where an earlier version
-    /// kept none, those that it is known to have written.
+    /// The names in `directory` that are the tool's: those of the list, or, for a result of an earlier
+    /// version without one, those that the tool is known to have written.
     pub fn files_in(&self, directory: &Path) -> Files {
         self.files.clone().unwrap_or_else(|| earlier_files(directory, &self.tool, &self.parts))
     }
 }
 
-/// What a result without a list holds of the names that its tool is known to have written.
+/// The files in a result without a list that have names which its tool is known to have written.
 pub fn earlier_files(directory: &Path, tool: &str, parts: &Map<String, Value>) -> Files {
     let mut files = Files::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -157,18 +157,18 @@ pub fn earlier_files(directory: &Path, tool: &str, parts: &Map<String, Value>) -
     files
 }
 
-/// What is in a directory that a tool wants to use.
+/// What a directory that a tool wants to use holds.
 #[derive(Debug)]
 pub enum Contents {
     /// There is no such directory, or nothing is in it.
     Nothing,
-    /// A result of this tool, finished or not; and the first entry that is not the tool's.
+    /// A result of this tool, finished or not; and the first entry that is not the tool's, if there is one.
     Ours(Box<MadeBy>, Option<PathBuf>),
-    /// Something else; its first entry.
+    /// Something that the tool did not make; its first entry.
     Foreign(PathBuf),
 }
 
-/// What is in `directory` for `tool`.
+/// What `directory` holds, from the point of view of `tool`.
 pub fn contents(directory: &Path, tool: &str) -> Result<Contents> {
     match directory.symlink_metadata() {
         Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(Contents::Nothing),
@@ -224,7 +224,7 @@ pub fn unlisted(
     Ok(None)
 }
 
-/// Removes a file of the list, and the directories that it was alone in.
+/// Removes a file of the list, and the directories above it that are empty then.
 pub fn remove_file(directory: &Path, name: &str) -> Result<()> {
     if !has_plain_parents(directory, name) {
         return Ok(());
@@ -271,7 +271,7 @@ pub fn list(directory: &Path) -> Result<Files> {
     Ok(files)
 }
 
-/// Whether a name stays in its directory.
+/// Whether a name is a plain path that stays in its directory.
 pub fn is_within(name: &str) -> bool {
     let parts: Vec<_> = Path::new(name).components().collect();
     (1..=MOST_PARTS).contains(&parts.len())

@@ -7,8 +7,8 @@ use super::made_by::{Contents, contents};
 use super::scratch::Scratch;
 use super::write::{exchange, rename_new};
 use super::{Destination, foreign, made_otherwise};
-use crate::checkpoint::check_unchanged;
 use crate::disk::{parent, sync};
+use crate::files::check_unchanged;
 use crate::{Error, Result, cli, error};
 
 /// Fails where no directory can be put in the place of the destination, whatever is in it.

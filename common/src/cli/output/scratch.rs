@@ -1,9 +1,9 @@
 //! The directory in which a tool works on one result, and which keeps other processes out.
 //!
 //! Beside a result `NAME` it is called `.NAME.qlora-tools`; in a directory that grows it is called
-//! `.qlora-tools`. It is made by whoever works on the result, holds a locked file that names the
-//! tool, and is gone when the work is done. The same command finds it again after a kill. A
-//! directory, file or link of that name which no tool of ours made is never touched.
+//! `.qlora-tools`. The tool that works on the result makes it and removes it when the work is done. It
+//! holds a locked file that names the tool. The same command finds it again after a kill. A directory,
+//! file or link of that name which none of these tools made is never touched.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -19,11 +19,11 @@ use super::write::{self, remove};
 use crate::disk::parent;
 use crate::{Context, Error, Result, error, hex};
 
-/// The name within a directory that grows, and the end of a name beside a result.
+/// The name of the scratch directory within a directory that grows, and the end of its name beside a result.
 pub const SCRATCH: &str = ".qlora-tools";
-/// The locked file; it says whose the directory is.
+/// The name of the locked file, which says which tool owns the directory.
 const LOCK: &str = "lock";
-/// Everything else that a tool makes in it.
+/// The names of everything else that a tool makes in a scratch directory.
 const ENTRIES: [&str; 5] = ["new", "old", "file", "placed", "journal"];
 /// Most bytes of a file's name.
 const LONGEST_NAME: usize = 255;
@@ -33,18 +33,18 @@ const LONGEST_NAME: usize = 255;
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
-    /// Whether finished work in it outlives this process.
+    /// Whether the directory is kept when this value is dropped, for finished work that it holds.
     pub keeps: bool,
     _lock: File,
 }
 
 impl Scratch {
-    /// For a result that gets its name when it is whole.
+    /// Makes or takes over the scratch directory beside a result that gets its name when it is whole.
     pub fn beside(result: &Destination, tool: &str) -> Result<Self> {
         Self::at(path_beside(result.path()), result.named(), tool)
     }
 
-    /// For a directory that grows.
+    /// Makes or takes over the scratch directory within a directory that grows.
     pub fn within(directory: &Destination, tool: &str) -> Result<Self> {
         Self::at(directory.path().join(SCRATCH), directory.named(), tool)
     }
@@ -52,7 +52,7 @@ impl Scratch {
     /// Removes what a process that died has left beside a result that is whole.
     pub fn discard(result: &Destination, tool: &str) {
         if is_beside(result.path()) {
-            // Another process, or a stranger's directory, is left alone.
+            // What belongs to another process, or was not made by a tool, is left alone.
             drop(Self::beside(result, tool));
         }
     }
@@ -82,7 +82,7 @@ impl Scratch {
             let opened = write::no_follow().read(true).write(true).create(true).truncate(false).open(&lock);
             let mut file = match opened {
                 Ok(file) => file,
-                // Whoever was here before has just removed the directory.
+                // The process that held the directory has just removed it.
                 Err(problem) if problem.kind() == io::ErrorKind::NotFound => continue,
                 Err(_) if lock.is_symlink() => return Err(in_the_way(&path)),
                 Err(problem) => {
@@ -127,27 +127,27 @@ impl Scratch {
         }
     }
 
-    /// The result while it is made.
+    /// The path of the result while it is written.
     pub fn new_result(&self) -> PathBuf {
         self.path.join("new")
     }
 
-    /// The result that was replaced.
+    /// The path of the result that was replaced.
     pub fn old_result(&self) -> PathBuf {
         self.path.join("old")
     }
 
-    /// A single file while it is made.
+    /// The path of a single file while it is written.
     pub fn new_file(&self) -> PathBuf {
         self.path.join("file")
     }
 
-    /// A note of what has got its name already.
+    /// The path of a note that identifies the file which has got its name already.
     pub fn placed(&self) -> PathBuf {
         self.path.join("placed")
     }
 
-    /// What is known so far of a result that is made in steps.
+    /// The path of the journal of a result that is made in steps.
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal")
     }
@@ -174,7 +174,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether there is a directory that a tool works in, or worked in when it was killed, beside a result.
+/// Whether there is a scratch directory beside a result, of a tool that works or was killed.
 pub fn is_beside(result: &Path) -> bool {
     path_beside(result).symlink_metadata().is_ok()
 }
@@ -188,7 +188,7 @@ fn path_beside(result: &Path) -> PathBuf {
     result.with_file_name(OsString::from_vec(own))
 }
 
-/// Fails where something of that name is not a directory that a tool of ours works in.
+/// Fails where `path` exists and is not a scratch directory that one of these tools made.
 fn check_entries(path: &Path) -> Result<()> {
     let Ok(found) = path.symlink_metadata() else { return Ok(()) };
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
@@ -203,7 +203,7 @@ fn check_entries(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether a tool makes files or directories of that name in its scratch directory.
+/// Whether tools make files or directories of that name in a scratch directory.
 fn is_own(name: &OsStr) -> bool {
     let is_temporary = name.as_bytes().starts_with(write::TEMPORARY.as_bytes());
     name == LOCK || is_temporary || ENTRIES.iter().any(|known| name == *known)
@@ -214,7 +214,7 @@ fn in_the_way(path: &Path) -> Error {
         .hint("move it away, or choose another name with -o")
 }
 
-/// Whether an entry of a directory that grows is the directory that its tool works in.
+/// Whether the scratch directory within a directory that grows was made by one of these tools.
 pub fn is_ours_within(directory: &Path) -> bool {
     check_entries(&directory.join(SCRATCH)).is_ok()
 }
@@ -246,7 +246,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let left = folder.path().join(".out.qlora-tools");
-        // A kill behind mkdir, behind the lock's creation, behind the owner's name.
+        // A kill after mkdir, after the lock is made, after the owner's name is written.
         for owner in [None, Some(""), Some("qlora-tools test\n")] {
             fs_err::create_dir(&left).unwrap();
             if let Some(owner) = owner {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_stranger_is_touched() {
+    fn what_no_tool_made_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
         let (path, left) = (folder.path().join("out"), folder.path().join(".out.qlora-tools"));
         let thesis = folder.path().join("thesis.tex");

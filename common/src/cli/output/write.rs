@@ -1,5 +1,5 @@
-//! The system's calls behind every output: files that appear whole, names that are given once, and
-//! nothing that is written or removed through a link.
+//! The system calls that every output is made with: files appear whole, names are given once, and nothing
+//! is written or removed through a link.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,15 +9,15 @@ use std::path::Path;
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::checkpoint::check_unchanged;
 use crate::cli::Size;
 use crate::disk::{parent, sync};
+use crate::files::check_unchanged;
 use crate::{Context, Error, Result, disk, error};
 
-/// How the names of files begin that have not got their own yet.
+/// The beginning of the temporary names of files that have not got their own name yet.
 pub const TEMPORARY: &str = ".qlora-tools-";
 
-/// Writes a file whole or not at all, in the place of any there was. A link is replaced, not followed.
+/// Writes a file whole or not at all, replacing an earlier one. A link is replaced, not followed.
 pub fn write_file(path: &Path, text: &str) -> Result<()> {
     check_unchanged()?;
     let mut file = temporary(path, "")?;
@@ -27,7 +27,7 @@ pub fn write_file(path: &Path, text: &str) -> Result<()> {
     sync(parent(path))
 }
 
-/// A new file beside `path` that gets its name when it is whole; its own ends in `suffix`.
+/// A new file beside `path`, to be renamed when it is whole; its temporary name ends in `suffix`.
 pub fn temporary(path: &Path, suffix: &str) -> Result<tempfile::NamedTempFile> {
     let folder = parent(path);
     tempfile::Builder::new()
@@ -40,19 +40,19 @@ pub fn temporary(path: &Path, suffix: &str) -> Result<tempfile::NamedTempFile> {
         .hint("choose a place that can be written, or free some of it")
 }
 
-/// Makes a file that is not there yet.
+/// Makes a file that does not exist yet.
 pub fn create_new(path: &Path) -> Result<File> {
     File::create_new(path).with_context(|| format!("cannot make {}", path.display()))
 }
 
-/// Options that open a file itself, never what a link of its name points to, and never wait for it.
+/// Options that open a file itself, never the target of a link, and never wait for it.
 pub fn no_follow() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32);
     options
 }
 
-/// Gives `from` the name `to`, which nothing has.
+/// Renames `from` to `to`; fails where `to` exists.
 pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
@@ -67,7 +67,7 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Exchanges two names in one step; `false` where the file system cannot.
+/// Exchanges two names in one step; returns `false` where the file system cannot.
 pub fn exchange(one: &Path, other: &Path) -> Result<bool> {
     match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
@@ -78,7 +78,7 @@ pub fn exchange(one: &Path, other: &Path) -> Result<bool> {
     }
 }
 
-/// Removes a file, a link or a whole directory, if it is there.
+/// Removes a file, a link or a whole directory, where it exists.
 pub fn remove(path: &Path) -> Result<()> {
     match path.symlink_metadata() {
         Ok(found) if found.is_dir() => Ok(fs_err::remove_dir_all(path)?),
@@ -87,7 +87,7 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// [`sync`] for everything in a directory, and for itself.
+/// Waits until everything in a directory, and the directory itself, is on the disk.
 pub fn sync_tree(path: &Path) -> Result<()> {
     for entry in fs_err::read_dir(path)? {
         let entry = entry?;
@@ -100,7 +100,7 @@ pub fn sync_tree(path: &Path) -> Result<()> {
     sync(path)
 }
 
-/// Fails where the disk that holds `directory` has no room for `bytes` more, which are for `result`.
+/// Fails where the disk that holds `directory` has no room for another `bytes` bytes of `result`.
 pub fn check_space(directory: &Path, bytes: u64, result: &Path) -> Result<()> {
     let Ok(free) = File::open(directory).and_then(disk::free_space) else { return Ok(()) };
     if free < bytes {

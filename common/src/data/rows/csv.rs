@@ -16,7 +16,7 @@ use crate::data::RowPlace;
 /// Most columns of a table.
 const COLUMNS: usize = 10_000;
 
-/// What pandas' `read_csv`, and so `datasets`, reads as no value. Quotes around it change nothing.
+/// Texts that pandas' `read_csv`, and so `datasets`, reads as a missing value, with or without quotes.
 const EMPTY: [&str; 19] = [
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
     "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
@@ -79,7 +79,7 @@ fn value(cell: &str) -> Value {
     if EMPTY.contains(&cell) { Value::Null } else { cell.into() }
 }
 
-/// Fails once no byte is left of what a row may have.
+/// A reader that fails once a row is longer than it may be.
 struct Limited<'a> {
     text: Box<dyn BufRead>,
     left: &'a Cell<usize>,

@@ -1,4 +1,4 @@
-//! The text of a file of rows: unpacked where it is packed, as UTF-8 where it is UTF-16.
+//! The text of a file of rows, decompressed and as UTF-8.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -13,10 +13,10 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::{Context, Error, Result, cli, error, files};
 
-/// Bytes that are read at once.
+/// Bytes that are read at a time.
 const BUFFER: usize = 1 << 16;
 
-/// Opens a file of rows. Rows are read more than once, so that a pipe or a device is refused.
+/// Opens a file of rows. Rows are read more than once, so pipes and devices are refused.
 pub fn open(path: &Path) -> Result<File> {
     let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
     if kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket() || kind.is_char_device()) {
@@ -26,27 +26,27 @@ pub fn open(path: &Path) -> Result<File> {
     files::open(path).hint("examples are read from JSON, JSON lines, CSV and parquet files")
 }
 
-/// Text that is being read, and how much of its file that took.
+/// The text of a file while it is read, and the number of bytes read of the file.
 pub struct Input {
-    /// What is left of it.
+    /// The text that is left.
     pub text: Box<dyn BufRead>,
-    /// How far the reading is.
+    /// The position in the file.
     pub position: Position,
 }
 
-/// Bytes of a file that are read.
+/// The number of bytes that are read of a file.
 #[derive(Clone, Default)]
 pub struct Position(Rc<Cell<u64>>);
 
 impl Position {
-    /// Their number now.
+    /// The number of bytes that are read now.
     pub fn get(&self) -> u64 {
         self.0.get()
     }
 }
 
 impl Input {
-    /// The text of an open file, without its byte order mark.
+    /// Begins to read the text of an open file, without its byte order mark.
     pub fn new(file: File) -> std::io::Result<Self> {
         let position = Position::default();
         let packed = BufReader::with_capacity(BUFFER, Counting { file, read: position.clone() });
@@ -58,7 +58,7 @@ impl Input {
     }
 }
 
-/// A stream as it is before it was packed by gzip or zstd.
+/// Decompresses a stream that is compressed with gzip or zstd.
 fn unpacked(mut packed: impl BufRead + 'static) -> std::io::Result<Box<dyn BufRead>> {
     let start = packed.fill_buf()?;
     if start.starts_with(b"\x1F\x8B") {
@@ -71,7 +71,7 @@ fn unpacked(mut packed: impl BufRead + 'static) -> std::io::Result<Box<dyn BufRe
     Ok(Box::new(packed))
 }
 
-/// UTF-16 as UTF-8, and all else as it is.
+/// Converts UTF-16 to UTF-8, and leaves all other text as it is.
 fn unicode(mut text: Box<dyn BufRead>) -> std::io::Result<Box<dyn BufRead>> {
     let encoding: &'static Encoding = match text.fill_buf()? {
         [0xFF, 0xFE, ..] | [b'[' | b'{', 0, ..] => UTF_16LE,
@@ -82,7 +82,7 @@ fn unicode(mut text: Box<dyn BufRead>) -> std::io::Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::with_capacity(BUFFER, decoded)))
 }
 
-/// What to say of a row that is not UTF-8: in which encoding it may be, and how to convert it.
+/// The error for a row that is not UTF-8, which tells the probable encoding and how to convert the file.
 pub fn not_utf8(path: &Path, row: &[u8]) -> Error {
     let (name, program) = match GB18030.decode_without_bom_handling(row).1 {
         false => ("GBK or GB18030", "GB18030"),
@@ -92,7 +92,7 @@ pub fn not_utf8(path: &Path, row: &[u8]) -> Error {
     error!("not UTF-8; it may be {name} ({command})").hint(command)
 }
 
-/// Counts what is read.
+/// A reader that counts the bytes it reads.
 struct Counting {
     file: File,
     read: Position,

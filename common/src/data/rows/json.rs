@@ -15,7 +15,7 @@ use super::{Row, RowLimit, RowSink};
 use crate::data::RowPlace;
 use crate::json::{self, kind_of};
 
-/// Why there may be no row at all within the limit.
+/// The explanation of a row that exceeds the limit with white space only.
 const ENDLESS: &str = "; there is only white space";
 
 /// Reads the elements of a list.
@@ -38,7 +38,7 @@ pub fn list(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result
                 row.line
             ))
         });
-        if list.rows.hand_on(Ok(value?), sink)?.is_break() {
+        if list.rows.deliver(Ok(value?), sink)?.is_break() {
             return Ok(());
         }
         match end {
@@ -53,14 +53,14 @@ pub fn list(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result
     }
 }
 
-/// The elements of a list.
+/// A list whose elements are being read.
 struct List {
     rows: Rows,
     text: Box<dyn BufRead>,
 }
 
 impl List {
-    /// Passes white space, and returns what comes next.
+    /// Skips white space, and returns the byte after it.
     fn skip_white(&mut self) -> Result<Option<u8>> {
         let mut passed = 0;
         loop {
@@ -80,7 +80,7 @@ impl List {
         }
     }
 
-    /// Reads an element into the row, and passes and returns what ends it.
+    /// Reads an element into the row, and consumes and returns the byte that ends it.
     fn element(&mut self) -> Result<Option<u8>> {
         self.skip_white()?;
         self.rows.place.row += 1;
@@ -106,8 +106,8 @@ impl List {
 
 /// Reads objects one after another.
 ///
-/// A row ends with the line that closes it, and at the latest before a line that begins with a brace:
-/// so a line that is cut off spoils no other.
+/// A row ends with the line that closes it, and at the latest before a line that begins with a brace, so
+/// that a truncated line does not spoil the next one.
 pub fn lines(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result<()> {
     let mut rows = Rows::new(path, &input, limit, true);
     let mut text = input.text;
@@ -129,7 +129,7 @@ pub fn lines(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Resul
             }
         } else if !nesting.is_inside() || next.is_none_or(|next| next == b'{') {
             white = 0;
-            if rows.hand_on(rows.value(), sink)?.is_break() {
+            if rows.deliver(rows.value(), sink)?.is_break() {
                 return Ok(());
             }
         }
@@ -139,15 +139,15 @@ pub fn lines(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Resul
     }
 }
 
-/// The row that is being read, and where.
+/// The row that is being read, and its place.
 struct Rows {
     limit: RowLimit,
     position: Position,
-    /// Where the row begins.
+    /// The place where the row begins.
     place: RowPlace,
-    /// Where the reading is.
+    /// The position in the file.
     line: usize,
-    /// The row as far as it is read.
+    /// The text of the row so far.
     text: Vec<u8>,
 }
 
@@ -161,7 +161,7 @@ impl Rows {
         self.place.file.display().to_string()
     }
 
-    /// Adds a line, and returns what begins the next one; `None` at the end of the file.
+    /// Adds a line to the row, and returns the first byte of the next line; `None` at the end of the file.
     fn read_line(&mut self, text: &mut dyn BufRead) -> Result<Option<u8>> {
         loop {
             let bytes = text.fill_buf().with_context(|| self.path())?;
@@ -196,8 +196,8 @@ impl Rows {
         json::parse(text).context("not valid JSON")
     }
 
-    /// Hands the row on, and empties it.
-    fn hand_on(&mut self, value: Result<Value>, sink: RowSink) -> Result<ControlFlow<()>> {
+    /// Passes the row to the sink, and begins an empty one.
+    fn deliver(&mut self, value: Result<Value>, sink: RowSink) -> Result<ControlFlow<()>> {
         let value = value.and_then(|value| match value.is_object() {
             true => Ok(value),
             false => Err(error!(Row, "an object expected, found {}", kind_of(&value))),

@@ -1,19 +1,19 @@
-//! How long a row may be, so that memory stays flat whatever a file holds.
+//! The bound on the length of a row, which bounds the memory that reading a file takes.
 
 use std::fmt;
 
 use crate::data::RowPlace;
 use crate::{Error, error};
 
-/// Most bytes of a row where nothing else is said.
+/// The default bound, in bytes.
 const BYTES: usize = 16 << 20;
 
-/// Most bytes of a row, and the option that says so in the running tool.
+/// The most bytes of a row, and the option of the running tool that sets them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowLimit {
-    /// Bytes of its text as the file has it, unpacked.
+    /// The most bytes of the text of a row, uncompressed.
     pub bytes: usize,
-    /// The option, if the tool has one.
+    /// The option that sets the bound, where the tool has one.
     pub option: Option<&'static str>,
 }
 
@@ -24,7 +24,7 @@ impl Default for RowLimit {
 }
 
 impl RowLimit {
-    /// The error about a row that is longer. `why` is what such rows often come from.
+    /// The error for a row that is longer. `why` is the usual cause of such rows.
     pub fn exceeded(&self, place: &RowPlace, why: &str) -> Error {
         let error = error!("{place}: more than {self}, which is the most that a row may have{why}");
         match self.option {

@@ -1,5 +1,5 @@
-//! Files of rows: JSON, JSON lines, CSV and parquet, read row by row, so that a file may be larger
-//! than memory. The text of a file may be packed by gzip or zstd, and be UTF-16.
+//! Reads files of rows (JSON, JSON lines, CSV and parquet) row by row, so that a file may be larger than
+//! memory. Text may be compressed with gzip or zstd, and be UTF-8 or UTF-16.
 
 mod csv;
 mod input;
@@ -21,37 +21,37 @@ use input::Input;
 pub use input::open;
 pub use limit::RowLimit;
 
-/// A row, where it stands, and how many bytes of the file are read with it.
+/// A row with its place, and the number of bytes of the file that are read with it.
 pub struct Row {
-    /// Where it stands.
+    /// The place of the row in its file.
     pub place: RowPlace,
-    /// Or what is wrong with it.
+    /// The content of the row, or the error that makes it unusable.
     pub value: Result<Value>,
-    /// Bytes of the row itself, unpacked.
+    /// The bytes of the row itself, uncompressed.
     pub bytes: usize,
-    /// Bytes of the file up to its end, or a little beyond.
+    /// The bytes of the file up to the end of the row, or a few more.
     pub position: u64,
 }
 
-/// What is read of a file.
+/// The options of reading a file of rows.
 #[derive(Clone, Copy)]
 pub struct RowOptions<'a> {
-    /// Whether a column is used. What is not used of a parquet file is not read.
+    /// Whether a column is used. Unused columns of a parquet file are not read.
     pub column: &'a dyn Fn(&str) -> bool,
-    /// How long a row may be.
+    /// The bound on the length of a row.
     pub limit: RowLimit,
 }
 
-/// So many times its size is the most that a file may hold. What is packed well, or repeats much, comes
-/// to a tenth of that.
+/// The most that the rows of a file may have together, as a multiple of the file's size. Well compressed or
+/// repetitive files reach a tenth of that.
 const RATIO: u64 = 1000;
-/// Bytes of rows that any file may hold.
+/// The bytes of rows that a file of any size may hold.
 const UNPACKED: u64 = 64 << 20;
 
-/// What takes rows, one by one, until it breaks.
+/// A function that takes rows, one by one, until it returns a break.
 pub type RowSink<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
 
-/// Reads the rows of a file, whatever kind of file it is.
+/// Reads the rows of a file, whose kind is recognised by its name and content.
 pub fn read(path: &Path, options: RowOptions, sink: RowSink) -> Result<()> {
     let named = || path.display().to_string();
     let mut file = open(path)?;
@@ -89,15 +89,15 @@ pub fn read(path: &Path, options: RowOptions, sink: RowSink) -> Result<()> {
     }
 }
 
-/// The extension of a file's name, without those of packed files.
+/// The extension of a file's name, in lower case, before a `.gz` or `.zst`.
 fn extension(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?.to_lowercase();
     let name = [".gz", ".zst"].iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
     Some(name.rsplit_once('.')?.1.to_owned())
 }
 
-/// The first byte that is no white space, if there is no more white space than `most`. What stands in
-/// front of it is read past only in whole buffers, so that lines are still counted.
+/// The first byte that is not white space, if at most `most` bytes of white space come before it. White
+/// space is passed only in whole buffers, so that lines are still counted.
 fn first_character(text: &mut impl BufRead, most: usize) -> std::io::Result<Option<u8>> {
     let mut passed = 0;
     loop {

@@ -1,6 +1,6 @@
-//! Where in a JSON value a reader is, so that values can be told apart before they are read.
+//! Follows the nesting of JSON text, to find the ends of values without parsing them.
 
-/// How deep inside lists, objects and texts a reader is.
+/// The lists, objects and texts that are open at a position of JSON text.
 #[derive(Debug, Default)]
 pub struct Nesting {
     depth: usize,
@@ -10,8 +10,8 @@ pub struct Nesting {
 }
 
 impl Nesting {
-    /// Reads on, up to a byte outside of all lists, objects and texts that `ends` the value, and
-    /// returns how many bytes come before it: all where there is none.
+    /// Advances to a byte outside of all lists, objects and texts that `ends` the value, and returns the
+    /// number of bytes before it: all of them where there is no such byte.
     pub fn advance(&mut self, bytes: &[u8], ends: impl Fn(u8) -> bool) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -31,13 +31,13 @@ impl Nesting {
         bytes.len()
     }
 
-    /// Whether a list or an object is open, and no text: a line ends within a value, then, and a
-    /// text never goes on in the next line.
+    /// Whether a list or an object is open and no text is, so that a line may end within the value. Texts
+    /// cannot continue in the next line.
     pub fn is_inside(&self) -> bool {
         self.depth > 0 && !self.in_text
     }
 
-    /// Reads on in a text from `at`, and returns where the reading is then.
+    /// Advances in a text from `at`, and returns the new position.
     fn advance_text(&mut self, bytes: &[u8], at: usize) -> usize {
         if self.is_escaped {
             self.is_escaped = false;

@@ -1,5 +1,5 @@
-//! The splits of a data set in a folder, and the files of each, found as the datasets library finds
-//! them: in what the README says of its subsets, or by the names of folders and files.
+//! Finds the splits of a data set in a folder, and the files of each, as the datasets library does: by the
+//! subsets that the README lists, or by the names of folders and files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +8,11 @@ use globset::{GlobBuilder, GlobMatcher};
 use super::card::{Card, Subset};
 use crate::{Context, Error, Result, error};
 
-/// The split that is meant where none is named, and that files are in which no name puts elsewhere.
+/// The split that is read where none is named, and that holds files whose names tell no other split.
 pub const TRAIN: &str = "train";
 
-/// Kinds of files that hold rows, by the ends of their names, and the format that each is of. Where a
-/// split has as many files of two kinds, the earlier one is read.
+/// Extensions of files that hold rows, and the format of each. Where a split has equally many files of two
+/// formats, the earlier one is read.
 const KINDS: [(&str, &str); 6] = [
     ("parquet", "parquet"),
     ("jsonl", "json"),
@@ -22,30 +22,30 @@ const KINDS: [(&str, &str); 6] = [
     ("ndjson", "json"),
 ];
 
-/// Files that describe a data set and hold none of its rows.
+/// Names of files that describe a data set and hold no rows.
 const DESCRIPTIONS: [&str; 5] =
     ["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "fetch.json"];
 
-/// Words in names that put a file into a split.
+/// The words in the names of files that tell their split.
 const KEYWORDS: [(&str, &[&str]); 3] = [
     (TRAIN, &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// What may stand between a keyword and the rest of a name.
+/// The pattern of a character between a keyword and the rest of a name.
 const SEPARATOR: &str = "[-._ 0-9]";
 
-/// Most patterns of the files of a split that are more than names.
+/// Most patterns with wildcards that a split may have.
 const MOST_PATTERNS: usize = 1000;
 
-/// Most bytes of such a pattern.
+/// Most bytes of a pattern with wildcards.
 const LONGEST_PATTERN: usize = 1000;
 
-/// Files of a shard of a split: `data/train-00000-of-00002.parquet`.
+/// The end of the pattern for shards of a split, such as `data/train-00000-of-00002.parquet`.
 const SHARD: &str = "-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]*.*";
 
-/// What the files of a data set are called that are needed to read it.
+/// The patterns of the files that are needed to read a data set.
 pub fn needed_files() -> Vec<String> {
     let rows = KINDS.iter().flat_map(|(end, _)| [format!("*.{end}"), format!("*.{end}.*")]);
     rows.chain(Card::FILES.map(str::to_owned)).collect()
@@ -54,14 +54,14 @@ pub fn needed_files() -> Vec<String> {
 /// A split of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Its name, as `train`.
+    /// The name of the split, such as `train`.
     pub name: String,
-    /// Its files, in the order in which they are read.
+    /// The files of the split, in the order in which they are read.
     pub files: Vec<PathBuf>,
 }
 
-/// The splits of the data set in `root`: those of a subset that its README names, or those in a folder
-/// of it.
+/// Finds the splits of the data set in `root`: those of a subset that its README lists, or those in one of
+/// its folders.
 pub fn splits(root: &Path, subset: Option<&str>, folder: Option<&str>) -> Result<Vec<Split>> {
     let card = Card::read(root)?;
     let chosen = match (subset, folder) {
@@ -77,7 +77,7 @@ pub fn splits(root: &Path, subset: Option<&str>, folder: Option<&str>) -> Result
     }
 }
 
-/// A folder of a data set, which may not lie outside it.
+/// The path of a folder within a data set. Fails where it would lie outside.
 fn inside(root: &Path, folder: &str) -> Result<PathBuf> {
     let path = root.join(folder);
     let is_plain = |part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir);
@@ -100,7 +100,7 @@ fn inside(root: &Path, folder: &str) -> Result<PathBuf> {
     }))
 }
 
-/// The splits of a subset of the README.
+/// The splits of a subset that the README describes.
 fn described(root: &Path, subset: &Subset) -> Result<Vec<Split>> {
     let root = match &subset.data_dir {
         Some(folder) => inside(root, folder)?,
@@ -144,7 +144,7 @@ fn by_names(root: &Path) -> Result<Vec<Split>> {
     Ok(splits.into_iter().map(split).collect())
 }
 
-/// The splits of `data/SPLIT-00000-of-00001.parquet` and the like: those of [`KEYWORDS`] first.
+/// The splits of files such as `data/SPLIT-00000-of-00001.parquet`; those in [`KEYWORDS`] come first.
 fn shards(found: &[String]) -> Result<Vec<(String, Vec<String>)>> {
     let name_of = |file: &String| {
         let name = file.rsplit('/').next().unwrap_or(file);
@@ -170,7 +170,7 @@ fn shards(found: &[String]) -> Result<Vec<(String, Vec<String>)>> {
     names.into_iter().map(split).collect()
 }
 
-/// A text as a pattern that matches it and nothing else.
+/// The pattern that matches exactly this text.
 fn literal(text: &str) -> String {
     let escape = |c: char| if "*?[]".contains(c) { format!("[{c}]") } else { c.to_string() };
     text.chars().map(escape).collect()
@@ -189,8 +189,8 @@ fn in_files(word: &str) -> Vec<String> {
     vec![format!("**/{word}{SEPARATOR}*"), format!("**/*{SEPARATOR}{word}{SEPARATOR}*")]
 }
 
-/// The files that match patterns: those of the first, then those of the next, each file once. `found` is
-/// sorted.
+/// The files that match the patterns: those of the first pattern, then those of the next, each file once.
+/// `found` must be sorted.
 fn matching(found: &[String], patterns: &[String]) -> Result<Vec<String>> {
     let mut files: Vec<String> = Vec::new();
     let mut left: Vec<&String> = found.iter().collect();
@@ -223,7 +223,8 @@ fn matching(found: &[String], patterns: &[String]) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// A pattern of a path: `*` stays within a folder, `**` is any number of them, braces are letters.
+/// Compiles a pattern of paths, where `*` stays within a folder, `**` stands for any number of folders, and
+/// braces stand for themselves.
 fn compile(pattern: &str) -> Result<GlobMatcher> {
     let braces = pattern.replace('{', "[{]").replace('}', "[}]");
     let glob = GlobBuilder::new(&braces).literal_separator(true).backslash_escape(false).build();
@@ -232,7 +233,7 @@ fn compile(pattern: &str) -> Result<GlobMatcher> {
     Ok(glob.compile_matcher())
 }
 
-/// Whether as many parts of a path are hidden (`.git`, `__pycache__`) as its pattern asks for.
+/// Whether a path has as many hidden components (`.git`, `__pycache__`) as its pattern names.
 fn hides_as_much(file: &str, pattern: &str) -> bool {
     let hidden = |path: &str| path.split('/').filter(|part| part.starts_with('.')).count();
     let special = |path: &str| {
@@ -242,14 +243,13 @@ fn hides_as_much(file: &str, pattern: &str) -> bool {
     hidden(file) == hidden(pattern) && special(file) == special(pattern)
 }
 
-/// The ends of a file's name that tell of what kind it is, behind the first dot.
+/// The extensions of a file's name: all parts after the first dot, in lower case.
 fn ends(file: &str) -> impl Iterator<Item = String> {
     let name = file.rsplit('/').next().unwrap_or(file);
     name.split('.').skip(1).map(str::to_lowercase)
 }
 
-/// Of files that hold rows in several formats, those of the most frequent kind: data sets often hold the
-/// same rows twice.
+/// The files of the most frequent format, because data sets often hold the same rows in several formats.
 fn of_one_format(files: Vec<String>) -> Vec<String> {
     let count = |end: &str| files.iter().flat_map(|file| ends(file)).filter(|found| found == end).count();
     let most = KINDS.iter().rev().max_by_key(|(end, _)| count(end));

@@ -30,7 +30,7 @@ pub struct Projection {
     pub name: String,
     /// [N, K]
     pub weight: Weight,
-    /// [N]
+    /// `[N]`
     pub bias: Option<Vec<f32>>,
     /// Where this projection's adapter lies in the parameter buffer.
     pub adapter: Option<AdapterSlot>,

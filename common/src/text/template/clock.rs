@@ -1,4 +1,4 @@
-//! The date, as templates ask for it with `strftime_now`.
+//! The date, for the function `strftime_now` of templates.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday
 
 /// Python's `datetime.now().strftime(format)`, in UTC.
 ///
-/// The environment variable `SOURCE_DATE_EPOCH` (seconds since 1970) stands for now where it is
+/// The environment variable `SOURCE_DATE_EPOCH` (seconds since 1970) replaces the current time where it is
 /// set, so that a run can be repeated on another day.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
@@ -30,7 +30,7 @@ pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     strftime(format, fixed.unwrap_or_else(now))
 }
 
-/// `seconds` since 1970 by `format`, whose directives are those of C that need no locale.
+/// Formats `seconds` since 1970 by the directives of C that need no locale.
 fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
@@ -77,8 +77,8 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Year, month and day of a count of days since 1970, by the Gregorian calendar. Years are taken to
-/// begin in March, so that the leap day is the last of its year.
+/// The year, month and day after a number of days since 1970, by the Gregorian calendar. Years are counted
+/// from March, so that the leap day is the last of its year.
 fn civil(days: u64) -> (u64, u64, u64) {
     let since_march_0000 = days + 719_468;
     let (era, day_of_era) = (since_march_0000 / 146_097, since_march_0000 % 146_097);

@@ -1,4 +1,4 @@
-//! Where a model keeps its chat template.
+//! Finds the chat template of a model.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 use super::named;
 use crate::{Result, bail, error, files};
 
-/// Where the template was found, its text, and the text of the one for tools if that is another.
+/// The file that holds the template, its text, and the text of the template for tools where there is one.
 pub(super) type Found = (PathBuf, String, Option<String>);
 
-/// `chat_template.jinja`, else the entry of `tokenizer_config.json`: a text, or a list of named
-/// ones of which `default` and `tool_use` are known to transformers.
+/// Finds the template in `chat_template.jinja`, or else in `tokenizer_config.json`, which has a text or a
+/// list of named texts, of which transformers knows `default` and `tool_use`.
 pub(super) fn find(directory: &Path) -> Result<Found> {
     let path = directory.join("chat_template.jinja");
     if path.exists() {

@@ -1,8 +1,8 @@
-//! What a template may do: how many steps, and how large the values are that it keeps.
+//! Bounds on what a template may do: the number of its steps, and the size of the values that it keeps.
 //!
-//! Steps and bytes are minijinja's fuel, measured by what a template is given. Values are bounded
-//! besides, because comparing, printing and dropping one walks all of it by recursion, and a list
-//! that holds another one twice, forty times over, is small until somebody does.
+//! Steps and bytes are counted as minijinja's fuel, whose amount follows from the size of the input.
+//! Values are bounded too, because comparing, printing and dropping one walks all of it by recursion: a
+//! list that holds another one twice, forty times over, takes little memory and endless time.
 
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -11,32 +11,32 @@ use minijinja_contrib::pycompat;
 use super::guarded::{ATTRIBUTE_GUARD, GUARD, ROOM};
 use super::size::InputSize;
 
-/// Steps of a template that is given nothing.
+/// Steps that a template has without any input.
 const STEPS: u64 = 20_000;
-/// Steps for each entry of a tool or a call.
+/// Further steps for each entry of a tool or a call.
 const STEPS_PER_ENTRY: u64 = 256;
-/// Steps for each message.
+/// Further steps for each message.
 const STEPS_PER_MESSAGE: u64 = 1024;
-/// Steps for each pair of messages: a template may look back from one to the others.
+/// Further steps for each pair of messages, since a template may look back from each to all others.
 const STEPS_PER_PAIR: u64 = 4;
-/// Most steps of all, which is also a bound on memory: a step may make 64 bytes.
+/// Most steps for any input. This bounds memory too, since a step may make 64 bytes.
 const MOST_STEPS: u64 = 16_000_000;
-/// Most lists and maps in each other.
+/// The deepest nesting of lists and maps.
 pub(super) const NESTING: usize = 256;
-/// How deep macros may call each other, each of which counts four and more.
+/// The recursion limit of minijinja, of which each call of a macro takes four or more.
 const RECURSION: usize = 160;
-/// Entries that a value may have, all lists in lists counted, of a template that is given nothing.
+/// Most entries of a value, nested ones included, without any input.
 const ENTRIES: u64 = 10_240;
-/// Bytes that it may have.
+/// Most bytes of a value without any input.
 const BYTES: u64 = 256 << 10;
-/// Entries that a step looks at.
+/// Entries of a value that are checked for one step.
 const ENTRIES_PER_STEP: u64 = 8;
-/// Bytes that a step looks at, as minijinja counts them.
+/// Bytes that are read for one step, as minijinja counts them.
 const BYTES_PER_STEP: u64 = 64;
-/// Most columns that a text is padded to.
+/// The widest that a text may be padded to, in columns.
 const WIDTH: u64 = 10_000;
 
-/// Steps for a template that is given so much. A step reads 64 bytes, and may do so often.
+/// The number of steps for an input of this size. A step reads 64 bytes, and may be repeated often.
 pub(super) fn steps(size: &InputSize) -> u64 {
     let messages = size.messages as u64;
     let parts = [
@@ -48,19 +48,19 @@ pub(super) fn steps(size: &InputSize) -> u64 {
     parts.into_iter().fold(STEPS, u64::saturating_add).min(MOST_STEPS)
 }
 
-/// Entries and bytes that a value may have, of a template that is given so much.
+/// The most entries and bytes of a value, for an input of this size.
 pub(super) fn room(size: &InputSize) -> [u64; 2] {
     let entries = size.entries as u64 + 8 * size.messages as u64;
     [ENTRIES + 4 * entries, BYTES + 2 * size.bytes as u64]
 }
 
-/// Sets the bounds that hold for every rendering.
+/// Sets the bounds that are the same for every rendering.
 pub(super) fn set(environment: &mut Environment<'_>) {
     environment.set_recursion_limit(RECURSION);
     environment.set_unknown_method_callback(method);
     environment.add_function(GUARD, |state: &State, value: Value| bounded(state, value, false));
     environment.add_function(ATTRIBUTE_GUARD, |state: &State, value: Value| bounded(state, value, true));
-    // minijinja's own, which shows the engine from inside.
+    // A function of minijinja that shows the engine's internals.
     environment.remove_global("debug");
 }
 
@@ -68,8 +68,8 @@ fn refused(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-/// A value that a template keeps: not too deep, not too large, and with everything computed, since
-/// minijinja would compute a slice of a slice of a slice each time it is looked at.
+/// Checks that a value which a template keeps is neither too deep nor too large, and computes all of it,
+/// since minijinja would compute a slice of a slice of a slice again each time it is read.
 fn bounded(state: &State, value: Value, is_attribute: bool) -> Result<Value, Error> {
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain) {
         return Ok(value);
@@ -85,9 +85,9 @@ fn bounded(state: &State, value: Value, is_attribute: bool) -> Result<Value, Err
 struct Walk<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     is_attribute: bool,
-    /// Entries that the rest of the value may have.
+    /// The entries that the rest of the value may have.
     entries: u64,
-    /// Bytes that it may have.
+    /// The bytes that the rest of the value may have.
     bytes: u64,
 }
 
@@ -100,7 +100,7 @@ impl Walk<'_, '_, '_> {
         self.state.consume_fuel(step + bytes / BYTES_PER_STEP)
     }
 
-    /// The value with all of it computed, where it was not.
+    /// The value with all of it computed; `None` where it was computed already.
     fn computed(&mut self, value: &Value, deeper: usize) -> Result<Option<Value>, Error> {
         self.spend(value)?;
         let kind = value.kind();
@@ -143,7 +143,7 @@ impl Walk<'_, '_, '_> {
     }
 }
 
-/// Python's methods of strings, lists and dictionaries, paid for by what they read.
+/// Calls Python's methods of strings, lists and dictionaries, which cost steps by the bytes they read.
 fn method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let text = value.as_str().unwrap_or_default();
     let read: usize = text.len() + args.iter().filter_map(Value::as_str).map(str::len).sum::<usize>();
@@ -164,7 +164,7 @@ fn method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Res
     pycompat::unknown_method_callback(state, value, method, args)
 }
 
-/// The largest number that stands in a text.
+/// The largest number in a text.
 fn widest(text: &str) -> u64 {
     let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     numbers.map(|digits| digits.parse().unwrap_or(u64::MAX)).max().unwrap_or(0)

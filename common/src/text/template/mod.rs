@@ -1,16 +1,15 @@
 //! The chat template of a model, rendered as transformers renders it.
 //!
-//! A template is Jinja text that a model brings along in `chat_template.jinja` or in
-//! `tokenizer_config.json`. transformers renders it with `trim_blocks`, `lstrip_blocks`, loop
-//! controls, Python's string methods and a few functions of its own
-//! (`transformers/utils/chat_template_utils.py`); this module provides the same.
+//! A template is Jinja text in the `chat_template.jinja` or `tokenizer_config.json` of a model.
+//! transformers renders it with `trim_blocks`, `lstrip_blocks`, loop controls, Python's string methods and
+//! a few functions of its own (`transformers/utils/chat_template_utils.py`); this module provides the same.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `find` | where a model keeps its template |
 //! | `named` | templates that LLaMA-Factory has names for |
-//! | `guarded`, `scan` | a template before it is parsed: how deep it nests, where its guards go |
-//! | `guard`, `size` | how much a template may do, by what it is given |
+//! | `guarded`, `scan` | check the nesting of a template before it is parsed, and put guards in it |
+//! | `guard`, `size` | bounds on what a template may do, by the size of its input |
 //! | `python` | values as Python writes them |
 //! | `clock` | the date |
 
@@ -39,25 +38,39 @@ use size::InputSize;
 const NAME: &str = "chat_template";
 
 /// The chat template of a model.
+///
+/// ```
+/// use common::text::{ChatTemplate, Message};
+/// use serde_json::Map;
+///
+/// let template = ChatTemplate::from_source(
+///     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}\
+///      {% if add_generation_prompt %}<|assistant|>{% endif %}",
+///     Map::new(),
+/// )?;
+/// let text = template.render(&[Message::new("user", "Hello")], &[], true)?;
+/// assert_eq!(text, "<|user|>Hello\n<|assistant|>");
+/// # Ok::<(), common::Error>(())
+/// ```
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
-    /// Rendered instead when there are tools, where a model brings two templates.
+    /// Whether the model has a second template, which is rendered where there are tools.
     with_tools: bool,
     special_tokens: Map<String, Value>,
     words: Words,
 }
 
 impl ChatTemplate {
-    /// The template that the model in `directory` brings along.
+    /// Loads the template of the model in `directory`.
     pub fn load(directory: &Path, tokenizer: &Tokenizer) -> Result<Self> {
         let (path, source, tool_source) = find::find(directory)?;
         Self::with_sources(source, tool_source, tokenizer.special_tokens().clone())
             .with_context(|| path.display().to_string())
     }
 
-    /// A template from its Jinja text; `special_tokens` maps names such as `bos_token`, which
-    /// templates read, to their text.
+    /// Makes a template from its Jinja text. `special_tokens` maps names such as `bos_token`, which
+    /// templates read, to their texts.
     pub fn from_source(source: impl Into<String>, special_tokens: Map<String, Value>) -> Result<Self> {
         Self::with_sources(source.into(), None, special_tokens)
     }
@@ -100,24 +113,24 @@ impl ChatTemplate {
         Ok(Self { environment, source, with_tools, special_tokens, words })
     }
 
-    /// The Jinja text, to be stored beside what was trained with it.
+    /// The Jinja text of the template.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// Whether it reads a variable or a field of this name, as `tools` and `tool_calls`, which some
-    /// templates leave out of the text.
+    /// Whether the template mentions a variable or a field such as `tools` or `tool_calls`, which some
+    /// templates omit from the text.
     pub fn reads(&self, name: &str) -> bool {
         self.source.contains(name)
     }
 
-    /// What the template mentions.
+    /// The names and texts that the template mentions.
     pub(crate) fn words(&self) -> &Words {
         &self.words
     }
 
-    /// The text of a conversation. `add_generation_prompt` ends it with what comes before an
-    /// assistant's answer, e.g. `<|im_start|>assistant\n`.
+    /// Renders a conversation as text. `add_generation_prompt` ends it with the text that comes before an
+    /// assistant's answer, such as `<|im_start|>assistant\n`.
     pub fn render(
         &self,
         messages: &[Message],
@@ -153,7 +166,7 @@ impl ChatTemplate {
     }
 }
 
-/// What a template's `raise_exception` said, or what Jinja says, without internal wording.
+/// The message of a template's `raise_exception`, or of Jinja, without internal wording.
 fn describe(problem: &minijinja::Error) -> String {
     let detail = problem.detail().map_or_else(|| problem.kind().to_string(), str::to_owned);
     match problem.line() {

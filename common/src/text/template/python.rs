@@ -1,4 +1,4 @@
-//! Values as Python writes them, since chat templates were written for Jinja on Python.
+//! Writes values as Python does, because chat templates are written for Jinja on Python.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 
 use crate::json::number;
 
-/// Prints `None`, `True`, `False` and floats as Python does; everything else as usual.
+/// Writes `None`, `True`, `False` and floats as Python does, and everything else as minijinja does.
 pub(super) fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => out.write_str("None").map_err(Error::from),
@@ -22,21 +22,22 @@ pub(super) fn format(out: &mut Output, state: &mut State, value: &Value) -> Resu
     }
 }
 
-/// Whether a value is a text and not a [number](number) that is kept as one.
+/// Whether a value is a text and not a [number] that is kept as one.
 pub(super) fn is_string(value: &Value) -> bool {
     value.as_str().is_some_and(|text| !text.starts_with(number::MARK))
 }
 
-/// Whether a value is a number, also one that is kept as a text.
+/// Whether a value is a number, including a [number] that is kept as a text.
 pub(super) fn is_number(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
         || value.as_str().is_some_and(|text| text.starts_with(number::MARK))
 }
 
-/// Most spaces that an indent has.
+/// Most spaces of an indent.
 const WIDEST: usize = 1000;
 
-/// `json.dumps(value, ensure_ascii=False, indent=...)`, which is what transformers' `tojson` is.
+/// Writes JSON as transformers' `tojson` does, which is
+/// `json.dumps(value, ensure_ascii=False, indent=...)`.
 pub(super) fn tojson(
     state: &State,
     value: &Value,
@@ -71,14 +72,14 @@ pub(super) fn tojson(
     if !sort_keys {
         return write(state, value, style);
     }
-    // What it costs to look at the whole value is paid before it is copied.
+    // The steps for the whole value are counted before it is copied.
     write(state, value, style.clone())?;
     let mut sorted = serde_json::to_value(value).map_err(|problem| invalid(problem.to_string()))?;
     sorted.sort_all_objects();
     write(state, &sorted, style)
 }
 
-/// The JSON of a value, paid for as it is written: a small value may have a long text.
+/// Writes the JSON of a value, and counts steps as it is written, since a small value may have a long text.
 fn write(state: &State, value: &impl Serialize, style: PythonStyle) -> Result<String, Error> {
     let mut text = Paid { state, text: Vec::new(), unpaid: 0 };
     let written = value.serialize(&mut Serializer::with_formatter(&mut text, style));
@@ -86,14 +87,14 @@ fn write(state: &State, value: &impl Serialize, style: PythonStyle) -> Result<St
     String::from_utf8(text.text).map_err(|problem| invalid(problem.to_string()))
 }
 
-/// A text that costs a step for every few bytes.
+/// A writer that counts a step for every few bytes.
 struct Paid<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     text: Vec<u8>,
     unpaid: usize,
 }
 
-/// Bytes of JSON that a step writes.
+/// Bytes of JSON that are written for one step.
 const BYTES_PER_STEP: usize = 16;
 
 impl io::Write for Paid<'_, '_, '_> {
@@ -128,12 +129,12 @@ struct PythonStyle {
     text: Text,
 }
 
-/// How far the writing of a text is.
+/// The state of writing a text.
 #[derive(Clone, PartialEq)]
 enum Text {
-    /// Nothing is written yet, not even its quote.
+    /// Nothing of the text is written yet, not even its quote.
     Begun,
-    /// It is a number, which has no quotes.
+    /// The text is a number, which has no quotes.
     Number,
     Written,
 }
@@ -162,7 +163,7 @@ impl PythonStyle {
         self.new_line(out)
     }
 
-    /// Writes the quote that a text begins with, unless that is done.
+    /// Writes the quote that a text begins with, unless it is written already.
     fn open_text<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
         match std::mem::replace(&mut self.text, Text::Written) {
             Text::Begun => out.write_all(b"\""),
@@ -263,7 +264,7 @@ impl Formatter for PythonStyle {
     }
 }
 
-/// `repr` of a Python float: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
+/// The `repr` of a Python float: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
 fn repr(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string().to_lowercase();

@@ -1,36 +1,36 @@
-//! Reads the tokens of a template: how deep it nests, and where its guards go.
+//! Reads the tokens of a template, to check its nesting and to find the places of guards.
 
 use minijinja::machinery::Token;
 
 use super::guarded::{ATTRIBUTE_GUARD, GUARD, Words};
 
-/// Most brackets in brackets.
+/// The deepest nesting of brackets.
 const BRACKETS: usize = 32;
-/// Most operators, names and brackets that stand in each other within one tag.
+/// The deepest nesting of operators, names and brackets within one tag.
 const EXPRESSION: usize = 400;
-/// Most blocks in blocks, each `elif` counted.
+/// The deepest nesting of blocks, each `elif` counted.
 const BLOCKS: usize = 128;
-/// Words between operands.
+/// The words that stand between operands.
 const KEYWORDS: [&str; 8] = ["and", "or", "not", "in", "is", "if", "else", "recursive"];
 
-/// A pair of brackets, or the tag around them, while its tokens are read.
+/// The state of a pair of brackets, or of the tag around them, while its tokens are read.
 #[derive(Default)]
 struct Level {
-    /// Tokens since the last comma.
+    /// The number of tokens since the last comma.
     chain: usize,
-    /// How deep the deepest brackets of this chain were.
+    /// The depth of the deepest brackets since the last comma.
     inner: usize,
-    /// How deep the deepest chain before the last comma was.
+    /// The depth of the deepest chain before the last comma.
     before: usize,
-    /// Where the operand of a product would begin: behind the last operator that binds less.
+    /// The position where the operand of a product would begin: after the last operator that binds less.
     operand: Option<usize>,
     /// Whether `operand` is multiplied.
     is_product: bool,
     /// Whether a guard ends with these brackets.
     is_guarded: bool,
-    /// Where a list, a map or a tuple begins, if these brackets make one.
+    /// The position where a list, a map or a tuple begins, if these brackets make one.
     literal: Option<usize>,
-    /// Whether there is more than one thing in it.
+    /// Whether the brackets hold more than one thing.
     has_several: bool,
 }
 
@@ -40,7 +40,7 @@ impl Level {
     }
 }
 
-/// What the tag is that is being read.
+/// The kind of the tag that is being read.
 #[derive(Default, PartialEq, Clone, Copy)]
 enum Tag {
     #[default]
@@ -53,47 +53,47 @@ enum Tag {
     Other,
 }
 
-/// What is known of a template while its tokens are read.
+/// The state of reading the tokens of a template.
 #[derive(Default)]
 pub(super) struct Scan {
-    /// What the template mentions.
+    /// The names and texts that the template mentions.
     pub words: Words,
-    /// Texts to be put in, and what they replace.
+    /// Texts to insert, and the ranges that they replace.
     edits: Vec<(std::ops::Range<usize>, String)>,
     levels: Vec<Level>,
     tag: Tag,
-    /// Tokens of the tag so far.
+    /// The number of tokens of the tag so far.
     count: usize,
-    /// Whether a guard is open that ends with the tag, or before.
+    /// Whether a guard is open, which ends with the tag at the latest.
     guard: bool,
     /// Whether the tag has assigned something.
     assigned: bool,
     /// Whether the target of the tag is an attribute.
     dotted: bool,
-    /// Parameters of a macro.
+    /// The parameters of a macro.
     parameters: Vec<String>,
     last: Last,
-    /// Blocks that are open, each with its `elif`s.
+    /// The blocks that are open, each with the number of its `elif`s.
     blocks: Vec<usize>,
 }
 
-/// The token before.
+/// The previous token.
 #[derive(Default)]
 struct Last {
     end: usize,
     word: Option<String>,
     is_dot: bool,
     is_open_or_comma: bool,
-    /// Whether it is `is`, or `is not`, so that the next word is the name of a test.
+    /// Whether the token is `is`, or `is not`, so that the next word is the name of a test.
     is_test: bool,
-    /// Whether it may end an operand, so that a bracket behind it looks something up or calls.
+    /// Whether the token may end an operand, so that a bracket after it is a look-up or a call.
     ends_operand: bool,
-    /// Whether it is the name of a test, which takes a list as its argument without brackets.
+    /// Whether the token is the name of a test, which takes a list as its argument without brackets.
     names_test: bool,
 }
 
 impl Scan {
-    /// Reads the next token, which stands at `at`.
+    /// Reads the next token, which is at `at`.
     pub fn token(
         &mut self,
         token: &Token<'_>,
@@ -165,7 +165,7 @@ impl Scan {
         Ok(())
     }
 
-    /// The word that says what a block is.
+    /// Reads the word that tells the kind of a block.
     fn begin_block(&mut self, word: &str, at: &std::ops::Range<usize>) -> Result<(), &'static str> {
         self.tag = match word {
             "set" => Tag::Set,
@@ -195,7 +195,7 @@ impl Scan {
         }
     }
 
-    /// Opens and closes the guards of the tag.
+    /// Opens and closes the guards of a tag.
     fn within_tag(&mut self, token: &Token<'_>, keyword: Option<&str>, at: &std::ops::Range<usize>) {
         let is_outermost = self.levels.len() == 1;
         let is_parameter = match self.tag {
@@ -344,7 +344,7 @@ impl Scan {
             self.blocks.push(1);
         }
         if is_block && !self.parameters.is_empty() {
-            // Ends as the tag before it, so that the white space behind it is treated alike.
+            // Ends as the tag before it, so that the white space after it is treated alike.
             let end = &template[at.clone()];
             let guards = self.parameters.iter().map(|name| format!("{{% set {name} = {GUARD}({name}) {end}"));
             let guards: String = guards.collect();
@@ -352,7 +352,7 @@ impl Scan {
         }
     }
 
-    /// The template with what is put in.
+    /// The template with all texts inserted.
     pub fn edited(&mut self, template: &str) -> String {
         self.edits.sort_by_key(|(at, _)| at.start);
         let mut text = String::with_capacity(template.len() + 32 * self.edits.len());

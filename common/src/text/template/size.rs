@@ -1,19 +1,19 @@
-//! How much a template is given to write.
+//! The size of the input of a template.
 
 use serde_json::{Map, Value};
 
 use crate::text::Message;
 
-/// The size of messages and tools.
+/// The size of the messages and tools that a template is given.
 #[derive(Debug, Default)]
 pub(super) struct InputSize {
-    /// Number of messages.
+    /// The number of messages.
     pub messages: usize,
-    /// Number of entries of lists and objects besides.
+    /// The number of entries of lists and objects in messages and tools.
     pub entries: usize,
-    /// Bytes of all texts.
+    /// The bytes of all texts.
     pub bytes: usize,
-    /// How deep lists and objects lie in each other.
+    /// The deepest nesting of lists and objects.
     pub nesting: usize,
 }
 
@@ -25,7 +25,7 @@ impl InputSize {
         self.object(&message.extra, 1);
     }
 
-    /// Adds a value that lies in `nesting` others.
+    /// Adds a value that is nested in `nesting` others.
     pub fn value(&mut self, value: &Value, nesting: usize) {
         self.entries += 1;
         match value {

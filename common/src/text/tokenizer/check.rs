@@ -1,7 +1,7 @@
-//! What a tokenizer.json may hold: it is looked at before the library builds anything of it.
+//! Checks the sizes in a tokenizer.json before the library builds anything of it.
 //!
-//! The bounds are several times what the largest public tokenizers have, and keep what a tokenizer
-//! takes below a gigabyte.
+//! The bounds are several times those of the largest public tokenizers, and keep the memory of a tokenizer
+//! below a gigabyte.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -10,35 +10,35 @@ use serde_json::{Map, Value};
 use super::steps::flatten;
 use crate::{Error, Result, bail, error};
 
-/// Brackets, commas and colons of the whole file. A vocabulary of 262,144 tokens with its merges has
+/// Most brackets, commas and colons of the whole file. A vocabulary of 262,144 tokens with its merges has
 /// 2.6 million.
 const STRUCTURE: usize = 8_000_000;
-/// Brackets within brackets.
+/// The deepest nesting of brackets.
 const DEPTH: usize = 64;
-/// Tokens of a vocabulary, and merges.
+/// Most tokens of a vocabulary, and most merges.
 const TOKENS: usize = 1 << 20;
-/// Bytes of all tokens.
+/// Most bytes of all tokens together.
 const VOCABULARY_BYTES: usize = 16 << 20;
-/// Bytes of all tokens of a Unigram model, which keeps them as a tree of bytes.
+/// Most bytes of all tokens of a Unigram model, which keeps them as a tree of bytes.
 const UNIGRAM_BYTES: usize = 4 << 20;
-/// Bytes of a token.
+/// Most bytes of a token.
 const TOKEN_BYTES: usize = 1024;
 /// The largest id.
 const ID: u64 = (1 << 24) - 1;
-/// Added tokens, and their bytes.
+/// Most added tokens, and most bytes of all of them.
 const ADDED_TOKENS: usize = 1 << 18;
 const ADDED_BYTES: usize = 8 << 20;
-/// Steps of a normalizer, a pre-tokenizer or a decoder.
+/// Most steps of a normalizer, a pre-tokenizer or a decoder.
 const STEPS: usize = 64;
-/// Bytes of a pattern, and of what is put in the place of what it finds.
+/// Most bytes of a pattern, and of the text that replaces its matches.
 const PATTERN_BYTES: usize = 16 << 10;
 const CONTENT_BYTES: usize = 1024;
-/// Steps of a pre-tokenizer that make two characters of a byte.
+/// Most steps of a pre-tokenizer that turn a byte into two characters.
 const BYTE_LEVELS: usize = 2;
-/// Characters of a word that WordPiece looks up piece by piece, in quadratic time.
+/// Most characters of a word that WordPiece looks up piece by piece, in quadratic time.
 const WORD_CHARACTERS: u64 = 300;
 
-/// Counts what JSON is made of, so that reading it takes no more memory than it should.
+/// Counts the brackets, commas and colons of JSON, which bound the memory that parsing it takes.
 pub fn check_structure(json: &[u8]) -> Result<()> {
     let (mut structure, mut depth, mut deepest) = (0usize, 0usize, 0usize);
     let (mut in_text, mut escaped) = (false, false);
@@ -182,7 +182,7 @@ fn check_step(kind: &str, step: &Value) -> Result<()> {
     }
 }
 
-/// A map is a number of bytes, an array of so many, and texts.
+/// Checks a precompiled map, which is a length, an array of that many bytes, and texts.
 fn check_precompiled(map: &str) -> Result<()> {
     let bytes = BASE64_STANDARD.decode(map).map_err(Error::malformed)?;
     let Some((size, rest)) = bytes.split_first_chunk::<4>() else { bail!(Malformed, "the map is empty") };
@@ -193,7 +193,7 @@ fn check_precompiled(map: &str) -> Result<()> {
     Ok(())
 }
 
-/// A template puts special tokens around a text; naming the text twice would double it.
+/// Checks a template of special tokens around a text, which must not name the text twice.
 fn check_template(step: &Value) -> Result<()> {
     let pieces = step["single"].as_array().map_or(&[][..], Vec::as_slice);
     at_most("pieces", pieces.len(), STEPS)?;

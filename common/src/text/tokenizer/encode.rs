@@ -8,23 +8,23 @@ use tokenizers::{Model, NormalizedString, Normalizer, PreTokenizedString, PreTok
 use super::Tokenizer;
 use crate::{Result, bail};
 
-/// Token ids with the bytes of the text each stands for.
+/// Token ids, and the bytes of the text that each stands for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// The ids, in order.
     pub ids: Vec<u32>,
-    /// For each id its byte range in the text; the parts of one split character share a range.
+    /// The byte range of each id in the text; the parts of one split character share a range.
     pub offsets: Vec<Range<usize>>,
 }
 
 impl Tokenizer {
-    /// Token ids of a text in which special tokens are recognised and none is added.
+    /// Encodes a text in which special tokens are recognised and none is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.run(text.len(), || Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec()))
     }
 
-    /// Token ids of a text that stands for itself, as a base model is prompted: with the tokens
-    /// that the tokenizer puts around a text, such as Llama's `<|begin_of_text|>`.
+    /// Adds the tokens that the tokenizer puts around a text, such as Llama's `<|begin_of_text|>`, with
+    /// which a base model is prompted.
     pub(crate) fn as_document(&self, tokens: Tokens) -> Result<Vec<u32>> {
         let Some(processor) = &self.post_processor else { return Ok(tokens.ids) };
         let bytes = tokens.offsets.last().map_or(0, |last| last.end);
@@ -35,14 +35,14 @@ impl Tokenizer {
         self.run(bytes, || Ok(processor.process(encoding, None, true)?.get_ids().to_vec()))
     }
 
-    /// Token ids of data: a text in which nothing is a special token.
+    /// Encodes data: a text in which nothing is a special token.
     pub fn encode_data(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encode_rendered(text, std::slice::from_ref(&(0..text.len())), &[])?.ids)
     }
 
-    /// Tokens of a rendered text. Special tokens are recognised except within `literal`, the
-    /// ascending byte ranges of the special tokens that stand in data. Every range of `literal`
-    /// and every position of `cuts` begins a new token.
+    /// Encodes a rendered text. Special tokens are recognised except within `literal`, the ascending byte
+    /// ranges of special tokens from data. Every range of `literal` and every position of `cuts` begins a
+    /// new token.
     pub fn encode_rendered(&self, text: &str, literal: &[Range<usize>], cuts: &[usize]) -> Result<Tokens> {
         let mut pieces: Vec<(Range<usize>, bool)> = Vec::new();
         let mut from = 0;
@@ -86,7 +86,7 @@ impl Tokenizer {
         let piece = &text[range.clone()];
         let is_control = |encoding: &Encoding| encoding.get_ids().iter().any(|id| self.controls.contains(id));
         if is_literal && is_control(&encode(piece)?) {
-            // The vocabulary itself has the special token: no part of it longer than a character.
+            // The vocabulary itself has the special token, so the text is encoded character by character.
             if piece.chars().nth(1).is_none() {
                 bail!(Row, "the tokenizer has no token for {piece:?} but a special one");
             }
@@ -95,8 +95,8 @@ impl Tokenizer {
                 self.encode_piece(text, begin..begin + c.len_utf8(), true, tokens)
             });
         }
-        // Within a text there is no prefix space: a piece is encoded behind a newline, whose
-        // tokens are dropped.
+        // Within a text there is no prefix space, so a piece is encoded after a newline, whose tokens are
+        // dropped.
         if self.adds_prefix_space && range.start > 0 {
             let newline = encode("\n")?;
             let encoding = encode(&format!("\n{piece}"))?;
@@ -109,7 +109,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// The pipeline of the tokenizer without the step that looks for added tokens.
+    /// Encodes a text by the steps of the tokenizer without the one that looks for added tokens.
     pub(super) fn plain_encoding(&self, text: &str) -> Result<Encoding> {
         self.run(text.len(), || {
             let mut normalized = NormalizedString::from(text);

@@ -1,4 +1,4 @@
-//! The library's work on strangers' files, under a bound of time and without its panics.
+//! Runs work of the tokenizers library with a bound on its time, and turns its panics into errors.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -9,9 +9,9 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::panics::{caught, stop};
 use crate::{Error, Result, error};
 
-/// Processor time that a tokenizer has for each byte it is given. Good ones take a microsecond.
+/// The processor time that a tokenizer has for each byte of input. Usual ones take a microsecond.
 const NANOSECONDS_PER_BYTE: u64 = 50_000;
-/// Processor time that it has besides.
+/// The processor time that a tokenizer has in addition.
 const NANOSECONDS: u64 = 4_000_000_000;
 
 thread_local! {
@@ -19,18 +19,17 @@ thread_local! {
     static STOPPED_AT: Cell<u64> = const { Cell::new(u64::MAX) };
 }
 
-/// Watches over one tokenizer. After a failure nothing more is asked of it.
+/// The guard of one tokenizer, which is not called again after a failure.
 #[derive(Default)]
 pub struct Guard {
     failure: OnceLock<String>,
-    /// Processor time of all threads.
+    /// The processor time that all threads have taken.
     nanoseconds: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Guard {
-    /// Does some of the tokenizer's work, on an input of `bytes`. An error is what work must end with
-    /// that has panicked or was stopped.
+    /// Runs work of the tokenizer on an input of `bytes` bytes. Fails where the work panics or is stopped.
     pub fn run<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
         if let Some(reason) = self.failure.get() {
             return Err(failed(reason));
@@ -52,14 +51,14 @@ fn failed(reason: &str) -> Error {
         .hint("its tokenizer.json is damaged or not meant for use: fetch the model again, or another")
 }
 
-/// Stops the work under way once it has taken too long. Steps call it now and then.
+/// Stops the work of this thread once it has taken too long. The steps of a tokenizer call it regularly.
 pub fn check_time() {
     if processor_time() > STOPPED_AT.get() {
         stop("it takes far too long".to_owned());
     }
 }
 
-/// Time that this thread has computed; what else the machine does is not in it.
+/// The processor time of this thread, in nanoseconds, which other load on the machine does not change.
 fn processor_time() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64

@@ -1,7 +1,15 @@
 //! `tokenizer.json`: text to token ids and back.
 //!
-//! Special tokens are recognised only in text that a template or a tool wrote. Text that came from
-//! data is encoded as plain characters, so that a row holding `<|im_end|>` cannot end a turn.
+//! Special tokens are recognised only in text that a template or a tool wrote. Text from data is encoded
+//! as ordinary characters, so that a row with `<|im_end|>` in it cannot end a turn.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `encode` | text to token ids |
+//! | `check` | bounds on a tokenizer.json, before the library builds anything of it |
+//! | `guard` | a bound on the library's time, and its panics as errors |
+//! | `steps`, `pattern` | the steps around the model and their expressions, within bounds |
+//! | `names` | the names of special tokens |
 
 mod check;
 mod encode;
@@ -24,26 +32,27 @@ pub use encode::Tokens;
 use guard::Guard;
 use steps::{BoundedDecoder, BoundedNormalizer, BoundedPreTokenizer};
 
-/// The library's tokenizer with our steps around its model.
+/// The library's tokenizer with bounded steps around its model.
 type Inner =
     TokenizerImpl<ModelWrapper, BoundedNormalizer, BoundedPreTokenizer, PostProcessorWrapper, BoundedDecoder>;
 
-/// Special tokens that a tokenizer may have: every text is searched for each of them.
+/// Most special tokens of a tokenizer, since every text is searched for each of them.
 const SPECIAL_TOKENS: usize = 1 << 15;
 
 /// The tokenizer of a model.
 pub struct Tokenizer {
-    /// Without its post-processor, which would add tokens that chat templates write themselves.
+    /// The library's tokenizer without its post-processor, which would add tokens that chat templates
+    /// write themselves.
     inner: Inner,
-    /// Every call into `inner` goes through it.
+    /// The bound on time that every call into `inner` goes through.
     guard: Guard,
     post_processor: Option<PostProcessorWrapper>,
     special_tokens: Map<String, Value>,
-    /// Contents of all special tokens, longest first.
+    /// The texts of all special tokens, longest first.
     special_contents: Vec<String>,
-    /// Ids of special tokens, but for the one of what has no token.
+    /// The ids of all special tokens except the unknown token.
     controls: HashSet<u32>,
-    /// Whether a text begins with a space of the tokenizer's own, as with SentencePiece.
+    /// Whether the tokenizer puts a space in front of a text, as SentencePiece does.
     adds_prefix_space: bool,
 }
 
@@ -75,7 +84,7 @@ impl Tokenizer {
         let guard = Guard::default();
         // Building takes time for each entry, which is short.
         let mut inner = guard.run(bytes.len(), || Inner::deserialize(json))??;
-        // Lengths are the callers' matter; a stored truncation would cut silently.
+        // A stored truncation would shorten texts silently.
         inner.with_truncation(None).map_err(Error::malformed)?;
         inner.with_padding(None);
         let post_processor = inner.get_post_processor().cloned();
@@ -111,7 +120,7 @@ impl Tokenizer {
         let after_newline = tokenizer.encode("\na")?;
         let letter = tokenizer.encode("a")?;
         tokenizer.adds_prefix_space = after_newline.strip_prefix(newline.as_slice()) != Some(&letter);
-        // What fails on any text is said at once.
+        // A tokenizer that fails on any text is reported now.
         let document = tokenizer.encode_rendered("a 1", &[], &[])?;
         tokenizer.as_document(document)?;
         tokenizer.decode_with_special(&letter)?;
@@ -130,23 +139,23 @@ impl Tokenizer {
         Ok(controls)
     }
 
-    /// Does some of the library's work on a text or on ids of `bytes`.
+    /// Runs work of the library on an input of `bytes` bytes.
     fn run<T>(&self, bytes: usize, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
         let refused = |problem| error!(Row, "the model's tokenizer does not take a text: {problem}");
         self.guard.run(bytes, work)?.map_err(refused)
     }
 
-    /// Text of tokens, without special ones. Bytes that form no character become U+FFFD.
+    /// The text of tokens, without special ones. Bytes that form no character become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.run(ids.len(), || self.inner.decode(ids, true))
     }
 
-    /// Text of tokens, with special ones.
+    /// The text of tokens, special ones included.
     pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
         self.run(ids.len(), || self.inner.decode(ids, false))
     }
 
-    /// Id of a token given by its text.
+    /// The id of the token with this text.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
@@ -156,35 +165,35 @@ impl Tokenizer {
         self.inner.id_to_token(id).is_some_and(|token| self.special_contents.contains(&token))
     }
 
-    /// Whether `id` is a special token that only a template may write: any but the one that stands for
-    /// what has no token.
+    /// Whether `id` is a special token that only a template may write, which is any except the unknown
+    /// token.
     pub(crate) fn is_control(&self, id: u32) -> bool {
         self.controls.contains(&id)
     }
 
-    /// Named special tokens: `bos_token`, `eos_token`, `pad_token`, `unk_token` and lists of
+    /// The special tokens that have names: `bos_token`, `eos_token`, `pad_token`, `unk_token` and lists of
     /// others, where the model has them.
     pub fn special_tokens(&self) -> &Map<String, Value> {
         &self.special_tokens
     }
 
-    /// Texts of all special tokens, longest first.
+    /// The texts of all special tokens, longest first.
     pub(crate) fn special_contents(&self) -> &[String] {
         &self.special_contents
     }
 
-    /// Id of the token that ends a text, where the model names one.
+    /// The id of the token that ends a text, where the model names one.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.special_tokens.get("eos_token").and_then(Value::as_str).and_then(|token| self.token_id(token))
     }
 
-    /// Number of tokens, added ones included.
+    /// The number of tokens, added ones included.
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 }
 
-/// The error of a model without `tokenizer.json`, which says how to make one of what there is.
+/// The error for a model without `tokenizer.json`, with a hint how to make one from older files.
 fn missing(path: &Path) -> Error {
     let directory = path.parent().unwrap_or(path);
     let problem = error!("there is no {}", path.display());

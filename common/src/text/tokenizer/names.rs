@@ -1,4 +1,4 @@
-//! The names of special tokens, such as `eos_token`, and their texts.
+//! Reads the names of special tokens, such as `eos_token`, and their texts.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::json::kind_of;
 use crate::text::files::{TOKENIZER_CONFIG, TextFiles};
 use crate::{Result, bail, files};
 
-/// The special tokens that the files of a model name: texts, or lists of texts.
+/// The special tokens that the files of a model name, each a text or a list of texts.
 pub fn special_tokens(files: &TextFiles) -> Result<Map<String, Value>> {
     let mut tokens = Map::new();
     for name in ["special_tokens_map.json", TOKENIZER_CONFIG] {
@@ -17,7 +17,7 @@ pub fn special_tokens(files: &TextFiles) -> Result<Map<String, Value>> {
     Ok(tokens)
 }
 
-/// Adds the special tokens that a JSON file names, as text; entries may be objects with `content`.
+/// Adds the texts of special tokens that a JSON file names. Entries may be objects with `content`.
 fn collect(path: &Path, tokens: &mut Map<String, Value>) -> Result<()> {
     if !path.exists() {
         return Ok(());

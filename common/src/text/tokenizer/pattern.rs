@@ -1,7 +1,7 @@
-//! Regular expressions of a tokenizer, searched within bounds.
+//! Searches the regular expressions of a tokenizer within bounds.
 //!
-//! The expressions are Oniguruma's, which backtracks: some take exponential time. The tokenizers
-//! library searches them without a bound that suits, and panics where Oniguruma gives up.
+//! The expressions are Oniguruma's, which backtracks, so that some take exponential time. The tokenizers
+//! library has no suitable bound on them, and panics where Oniguruma gives up.
 
 use onig::{MatchParam, Regex, Region, SearchOptions};
 use serde::Deserialize;
@@ -11,32 +11,32 @@ use tokenizers::{Offsets, Result};
 use super::guard::check_time;
 use crate::panics::stop;
 
-/// Backtracking steps of a match in a search of the whole text, which cannot be stopped on its way.
+/// Most backtracking steps of a match in a search of the whole text, which cannot be interrupted.
 const STEPS_OF_SEARCH: usize = 1000;
-/// Backtracking steps of a match at one place.
+/// Most backtracking steps of a match at one position, for any text.
 const STEPS: usize = 1_000_000;
-/// Steps of it besides for each byte of the text: a good expression may go over a long run twice.
+/// Further steps of a match for each byte of the text, since a good expression may pass a long run twice.
 const STEPS_PER_BYTE: usize = 16;
 
-/// What `Split` and `Replace` look for.
+/// The pattern of a `Split` or `Replace` step, as the file has it.
 #[derive(Deserialize)]
 pub enum Sought {
-    /// The text itself.
+    /// A text that is searched for.
     String(String),
-    /// What an expression matches.
+    /// A regular expression that is searched for.
     Regex(String),
 }
 
-/// What is looked for, ready to be found.
+/// A pattern that can be searched for within bounds.
 pub enum Bounded {
-    /// A text.
+    /// A text that is searched for.
     Text(String),
-    /// A compiled expression.
+    /// A compiled regular expression.
     Expression(Regex),
 }
 
 impl Bounded {
-    /// Compiles what is looked for.
+    /// Compiles a pattern.
     pub fn new(sought: Sought) -> Result<Self> {
         Ok(match sought {
             Sought::String(text) => Self::Text(text),
@@ -53,8 +53,8 @@ impl Bounded {
     }
 }
 
-/// The first match at or after `from`. Where there is none to be found in time, the work is stopped: the
-/// next text would meet the same.
+/// The first match at or after `from`. Where it takes too many steps, the work is stopped, because the
+/// next text would take as many.
 fn search(regex: &Regex, text: &str, from: usize, region: &mut Region) -> Option<Offsets> {
     let options = SearchOptions::SEARCH_OPTION_NONE;
     region.clear();
@@ -83,7 +83,7 @@ fn bound(steps: usize) -> MatchParam {
     bound
 }
 
-/// The text cut into matches and what is between them, as the library cuts it.
+/// Cuts a text into matches and the texts between them, as the library does.
 impl Pattern for &Bounded {
     fn find_matches(&self, text: &str) -> Result<Vec<(Offsets, bool)>> {
         if text.is_empty() {
@@ -96,7 +96,7 @@ impl Pattern for &Bounded {
         while from <= text.len() {
             let Some((start, end)) = self.search(text, from, &mut region) else { break };
             if start == end && after_last == Some(end) {
-                // An empty match right behind the last one is none.
+                // An empty match right after the last one does not count.
                 from += text[from..].chars().next().map_or(1, char::len_utf8);
                 continue;
             }

@@ -1,7 +1,7 @@
-//! The steps before and after a tokenizer's model, each bounded in time and in what it makes of a text.
+//! The steps before and after a tokenizer's model, each bounded in time and in the growth of the text.
 //!
-//! A `Replace` that doubles a text is harmless, and thirty of them in a row fill any memory; so the
-//! text is measured after every step.
+//! One `Replace` that doubles a text is harmless, but thirty in a row fill any memory, so the text is
+//! measured after every step.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, de};
@@ -18,27 +18,27 @@ use super::guard::check_time;
 use super::pattern::{Bounded, Sought};
 use crate::panics::stop;
 
-/// Times that a text may grow in the tokenizer's steps: a character may become 11 times as long (NFKC
-/// of an Arabic ligature), and a byte two.
+/// The most that the steps may lengthen a text, as a factor: NFKC makes an Arabic ligature 11 times as
+/// long, and a byte may become two.
 const GROWTH: usize = 24;
-/// Bytes that a text may grow besides.
+/// The bytes that the steps may add to a text in any case.
 const MARGIN: usize = 1 << 16;
 
-/// Stops the work where a text of `original` bytes has become one of `bytes`.
+/// Stops the work where a text of `original` bytes has grown to `bytes` beyond the bound.
 fn check_growth(original: usize, bytes: usize) {
     if bytes > original.saturating_mul(GROWTH).saturating_add(MARGIN) {
         stop(format!("its steps make {bytes} bytes or more of a text of {original}"));
     }
 }
 
-/// A step that replaces what it finds.
+/// A step that replaces the matches of a pattern.
 #[derive(Deserialize)]
 struct ReplaceStep {
     pattern: Sought,
     content: String,
 }
 
-/// A step that cuts a text at what it finds.
+/// A step that cuts a text at the matches of a pattern.
 #[derive(Deserialize)]
 struct SplitStep {
     pattern: Sought,
@@ -46,7 +46,7 @@ struct SplitStep {
     invert: bool,
 }
 
-/// The steps of a section; those of a `Sequence` are under `list`, and may be sequences themselves.
+/// Collects the steps of a section. Those of a `Sequence` are under `list` and may be sequences too.
 pub fn flatten<'a>(section: &'a Value, list: &str, steps: &mut Vec<&'a Value>) {
     match section.get(list).and_then(Value::as_array) {
         Some(inner) if section["type"] == "Sequence" => {
@@ -56,7 +56,7 @@ pub fn flatten<'a>(section: &'a Value, list: &str, steps: &mut Vec<&'a Value>) {
     }
 }
 
-/// Builds the steps of a section, those of one type in our own way.
+/// Builds the steps of a section: those of the type `ours` by `bounded`, the others by the library.
 fn steps<'de, D: Deserializer<'de>, S, W: DeserializeOwned>(
     deserializer: D,
     (list, ours): (&str, &str),
@@ -84,7 +84,7 @@ enum NormalizerStep {
     Other(NormalizerWrapper),
 }
 
-/// Changes a text before it is cut.
+/// A normalizer, which changes a text before it is cut, within bounds.
 pub struct BoundedNormalizer(Vec<NormalizerStep>);
 
 impl<'de> Deserialize<'de> for BoundedNormalizer {
@@ -131,7 +131,7 @@ impl Normalizer for BoundedNormalizer {
     }
 }
 
-/// Matches that are known already.
+/// A pattern whose matches have been found already.
 struct Found(Vec<((usize, usize), bool)>);
 
 impl Pattern for Found {
@@ -140,7 +140,7 @@ impl Pattern for Found {
     }
 }
 
-/// Measures what a map of characters makes of a text, some of it at a time.
+/// Measures the result of a map of characters, piece by piece, before it is applied.
 fn check_precompiled(map: &Precompiled, original: usize, text: &str) {
     let mut bytes = 0;
     let mut rest = text;
@@ -158,7 +158,7 @@ enum PreTokenizerStep {
     Other(PreTokenizerWrapper),
 }
 
-/// Cuts a text into what the model takes.
+/// A pre-tokenizer, which cuts a text into pieces for the model, within bounds.
 pub struct BoundedPreTokenizer(Vec<PreTokenizerStep>);
 
 impl<'de> Deserialize<'de> for BoundedPreTokenizer {
@@ -194,7 +194,7 @@ enum DecoderStep {
     Other(DecoderWrapper),
 }
 
-/// Makes text of tokens.
+/// A decoder, which makes text of tokens, within bounds.
 pub struct BoundedDecoder(Vec<DecoderStep>);
 
 impl<'de> Deserialize<'de> for BoundedDecoder {

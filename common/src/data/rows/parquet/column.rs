@@ -16,29 +16,29 @@ use serde_json::Value;
 
 use crate::{Result, error};
 
-/// Space for values that is kept from one row to the next.
+/// The capacity for values that is kept from one row to the next.
 const KEPT: usize = 1 << 12;
 
-/// The values of a column in one row, with their levels.
+/// The definition and repetition levels of a column's cells in one row.
 #[derive(Default)]
 pub struct Cells {
-    /// How much of the way to a value is there, for each place.
+    /// The definition level of each cell: the depth to which the path to its value exists.
     pub definitions: Vec<i16>,
-    /// Which list a place goes on with, for each; 0 begins the row.
+    /// The repetition level of each cell: the list that the cell continues; 0 begins the row.
     pub repetitions: Vec<i16>,
 }
 
-/// A column, whatever its values are.
+/// A column whose type of values is hidden.
 pub trait Column {
     /// Reads the next row into `cells`, and returns whether there is one.
     fn read(&mut self, cells: &mut Cells) -> errors::Result<bool>;
-    /// The bytes that the value at `index` of the row takes.
+    /// The number of bytes of the row's value at `index`.
     fn size(&self, index: usize) -> usize;
-    /// The value at `index` of the row, of those that are there.
+    /// The row's value at `index`, null values not counted.
     fn value(&self, index: usize) -> Result<Value>;
 }
 
-/// The column that a description describes.
+/// Opens the column with the given description.
 pub fn open(description: &Arc<ColumnDescriptor>, pages: Box<dyn PageReader>) -> Box<dyn Column> {
     fn typed<T: DataType>(description: &Arc<ColumnDescriptor>, pages: Box<dyn PageReader>) -> Box<dyn Column>
     where
@@ -60,7 +60,7 @@ pub fn open(description: &Arc<ColumnDescriptor>, pages: Box<dyn PageReader>) -> 
     }
 }
 
-/// What the bits of a value mean, where their type alone does not say it.
+/// The meaning of a value, where the physical type alone does not tell it.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Plain,
@@ -129,7 +129,7 @@ where
     }
 }
 
-/// A value of a column.
+/// A physical type of values.
 trait Cell {
     fn value(&self, kind: Kind) -> Result<Value>;
 
@@ -200,7 +200,7 @@ impl Cell for FixedLenByteArray {
     }
 }
 
-/// Writers that do not mark their texts as such store them as bytes.
+/// The text of bytes, since some writers store texts as unmarked bytes.
 fn text(bytes: &[u8]) -> Result<Value> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),

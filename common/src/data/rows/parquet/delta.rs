@@ -1,10 +1,10 @@
-//! Whether numbers that a page keeps as differences are as few as the page has values.
+//! Checks that a delta-encoded page holds no more numbers than it has values.
 
 use parquet::basic::Encoding;
 
 use super::levels::number;
 
-/// Checks the values of a page of so many `values`.
+/// Checks the bytes of a page that has `values` values.
 pub fn check(encoding: Encoding, mut bytes: &[u8], values: usize) -> Result<(), String> {
     let lists = match encoding {
         Encoding::DELTA_BINARY_PACKED | Encoding::DELTA_LENGTH_BYTE_ARRAY => 1,
@@ -18,7 +18,7 @@ pub fn check(encoding: Encoding, mut bytes: &[u8], values: usize) -> Result<(), 
     Ok(())
 }
 
-/// Passes a list of no more than `values` numbers.
+/// Skips a list of at most `values` numbers.
 fn pass(bytes: &mut &[u8], values: usize) -> Option<()> {
     let block = usize::try_from(number(bytes)?).ok().filter(|size| (1..=1 << 20).contains(size))?;
     let parts = usize::try_from(number(bytes)?).ok().filter(|parts| (1..=block).contains(parts))?;

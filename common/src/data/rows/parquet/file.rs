@@ -1,4 +1,4 @@
-//! The bytes of a parquet file, read where they are asked for.
+//! The bytes of a parquet file, read range by range.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
 
-/// Bytes that are read at once where a header is looked for.
+/// Bytes that are read at a time to find a header.
 const HEADER: usize = 512;
 
-/// An open file of a length that is not expected to change.
+/// An open file whose length does not change.
 pub struct Chunks {
     file: Arc<File>,
     length: u64,
@@ -48,7 +48,7 @@ impl ChunkReader for Chunks {
     }
 }
 
-/// A file from some place on.
+/// A reader of a file from a position on.
 pub struct From {
     file: Arc<File>,
     at: u64,

@@ -1,4 +1,5 @@
-//! How deep the schema in a parquet file's footer is nested, before a library reads it by recursion.
+//! Checks how deep the schema in a parquet file's footer is nested, because the library reads it by
+//! recursion.
 //!
 //! The footer is a `FileMetaData` of Thrift's compact protocol; its second field is the list of the
 //! schema's elements, parents before children, each with the number of its children.
@@ -10,12 +11,12 @@ use crate::{Error, Result, bail, error};
 
 /// Most bytes of a footer.
 const BYTES: usize = 64 << 20;
-/// How deep lists and objects may be nested; a list is two levels.
+/// The deepest nesting of lists and objects; a list counts as two levels.
 const DEPTH: usize = 200;
-/// How deep fields that are passed may be nested.
+/// The deepest nesting of fields that are skipped.
 const PASSED: usize = 32;
 
-/// Fails where a file has no footer or its schema is too deep.
+/// Fails where a file has no footer, or a schema that is nested too deeply.
 pub fn check(file: &Chunks) -> Result<()> {
     let damaged = || error!(Malformed, "not a whole parquet file");
     let end = file.len().checked_sub(8).ok_or_else(damaged)?;
@@ -47,7 +48,7 @@ pub fn check(file: &Chunks) -> Result<()> {
     Ok(())
 }
 
-/// What is left of a text in Thrift's compact protocol. Everything is `None` where it is damaged.
+/// The rest of a message in Thrift's compact protocol. All methods return `None` where it is damaged.
 struct Thrift<'a>(&'a [u8]);
 
 impl Thrift<'_> {
@@ -64,7 +65,7 @@ impl Thrift<'_> {
         }
     }
 
-    /// Reads an element of the schema.
+    /// Reads an element of the schema, and returns the number of its children.
     fn children(&mut self) -> Option<u64> {
         let (mut id, mut children) = (0, 0);
         loop {
@@ -77,7 +78,7 @@ impl Thrift<'_> {
         }
     }
 
-    /// The kind of the next field, whose id follows that of the last one.
+    /// The type of the next field, whose id is relative to that of the last one.
     fn field(&mut self, id: &mut i64) -> Option<u8> {
         let byte = self.byte()?;
         let kind = byte & 0xF;
@@ -92,7 +93,7 @@ impl Thrift<'_> {
         Some(kind)
     }
 
-    /// Length and kind of a list's elements. Each takes a byte at least.
+    /// The length of a list and the type of its elements, each of which takes at least one byte.
     fn list(&mut self) -> Option<(usize, u8)> {
         let byte = self.byte()?;
         let count = match byte >> 4 {

@@ -1,24 +1,24 @@
-//! How many elements belong to one row, read from the levels of a page before they are decoded.
+//! Counts the elements of each row from the levels of a page, before its values are decoded.
 
 /// Most elements of a column in one row.
 pub const ELEMENTS: usize = 1 << 20;
 
-/// The rows in the pages of a column so far.
+/// Counts the elements of rows, page by page.
 pub struct Records {
-    /// Bits of a level.
+    /// The number of bits of a level.
     width: u32,
-    /// Elements of the last row.
+    /// The elements of the last row so far.
     last: usize,
 }
 
 impl Records {
-    /// Counts the records of a column whose repetition levels are at most `most`.
+    /// Begins to count in a column whose repetition levels are at most `most`.
     pub fn new(most: i16) -> Self {
         Self { width: u16::BITS - most.unsigned_abs().leading_zeros(), last: 0 }
     }
 
-    /// The elements of the longest row in a page of so many `values`, whose levels are runs of one level
-    /// and packed bits. A level of 0 begins a row.
+    /// The elements of the longest row in a page of `values` values, whose levels are encoded as runs and
+    /// packed bits. A level of 0 begins a row.
     pub fn longest(&mut self, mut levels: &[u8], values: usize) -> Result<usize, String> {
         if self.width == 0 {
             return Ok(1);
@@ -61,7 +61,7 @@ impl Records {
     }
 }
 
-/// The level at `index` of those packed in `width` bits each, least significant bit first.
+/// The level at `index` in packed bits, `width` bits each, least significant bit first.
 fn level(bits: &[u8], index: usize, width: u32) -> u32 {
     let begin = index * width as usize;
     (0..width as usize).fold(0, |level, bit| {
@@ -70,7 +70,7 @@ fn level(bits: &[u8], index: usize, width: u32) -> u32 {
     })
 }
 
-/// A number of seven bits a byte, the least significant first.
+/// Reads a number that is stored in groups of seven bits, the least significant first.
 pub fn number(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
@@ -93,7 +93,7 @@ mod tests {
         let mut records = Records::new(1);
         // A run of three 1 after a run of one 0; then eight bits: 1 1 0 1 1 1 1 0.
         assert_eq!(records.longest(&[2, 0, 6, 1, 3, 0b0111_1011], 12), Ok(6));
-        assert_eq!(records.longest(&[8, 1], 4), Ok(5), "the last row goes on");
+        assert_eq!(records.longest(&[8, 1], 4), Ok(5), "the last row continues");
         assert_eq!(Records::new(3).longest(&[3, 0b11_01_00_01, 0], 5), Ok(3));
     }
 

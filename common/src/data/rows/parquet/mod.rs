@@ -33,12 +33,12 @@ use file::Chunks;
 use pages::{Memory, Pages};
 use tree::{Assembly, Table};
 
-/// So many times what a row may have is what the pages of all columns may take together.
+/// The most memory that the pages of all columns may take together, as a multiple of a row's bound.
 const PAGES: usize = 16;
-/// Most rows for each byte of a file. Rows that are all alike take less than a byte, but no file of
-/// examples has so many of them.
+/// Most rows for each byte of a file. Equal rows take less than a byte, but files of examples do not have
+/// that many of them.
 const ROWS: u64 = 1000;
-/// Files of fewer rows than this may have more of them for each byte.
+/// The number of rows that a file may have whatever its size.
 const FEW: u64 = 10_000_000;
 
 pub fn read(path: &Path, file: File, options: RowOptions, sink: RowSink) -> Result<()> {
@@ -80,13 +80,13 @@ fn read_rows(path: &Path, file: File, options: RowOptions, sink: RowSink) -> Res
     Ok(())
 }
 
-/// The rows of a row group.
+/// A row group that is being read.
 struct Group {
     columns: Vec<Box<dyn Column>>,
     cells: Vec<Cells>,
     memory: Arc<Memory>,
     limit: RowLimit,
-    /// How many are still to come.
+    /// The number of rows that are left.
     left: usize,
 }
 
@@ -109,7 +109,7 @@ impl Group {
         Ok(Self { columns, cells, memory, limit, left })
     }
 
-    /// The next row, or what is wrong with it, and its bytes.
+    /// The next row, or the error that makes it unusable, and the number of its bytes.
     fn next(&mut self, table: &Table, place: &RowPlace) -> Result<(Result<serde_json::Value>, usize)> {
         let mut elements = 0;
         for (column, cells) in self.columns.iter_mut().zip(&mut self.cells) {
@@ -134,7 +134,7 @@ impl Group {
     }
 }
 
-/// The work of the parquet library, whose panics on damaged files are errors.
+/// Runs work of the parquet library, and turns its panics on damaged files into errors.
 fn library<T>(work: impl FnOnce() -> errors::Result<T>) -> Result<T> {
     match panics::caught(work) {
         Ok(done) => done.map_err(Error::malformed),

@@ -1,19 +1,19 @@
-//! Unpacks pages, each within a bound that is known before: a few bytes may say that they are gigabytes.
+//! Decompresses pages within a bound, because a few bytes may expand to gigabytes.
 
 use std::io::Read;
 
 use parquet::basic::Compression;
 
-/// Why a page cannot be unpacked.
+/// The reason why a page cannot be decompressed.
 #[derive(Debug, PartialEq)]
 pub enum Problem {
-    /// It has more bytes than it may.
+    /// The page has more bytes than the bound.
     TooLarge,
-    /// What is wrong with it.
+    /// The page is damaged in the way that the text tells.
     Damaged(String),
 }
 
-/// The bytes of a page that `bytes` were packed from, if they are no more than `most`.
+/// Decompresses a page to at most `most` bytes.
 pub fn unpack(how: Compression, bytes: &[u8], most: usize) -> Result<Vec<u8>, Problem> {
     if bytes.is_empty() {
         return Ok(Vec::new());
@@ -27,7 +27,7 @@ pub fn unpack(how: Compression, bytes: &[u8], most: usize) -> Result<Vec<u8>, Pr
         Compression::ZSTD(_) => read(zstd::stream::read::Decoder::with_buffer(bytes).map_err(say)?, most),
         Compression::LZ4_RAW => lz4_block(bytes, most),
         Compression::LZ4 => {
-            // What LZ4 means has changed twice; as other readers do, each is tried, the oldest last.
+            // The meaning of LZ4 has changed twice. As other readers do, all are tried, the oldest last.
             let framed = || read(lz4_flex::frame::FrameDecoder::new(bytes), most);
             hadoop(bytes, most).or_else(|_| framed()).or_else(|_| lz4_block(bytes, most))
         }
@@ -51,7 +51,7 @@ fn snappy(bytes: &[u8], most: usize) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// A block does not say how long it is; no byte of it stands for more than 255.
+/// Decompresses a block of LZ4, which does not tell its length; no byte of it stands for more than 255.
 fn lz4_block(bytes: &[u8], most: usize) -> Result<Vec<u8>, Problem> {
     let mut length = bytes.len().saturating_mul(4);
     loop {
@@ -73,7 +73,8 @@ fn lz4_block(bytes: &[u8], most: usize) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// Blocks behind each other, each behind its length and its packed length, most significant byte first.
+/// Decompresses Hadoop's framing of LZ4: blocks, each after its length and its compressed length, most
+/// significant byte first.
 fn hadoop(mut bytes: &[u8], most: usize) -> Result<Vec<u8>, Problem> {
     let mut unpacked = Vec::new();
     while !bytes.is_empty() {

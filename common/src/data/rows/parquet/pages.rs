@@ -1,8 +1,8 @@
-//! The pages of a column, unpacked and checked before a library decodes them.
+//! Decompresses and checks the pages of a column before the library decodes them.
 //!
-//! The library believes what a page says of itself: how long it is unpacked, how many values a
-//! dictionary has, how many elements belong to one row. It is told that nothing is packed, and gets
-//! pages here that are unpacked and whose numbers can be true.
+//! The library trusts the numbers of a page: its uncompressed length, the values of a dictionary, the
+//! elements of a row. So it is told that nothing is compressed, and gets pages from here that are
+//! decompressed and whose numbers are plausible.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,10 +20,10 @@ use super::levels::Records;
 use super::packed::Problem;
 use super::{delta, packed};
 
-/// Bytes that a decoded value takes beside its text.
+/// The bytes that a decoded value takes besides its text.
 const VALUE: usize = 32;
 
-/// What the pages of all columns together may take.
+/// The memory that the pages of all columns may take together.
 pub struct Memory {
     most: usize,
     held: AtomicUsize,
@@ -39,7 +39,7 @@ impl Memory {
         self.most.saturating_sub(self.held.load(Ordering::Relaxed))
     }
 
-    /// Whether a page was refused because it would have taken more.
+    /// Whether a page was refused because it would have exceeded the memory.
     pub fn is_exceeded(&self) -> bool {
         self.is_exceeded.load(Ordering::Relaxed)
     }
@@ -50,7 +50,7 @@ impl Memory {
     }
 }
 
-/// A part of the memory, given back when it is dropped.
+/// A share of the memory, which is returned when it is dropped.
 struct Held {
     memory: Arc<Memory>,
     bytes: usize,
@@ -112,7 +112,7 @@ impl Pages {
         )
     }
 
-    /// A page of a dictionary, whose values are all decoded at once.
+    /// Decompresses and checks a dictionary page, whose values are all decoded at once.
     fn dictionary(&mut self, bytes: Bytes, values: u32) -> Result<Bytes> {
         let bytes = self.unpack(&bytes)?;
         let shortest = match self.column.physical_type() {
@@ -128,8 +128,8 @@ impl Pages {
         Ok(bytes)
     }
 
-    /// A page whose values begin behind two lists of levels. In one of the second version their lengths
-    /// are known, in one of the first the lists say them.
+    /// Checks a data page, whose values begin after two lists of levels. In pages of version 2 the lengths
+    /// of the lists are known; in pages of version 1 the lists tell them.
     fn data(
         &mut self,
         bytes: &Bytes,
@@ -144,13 +144,13 @@ impl Pages {
                 Some(length) => length,
                 None if !is_there => 0,
                 None => {
-                    let (length, behind) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-                    rest = behind;
+                    let (length, after) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+                    rest = after;
                     u32::from_le_bytes(*length)
                 }
             };
-            let (levels, behind) = rest.split_at_checked(length as usize).ok_or_else(damaged)?;
-            rest = behind;
+            let (levels, after) = rest.split_at_checked(length as usize).ok_or_else(damaged)?;
+            rest = after;
             Ok(levels)
         };
         let [repetition, definition] = lengths.map_or([None; 2], |lengths| lengths.map(Some));
@@ -165,7 +165,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Unpacks a page and checks it.
+    /// Decompresses a page and checks it.
     fn checked(&mut self, page: Page) -> Result<Page> {
         Ok(match page {
             Page::DictionaryPage { buf, num_values, encoding, is_sorted } => {

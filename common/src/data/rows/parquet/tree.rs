@@ -1,8 +1,8 @@
-//! Columns put together to rows, by the levels that stand beside their values.
+//! Assembles rows from columns, by the levels beside their values.
 //!
-//! A place in a column has two levels. The definition says how far the way from the row to the value
-//! goes: as far as the value, or to a list without elements, or to something that is null. The
-//! repetition says which list on this way the place is the next element of; 0 begins a row.
+//! A cell of a column has two levels. The definition level tells how far the path from the row to the
+//! value exists: to the value, to a list without elements, or to a null. The repetition level tells which
+//! list on this path the cell is the next element of; 0 begins a row.
 
 use parquet::basic::{ConvertedType, LogicalType, Repetition};
 use parquet::schema::types::Type;
@@ -13,11 +13,11 @@ use crate::data::RowPlace;
 use crate::data::rows::RowLimit;
 use crate::{Result, bail, error};
 
-/// A value of the schema that may hold others.
+/// A field of the schema with the fields in it.
 pub struct Node {
-    /// From this level on the value is there.
+    /// The definition level from which on the value exists.
     definition: i16,
-    /// The columns below it, of those that are read.
+    /// The range of columns below the field, among those that are read.
     columns: std::ops::Range<usize>,
     shape: Shape,
 }
@@ -31,23 +31,23 @@ enum Shape {
 
 /// The levels of a list or a map.
 struct Elements {
-    /// From this level on there is an element.
+    /// The definition level from which on there is an element.
     definition: i16,
-    /// The level of all elements but the first.
+    /// The repetition level of all elements except the first.
     repetition: i16,
 }
 
-/// The columns of a table that are used.
+/// The used columns of a table.
 #[derive(Default)]
 pub struct Table {
-    /// Each with its name.
+    /// The name and field of each column.
     pub columns: Vec<(String, Node)>,
-    /// Where the columns that hold its values are among those of the file.
+    /// The indices, among the file's, of the columns that hold the values.
     pub leaves: Vec<usize>,
 }
 
 impl Table {
-    /// The columns of a schema that `is_used` names.
+    /// The columns of a schema for which `is_used` is true.
     pub fn new(schema: &Type, is_used: impl Fn(&str) -> bool) -> Result<Self> {
         let mut table = Self::default();
         let mut next = 0;
@@ -70,7 +70,7 @@ fn count_leaves(field: &Type) -> usize {
     if field.is_primitive() { 1 } else { field.get_fields().iter().map(|field| count_leaves(field)).sum() }
 }
 
-/// Levels on the way to a value.
+/// The levels on the path to a value.
 #[derive(Clone, Copy, Default)]
 struct Level {
     definition: i16,
@@ -89,7 +89,7 @@ impl Level {
 }
 
 impl Node {
-    /// The value of a field, whose columns begin at `column`.
+    /// The node of a field whose columns begin at `column`.
     fn new(field: &Type, mut level: Level, column: &mut usize) -> Result<Self> {
         let repetition = field.get_basic_info().repetition();
         if repetition == Repetition::REPEATED {
@@ -103,7 +103,7 @@ impl Node {
         Self::required(field, level, column)
     }
 
-    /// The value of a field that is there.
+    /// The node of a field, apart from whether its value may be missing.
     fn required(field: &Type, level: Level, column: &mut usize) -> Result<Self> {
         let begin = *column;
         let shape = if field.is_primitive() {
@@ -153,7 +153,7 @@ fn is_map(field: &Type) -> bool {
         || matches!(information.converted_type(), ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE)
 }
 
-/// What a list or a map repeats.
+/// The field that a list or a map repeats.
 fn repeated_child(field: &Type) -> Result<&Type> {
     match field.get_fields() {
         [child] if child.get_basic_info().repetition() == Repetition::REPEATED => Ok(child),
@@ -161,7 +161,8 @@ fn repeated_child(field: &Type) -> Result<&Type> {
     }
 }
 
-/// Whether what a list repeats is its element, as old writers have it, and not a group around it.
+/// Whether the repeated field of a list is its element, as in files of old writers, and not a group around
+/// the element.
 fn is_element(repeated: &Type, list: &Type) -> bool {
     if repeated.is_primitive() || is_list(repeated) {
         return true;
@@ -176,16 +177,16 @@ fn is_element(repeated: &Type, list: &Type) -> bool {
     }
 }
 
-/// A row that is being put together.
+/// A row that is being assembled.
 pub struct Assembly<'a> {
     /// The columns that are read.
     columns: &'a [Box<dyn Column>],
     cells: &'a [Cells],
-    /// The next place and the next value of each.
+    /// The next cell and the next value of each column.
     next: Vec<(usize, usize)>,
     place: &'a RowPlace,
     limit: RowLimit,
-    /// Bytes of the row so far.
+    /// The number of bytes of the row so far.
     pub bytes: usize,
 }
 
@@ -199,7 +200,7 @@ impl<'a> Assembly<'a> {
         Self { columns, cells, next: vec![(0, 0); cells.len()], place, limit, bytes: 0 }
     }
 
-    /// The row of a table. An error of another kind than a row's is one of the file.
+    /// Assembles the row. An error of the kind `Row` concerns this row, any other the whole file.
     pub fn row(&mut self, table: &Table) -> Result<Value> {
         let mut row = Map::new();
         for (name, node) in &table.columns {
@@ -252,7 +253,7 @@ impl<'a> Assembly<'a> {
                 loop {
                     self.add(1)?;
                     list.push(self.value(element)?);
-                    if !self.goes_on(first, elements)? {
+                    if !self.has_next(first, elements)? {
                         return Ok(Value::Array(list));
                     }
                 }
@@ -269,7 +270,7 @@ impl<'a> Assembly<'a> {
                     };
                     let value = self.value(&entry[1])?;
                     map.insert(key, value);
-                    if !self.goes_on(first, elements)? {
+                    if !self.has_next(first, elements)? {
                         return Ok(Value::Object(map));
                     }
                 }
@@ -277,15 +278,15 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Whether the next place of a column is another of these elements.
-    fn goes_on(&self, column: usize, elements: &Elements) -> Result<bool> {
+    /// Whether the next cell of a column is another of these elements.
+    fn has_next(&self, column: usize, elements: &Elements) -> Result<bool> {
         match self.cells[column].repetitions.get(self.next[column].0) {
             Some(next) if *next > elements.repetition => bail!(Malformed, "an element of no list"),
             next => Ok(next == Some(&elements.repetition)),
         }
     }
 
-    /// Passes a place of every column below a value that is null or empty.
+    /// Skips a cell of every column below a value that is null or empty.
     fn pass(&mut self, node: &Node) {
         for (place, _) in &mut self.next[node.columns.clone()] {
             *place += 1;

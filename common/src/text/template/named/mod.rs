@@ -1,18 +1,18 @@
-//! Templates with the names that LLaMA-Factory gives them (`data/template.py`, 0.9.5), for models
-//! that bring none or are trained with another. Each gives LLaMA-Factory's text.
+//! The templates that LLaMA-Factory has by name (`data/template.py`, 0.9.5), for models without one and
+//! for training with another. Each renders the same text as LLaMA-Factory.
 
 use super::ChatTemplate;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
-/// Jinja text behind settings that it reads.
+/// The Jinja text of a file after settings that it reads.
 macro_rules! with {
     ($settings:literal, $file:literal) => {
         concat!("{%- set ", $settings, " -%}\n", include_str!($file))
     };
 }
 
-/// The names, with the Jinja text of each.
+/// The name and Jinja text of each template.
 const TEMPLATES: [(&str, &str); 11] = [
     ("alpaca", include_str!("alpaca.jinja")),
     ("chatml", with!("default_system = ''", "chatml.jinja")),
@@ -41,7 +41,7 @@ const TEMPLATES: [(&str, &str); 11] = [
     ),
 ];
 
-/// The names of all.
+/// The names of all templates.
 pub(super) fn names() -> Vec<&'static str> {
     TEMPLATES.iter().map(|(name, _)| *name).collect()
 }

@@ -1,8 +1,11 @@
-//! Reading files that somebody else made: regular ones only, and none larger than its kind may be.
+//! Reads files that other programs made: regular files only, of at most the size that their kind may have.
 //!
-//! A FIFO, a device or an endless file in the place of a config.json would hang a tool or fill the
-//! memory. A file is opened once, without waiting, and everything that is asked about it is asked of
-//! the open file.
+//! A FIFO, a device or an endless file in place of a config.json would hang a tool or fill the memory. A
+//! file is opened once, without waiting, and its kind and size are asked of the open file. Large files are
+//! read through memory maps (`map`, `shortened`).
+
+mod map;
+mod shortened;
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -14,16 +17,19 @@ use serde::de::DeserializeOwned;
 
 use crate::{Context, Error, Result, bail};
 
+pub(crate) use map::Map;
+pub use map::check_unchanged;
+
 /// Most bytes of a configuration: config.json, generation_config.json, adapter_config.json, a
 /// template, a settings file.
 pub const CONFIG: u64 = 4 << 20;
 /// Most bytes of the index of a sharded checkpoint.
 pub const INDEX: u64 = 64 << 20;
-/// Most bytes of what a checkpoint of training says of its run: the logs so far.
+/// Most bytes of the logs that a checkpoint of training holds.
 pub const PROGRESS: u64 = 256 << 20;
 /// Most bytes of a tokenizer_config.json, which may list every added token.
 pub const TOKENIZER_CONFIG: u64 = 32 << 20;
-/// Most bytes of a tokenizer.json; the largest public ones have 35 MB.
+/// Most bytes of a tokenizer.json. The largest public ones have 35 MB.
 pub const TOKENIZER: u64 = 128 << 20;
 
 /// Opens a regular file for reading. A directory, a FIFO, a socket or a device is refused, and no

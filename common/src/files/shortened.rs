@@ -1,9 +1,9 @@
-//! What happens where a mapped file becomes shorter: a page behind its end cannot be read any more, and
-//! the kernel sends SIGBUS to the thread that tries.
+//! Handles a mapped file that becomes shorter: a page after its new end cannot be read any more, and the
+//! kernel sends SIGBUS to the thread that tries.
 //!
-//! The handler puts zeros in the place of what is gone, marks the region as shortened, and lets the
-//! thread go on; nobody trusts what was read before the mark has been looked at
-//! ([`super::check_unchanged`]). A SIGBUS anywhere else goes to the handler that was there before.
+//! The handler maps zeros in place of the missing pages, marks the region as shortened, and lets the
+//! thread continue. No result is used before the mark has been checked ([`super::check_unchanged`]). A
+//! SIGBUS anywhere else goes to the handler that was installed before.
 
 #![allow(unsafe_code)] // a signal handler; each use says what it rests on
 
@@ -19,11 +19,11 @@ pub(super) struct Region(&'static Slot);
 #[derive(Default)]
 struct Slot {
     /// A multiple of 4 while a region is watched, 1 more while the entry is free, 3 more while it is
-    /// being filled in. Whoever sees the same multiple of 4 before and after reading an entry has read
-    /// it whole.
+    /// being filled in. A reader that sees the same multiple of 4 before and after reading an entry has
+    /// read a consistent one.
     version: AtomicUsize,
     start: AtomicUsize,
-    /// A multiple of the size of a page.
+    /// The first address after the region, a multiple of the size of a page.
     end: AtomicUsize,
     is_shortened: AtomicBool,
     next: AtomicPtr<Slot>,
@@ -31,12 +31,12 @@ struct Slot {
 
 /// The first entry of the list.
 static FIRST: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
-/// What happened on SIGBUS before.
+/// The handler of SIGBUS that was installed before.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 static PAGE: OnceLock<usize> = OnceLock::new();
 
 impl Region {
-    /// Watches `bytes`, which are all of a map, for as long as the region lives.
+    /// Watches `bytes`, which must be a whole map, for as long as the region lives.
     pub fn watch(bytes: &[u8]) -> Self {
         install();
         let slot = free_slot();
@@ -48,7 +48,7 @@ impl Region {
         Self(slot)
     }
 
-    /// Whether something in it was read that was no longer there.
+    /// Whether a page of the region was read that the file no longer has.
     pub fn is_shortened(&self) -> bool {
         self.0.is_shortened.load(SeqCst)
     }
@@ -60,7 +60,7 @@ impl Drop for Region {
     }
 }
 
-/// An entry that nobody else uses, to be filled in.
+/// An entry that is not in use, marked as being filled in.
 fn free_slot() -> &'static Slot {
     for slot in slots() {
         let version = slot.version.load(SeqCst);
@@ -118,8 +118,8 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     }
 }
 
-/// Puts zeros in the place of a region's pages from the one at `address` on: a file that has no such
-/// page has none behind it. `false` where the address is in no region.
+/// Maps zeros in place of a region's pages from the one at `address` on: a file without that page has
+/// none after it. Returns `false` where the address is in no region.
 fn fill(address: usize) -> bool {
     for slot in slots() {
         let version = slot.version.load(SeqCst);
@@ -144,7 +144,7 @@ fn fill(address: usize) -> bool {
     false
 }
 
-/// Does what would have been done without this handler.
+/// Does what the process would have done without this handler.
 fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     type WithInfo = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
     let default = |signal| {

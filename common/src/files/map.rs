@@ -1,9 +1,9 @@
-//! Files in memory maps, and whether somebody changes them meanwhile.
+//! Memory maps of files, and the check whether another program has changed them meanwhile.
 //!
-//! A map shows the file as it is now: where another program writes into it, what was read before and
-//! after belong to different files, and where it is cut short there is nothing to read. Neither can be
-//! prevented. So a tool asks [`check_unchanged`] before it gives a result its name, and says that the
-//! file has changed where it has. A new file under the old name changes nothing: the map keeps the old.
+//! A map shows the file as it is now. Where another program writes into it, bytes read before and after
+//! belong to different contents; where it is cut short, there is nothing to read. Neither can be
+//! prevented, so a tool calls [`check_unchanged`] before it gives a result its name, which fails where a
+//! file has changed. A new file under the old name changes nothing, because the map keeps the old file.
 
 #![allow(unsafe_code)] // memory mapping; each use says what it rests on
 
@@ -16,24 +16,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::shortened::Region;
-use crate::{Context, Result, bail, files};
+use crate::{Context, Result, bail};
 
 /// A whole file, mapped for reading.
-pub(super) struct Map {
+pub(crate) struct Map {
     bytes: Mmap,
     watch: Option<Arc<Watch>>,
-    /// Goes before the bytes are unmapped, which [`Drop`] sees to.
+    /// The watch for SIGBUS, which [`Drop`] removes before the bytes are unmapped.
     region: Option<Arc<Region>>,
 }
 
-/// What tells whether a mapped file is still what it was.
+/// What is needed to tell whether a mapped file has changed.
 struct Watch {
     path: PathBuf,
     opened: Metadata,
     region: Arc<Region>,
 }
 
-/// The files that are mapped, and the first of all that were found changed.
+/// The files that are mapped, and the first file that was found changed.
 struct Watched {
     maps: Vec<Arc<Watch>>,
     changed: Option<PathBuf>,
@@ -45,7 +45,7 @@ fn watched() -> MutexGuard<'static, Watched> {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Fails where a file that this process has mapped, now or before, was changed while it was mapped.
+/// Fails where any file that this process maps or has mapped was changed while it was mapped.
 pub fn check_unchanged() -> Result<()> {
     let mut watched = watched();
     if watched.changed.is_none() {
@@ -61,7 +61,7 @@ impl Map {
     /// Maps a regular file, which must not be empty. `is_ours` says that this process itself writes
     /// the file, so that changes are expected.
     pub fn open(path: &Path, is_ours: bool) -> Result<Self> {
-        let file = files::open(path)?;
+        let file = super::open(path)?;
         let opened = file.metadata().with_context(|| path.display().to_string())?;
         if opened.len() == 0 {
             bail!(Malformed, "{} is empty", path.display());
@@ -118,9 +118,9 @@ impl Watch {
         self.region.is_shortened() || self.is_rewritten()
     }
 
-    /// Whether the file under the path is the one that was opened, with another content. Times tell;
-    /// that of the inode also where somebody has put the other back, unless a new link, owner or
-    /// permission explains it.
+    /// Whether the file under the path is the one that was opened, with another content. The length and
+    /// the modification time show that; so does the inode's change time, where the modification time was
+    /// set back, unless a new link, owner or permission explains the change.
     fn is_rewritten(&self) -> bool {
         let Ok(now) = std::fs::metadata(&self.path) else { return false };
         let content = |file: &Metadata| (file.len(), file.mtime(), file.mtime_nsec());
