@@ -11,21 +11,15 @@ use common::checkpoint::{Checkpoint, Tensor};
 use common::device::{Device, Vector};
 use common::model::{Batch, Cache, KeyValueCache, Model, Noise, Objective, Sequence};
 
-const FAMILIES: [&str; 13] = [
-    "llama",
-    "llama3-rope",
-    "mistral",
-    "mistral-window",
-    "qwen2",
-    "qwen2-window-yarn",
-    "qwen3",
-    "olmo2",
-    "granite",
-    "phi3",
-    "phi3-longrope",
-    "glm4",
-    "gemma3",
-];
+/// Every model of `scripts/golden/tiny_models.py`.
+fn models() -> Vec<String> {
+    let entries = std::fs::read_dir(golden().join("models")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    assert!(names.len() >= 13, "{names:?}");
+    names
+}
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
@@ -108,8 +102,8 @@ fn difference(found: &[f32], expected: &[f32]) -> f32 {
 
 #[test]
 fn logits_are_transformers() {
-    for family in FAMILIES {
-        let golden = Golden::open(family);
+    for family in models() {
+        let golden = Golden::open(&family);
         let tokens = golden.tokens("input_ids");
         let rows: Vec<u32> = (0..tokens.len() as u32).collect();
         for (base, adapter, name) in [
@@ -128,8 +122,8 @@ fn logits_are_transformers() {
 
 #[test]
 fn loss_and_every_gradient_are_pefts() {
-    for family in FAMILIES {
-        let golden = Golden::open(family);
+    for family in models() {
+        let golden = Golden::open(&family);
         let batch = pack(&golden.sequences());
         for base in ["dense", "nf4"] {
             let model = golden.model(base, true);
@@ -273,8 +267,8 @@ fn recomputed_is_kept_bit_for_bit() {
 
 #[test]
 fn packed_is_one_by_one() {
-    for family in FAMILIES {
-        let golden = Golden::open(family);
+    for family in models() {
+        let golden = Golden::open(&family);
         let sequences = golden.sequences();
         let model = golden.model("nf4", true);
         let mut packed = no_gradients(&model);
@@ -292,8 +286,8 @@ fn packed_is_one_by_one() {
 
 #[test]
 fn the_cache_changes_nothing() {
-    for family in FAMILIES {
-        let golden = Golden::open(family);
+    for family in models() {
+        let golden = Golden::open(&family);
         let model = golden.model("nf4", true);
         let tokens = golden.tokens("input_ids");
         if model.config().is_stretched(tokens.len()) {

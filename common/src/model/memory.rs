@@ -268,23 +268,8 @@ mod tests {
     fn blocks_keep_what_is_planned() {
         use crate::device::Device;
         use crate::model::{AdapterSettings, Batch, Model, Sequence};
-        let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-        for family in [
-            "llama",
-            "llama3-rope",
-            "mistral",
-            "mistral-window",
-            "qwen2",
-            "qwen2-window-yarn",
-            "qwen3",
-            "olmo2",
-            "granite",
-            "phi3",
-            "phi3-longrope",
-            "glm4",
-            "gemma3",
-        ] {
-            let mut model = Model::load(&models.join(family), &Device::Cpu).unwrap();
+        for directory in crate::model::tiny_models() {
+            let mut model = Model::load(&directory, &Device::Cpu).unwrap();
             let targets = ["o_proj", "down_proj"].map(String::from).to_vec();
             model.add_adapters(&AdapterSettings { rank: 3, targets, ..AdapterSettings::default() }).unwrap();
             let sequences = [11, 7, 16].map(|len| vec![5; len]);
@@ -297,8 +282,13 @@ mod tests {
             let needs = model.config().needs(ActivationSizes::HOST, &request);
             let tape = model.forward(&batch, 0).unwrap();
             let kept: Vec<u64> = tape.kept_bytes().collect();
-            assert_eq!(kept, needs.kept.iter().map(|bytes| 34 * bytes).collect::<Vec<_>>(), "{family}");
-            assert_eq!(tape.input_bytes(), 34 * needs.inputs, "{family}");
+            assert_eq!(
+                kept,
+                needs.kept.iter().map(|bytes| 34 * bytes).collect::<Vec<_>>(),
+                "{}",
+                directory.display()
+            );
+            assert_eq!(tape.input_bytes(), 34 * needs.inputs, "{}", directory.display());
         }
     }
 }

@@ -60,3 +60,14 @@ pub use rope::Rope;
 pub use spec::{ModelSpec, ResidentBytes};
 pub use tape::Tape;
 pub use weights::{EMBEDDING, HEAD, Weights, canonical_name, has_own_head, with_canonical_names};
+
+/// The directories of the tiny models of every family, for tests.
+#[cfg(test)]
+fn tiny_models() -> Vec<std::path::PathBuf> {
+    let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
+    let entries = std::fs::read_dir(models).into_iter().flatten();
+    let mut directories: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    directories.sort_unstable();
+    assert!(directories.len() >= 13, "{directories:?}");
+    directories
+}

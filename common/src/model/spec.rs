@@ -186,23 +186,7 @@ mod tests {
 
     /// Of every family, with tied heads and without, as bf16 and as bitsandbytes quantizes it.
     fn directories() -> Vec<PathBuf> {
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-        let families = [
-            "llama",
-            "llama3-rope",
-            "mistral",
-            "mistral-window",
-            "qwen2",
-            "qwen2-window-yarn",
-            "qwen3",
-            "olmo2",
-            "granite",
-            "phi3",
-            "phi3-longrope",
-            "glm4",
-            "gemma3",
-        ];
-        families.iter().flat_map(|family| [models.join(family), models.join(family).join("nf4")]).collect()
+        crate::model::tiny_models().into_iter().flat_map(|model| [model.join("nf4"), model]).collect()
     }
 
     /// As they are, and quantized by loading.
