@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::adapters::Stack;
 use super::load::vector_of;
-use super::{AdapterLayout, AdapterSettings, Config, LayerConfig, Module, Weights};
+use super::{AdapterLayout, AdapterSettings, Config, LayerConfig, Module, NormWeight, Weights};
 use crate::Result;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
@@ -63,13 +63,13 @@ impl ModelSpec {
         let embedding = weight(&checkpoint, &config.embedding())?;
         let head = linear(&checkpoint, &[config.head()])?;
         let mut spec = Self { embedding, head, norms: Vec::new(), linears: Vec::new(), config };
-        for weight in spec.config.norms() {
-            vector_of(&checkpoint, &weight.name, weight.len)?;
-        }
+        let expect_norm = |norm: &NormWeight| vector_of(&checkpoint, &norm.name, norm.len).map(|_| ());
+        expect_norm(&spec.config.last_norm())?;
         for layer in &spec.config.layers {
             for stack in layer.stacks() {
                 spec.linears.push(linear(&checkpoint, stack)?);
             }
+            layer.norms().try_for_each(expect_norm)?;
             spec.norms.extend(layer.norm_lengths());
         }
         spec.norms.push(spec.config.last_norm().len);

@@ -61,7 +61,10 @@ fn names_without_the_models_prefix_give_the_same_adapter() {
 fn what_is_not_read_is_named() {
     for (keys, named) in [
         (json!({"quantization_config": {"quant_method": "gptq"}}), "quantized with gptq"),
-        (json!({"rope_scaling": {"type": "longrope", "factor": 2.0}}), "\"longrope\" is not supported"),
+        (
+            json!({"rope_scaling": {"type": "proportional", "factor": 2.0}}),
+            "\"proportional\" is not supported",
+        ),
     ] {
         let place = Place::new();
         place.change_model(&keys, unchanged);
