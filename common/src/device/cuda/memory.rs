@@ -78,7 +78,9 @@ pub(super) fn keep_freed_memory(context: &CudaContext) -> Result<()> {
 impl Gpu {
     /// A buffer whose content is arbitrary. It is freed after the work that was asked for before.
     pub(crate) fn allocate<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>> {
-        // SAFETY: the ops write every value before they read it; zero bytes need one.
+        // SAFETY: the memory holds arbitrary bits, which are some value of every number type that is used here, and
+        // operations write their results before they read them. A buffer of zero bytes cannot be had, so that the
+        // smallest holds one value.
         #[allow(unsafe_code)]
         let allocated = unsafe { self.stream.alloc(len.max(1)) };
         allocated.map_err(failed).with_context(|| format!("{} bytes of GPU memory", len * size_of::<T>()))

@@ -28,9 +28,9 @@ pub(crate) use weight::WeightSpec;
 pub struct Projection {
     /// Module path in the checkpoint, as `model.layers.0.self_attn.q_proj`.
     pub name: String,
-    /// [N, K]
+    /// The frozen weight, `[N, K]`.
     pub weight: Weight,
-    /// `[N]`
+    /// The bias, `[N]`.
     pub bias: Option<Vec<f32>>,
     /// Where this projection's adapter lies in the parameter buffer.
     pub adapter: Option<AdapterSlot>,

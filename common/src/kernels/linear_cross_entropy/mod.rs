@@ -47,7 +47,7 @@ impl Losses {
     }
 }
 
-/// `−log softmax(x·Wᵀ)[target]` of rows x [n, C] for W [V, C] and targets `[n]`.
+/// `−log softmax(x·Wᵀ)[target]` of rows x `[n, C]` for W `[V, C]` and targets `[n]`.
 pub fn forward(x: &Tensor, head: &Linear, targets: &[u32], softcap: Option<f32>) -> Result<Losses> {
     check(x, head, targets)?;
     match x {

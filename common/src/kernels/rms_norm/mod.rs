@@ -7,7 +7,7 @@ pub(super) mod cuda;
 use crate::device::{Tensor, Vector};
 use crate::{Result, error};
 
-/// y [T, C] from x [T, C] and weight `[C]`.
+/// y `[T, C]` from x `[T, C]` and weight `[C]`.
 pub fn forward(x: &Tensor, weight: &Vector, eps: f32) -> Result<Tensor> {
     let (_, c) = x.matrix("rms_norm: x")?;
     check_weight(weight, c)?;

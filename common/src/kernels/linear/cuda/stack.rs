@@ -1,0 +1,263 @@
+//! The weights of a stack on a GPU, and the products with them. A quantized weight is dequantized to 16 bits into
+//! scratch, on a second stream while the product before it runs, and multiplied whole; for a few rows it is
+//! multiplied as it is.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream};
+
+use super::super::{Linear, LinearSpec, Projection};
+use super::SOURCE;
+use super::lora::Adapters16;
+use super::weight::{Frozen, PART};
+use crate::device::GpuVector;
+use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, Number, Product, View, ViewMut, buffer_bytes};
+use crate::kernels::Write;
+use crate::{Result, error};
+
+/// Up to this many rows of x, a quantized weight is read once and never dequantized.
+const FEW_ROWS: usize = 8;
+/// Warps of a block that multiplies them.
+const WARPS_OF_BLOCK: usize = 4;
+
+/// The frozen part of a stack on a GPU.
+pub(in super::super) struct Stack {
+    weights: Vec<Frozen>,
+    /// [ΣN] in 16 bits; zero where a projection has none.
+    bias: Option<CudaSlice<u16>>,
+    /// Where the parts of quantized weights lie, for the kernels of few rows.
+    parts: Option<CudaSlice<u64>>,
+    /// The quantized weights in 16 bits, one after the other, where memory is left for that.
+    dequantized: Option<CudaSlice<u16>>,
+    /// The adapters in 16 bits, as they were when [`Stack::refresh_adapters`] was called last.
+    adapters: Option<Adapters16>,
+}
+
+impl Stack {
+    pub(in super::super) fn new(gpu: &Arc<Gpu>, projections: &[Projection]) -> Result<Self> {
+        let weights =
+            projections.iter().map(|p| Frozen::upload(gpu, &p.weight)).collect::<Result<Vec<_>>>()?;
+        let mut bias = None;
+        if projections.iter().any(|projection| projection.bias.is_some()) {
+            let values = projections.iter().flat_map(|projection| {
+                let n = projection.weight.shape()[0];
+                let zeros = || vec![0.0; n];
+                projection.bias.clone().unwrap_or_else(zeros)
+            });
+            bias = Some(gpu.upload(&values.map(|value| gpu.float16().bits(value)).collect::<Vec<_>>())?);
+        }
+        let mut stack = Self { weights, bias, parts: None, dequantized: None, adapters: None };
+        if stack.is_quantized() {
+            gpu.reserve_scratch(stack.len())?;
+            let parts = stack.columns().map(|(columns, weight)| weight.part(columns.start));
+            stack.parts = Some(gpu.upload(&parts.collect::<Result<Vec<_>>>()?.concat())?);
+        }
+        Ok(stack)
+    }
+
+    /// Bytes that [`Stack::new`] takes, without scratch.
+    pub(in super::super) fn bytes(spec: &LinearSpec) -> u64 {
+        let mut bytes = spec.weights.iter().map(Frozen::bytes).sum();
+        if spec.has_bias {
+            bytes += buffer_bytes::<u16>(spec.outputs());
+        }
+        if spec.is_quantized() {
+            bytes += buffer_bytes::<u64>(PART * spec.weights.len());
+        }
+        bytes
+    }
+
+    fn is_quantized(&self) -> bool {
+        self.weights.iter().all(Frozen::is_quantized)
+    }
+
+    /// A weight that is alone and not quantized.
+    pub(in super::super) fn dense(&self) -> Option<&GpuTensor> {
+        match &self.weights[..] {
+            [Frozen::Dense(values)] => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Each weight with its columns of y.
+    fn columns(&self) -> impl Iterator<Item = (Range<usize>, &Frozen)> {
+        let mut first = 0;
+        self.weights.iter().map(move |weight| {
+            let columns = first..first + weight.rows();
+            first = columns.end;
+            (columns, weight)
+        })
+    }
+
+    /// Copies the adapters of `linear`, to which this stack belongs, to 16 bits.
+    pub(in super::super) fn refresh_adapters(
+        &mut self,
+        linear: &Linear,
+        parameters: &GpuVector,
+    ) -> Result<()> {
+        match &mut self.adapters {
+            _ if !linear.has_adapter() => self.adapters = None,
+            Some(adapters) if adapters.are_of(linear) => adapters.refresh(linear, parameters)?,
+            _ => {
+                // The memory of adapters that were there before serves these.
+                self.adapters = None;
+                self.adapters = Some(Adapters16::new(parameters.gpu(), linear, parameters)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The adapters of `linear` in 16 bits.
+    pub(super) fn adapters(&self, linear: &Linear) -> Result<&Adapters16> {
+        self.adapters.as_ref().filter(|adapters| adapters.are_of(linear)).ok_or_else(|| {
+            error!(Bug, "the adapters of {} are not refreshed on the GPU", linear.projections[0].name)
+        })
+    }
+
+    /// Writes x [T, K]·Wᵀ and the bias to y [T, ΣN], plus a matrix like y where there is one.
+    pub(super) fn multiply(
+        &self,
+        gpu: &Gpu,
+        y: ViewMut<'_, u16>,
+        x: View<'_, u16>,
+        write: Write,
+        residual: Option<View<'_, u16>>,
+    ) -> Result<()> {
+        let [t, k] = x.shape();
+        if let Some(parts) = self.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
+            return self.multiply_rows(gpu, y, x, parts, write, residual);
+        }
+        let bias = self.bias.as_ref().map(View::from);
+        self.multiply_dequantized(gpu, y, x, write, residual, bias)
+    }
+
+    /// Writes x [T, K]·Wᵀ to y [T, ΣN], plus a matrix like y and a bias [1, ΣN] where there are any.
+    pub(super) fn multiply_dequantized<T: Number>(
+        &self,
+        gpu: &Gpu,
+        mut y: ViewMut<'_, T>,
+        x: View<'_, u16>,
+        write: Write,
+        residual: Option<View<'_, T>>,
+        bias: Option<View<'_, u16>>,
+    ) -> Result<()> {
+        self.dequantized(gpu, |columns, weights| {
+            let residual = residual.map(|residual| residual.columns(columns.clone())).transpose()?;
+            let bias = bias.map(|bias| bias.columns(columns.clone())).transpose()?;
+            let product = Product::new(x, weights.t()).plus(residual).with_bias(bias);
+            gpu.product(product, y.reborrow().columns(columns)?, write)
+        })
+    }
+
+    /// [`Stack::multiply`] for few rows of any number, the weights as they are.
+    fn multiply_rows(
+        &self,
+        gpu: &Gpu,
+        mut y: ViewMut<'_, u16>,
+        x: View<'_, u16>,
+        parts: &CudaSlice<u64>,
+        write: Write,
+        residual: Option<View<'_, u16>>,
+    ) -> Result<()> {
+        let ([tokens, k], n) = (x.shape(), self.columns().last().map_or(0, |(columns, _)| columns.end));
+        let largest = self.weights.iter().map(Frozen::rows).max().unwrap_or(0);
+        let is_inside = self.weights.iter().all(|weight| weight.columns() == k);
+        if !is_inside || y.shape() != [tokens, n] {
+            return Err(error!(Bug, "{tokens} rows of {k} do not give {:?} of {n}", y.shape()));
+        }
+        residual.map_or(Ok(()), |residual| residual.expect("a residual", [tokens, n]))?;
+        let bias = Argument::optional(self.bias.as_ref().map(View::from));
+        let [y_stride, x_stride, k] = Argument::ints([y.stride(), x.stride(), k])?;
+        let mut token = 0;
+        while token < tokens {
+            // Rows of x, rows of the weight that a warp takes, and the kernel that does.
+            let (rows, by_warp, kernel) = match tokens - token {
+                1 => (1, 2, "quantized_rows_1"),
+                2 | 3 => (2, 1, "quantized_rows_2"),
+                4..=7 => (4, 1, "quantized_rows_4"),
+                _ => (8, 1, "quantized_rows_8"),
+            };
+            let some = token..token + rows;
+            let out = y.reborrow().rows(some.clone())?;
+            let [out, added] = match write {
+                Write::Add => Argument::in_place(out),
+                Write::Overwrite => {
+                    let residual = residual.map(|residual| residual.rows(some.clone())).transpose()?;
+                    [out.into(), Argument::optional(residual)]
+                }
+            };
+            let from = x.rows(some)?.into();
+            let arguments = [out, y_stride, added, from, x_stride, parts.into(), bias, k];
+            let blocks = (largest.div_ceil(WARPS_OF_BLOCK * by_warp), self.weights.len(), 1);
+            let grid = Grid { blocks, threads: 32 * WARPS_OF_BLOCK, shared: 0 };
+            // SAFETY: `quantized_rows_R(y [R, ΣN], stride, added [R, ΣN] with y's stride or null, x [R, K], stride, parts,
+            // bias [ΣN] or null, K)` with the blocks of the largest part for each of the parts, whose addresses are those of
+            // this stack's weights [N, K] and whose columns end with ΣN. K is a multiple of 32, and a warp has read what it
+            // adds to before it writes.
+            #[allow(unsafe_code)]
+            unsafe {
+                gpu.launch(&SOURCE, kernel, grid, &arguments)?
+            };
+            token += rows;
+        }
+        Ok(())
+    }
+
+    /// Gives `multiply` the weights stacked as 16-bit [ΣN, K]: all at once where they are quantized, else
+    /// each as it lies. Also the columns of y that they make.
+    pub(super) fn dequantized(
+        &self,
+        gpu: &Gpu,
+        mut multiply: impl FnMut(Range<usize>, View<'_, u16>) -> Result<()>,
+    ) -> Result<()> {
+        if !self.is_quantized() {
+            return self.columns().try_for_each(|(columns, weight)| multiply(columns, weight.dense()?));
+        }
+        let [n, k] = self.shape();
+        if let Some(dequantized) = &self.dequantized {
+            return multiply(0..n, View::from(dequantized).matrix(n, k)?);
+        }
+        gpu.with_dequantized(
+            n * k,
+            |stream, scratch| self.dequantize(gpu, stream, scratch),
+            |scratch| multiply(0..n, scratch.matrix(n, k)?),
+        )
+    }
+
+    /// Writes all weights in 16 bits to `out`, one after the other.
+    fn dequantize(&self, gpu: &Gpu, stream: &CudaStream, out: ViewMut<'_, u16>) -> Result<()> {
+        let [n, k] = self.shape();
+        let mut out = out.matrix(n, k)?;
+        self.columns()
+            .try_for_each(|(columns, weight)| weight.dequantize(gpu, stream, out.reborrow().rows(columns)?))
+    }
+
+    /// ΣN and K.
+    fn shape(&self) -> [usize; 2] {
+        let inputs = self.weights.first().map_or(0, Frozen::columns);
+        [self.weights.iter().map(Frozen::rows).sum(), inputs]
+    }
+
+    /// Element count of all weights.
+    fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// Dequantizes quantized weights for good, where that takes no more than `budget` bytes; returns the bytes.
+    pub(in super::super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
+        let bytes = dequantized_bytes(self.len());
+        if !self.is_quantized() || self.dequantized.is_some() || bytes > budget {
+            return Ok(0);
+        }
+        let mut dequantized = gpu.allocate(self.len())?;
+        self.dequantize(gpu, gpu.stream(), ViewMut::from(&mut dequantized))?;
+        self.dequantized = Some(dequantized);
+        Ok(bytes)
+    }
+}
+
+/// Bytes that [`Stack::cache_dequantized`] takes for weights of `len` numbers.
+pub(in super::super) fn dequantized_bytes(len: usize) -> u64 {
+    buffer_bytes::<u16>(len)
+}
