@@ -3,4 +3,5 @@
 pub mod hostile;
 pub mod hub;
 pub mod kill;
+pub mod needs;
 pub mod tiny_model;

@@ -5,9 +5,7 @@
 //! | `answers` | logits and greedy tokens (`scripts/golden/smollm2.py`) |
 //! | `training` | gradients and ten optimizer steps (`scripts/golden/training.py`) |
 //!
-//! The model is looked for in `QLORA_TEST_MODEL`, then in `demo/model/SmolLM2-135M-Instruct`;
-//! without it the tests say that they are skipped. Every test prints the largest difference it
-//! met, and how much of its budget that is.
+//! Every test prints the largest difference it met, and how much of its budget that is.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
 
@@ -54,13 +52,7 @@ impl Base {
 
     /// The model on this base, or `None` where there is none to test with.
     fn load(self) -> Option<Model> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let directory = std::env::var_os("QLORA_TEST_MODEL")
-            .map_or_else(|| root.join("demo/model/SmolLM2-135M-Instruct"), PathBuf::from);
-        if !directory.join(SINGLE).exists() {
-            eprintln!("skipped: no model in {} (QLORA_TEST_MODEL names another place)", directory.display());
-            return None;
-        }
+        let directory = tests::needs::model()?;
         if self == Self::Dense {
             return Some(Model::load(&directory, &Device::Cpu).unwrap());
         }
