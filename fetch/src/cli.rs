@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::source::Kind;
+use crate::select::source::Kind;
 
 /// Download a model or a data set with parallel range requests, every byte checked
 #[derive(Parser, Debug)]

@@ -9,8 +9,8 @@ use reqwest::Url;
 
 use crate::cli::Arguments;
 use crate::hub::Token;
-use crate::select::Selection;
-use crate::source::{Source, percent_decode};
+use crate::select::globs::Selection;
+use crate::select::source::{Source, percent_decode};
 
 /// A validated run. Nothing in it depends on clap.
 pub struct Config {
@@ -86,7 +86,7 @@ impl Config {
                 arguments.timeout
             )));
         }
-        if crate::names::check(&revision).is_err() || revision.contains("..") {
+        if crate::select::names::check(&revision).is_err() || revision.contains("..") {
             return Err(Error::usage(format!("{revision:?} is not a revision"))
                 .hint("--revision takes a branch, a tag or a commit"));
         }

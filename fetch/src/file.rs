@@ -8,15 +8,15 @@ use reqwest::{StatusCode, Url};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{Config, Destination};
-use crate::disk::check_room;
-use crate::download::{self, Wanted};
-use crate::folder::{Entry, Folder};
+use crate::disk::digest::hash_file;
+use crate::disk::folder::{Entry, Folder};
+use crate::disk::scratch::{self, Scratch};
+use crate::disk::space::check_room;
 use crate::hub::{Connector, Description, Failure, Token, describe, give_up_file};
 use crate::readable::how_much;
-use crate::scratch::{self, Scratch};
-use crate::stream;
-use crate::transfer::Remote;
-use crate::verify::hash_file;
+use crate::transfer::download::{self, Wanted};
+use crate::transfer::range::Remote;
+use crate::transfer::stream;
 
 /// Brings the file and prints its path.
 pub async fn fetch(config: &Config, url: &Url) -> Result<()> {

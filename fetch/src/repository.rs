@@ -10,17 +10,17 @@ use common::{Error, Result, error};
 use reqwest::StatusCode;
 
 use crate::config::{Config, Destination};
-use crate::directory::in_the_way;
-use crate::disk::check_room;
-use crate::download::{self, Wanted};
+use crate::disk::digest::hash_file;
+use crate::disk::space::check_room;
 use crate::hub::{Connector, Failure, Listing, Repository, give_up, list};
 use crate::layout::Layout;
-use crate::plan::{PlannedFile, plan};
+use crate::layout::directory::in_the_way;
+use crate::layout::record::{Record, RecordedFile, is_unchanged};
+use crate::layout::standing::Standing;
 use crate::readable::how_much;
-use crate::record::{Record, RecordedFile, is_unchanged};
-use crate::standing::Standing;
-use crate::transfer::Remote;
-use crate::verify::hash_file;
+use crate::select::plan::{PlannedFile, plan};
+use crate::transfer::download::{self, Wanted};
+use crate::transfer::range::Remote;
 
 /// Brings the repository, printing each file's path when it is complete and the directory's last.
 pub async fn fetch(config: &Config, mut repository: Repository) -> Result<()> {

@@ -6,7 +6,7 @@ use common::{Error, error};
 use reqwest::{Method, Url};
 
 use super::connection::is_page;
-use crate::source::join;
+use crate::select::source::join;
 
 use super::{Answer, Body, Connection, Failure, Repository, Request, Token};
 

@@ -5,7 +5,7 @@ use reqwest::{Method, Url};
 
 use super::api::ask;
 use super::{Connection, Failure, Token, refuse_page};
-use crate::verify::Digest;
+use crate::disk::digest::Digest;
 
 /// What a server says about a file without sending it.
 #[derive(Debug, Clone, PartialEq, Eq)]

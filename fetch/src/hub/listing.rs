@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::api::{ask, read_json};
 use super::{Connection, Failure, RemoteFile, Repository};
-use crate::verify::Digest;
+use crate::disk::digest::Digest;
 
 /// Most files of one repository; the hub itself advises against more than 100,000.
 const MOST_FILES: usize = 1_000_000;

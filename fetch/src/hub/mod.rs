@@ -10,8 +10,8 @@ mod token;
 
 use reqwest::Url;
 
-use crate::source::{Kind, file_url, join};
-use crate::verify::Digest;
+use crate::disk::digest::Digest;
+use crate::select::source::{Kind, file_url, join};
 
 pub use api::{give_up, give_up_file};
 pub use body::Body;

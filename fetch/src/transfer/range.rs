@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode, Url};
 
-use crate::flight::Flight;
+use crate::disk::partial::{CHUNK, PartialFile};
 use crate::hub::{Body, Connection, Failure, Request, Token, refuse_page};
-use crate::leftovers::Leftovers;
-use crate::partial::{CHUNK, PartialFile};
-use crate::rate::RateLimit;
-use crate::schedule::{Claim, Schedule};
+use crate::transfer::leftovers::Leftovers;
+use crate::transfer::rate::RateLimit;
+use crate::transfer::request::Flight;
+use crate::transfer::schedule::{Claim, Schedule};
 
 /// A file to bring.
 pub struct Remote {

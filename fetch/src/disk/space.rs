@@ -3,8 +3,8 @@
 use common::Result;
 use common::cli::Size;
 
-use crate::folder::Folder;
-use crate::partial::PartialFile;
+use crate::disk::folder::Folder;
+use crate::disk::partial::PartialFile;
 
 /// Fails where the file system of `folder` has less room than the files still need.
 pub fn check_room<'a>(folder: &Folder, files: impl Iterator<Item = &'a PartialFile>) -> Result<()> {
@@ -32,7 +32,7 @@ fn needed(file: &PartialFile) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partial::{CHUNK, chunk_count};
+    use crate::disk::partial::{CHUNK, chunk_count};
 
     #[test]
     fn space_that_is_taken_already_counts() {

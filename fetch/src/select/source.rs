@@ -3,7 +3,7 @@
 use common::{Error, Result};
 use reqwest::Url;
 
-use crate::page::{self, Part};
+use crate::select::page::{self, Part};
 
 /// The name by which MMLU is known, and its repository. Names of training data are LLaMA-Factory's.
 const MMLU: (&str, &str) = ("mmlu", "cais/mmlu");
@@ -112,8 +112,8 @@ impl Source {
                 if name.is_empty() {
                     return Err(Error::usage(format!("{url} names no file")).hint("name it with -o FILE"));
                 }
-                crate::names::check(&name)
-                    .and_then(|()| match name.contains('/') || crate::names::is_obeyed(&name) {
+                crate::select::names::check(&name)
+                    .and_then(|()| match name.contains('/') || crate::select::names::is_obeyed(&name) {
                         true => {
                             Err(common::error!(Usage, "{name:?} is not a name for a file that is fetched"))
                         }

@@ -11,9 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use common::checkpoint::Bytes;
 use common::{Context, Result};
 
-use crate::folder::Entry;
-use crate::partial::CHUNK;
-use crate::verify::{Digest, Hasher};
+use crate::disk::digest::{Digest, Hasher};
+use crate::disk::folder::Entry;
+use crate::disk::partial::CHUNK;
 
 /// Bytes hashed at a time, and kept mapped.
 const BLOCK: u64 = 1 << 20;
@@ -163,7 +163,7 @@ fn block(data: &fs_err::File, map: Option<&Bytes>, range: Range<u64>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::disk::folder::Folder;
 
     fn follower(content: &[u8], digest: Option<Digest>) -> (tempfile::NamedTempFile, Follower) {
         let file = tempfile::NamedTempFile::new().unwrap();

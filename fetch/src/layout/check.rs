@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::cli::{Progress, Size, Unit, note, print_path, quoted, quoted_path};
 use common::{Context, Error, Result, error, files};
 
-use crate::folder::Folder;
-use crate::record::{self, Record, RecordedFile};
-use crate::verify::{Digest, hash_file_counting};
+use crate::disk::digest::{Digest, hash_file_counting};
+use crate::disk::folder::Folder;
+use crate::layout::record::{self, Record, RecordedFile};
 
 /// Checks every file of `directory` and prints its path when all are right.
 pub fn check(directory: &Path) -> Result<()> {

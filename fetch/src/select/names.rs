@@ -51,9 +51,9 @@ pub fn check_all<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()>
             bail!(Network, "the server lists {name:?} twice");
         }
         // Its other names begin with a dot, and no file of a repository is called so here.
-        if name.split('/').next() == Some(crate::record::FILE) {
+        if name.split('/').next() == Some(crate::layout::record::FILE) {
             return Err(common::error!("{name:?} is a name that fetch keeps for itself")
-                .hint(format_args!("leave it out with --exclude {}", crate::record::FILE)));
+                .hint(format_args!("leave it out with --exclude {}", crate::layout::record::FILE)));
         }
     }
     for name in names {

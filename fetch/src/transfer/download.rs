@@ -10,17 +10,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Network;
-use crate::flight::{Flight, Pace};
-use crate::follow::{Followed, Follower};
-use crate::growth::Growth;
+use crate::disk::digest::Digest;
+use crate::disk::partial::chunk_count;
 use crate::hub::{Connection, Connector, Failure, Token};
-use crate::leftovers::Leftovers;
-use crate::partial::chunk_count;
-use crate::rate::RateLimit;
-use crate::schedule::{Next, Schedule};
-use crate::transfer::{Arriving, End, Remote, Transfers};
-use crate::verify::Digest;
-use crate::votes::{Hopeless, Votes, fingerprint};
+use crate::transfer::follow::{Followed, Follower};
+use crate::transfer::growth::Growth;
+use crate::transfer::leftovers::Leftovers;
+use crate::transfer::range::{Arriving, End, Remote, Transfers};
+use crate::transfer::rate::RateLimit;
+use crate::transfer::request::{Flight, Pace};
+use crate::transfer::schedule::{Next, Schedule};
+use crate::transfer::votes::{Hopeless, Votes, fingerprint};
 
 /// How often progress is shown and the number of connections considered.
 const TICK: Duration = Duration::from_millis(100);

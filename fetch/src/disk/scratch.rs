@@ -6,8 +6,8 @@ use std::time::Duration;
 use common::error::Kind;
 use common::{Context, Result};
 
-use crate::folder::{Entry, Folder};
-use crate::partial::PartialFile;
+use crate::disk::folder::{Entry, Folder};
+use crate::disk::partial::PartialFile;
 
 /// The name of the directory, in the directory of the result: nothing else is called so.
 pub const NAME: &str = ".qlora-tools-fetch";

@@ -5,10 +5,10 @@ use std::path::Path;
 use common::{Result, cli, files};
 use serde::{Deserialize, Serialize};
 
-use crate::folder::Entry;
-use crate::select::Written;
-use crate::source::Kind;
-use crate::verify::{Digest, hash_file};
+use crate::disk::digest::{Digest, hash_file};
+use crate::disk::folder::Entry;
+use crate::select::globs::Written;
+use crate::select::source::Kind;
 
 /// The name of the record inside the directory.
 pub const FILE: &str = "fetch.json";
@@ -74,7 +74,7 @@ impl Record {
     /// A record may have been written by anybody; a name in it must stay in the directory.
     fn check_names(&self, entry: &Entry) -> Result<()> {
         let mut names = self.files.iter().map(|file| file.path.as_str());
-        names.try_for_each(crate::names::check).map_err(|error| in_record(error, entry))
+        names.try_for_each(crate::select::names::check).map_err(|error| in_record(error, entry))
     }
 
     /// Whether this answers the same request as `other`, whatever each found.
@@ -109,7 +109,7 @@ pub fn is_unchanged(path: &Path, recorded: &RecordedFile) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::disk::folder::Folder;
 
     #[test]
     fn reads_back_what_it_wrote() {

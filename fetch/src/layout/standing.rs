@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use common::cli::{print_path, warn};
 use common::{Result, bail};
 
-use crate::cache;
-use crate::check;
 use crate::config::{Config, Destination};
-use crate::folder::Folder;
+use crate::disk::folder::Folder;
+use crate::disk::scratch;
 use crate::hub::{Repository, is_commit};
-use crate::record::{self, Record, RecordedFile, is_unchanged};
-use crate::scratch;
+use crate::layout::cache;
+use crate::layout::check;
+use crate::layout::record::{self, Record, RecordedFile, is_unchanged};
 
 /// A directory that an earlier run or another tool has left.
 pub struct Standing {
@@ -114,7 +114,7 @@ impl Standing {
         let mut files = check::files_of_snapshot(&self.path)?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        let is_model = wanted.repo_type == crate::source::Kind::Model;
+        let is_model = wanted.repo_type == crate::select::source::Kind::Model;
         let mut chosen = config.selection.choose(&names, is_model)?.into_iter();
         files.retain(|_| chosen.next().unwrap_or(false));
         check::check_files(

@@ -7,10 +7,10 @@ use common::cli::{hide_secrets, note, warn};
 use common::{Result, bail, error};
 use tokio::task::JoinSet;
 
+use crate::disk::digest::Digest;
 use crate::hub::{Connector, Listing, RemoteFile, Repository, describe, give_up};
-use crate::select::Selection;
-use crate::source::Kind;
-use crate::verify::Digest;
+use crate::select::globs::Selection;
+use crate::select::source::Kind;
 
 /// Nothing can be done with a model before this file is there.
 const CONFIG: &str = "config.json";
@@ -75,7 +75,7 @@ pub async fn plan(
     connector: &Connector,
 ) -> Result<Plan> {
     let (refused, listed): (Vec<_>, Vec<_>) =
-        listing.files.into_iter().partition(|file| crate::names::is_obeyed(&file.path));
+        listing.files.into_iter().partition(|file| crate::select::names::is_obeyed(&file.path));
     let refused: Vec<String> = refused.into_iter().map(|file| file.path).collect();
     let names: Vec<&str> = listed.iter().map(|file| file.path.as_str()).collect();
     let wanted = selection.choose(&names, repository.kind == Kind::Model)?;
@@ -86,7 +86,7 @@ pub async fn plan(
             false => left_out.push(file.path),
         }
     }
-    crate::names::check_all(files.iter().map(|file| file.path.as_str()))?;
+    crate::select::names::check_all(files.iter().map(|file| file.path.as_str()))?;
     if files.is_empty() {
         let refused = match refused.is_empty() {
             true => String::new(),

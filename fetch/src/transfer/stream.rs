@@ -7,10 +7,10 @@ use common::cli::{Progress, Size, Unit, check_interrupted, verbose};
 use reqwest::{Method, Url};
 
 use crate::config::Network;
-use crate::folder::{Entry, Folder};
+use crate::disk::folder::{Entry, Folder};
 use crate::hub::{Body, Connection, Connector, Failure, Request, Token, refuse_page};
-use crate::rate::RateLimit;
-use crate::transfer::check_encoding;
+use crate::transfer::range::check_encoding;
+use crate::transfer::rate::RateLimit;
 
 /// First wait after a failure; doubled with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(200);

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use common::{Context, Result};
 
-use crate::folder::Entry;
+use crate::disk::folder::Entry;
 
 /// Bytes of a chunk, the unit that is either there or not; the last one of a file may be shorter.
 pub const CHUNK: u64 = 256 << 10;
@@ -157,7 +157,7 @@ fn reserve(file: &fs_err::File, size: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::disk::folder::Folder;
 
     fn partial(directory: &std::path::Path, identity: &str) -> PartialFile {
         let folder = Folder::make(directory).unwrap();

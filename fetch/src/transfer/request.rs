@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::partial::CHUNK;
+use crate::disk::partial::CHUNK;
 
 /// A range takes so many times as long as the server takes to begin it, while there is enough to do.
 /// The shorter ranges are, the sooner is a file contiguous enough to be hashed.

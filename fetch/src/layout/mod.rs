@@ -1,19 +1,32 @@
 //! Where the files of a repository go: a directory of the user's, or the hub's cache.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `directory`, `cache` | the two layouts |
+//! | `record` | `fetch.json`, which says that a directory is complete |
+//! | `standing` | a copy that is there already, found without a request |
+//! | `check` | `--verify` |
+
+mod cache;
+pub mod check;
+pub mod directory;
+pub mod record;
+pub mod standing;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 
 use common::Result;
 
-use crate::cache::Cache;
 use crate::config::{Config, Destination};
-use crate::directory::Directory;
-use crate::folder::Entry;
+use crate::disk::folder::Entry;
+use crate::disk::partial::PartialFile;
+use crate::disk::scratch::Scratch;
 use crate::hub::Repository;
-use crate::partial::PartialFile;
-use crate::plan::PlannedFile;
-use crate::record::Record;
-use crate::scratch::Scratch;
+use crate::layout::cache::Cache;
+use crate::layout::directory::Directory;
+use crate::layout::record::Record;
+use crate::select::plan::PlannedFile;
 
 /// A place being filled.
 pub enum Layout {

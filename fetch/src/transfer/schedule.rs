@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::flight::{Flight, Pace};
-use crate::partial::CHUNK;
+use crate::disk::partial::CHUNK;
+use crate::transfer::request::{Flight, Pace};
 
 /// All that is left to fetch.
 pub struct Schedule {

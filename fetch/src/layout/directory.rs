@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use common::cli::{note, warn};
 use common::{Result, error};
 
-use crate::folder::{Entry, Folder};
-use crate::partial::PartialFile;
-use crate::plan::some;
-use crate::record::{self, Record, is_unchanged};
-use crate::scratch::{self, Scratch};
+use crate::disk::folder::{Entry, Folder};
+use crate::disk::partial::PartialFile;
+use crate::disk::scratch::{self, Scratch};
+use crate::layout::record::{self, Record, is_unchanged};
+use crate::select::plan::some;
 
 /// A directory being filled.
 pub struct Directory {

@@ -4,7 +4,7 @@
 use common::{Result, error};
 use reqwest::Url;
 
-use crate::source::{Kind, check_id, percent_decode};
+use crate::select::source::{Kind, check_id, percent_decode};
 
 /// The names of the public hub, whose pages are read of whatever server is asked.
 const PUBLIC: [&str; 4] = ["huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co"];

@@ -3,18 +3,18 @@
 //! `models--OWNER--NAME/` holds `blobs/HASH` (the bytes), `snapshots/COMMIT/PATH` (relative links
 //! to them) and `refs/REVISION` (a commit). A blob is named by the sha256 of a large file and by
 //! the git object name of any other. Ours besides: `.fetched/COMMIT.json`, the record of what has
-//! been checked, and the directory of [`crate::scratch`] while files grow.
+//! been checked, and the directory of [`crate::disk::scratch`] while files grow.
 
 use std::path::{Path, PathBuf};
 
 use common::{Context, Result};
 
-use crate::folder::{Entry, Folder};
+use crate::disk::folder::{Entry, Folder};
+use crate::disk::partial::PartialFile;
+use crate::disk::scratch::{self, Scratch};
 use crate::hub::{Repository, is_commit};
-use crate::partial::PartialFile;
-use crate::plan::PlannedFile;
-use crate::record::Record;
-use crate::scratch::{self, Scratch};
+use crate::layout::record::Record;
+use crate::select::plan::PlannedFile;
 
 const TAG: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# This is a cache of files from a model hub.\n";
@@ -31,7 +31,7 @@ pub fn known_commit(repository_root: &Folder, revision: &str) -> Option<String> 
     if is_commit(revision) {
         return Some(revision.to_string());
     }
-    crate::names::check(revision).ok()?;
+    crate::select::names::check(revision).ok()?;
     let commit = repository_root.entry("refs").entry(revision).read(LONGEST_REF).ok()??;
     let commit = String::from_utf8(commit).ok()?;
     Some(commit.trim().to_string()).filter(|commit| is_commit(commit))
@@ -59,7 +59,7 @@ pub struct Cache {
 impl Cache {
     /// Opens or makes the repository's place in the cache at `path`.
     pub fn open(path: &Path, repository: &Repository, revision: &str, commit: &str) -> Result<Self> {
-        crate::names::check(revision).context("--revision")?;
+        crate::select::names::check(revision).context("--revision")?;
         if !is_commit(commit) {
             return Err(common::error!(
                 "{}: the server names no commit, without which nothing can be cached",
