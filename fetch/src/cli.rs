@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::select::source::Kind;
+use crate::hub::RepositoryKind;
 
 /// Download a model or a data set with parallel range requests, every byte checked
 #[derive(Parser, Debug)]
@@ -18,9 +18,9 @@ pub struct Arguments {
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<String>,
 
-    /// Kind of repository [default: model, but dataset for known data sets]
+    /// RepositoryKind of repository [default: model, but dataset for known data sets]
     #[arg(long, value_enum, value_name = "KIND")]
-    pub repo_type: Option<Kind>,
+    pub repo_type: Option<RepositoryKind>,
 
     /// Server speaking the hub's HTTP API [default: HF_ENDPOINT, or https://huggingface.co]
     #[arg(long, value_name = "URL")]

@@ -8,14 +8,14 @@ use common::{Context, Error, Result, hub_cache};
 use reqwest::Url;
 
 use crate::cli::Arguments;
-use crate::hub::Token;
+use crate::hub::{Token, percent_decode};
 use crate::select::globs::Selection;
-use crate::select::source::{Source, percent_decode};
+use crate::select::source::DownloadSource;
 
 /// A validated run. Nothing in it depends on clap.
 pub struct Config {
     /// What to download.
-    pub source: Source,
+    pub source: DownloadSource,
     /// Branch, tag or commit of a repository.
     pub revision: String,
     /// The hub.
@@ -64,9 +64,9 @@ impl Config {
         let mut endpoint = parse_endpoint(arguments.endpoint)?;
         let for_endpoint = Token::from_address(&mut endpoint)?;
         let (text, for_source) = without_password(arguments.source.unwrap_or_default())?;
-        let mut source = Source::parse(&text, arguments.repo_type, &endpoint)?;
+        let mut source = DownloadSource::parse(&text, arguments.repo_type, &endpoint)?;
         let (mut revision, mut include) = (arguments.revision, arguments.include);
-        if let Source::Repository { revision: of_page, folder, .. } = &mut source {
+        if let DownloadSource::Repository { revision: of_page, folder, .. } = &mut source {
             revision = revision.or(of_page.take());
             include.extend(folder.take().map(|folder| globset::escape(&folder) + "/*"));
         }

@@ -5,15 +5,17 @@ use std::time::Duration;
 use common::{Error, error};
 use reqwest::{Method, Url};
 
-use super::connection::is_page;
-use crate::select::source::join;
-
-use super::{Answer, Body, Connection, Failure, Repository, Request, Token};
+use super::address::join;
+use super::answer::is_page;
+use super::connection::Answer;
+use super::{Backoff, Body, Connection, Failure, Repository, Request, Token};
 
 /// Most bytes of one JSON answer; the longest known page of a listing has about 1 MB.
 const LARGEST_ANSWER: usize = 64 << 20;
 /// Tries of one short request.
 const TRIES: u32 = 4;
+/// The wait after the first of them; each further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Asks until there is an answer; transient failures are waited out, an unreachable hub is not.
 pub async fn ask(
@@ -22,16 +24,16 @@ pub async fn ask(
     url: &Url,
     token: Option<&Token>,
 ) -> Result<Answer, Failure> {
-    let mut tries = 0;
+    let mut backoff = Backoff::new(FIRST_WAIT, FIRST_WAIT * (1 << TRIES));
     loop {
         let request = Request { method: method.clone(), url, range: None, token };
         match connection.send(request).await {
             Err(Failure::Transient { message, wait }) => {
-                tries += 1;
-                if tries == TRIES {
+                let own_wait = backoff.next_wait();
+                if backoff.failures() == TRIES {
                     return Err(Failure::transient(message));
                 }
-                let wait = wait.unwrap_or(Duration::from_millis(250 << tries));
+                let wait = wait.unwrap_or(own_wait);
                 common::cli::note(format_args!("{message}; trying again in {:.1} s", wait.as_secs_f32()));
                 tokio::time::sleep(wait).await;
             }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use reqwest::Response;
 
-use super::connection::{Failure, chain, host};
+use super::Failure;
+use super::failure::{chain, host};
 
 /// Bytes a second below which a server does not count as sending: it could go on for ever.
 const SLOWEST: f64 = 1024.0;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use common::cli::verbose;
 use common::{Error, error};
@@ -12,8 +12,9 @@ use reqwest::{Method, Response, StatusCode, Url};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::ConfigVerifierExt;
 
-use super::body::Body;
-use super::{Token, http_date};
+use super::answer::check_status;
+use super::failure::{chain, host};
+use super::{Body, Failure, Token};
 
 /// Longest chain of redirects that is followed.
 const MAX_REDIRECTS: usize = 8;
@@ -23,78 +24,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes a server may send ahead on one HTTP/2 stream; they wait in our memory.
 const HTTP2_WINDOW: u32 = 512 << 10;
-/// Longest wait that a server may ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
-
-/// Why a request did not give what was asked for.
-#[derive(Debug)]
-pub enum Failure {
-    /// Worth trying again, after `wait` where the server asked for that.
-    Transient {
-        /// What happened.
-        message: String,
-        /// `Retry-After`, or the hub's `RateLimit`.
-        wait: Option<Duration>,
-    },
-    /// No connection could be made at all.
-    Unreachable(String),
-    /// The server answered, and the answer is no.
-    Refused {
-        /// 4xx or an unexpected status.
-        status: StatusCode,
-        /// The hub's own code for the reason, such as `GatedRepo`.
-        code: Option<String>,
-        /// What happened.
-        message: String,
-    },
-    /// Trying again cannot help.
-    Fatal(Error),
-}
-
-impl Failure {
-    /// Says which file it was about.
-    pub fn about(self, name: &str) -> Self {
-        match self {
-            Self::Transient { message, wait } => {
-                Self::Transient { message: format!("{name}: {message}"), wait }
-            }
-            Self::Unreachable(message) => Self::Unreachable(format!("{name}: {message}")),
-            other => other,
-        }
-    }
-
-    /// The error that ends a download; `explain` knows what a refusal means.
-    pub fn into_error(self, explain: impl FnOnce(Self) -> Error) -> Error {
-        match self {
-            Self::Transient { message, .. } => {
-                error!("{message}").hint("run the same command again to go on where it stopped")
-            }
-            other => explain(other),
-        }
-    }
-
-    /// A failure worth another try at once.
-    pub fn transient(message: impl std::fmt::Display) -> Self {
-        Self::Transient { message: message.to_string(), wait: None }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Transient { message, .. } | Self::Unreachable(message) | Self::Refused { message, .. } => {
-                f.write_str(message)
-            }
-            Self::Fatal(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Fatal(error)
-    }
-}
 
 /// What to ask for.
 pub struct Request<'a> {
@@ -277,106 +206,4 @@ fn shown(url: &Url) -> Url {
     let mut shown = url.clone();
     shown.set_query(None);
     shown
-}
-
-fn check_status(response: &Response, url: &Url) -> Result<(), Failure> {
-    let status = response.status();
-    if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-        return Ok(());
-    }
-    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let reason = header("x-error-message").map(|text| format!(": {text}")).unwrap_or_default();
-    let message = format!("{}{}: status {status}{reason}", host(url), url.path());
-    match status.as_u16() {
-        // A range that is refused has been answered by a confused server; the next may know better.
-        416 => Err(Failure::transient(message)),
-        408 | 425 | 429 | 500 | 502 | 503 | 504 => {
-            let wait = wait_asked_for(response.headers());
-            if let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
-                return Err(common::error!(
-                    Network,
-                    "{message}: the server asks to wait {} minutes",
-                    wait.as_secs() / 60
-                )
-                .into());
-            }
-            Err(Failure::Transient { message, wait })
-        }
-        _ => Err(Failure::Refused { status, code: header("x-error-code").map(str::to_owned), message }),
-    }
-}
-
-/// `Retry-After` in seconds or as a date, or the `t=` of the hub's `RateLimit`.
-fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(value) = text("retry-after") {
-        if let Ok(seconds) = value.trim().parse::<u32>() {
-            return Some(Duration::from_secs(seconds.into()));
-        }
-        return http_date::parse(value).map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-    }
-    let limit = text("ratelimit")?;
-    let seconds = limit.split(';').find_map(|part| part.trim().strip_prefix("t="))?;
-    Some(Duration::from_secs(seconds.parse::<u32>().ok()?.into()))
-}
-
-/// Fails where a server sends a page for people, such as that of its login, in the place of the file
-/// `name`.
-pub fn refuse_page(headers: &HeaderMap, url: &Url, name: &str) -> Result<(), Failure> {
-    let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    if !is_page(headers) || matches!(extension.as_str(), "html" | "htm" | "xhtml") {
-        return Ok(());
-    }
-    Err(Failure::Fatal(
-        error!("{name}: {} sends a web page (text/html) instead of the file", host(url)).hint(
-            "open the address in a browser: the server may want a login (HF_TOKEN) or have moved the file",
-        ),
-    ))
-}
-
-/// Whether an answer is a web page.
-pub fn is_page(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    matches!(kind.as_str(), "text/html" | "application/xhtml+xml")
-}
-
-pub(super) fn host(url: &Url) -> String {
-    match url.port() {
-        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
-        None => url.host_str().unwrap_or_default().to_string(),
-    }
-}
-
-/// The causes of an error: reqwest's own text only says that a request or a body went wrong.
-pub(super) fn chain(error: &impl std::error::Error) -> String {
-    let mut text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    let mut source = error.source().and_then(std::error::Error::source);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: &'static str, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())])
-    }
-
-    #[test]
-    fn waits_are_read_as_servers_write_them() {
-        let seconds = |name, value: &str| wait_asked_for(&headers(name, value)).map(|wait| wait.as_secs());
-        assert_eq!(seconds("retry-after", "7"), Some(7));
-        assert_eq!(seconds("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
-        assert_eq!(seconds("ratelimit", "\"api\";r=0;t=55"), Some(55));
-        assert_eq!(seconds("retry-after", "soon"), None);
-        assert_eq!(seconds("x-other", "7"), None);
-    }
 }

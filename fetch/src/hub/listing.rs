@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 
 use super::api::{ask, read_json};
-use super::{Connection, Failure, RemoteFile, Repository};
+use super::{Connection, Failure, Repository};
 use crate::disk::digest::Digest;
 
 /// Most files of one repository; the hub itself advises against more than 100,000.
@@ -23,7 +23,20 @@ pub struct Listing {
     /// The commit, or the revision asked for where the server names no commit.
     pub commit: String,
     /// All files, in the server's order.
-    pub files: Vec<RemoteFile>,
+    pub files: Vec<ListedFile>,
+}
+
+/// One file of a repository, as the hub lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedFile {
+    /// Name inside the repository, with `/` between directories. Not yet checked.
+    pub path: String,
+    /// Length in bytes, where the listing says so.
+    pub size: Option<u64>,
+    /// What its content hashes to, where the listing says so.
+    pub digest: Option<Digest>,
+    /// Whether the listing tells large-file storage from git, so that a digest is that of the content.
+    pub is_certain: bool,
 }
 
 #[derive(Deserialize)]
@@ -72,8 +85,8 @@ pub async fn list(
         }
         None => revision.to_string(),
     };
-    let siblings: Vec<RemoteFile> = info.siblings.into_iter().flatten().map(remote_file).collect();
-    let is_known = |file: &RemoteFile| file.size.is_some() && file.digest.is_some();
+    let siblings: Vec<ListedFile> = info.siblings.into_iter().flatten().map(listed_file).collect();
+    let is_known = |file: &ListedFile| file.size.is_some() && file.digest.is_some();
     let tells_all = (1..=MOST_SIBLINGS).contains(&siblings.len()) && siblings.iter().all(is_known);
     let mut files = if tells_all {
         siblings
@@ -111,7 +124,7 @@ async fn tree(
     connection: &Connection,
     repository: &Repository,
     commit: &str,
-) -> Result<Vec<RemoteFile>, Failure> {
+) -> Result<Vec<ListedFile>, Failure> {
     let mut url = repository.api_url(&["tree", commit]);
     url.set_query(Some("recursive=true&expand=false"));
     let mut seen = HashSet::new();
@@ -124,7 +137,7 @@ async fn tree(
         let next = next_page(&answer.first_headers, &url);
         let entries: Vec<Entry> = parse(&url, read_json(connection, answer).await?)?;
         files.extend(
-            entries.into_iter().filter(|entry| entry.r#type.as_deref() == Some("file")).map(remote_file),
+            entries.into_iter().filter(|entry| entry.r#type.as_deref() == Some("file")).map(listed_file),
         );
         if files.len() > MOST_FILES {
             return Err(common::error!(Network, "{url}: more than {MOST_FILES} files").into());
@@ -136,7 +149,7 @@ async fn tree(
     }
 }
 
-fn remote_file(entry: Entry) -> RemoteFile {
+fn listed_file(entry: Entry) -> ListedFile {
     let (size, digest) = match entry.lfs {
         Some(large) => (
             large.size.or(entry.size),
@@ -144,7 +157,7 @@ fn remote_file(entry: Entry) -> RemoteFile {
         ),
         None => (entry.size, entry.oid.and_then(|oid| Digest::git_sha1(&oid))),
     };
-    RemoteFile { path: entry.path, size, digest, is_certain: false }
+    ListedFile { path: entry.path, size, digest, is_certain: false }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(url: &Url, json: serde_json::Value) -> Result<T, Failure> {

@@ -9,7 +9,7 @@ use common::{Context, Error, Result, error, files, hub_cache};
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
-use crate::select::source::percent_decode;
+use super::percent_decode;
 
 /// Most bytes of a file with a token.
 const LONGEST: u64 = 64 << 10;

@@ -9,13 +9,14 @@ use common::{Context, Error, Result, error, files};
 
 use crate::disk::digest::{Digest, hash_file_counting};
 use crate::disk::folder::Folder;
-use crate::layout::record::{self, Record, RecordedFile};
+use crate::layout::record::{Record, RecordedFile};
+use crate::select::names::RECORD;
 
 /// Checks every file of `directory` and prints its path when all are right.
 pub fn check(directory: &Path) -> Result<()> {
     let folder = Folder::open(directory)?
         .ok_or_else(|| error!(Missing, "there is no directory {}", directory.display()))?;
-    let (files, mend) = match Record::read(&folder.entry(record::FILE))? {
+    let (files, mend) = match Record::read(&folder.entry(RECORD))? {
         Some(record) => {
             let (repository, output) = (quoted(&record.repository), quoted_path(directory));
             (record.files, format!("delete it and run: fetch {repository} -o {output}"))
@@ -97,5 +98,5 @@ pub fn files_of_snapshot(directory: &Path) -> Result<Vec<RecordedFile>> {
 
 fn not_fetched(directory: &Path) -> Error {
     error!("{} is neither a complete fetch nor a snapshot of the hub's cache", directory.display())
-        .hint(format_args!("a complete fetch has {} in it; run fetch to finish it", record::FILE))
+        .hint(format_args!("a complete fetch has {RECORD} in it; run fetch to finish it"))
 }

@@ -9,7 +9,8 @@ use common::{Result, error};
 use crate::disk::folder::{Entry, Folder};
 use crate::disk::partial::PartialFile;
 use crate::disk::scratch::{self, Scratch};
-use crate::layout::record::{self, Record, is_unchanged};
+use crate::layout::record::{Record, is_unchanged};
+use crate::select::names::RECORD;
 use crate::select::plan::some;
 
 /// A directory being filled.
@@ -34,7 +35,7 @@ impl Directory {
 
     /// Where the record of a complete directory is.
     pub fn record(&self) -> Entry {
-        self.root.entry(record::FILE)
+        self.root.entry(RECORD)
     }
 
     /// The record of the directory when it was last complete, whether or not it still is.

@@ -7,11 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::digest::{Digest, hash_file};
 use crate::disk::folder::Entry;
+use crate::hub::RepositoryKind;
 use crate::select::globs::Written;
-use crate::select::source::Kind;
-
-/// The name of the record inside the directory.
-pub const FILE: &str = "fetch.json";
+use crate::select::names;
 
 /// What a directory holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +17,7 @@ pub struct Record {
     /// `owner/name`.
     pub repository: String,
     /// Model or data set.
-    pub repo_type: Kind,
+    pub repo_type: RepositoryKind,
     /// The hub it came from.
     pub endpoint: String,
     /// Branch, tag or commit as asked for.
@@ -74,7 +72,7 @@ impl Record {
     /// A record may have been written by anybody; a name in it must stay in the directory.
     fn check_names(&self, entry: &Entry) -> Result<()> {
         let mut names = self.files.iter().map(|file| file.path.as_str());
-        names.try_for_each(crate::select::names::check).map_err(|error| in_record(error, entry))
+        names.try_for_each(names::check).map_err(|error| in_record(error, entry))
     }
 
     /// Whether this answers the same request as `other`, whatever each found.
@@ -110,17 +108,18 @@ pub fn is_unchanged(path: &Path, recorded: &RecordedFile) -> Result<bool> {
 mod tests {
     use super::*;
     use crate::disk::folder::Folder;
+    use crate::select::names::RECORD;
 
     #[test]
     fn reads_back_what_it_wrote() {
         let directory = tempfile::tempdir().unwrap();
         let folder = Folder::make(directory.path()).unwrap();
-        let entry = folder.entry(FILE);
+        let entry = folder.entry(RECORD);
         assert_eq!(Record::read(&entry).unwrap(), None);
         let file = |path: &str, digest| RecordedFile { path: path.into(), size: 3, digest };
         let record = Record {
             repository: "a/b".into(),
-            repo_type: Kind::Dataset,
+            repo_type: RepositoryKind::Dataset,
             endpoint: "https://hub.example/".into(),
             revision: "main".into(),
             commit: "c".repeat(40),

@@ -10,10 +10,11 @@ use common::{Result, bail};
 use crate::config::{Config, Destination};
 use crate::disk::folder::Folder;
 use crate::disk::scratch;
-use crate::hub::{Repository, is_commit};
+use crate::hub::{Repository, RepositoryKind, is_commit};
 use crate::layout::cache;
 use crate::layout::check;
-use crate::layout::record::{self, Record, RecordedFile, is_unchanged};
+use crate::layout::record::{Record, RecordedFile, is_unchanged};
+use crate::select::names::RECORD;
 
 /// A directory that an earlier run or another tool has left.
 pub struct Standing {
@@ -32,7 +33,7 @@ impl Standing {
         let (path, commit, entry, scratch) = match &config.destination {
             Destination::Path(root) => {
                 let Some(folder) = Folder::open(root)? else { return Ok(None) };
-                (root.clone(), None, folder.entry(record::FILE), folder.entry(scratch::NAME))
+                (root.clone(), None, folder.entry(RECORD), folder.entry(scratch::NAME))
             }
             Destination::Cache(root) => {
                 let Some(cache) = Folder::open(root)? else { return Ok(None) };
@@ -114,7 +115,7 @@ impl Standing {
         let mut files = check::files_of_snapshot(&self.path)?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        let is_model = wanted.repo_type == crate::select::source::Kind::Model;
+        let is_model = wanted.repo_type == RepositoryKind::Model;
         let mut chosen = config.selection.choose(&names, is_model)?.into_iter();
         files.retain(|_| chosen.next().unwrap_or(false));
         check::check_files(

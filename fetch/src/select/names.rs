@@ -7,6 +7,9 @@ use std::collections::HashSet;
 
 use common::{Result, bail};
 
+/// The record of a complete directory, in the directory itself.
+pub const RECORD: &str = "fetch.json";
+
 /// Names with a dot that no program obeys in a way that harms.
 const HARMLESS: [&str; 3] = [".gitattributes", ".gitignore", ".gitkeep"];
 
@@ -50,10 +53,10 @@ pub fn check_all<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()>
         if !seen.insert(name) {
             bail!(Network, "the server lists {name:?} twice");
         }
-        // Its other names begin with a dot, and no file of a repository is called so here.
-        if name.split('/').next() == Some(crate::layout::record::FILE) {
+        // The other names that fetch keeps begin with a dot, as no file that is fetched may.
+        if name.split('/').next() == Some(RECORD) {
             return Err(common::error!("{name:?} is a name that fetch keeps for itself")
-                .hint(format_args!("leave it out with --exclude {}", crate::layout::record::FILE)));
+                .hint(format_args!("leave it out with --exclude {RECORD}")));
         }
     }
     for name in names {

@@ -4,7 +4,7 @@
 use common::{Result, error};
 use reqwest::Url;
 
-use crate::select::source::{Kind, check_id, percent_decode};
+use crate::hub::{RepositoryKind, check_id, percent_decode};
 
 /// The names of the public hub, whose pages are read of whatever server is asked.
 const PUBLIC: [&str; 4] = ["huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co"];
@@ -32,7 +32,7 @@ const NO_MODELS: [&str; 16] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// What the address says of the kind of repository; a model's says nothing.
-    pub kind: Option<Kind>,
+    pub kind: Option<RepositoryKind>,
     /// `OWNER/NAME`, or `NAME` alone.
     pub id: String,
     /// The revision, where the page is of one.
@@ -70,8 +70,8 @@ pub fn parse(url: &Url, endpoint: &Url) -> Result<Option<Page>> {
     let mut names: Vec<String> =
         path.split('/').filter(|name| !name.is_empty()).map(percent_decode).collect();
     let kind = match names.first().map(String::as_str) {
-        Some("datasets") => Some(Kind::Dataset),
-        Some("spaces") => Some(Kind::Space),
+        Some("datasets") => Some(RepositoryKind::Dataset),
+        Some("spaces") => Some(RepositoryKind::Space),
         _ => None,
     };
     if kind.is_some() {

@@ -8,9 +8,8 @@ use common::{Result, bail, error};
 use tokio::task::JoinSet;
 
 use crate::disk::digest::Digest;
-use crate::hub::{Connector, Listing, RemoteFile, Repository, describe, give_up};
+use crate::hub::{Connector, ListedFile, Listing, Repository, RepositoryKind, describe, give_up};
 use crate::select::globs::Selection;
-use crate::select::source::Kind;
 
 /// Nothing can be done with a model before this file is there.
 const CONFIG: &str = "config.json";
@@ -78,7 +77,7 @@ pub async fn plan(
         listing.files.into_iter().partition(|file| crate::select::names::is_obeyed(&file.path));
     let refused: Vec<String> = refused.into_iter().map(|file| file.path).collect();
     let names: Vec<&str> = listed.iter().map(|file| file.path.as_str()).collect();
-    let wanted = selection.choose(&names, repository.kind == Kind::Model)?;
+    let wanted = selection.choose(&names, repository.kind == RepositoryKind::Model)?;
     let (mut files, mut left_out) = (Vec::new(), Vec::new());
     for (file, wanted) in listed.into_iter().zip(wanted) {
         match wanted {
@@ -112,12 +111,12 @@ pub async fn plan(
 
 /// Asks about each file whose size or hash the listing leaves open.
 async fn complete(
-    mut files: Vec<RemoteFile>,
+    mut files: Vec<ListedFile>,
     repository: &Repository,
     commit: &str,
     connector: &Connector,
-) -> Result<Vec<RemoteFile>> {
-    let open = |file: &RemoteFile| file.size.is_none() || file.digest.is_none() || !file.is_certain;
+) -> Result<Vec<ListedFile>> {
+    let open = |file: &ListedFile| file.size.is_none() || file.digest.is_none() || !file.is_certain;
     let open: Arc<Vec<(usize, String)>> = Arc::new(
         files
             .iter()
@@ -151,7 +150,7 @@ async fn complete(
     Ok(files)
 }
 
-fn known(file: RemoteFile) -> Result<PlannedFile> {
+fn known(file: ListedFile) -> Result<PlannedFile> {
     let Some(size) = file.size else {
         bail!(Network, "{}: the server does not say how long it is", file.path);
     };
