@@ -13,10 +13,7 @@ use crate::disk::folder::{Entry, Folder};
 use crate::disk::scratch::{self, Scratch};
 use crate::disk::space::check_room;
 use crate::hub::{Connector, Description, Failure, Token, describe, give_up_file};
-use crate::readable::how_much;
-use crate::transfer::download::{self, Wanted};
-use crate::transfer::range::Remote;
-use crate::transfer::stream;
+use crate::transfer::{self, RemoteFile, WantedFile, how_much};
 
 /// Brings the file and prints its path.
 pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
@@ -117,11 +114,11 @@ impl Download<'_> {
         check_room(self.scratch.folder(), [&partial].into_iter())?;
         let done = partial.prepare()?;
         let name = self.to.path().display().to_string();
-        let mut remote = Remote::new(name, self.url.clone(), partial);
+        let mut remote = RemoteFile::new(name, self.url.clone(), partial);
         remote.etag = self.found.etag;
-        let wanted = Wanted { remote, digest: self.found.digest, done };
+        let wanted = WantedFile { remote, digest: self.found.digest, done };
         note(format_args!("{}: {}", wanted.remote.name, how_much(size, wanted.there())));
-        download::run(vec![wanted], self.connector, self.token, &self.config.network, |_, remote| {
+        transfer::run(vec![wanted], self.connector, self.token, &self.config.network, |_, remote| {
             remote.partial.place(self.to)
         })
         .await
@@ -138,9 +135,16 @@ impl Download<'_> {
         let partial = self.scratch.partial("file", 0, identity(url, &self.found));
         partial.prepare()?;
         let folder = self.scratch.folder();
-        stream::bring(&self.connector, self.token.as_ref(), &self.config.network, url, folder, &partial.data)
-            .await
-            .map_err(|failure| failure.into_error(give_up_file))?;
+        transfer::bring(
+            &self.connector,
+            self.token.as_ref(),
+            &self.config.network,
+            url,
+            folder,
+            &partial.data,
+        )
+        .await
+        .map_err(|failure| failure.into_error(give_up_file))?;
         if let Some(digest) = &self.found.digest {
             let content = hash_file(&partial.data.path(), digest)?;
             if content != *digest {

@@ -16,7 +16,6 @@ mod disk;
 mod file;
 mod hub;
 mod layout;
-mod readable;
 mod repository;
 mod select;
 mod transfer;
@@ -28,7 +27,7 @@ use common::{Context, Error, Result};
 
 use crate::config::Config;
 use crate::hub::Repository;
-use crate::select::source::Source;
+use crate::select::source::DownloadSource;
 
 fn main() -> ExitCode {
     common::cli::run(common::cli::Tool { name: "fetch", hint: |_| None }, work)
@@ -68,7 +67,7 @@ async fn interruption() {
 
 async fn fetch(config: &Config) -> Result<()> {
     match &config.source {
-        Source::Repository { kind, id, .. } => {
+        DownloadSource::Repository { kind, id, .. } => {
             let repository = Repository {
                 endpoint: config.endpoint.clone(),
                 kind: *kind,
@@ -77,6 +76,6 @@ async fn fetch(config: &Config) -> Result<()> {
             };
             repository::fetch(config, repository).await
         }
-        Source::Url(url) => file::fetch(config, url).await,
+        DownloadSource::Url(url) => file::fetch(config, url).await,
     }
 }

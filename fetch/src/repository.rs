@@ -17,10 +17,8 @@ use crate::layout::Layout;
 use crate::layout::directory::in_the_way;
 use crate::layout::record::{Record, RecordedFile, is_unchanged};
 use crate::layout::standing::Standing;
-use crate::readable::how_much;
 use crate::select::plan::{PlannedFile, plan};
-use crate::transfer::download::{self, Wanted};
-use crate::transfer::range::Remote;
+use crate::transfer::{self, RemoteFile, WantedFile, how_much};
 
 /// Brings the repository, printing each file's path when it is complete and the directory's last.
 pub async fn fetch(config: &Config, mut repository: Repository) -> Result<()> {
@@ -198,18 +196,18 @@ async fn bring(
         let url = repository.file_url(commit, &file.path);
         let identity = file.digest.as_ref().map_or_else(|| url.to_string(), ToString::to_string);
         let partial = layout.scratch().partial(&file.path, file.size, identity);
-        remotes.push(Remote::new(file.path.clone(), url, partial));
+        remotes.push(RemoteFile::new(file.path.clone(), url, partial));
     }
     check_room(layout.scratch().folder(), remotes.iter().map(|remote| &remote.partial))?;
     let mut wanted = Vec::new();
     for (remote, file) in remotes.into_iter().zip(missing) {
         let done = remote.partial.prepare()?;
-        wanted.push(Wanted { remote, digest: file.digest.clone(), done });
+        wanted.push(WantedFile { remote, digest: file.digest.clone(), done });
     }
     let total: u64 = files.iter().map(|file| file.size).sum();
     let left: u64 = wanted.iter().map(|wanted| wanted.remote.partial.size - wanted.there()).sum();
     note(format_args!("{repository} at {commit}: {} files, {}", files.len(), how_much(total, total - left)));
-    download::run(wanted, connector.clone(), repository.token.clone(), &config.network, |index, remote| {
+    transfer::run(wanted, connector.clone(), repository.token.clone(), &config.network, |index, remote| {
         print_path(&layout.place(&missing[index], &remote.partial)?)
     })
     .await

@@ -2,23 +2,34 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `download` | a run: workers, progress, files placed as they are complete |
-//! | `schedule` | which connection fetches which chunks |
-//! | `request` | a range on its way, and the speed of its connection |
-//! | `range` | one range over one connection, from the request to chunks on disk |
+//! | `remote` | a file to download |
+//! | `download` | a download: workers, progress, files placed as they are complete |
+//! | `worker` | one connection that fetches one range after the other |
+//! | `schedule/` | which connection fetches which chunks |
+//! | `request`, `pace` | a range that is being fetched; the speed of its connection |
+//! | `range`, `answer` | one range over one connection; what the answer must be |
 //! | `leftovers` | beginnings of chunks whose connections broke |
 //! | `growth`, `rate` | the number of connections; `--max-rate` |
-//! | `follow` | hashing of each file behind the download |
-//! | `votes` | which chunks to fetch again when a content is wrong |
+//! | `hashing` | each file is hashed while it arrives |
+//! | `healing`, `votes` | a wrong content, and which of its chunks to fetch again |
 //! | `stream` | a file of unknown length, in one stream |
 
-pub mod download;
-mod follow;
+mod answer;
+mod download;
 mod growth;
+mod hashing;
+mod healing;
 mod leftovers;
-pub mod range;
+mod pace;
+mod range;
 mod rate;
+mod remote;
 mod request;
 mod schedule;
-pub mod stream;
+mod stream;
 mod votes;
+mod worker;
+
+pub use download::{how_much, run};
+pub use remote::{RemoteFile, WantedFile};
+pub use stream::bring;

@@ -1,48 +1,20 @@
 //! One range over one connection: from the request to chunks on disk.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
-use reqwest::header::{self, HeaderMap};
-use reqwest::{Method, StatusCode, Url};
+use bytes::Bytes;
+use reqwest::{Method, Response, StatusCode};
 
-use crate::disk::partial::{CHUNK, PartialFile};
+use super::answer::{check_encoding, check_etag, sent_range};
+use super::leftovers::Leftovers;
+use super::rate::RateLimit;
+use super::remote::RemoteFile;
+use super::request::RangeRequest;
+use super::schedule::{Claim, Schedule};
+use crate::disk::partial::{CHUNK, Writer};
 use crate::hub::{Body, Connection, Failure, Request, Token, refuse_page};
-use crate::transfer::leftovers::Leftovers;
-use crate::transfer::rate::RateLimit;
-use crate::transfer::request::Flight;
-use crate::transfer::schedule::{Claim, Schedule};
 
-/// A file to bring.
-pub struct Remote {
-    /// Name for people.
-    pub name: String,
-    /// The address a user would give.
-    pub url: Url,
-    /// The address that last sent bytes, where redirects led to another one.
-    resolved: Mutex<Option<Url>>,
-    /// What every answer must carry, where nothing else tells one content from another.
-    pub etag: Option<String>,
-    /// Where it grows.
-    pub partial: PartialFile,
-}
-
-impl Remote {
-    /// A file at `url` that grows at `partial`.
-    pub fn new(name: String, url: Url, partial: PartialFile) -> Self {
-        Self { name, url, resolved: Mutex::new(None), etag: None, partial }
-    }
-
-    fn resolved(&self) -> Option<Url> {
-        self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_resolved(&self, url: Option<Url>) {
-        *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = url;
-    }
-}
-
-/// How a transfer ended that did not fail.
+/// How a range ended that did not fail.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// All chunks of the range have been written, by this connection or another.
@@ -51,11 +23,11 @@ pub enum End {
     NoRanges,
 }
 
-/// What transfers need besides a connection.
-pub struct Transfers<'a> {
-    /// Who fetches what.
+/// What fetching a range needs besides a connection.
+pub struct RangeFetcher<'a> {
+    /// Which connection fetches what.
     pub schedule: &'a Schedule,
-    /// For the hub only.
+    /// The token, for the hub only.
     pub token: Option<&'a Token>,
     /// `--max-rate`.
     pub rate: &'a RateLimit,
@@ -63,113 +35,140 @@ pub struct Transfers<'a> {
     pub leftovers: &'a Leftovers,
 }
 
-/// A chunk that is arriving: its index and the bytes that are there. A connection keeps one, because
-/// the pieces that come would each keep a whole read buffer alive.
+/// A chunk that is arriving: its index and the bytes that are there. A connection keeps one buffer,
+/// because the pieces of a body would each keep a whole read buffer alive.
 #[derive(Debug, Default)]
-pub struct Arriving {
-    chunk: usize,
+pub struct ArrivingChunk {
+    index: usize,
     bytes: Vec<u8>,
 }
 
-impl Transfers<'_> {
-    /// Brings the range of `flight`. `on_chunk` is called after each chunk that has been written. The
+/// The answer to a request for a range, before its body is read.
+struct RangeAnswer {
+    response: Response,
+    /// The range that was asked for; the whole file where the server ignores ranges.
+    request: RangeRequest,
+    /// The bytes of the file that the body holds.
+    sent: Range<u64>,
+    /// The bytes of the file that were asked for.
+    wanted: Range<u64>,
+}
+
+impl ArrivingChunk {
+    fn begin(&mut self, index: usize) {
+        self.index = index;
+        self.bytes.clear();
+    }
+
+    /// Takes from `piece`, whose first byte is at `position` of a file of `size` bytes, what belongs to one
+    /// chunk. Returns the position behind it, and whether the chunk is whole.
+    fn take(&mut self, piece: &mut Bytes, position: u64, size: u64) -> (u64, bool) {
+        self.index = (position / CHUNK) as usize;
+        let end = ((self.index as u64 + 1) * CHUNK).min(size);
+        let part = piece.split_to(piece.len().min((end - position) as usize));
+        self.bytes.extend_from_slice(&part);
+        let position = position + part.len() as u64;
+        (position, position == end)
+    }
+}
+
+impl RangeFetcher<'_> {
+    /// Fetches the range of `request`. `on_chunk` is called after each chunk that has been written. The
     /// beginning of a chunk that a broken connection leaves is kept for the next try.
-    pub async fn carry(
+    pub async fn fetch(
         &self,
         connection: &Connection,
-        remote: &Remote,
-        flight: &Flight,
-        arriving: &mut Arriving,
+        file: &RemoteFile,
+        request: &RangeRequest,
+        chunk: &mut ArrivingChunk,
         on_chunk: impl Fn(),
     ) -> Result<End, Failure> {
-        arriving.chunk = flight.chunks.start;
-        arriving.bytes.clear();
-        if !flight.is_whole {
-            arriving.bytes.extend(self.leftovers.take(flight.file, arriving.chunk));
-            flight.begin_with(arriving.bytes.len() as u64);
+        chunk.begin(request.chunks.start);
+        if !request.is_whole {
+            chunk.bytes.extend(self.leftovers.take(request.file, chunk.index));
+            request.begin_with(chunk.bytes.len() as u64);
         }
-        let outcome = self.carry_rest(connection, remote, flight, arriving, on_chunk).await;
-        if outcome.is_err() && !arriving.bytes.is_empty() {
-            self.leftovers.keep(flight.file, arriving.chunk, std::mem::take(&mut arriving.bytes));
+        let outcome = match self.open(connection, file, request, chunk).await {
+            Ok(Some(answer)) => self.receive(answer, connection, file, chunk, on_chunk).await,
+            Ok(None) => Ok(End::NoRanges),
+            Err(failure) => Err(failure),
+        };
+        if outcome.is_err() && !chunk.bytes.is_empty() {
+            self.leftovers.keep(request.file, chunk.index, std::mem::take(&mut chunk.bytes));
         }
         outcome
     }
 
-    async fn carry_rest(
+    /// Asks for the bytes that are missing of the range and checks that they are what the answer holds;
+    /// `None` where the server ignores ranges and another connection fetches the whole file.
+    async fn open(
         &self,
         connection: &Connection,
-        remote: &Remote,
-        flight: &Flight,
-        arriving: &mut Arriving,
-        on_chunk: impl Fn(),
-    ) -> Result<End, Failure> {
-        let size = remote.partial.size;
-        let first = flight.chunks.start as u64 * CHUNK + arriving.bytes.len() as u64;
-        let wanted = first..(flight.chunks.end as u64 * CHUNK).min(size);
+        file: &RemoteFile,
+        request: &RangeRequest,
+        chunk: &mut ArrivingChunk,
+    ) -> Result<Option<RangeAnswer>, Failure> {
+        let size = file.partial.size;
+        let first = request.chunks.start as u64 * CHUNK + chunk.bytes.len() as u64;
+        let mut wanted = first..(request.chunks.end as u64 * CHUNK).min(size);
         let is_all = wanted == (0..size);
-        let range = (!is_all && !flight.is_whole).then(|| wanted.clone());
-        let answer = self.ask(connection, remote, range).await?;
-        check_encoding(answer.headers())?;
-        refuse_page(answer.headers(), answer.url(), &remote.name)?;
-        check_etag(answer.headers(), remote)?;
-        let (body, mut flight) = (sent_range(&answer, size)?, flight.clone());
-        let mut wanted = wanted;
-        if answer.status() == StatusCode::OK && !is_all && !flight.is_whole {
-            match self.schedule.ranges_are_ignored(&flight) {
-                Some(whole) => flight = whole,
-                None => return Ok(End::NoRanges),
+        let range = (!is_all && !request.is_whole).then(|| wanted.clone());
+        let response = self.ask(connection, file, range).await?;
+        check_encoding(response.headers())?;
+        refuse_page(response.headers(), response.url(), &file.name)?;
+        check_etag(response.headers(), file)?;
+        let sent = sent_range(&response, size)?;
+        let mut request = request.clone();
+        if response.status() == StatusCode::OK && !is_all && !request.is_whole {
+            match self.schedule.ranges_are_ignored(&request) {
+                Some(whole) => request = whole,
+                None => return Ok(None),
             }
             wanted = 0..size;
-            arriving.chunk = 0;
-            arriving.bytes.clear();
+            chunk.begin(0);
         }
-        if body.start != wanted.start || body.end > wanted.end {
+        if sent.start != wanted.start || sent.end > wanted.end {
             return Err(Failure::transient(format_args!(
                 "asked for bytes {} to {}, the server sends {} to {}",
-                wanted.start, wanted.end, body.start, body.end
+                wanted.start, wanted.end, sent.start, sent.end
             )));
         }
+        Ok(Some(RangeAnswer { response, request, sent, wanted }))
+    }
 
-        let writer = remote.partial.open()?;
-        let mut position = body.start;
-        let mut pieces = Body::new(answer, connection.timeout());
-        while let Some(mut piece) = pieces.next().await? {
+    /// Reads the body of an answer and writes its chunks.
+    async fn receive(
+        &self,
+        answer: RangeAnswer,
+        connection: &Connection,
+        file: &RemoteFile,
+        chunk: &mut ArrivingChunk,
+        on_chunk: impl Fn(),
+    ) -> Result<End, Failure> {
+        let RangeAnswer { response, request, sent, wanted } = answer;
+        let writer = file.partial.open()?;
+        let mut position = sent.start;
+        let mut body = Body::new(response, connection.timeout());
+        while let Some(mut piece) = body.next().await? {
             self.rate.take(piece.len()).await;
-            flight.receive(piece.len() as u64);
+            request.receive(piece.len() as u64);
             while !piece.is_empty() {
-                if position >= body.end {
+                if position >= sent.end {
                     return Err(Failure::transient(format_args!(
                         "the server sends more than the {} bytes it promised",
-                        body.end - body.start
+                        sent.end - sent.start
                     )));
                 }
-                let index = (position / CHUNK) as usize;
-                let chunk_end = ((index as u64 + 1) * CHUNK).min(size);
-                let part = piece.split_to(piece.len().min((chunk_end - position) as usize));
-                position += part.len() as u64;
-                arriving.chunk = index;
-                arriving.bytes.extend_from_slice(&part);
-                if position < chunk_end {
+                let is_whole;
+                (position, is_whole) = chunk.take(&mut piece, position, file.partial.size);
+                if !is_whole {
                     continue;
                 }
-                match self.schedule.claim(&flight, index) {
-                    Claim::Write => {
-                        if let Err(error) = writer.write_chunk(index, &arriving.bytes) {
-                            self.schedule.not_written(&flight, index);
-                            return Err(Failure::Fatal(error));
-                        }
-                        self.leftovers.forget(flight.file, index);
-                        let go_on = self.schedule.written(&flight, index);
-                        on_chunk();
-                        if !go_on && position < body.end {
-                            return Ok(End::Done);
-                        }
-                    }
-                    Claim::Skip => {}
-                    Claim::Stop => return Ok(End::Done),
+                if !self.store(chunk, &request, &writer, position == sent.end, &on_chunk)? {
+                    return Ok(End::Done);
                 }
-                arriving.bytes.clear();
-                // A line that always has more would keep the others from their turn.
+                chunk.bytes.clear();
+                // A connection that always has more would keep the others from their turn.
                 tokio::task::yield_now().await;
             }
         }
@@ -183,109 +182,51 @@ impl Transfers<'_> {
         Ok(End::Done)
     }
 
-    /// Asks where the bytes were last time; asks the hub again where that address has expired.
+    /// Writes a chunk that has arrived whole, if no other connection has. Returns whether to read on: to
+    /// the end of a body, so that the connection can be used again, or to the next chunk that is wanted.
+    fn store(
+        &self,
+        chunk: &ArrivingChunk,
+        request: &RangeRequest,
+        writer: &Writer,
+        is_last: bool,
+        on_chunk: impl Fn(),
+    ) -> Result<bool, Failure> {
+        match self.schedule.claim(request, chunk.index) {
+            Claim::Write => {
+                if let Err(error) = writer.write_chunk(chunk.index, &chunk.bytes) {
+                    self.schedule.not_written(request, chunk.index);
+                    return Err(Failure::Fatal(error));
+                }
+                self.leftovers.forget(request.file, chunk.index);
+                let is_more_wanted = self.schedule.written(request, chunk.index);
+                on_chunk();
+                Ok(is_more_wanted || is_last)
+            }
+            Claim::Skip => Ok(true),
+            Claim::Stop => Ok(false),
+        }
+    }
+
+    /// Asks the address that sent the bytes last time, and the hub again where that address has expired.
     async fn ask(
         &self,
         connection: &Connection,
-        remote: &Remote,
+        file: &RemoteFile,
         range: Option<Range<u64>>,
-    ) -> Result<reqwest::Response, Failure> {
+    ) -> Result<Response, Failure> {
         let request = |url| Request { method: Method::GET, url, range: range.clone(), token: self.token };
-        let resolved = remote.resolved();
+        let resolved = file.resolved();
         if let Some(url) = &resolved {
             match connection.send(request(url)).await {
-                Err(Failure::Refused { .. }) => remote.set_resolved(None),
+                Err(Failure::Refused { .. }) => file.set_resolved(None),
                 answer => return answer.map(|answer| answer.response),
             }
         }
-        let answer = connection.send(request(&remote.url)).await?;
-        if answer.url != remote.url {
-            remote.set_resolved(Some(answer.url));
+        let answer = connection.send(request(&file.url)).await?;
+        if answer.url != file.url {
+            file.set_resolved(Some(answer.url));
         }
         Ok(answer.response)
-    }
-}
-
-/// The bytes that an answer claims to hold.
-fn sent_range(response: &reqwest::Response, size: u64) -> Result<Range<u64>, Failure> {
-    let length: Option<u64> =
-        response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let sent = if response.status() == StatusCode::PARTIAL_CONTENT {
-        content_range(response.headers(), size)?
-    } else {
-        0..size
-    };
-    match length {
-        Some(length) if length != sent.end - sent.start => Err(Failure::transient(format_args!(
-            "expected {} bytes, the server announces {length}",
-            sent.end - sent.start
-        ))),
-        _ => Ok(sent),
-    }
-}
-
-/// `Content-Range: bytes FIRST-LAST/SIZE`; the size must be the one we know, or `*`.
-fn content_range(headers: &HeaderMap, size: u64) -> Result<Range<u64>, Failure> {
-    let text = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let parse = || {
-        let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = range.split_once('-')?;
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        let total_fits = total == "*" || total.parse() == Ok(size);
-        (total_fits && first <= last && last < size).then(|| first..last + 1)
-    };
-    parse().ok_or_else(|| {
-        Failure::transient(format_args!(
-            "expected part of {size} bytes, the server sends Content-Range {text:?}"
-        ))
-    })
-}
-
-/// We ask for the bytes as they are; anything else would not be the file.
-pub fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
-    match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
-        None | Some(b"" | b"identity") => Ok(()),
-        Some(other) => Err(Failure::transient(format_args!(
-            "the server sends the content encoded as {:?}, which was not asked for",
-            String::from_utf8_lossy(other)
-        ))),
-    }
-}
-
-/// A file that is known by its etag must keep it.
-fn check_etag(headers: &HeaderMap, remote: &Remote) -> Result<(), Failure> {
-    let found = headers.get(header::ETAG).and_then(|value| value.to_str().ok());
-    match (&remote.etag, found) {
-        (Some(expected), Some(found)) if expected != found => Err(Failure::Fatal(
-            common::error!("{} changed on the server while it was being downloaded", remote.name)
-                .hint("run the same command again"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_ranges_must_lie_inside_the_file() {
-        let parse = |text: &str| {
-            let headers = HeaderMap::from_iter([(header::CONTENT_RANGE, text.parse().unwrap())]);
-            content_range(&headers, 100).ok()
-        };
-        assert_eq!(parse("bytes 0-99/100"), Some(0..100));
-        assert_eq!(parse("bytes 10-19/*"), Some(10..20));
-        for text in [
-            "",
-            "bytes 0-100/100",
-            "bytes 5-4/100",
-            "bytes 0-9/101",
-            "bytes */100",
-            "0-9/100",
-            "bytes -1-5/100",
-        ] {
-            assert_eq!(parse(text), None, "{text}");
-        }
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use common::cli::{Progress, Size, Unit, check_interrupted, verbose};
 use reqwest::{Method, Url};
 
+use super::answer::check_encoding;
+use super::rate::RateLimit;
 use crate::config::Network;
 use crate::disk::folder::{Entry, Folder};
-use crate::hub::{Body, Connection, Connector, Failure, Request, Token, refuse_page};
-use crate::transfer::range::check_encoding;
-use crate::transfer::rate::RateLimit;
+use crate::hub::{Backoff, Body, Connection, Connector, Failure, Request, Token, refuse_page};
 
-/// First wait after a failure; doubled with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// First and longest wait after a failure.
+const WAITS: (Duration, Duration) = (Duration::from_millis(400), Duration::from_millis(12_800));
 /// A body without an end stops while the disk still has room for others.
 const LEFT_FREE: u64 = 256 << 20;
 
@@ -28,7 +28,7 @@ pub async fn bring(
 ) -> Result<u64, Failure> {
     let outcome = try_again(connector, token, network, url, folder, to).await;
     if outcome.is_err() {
-        // What has come cannot be gone on with. The failure is told, whatever becomes of this.
+        // A stream cannot be continued. The failure is what counts, whether or not this succeeds.
         let _ = to.remove();
     }
     outcome
@@ -45,17 +45,16 @@ async fn try_again(
 ) -> Result<u64, Failure> {
     let room = folder.free()?.saturating_sub(LEFT_FREE);
     let rate = RateLimit::new(network.max_rate);
-    let mut failures = 0;
+    let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     loop {
         let request = Request { method: Method::GET, url, range: None, token };
         match receive(&connector.connect()?, request, &rate, room, to).await {
-            Err(failure @ (Failure::Transient { .. } | Failure::Unreachable(_))) => {
-                failures += 1;
-                if failures > network.retries {
+            Err(failure) if failure.is_passing() => {
+                let own_wait = backoff.next_wait();
+                if backoff.failures() > network.retries {
                     return Err(failure);
                 }
-                let asked = if let Failure::Transient { wait, .. } = &failure { *wait } else { None };
-                let wait = asked.unwrap_or(FIRST_WAIT * 2_u32.pow(failures.min(6)));
+                let wait = failure.wait_asked_for().unwrap_or(own_wait);
                 verbose(format_args!("{failure}; from the beginning in {:.1} s", wait.as_secs_f32()));
                 tokio::time::sleep(wait).await;
             }

@@ -61,16 +61,16 @@ impl Follower {
         Self { files: files.into_iter().map(begin).collect() }
     }
 
-    /// Claims the right to follow `file` up to `frontier`; `false` where a thread is at it already, or
+    /// Claims the right to follow `file` up to `end`; `false` where a thread is at it already, or
     /// would have next to nothing to do.
-    pub fn begin(&self, file: usize, frontier: u64) -> bool {
+    pub fn begin(&self, file: usize, end: u64) -> bool {
         let mut state = self.lock(file);
-        let is_worth_it = frontier >= state.hashed + BLOCK || frontier == state.size;
+        let is_worth_it = end >= state.hashed + BLOCK || end == state.size;
         is_worth_it && !std::mem::replace(&mut state.is_busy, true)
     }
 
-    /// Hashes up to `frontier()`, which may move on meanwhile. Blocks; call [`Follower::begin`] first.
-    pub fn follow(&self, file: usize, frontier: impl Fn() -> u64) -> Result<Followed> {
+    /// Hashes up to `end()`, which may move on meanwhile. Blocks; call [`Follower::begin`] first.
+    pub fn follow(&self, file: usize, end: impl Fn() -> u64) -> Result<Followed> {
         let (entry, size, mut hasher, mut hashed, mut synced) = {
             let mut state = self.lock(file);
             (state.entry.clone(), state.size, state.hasher.take(), state.hashed, state.synced)
@@ -80,7 +80,7 @@ impl Follower {
         let map = Bytes::map_own(&entry.path()).ok();
         loop {
             let mut state = self.lock(file);
-            let end = frontier();
+            let end = end();
             if hashed == end {
                 if end < size {
                     (state.hasher, state.hashed, state.synced) = (hasher, hashed, synced);
@@ -196,11 +196,11 @@ mod tests {
         let mut hasher = Hasher::like(&sha256_of_hello().unwrap(), 0);
         hasher.update(&content);
         let (_file, follower) = follower(&content, Some(hasher.finish()));
-        for frontier in [BLOCK, 2 * BLOCK + 1] {
-            assert!(!follower.begin(0, frontier - BLOCK + 1), "little to do");
-            assert!(follower.begin(0, frontier));
-            assert!(!follower.begin(0, frontier), "one thread a file");
-            assert!(matches!(follower.follow(0, || frontier).unwrap(), Followed::Behind));
+        for end in [BLOCK, 2 * BLOCK + 1] {
+            assert!(!follower.begin(0, end - BLOCK + 1), "little to do");
+            assert!(follower.begin(0, end));
+            assert!(!follower.begin(0, end), "one thread a file");
+            assert!(matches!(follower.follow(0, || end).unwrap(), Followed::Behind));
         }
         let end = content.len() as u64;
         assert!(follower.begin(0, end), "little to do, but it is the end");
