@@ -23,7 +23,7 @@ const LONGEST_REF: u64 = 4096;
 
 /// The directory of a repository inside the cache.
 pub fn directory_name(repository: &Repository) -> String {
-    format!("{}--{}", repository.kind.plural(), repository.id.replace('/', "--"))
+    common::hub_cache::directory_name(&repository.id, repository.kind.plural())
 }
 
 /// The commit that a repository's directory in the cache knows for `revision`.
