@@ -9,7 +9,7 @@ use crate::hub::RepositoryKind;
 /// Download a model or a data set with parallel range requests, every byte checked
 #[derive(Parser, Debug)]
 #[command(version, after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A repository (OWNER/NAME), a known data set, or the URL of a file or of a page of the hub
     #[arg(required_unless_present = "verify")]
     pub source: Option<String>,

@@ -13,7 +13,7 @@ use crate::select::globs::Selection;
 use crate::select::source::DownloadSource;
 
 /// A validated run. Nothing in it depends on clap.
-pub struct Config {
+pub(crate) struct Config {
     /// What to download.
     pub source: DownloadSource,
     /// Branch, tag or commit of a repository.
@@ -37,7 +37,7 @@ pub struct Config {
 }
 
 /// Where the files go.
-pub enum Destination {
+pub(crate) enum Destination {
     /// The directory (of a repository) or file (of a URL) to make.
     Path(PathBuf),
     /// The hub's own cache, which is at this path.
@@ -46,7 +46,7 @@ pub enum Destination {
 
 /// How to behave on the network.
 #[derive(Debug, Clone)]
-pub struct Network {
+pub(crate) struct Network {
     /// Connections, where the user fixed their number.
     pub connections: Option<usize>,
     /// A connection silent for so long is given up.
@@ -59,7 +59,7 @@ pub struct Network {
 
 impl Config {
     /// Understands the arguments.
-    pub fn new(arguments: Arguments) -> Result<Self> {
+    pub(crate) fn new(arguments: Arguments) -> Result<Self> {
         keep_secrets_of_proxies();
         let mut endpoint = parse_endpoint(arguments.endpoint)?;
         let for_endpoint = Token::from_address(&mut endpoint)?;

@@ -16,7 +16,7 @@ use crate::hub::{Connector, Description, Failure, Token, describe, give_up_file}
 use crate::transfer::{self, RemoteFile, WantedFile, how_much};
 
 /// Brings the file and prints its path.
-pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
+pub(crate) async fn fetch(config: &Config, url: &Url) -> Result<()> {
     let path = match &config.destination {
         Destination::Path(path) if path.is_dir() => path.join(config.source.default_name()?),
         Destination::Path(path) => path.clone(),

@@ -21,7 +21,7 @@ use crate::select::plan::{PlannedFile, plan};
 use crate::transfer::{self, RemoteFile, WantedFile, how_much};
 
 /// Brings the repository, printing each file's path when it is complete and the directory's last.
-pub async fn fetch(config: &Config, mut repository: Repository) -> Result<()> {
+pub(crate) async fn fetch(config: &Config, mut repository: Repository) -> Result<()> {
     if let Some(variable) = config.offline {
         return use_what_is_there(config, &repository, variable);
     }

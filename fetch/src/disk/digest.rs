@@ -14,7 +14,7 @@ const BLOCK: usize = 256 << 10;
 /// A hash that a server vouches for, in lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Digest {
+pub(crate) enum Digest {
     /// SHA-256 of the content: files in large-file storage.
     Sha256(String),
     /// The git object name of the content: SHA-1 of `blob SIZE\0` and the content.
@@ -23,17 +23,17 @@ pub enum Digest {
 
 impl Digest {
     /// From 64 hexadecimal digits.
-    pub fn sha256(hex: &str) -> Option<Self> {
+    pub(crate) fn sha256(hex: &str) -> Option<Self> {
         lower_hex(hex, 64).map(Self::Sha256)
     }
 
     /// From 40 hexadecimal digits.
-    pub fn git_sha1(hex: &str) -> Option<Self> {
+    pub(crate) fn git_sha1(hex: &str) -> Option<Self> {
         lower_hex(hex, 40).map(Self::GitSha1)
     }
 
     /// The digits alone, which are also the name of the blob in the hub's cache.
-    pub fn hex(&self) -> &str {
+    pub(crate) fn hex(&self) -> &str {
         match self {
             Self::Sha256(hex) | Self::GitSha1(hex) => hex,
         }
@@ -54,7 +54,7 @@ fn lower_hex(text: &str, length: usize) -> Option<String> {
 }
 
 /// A hash being computed. sha2 uses the processor's SHA instructions where it has them.
-pub enum Hasher {
+pub(crate) enum Hasher {
     /// Towards [`Digest::Sha256`].
     Sha256(Sha256),
     /// Towards [`Digest::GitSha1`].
@@ -63,7 +63,7 @@ pub enum Hasher {
 
 impl Hasher {
     /// Begins the kind of hash that `digest` is, for a content of `size` bytes.
-    pub fn like(digest: &Digest, size: u64) -> Self {
+    pub(crate) fn like(digest: &Digest, size: u64) -> Self {
         match digest {
             Digest::Sha256(_) => Self::Sha256(Sha256::new()),
             Digest::GitSha1(_) => Self::GitSha1(Sha1::new_with_prefix(format!("blob {size}\0"))),
@@ -71,7 +71,7 @@ impl Hasher {
     }
 
     /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
             Self::GitSha1(hasher) => hasher.update(bytes),
@@ -79,7 +79,7 @@ impl Hasher {
     }
 
     /// The hash of all bytes taken.
-    pub fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         match self {
             Self::Sha256(hasher) => Digest::Sha256(hex(hasher.finalize())),
             Self::GitSha1(hasher) => Digest::GitSha1(hex(hasher.finalize())),
@@ -88,12 +88,16 @@ impl Hasher {
 }
 
 /// Hashes the file at `path` the way `expected` was made.
-pub fn hash_file(path: &Path, expected: &Digest) -> Result<Digest> {
+pub(crate) fn hash_file(path: &Path, expected: &Digest) -> Result<Digest> {
     hash_file_counting(path, expected, |_| ())
 }
 
 /// [`hash_file`]; `count` is told how many bytes were read.
-pub fn hash_file_counting(path: &Path, expected: &Digest, mut count: impl FnMut(u64)) -> Result<Digest> {
+pub(crate) fn hash_file_counting(
+    path: &Path,
+    expected: &Digest,
+    mut count: impl FnMut(u64),
+) -> Result<Digest> {
     let file = common::files::open(path)?;
     let size = file.metadata()?.len();
     let mut hasher = Hasher::like(expected, size);

@@ -8,8 +8,8 @@
 //! | `digest` | what the content of a file must hash to |
 //! | `space` | whether the disk has room for what is to come |
 
-pub mod digest;
-pub mod folder;
-pub mod partial;
-pub mod scratch;
-pub mod space;
+pub(crate) mod digest;
+pub(crate) mod folder;
+pub(crate) mod partial;
+pub(crate) mod scratch;
+pub(crate) mod space;

@@ -12,20 +12,20 @@ use common::{Context, Result};
 use crate::disk::folder::Entry;
 
 /// Bytes of a chunk, the unit that is either there or not; the last one of a file may be shorter.
-pub const CHUNK: u64 = 256 << 10;
+pub(crate) const CHUNK: u64 = 256 << 10;
 
 const WRITTEN: u8 = 1;
 /// The kind of file system that is memory (Linux, `TMPFS_MAGIC`).
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// How many chunks a file of `size` bytes has.
-pub fn chunk_count(size: u64) -> usize {
+pub(crate) fn chunk_count(size: u64) -> usize {
     usize::try_from(size.div_ceil(CHUNK)).unwrap_or(usize::MAX)
 }
 
 /// Where a growing file and its map are.
 #[derive(Debug, Clone)]
-pub struct PartialFile {
+pub(crate) struct PartialFile {
     /// The bytes.
     pub data: Entry,
     /// Which chunks are there. Files of one chunk have none.
@@ -37,7 +37,7 @@ pub struct PartialFile {
 }
 
 /// A growing file, open for chunks.
-pub struct Writer {
+pub(crate) struct Writer {
     data: fs_err::File,
     map: Option<fs_err::File>,
     map_start: u64,
@@ -47,7 +47,7 @@ impl PartialFile {
     /// Takes up what an earlier run left, or begins anew, and reserves the space.
     ///
     /// Returns which chunks are there.
-    pub fn prepare(&self) -> Result<Vec<bool>> {
+    pub(crate) fn prepare(&self) -> Result<Vec<bool>> {
         let chunks = chunk_count(self.size);
         if self.has_map()
             && let Some(done) = self.read_map()?
@@ -62,13 +62,13 @@ impl PartialFile {
     }
 
     /// Bytes in the chunks that are there.
-    pub fn bytes_in(&self, done: &[bool]) -> u64 {
+    pub(crate) fn bytes_in(&self, done: &[bool]) -> u64 {
         let chunks = (0_u64..).zip(done).filter(|(_, is_there)| **is_there);
         chunks.map(|(index, _)| CHUNK.min(self.size.saturating_sub(index * CHUNK))).sum()
     }
 
     /// Forgets all chunks.
-    pub fn clear(&self) -> Result<()> {
+    pub(crate) fn clear(&self) -> Result<()> {
         if self.has_map() {
             let mut map = self.map_header();
             map.resize(map.len() + chunk_count(self.size), 0);
@@ -80,13 +80,13 @@ impl PartialFile {
     }
 
     /// Forgets some chunks.
-    pub fn forget(&self, chunks: &[usize]) -> Result<()> {
+    pub(crate) fn forget(&self, chunks: &[usize]) -> Result<()> {
         let writer = self.open()?;
         chunks.iter().try_for_each(|&chunk| writer.mark(chunk, 0))
     }
 
     /// Opens it for writing.
-    pub fn open(&self) -> Result<Writer> {
+    pub(crate) fn open(&self) -> Result<Writer> {
         Ok(Writer {
             data: self.data.open_to_write()?,
             map: if self.has_map() { Some(self.map.open_to_write()?) } else { None },
@@ -95,7 +95,7 @@ impl PartialFile {
     }
 
     /// Gives the complete file its final name.
-    pub fn place(&self, to: &Entry) -> Result<()> {
+    pub(crate) fn place(&self, to: &Entry) -> Result<()> {
         self.data.rename_to(to)?;
         self.map.remove()
     }
@@ -131,7 +131,7 @@ impl PartialFile {
 
 impl Writer {
     /// Writes chunk `index`, and then notes that it is there.
-    pub fn write_chunk(&self, index: usize, chunk: &[u8]) -> Result<()> {
+    pub(crate) fn write_chunk(&self, index: usize, chunk: &[u8]) -> Result<()> {
         let offset = index as u64 * CHUNK;
         self.data.file().write_all_at(chunk, offset).with_context(|| self.data.path().display())?;
         self.mark(index, WRITTEN)

@@ -10,18 +10,18 @@ use crate::disk::folder::{Entry, Folder};
 use crate::disk::partial::PartialFile;
 
 /// The name of the directory, in the directory of the result: nothing else is called so.
-pub const NAME: &str = ".qlora-tools-fetch";
+pub(crate) const NAME: &str = ".qlora-tools-fetch";
 
 /// What the tool makes in it: unfinished files, and what is about to get its name. Nothing else in it
 /// is ever removed.
 const OURS: [&str; 6] = ["partial", "map", "record", "ref", "link", "previous.json"];
 /// The names of files that an interrupted run has fetched, or was about to.
-pub const BEGUN: &str = "begun.json";
+pub(crate) const BEGUN: &str = "begun.json";
 /// The file in it that is locked. Nothing is written to it.
 const LOCK: &str = "lock";
 
 /// The scratch directory of this run.
-pub struct Scratch {
+pub(crate) struct Scratch {
     entry: Entry,
     folder: Folder,
     /// Locked for as long as it is open.
@@ -30,7 +30,7 @@ pub struct Scratch {
 
 impl Scratch {
     /// Opens or makes it as `name` in `parent`, and waits until no other fetch is using it.
-    pub fn open(parent: &Folder, name: &str) -> Result<Self> {
+    pub(crate) fn open(parent: &Folder, name: &str) -> Result<Self> {
         let entry = parent.entry(name);
         let mut told = false;
         loop {
@@ -67,17 +67,17 @@ impl Scratch {
     }
 
     /// The directory itself.
-    pub fn folder(&self) -> &Folder {
+    pub(crate) fn folder(&self) -> &Folder {
         &self.folder
     }
 
     /// A file in it.
-    pub fn entry(&self, name: &str) -> Entry {
+    pub(crate) fn entry(&self, name: &str) -> Entry {
         self.folder.entry(name)
     }
 
     /// Where the file `name` grows.
-    pub fn partial(&self, name: &str, size: u64, identity: String) -> PartialFile {
+    pub(crate) fn partial(&self, name: &str, size: u64, identity: String) -> PartialFile {
         PartialFile {
             data: self.entry("partial").entry(name),
             map: self.entry("map").entry(name),
@@ -89,7 +89,7 @@ impl Scratch {
     /// Removes it, with all that was not needed in the end.
     ///
     /// The lock goes last. From then on the directory may be another fetch's, which keeps it.
-    pub fn remove(self) -> Result<()> {
+    pub(crate) fn remove(self) -> Result<()> {
         for name in OURS.into_iter().chain([BEGUN, LOCK]) {
             self.entry(name).remove()?;
         }

@@ -7,7 +7,7 @@ use crate::disk::folder::Folder;
 use crate::disk::partial::PartialFile;
 
 /// Fails where the file system of `folder` has less room than the files still need.
-pub fn check_room<'a>(folder: &Folder, files: impl Iterator<Item = &'a PartialFile>) -> Result<()> {
+pub(crate) fn check_room<'a>(folder: &Folder, files: impl Iterator<Item = &'a PartialFile>) -> Result<()> {
     let needed = files.map(needed).try_fold(0_u64, u64::checked_add).unwrap_or(u64::MAX);
     let free = folder.free()?;
     if needed > free {

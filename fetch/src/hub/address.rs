@@ -8,7 +8,7 @@ use reqwest::Url;
 use super::RepositoryKind;
 
 /// The address from which a hub sends the content of a file, or redirects to it.
-pub fn file_url(endpoint: &Url, kind: RepositoryKind, id: &str, revision: &str, path: &str) -> Url {
+pub(crate) fn file_url(endpoint: &Url, kind: RepositoryKind, id: &str, revision: &str, path: &str) -> Url {
     let mut parts: Vec<&str> = kind.prefix().into_iter().chain(id.split('/')).collect();
     parts.extend(["resolve", revision]);
     parts.extend(path.split('/'));
@@ -16,7 +16,7 @@ pub fn file_url(endpoint: &Url, kind: RepositoryKind, id: &str, revision: &str, 
 }
 
 /// Adds path segments to `base`, each percent-encoded.
-pub fn join(base: &Url, parts: &[&str]) -> Url {
+pub(super) fn join(base: &Url, parts: &[&str]) -> Url {
     let mut url = base.clone();
     // Only addresses without a host have no segments, and an endpoint has one.
     if let Ok(mut segments) = url.path_segments_mut() {
@@ -26,6 +26,6 @@ pub fn join(base: &Url, parts: &[&str]) -> Url {
 }
 
 /// Decodes `%XX`; a text that does not decode to UTF-8 stays as it is.
-pub fn percent_decode(text: &str) -> String {
+pub(crate) fn percent_decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_string(), Cow::into_owned)
 }

@@ -58,7 +58,7 @@ fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
 
 /// Fails where a server sends a page for people, such as that of its login, in the place of the file
 /// `name`.
-pub fn refuse_page(headers: &HeaderMap, url: &Url, name: &str) -> Result<(), Failure> {
+pub(crate) fn refuse_page(headers: &HeaderMap, url: &Url, name: &str) -> Result<(), Failure> {
     let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
     if !is_page(headers) || matches!(extension.as_str(), "html" | "htm" | "xhtml") {
         return Ok(());

@@ -18,7 +18,7 @@ const TRIES: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Asks until there is an answer; transient failures are waited out, an unreachable hub is not.
-pub async fn ask(
+pub(super) async fn ask(
     connection: &Connection,
     method: Method,
     url: &Url,
@@ -43,7 +43,7 @@ pub async fn ask(
 }
 
 /// Reads a whole JSON answer, of bounded size.
-pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_json::Value, Failure> {
+pub(super) async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_json::Value, Failure> {
     if is_page(answer.response.headers()) {
         return Err(common::error!("{}: a web page, not the hub's API", answer.url)
             .hint("check --endpoint and HF_ENDPOINT, and whether the network wants a login")
@@ -68,7 +68,7 @@ pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_
 }
 
 /// The error a run ends with after `failure` on the way to `repository`.
-pub fn give_up(failure: Failure, repository: &Repository) -> Error {
+pub(crate) fn give_up(failure: Failure, repository: &Repository) -> Error {
     match failure {
         Failure::Refused { status, code, message } => {
             refused(status.as_u16(), code.as_deref(), message, repository)
@@ -80,7 +80,7 @@ pub fn give_up(failure: Failure, repository: &Repository) -> Error {
 }
 
 /// The error a run ends with after `failure` on the way to a file of no repository.
-pub fn give_up_file(failure: Failure) -> Error {
+pub(crate) fn give_up_file(failure: Failure) -> Error {
     match failure {
         Failure::Fatal(error) => error,
         Failure::Unreachable(message) => error!("{message}").hint("check the network and the address"),

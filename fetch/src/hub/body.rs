@@ -11,7 +11,7 @@ use super::failure::{chain, host};
 const SLOWEST: f64 = 1024.0;
 
 /// A body that is being read.
-pub struct Body {
+pub(crate) struct Body {
     response: Response,
     /// The longest silence, and the time over which the speed is taken.
     timeout: Duration,
@@ -22,12 +22,12 @@ pub struct Body {
 
 impl Body {
     /// The body of `response`, which may be silent for `timeout` at most.
-    pub fn new(response: Response, timeout: Duration) -> Self {
+    pub(crate) fn new(response: Response, timeout: Duration) -> Self {
         Self { response, timeout, waited: Duration::ZERO, received: 0 }
     }
 
     /// The next piece, or `None` at the end of the body.
-    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
         let begun = Instant::now();
         let piece = match tokio::time::timeout(self.timeout, self.response.chunk()).await {
             Ok(Ok(Some(piece))) => piece,

@@ -26,7 +26,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const HTTP2_WINDOW: u32 = 512 << 10;
 
 /// What to ask for.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// GET or HEAD.
     pub method: Method,
     /// The first address; redirects lead on from it.
@@ -38,7 +38,7 @@ pub struct Request<'a> {
 }
 
 /// An answer, and where it came from.
-pub struct Answer {
+pub(crate) struct Answer {
     /// Status, headers and the body to come.
     pub response: Response,
     /// The address that answered, after redirects.
@@ -49,7 +49,7 @@ pub struct Answer {
 
 /// Makes connections that trust what the system trusts; its certificates are read once.
 #[derive(Clone)]
-pub struct Connector {
+pub(crate) struct Connector {
     tls: ClientConfig,
     timeout: Duration,
     quickest: Arc<AtomicU64>,
@@ -59,7 +59,7 @@ pub struct Connector {
 ///
 /// Every connection has its own client, so that parallel requests never share a TCP stream and a
 /// stalled stream dies with the client it belongs to.
-pub struct Connection {
+pub(crate) struct Connection {
     client: reqwest::Client,
     timeout: Duration,
     /// Microseconds.
@@ -68,7 +68,7 @@ pub struct Connection {
 
 impl Connector {
     /// `timeout` is the longest silence that connections allow.
-    pub fn new(timeout: Duration) -> common::Result<Self> {
+    pub(crate) fn new(timeout: Duration) -> common::Result<Self> {
         // The first call decides, and there is no other.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut tls = ClientConfig::with_platform_verifier().or_else(|error| {
@@ -82,12 +82,12 @@ impl Connector {
     }
 
     /// The shortest time in which a server has begun to answer; none before the first answer.
-    pub fn quickest_answer(&self) -> Option<Duration> {
+    pub(crate) fn quickest_answer(&self) -> Option<Duration> {
         Some(self.quickest.load(Ordering::Relaxed)).filter(|time| *time < u64::MAX).map(Duration::from_micros)
     }
 
     /// A connection that opens with its first request.
-    pub fn connect(&self) -> common::Result<Connection> {
+    pub(crate) fn connect(&self) -> common::Result<Connection> {
         let timeout = self.timeout;
         let client = reqwest::Client::builder()
             .user_agent(concat!("qlora-tools-fetch/", env!("CARGO_PKG_VERSION")))
@@ -105,7 +105,7 @@ impl Connector {
 
 impl Connection {
     /// Asks, follows redirects, and returns an answer with status 200 or 206.
-    pub async fn send(&self, request: Request<'_>) -> Result<Answer, Failure> {
+    pub(crate) async fn send(&self, request: Request<'_>) -> Result<Answer, Failure> {
         let mut url = request.url.clone();
         let mut first_headers = None;
         for _ in 0..=MAX_REDIRECTS {
@@ -159,7 +159,7 @@ impl Connection {
     }
 
     /// The longest silence allowed.
-    pub fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 }

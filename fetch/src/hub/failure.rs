@@ -7,7 +7,7 @@ use reqwest::{StatusCode, Url};
 
 /// Why a request did not give what was asked for.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Worth trying again, after `wait` where the server asked for that.
     Transient {
         /// What happened.
@@ -32,7 +32,7 @@ pub enum Failure {
 
 impl Failure {
     /// Names the file that the failure was about.
-    pub fn about(self, name: &str) -> Self {
+    pub(crate) fn about(self, name: &str) -> Self {
         match self {
             Self::Transient { message, wait } => {
                 Self::Transient { message: format!("{name}: {message}"), wait }
@@ -43,7 +43,7 @@ impl Failure {
     }
 
     /// The error that ends a download; `explain` knows what a refusal means.
-    pub fn into_error(self, explain: impl FnOnce(Self) -> Error) -> Error {
+    pub(crate) fn into_error(self, explain: impl FnOnce(Self) -> Error) -> Error {
         match self {
             Self::Transient { message, .. } => {
                 error!("{message}").hint("run the same command again to go on where it stopped")
@@ -53,12 +53,12 @@ impl Failure {
     }
 
     /// Whether another try may help.
-    pub fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Self::Transient { .. } | Self::Unreachable(_))
     }
 
     /// How long the server asks to wait before the next try.
-    pub fn wait_asked_for(&self) -> Option<Duration> {
+    pub(crate) fn wait_asked_for(&self) -> Option<Duration> {
         match self {
             Self::Transient { wait, .. } => *wait,
             _ => None,
@@ -66,7 +66,7 @@ impl Failure {
     }
 
     /// A failure worth another try at once.
-    pub fn transient(message: impl std::fmt::Display) -> Self {
+    pub(crate) fn transient(message: impl std::fmt::Display) -> Self {
         Self::Transient { message: message.to_string(), wait: None }
     }
 }

@@ -19,7 +19,7 @@ const MOST_SIBLINGS: usize = 1000;
 
 /// A repository at one commit.
 #[derive(Debug)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// The commit, or the revision asked for where the server names no commit.
     pub commit: String,
     /// All files, in the server's order.
@@ -28,7 +28,7 @@ pub struct Listing {
 
 /// One file of a repository, as the hub lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedFile {
+pub(crate) struct ListedFile {
     /// Name inside the repository, with `/` between directories. Not yet checked.
     pub path: String,
     /// Length in bytes, where the listing says so.
@@ -67,7 +67,7 @@ struct LargeFile {
 
 /// Asks for the commit behind `revision` and its files; only a list that leaves something open costs
 /// further requests.
-pub async fn list(
+pub(crate) async fn list(
     connection: &Connection,
     repository: &Repository,
     revision: &str,
@@ -183,6 +183,6 @@ fn next_page(headers: &reqwest::header::HeaderMap, url: &Url) -> Option<Url> {
 }
 
 /// A full git object name.
-pub fn is_commit(text: &str) -> bool {
+pub(crate) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }

@@ -9,7 +9,7 @@ use super::address::{file_url, join};
 /// The kinds of repository a hub holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RepositoryKind {
+pub(crate) enum RepositoryKind {
     /// Weights and what belongs to them
     Model,
     /// Training or evaluation data
@@ -20,7 +20,7 @@ pub enum RepositoryKind {
 
 impl RepositoryKind {
     /// The plural that the hub's API and cache use.
-    pub fn plural(self) -> &'static str {
+    pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::Model => "models",
             Self::Dataset => "datasets",
@@ -29,7 +29,7 @@ impl RepositoryKind {
     }
 
     /// The segment that the address of a file has before the repository's name.
-    pub fn prefix(self) -> Option<&'static str> {
+    pub(crate) fn prefix(self) -> Option<&'static str> {
         match self {
             Self::Model => None,
             other => Some(other.plural()),
@@ -39,7 +39,7 @@ impl RepositoryKind {
 
 /// A repository on a hub.
 #[derive(Clone)]
-pub struct Repository {
+pub(crate) struct Repository {
     /// The address of the hub.
     pub endpoint: Url,
     /// Whether it is a model, a data set or a space.
@@ -66,13 +66,13 @@ impl Repository {
     }
 
     /// Where the content of a file is, or where the hub redirects from.
-    pub fn file_url(&self, revision: &str, path: &str) -> Url {
+    pub(crate) fn file_url(&self, revision: &str, path: &str) -> Url {
         file_url(&self.endpoint, self.kind, &self.id, revision, path)
     }
 }
 
 /// The hub's own rule for repository names.
-pub fn check_id(id: &str) -> Result<()> {
+pub(crate) fn check_id(id: &str) -> Result<()> {
     let part_is_fine = |part: &str| {
         !part.is_empty()
             && part.len() <= 96

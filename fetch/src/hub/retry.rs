@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The waits of one sequence of tries.
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
@@ -12,19 +12,19 @@ pub struct Backoff {
 
 impl Backoff {
     /// Waits that begin with `first`, double, and are never longer than `longest`.
-    pub fn new(first: Duration, longest: Duration) -> Self {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0 }
     }
 
     /// Counts a failure and returns how long to wait before the next try.
-    pub fn next_wait(&mut self) -> Duration {
+    pub(crate) fn next_wait(&mut self) -> Duration {
         let wait = self.first.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.longest);
         self.failures += 1;
         wait
     }
 
     /// The number of failures so far.
-    pub fn failures(&self) -> u32 {
+    pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 }

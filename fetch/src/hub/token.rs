@@ -17,7 +17,7 @@ const LONGEST: u64 = 64 << 10;
 /// A token, bound to the origin (scheme, host and port) it was given for. Nothing that is printed shows
 /// it ([`keep_secret`]).
 #[derive(Clone)]
-pub struct Token {
+pub(crate) struct Token {
     /// Where the user has it, for people.
     name: String,
     header: HeaderValue,
@@ -28,7 +28,7 @@ impl Token {
     /// The user's token for `endpoint`: `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `HF_HOME/token`.
     ///
     /// `HF_HUB_DISABLE_IMPLICIT_TOKEN` set to a true value leaves the two files alone.
-    pub fn from_environment(endpoint: &Url) -> Result<Option<Self>> {
+    pub(crate) fn from_environment(endpoint: &Url) -> Result<Option<Self>> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         if let Some(token) = variable("HF_TOKEN") {
             return Self::new("HF_TOKEN", &token, endpoint).map(Some);
@@ -73,7 +73,7 @@ impl Token {
     }
 
     /// The user and password of an address, which is left without them.
-    pub fn from_address(url: &mut Url) -> Result<Option<Self>> {
+    pub(crate) fn from_address(url: &mut Url) -> Result<Option<Self>> {
         if url.username().is_empty() && url.password().is_none() {
             return Ok(None);
         }
@@ -93,12 +93,12 @@ impl Token {
     }
 
     /// Where the user has it, for people.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The `Authorization` header for a request to `url`; none where that is another server.
-    pub fn header_for(&self, url: &Url) -> Option<HeaderValue> {
+    pub(crate) fn header_for(&self, url: &Url) -> Option<HeaderValue> {
         (url.origin() == self.owner.origin()).then(|| self.header.clone())
     }
 }

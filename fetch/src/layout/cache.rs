@@ -22,12 +22,12 @@ const TAG: &str =
 const LONGEST_REF: u64 = 4096;
 
 /// The directory of a repository inside the cache.
-pub fn directory_name(repository: &Repository) -> String {
+pub(super) fn directory_name(repository: &Repository) -> String {
     common::hub_cache::directory_name(&repository.id, repository.kind.plural())
 }
 
 /// The commit that a repository's directory in the cache knows for `revision`.
-pub fn known_commit(repository_root: &Folder, revision: &str) -> Option<String> {
+pub(super) fn known_commit(repository_root: &Folder, revision: &str) -> Option<String> {
     if is_commit(revision) {
         return Some(revision.to_string());
     }
@@ -38,17 +38,17 @@ pub fn known_commit(repository_root: &Folder, revision: &str) -> Option<String> 
 }
 
 /// The snapshot of a commit.
-pub fn snapshot(repository_root: &Folder, commit: &str) -> Entry {
+pub(super) fn snapshot(repository_root: &Folder, commit: &str) -> Entry {
     repository_root.entry("snapshots").entry(commit)
 }
 
 /// The record of what has been checked of a commit.
-pub fn record(repository_root: &Folder, commit: &str) -> Entry {
+pub(super) fn record(repository_root: &Folder, commit: &str) -> Entry {
     repository_root.entry(".fetched").entry(format!("{commit}.json"))
 }
 
 /// One commit of a repository in the cache, being filled.
-pub struct Cache {
+pub(crate) struct Cache {
     root: Folder,
     revision: String,
     commit: String,
@@ -58,7 +58,7 @@ pub struct Cache {
 
 impl Cache {
     /// Opens or makes the repository's place in the cache at `path`.
-    pub fn open(path: &Path, repository: &Repository, revision: &str, commit: &str) -> Result<Self> {
+    pub(crate) fn open(path: &Path, repository: &Repository, revision: &str, commit: &str) -> Result<Self> {
         crate::select::names::check(revision).context("--revision")?;
         if !is_commit(commit) {
             return Err(common::error!(
@@ -77,17 +77,17 @@ impl Cache {
     }
 
     /// The snapshot being filled.
-    pub fn snapshot(&self) -> Entry {
+    pub(crate) fn snapshot(&self) -> Entry {
         snapshot(&self.root, &self.commit)
     }
 
     /// Where the record of what has been checked goes.
-    pub fn record(&self) -> Entry {
+    pub(crate) fn record(&self) -> Entry {
         record(&self.root, &self.commit)
     }
 
     /// The blob of a file.
-    pub fn blob(&self, file: &PlannedFile) -> Result<Entry> {
+    pub(crate) fn blob(&self, file: &PlannedFile) -> Result<Entry> {
         let digest = file.digest.as_ref().ok_or_else(|| {
             common::error!("{}: the server names no hash, without which it cannot be cached", file.path)
                 .hint("leave out --cache")
@@ -96,13 +96,13 @@ impl Cache {
     }
 
     /// Moves a complete file into the cache and links it into the snapshot.
-    pub fn place(&self, file: &PlannedFile, partial: &PartialFile) -> Result<PathBuf> {
+    pub(crate) fn place(&self, file: &PlannedFile, partial: &PartialFile) -> Result<PathBuf> {
         partial.place(&self.blob(file)?)?;
         self.link(file)
     }
 
     /// Links a blob that is there into the snapshot.
-    pub fn link(&self, file: &PlannedFile) -> Result<PathBuf> {
+    pub(crate) fn link(&self, file: &PlannedFile) -> Result<PathBuf> {
         let (blob, link) = (self.blob(file)?.path(), self.snapshot().entry(&file.path));
         let up = "../".repeat(2 + file.path.matches('/').count());
         let target = PathBuf::from(up).join("blobs").join(blob.file_name().unwrap_or_default());
@@ -116,7 +116,7 @@ impl Cache {
     }
 
     /// Makes the revision name the commit: the snapshot is complete.
-    pub fn complete(self, record: &Record) -> Result<()> {
+    pub(crate) fn complete(self, record: &Record) -> Result<()> {
         record.write(&self.record(), &self.scratch.entry("record"))?;
         if self.revision != self.commit {
             let beside = self.scratch.entry("ref");

@@ -13,7 +13,7 @@ use crate::layout::record::{Record, RecordedFile};
 use crate::select::names::RECORD;
 
 /// Checks every file of `directory` and prints its path when all are right.
-pub fn check(directory: &Path) -> Result<()> {
+pub(crate) fn check(directory: &Path) -> Result<()> {
     let folder = Folder::open(directory)?
         .ok_or_else(|| error!(Missing, "there is no directory {}", directory.display()))?;
     let (files, mend) = match Record::read(&folder.entry(RECORD))? {
@@ -30,7 +30,7 @@ pub fn check(directory: &Path) -> Result<()> {
 
 /// Checks files below `directory`; returns the number of their bytes. `mend` says what to do about wrong
 /// ones.
-pub fn check_files(directory: &Path, files: &[RecordedFile], mend: &str) -> Result<u64> {
+pub(crate) fn check_files(directory: &Path, files: &[RecordedFile], mend: &str) -> Result<u64> {
     let total = files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size));
     let progress = Progress::new("verify", total, Unit::Bytes);
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -73,7 +73,7 @@ fn check_file(path: &Path, file: &RecordedFile, progress: &Progress) -> Result<(
 }
 
 /// In the hub's cache every file is a link to a blob that is named by its hash.
-pub fn files_of_snapshot(directory: &Path) -> Result<Vec<RecordedFile>> {
+pub(crate) fn files_of_snapshot(directory: &Path) -> Result<Vec<RecordedFile>> {
     let mut files = Vec::new();
     let mut open = vec![PathBuf::new()];
     while let Some(below) = open.pop() {

@@ -14,7 +14,7 @@ use crate::select::names::RECORD;
 use crate::select::plan::some;
 
 /// A directory being filled.
-pub struct Directory {
+pub(crate) struct Directory {
     root: Folder,
     /// Where its files grow.
     pub scratch: Scratch,
@@ -22,24 +22,24 @@ pub struct Directory {
 
 impl Directory {
     /// Opens or makes the directory, and waits until no other fetch is filling it.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
         let root = Folder::make(root)?;
         let scratch = Scratch::open(&root, scratch::NAME)?;
         Ok(Self { root, scratch })
     }
 
     /// The directory itself.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
     /// Where the record of a complete directory is.
-    pub fn record(&self) -> Entry {
+    pub(crate) fn record(&self) -> Entry {
         self.root.entry(RECORD)
     }
 
     /// The record of the directory when it was last complete, whether or not it still is.
-    pub fn last_record(&self) -> Result<Option<Record>> {
+    pub(crate) fn last_record(&self) -> Result<Option<Record>> {
         match Record::read(&self.record())? {
             Some(record) => Ok(Some(record)),
             None => Record::read(&self.previous_record()),
@@ -47,13 +47,13 @@ impl Directory {
     }
 
     /// What runs that did not end have put there, or were about to.
-    pub fn begun(&self) -> Result<Vec<Record>> {
+    pub(crate) fn begun(&self) -> Result<Vec<Record>> {
         Record::read_list(&self.scratch.entry(scratch::BEGUN))
     }
 
     /// Says that the directory is no longer complete. What it held, and what it is about to hold, stays
     /// known.
-    pub fn begin_change(&self, record: &Record) -> Result<()> {
+    pub(crate) fn begin_change(&self, record: &Record) -> Result<()> {
         let mut begun = self.begun()?;
         if !begun.contains(record) {
             begun.push(record.clone());
@@ -66,12 +66,12 @@ impl Directory {
     }
 
     /// The entry of the file `name`.
-    pub fn entry(&self, name: &str) -> Entry {
+    pub(crate) fn entry(&self, name: &str) -> Entry {
         self.root.entry(name)
     }
 
     /// Gives a complete file its final name.
-    pub fn place(&self, name: &str, partial: &PartialFile) -> Result<PathBuf> {
+    pub(crate) fn place(&self, name: &str, partial: &PartialFile) -> Result<PathBuf> {
         let entry = self.entry(name);
         partial.place(&entry)?;
         Ok(entry.path())
@@ -79,7 +79,7 @@ impl Directory {
 
     /// Removes what earlier runs put there and the repository, which has the files `listed`, no longer
     /// has. What somebody has changed since stays.
-    pub fn remove_stale(&self, known: &[Record], listed: &HashSet<&str>) -> Result<()> {
+    pub(crate) fn remove_stale(&self, known: &[Record], listed: &HashSet<&str>) -> Result<()> {
         let mut removed = Vec::new();
         let mut seen = HashSet::new();
         for file in known.iter().flat_map(|record| &record.files) {
@@ -107,7 +107,7 @@ impl Directory {
     }
 
     /// Writes the record and removes what is no longer needed: the directory is complete.
-    pub fn complete(self, record: &Record) -> Result<()> {
+    pub(crate) fn complete(self, record: &Record) -> Result<()> {
         record.write(&self.record(), &self.scratch.entry("record"))?;
         self.root.sync()?;
         self.scratch.remove()
@@ -119,7 +119,7 @@ impl Directory {
 }
 
 /// The error for a file that is in the way and that no fetch put there.
-pub fn in_the_way(path: &Path, is_listed: bool) -> common::Error {
+pub(crate) fn in_the_way(path: &Path, is_listed: bool) -> common::Error {
     let error = error!("{} exists and is not the repository's file", path.display());
     error.hint(match is_listed {
         true => "--force replaces it, -o chooses another directory",

@@ -8,10 +8,10 @@
 //! | `check` | `--verify` |
 
 mod cache;
-pub mod check;
-pub mod directory;
-pub mod record;
-pub mod standing;
+pub(crate) mod check;
+pub(crate) mod directory;
+pub(crate) mod record;
+pub(crate) mod standing;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use crate::layout::record::Record;
 use crate::select::plan::PlannedFile;
 
 /// A place being filled.
-pub enum Layout {
+pub(crate) enum Layout {
     /// `-o DIR`.
     Directory(Directory),
     /// `--cache`.
@@ -38,7 +38,7 @@ pub enum Layout {
 
 impl Layout {
     /// Opens the place for a commit, and waits until no other fetch is filling it.
-    pub fn open(config: &Config, repository: &Repository, commit: &str) -> Result<Self> {
+    pub(crate) fn open(config: &Config, repository: &Repository, commit: &str) -> Result<Self> {
         match &config.destination {
             Destination::Path(root) => Directory::open(root).map(Self::Directory),
             Destination::Cache(root) => {
@@ -48,7 +48,7 @@ impl Layout {
     }
 
     /// Where files grow.
-    pub fn scratch(&self) -> &Scratch {
+    pub(crate) fn scratch(&self) -> &Scratch {
         match self {
             Self::Directory(directory) => &directory.scratch,
             Self::Cache(cache) => &cache.scratch,
@@ -56,7 +56,7 @@ impl Layout {
     }
 
     /// The directory to name downstream.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         match self {
             Self::Directory(directory) => directory.root().to_path_buf(),
             Self::Cache(cache) => cache.snapshot().path(),
@@ -64,7 +64,7 @@ impl Layout {
     }
 
     /// Where the record is once all is there.
-    pub fn record(&self) -> Entry {
+    pub(crate) fn record(&self) -> Entry {
         match self {
             Self::Directory(directory) => directory.record(),
             Self::Cache(cache) => cache.record(),
@@ -72,7 +72,7 @@ impl Layout {
     }
 
     /// What the place held when it was last complete.
-    pub fn last_record(&self) -> Result<Option<Record>> {
+    pub(crate) fn last_record(&self) -> Result<Option<Record>> {
         match self {
             Self::Directory(directory) => directory.last_record(),
             Self::Cache(cache) => Record::read(&cache.record()),
@@ -81,7 +81,7 @@ impl Layout {
 
     /// What runs that did not end have put there; in the cache, whose blobs are named by what they
     /// hold, nobody needs to know.
-    pub fn begun(&self) -> Result<Vec<Record>> {
+    pub(crate) fn begun(&self) -> Result<Vec<Record>> {
         match self {
             Self::Directory(directory) => directory.begun(),
             Self::Cache(_) => Ok(Vec::new()),
@@ -89,7 +89,7 @@ impl Layout {
     }
 
     /// Where the bytes of a file are when it is complete.
-    pub fn bytes_of(&self, file: &PlannedFile) -> Result<Entry> {
+    pub(crate) fn bytes_of(&self, file: &PlannedFile) -> Result<Entry> {
         match self {
             Self::Directory(directory) => Ok(directory.entry(&file.path)),
             Self::Cache(cache) => cache.blob(file),
@@ -98,12 +98,12 @@ impl Layout {
 
     /// Whether bytes that are not the wanted ones may be replaced whatever they are: a blob that does
     /// not hash to its name is no use to anybody.
-    pub fn may_replace_all(&self) -> bool {
+    pub(crate) fn may_replace_all(&self) -> bool {
         matches!(self, Self::Cache(_))
     }
 
     /// Files are about to change: the place is not complete for now.
-    pub fn begin_change(&self, record: &Record) -> Result<()> {
+    pub(crate) fn begin_change(&self, record: &Record) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.begin_change(record),
             Self::Cache(_) => Ok(()),
@@ -111,7 +111,7 @@ impl Layout {
     }
 
     /// Gives a complete file its final name.
-    pub fn place(&self, file: &PlannedFile, partial: &PartialFile) -> Result<PathBuf> {
+    pub(crate) fn place(&self, file: &PlannedFile, partial: &PartialFile) -> Result<PathBuf> {
         match self {
             Self::Directory(directory) => directory.place(&file.path, partial),
             Self::Cache(cache) => cache.place(file, partial),
@@ -119,7 +119,7 @@ impl Layout {
     }
 
     /// The name downstream of a file whose bytes are there already.
-    pub fn found(&self, file: &PlannedFile) -> Result<PathBuf> {
+    pub(crate) fn found(&self, file: &PlannedFile) -> Result<PathBuf> {
         match self {
             Self::Directory(directory) => Ok(directory.entry(&file.path).path()),
             Self::Cache(cache) => cache.link(file),
@@ -127,7 +127,7 @@ impl Layout {
     }
 
     /// Removes what earlier runs put there and the repository no longer has.
-    pub fn remove_stale(&self, known: &[Record], listed: &HashSet<&str>) -> Result<()> {
+    pub(crate) fn remove_stale(&self, known: &[Record], listed: &HashSet<&str>) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.remove_stale(known, listed),
             // Every commit has a snapshot of its own.
@@ -136,7 +136,7 @@ impl Layout {
     }
 
     /// All is there.
-    pub fn complete(self, record: &Record) -> Result<()> {
+    pub(crate) fn complete(self, record: &Record) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.complete(record),
             Self::Cache(cache) => cache.complete(record),

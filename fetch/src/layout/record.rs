@@ -13,7 +13,7 @@ use crate::select::names;
 
 /// What a directory holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// `owner/name`.
     pub repository: String,
     /// Model or data set.
@@ -33,7 +33,7 @@ pub struct Record {
 
 /// One complete file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordedFile {
+pub(crate) struct RecordedFile {
     /// Name inside the directory.
     pub path: String,
     /// Bytes.
@@ -45,27 +45,27 @@ pub struct RecordedFile {
 
 impl Record {
     /// The record at an entry, or `None` where there is none.
-    pub fn read(entry: &Entry) -> Result<Option<Self>> {
+    pub(crate) fn read(entry: &Entry) -> Result<Option<Self>> {
         let record: Option<Self> = read_json(entry)?;
         record.iter().try_for_each(|record| record.check_names(entry))?;
         Ok(record)
     }
 
     /// The records at an entry.
-    pub fn read_list(entry: &Entry) -> Result<Vec<Self>> {
+    pub(crate) fn read_list(entry: &Entry) -> Result<Vec<Self>> {
         let records: Vec<Self> = read_json(entry)?.unwrap_or_default();
         records.iter().try_for_each(|record| record.check_names(entry))?;
         Ok(records)
     }
 
     /// Writes the record whole: beside, synced, renamed.
-    pub fn write(&self, entry: &Entry, beside: &Entry) -> Result<()> {
+    pub(crate) fn write(&self, entry: &Entry, beside: &Entry) -> Result<()> {
         beside.write((serde_json::to_string_pretty(self)? + "\n").as_bytes())?;
         beside.rename_to(entry)
     }
 
     /// Writes several records.
-    pub fn write_list(records: &[Self], entry: &Entry) -> Result<()> {
+    pub(crate) fn write_list(records: &[Self], entry: &Entry) -> Result<()> {
         entry.write((serde_json::to_string_pretty(records)? + "\n").as_bytes())
     }
 
@@ -76,7 +76,7 @@ impl Record {
     }
 
     /// Whether this answers the same request as `other`, whatever each found.
-    pub fn asks_the_same(&self, other: &Self) -> bool {
+    pub(crate) fn asks_the_same(&self, other: &Self) -> bool {
         let request = |record: &Self| {
             (record.repository.clone(), record.repo_type, record.revision.clone(), record.selection.clone())
         };
@@ -95,7 +95,7 @@ fn in_record(error: common::Error, entry: &Entry) -> common::Error {
 }
 
 /// Whether the file at `path` is what a fetch put there.
-pub fn is_unchanged(path: &Path, recorded: &RecordedFile) -> Result<bool> {
+pub(crate) fn is_unchanged(path: &Path, recorded: &RecordedFile) -> Result<bool> {
     let Ok(found) = fs_err::symlink_metadata(path) else { return Ok(false) };
     match &recorded.digest {
         _ if !found.is_file() || found.len() != recorded.size => Ok(false),

@@ -17,7 +17,7 @@ use crate::layout::record::{Record, RecordedFile, is_unchanged};
 use crate::select::names::RECORD;
 
 /// A directory that an earlier run or another tool has left.
-pub struct Standing {
+pub(crate) struct Standing {
     path: PathBuf,
     /// The commit that the cache knows for the revision.
     commit: Option<String>,
@@ -29,7 +29,7 @@ pub struct Standing {
 
 impl Standing {
     /// What is at the destination of a run; `None` for nothing.
-    pub fn find(config: &Config, repository: &Repository) -> Result<Option<Self>> {
+    pub(crate) fn find(config: &Config, repository: &Repository) -> Result<Option<Self>> {
         let (path, commit, entry, scratch) = match &config.destination {
             Destination::Path(root) => {
                 let Some(folder) = Folder::open(root)? else { return Ok(None) };
@@ -55,13 +55,13 @@ impl Standing {
     }
 
     /// The directory to name downstream.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The files of the copy, where it is complete at `commit` for the request of `wanted`: as they were
     /// recorded, and not written to since.
-    pub fn files_at(&self, commit: &str, wanted: &Record) -> Option<&[RecordedFile]> {
+    pub(crate) fn files_at(&self, commit: &str, wanted: &Record) -> Option<&[RecordedFile]> {
         let (record, _) = self.record.as_ref()?;
         let is_known = self.commit.as_ref().is_none_or(|known| known == commit);
         let is_current = is_commit(commit) && record.commit == commit && record.asks_the_same(wanted);
@@ -73,7 +73,7 @@ impl Standing {
     }
 
     /// Whether all files of `wanted` are there and right; each is hashed.
-    pub fn holds(&self, wanted: &Record) -> Result<bool> {
+    pub(crate) fn holds(&self, wanted: &Record) -> Result<bool> {
         if self.commit.as_ref().is_some_and(|commit| *commit != wanted.commit) {
             return Ok(false);
         }
@@ -87,7 +87,7 @@ impl Standing {
     }
 
     /// Prints the files and the directory.
-    pub fn announce(&self, files: &[RecordedFile]) -> Result<()> {
+    pub(crate) fn announce(&self, files: &[RecordedFile]) -> Result<()> {
         for file in files {
             print_path(&self.path.join(&file.path))?;
         }
@@ -96,7 +96,7 @@ impl Standing {
 
     /// Prints the copy, where it is a complete one for the request of `wanted`, though the hub was not
     /// asked: `reason` says why. Returns `false` where it is none.
-    pub fn announce_unasked(&self, wanted: &Record, config: &Config, reason: &str) -> Result<bool> {
+    pub(crate) fn announce_unasked(&self, wanted: &Record, config: &Config, reason: &str) -> Result<bool> {
         if let Some((record, _)) = &self.record {
             if !record.asks_the_same(wanted) {
                 return Ok(false);

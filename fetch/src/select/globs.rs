@@ -21,7 +21,7 @@ const OTHER_FORMATS: [&str; 12] = [
 
 /// `--include` and `--exclude`, or the default.
 #[derive(Debug)]
-pub struct Selection {
+pub(crate) struct Selection {
     include: Option<GlobSet>,
     exclude: GlobSet,
     other_formats: GlobSet,
@@ -31,7 +31,7 @@ pub struct Selection {
 
 /// The globs as the user wrote them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Written {
+pub(crate) struct Written {
     /// `--include`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<String>,
@@ -42,7 +42,7 @@ pub struct Written {
 
 impl Selection {
     /// Compiles the globs. `*` also matches `/`, as it does for the hub's own tool.
-    pub fn new(include: &[String], exclude: &[String]) -> Result<Self> {
+    pub(crate) fn new(include: &[String], exclude: &[String]) -> Result<Self> {
         Ok(Self {
             include: if include.is_empty() { None } else { Some(compile("--include", include)?) },
             exclude: compile("--exclude", exclude)?,
@@ -52,7 +52,7 @@ impl Selection {
     }
 
     /// Whether each of `names` is wanted, in their order. A glob the user wrote must match something.
-    pub fn choose(&self, names: &[&str], duplicates_matter: bool) -> Result<Vec<bool>> {
+    pub(crate) fn choose(&self, names: &[&str], duplicates_matter: bool) -> Result<Vec<bool>> {
         let has_safetensors =
             names.iter().any(|name| name.ends_with(".safetensors") && !self.other_formats.is_match(name));
         let wanted: Vec<bool> = names

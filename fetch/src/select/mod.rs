@@ -8,8 +8,8 @@
 //! | `names` | which names of files are refused |
 //! | `plan` | the files to fetch, with their sizes and hashes, in order |
 
-pub mod globs;
-pub mod names;
-pub mod page;
-pub mod plan;
-pub mod source;
+pub(crate) mod globs;
+pub(crate) mod names;
+pub(crate) mod page;
+pub(crate) mod plan;
+pub(crate) mod source;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use common::{Result, bail};
 
 /// The record of a complete directory, in the directory itself.
-pub const RECORD: &str = "fetch.json";
+pub(crate) const RECORD: &str = "fetch.json";
 
 /// Names with a dot that no program obeys in a way that harms.
 const HARMLESS: [&str; 3] = [".gitattributes", ".gitignore", ".gitkeep"];
@@ -17,7 +17,7 @@ const HARMLESS: [&str; 3] = [".gitattributes", ".gitignore", ".gitkeep"];
 const LONGEST_COMPONENT: usize = 255;
 
 /// Checks one name: relative, `/` between components, none of them empty, `.` or `..`.
-pub fn check(name: &str) -> Result<()> {
+pub(crate) fn check(name: &str) -> Result<()> {
     let reason = if name.is_empty() {
         "it is empty"
     } else if name.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
@@ -39,14 +39,14 @@ pub fn check(name: &str) -> Result<()> {
 /// Whether a program on this machine may obey a file of this name where it finds it, as git does its
 /// hooks, a shell its `.bashrc` and an editor its `.vscode`: names with a dot before them are for
 /// programs, and nothing that a model or a data set needs is called so.
-pub fn is_obeyed(name: &str) -> bool {
+pub(crate) fn is_obeyed(name: &str) -> bool {
     let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
     let is_hidden = |name: &str| name.starts_with('.') && !matches!(name, "." | "..");
     folders.split('/').any(is_hidden) || is_hidden(last) && !HARMLESS.contains(&last)
 }
 
 /// Checks the names of a whole listing, also against each other.
-pub fn check_all<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
+pub(crate) fn check_all<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
     let mut seen = HashSet::new();
     for name in names.clone() {
         check(name)?;

@@ -30,7 +30,7 @@ const NO_MODELS: [&str; 16] = [
 
 /// What a page shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub(crate) struct Page {
     /// What the address says of the kind of repository; a model's says nothing.
     pub kind: Option<RepositoryKind>,
     /// `OWNER/NAME`, or `NAME` alone.
@@ -43,7 +43,7 @@ pub struct Page {
 
 /// What of a repository a page shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// All of it, or nothing that can be fetched on its own.
     All,
     /// A folder.
@@ -53,13 +53,13 @@ pub enum Part {
 }
 
 /// An address that begins with the public hub's name, without the `https://` that people leave out.
-pub fn with_scheme(text: &str) -> Option<String> {
+pub(crate) fn with_scheme(text: &str) -> Option<String> {
     let host = text.split('/').next()?.to_ascii_lowercase();
     (PUBLIC.contains(&host.as_str()) && text.contains('/')).then(|| format!("https://{text}"))
 }
 
 /// What the page at `url` shows; `None` where it is not on the hub, or is the address of something else.
-pub fn parse(url: &Url, endpoint: &Url) -> Result<Option<Page>> {
+pub(crate) fn parse(url: &Url, endpoint: &Url) -> Result<Option<Page>> {
     let is_public = url.host_str().is_some_and(|host| PUBLIC.contains(&host));
     if !is_public && url.origin() != endpoint.origin() {
         return Ok(None);

@@ -20,7 +20,7 @@ const ASKED_AT_ONCE: usize = 8;
 
 /// A file that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedFile {
+pub(crate) struct PlannedFile {
     /// Name inside the repository; checked.
     pub path: String,
     /// Bytes.
@@ -30,7 +30,7 @@ pub struct PlannedFile {
 }
 
 /// What is wanted of a listing, in the order in which it is to be fetched.
-pub struct Plan {
+pub(crate) struct Plan {
     /// The wanted files.
     pub files: Vec<PlannedFile>,
     /// Names that were left out.
@@ -41,13 +41,13 @@ pub struct Plan {
 
 impl Plan {
     /// All names that the repository has.
-    pub fn listed(&self) -> HashSet<&str> {
+    pub(crate) fn listed(&self) -> HashSet<&str> {
         let others = self.left_out.iter().chain(&self.refused).map(String::as_str);
         self.files.iter().map(|file| file.path.as_str()).chain(others).collect()
     }
 
     /// Says what of the repository is not fetched.
-    pub fn tell(&self) {
+    pub(crate) fn tell(&self) {
         if !self.refused.is_empty() {
             warn(format_args!("not fetched, because programs may obey such files: {}", some(&self.refused)));
         }
@@ -59,7 +59,7 @@ impl Plan {
 }
 
 /// The first of several names.
-pub fn some(names: &[String]) -> String {
+pub(crate) fn some(names: &[String]) -> String {
     match names {
         [.., _] if names.len() > 3 => format!("{} ...", names[..3].join(", ")),
         _ => names.join(", "),
@@ -67,7 +67,7 @@ pub fn some(names: &[String]) -> String {
 }
 
 /// Chooses, checks and completes what a server lists.
-pub async fn plan(
+pub(crate) async fn plan(
     listing: Listing,
     repository: &Repository,
     selection: &Selection,

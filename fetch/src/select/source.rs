@@ -17,7 +17,7 @@ fn known_data_set(name: &str) -> Option<String> {
 
 /// What is to be downloaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DownloadSource {
+pub(crate) enum DownloadSource {
     /// A repository `owner/name` (or `name`) of a hub.
     Repository {
         /// Whether it is a model, a data set or a space.
@@ -35,7 +35,7 @@ pub enum DownloadSource {
 
 impl DownloadSource {
     /// Understands what the user wrote. `endpoint` tells a hub's page from any other URL.
-    pub fn parse(text: &str, kind: Option<RepositoryKind>, endpoint: &Url) -> Result<Self> {
+    pub(crate) fn parse(text: &str, kind: Option<RepositoryKind>, endpoint: &Url) -> Result<Self> {
         let with_scheme = page::with_scheme(text);
         let text = with_scheme.as_deref().unwrap_or(text);
         if text.contains("://") {
@@ -74,7 +74,7 @@ impl DownloadSource {
     }
 
     /// The name of the result where the user gives none: the last part of the source's own name.
-    pub fn default_name(&self) -> Result<String> {
+    pub(crate) fn default_name(&self) -> Result<String> {
         match self {
             Self::Repository { id, .. } => Ok(id.rsplit('/').next().unwrap_or(id).to_string()),
             Self::Url(url) => {

@@ -9,7 +9,7 @@ use super::remote::RemoteFile;
 use crate::hub::Failure;
 
 /// The range of bytes of the file that an answer says it holds.
-pub fn sent_range(response: &Response, size: u64) -> Result<Range<u64>, Failure> {
+pub(super) fn sent_range(response: &Response, size: u64) -> Result<Range<u64>, Failure> {
     let length: Option<u64> =
         response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let sent = if response.status() == StatusCode::PARTIAL_CONTENT {
@@ -44,7 +44,7 @@ fn content_range(headers: &HeaderMap, size: u64) -> Result<Range<u64>, Failure> 
 }
 
 /// Fails where the content is compressed: the bytes were asked for as they are.
-pub fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
     match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
         None | Some(b"" | b"identity") => Ok(()),
         Some(other) => Err(Failure::transient(format_args!(
@@ -55,7 +55,7 @@ pub fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 /// Fails where a file that is known by its etag has another one now.
-pub fn check_etag(headers: &HeaderMap, file: &RemoteFile) -> Result<(), Failure> {
+pub(super) fn check_etag(headers: &HeaderMap, file: &RemoteFile) -> Result<(), Failure> {
     let found = headers.get(header::ETAG).and_then(|value| value.to_str().ok());
     match (&file.etag, found) {
         (Some(expected), Some(found)) if expected != found => Err(Failure::Fatal(

@@ -24,7 +24,7 @@ use crate::hub::{Connector, Failure, Token};
 const TICK: Duration = Duration::from_millis(100);
 
 /// What all tasks of a download share.
-pub struct Shared {
+pub(super) struct Shared {
     /// The files, as the indices of all other parts count them.
     pub remotes: Vec<RemoteFile>,
     /// Which connection fetches what.
@@ -50,7 +50,7 @@ pub struct Shared {
 }
 
 /// What a task reports.
-pub enum Event {
+pub(super) enum Event {
     /// This file is complete and right.
     Complete(usize),
     /// The download cannot continue.
@@ -58,7 +58,7 @@ pub enum Event {
 }
 
 /// What is to be fetched, for people, and how much of it an earlier run has left.
-pub fn how_much(total: u64, there: u64) -> String {
+pub(crate) fn how_much(total: u64, there: u64) -> String {
     match there {
         0 => Size(total).to_string(),
         _ => format!("{}; {} are there, {} to fetch", Size(total), Size(there), Size(total - there)),
@@ -66,7 +66,7 @@ pub fn how_much(total: u64, there: u64) -> String {
 }
 
 /// Downloads all files. `place` gives a complete file its final name and announces it.
-pub async fn run(
+pub(crate) async fn run(
     wanted: Vec<WantedFile>,
     connector: Connector,
     token: Option<Token>,

@@ -11,7 +11,7 @@ const WINDOW: Duration = Duration::from_millis(400);
 const WORTH_IT: f64 = 1.15;
 
 /// The number of connections over time. It only grows.
-pub struct Growth {
+pub(super) struct Growth {
     current: usize,
     is_settled: bool,
     window_begun: Instant,
@@ -21,7 +21,7 @@ pub struct Growth {
 
 impl Growth {
     /// A fixed number, or one that adapts.
-    pub fn new(fixed: Option<usize>) -> Self {
+    pub(super) fn new(fixed: Option<usize>) -> Self {
         Self {
             current: fixed.unwrap_or(FIRST),
             is_settled: fixed.is_some(),
@@ -32,7 +32,7 @@ impl Growth {
     }
 
     /// The number now, when `arrived` bytes are there in all and a server may have asked for less.
-    pub fn connections(&mut self, arrived: u64, is_limited: bool) -> usize {
+    pub(super) fn connections(&mut self, arrived: u64, is_limited: bool) -> usize {
         self.observe(arrived, is_limited, self.window_begun.elapsed())
     }
 

@@ -22,7 +22,7 @@ const BLOCK: u64 = 1 << 20;
 const UNWRITTEN: u64 = 64 << 20;
 
 /// How far the hashing of each file is.
-pub struct Follower {
+pub(super) struct Follower {
     files: Vec<Mutex<State>>,
 }
 
@@ -39,7 +39,7 @@ struct State {
 }
 
 /// What came of following a file.
-pub enum Followed {
+pub(super) enum Followed {
     /// All contiguous bytes are hashed; more have to arrive.
     Behind,
     /// The file is complete, right and on disk.
@@ -53,7 +53,7 @@ pub enum Followed {
 
 impl Follower {
     /// Files: where the bytes are, how many they will be, and what they must hash to.
-    pub fn new(files: Vec<(Entry, u64, Option<Digest>)>) -> Self {
+    pub(super) fn new(files: Vec<(Entry, u64, Option<Digest>)>) -> Self {
         let begin = |(entry, size, expected): (Entry, u64, Option<Digest>)| {
             let hasher = expected.as_ref().map(|digest| Hasher::like(digest, size));
             Mutex::new(State { entry, size, expected, hasher, hashed: 0, synced: 0, is_busy: false })
@@ -63,14 +63,14 @@ impl Follower {
 
     /// Claims the right to follow `file` up to `end`; `false` where a thread is at it already, or
     /// would have next to nothing to do.
-    pub fn begin(&self, file: usize, end: u64) -> bool {
+    pub(super) fn begin(&self, file: usize, end: u64) -> bool {
         let mut state = self.lock(file);
         let is_worth_it = end >= state.hashed + BLOCK || end == state.size;
         is_worth_it && !std::mem::replace(&mut state.is_busy, true)
     }
 
     /// Hashes up to `end()`, which may move on meanwhile. Blocks; call [`Follower::begin`] first.
-    pub fn follow(&self, file: usize, end: impl Fn() -> u64) -> Result<Followed> {
+    pub(super) fn follow(&self, file: usize, end: impl Fn() -> u64) -> Result<Followed> {
         let (entry, size, mut hasher, mut hashed, mut synced) = {
             let mut state = self.lock(file);
             (state.entry.clone(), state.size, state.hasher.take(), state.hashed, state.synced)
@@ -117,14 +117,14 @@ impl Follower {
     }
 
     /// Hashes a file anew, whose content was wrong.
-    pub fn start_over(&self, file: usize) {
+    pub(super) fn start_over(&self, file: usize) {
         let mut state = self.lock(file);
         state.hasher = state.expected.as_ref().map(|digest| Hasher::like(digest, state.size));
         (state.hashed, state.synced, state.is_busy) = (0, 0, false);
     }
 
     /// Calls `each` with some chunks of a file that is there, in their order.
-    pub fn read_chunks(
+    pub(super) fn read_chunks(
         &self,
         file: usize,
         chunks: &[usize],

@@ -13,7 +13,7 @@ use crate::disk::digest::Digest;
 use crate::disk::partial::chunk_count;
 
 /// What is known of a file whose content was wrong.
-pub struct Healing {
+pub(super) struct Healing {
     votes: Votes,
     /// Chunks that have been fetched since the votes were last counted.
     arrived: Vec<usize>,
@@ -21,7 +21,7 @@ pub struct Healing {
 
 impl Shared {
     /// Hashes what has arrived of a file without a gap, on a thread that may block.
-    pub fn follow(self: &Arc<Self>, file: usize, events: &mpsc::UnboundedSender<Event>) {
+    pub(super) fn follow(self: &Arc<Self>, file: usize, events: &mpsc::UnboundedSender<Event>) {
         if !self.follower.begin(file, self.schedule.contiguous_end(file)) {
             return;
         }

@@ -11,11 +11,11 @@ const MOST: usize = 32;
 
 /// Beginnings of chunks, by file and chunk.
 #[derive(Debug, Default)]
-pub struct Leftovers(Mutex<HashMap<(usize, usize), Vec<u8>>>);
+pub(super) struct Leftovers(Mutex<HashMap<(usize, usize), Vec<u8>>>);
 
 impl Leftovers {
     /// Keeps the bytes that a chunk begins with, unless more of it is kept already.
-    pub fn keep(&self, file: usize, chunk: usize, bytes: Vec<u8>) {
+    pub(super) fn keep(&self, file: usize, chunk: usize, bytes: Vec<u8>) {
         let mut kept = self.lock();
         let is_longer = kept.get(&(file, chunk)).is_none_or(|known| known.len() < bytes.len());
         if is_longer && (kept.len() < MOST || kept.contains_key(&(file, chunk))) {
@@ -24,12 +24,12 @@ impl Leftovers {
     }
 
     /// The bytes that are there of a chunk, which are then no longer kept.
-    pub fn take(&self, file: usize, chunk: usize) -> Vec<u8> {
+    pub(super) fn take(&self, file: usize, chunk: usize) -> Vec<u8> {
         self.lock().remove(&(file, chunk)).unwrap_or_default()
     }
 
     /// Forgets a chunk that is there as a whole.
-    pub fn forget(&self, file: usize, chunk: usize) {
+    pub(super) fn forget(&self, file: usize, chunk: usize) {
         self.lock().remove(&(file, chunk));
     }
 

@@ -30,6 +30,6 @@ mod stream;
 mod votes;
 mod worker;
 
-pub use download::{how_much, run};
-pub use remote::{RemoteFile, WantedFile};
-pub use stream::bring;
+pub(crate) use download::{how_much, run};
+pub(crate) use remote::{RemoteFile, WantedFile};
+pub(crate) use stream::bring;

@@ -21,7 +21,7 @@ const USUAL_SPEED: f64 = (8 << 20) as f64;
 
 /// The speed and the waiting time of one connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub(super) struct Pace {
     /// Bytes a second, from the first byte on; `None` before the first range.
     pub speed: Option<f64>,
     /// Seconds from a request to its first byte.
@@ -30,12 +30,12 @@ pub struct Pace {
 
 impl Pace {
     /// The pace of a connection that has not fetched a range yet, from a server that takes `wait` to answer.
-    pub fn expected(wait: Duration) -> Self {
+    pub(super) fn expected(wait: Duration) -> Self {
         Self { speed: None, wait: wait.as_secs_f64() }
     }
 
     /// The number of chunks that keeps the connection busy; `fair` is its share of what is left.
-    pub fn range(self, fair: usize) -> usize {
+    pub(super) fn range(self, fair: usize) -> usize {
         let chunks = |speed: f64, seconds: f64| (speed * seconds) as usize / CHUNK as usize;
         let shortest = self.speed.map_or(SHORTEST, |speed| chunks(speed, self.wait * FEW_WAITS));
         let shortest = shortest.clamp(SHORTEST, RANGE_CHUNKS.end);
@@ -45,7 +45,7 @@ impl Pace {
     }
 
     /// Twice the usual wait for a first byte: before that, a slow server is not late.
-    pub fn usual_wait(self) -> Duration {
+    pub(super) fn usual_wait(self) -> Duration {
         Duration::from_secs_f64(2.0 * self.wait.clamp(0.0, 3600.0))
     }
 }

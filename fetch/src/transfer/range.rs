@@ -16,7 +16,7 @@ use crate::hub::{Body, Connection, Failure, Request, Token, refuse_page};
 
 /// How a range ended that did not fail.
 #[derive(Debug, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// All chunks of the range have been written, by this connection or another.
     Done,
     /// The server does not know ranges; the file will be asked for in one piece.
@@ -24,7 +24,7 @@ pub enum End {
 }
 
 /// What fetching a range needs besides a connection.
-pub struct RangeFetcher<'a> {
+pub(super) struct RangeFetcher<'a> {
     /// Which connection fetches what.
     pub schedule: &'a Schedule,
     /// The token, for the hub only.
@@ -38,7 +38,7 @@ pub struct RangeFetcher<'a> {
 /// A chunk that is arriving: its index and the bytes that are there. A connection keeps one buffer,
 /// because the pieces of a body would each keep a whole read buffer alive.
 #[derive(Debug, Default)]
-pub struct ArrivingChunk {
+pub(super) struct ArrivingChunk {
     index: usize,
     bytes: Vec<u8>,
 }
@@ -75,7 +75,7 @@ impl ArrivingChunk {
 impl RangeFetcher<'_> {
     /// Fetches the range of `request`. `on_chunk` is called after each chunk that has been written. The
     /// beginning of a chunk that a broken connection leaves is kept for the next try.
-    pub async fn fetch(
+    pub(super) async fn fetch(
         &self,
         connection: &Connection,
         file: &RemoteFile,

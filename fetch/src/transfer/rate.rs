@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A limit on bytes a second, or none.
-pub struct RateLimit {
+pub(super) struct RateLimit {
     bytes_per_second: Option<f64>,
     /// When all bytes taken so far will have been paid for.
     paid_until: Mutex<Instant>,
@@ -12,7 +12,7 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// A limit of `bytes_per_second`.
-    pub fn new(bytes_per_second: Option<u64>) -> Self {
+    pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
         Self {
             bytes_per_second: bytes_per_second.map(|rate| rate.max(1) as f64),
             paid_until: Mutex::new(Instant::now()),
@@ -20,7 +20,7 @@ impl RateLimit {
     }
 
     /// Takes `bytes`, waiting until the limit allows them.
-    pub async fn take(&self, bytes: usize) {
+    pub(super) async fn take(&self, bytes: usize) {
         let Some(rate) = self.bytes_per_second else { return };
         tokio::time::sleep(self.book(bytes as f64 / rate, Instant::now())).await;
     }

@@ -8,7 +8,7 @@ use crate::disk::digest::Digest;
 use crate::disk::partial::PartialFile;
 
 /// A file to download.
-pub struct RemoteFile {
+pub(crate) struct RemoteFile {
     /// The name that messages use.
     pub name: String,
     /// The address a user would give.
@@ -23,23 +23,23 @@ pub struct RemoteFile {
 
 impl RemoteFile {
     /// A file at `url` that grows at `partial`.
-    pub fn new(name: String, url: Url, partial: PartialFile) -> Self {
+    pub(crate) fn new(name: String, url: Url, partial: PartialFile) -> Self {
         Self { name, url, resolved: Mutex::new(None), etag: None, partial }
     }
 
     /// The address that last sent bytes, where that is another than `url`.
-    pub fn resolved(&self) -> Option<Url> {
+    pub(crate) fn resolved(&self) -> Option<Url> {
         self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps or forgets the address that last sent bytes.
-    pub fn set_resolved(&self, url: Option<Url>) {
+    pub(crate) fn set_resolved(&self, url: Option<Url>) {
         *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = url;
     }
 }
 
 /// A file to download, with what is known of its content.
-pub struct WantedFile {
+pub(crate) struct WantedFile {
     /// Where it comes from, and where it grows.
     pub remote: RemoteFile,
     /// What its content must hash to, where a server vouches for that.
@@ -50,7 +50,7 @@ pub struct WantedFile {
 
 impl WantedFile {
     /// The number of bytes that an earlier run left.
-    pub fn there(&self) -> u64 {
+    pub(crate) fn there(&self) -> u64 {
         self.remote.partial.bytes_in(&self.done)
     }
 }

@@ -18,7 +18,7 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(400), Duration::from_
 const LEFT_FREE: u64 = 256 << 20;
 
 /// Brings the file at `url` to `to` in `folder`, where a failure leaves nothing; returns its length.
-pub async fn bring(
+pub(crate) async fn bring(
     connector: &Connector,
     token: Option<&Token>,
     network: &Network,

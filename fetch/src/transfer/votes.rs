@@ -16,10 +16,10 @@ const MOST_NEEDED: u32 = 4;
 const MOST_ROUNDS: u32 = 12;
 
 /// The first half of a chunk's SHA-256.
-pub type Fingerprint = [u8; 16];
+pub(super) type Fingerprint = [u8; 16];
 
 /// The fingerprint of a chunk's bytes.
-pub fn fingerprint(bytes: &[u8]) -> Fingerprint {
+pub(super) fn fingerprint(bytes: &[u8]) -> Fingerprint {
     let mut first = [0; 16];
     first.copy_from_slice(&Sha256::digest(bytes)[..16]);
     first
@@ -27,7 +27,7 @@ pub fn fingerprint(bytes: &[u8]) -> Fingerprint {
 
 /// The votes for each chunk of a file.
 #[derive(Debug)]
-pub struct Votes {
+pub(super) struct Votes {
     chunks: Vec<Ballot>,
     needed: u32,
     rounds: u32,
@@ -42,7 +42,7 @@ struct Ballot {
 
 /// Why a file cannot be healed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Hopeless {
+pub(super) enum Hopeless {
     /// The server sends one content, and it is not the one it promised.
     AlwaysTheSame,
     /// Too many tries did not lead to the right content.
@@ -60,19 +60,19 @@ impl Ballot {
 
 impl Votes {
     /// No votes yet, for a file of `chunks` chunks.
-    pub fn new(chunks: usize) -> Self {
+    pub(super) fn new(chunks: usize) -> Self {
         Self { chunks: vec![Ballot::default(); chunks], needed: 1, rounds: 0 }
     }
 
     /// Counts what has arrived of a chunk, and is in the file now.
-    pub fn cast(&mut self, chunk: usize, content: Fingerprint) {
+    pub(super) fn cast(&mut self, chunk: usize, content: Fingerprint) {
         let ballot = &mut self.chunks[chunk];
         ballot.current = content;
         *ballot.votes.entry(content).or_default() += 1;
     }
 
     /// The chunks to fetch again, after the file as it is has turned out to be wrong.
-    pub fn doubtful(&mut self) -> Result<Vec<usize>, Hopeless> {
+    pub(super) fn doubtful(&mut self) -> Result<Vec<usize>, Hopeless> {
         self.rounds += 1;
         loop {
             let unsettled: Vec<usize> =

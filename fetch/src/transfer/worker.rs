@@ -27,7 +27,7 @@ const SHORT_WAIT: Duration = Duration::from_millis(10);
 const WORTH_KEEPING: u64 = 4096;
 
 /// Fetches ranges until the download ends and drops this task.
-pub async fn work(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
+pub(super) async fn work(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     if let Err(failure) = shared.fetch_ranges(&events).await {
         // The download may have ended, and then there is no receiver.
         let _ = events.send(Event::Failed(failure));

@@ -8,27 +8,27 @@ use std::process::{Command, Stdio};
 use tests::hub::{Hub, HubFile};
 
 /// An empty working directory, and no environment that could reach into the test.
-pub struct Fetch {
+pub(crate) struct Fetch {
     directory: tempfile::TempDir,
 }
 
 /// How a run ended.
-pub struct Run {
+pub(crate) struct Run {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Fetch {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn command(&self, endpoint: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, endpoint: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fetch"));
         command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null());
         let reaches_in = |name: &str| {
@@ -42,19 +42,19 @@ impl Fetch {
         command
     }
 
-    pub fn run(&self, hub: &Hub, arguments: &[&str]) -> Run {
+    pub(crate) fn run(&self, hub: &Hub, arguments: &[&str]) -> Run {
         self.run_at(hub.url(), arguments)
     }
 
-    pub fn run_at(&self, endpoint: &str, arguments: &[&str]) -> Run {
+    pub(crate) fn run_at(&self, endpoint: &str, arguments: &[&str]) -> Run {
         Run::of(&mut self.command(endpoint, arguments))
     }
 
-    pub fn run_with(&self, hub: &Hub, arguments: &[&str], environment: &[(&str, &str)]) -> Run {
+    pub(crate) fn run_with(&self, hub: &Hub, arguments: &[&str], environment: &[(&str, &str)]) -> Run {
         Run::of(self.command(hub.url(), arguments).envs(environment.iter().copied()))
     }
 
-    pub fn run_into_closed_pipe(&self, hub: &Hub, arguments: &[&str]) -> Run {
+    pub(crate) fn run_into_closed_pipe(&self, hub: &Hub, arguments: &[&str]) -> Run {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = self.command(hub.url(), arguments).stdout(writer).output().unwrap();
@@ -62,7 +62,7 @@ impl Fetch {
     }
 
     /// The directory holds exactly these files, and the record.
-    pub fn assert_holds(&self, directory: &str, files: &[HubFile]) {
+    pub(crate) fn assert_holds(&self, directory: &str, files: &[HubFile]) {
         let root = self.path(directory);
         for file in files {
             let found =
@@ -76,7 +76,7 @@ impl Fetch {
     }
 
     /// All files below a directory, sorted.
-    pub fn names_in(&self, directory: &str) -> Vec<String> {
+    pub(crate) fn names_in(&self, directory: &str) -> Vec<String> {
         fn walk(path: &std::path::Path, prefix: &str, names: &mut Vec<String>) {
             for entry in std::fs::read_dir(path).unwrap() {
                 let entry = entry.unwrap();
@@ -95,16 +95,16 @@ impl Fetch {
 }
 
 impl Run {
-    pub fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let output = command.output().unwrap();
         Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    pub fn assert_code(&self, code: i32) {
+    pub(crate) fn assert_code(&self, code: i32) {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
     }
 
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.stdout.lines().map(str::to_string).collect()
     }
 }

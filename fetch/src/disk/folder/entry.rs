@@ -17,7 +17,7 @@ const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCT
 
 /// A name below a directory; nothing need be there.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub(super) folder: Folder,
     /// Relative, without `.` or `..`.
     pub(super) name: PathBuf,
@@ -25,17 +25,17 @@ pub struct Entry {
 
 impl Entry {
     /// The whole path, for people and for reading.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path.join(&self.name)
     }
 
     /// An entry below this one.
-    pub fn entry(&self, name: impl AsRef<Path>) -> Self {
+    pub(crate) fn entry(&self, name: impl AsRef<Path>) -> Self {
         self.folder.entry(self.name.join(name))
     }
 
     /// What is there, not following a link; `None` for nothing.
-    pub fn look(&self) -> Result<Option<Stat>> {
+    pub(crate) fn look(&self) -> Result<Option<Stat>> {
         match self.parent()? {
             Some((folder, name)) => folder.stat(name),
             None => Ok(None),
@@ -44,12 +44,12 @@ impl Entry {
 
     /// Whether a regular file is there that has no other name, so that writing to it changes no other
     /// file of the user's.
-    pub fn is_own_file(&self) -> Result<bool> {
+    pub(crate) fn is_own_file(&self) -> Result<bool> {
         Ok(self.look()?.is_some_and(|found| is_own_file(&found)))
     }
 
     /// The directory that is there; `None` for nothing.
-    pub fn folder(&self) -> Result<Option<Folder>> {
+    pub(crate) fn folder(&self) -> Result<Option<Folder>> {
         match self.parent()? {
             Some((folder, name)) => folder.step(name),
             None => Ok(None),
@@ -57,13 +57,13 @@ impl Entry {
     }
 
     /// The directory that is there, made where nothing is.
-    pub fn make_folder(&self) -> Result<Folder> {
+    pub(crate) fn make_folder(&self) -> Result<Folder> {
         let (folder, name) = self.make_parent()?;
         folder.step_or_make(name)
     }
 
     /// Opens the regular file that is there for reading; `None` for nothing.
-    pub fn open(&self) -> Result<Option<fs_err::File>> {
+    pub(crate) fn open(&self) -> Result<Option<fs_err::File>> {
         let Some((folder, name)) = self.parent()? else { return Ok(None) };
         match rustix::fs::openat(&*folder.handle, name, FILE | OFlags::RDONLY, Mode::empty()) {
             Ok(file) => self.regular(file).map(Some),
@@ -74,7 +74,7 @@ impl Entry {
 
     /// Opens the file for writing, made where nothing is. A file with another name besides is refused,
     /// because that one would change, too.
-    pub fn open_to_write(&self) -> Result<fs_err::File> {
+    pub(crate) fn open_to_write(&self) -> Result<fs_err::File> {
         let (folder, name) = self.make_parent()?;
         let flags = FILE | OFlags::RDWR | OFlags::CREATE;
         let file = rustix::fs::openat(&*folder.handle, name, flags, Mode::from_raw_mode(0o666))
@@ -87,7 +87,7 @@ impl Entry {
     }
 
     /// Makes a new file, in the place of any other that is there.
-    pub fn create(&self) -> Result<fs_err::File> {
+    pub(crate) fn create(&self) -> Result<fs_err::File> {
         let (folder, name) = self.make_parent()?;
         let flags = FILE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         loop {
@@ -100,7 +100,7 @@ impl Entry {
     }
 
     /// Opens the file for writing if it can be made, and `None` where anything is there already.
-    pub fn create_new(&self) -> Result<Option<fs_err::File>> {
+    pub(crate) fn create_new(&self) -> Result<Option<fs_err::File>> {
         let (folder, name) = self.make_parent()?;
         let flags = FILE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         match rustix::fs::openat(&*folder.handle, name, flags, Mode::from_raw_mode(0o666)) {
@@ -111,14 +111,14 @@ impl Entry {
     }
 
     /// Writes a whole file, in the place of any other that is there, and waits until it is on the disk.
-    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<()> {
         let mut file = self.create()?;
         file.write_all(bytes)?;
         Ok(file.sync_all()?)
     }
 
     /// Reads the file that is there, which may have at most `most` bytes; `None` for nothing.
-    pub fn read(&self, most: u64) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, most: u64) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open()? else { return Ok(None) };
         let mut bytes = Vec::new();
         file.take(most + 1).read_to_end(&mut bytes)?;
@@ -129,7 +129,7 @@ impl Entry {
     }
 
     /// Gives what is here the name of another entry, in the place of a file or a link that has it.
-    pub fn rename_to(&self, to: &Self) -> Result<()> {
+    pub(crate) fn rename_to(&self, to: &Self) -> Result<()> {
         let there = || format!("cannot give {} its name", to.path().display());
         let Some((from_folder, from)) = self.parent()? else {
             bail!(Missing, "{} is gone", self.path().display());
@@ -141,7 +141,7 @@ impl Entry {
     }
 
     /// Makes a symbolic link to `target`, in the place of any other.
-    pub fn link_to(&self, target: &Path) -> Result<()> {
+    pub(crate) fn link_to(&self, target: &Path) -> Result<()> {
         self.remove()?;
         let (folder, name) = self.make_parent()?;
         rustix::fs::symlinkat(target, &*folder.handle, name)
@@ -149,14 +149,14 @@ impl Entry {
     }
 
     /// Where the symbolic link leads that is there, as it is written.
-    pub fn link_target(&self) -> Result<Option<PathBuf>> {
+    pub(crate) fn link_target(&self) -> Result<Option<PathBuf>> {
         let Some((folder, name)) = self.parent()? else { return Ok(None) };
         let target = rustix::fs::readlinkat(&*folder.handle, name, Vec::new()).ok();
         Ok(target.map(|target| OsString::from_vec(target.into_bytes()).into()))
     }
 
     /// Removes the file, the link or the directory with all that is in it; links are not followed.
-    pub fn remove(&self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         match self.parent()? {
             Some((folder, name)) => folder.remove(name),
             None => Ok(()),
@@ -164,7 +164,7 @@ impl Entry {
     }
 
     /// Removes the directory if nothing is in it.
-    pub fn remove_empty_folder(&self) -> Result<()> {
+    pub(crate) fn remove_empty_folder(&self) -> Result<()> {
         let Some((folder, name)) = self.parent()? else { return Ok(()) };
         match unlink(&folder, name, AtFlags::REMOVEDIR) {
             Err(error) if error.kind() == common::error::Kind::Exists => Ok(()),

@@ -17,12 +17,12 @@ use common::{Context, Error, Result, error};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-pub use entry::Entry;
+pub(crate) use entry::Entry;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// A directory that is held open.
 #[derive(Debug, Clone)]
-pub struct Folder {
+pub(crate) struct Folder {
     handle: Arc<OwnedFd>,
     /// For people.
     path: PathBuf,
@@ -31,7 +31,7 @@ pub struct Folder {
 impl Folder {
     /// The directory at a path that the user gave, which may lead through the user's own links; `None`
     /// where nothing is there.
-    pub fn open(path: &Path) -> Result<Option<Self>> {
+    pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
         match rustix::fs::open(or_here(path), DIRECTORY, Mode::empty()) {
             Ok(handle) => Ok(Some(Self { handle: Arc::new(handle), path: path.into() })),
             Err(Errno::NOENT) if path.symlink_metadata().is_ok() => {
@@ -46,7 +46,7 @@ impl Folder {
     }
 
     /// [`Folder::open`], which makes the directory where nothing is.
-    pub fn make(path: &Path) -> Result<Self> {
+    pub(crate) fn make(path: &Path) -> Result<Self> {
         if let Some(folder) = Self::open(path)? {
             return Ok(folder);
         }
@@ -55,17 +55,17 @@ impl Folder {
     }
 
     /// The directory, for people.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The entry `name`, which may lie in directories below.
-    pub fn entry(&self, name: impl AsRef<Path>) -> Entry {
+    pub(crate) fn entry(&self, name: impl AsRef<Path>) -> Entry {
         Entry { folder: self.clone(), name: name.as_ref().into() }
     }
 
     /// The names in the directory.
-    pub fn names(&self) -> Result<Vec<OsString>> {
+    pub(crate) fn names(&self) -> Result<Vec<OsString>> {
         let failed = |failed| cannot(failed, "read", &self.path);
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&*self.handle).map_err(failed)? {
@@ -79,7 +79,7 @@ impl Folder {
     }
 
     /// Waits until the names in the directory are on the disk.
-    pub fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         match rustix::fs::fsync(&*self.handle) {
             // Some file systems cannot.
             Ok(()) | Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
@@ -88,7 +88,7 @@ impl Folder {
     }
 
     /// Free bytes of the file system that holds the directory.
-    pub fn free(&self) -> Result<u64> {
+    pub(crate) fn free(&self) -> Result<u64> {
         common::disk::free_space(&*self.handle)
             .with_context(|| format!("cannot ask for the free space of {}", self.path.display()))
     }

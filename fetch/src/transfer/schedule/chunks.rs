@@ -4,7 +4,7 @@ use crate::disk::partial::CHUNK;
 
 /// How far a chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chunk {
+pub(super) enum Chunk {
     /// No connection is fetching it.
     Missing,
     /// At least one connection is fetching it.
@@ -16,7 +16,7 @@ pub enum Chunk {
 }
 
 /// A file of the schedule.
-pub struct FileChunks {
+pub(super) struct FileChunks {
     /// Length of the file in bytes.
     pub size: u64,
     /// The state of each chunk.
@@ -35,7 +35,7 @@ pub struct FileChunks {
 
 impl FileChunks {
     /// A file of `size` bytes, of which the chunks in `done` are there.
-    pub fn new(size: u64, done: &[bool]) -> Self {
+    pub(super) fn new(size: u64, done: &[bool]) -> Self {
         let chunks = done.iter().map(|done| if *done { Chunk::Written } else { Chunk::Missing }).collect();
         let mut file = Self {
             size,
@@ -52,30 +52,30 @@ impl FileChunks {
     }
 
     /// The first missing chunk.
-    pub fn missing_from(&self) -> Option<usize> {
+    pub(super) fn missing_from(&self) -> Option<usize> {
         let found = self.chunks[self.first_missing..].iter().position(|chunk| *chunk == Chunk::Missing)?;
         Some(self.first_missing + found)
     }
 
     /// Moves `contiguous_end` behind all chunks that are written without a gap.
-    pub fn advance_contiguous_end(&mut self) {
+    pub(super) fn advance_contiguous_end(&mut self) {
         while self.chunks.get(self.contiguous_end) == Some(&Chunk::Written) {
             self.contiguous_end += 1;
         }
     }
 
     /// Whether all chunks are written.
-    pub fn is_written(&self) -> bool {
+    pub(super) fn is_written(&self) -> bool {
         self.contiguous_end == self.chunks.len()
     }
 
     /// The length of a chunk in bytes; that of the last one is what the file has left.
-    pub fn chunk_bytes(&self, chunk: usize) -> u64 {
+    pub(super) fn chunk_bytes(&self, chunk: usize) -> u64 {
         CHUNK.min(self.size - chunk as u64 * CHUNK)
     }
 
     /// The number of bytes in missing chunks.
-    pub fn missing_bytes(&self) -> u64 {
+    pub(super) fn missing_bytes(&self) -> u64 {
         let missing = |(index, chunk): (usize, &Chunk)| match chunk {
             Chunk::Missing => self.chunk_bytes(index),
             _ => 0,

@@ -10,7 +10,7 @@ use crate::transfer::request::RangeRequest;
 
 /// Whether a chunk that has arrived is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
+pub(crate) enum Claim {
     /// Write the chunk, then call [`Schedule::written`] or [`Schedule::not_written`].
     Write,
     /// The chunk is written already.
@@ -21,7 +21,7 @@ pub enum Claim {
 
 impl Schedule {
     /// Asks for leave to write a chunk that has arrived whole.
-    pub fn claim(&self, request: &RangeRequest, chunk: usize) -> Claim {
+    pub(crate) fn claim(&self, request: &RangeRequest, chunk: usize) -> Claim {
         let mut state = self.lock();
         let end = state.requests.get(&request.id).map_or(0, |known| known.chunks.end);
         if chunk >= end {
@@ -43,7 +43,7 @@ impl Schedule {
     }
 
     /// Notes that a claimed chunk has been written. Returns whether the next one is still wanted.
-    pub fn written(&self, request: &RangeRequest, chunk: usize) -> bool {
+    pub(crate) fn written(&self, request: &RangeRequest, chunk: usize) -> bool {
         let mut state = self.lock();
         let file = &mut state.files[request.file];
         file.chunks[chunk] = Chunk::Written;
@@ -72,13 +72,13 @@ impl Schedule {
     }
 
     /// Notes that a claimed chunk could not be written.
-    pub fn not_written(&self, request: &RangeRequest, chunk: usize) {
+    pub(crate) fn not_written(&self, request: &RangeRequest, chunk: usize) {
         let mut state = self.lock();
         state.files[request.file].chunks[chunk] = Chunk::Fetched;
     }
 
     /// Gives a range back; chunks that were not written are missing again.
-    pub fn end(&self, request: &RangeRequest) {
+    pub(crate) fn end(&self, request: &RangeRequest) {
         let mut state = self.lock();
         let Some(own) = state.requests.remove(&request.id) else { return };
         if own.is_whole {
@@ -101,7 +101,7 @@ impl Schedule {
     /// Notes that the server ignores ranges, so that the file comes in one stream from now on.
     ///
     /// Returns the request to continue with, unless another connection has begun such a stream.
-    pub fn ranges_are_ignored(&self, request: &RangeRequest) -> Option<RangeRequest> {
+    pub(crate) fn ranges_are_ignored(&self, request: &RangeRequest) -> Option<RangeRequest> {
         let mut state = self.lock();
         let file = &mut state.files[request.file];
         file.is_whole = true;
@@ -116,7 +116,7 @@ impl Schedule {
     }
 
     /// Makes chunks of a complete file missing again.
-    pub fn fetch_again(&self, index: usize, chunks: &[usize]) {
+    pub(crate) fn fetch_again(&self, index: usize, chunks: &[usize]) {
         let mut state = self.lock();
         let file = &mut state.files[index];
         let mut bytes = 0;

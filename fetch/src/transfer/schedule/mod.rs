@@ -31,10 +31,10 @@ use super::pace::Pace;
 use super::request::RangeRequest;
 use crate::disk::partial::CHUNK;
 use chunks::FileChunks;
-pub use ends::Claim;
+pub(super) use ends::Claim;
 
 /// All that is left to fetch.
-pub struct Schedule {
+pub(super) struct Schedule {
     state: Mutex<State>,
     /// Notified when a connection that waits may find something to fetch.
     changed: Notify,
@@ -60,7 +60,7 @@ struct State {
 }
 
 /// What an idle connection does next.
-pub enum Next {
+pub(super) enum Next {
     /// Fetch this range.
     Fetch(RangeRequest),
     /// Wait for a change of the schedule, this long at most, and ask again.
@@ -70,7 +70,7 @@ pub enum Next {
 impl Schedule {
     /// A schedule of files in the order in which they are wanted: for each its size, and which of its
     /// chunks are there. `is_throttled` says that `--max-rate` limits the connections.
-    pub fn new(files: Vec<(u64, Vec<bool>)>, is_throttled: bool) -> Self {
+    pub(super) fn new(files: Vec<(u64, Vec<bool>)>, is_throttled: bool) -> Self {
         let files: Vec<FileChunks> =
             files.into_iter().map(|(size, done)| FileChunks::new(size, &done)).collect();
         let missing = files.iter().map(FileChunks::missing_bytes).sum();
@@ -92,12 +92,12 @@ impl Schedule {
     }
 
     /// Sets how many connections share the work.
-    pub fn set_connections(&self, connections: usize) {
+    pub(super) fn set_connections(&self, connections: usize) {
         self.lock().connections = connections.max(1);
     }
 
     /// What a connection of a certain pace does next.
-    pub fn next(&self, pace: Pace) -> Next {
+    pub(super) fn next(&self, pace: Pace) -> Next {
         let mut state = self.lock();
         let stuck = if state.is_throttled { None } else { state.steal(pace, RangeRequest::is_stuck) };
         let next = stuck
@@ -110,19 +110,19 @@ impl Schedule {
     }
 
     /// Waits until the schedule changes, `limit` at most.
-    pub async fn wait(&self, limit: Duration) {
+    pub(super) async fn wait(&self, limit: Duration) {
         let _ = tokio::time::timeout(limit, self.changed.notified()).await;
     }
 
     /// The number of bytes from the beginning of the file that are written without a gap.
-    pub fn contiguous_end(&self, file: usize) -> u64 {
+    pub(super) fn contiguous_end(&self, file: usize) -> u64 {
         let state = self.lock();
         let file = &state.files[file];
         (file.contiguous_end as u64 * CHUNK).min(file.size)
     }
 
     /// The number of bytes that have arrived, those of unfinished chunks included.
-    pub fn arrived(&self) -> u64 {
+    pub(super) fn arrived(&self) -> u64 {
         let state = self.lock();
         let pending: u64 =
             state.requests.values().map(|request| request.progress.pending.load(Ordering::Relaxed)).sum();
@@ -130,7 +130,7 @@ impl Schedule {
     }
 
     /// The files that connections are fetching, in order, each with the bytes that have arrived.
-    pub fn active_files(&self) -> Vec<(usize, u64)> {
+    pub(super) fn active_files(&self) -> Vec<(usize, u64)> {
         let state = self.lock();
         let mut files = BTreeMap::new();
         for request in state.requests.values() {
@@ -141,7 +141,7 @@ impl Schedule {
     }
 
     /// When a chunk was last written.
-    pub fn last_gain(&self) -> Instant {
+    pub(super) fn last_gain(&self) -> Instant {
         self.lock().last_gain
     }
 
@@ -155,13 +155,13 @@ mod tests {
     use super::*;
 
     /// A schedule of files with these numbers of chunks, all of them missing.
-    pub fn schedule(chunks: &[usize]) -> Schedule {
+    pub(super) fn schedule(chunks: &[usize]) -> Schedule {
         let files = chunks.iter().map(|count| (*count as u64 * CHUNK, vec![false; *count])).collect();
         Schedule::new(files, false)
     }
 
     /// The range that a connection of unknown pace would fetch next.
-    pub fn next(schedule: &Schedule) -> Option<RangeRequest> {
+    pub(super) fn next(schedule: &Schedule) -> Option<RangeRequest> {
         match schedule.next(Pace::expected(Duration::ZERO)) {
             Next::Fetch(request) => Some(request),
             Next::Wait(_) => None,
