@@ -1,8 +1,10 @@
 //! One range over one connection: from the request to chunks on disk.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use common::{Result, error};
 use reqwest::{Method, Response, StatusCode};
 
 use super::answer::{check_encoding, check_etag, sent_range};
@@ -23,7 +25,7 @@ pub(super) enum End {
     NoRanges,
 }
 
-/// What fetching a range needs besides a connection.
+/// What fetching a range needs, apart from a connection.
 pub(super) struct RangeFetcher<'a> {
     /// Which connection fetches what.
     pub schedule: &'a Schedule,
@@ -60,8 +62,19 @@ impl ArrivingChunk {
         self.bytes.clear();
     }
 
+    /// Writes the chunk on a thread that may wait for the disk: the workers share few threads, and a full
+    /// page cache would stop all of them. A worker that has claimed a chunk is never cancelled before it
+    /// has written it, because only another one that has written the same chunk cancels it.
+    async fn write(&mut self, writer: Arc<Writer>) -> Result<()> {
+        let (index, bytes) = (self.index, std::mem::take(&mut self.bytes));
+        let write = move || (writer.write_chunk(index, &bytes), bytes);
+        let written = tokio::task::spawn_blocking(write).await.map_err(|failed| error!(Bug, "{failed}"))?;
+        self.bytes = written.1;
+        written.0
+    }
+
     /// Takes from `piece`, whose first byte is at `position` of a file of `size` bytes, what belongs to one
-    /// chunk. Returns the position behind it, and whether the chunk is whole.
+    /// chunk. Returns the position after it, and whether the chunk is whole.
     fn take(&mut self, piece: &mut Bytes, position: u64, size: u64) -> (u64, bool) {
         self.index = (position / CHUNK) as usize;
         let end = ((self.index as u64 + 1) * CHUNK).min(size);
@@ -146,7 +159,7 @@ impl RangeFetcher<'_> {
         on_chunk: impl Fn(),
     ) -> Result<End, Failure> {
         let RangeAnswer { response, request, sent, wanted } = answer;
-        let writer = file.partial.open()?;
+        let writer = Arc::new(file.partial.open()?);
         let mut position = sent.start;
         let mut body = Body::new(response, connection.timeout());
         while let Some(mut piece) = body.next().await? {
@@ -164,7 +177,7 @@ impl RangeFetcher<'_> {
                 if !is_whole {
                     continue;
                 }
-                if !self.store(chunk, &request, &writer, position == sent.end, &on_chunk)? {
+                if !self.store(chunk, &request, &writer, position == sent.end, &on_chunk).await? {
                     return Ok(End::Done);
                 }
                 chunk.bytes.clear();
@@ -184,17 +197,17 @@ impl RangeFetcher<'_> {
 
     /// Writes a chunk that has arrived whole, if no other connection has. Returns whether to read on: to
     /// the end of a body, so that the connection can be used again, or to the next chunk that is wanted.
-    fn store(
+    async fn store(
         &self,
-        chunk: &ArrivingChunk,
+        chunk: &mut ArrivingChunk,
         request: &RangeRequest,
-        writer: &Writer,
+        writer: &Arc<Writer>,
         is_last: bool,
         on_chunk: impl Fn(),
     ) -> Result<bool, Failure> {
         match self.schedule.claim(request, chunk.index) {
             Claim::Write => {
-                if let Err(error) = writer.write_chunk(chunk.index, &chunk.bytes) {
+                if let Err(error) = chunk.write(writer.clone()).await {
                     self.schedule.not_written(request, chunk.index);
                     return Err(Failure::Fatal(error));
                 }
