@@ -1,4 +1,4 @@
-//! What a run does, once the command line and the environment have been understood.
+//! The settings of a run, checked: from the command line and the environment.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::hub::{Token, percent_decode};
 use crate::select::globs::Selection;
 use crate::select::source::DownloadSource;
 
-/// A validated run. Nothing in it depends on clap.
+/// The settings of a run. Nothing in them depends on clap.
 pub(crate) struct Config {
     /// What to download.
     pub source: DownloadSource,
     /// Branch, tag or commit of a repository.
     pub revision: String,
-    /// The hub.
+    /// The address of the hub.
     pub endpoint: Url,
     /// The token for that hub, or the user and password of an address, where there are any.
     pub token: Option<Token>,
@@ -26,11 +26,11 @@ pub(crate) struct Config {
     pub offline: Option<&'static str>,
     /// Which files of a repository.
     pub selection: Selection,
-    /// Where it goes.
+    /// Where the files go.
     pub destination: Destination,
-    /// Only say what would be fetched.
+    /// Whether to say what would be fetched, and fetch nothing.
     pub is_dry_run: bool,
-    /// Replace files that are there and differ.
+    /// Whether to replace files that are there and differ.
     pub force: bool,
     /// How to behave on the network.
     pub network: Network,
@@ -47,18 +47,18 @@ pub(crate) enum Destination {
 /// How to behave on the network.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
-    /// Connections, where the user fixed their number.
+    /// The number of connections, where the user fixed it.
     pub connections: Option<usize>,
-    /// A connection silent for so long is given up.
+    /// The longest silence after which a connection is given up.
     pub timeout: Duration,
-    /// Failures in a row, with nothing gained, that end the run.
+    /// The number of failures in a row, without progress, that ends the run.
     pub retries: u32,
-    /// Bytes a second of all connections together, where limited.
+    /// The most bytes a second of all connections together, where the user limits them.
     pub max_rate: Option<u64>,
 }
 
 impl Config {
-    /// Understands the arguments.
+    /// Checks the arguments and the environment.
     pub(crate) fn new(arguments: Arguments) -> Result<Self> {
         keep_secrets_of_proxies();
         let mut endpoint = parse_endpoint(arguments.endpoint)?;
@@ -110,7 +110,7 @@ impl Config {
     }
 }
 
-/// What the user asks for, and the user and password that were in its address.
+/// Splits what the user asks for into an address without user and password, and these.
 fn without_password(text: String) -> Result<(String, Option<Token>)> {
     let Ok(mut url) = Url::parse(&text) else { return Ok((text, None)) };
     match Token::from_address(&mut url)? {
@@ -119,12 +119,12 @@ fn without_password(text: String) -> Result<(String, Option<Token>)> {
     }
 }
 
-/// The hub's cache, which has to be somewhere.
+/// The directory of the hub's cache; an error where there is no home directory.
 fn cache_root() -> Result<PathBuf> {
     hub_cache::root().ok_or_else(|| Error::usage("--cache: there is no home directory").hint("set HF_HOME"))
 }
 
-/// The variable by which the hub's own tools are told to make no request.
+/// The environment variable that forbids requests, where one is set that the hub's own tools obey.
 fn offline() -> Option<&'static str> {
     let is_true = |name: &&str| {
         let value = std::env::var(name).unwrap_or_default();
@@ -133,7 +133,7 @@ fn offline() -> Option<&'static str> {
     ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(is_true)
 }
 
-/// Passwords of proxies are in the environment, and an error about a proxy may name its address.
+/// Keeps the passwords of proxies secret: an error about a proxy may name its address.
 fn keep_secrets_of_proxies() {
     for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         let url = std::env::var(name).ok().and_then(|value| Url::parse(&value).ok());
@@ -144,7 +144,7 @@ fn keep_secrets_of_proxies() {
     }
 }
 
-/// The hub: as given, else `HF_ENDPOINT`, else the public one.
+/// The address of the hub: as given, else `HF_ENDPOINT`, else the public hub.
 fn parse_endpoint(given: Option<String>) -> Result<Url> {
     let variable = || std::env::var("HF_ENDPOINT").ok().filter(|value| !value.trim().is_empty());
     let text = given.or_else(variable).unwrap_or_else(|| "https://huggingface.co".into());

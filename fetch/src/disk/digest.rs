@@ -92,7 +92,7 @@ pub(crate) fn hash_file(path: &Path, expected: &Digest) -> Result<Digest> {
     hash_file_counting(path, expected, |_| ())
 }
 
-/// [`hash_file`]; `count` is told how many bytes were read.
+/// Does what [`hash_file`] does, and calls `count` with the number of bytes of each read.
 pub(crate) fn hash_file_counting(
     path: &Path,
     expected: &Digest,

@@ -1,9 +1,9 @@
-//! A file that is still growing: its bytes, and beside them which chunks are there.
+//! A file that is still growing: its bytes, and beside them a map of the chunks that are there.
 //!
 //! The chunks arrive in any order, so the bytes alone do not tell how far a file is. The map is a
 //! line that identifies the content, then one byte a chunk: 1 where the chunk has been written. It
-//! is written after the chunk, so a process killed at any moment loses only chunks in flight. A map
-//! for another content counts for nothing.
+//! is written after the chunk, so a process killed at any moment loses only unfinished chunks. A map
+//! for another content is ignored.
 
 use std::os::unix::fs::FileExt;
 
@@ -26,13 +26,13 @@ pub(crate) fn chunk_count(size: u64) -> usize {
 /// Where a growing file and its map are.
 #[derive(Debug, Clone)]
 pub(crate) struct PartialFile {
-    /// The bytes.
+    /// The file with the bytes.
     pub data: Entry,
-    /// Which chunks are there. Files of one chunk have none.
+    /// The map of the chunks that are there. Files of one chunk have none.
     pub map: Entry,
-    /// Bytes when complete.
+    /// Length in bytes when the file is complete.
     pub size: u64,
-    /// What the content is: a hash, or an etag and an address.
+    /// What identifies the content: a hash, or an etag and an address.
     pub identity: String,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Writer {
 }
 
 impl PartialFile {
-    /// Takes up what an earlier run left, or begins anew, and reserves the space.
+    /// Continues the file of an earlier run or begins a new one, and reserves the space.
     ///
     /// Returns which chunks are there.
     pub(crate) fn prepare(&self) -> Result<Vec<bool>> {
@@ -61,7 +61,7 @@ impl PartialFile {
         Ok(vec![false; chunks])
     }
 
-    /// Bytes in the chunks that are there.
+    /// The number of bytes in the chunks that are there.
     pub(crate) fn bytes_in(&self, done: &[bool]) -> u64 {
         let chunks = (0_u64..).zip(done).filter(|(_, is_there)| **is_there);
         chunks.map(|(index, _)| CHUNK.min(self.size.saturating_sub(index * CHUNK))).sum()
@@ -85,7 +85,7 @@ impl PartialFile {
         chunks.iter().try_for_each(|&chunk| writer.mark(chunk, 0))
     }
 
-    /// Opens it for writing.
+    /// Opens the file for writing chunks.
     pub(crate) fn open(&self) -> Result<Writer> {
         Ok(Writer {
             data: self.data.open_to_write()?,
@@ -100,7 +100,7 @@ impl PartialFile {
         self.map.remove()
     }
 
-    /// Which chunks an earlier run left of this very content; `None` where that cannot be told.
+    /// The chunks that an earlier run left of the same content; `None` where its files do not tell.
     fn read_map(&self) -> Result<Option<Vec<bool>>> {
         if !self.data.is_own_file()? || !self.map.is_own_file()? {
             return Ok(None);

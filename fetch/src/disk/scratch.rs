@@ -1,5 +1,5 @@
-//! A directory for what is not finished, on the file system of the result and locked against other
-//! fetches of the same result. It goes when all is done.
+//! A directory for unfinished files, on the file system of the result and locked against other fetches
+//! of the same result. It is removed when the result is complete.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use common::{Context, Result};
 use crate::disk::folder::{Entry, Folder};
 use crate::disk::partial::PartialFile;
 
-/// The name of the directory, in the directory of the result: nothing else is called so.
+/// The name of the directory, in the directory of the result. No file that is fetched has this name.
 pub(crate) const NAME: &str = ".qlora-tools-fetch";
 
-/// What the tool makes in it: unfinished files, and what is about to get its name. Nothing else in it
-/// is ever removed.
+/// The names that fetch makes in the directory: unfinished files, and what is about to get its final
+/// name. Nothing else in it is ever removed.
 const OURS: [&str; 6] = ["partial", "map", "record", "ref", "link", "previous.json"];
 /// The names of files that an interrupted run has fetched, or was about to.
 pub(crate) const BEGUN: &str = "begun.json";
@@ -24,12 +24,12 @@ const LOCK: &str = "lock";
 pub(crate) struct Scratch {
     entry: Entry,
     folder: Folder,
-    /// Locked for as long as it is open.
+    /// The lock, which is held for as long as this file is open.
     _lock: fs_err::File,
 }
 
 impl Scratch {
-    /// Opens or makes it as `name` in `parent`, and waits until no other fetch is using it.
+    /// Opens or makes the directory `name` in `parent`, and waits until no other fetch is using it.
     pub(crate) fn open(parent: &Folder, name: &str) -> Result<Self> {
         let entry = parent.entry(name);
         let mut told = false;
@@ -71,12 +71,12 @@ impl Scratch {
         &self.folder
     }
 
-    /// A file in it.
+    /// An entry of the directory.
     pub(crate) fn entry(&self, name: &str) -> Entry {
         self.folder.entry(name)
     }
 
-    /// Where the file `name` grows.
+    /// The growing file for the file `name` of the result.
     pub(crate) fn partial(&self, name: &str, size: u64, identity: String) -> PartialFile {
         PartialFile {
             data: self.entry("partial").entry(name),
@@ -86,9 +86,9 @@ impl Scratch {
         }
     }
 
-    /// Removes it, with all that was not needed in the end.
+    /// Removes the directory, with all that was not needed in the end.
     ///
-    /// The lock goes last. From then on the directory may be another fetch's, which keeps it.
+    /// The lock is removed last. From then on another fetch may use the directory, and then it stays.
     pub(crate) fn remove(self) -> Result<()> {
         for name in OURS.into_iter().chain([BEGUN, LOCK]) {
             self.entry(name).remove()?;

@@ -22,7 +22,7 @@ pub(crate) fn check_room<'a>(folder: &Folder, files: impl Iterator<Item = &'a Pa
     Ok(())
 }
 
-/// What a file needs beyond what an earlier run has reserved for it.
+/// The bytes that a file needs beyond those that an earlier run has reserved for it.
 fn needed(file: &PartialFile) -> u64 {
     let found = file.data.look().ok().flatten();
     let reserved = found.map_or(0, |found| u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512));

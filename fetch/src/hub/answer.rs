@@ -56,8 +56,7 @@ fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds.parse::<u32>().ok()?.into()))
 }
 
-/// Fails where a server sends a page for people, such as that of its login, in the place of the file
-/// `name`.
+/// Fails where a server sends a web page, such as its login, in place of the file `name`.
 pub(crate) fn refuse_page(headers: &HeaderMap, url: &Url, name: &str) -> Result<(), Failure> {
     let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
     if !is_page(headers) || matches!(extension.as_str(), "html" | "htm" | "xhtml") {

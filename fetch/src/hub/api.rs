@@ -1,4 +1,4 @@
-//! Short requests to the hub: tried a few times, answered within seconds or not at all.
+//! Short requests to the hub, tried a few times.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const TRIES: u32 = 4;
 /// The wait after the first of them; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
-/// Asks until there is an answer; transient failures are waited out, an unreachable hub is not.
+/// Asks until there is an answer. A transient failure is tried again; an unreachable hub is not.
 pub(super) async fn ask(
     connection: &Connection,
     method: Method,

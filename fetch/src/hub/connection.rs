@@ -1,4 +1,4 @@
-//! One connection to whichever servers hold the bytes: requests, redirects, and what an answer means.
+//! One connection to the servers that hold the bytes: requests and redirects.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use super::{Body, Failure, Token};
 const MAX_REDIRECTS: usize = 8;
 /// Time to open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time to read the rest of an answer that nobody needs.
+/// Time to read the rest of an answer whose body is not needed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Bytes a server may send ahead on one HTTP/2 stream; they wait in our memory.
+/// Bytes that a server may send ahead on one HTTP/2 stream, and that wait in memory.
 const HTTP2_WINDOW: u32 = 512 << 10;
 
 /// What to ask for.
@@ -52,6 +52,7 @@ pub(crate) struct Answer {
 pub(crate) struct Connector {
     tls: ClientConfig,
     timeout: Duration,
+    /// The shortest time in which a server has begun to answer, in microseconds.
     quickest: Arc<AtomicU64>,
 }
 
@@ -62,7 +63,7 @@ pub(crate) struct Connector {
 pub(crate) struct Connection {
     client: reqwest::Client,
     timeout: Duration,
-    /// Microseconds.
+    /// The shortest time in which a server has begun to answer, in microseconds.
     quickest: Arc<AtomicU64>,
 }
 
@@ -201,7 +202,7 @@ fn redirect_target(response: &Response, url: &Url) -> Result<Url, Failure> {
     Ok(target)
 }
 
-/// An address without its query, which may be a signature that opens the file to anybody.
+/// An address without its query, which may be a signature that lets any reader download the file.
 fn shown(url: &Url) -> Url {
     let mut shown = url.clone();
     shown.set_query(None);

@@ -13,8 +13,8 @@ use crate::disk::digest::Digest;
 const MOST_FILES: usize = 1_000_000;
 /// Most pages of one listing.
 const MOST_PAGES: usize = 10_000;
-/// Of more files than this the hub may leave some out of a revision's siblings; the hub's own client
-/// (huggingface_hub, `LARGE_REPO_THRESHOLD`) asks for the tree from here on, too.
+/// Most files for which a revision's siblings are trusted to be complete; for more of them the hub's own
+/// client (huggingface_hub, `LARGE_REPO_THRESHOLD`) asks for the tree, too.
 const MOST_SIBLINGS: usize = 1000;
 
 /// A repository at one commit.
@@ -45,8 +45,8 @@ struct RevisionInfo {
     siblings: Option<Vec<Entry>>,
 }
 
-/// One of the siblings that come with a revision, or an entry of the tree, which spells them otherwise
-/// and has directories besides.
+/// One of the siblings that come with a revision, or an entry of the tree, which spells the same keys
+/// differently and also lists directories.
 #[derive(Deserialize)]
 struct Entry {
     r#type: Option<String>,
@@ -65,8 +65,8 @@ struct LargeFile {
     size: Option<u64>,
 }
 
-/// Asks for the commit behind `revision` and its files; only a list that leaves something open costs
-/// further requests.
+/// Asks for the commit that `revision` names and for its files; further requests are made only where the
+/// first answer lacks sizes or hashes.
 pub(crate) async fn list(
     connection: &Connection,
     repository: &Repository,

@@ -18,7 +18,7 @@ const LONGEST: u64 = 64 << 10;
 /// it ([`keep_secret`]).
 #[derive(Clone)]
 pub(crate) struct Token {
-    /// Where the user has it, for people.
+    /// Where the user has the token, for messages.
     name: String,
     header: HeaderValue,
     owner: Url,
@@ -92,7 +92,7 @@ impl Token {
         Self::with_header("the user and password of the address", &format!("Basic {both}"), url).map(Some)
     }
 
-    /// Where the user has it, for people.
+    /// Where the user has the token, for messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

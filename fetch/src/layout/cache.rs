@@ -2,8 +2,8 @@
 //!
 //! `models--OWNER--NAME/` holds `blobs/HASH` (the bytes), `snapshots/COMMIT/PATH` (relative links
 //! to them) and `refs/REVISION` (a commit). A blob is named by the sha256 of a large file and by
-//! the git object name of any other. Ours besides: `.fetched/COMMIT.json`, the record of what has
-//! been checked, and the directory of [`crate::disk::scratch`] while files grow.
+//! the git object name of any other. Two things are fetch's own: `.fetched/COMMIT.json`, the record of
+//! what has been checked, and the directory of [`crate::disk::scratch`] while files grow.
 
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ pub(crate) struct Cache {
     root: Folder,
     revision: String,
     commit: String,
-    /// Where its files grow.
+    /// The directory in which the files grow.
     pub scratch: Scratch,
 }
 

@@ -1,4 +1,4 @@
-//! `--verify`: whether a directory still holds what was fetched. Needs no network.
+//! `--verify`: whether a directory still holds what was fetched, without the network.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -28,8 +28,8 @@ pub(crate) fn check(directory: &Path) -> Result<()> {
     print_path(directory)
 }
 
-/// Checks files below `directory`; returns the number of their bytes. `mend` says what to do about wrong
-/// ones.
+/// Checks files below `directory` and returns the number of their bytes. `mend` is the hint of the error
+/// about wrong ones.
 pub(crate) fn check_files(directory: &Path, files: &[RecordedFile], mend: &str) -> Result<u64> {
     let total = files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size));
     let progress = Progress::new("verify", total, Unit::Bytes);
@@ -72,7 +72,7 @@ fn check_file(path: &Path, file: &RecordedFile, progress: &Progress) -> Result<(
     Ok(())
 }
 
-/// In the hub's cache every file is a link to a blob that is named by its hash.
+/// The files of a snapshot in the hub's cache, where every file is a link to a blob named by its hash.
 pub(crate) fn files_of_snapshot(directory: &Path) -> Result<Vec<RecordedFile>> {
     let mut files = Vec::new();
     let mut open = vec![PathBuf::new()];

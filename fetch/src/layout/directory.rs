@@ -16,7 +16,7 @@ use crate::select::plan::some;
 /// A directory being filled.
 pub(crate) struct Directory {
     root: Folder,
-    /// Where its files grow.
+    /// The directory in which the files grow.
     pub scratch: Scratch,
 }
 
@@ -46,13 +46,13 @@ impl Directory {
         }
     }
 
-    /// What runs that did not end have put there, or were about to.
+    /// The records of runs that did not end: they list what those runs wrote, or were about to write.
     pub(crate) fn begun(&self) -> Result<Vec<Record>> {
         Record::read_list(&self.scratch.entry(scratch::BEGUN))
     }
 
-    /// Says that the directory is no longer complete. What it held, and what it is about to hold, stays
-    /// known.
+    /// Marks the directory as incomplete. What it held, and what it is about to hold, stays recorded in the
+    /// scratch directory.
     pub(crate) fn begin_change(&self, record: &Record) -> Result<()> {
         let mut begun = self.begun()?;
         if !begun.contains(record) {
@@ -77,8 +77,8 @@ impl Directory {
         Ok(entry.path())
     }
 
-    /// Removes what earlier runs put there and the repository, which has the files `listed`, no longer
-    /// has. What somebody has changed since stays.
+    /// Removes files that earlier runs wrote and that are not in `listed`, the files of the repository. A
+    /// file that was changed since stays.
     pub(crate) fn remove_stale(&self, known: &[Record], listed: &HashSet<&str>) -> Result<()> {
         let mut removed = Vec::new();
         let mut seen = HashSet::new();

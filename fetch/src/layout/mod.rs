@@ -28,7 +28,7 @@ use crate::layout::directory::Directory;
 use crate::layout::record::Record;
 use crate::select::plan::PlannedFile;
 
-/// A place being filled.
+/// A place that is being filled.
 pub(crate) enum Layout {
     /// `-o DIR`.
     Directory(Directory),
@@ -47,7 +47,7 @@ impl Layout {
         }
     }
 
-    /// Where files grow.
+    /// The directory in which files grow.
     pub(crate) fn scratch(&self) -> &Scratch {
         match self {
             Self::Directory(directory) => &directory.scratch,
@@ -55,7 +55,7 @@ impl Layout {
         }
     }
 
-    /// The directory to name downstream.
+    /// The directory to print.
     pub(crate) fn path(&self) -> PathBuf {
         match self {
             Self::Directory(directory) => directory.root().to_path_buf(),
@@ -63,7 +63,7 @@ impl Layout {
         }
     }
 
-    /// Where the record is once all is there.
+    /// The record, which is there once all files are.
     pub(crate) fn record(&self) -> Entry {
         match self {
             Self::Directory(directory) => directory.record(),
@@ -71,7 +71,7 @@ impl Layout {
         }
     }
 
-    /// What the place held when it was last complete.
+    /// The record of the place when it was last complete.
     pub(crate) fn last_record(&self) -> Result<Option<Record>> {
         match self {
             Self::Directory(directory) => directory.last_record(),
@@ -79,8 +79,7 @@ impl Layout {
         }
     }
 
-    /// What runs that did not end have put there; in the cache, whose blobs are named by what they
-    /// hold, nobody needs to know.
+    /// The records of runs that did not end; none in the cache, whose blobs are named by their content.
     pub(crate) fn begun(&self) -> Result<Vec<Record>> {
         match self {
             Self::Directory(directory) => directory.begun(),
@@ -88,7 +87,7 @@ impl Layout {
         }
     }
 
-    /// Where the bytes of a file are when it is complete.
+    /// The entry that holds the bytes of a complete file.
     pub(crate) fn bytes_of(&self, file: &PlannedFile) -> Result<Entry> {
         match self {
             Self::Directory(directory) => Ok(directory.entry(&file.path)),
@@ -96,13 +95,13 @@ impl Layout {
         }
     }
 
-    /// Whether bytes that are not the wanted ones may be replaced whatever they are: a blob that does
-    /// not hash to its name is no use to anybody.
+    /// Whether any wrong content may be replaced. In the cache it may: a blob that does not hash to its
+    /// name is of no use.
     pub(crate) fn may_replace_all(&self) -> bool {
         matches!(self, Self::Cache(_))
     }
 
-    /// Files are about to change: the place is not complete for now.
+    /// Marks the place as incomplete, before files change.
     pub(crate) fn begin_change(&self, record: &Record) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.begin_change(record),
@@ -118,7 +117,7 @@ impl Layout {
         }
     }
 
-    /// The name downstream of a file whose bytes are there already.
+    /// The path to print of a file whose bytes are there already.
     pub(crate) fn found(&self, file: &PlannedFile) -> Result<PathBuf> {
         match self {
             Self::Directory(directory) => Ok(directory.entry(&file.path).path()),
@@ -126,7 +125,7 @@ impl Layout {
         }
     }
 
-    /// Removes what earlier runs put there and the repository no longer has.
+    /// Removes files that earlier runs wrote and that the repository no longer has.
     pub(crate) fn remove_stale(&self, known: &[Record], listed: &HashSet<&str>) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.remove_stale(known, listed),
@@ -135,7 +134,7 @@ impl Layout {
         }
     }
 
-    /// All is there.
+    /// Marks the place as complete.
     pub(crate) fn complete(self, record: &Record) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.complete(record),

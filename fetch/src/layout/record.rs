@@ -1,4 +1,4 @@
-//! `fetch.json`: what a complete directory holds and where it came from. Written last.
+//! `fetch.json`: what a complete directory holds and where it came from. It is written last.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use crate::select::names;
 /// What a directory holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// `owner/name`.
+    /// The name of the repository, `owner/name`.
     pub repository: String,
-    /// Model or data set.
+    /// Whether it is a model, a data set or a space.
     pub repo_type: RepositoryKind,
-    /// The hub it came from.
+    /// The address of the hub that it came from.
     pub endpoint: String,
-    /// Branch, tag or commit as asked for.
+    /// The branch, tag or commit that was asked for.
     pub revision: String,
     /// The commit that the revision named.
     pub commit: String,
@@ -36,9 +36,9 @@ pub(crate) struct Record {
 pub(crate) struct RecordedFile {
     /// Name inside the directory.
     pub path: String,
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// What its content hashes to; absent where no server vouched for any hash.
+    /// What its content hashes to; `None` where no server vouched for a hash.
     #[serde(flatten)]
     pub digest: Option<Digest>,
 }
@@ -69,13 +69,13 @@ impl Record {
         entry.write((serde_json::to_string_pretty(records)? + "\n").as_bytes())
     }
 
-    /// A record may have been written by anybody; a name in it must stay in the directory.
+    /// Checks that every name stays in the directory: the record may come from another program.
     fn check_names(&self, entry: &Entry) -> Result<()> {
         let mut names = self.files.iter().map(|file| file.path.as_str());
         names.try_for_each(names::check).map_err(|error| in_record(error, entry))
     }
 
-    /// Whether this answers the same request as `other`, whatever each found.
+    /// Whether this record and `other` answer the same request, whatever files each has.
     pub(crate) fn asks_the_same(&self, other: &Self) -> bool {
         let request = |record: &Self| {
             (record.repository.clone(), record.repo_type, record.revision.clone(), record.selection.clone())

@@ -19,16 +19,16 @@ use crate::select::names::RECORD;
 /// A directory that an earlier run or another tool has left.
 pub(crate) struct Standing {
     path: PathBuf,
-    /// The commit that the cache knows for the revision.
+    /// The commit that the cache has for the revision.
     commit: Option<String>,
-    /// What a fetch has recorded of it, and when.
+    /// The record of the directory, and when it was written.
     record: Option<(Record, std::time::SystemTime)>,
-    /// A fetch is at work there, or was killed before it had tidied up.
+    /// Whether a fetch is writing there, or was killed before it had removed its scratch directory.
     is_unfinished: bool,
 }
 
 impl Standing {
-    /// What is at the destination of a run; `None` for nothing.
+    /// What is at the destination of a run; `None` where nothing is.
     pub(crate) fn find(config: &Config, repository: &Repository) -> Result<Option<Self>> {
         let (path, commit, entry, scratch) = match &config.destination {
             Destination::Path(root) => {
@@ -54,7 +54,7 @@ impl Standing {
         Ok(Some(Self { path, commit, record, is_unfinished }))
     }
 
-    /// The directory to name downstream.
+    /// The directory to print.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -1,4 +1,4 @@
-//! Which files of a repository are wanted.
+//! Which files of a repository are wanted: `--include`, `--exclude`, and the default.
 
 use common::{Error, Result, error};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -19,7 +19,7 @@ const OTHER_FORMATS: [&str; 12] = [
     "consolidated*.safetensors",
 ];
 
-/// `--include` and `--exclude`, or the default.
+/// The compiled globs of `--include` and `--exclude`, or the default.
 #[derive(Debug)]
 pub(crate) struct Selection {
     include: Option<GlobSet>,
@@ -41,7 +41,7 @@ pub(crate) struct Written {
 }
 
 impl Selection {
-    /// Compiles the globs. `*` also matches `/`, as it does for the hub's own tool.
+    /// Compiles the globs, in which `*` also matches `/`, as in the hub's own tool.
     pub(crate) fn new(include: &[String], exclude: &[String]) -> Result<Self> {
         Ok(Self {
             include: if include.is_empty() { None } else { Some(compile("--include", include)?) },
@@ -51,7 +51,7 @@ impl Selection {
         })
     }
 
-    /// Whether each of `names` is wanted, in their order. A glob the user wrote must match something.
+    /// Whether each of `names` is wanted, in their order; an error where none is.
     pub(crate) fn choose(&self, names: &[&str], duplicates_matter: bool) -> Result<Vec<bool>> {
         let has_safetensors =
             names.iter().any(|name| name.ends_with(".safetensors") && !self.other_formats.is_match(name));

@@ -10,7 +10,7 @@ use common::{Result, bail};
 /// The record of a complete directory, in the directory itself.
 pub(crate) const RECORD: &str = "fetch.json";
 
-/// Names with a dot that no program obeys in a way that harms.
+/// Names that begin with a dot and that are harmless, although programs read such files.
 const HARMLESS: [&str; 3] = [".gitattributes", ".gitignore", ".gitkeep"];
 
 /// Longest component that file systems take, in bytes.
@@ -36,9 +36,9 @@ pub(crate) fn check(name: &str) -> Result<()> {
     bail!(Network, "a file named {name:?} is refused: {reason}")
 }
 
-/// Whether a program on this machine may obey a file of this name where it finds it, as git does its
-/// hooks, a shell its `.bashrc` and an editor its `.vscode`: names with a dot before them are for
-/// programs, and nothing that a model or a data set needs is called so.
+/// Whether a program on this machine may obey a file of this name, as git obeys its hooks, a shell its
+/// `.bashrc` and an editor its `.vscode`. Names that begin with a dot are for programs, and no file that a
+/// model or a data set needs has such a name.
 pub(crate) fn is_obeyed(name: &str) -> bool {
     let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
     let is_hidden = |name: &str| name.starts_with('.') && !matches!(name, "." | "..");

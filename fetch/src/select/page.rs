@@ -1,4 +1,4 @@
-//! Addresses of a hub's pages, as people copy them from a browser: the repository, revision and file
+//! Addresses of a hub's pages, as users copy them from a browser: the repository, revision and file
 //! that a page shows.
 
 use common::{Result, error};
@@ -6,9 +6,9 @@ use reqwest::Url;
 
 use crate::hub::{RepositoryKind, check_id, percent_decode};
 
-/// The names of the public hub, whose pages are read of whatever server is asked.
+/// The names of the public hub, whose pages are understood whichever server is asked.
 const PUBLIC: [&str; 4] = ["huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co"];
-/// First names on the public hub that are no model.
+/// First segments of addresses on the public hub that are not the name of a model.
 const NO_MODELS: [&str; 16] = [
     "api",
     "blog",
@@ -31,20 +31,20 @@ const NO_MODELS: [&str; 16] = [
 /// What a page shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Page {
-    /// What the address says of the kind of repository; a model's says nothing.
+    /// The kind of repository that the address names; `None` for a model, whose addresses name none.
     pub kind: Option<RepositoryKind>,
     /// `OWNER/NAME`, or `NAME` alone.
     pub id: String,
     /// The revision, where the page is of one.
     pub revision: Option<String>,
-    /// What of the repository.
+    /// The part of the repository that the page shows.
     pub part: Part,
 }
 
-/// What of a repository a page shows.
+/// The part of a repository that a page shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// All of it, or nothing that can be fetched on its own.
+    /// The whole repository, or nothing that can be fetched on its own.
     All,
     /// A folder.
     Folder(String),
@@ -52,13 +52,13 @@ pub(crate) enum Part {
     File(String),
 }
 
-/// An address that begins with the public hub's name, without the `https://` that people leave out.
+/// Adds the `https://` that users leave out to an address that begins with the public hub's name.
 pub(crate) fn with_scheme(text: &str) -> Option<String> {
     let host = text.split('/').next()?.to_ascii_lowercase();
     (PUBLIC.contains(&host.as_str()) && text.contains('/')).then(|| format!("https://{text}"))
 }
 
-/// What the page at `url` shows; `None` where it is not on the hub, or is the address of something else.
+/// What the page at `url` shows; `None` where `url` is not a page of the hub about a repository.
 pub(crate) fn parse(url: &Url, endpoint: &Url) -> Result<Option<Page>> {
     let is_public = url.host_str().is_some_and(|host| PUBLIC.contains(&host));
     if !is_public && url.origin() != endpoint.origin() {
@@ -113,7 +113,7 @@ pub(crate) fn parse(url: &Url, endpoint: &Url) -> Result<Option<Page>> {
     Ok(Some(Page { kind, id, revision, part }))
 }
 
-/// What a page does with the revision and the path behind its name.
+/// What the name of a page says about the revision and the path that follow it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
     File,
@@ -134,7 +134,8 @@ impl Verb {
     }
 }
 
-/// The revision that path names begin with, and the names behind it. `refs/pr/1` has slashes of its own.
+/// Splits the names of a path into a revision and the rest. A revision as `refs/pr/1` has slashes of its
+/// own.
 fn revision(names: &[String]) -> (Option<String>, &[String]) {
     let count = match names.first().map(String::as_str) {
         Some("refs") if names.len() >= 3 => 3,

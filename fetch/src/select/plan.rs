@@ -13,7 +13,7 @@ use crate::select::globs::Selection;
 
 /// Nothing can be done with a model before this file is there.
 const CONFIG: &str = "config.json";
-/// Larger files come last and in the server's order; of the others, the smaller come first.
+/// Files of at least this many bytes come last, in the server's order; the others come by size.
 const LARGE: u64 = 64 << 20;
 /// Files asked about at a time.
 const ASKED_AT_ONCE: usize = 8;
@@ -23,9 +23,9 @@ const ASKED_AT_ONCE: usize = 8;
 pub(crate) struct PlannedFile {
     /// Name inside the repository; checked.
     pub path: String,
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// What it must hash to.
+    /// What its content must hash to, where the server says so.
     pub digest: Option<Digest>,
 }
 
@@ -40,13 +40,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// All names that the repository has.
+    /// The names of all files that the repository has.
     pub(crate) fn listed(&self) -> HashSet<&str> {
         let others = self.left_out.iter().chain(&self.refused).map(String::as_str);
         self.files.iter().map(|file| file.path.as_str()).chain(others).collect()
     }
 
-    /// Says what of the repository is not fetched.
+    /// Says which files of the repository are not fetched.
     pub(crate) fn tell(&self) {
         if !self.refused.is_empty() {
             warn(format_args!("not fetched, because programs may obey such files: {}", some(&self.refused)));
@@ -58,7 +58,7 @@ impl Plan {
     }
 }
 
-/// The first of several names.
+/// The first three of several names, for a message.
 pub(crate) fn some(names: &[String]) -> String {
     match names {
         [.., _] if names.len() > 3 => format!("{} ...", names[..3].join(", ")),
@@ -66,7 +66,7 @@ pub(crate) fn some(names: &[String]) -> String {
     }
 }
 
-/// Chooses, checks and completes what a server lists.
+/// Chooses the wanted files of a listing, checks their names and asks for what the listing lacks.
 pub(crate) async fn plan(
     listing: Listing,
     repository: &Repository,

@@ -1,4 +1,4 @@
-//! What the user asks for: a repository of a hub, or the URL of one file.
+//! What the user asks for: a repository of a hub, or one file by its address.
 
 use common::{Error, Result};
 use reqwest::Url;
@@ -34,7 +34,7 @@ pub(crate) enum DownloadSource {
 }
 
 impl DownloadSource {
-    /// Understands what the user wrote. `endpoint` tells a hub's page from any other URL.
+    /// Reads what the user wrote. A page of the hub at `endpoint` names a repository or a file of it.
     pub(crate) fn parse(text: &str, kind: Option<RepositoryKind>, endpoint: &Url) -> Result<Self> {
         let with_scheme = page::with_scheme(text);
         let text = with_scheme.as_deref().unwrap_or(text);
@@ -73,7 +73,7 @@ impl DownloadSource {
         Ok(Self::Repository { kind, id: page.id, revision: page.revision, folder })
     }
 
-    /// The name of the result where the user gives none: the last part of the source's own name.
+    /// The name of the result where the user gives none: the last part of the name of the source.
     pub(crate) fn default_name(&self) -> Result<String> {
         match self {
             Self::Repository { id, .. } => Ok(id.rsplit('/').next().unwrap_or(id).to_string()),

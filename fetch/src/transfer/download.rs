@@ -1,4 +1,4 @@
-//! A download: workers that fetch ranges, hashing behind them, and files that are placed when complete.
+//! A download: workers that fetch ranges, hashing of what arrives, and files that are placed when complete.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -57,7 +57,7 @@ pub(super) enum Event {
     Failed(Failure),
 }
 
-/// What is to be fetched, for people, and how much of it an earlier run has left.
+/// Describes how many bytes there are to fetch, and how many an earlier run has left.
 pub(crate) fn how_much(total: u64, there: u64) -> String {
     match there {
         0 => Size(total).to_string(),

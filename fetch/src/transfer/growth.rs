@@ -1,16 +1,16 @@
-//! How many connections: more of them for as long as more of them are faster.
+//! Chooses the number of connections: it grows for as long as more connections are faster.
 
 use std::time::{Duration, Instant};
 
-/// Connections to begin with, and at most, where the user does not say.
+/// The number of connections to begin with, and the largest, where the user does not choose.
 const FIRST: usize = 8;
 const MOST: usize = 32;
-/// How long a number of connections is observed.
+/// How long the rate of a number of connections is measured.
 const WINDOW: Duration = Duration::from_millis(400);
 /// Twice the connections must be faster by this factor to be worth it.
 const WORTH_IT: f64 = 1.15;
 
-/// The number of connections over time. It only grows.
+/// The number of connections, which only grows.
 pub(super) struct Growth {
     current: usize,
     is_settled: bool,
@@ -31,7 +31,8 @@ impl Growth {
         }
     }
 
-    /// The number now, when `arrived` bytes are there in all and a server may have asked for less.
+    /// The number of connections now; `arrived` bytes are there, and `is_limited` says that a server has
+    /// asked for fewer requests.
     pub(super) fn connections(&mut self, arrived: u64, is_limited: bool) -> usize {
         self.observe(arrived, is_limited, self.window_begun.elapsed())
     }

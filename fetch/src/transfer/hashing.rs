@@ -1,8 +1,8 @@
-//! Hashing behind the download: each file's bytes as soon as all before them are written.
+//! Hashing during the download: the bytes of each file as soon as all before them are written.
 //!
-//! The bytes are read where they have just been put, in the page cache, through a memory map, so that
-//! ranges may arrive in any order and a resumed file is hashed like any other. Then they are sent on
-//! to the disk, so that little is left to do when the last byte arrives.
+//! The bytes are read from the page cache, through a memory map, so that ranges may arrive in any order
+//! and a resumed file is hashed like any other. Then they are written to the disk, so that little is
+//! left to do when the last byte arrives.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -18,10 +18,10 @@ use crate::disk::partial::CHUNK;
 /// Bytes hashed at a time, and kept mapped.
 const BLOCK: u64 = 1 << 20;
 
-/// Hashed bytes that wait in memory for the disk before it is told to write them.
+/// Hashed bytes that wait in the page cache before they are synced to the disk.
 const UNWRITTEN: u64 = 64 << 20;
 
-/// How far the hashing of each file is.
+/// The hashing of each file, as far as it is.
 pub(super) struct Follower {
     files: Vec<Mutex<State>>,
 }
@@ -34,11 +34,11 @@ struct State {
     hashed: u64,
     /// Bytes that are on the disk.
     synced: u64,
-    /// Some thread is hashing this file, or has finished it.
+    /// Whether a thread is hashing this file, or has finished it.
     is_busy: bool,
 }
 
-/// What came of following a file.
+/// How the hashing of a file ended, for now.
 pub(super) enum Followed {
     /// All contiguous bytes are hashed; more have to arrive.
     Behind,
@@ -52,7 +52,7 @@ pub(super) enum Followed {
 }
 
 impl Follower {
-    /// Files: where the bytes are, how many they will be, and what they must hash to.
+    /// For each file where its bytes are, how many there will be, and what they must hash to.
     pub(super) fn new(files: Vec<(Entry, u64, Option<Digest>)>) -> Self {
         let begin = |(entry, size, expected): (Entry, u64, Option<Digest>)| {
             let hasher = expected.as_ref().map(|digest| Hasher::like(digest, size));
@@ -61,15 +61,15 @@ impl Follower {
         Self { files: files.into_iter().map(begin).collect() }
     }
 
-    /// Claims the right to follow `file` up to `end`; `false` where a thread is at it already, or
-    /// would have next to nothing to do.
+    /// Claims the right to hash `file` up to `end`; `false` where a thread is hashing it already, or would
+    /// have next to nothing to do.
     pub(super) fn begin(&self, file: usize, end: u64) -> bool {
         let mut state = self.lock(file);
         let is_worth_it = end >= state.hashed + BLOCK || end == state.size;
         is_worth_it && !std::mem::replace(&mut state.is_busy, true)
     }
 
-    /// Hashes up to `end()`, which may move on meanwhile. Blocks; call [`Follower::begin`] first.
+    /// Hashes up to `end()`, which may grow meanwhile. Blocks; call [`Follower::begin`] first.
     pub(super) fn follow(&self, file: usize, end: impl Fn() -> u64) -> Result<Followed> {
         let (entry, size, mut hasher, mut hashed, mut synced) = {
             let mut state = self.lock(file);
@@ -116,7 +116,7 @@ impl Follower {
         Ok(Followed::Complete)
     }
 
-    /// Hashes a file anew, whose content was wrong.
+    /// Begins the hashing of a file again whose content was wrong.
     pub(super) fn start_over(&self, file: usize) {
         let mut state = self.lock(file);
         state.hasher = state.expected.as_ref().map(|digest| Hasher::like(digest, state.size));
@@ -147,7 +147,7 @@ impl Follower {
     }
 }
 
-/// The bytes in `range` of a file: those of its map where it has one, else a copy.
+/// The bytes in `range` of a file: a part of its memory map where it has one, else a copy.
 fn block(data: &fs_err::File, map: Option<&Bytes>, range: Range<u64>) -> Result<Bytes> {
     let part = |map: &Bytes| map.slice(range.start.try_into().ok()?..range.end.try_into().ok()?);
     if let Some(part) = map.and_then(part) {

@@ -1,12 +1,12 @@
 //! The beginnings of chunks whose connections broke, for the connection that asks for them next.
 //!
-//! On a line that breaks again and again no chunk might ever arrive whole; so each try begins where
+//! Where connections break again and again, no chunk might ever arrive whole; so each try begins where
 //! the one before it ended.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Most beginnings that are kept, a chunk of memory each.
+/// Most beginnings that are kept; each takes the memory of a chunk at most.
 const MOST: usize = 32;
 
 /// Beginnings of chunks, by file and chunk.
@@ -23,12 +23,12 @@ impl Leftovers {
         }
     }
 
-    /// The bytes that are there of a chunk, which are then no longer kept.
+    /// Removes and returns the bytes that are kept of a chunk.
     pub(super) fn take(&self, file: usize, chunk: usize) -> Vec<u8> {
         self.lock().remove(&(file, chunk)).unwrap_or_default()
     }
 
-    /// Forgets a chunk that is there as a whole.
+    /// Removes the bytes of a chunk that has been written whole.
     pub(super) fn forget(&self, file: usize, chunk: usize) {
         self.lock().remove(&(file, chunk));
     }

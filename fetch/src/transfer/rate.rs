@@ -1,4 +1,4 @@
-//! `--max-rate`: all connections together stay below so many bytes a second.
+//! `--max-rate`: a limit on the bytes a second of all connections together.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// A limit on bytes a second, or none.
 pub(super) struct RateLimit {
     bytes_per_second: Option<f64>,
-    /// When all bytes taken so far will have been paid for.
+    /// The time at which the limit has allowed all bytes taken so far.
     paid_until: Mutex<Instant>,
 }
 
@@ -25,7 +25,7 @@ impl RateLimit {
         tokio::time::sleep(self.book(bytes as f64 / rate, Instant::now())).await;
     }
 
-    /// Books `seconds` of the line and returns how long to wait for them to pass.
+    /// Reserves `seconds` of the limit and returns how long to wait until they have passed.
     fn book(&self, seconds: f64, now: Instant) -> Duration {
         let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
         *paid_until = (*paid_until).max(now) + Duration::from_secs_f64(seconds);

@@ -14,10 +14,10 @@ use crate::hub::{Backoff, Body, Connection, Connector, Failure, Request, Token, 
 
 /// First and longest wait after a failure.
 const WAITS: (Duration, Duration) = (Duration::from_millis(400), Duration::from_millis(12_800));
-/// A body without an end stops while the disk still has room for others.
+/// Bytes of the disk that stay free: a body without an end stops there.
 const LEFT_FREE: u64 = 256 << 20;
 
-/// Brings the file at `url` to `to` in `folder`, where a failure leaves nothing; returns its length.
+/// Downloads the file at `url` to `to` in `folder`, where a failure leaves nothing; returns its length.
 pub(crate) async fn bring(
     connector: &Connector,
     token: Option<&Token>,
@@ -34,7 +34,7 @@ pub(crate) async fn bring(
     outcome
 }
 
-/// Begins anew after each failure that may pass.
+/// Begins from the first byte after each failure that may pass.
 async fn try_again(
     connector: &Connector,
     token: Option<&Token>,

@@ -22,8 +22,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// How much longer each wait is after a connection that broke in the middle; never longer than the first
 /// wait.
 const SHORT_WAIT: Duration = Duration::from_millis(10);
-/// A connection that brought this many bytes before it broke was no failure: the next one continues after
-/// them.
+/// A connection that sent this many bytes before it broke counts as progress: the next one continues
+/// after them.
 const WORTH_KEEPING: u64 = 4096;
 
 /// Fetches ranges until the download ends and drops this task.

@@ -24,7 +24,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// The whole path, for people and for reading.
+    /// The whole path, for messages and for reading.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path.join(&self.name)
     }
@@ -72,8 +72,8 @@ impl Entry {
         }
     }
 
-    /// Opens the file for writing, made where nothing is. A file with another name besides is refused,
-    /// because that one would change, too.
+    /// Opens the file for writing, made where nothing is. A file that has a second name is refused,
+    /// because the file of that name would change, too.
     pub(crate) fn open_to_write(&self) -> Result<fs_err::File> {
         let (folder, name) = self.make_parent()?;
         let flags = FILE | OFlags::RDWR | OFlags::CREATE;

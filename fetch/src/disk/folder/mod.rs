@@ -1,6 +1,6 @@
 //! Directories that are held open, and entries in them that are reached without following a link.
 //!
-//! What lies in an output or in the cache may have been put there by somebody else: a link in the
+//! What lies in an output or in the cache may have been put there by another user: a link in the
 //! place of a directory, a lock or an unfinished file would lead a write to any file of the user's.
 //! So everything is written through here: a path is walked one name at a time, from a directory that
 //! is open, and a link on the way is an error.
@@ -24,7 +24,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     handle: Arc<OwnedFd>,
-    /// For people.
+    /// The path of the directory, for messages.
     path: PathBuf,
 }
 
@@ -54,7 +54,7 @@ impl Folder {
         Self::open(path)?.ok_or_else(|| error!(Changed, "{} is gone", path.display()))
     }
 
-    /// The directory, for people.
+    /// The path of the directory, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -57,7 +57,7 @@ impl FileChunks {
         Some(self.first_missing + found)
     }
 
-    /// Moves `contiguous_end` behind all chunks that are written without a gap.
+    /// Moves `contiguous_end` past all chunks that are written without a gap.
     pub(super) fn advance_contiguous_end(&mut self) {
         while self.chunks.get(self.contiguous_end) == Some(&Chunk::Written) {
             self.contiguous_end += 1;
