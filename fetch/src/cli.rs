@@ -6,6 +6,7 @@ use clap::Parser;
 
 use crate::hub::RepositoryKind;
 
+#[allow(rustdoc::bare_urls)] // --help shows the text as it is
 /// Download a model or a data set with parallel range requests, every byte checked
 #[derive(Parser, Debug)]
 #[command(version, after_help = EXAMPLES)]
