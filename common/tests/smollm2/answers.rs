@@ -2,8 +2,9 @@
 
 use common::model::{Batch, Cache, KeyValueCache, Model};
 use serde::Deserialize;
+use tests::tolerance::Budget;
 
-use super::{Base, Budget, golden};
+use super::{Base, golden};
 
 /// The end of a turn, which ends an answer.
 const END: u32 = 2;

@@ -84,33 +84,3 @@ fn quantize(from: &Path, to: &Path, double_quant: bool) {
 fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(file)
 }
-
-/// What a difference may be at most, and the largest one met.
-struct Budget {
-    what: String,
-    limit: f64,
-    largest: f64,
-    place: String,
-}
-
-impl Budget {
-    fn new(what: impl Into<String>, limit: f64) -> Self {
-        Self { what: what.into(), limit, largest: 0.0, place: String::new() }
-    }
-
-    /// Meets the difference of two values, in units of `scale`. NaN is infinitely far.
-    fn meet(&mut self, found: f64, expected: f64, scale: f64, place: impl FnOnce() -> String) {
-        let difference = (found - expected).abs() / scale;
-        let difference = if difference.is_nan() { f64::INFINITY } else { difference };
-        if difference > self.largest {
-            (self.largest, self.place) = (difference, format!("{}: {found} and {expected}", place()));
-        }
-    }
-
-    /// Prints the largest difference; fails where it exceeds the limit.
-    fn settle(self) {
-        let Self { what, limit, largest, place } = self;
-        eprintln!("{what}: at most {largest:.2e} ({:.0} % of {limit:.0e}), {place}", 100.0 * largest / limit);
-        assert!(largest <= limit, "{what}: {largest:e} exceeds {limit:e}, {place}");
-    }
-}
