@@ -1,8 +1,6 @@
 //! Runs that are killed at any moment: what has its final name is whole, and the same command
 //! gives the bytes of a run that was never disturbed.
 
-#![allow(clippy::unwrap_used)] // a test file as a whole
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,26 +1,32 @@
 //! What is never written, replaced or removed: inputs, what somebody else made, what a link points to.
 
-#![allow(clippy::unwrap_used)] // a test file as a whole
-
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use common::checkpoint::{Dtype, Tensor, write_file};
-use tempfile::TempDir;
+use tests::dir::Dir;
 
 /// A folder with a model of one weight in `source`, and what must not change in it.
 struct Place {
-    folder: TempDir,
+    folder: Dir,
     kept: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Deref for Place {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        &self.folder
+    }
 }
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let source = folder.path().join("source");
-        fs::create_dir(&source).unwrap();
+        let folder = Dir::new();
+        let source = folder.make("source");
         let config = r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4,
             "num_hidden_layers": 1, "intermediate_size": 128, "vocab_size": 16,
             "max_position_embeddings": 16, "rms_norm_eps": 1e-6}"#;
@@ -38,10 +44,6 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     /// From now on the file must not change.
     fn keep(&mut self, name: &str) {
         self.kept.push((self.path(name), fs::read(self.path(name)).unwrap()));
@@ -49,14 +51,13 @@ impl Place {
 
     /// Writes a file of the user's, which must not change.
     fn mine(&mut self, name: &str) {
-        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
-        fs::write(self.path(name), format!("{name}: years of work")).unwrap();
+        self.write(name, format!("{name}: years of work"));
         self.keep(name);
     }
 
     fn run(&self, arguments: &str) -> (Option<i32>, String) {
         let mut command = Command::cargo_bin("quantize").unwrap();
-        command.current_dir(self.folder.path()).args(arguments.split_whitespace());
+        command.current_dir(self.path("")).args(arguments.split_whitespace());
         let run = command.output().unwrap();
         for (path, bytes) in &self.kept {
             assert!(&fs::read(path).unwrap() == bytes, "{} has changed: {arguments}", path.display());
@@ -64,7 +65,7 @@ impl Place {
         (run.status.code(), String::from_utf8(run.stderr).unwrap())
     }
 
-    fn make(&self, arguments: &str) {
+    fn quantize(&self, arguments: &str) {
         let (code, said) = self.run(arguments);
         assert_eq!(code, Some(0), "{said}");
     }
@@ -73,13 +74,6 @@ impl Place {
         let (found, said) = self.run(arguments);
         assert_eq!(found, Some(code), "{arguments}: {said}");
         assert!(said.contains(named) && said.contains("\nhint: "), "{arguments}: {said}");
-    }
-
-    fn names(&self, name: &str) -> Vec<String> {
-        let names = fs::read_dir(self.path(name)).unwrap().map(|entry| entry.unwrap().file_name());
-        let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
-        names.sort();
-        names
     }
 }
 
@@ -95,7 +89,7 @@ fn an_output_has_nothing_to_do_with_the_input() {
         for output in ["source/q", "link/new/q", "source/sub/../q"] {
             place.refuse(&format!("source -o {output}{force}"), 2, "lies in the input");
         }
-        place.refuse(&format!("source -o ../{}{force}", name_of(place.folder.path())), 2, "holds the input");
+        place.refuse(&format!("source -o ../{}{force}", name_of(&place.path(""))), 2, "holds the input");
         place.refuse(&format!("source -o q --report source/r{force}"), 2, "lies in the input");
         place.refuse(&format!("source -o q --report q/r{force}"), 2, "lies in the input");
     }
@@ -129,12 +123,12 @@ fn what_somebody_else_made_is_not_replaced() {
         place.refuse(&format!("source -o /{force}"), 2, "holds the input");
     }
     // A result of ours to which somebody has added something.
-    place.make("source -o q");
+    place.quantize("source -o q");
     place.mine("q/notes.md");
     place.refuse("source -o q --block-size 128 --force", 1, "holds notes.md");
-    place.make("source -o q");
+    place.quantize("source -o q");
     fs::remove_file(place.kept.pop().unwrap().0).unwrap();
-    place.make("source -o q --block-size 128 --force");
+    place.quantize("source -o q --block-size 128 --force");
     assert_eq!(place.names("q"), ["config.json", "made-by.json", "model.safetensors", "tokenizer.json"]);
 }
 
@@ -149,9 +143,9 @@ fn names_that_people_use_are_theirs() {
     for name in ["r.jsonl.partial", "r.jsonl.lock", "r.png", ".tmp123", "r.jsonl.new"] {
         place.mine(name);
     }
-    place.make("source -o q --report r.jsonl");
-    place.make("source -o q --report r.jsonl");
-    place.make("source -o q --report r.jsonl --force --block-size 128");
+    place.quantize("source -o q --report r.jsonl");
+    place.quantize("source -o q --report r.jsonl");
+    place.quantize("source -o q --report r.jsonl --force --block-size 128");
     let mut names = place.names("");
     names.retain(|name| !place.kept.iter().any(|(path, _)| path.starts_with(place.path(name))));
     assert_eq!(names, ["q", "r.jsonl"]);
@@ -178,7 +172,7 @@ fn nothing_is_written_through_a_link() {
     for name in ["new", "old", "file"] {
         symlink("../elsewhere", place.path(&format!(".q.qlora-tools/{name}"))).unwrap();
     }
-    place.make("source -o q");
+    place.quantize("source -o q");
     for output in ["file-link", "/dev/null"] {
         place.refuse(&format!("source -o x --report {output} --force"), 1, "is not a regular file");
     }
@@ -187,7 +181,7 @@ fn nothing_is_written_through_a_link() {
     // A link to a directory stands for it.
     fs::create_dir(place.path("disk")).unwrap();
     symlink("disk", place.path("to-disk")).unwrap();
-    place.make("source -o to-disk");
+    place.quantize("source -o to-disk");
     assert!(place.path("disk/model.safetensors").is_file() && place.path("to-disk").is_symlink());
     assert_eq!(place.names("elsewhere"), ["x"]);
 }
@@ -199,9 +193,9 @@ fn a_report_that_exists_is_replaced_only_with_force() {
     place.refuse("source -o q --report r.jsonl", 1, "r.jsonl exists");
     assert!(!place.path("q").exists(), "said before the work");
     place.kept.pop();
-    place.make("source -o q --report r.jsonl --force");
+    place.quantize("source -o q --report r.jsonl --force");
     place.keep("r.jsonl");
-    place.make("source -o q --report r.jsonl");
+    place.quantize("source -o q --report r.jsonl");
     assert_eq!(place.names(""), ["q", "r.jsonl", "source"]);
 }
 
@@ -209,12 +203,12 @@ fn a_report_that_exists_is_replaced_only_with_force() {
 fn names_that_cannot_be_are_refused_before_the_work() {
     let place = Place::new();
     let mut command = Command::cargo_bin("quantize").unwrap();
-    let run = command.current_dir(place.folder.path()).args(["source", "-o", "a\nb"]).output().unwrap();
+    let run = command.current_dir(place.path("")).args(["source", "-o", "a\nb"]).output().unwrap();
     let said = String::from_utf8(run.stderr).unwrap();
     assert_eq!(run.status.code(), Some(2), "{said}");
     assert!(said.contains("line break") && said.contains("\nhint: "), "{said}");
     assert_eq!(place.names(""), ["source"]);
-    place.make(&format!("source -o {}", "n".repeat(255)));
+    place.quantize(&format!("source -o {}", "n".repeat(255)));
 }
 
 #[test]
@@ -228,6 +222,6 @@ fn two_processes_and_a_result_of_another_tool() {
     fs::write(place.path(".q.qlora-tools/lock"), "qlora-tools merge\n").unwrap();
     place.refuse("source -o q", 1, "holds unfinished work of merge");
     fs::write(place.path(".q.qlora-tools/lock"), "").unwrap();
-    place.make("source -o q");
+    place.quantize("source -o q");
     assert_eq!(place.names(""), ["q", "source"]);
 }

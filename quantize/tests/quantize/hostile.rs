@@ -1,7 +1,5 @@
 //! Inputs that are not what they should be, and a stderr that takes nothing.
 
-#![allow(clippy::unwrap_used)] // a test file as a whole
-
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
