@@ -6,18 +6,11 @@ use common::cli::warn;
 use common::{Result, error};
 use tokio::sync::mpsc;
 
-use super::download::{Event, Shared};
 use super::hashing::Followed;
-use super::votes::{Hopeless, Votes, fingerprint};
+use super::shared::{Event, Shared};
+use super::votes::{Healing, Hopeless, Votes, fingerprint};
 use crate::disk::digest::Digest;
 use crate::disk::partial::chunk_count;
-
-/// What is known of a file whose content was wrong.
-pub(super) struct Healing {
-    votes: Votes,
-    /// Chunks that have been fetched since the votes were last counted.
-    arrived: Vec<usize>,
-}
 
 impl Shared {
     /// Hashes what has arrived of a file without a gap, on a thread that may block.

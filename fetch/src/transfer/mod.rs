@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `remote` | a file to download |
 //! | `download` | a download: workers, progress, files placed as they are complete |
+//! | `shared` | what the tasks of a download share |
 //! | `worker` | one connection that fetches one range after the other |
 //! | `schedule/` | which connection fetches which chunks |
 //! | `request`, `pace` | a range that is being fetched; the speed of its connection |
@@ -26,6 +27,7 @@ mod rate;
 mod remote;
 mod request;
 mod schedule;
+mod shared;
 mod stream;
 mod votes;
 mod worker;

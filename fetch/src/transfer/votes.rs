@@ -40,6 +40,14 @@ struct Ballot {
     current: Fingerprint,
 }
 
+/// What is known of a file whose content was wrong.
+pub(super) struct Healing {
+    /// The votes for the chunks of the file.
+    pub(crate) votes: Votes,
+    /// Chunks that have been fetched since the votes were last counted.
+    pub(crate) arrived: Vec<usize>,
+}
+
 /// Why a file cannot be healed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Hopeless {

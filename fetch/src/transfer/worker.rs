@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use common::cli::{note, verbose};
 use tokio::sync::mpsc;
 
-use super::download::{Event, Shared};
 use super::pace::Pace;
 use super::range::{ArrivingChunk, End, RangeFetcher};
 use super::request::RangeRequest;
 use super::schedule::Next;
+use super::shared::{Event, Shared};
 use crate::hub::{Backoff, Connection, Failure};
 
 /// First wait after a failure; doubled with each further one.
