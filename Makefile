@@ -1,7 +1,7 @@
 # make demo    a real small model through all five tools
 # make test    every test that needs no GPU
 # make test-gpu   the tests that need an NVIDIA GPU
-# make check   formatting and lints
+# make check   formatting, lints and documentation
 # make bench   speed and memory, beside the Python peers where they are installed
 # make bench-gpu   speed and memory on an NVIDIA GPU, on random weights of a 7B shape
 
@@ -45,6 +45,7 @@ $(TEMPLATES):
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --workspace --no-deps --locked
 
 bench: build model
 	bash scripts/bench.sh
