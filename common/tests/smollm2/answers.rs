@@ -2,9 +2,8 @@
 
 use common::model::{Batch, Cache, KeyValueCache, Model};
 use serde::Deserialize;
-use tests::tolerance::Budget;
 
-use super::{Base, golden};
+use super::{Base, Budget, golden};
 
 /// The end of a turn, which ends an answer.
 const END: u32 = 2;

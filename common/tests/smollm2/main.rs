@@ -18,6 +18,7 @@ use common::checkpoint::{Checkpoint, SINGLE, Tensor, write_file};
 use common::device::Device;
 use common::model::Model;
 use common::nf4::{Quantized, Scheme};
+use tests::tolerance::Budget;
 
 const PROJECTIONS: [&str; 7] = [
     "self_attn.q_proj",

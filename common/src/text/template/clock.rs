@@ -1,4 +1,4 @@
-//! The date, as templates ask for it with `strftime_now`.
+//! The date, for the function `strftime_now` of templates.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use minijinja::{Error, ErrorKind};
 
 /// Python's `datetime.now().strftime(format)`, in UTC.
 ///
-/// The environment variable `SOURCE_DATE_EPOCH` (seconds since 1970) stands for now where it is
+/// The environment variable `SOURCE_DATE_EPOCH` (seconds since 1970) replaces the current time where it is
 /// set, so that a run can be repeated on another day.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
