@@ -60,8 +60,13 @@ pub fn name_of(directory: &Path) -> Option<OsString> {
     of_snapshot().or_else(|| directory.file_name().map(OsString::from))
 }
 
+/// The directory of a repository in the cache: `models--OWNER--NAME` for the kind `models`.
+pub fn directory_name(name: &str, kind: &str) -> String {
+    format!("{kind}--{}", name.replace('/', "--"))
+}
+
 fn find_in(root: &Path, name: &str, kind: &str) -> Option<PathBuf> {
-    let repository = root.join(format!("{kind}--{}", name.replace('/', "--")));
+    let repository = root.join(directory_name(name, kind));
     let snapshots = repository.join("snapshots");
     if let Ok(commit) = files::read_text(&repository.join("refs/main"), 4096) {
         let commit = commit.trim();

@@ -1,7 +1,7 @@
 //! Chat-template text, token ids and label masks against transformers, for two real tokenizers and four
 //! public templates. The goldens are written by scripts/golden/templates.py and public_templates.py.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
+#![allow(clippy::unwrap_used)] // a test file as a whole
 
 use std::path::{Path, PathBuf};
 
@@ -10,18 +10,10 @@ use common::text::labels::{encode_conversation, encode_prompt};
 use common::text::{ChatTemplate, Conversation, LabelOptions, Message, Tokenizer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tests::needs;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn directory(variable: &str, otherwise: PathBuf, inside: &str) -> Option<PathBuf> {
-    let directory = std::env::var_os(variable).map_or(otherwise, PathBuf::from).join(inside);
-    if directory.join("tokenizer.json").exists() {
-        return Some(directory);
-    }
-    eprintln!("skipped: no tokenizer in {} ({variable} names another place)", directory.display());
-    None
 }
 
 fn golden(name: &str) -> Value {
@@ -92,16 +84,14 @@ fn chatml() -> [String; 2] {
 
 #[test]
 fn smollm2_as_transformers() {
-    let fallback = root().join("demo/model/SmolLM2-135M-Instruct");
-    if let Some(directory) = directory("QLORA_TEST_MODEL", fallback, "") {
+    if let Some(directory) = needs::model() {
         check("smollm2", &directory, &chatml(), &["numbers_and_spaces", "literal_end", "literal_whole_turn"]);
     }
 }
 
 #[test]
 fn qwen2_5_as_transformers() {
-    let fallback = root().join("../shared");
-    if let Some(directory) = directory("QLORA_TEST_SHARED", fallback, "data/qwen2.5-tokenizer") {
+    if let Some(directory) = needs::shared("data/qwen2.5-tokenizer") {
         check("qwen2.5", &directory, &chatml(), &["literal_end", "literal_whole_turn"]);
     }
 }
@@ -110,21 +100,15 @@ fn qwen2_5_as_transformers() {
 /// templates are those that scripts/golden/public_templates.py downloads, and none other.
 #[test]
 fn public_templates_as_transformers() {
-    let demo = root().join("demo/model/SmolLM2-135M-Instruct");
-    let Some(base) = directory("QLORA_TEST_MODEL", demo, "") else { return };
-    let found = std::env::var_os("QLORA_TEST_TEMPLATES").map(PathBuf::from);
-    let templates = found.unwrap_or_else(|| root().join("target/templates"));
+    let Some(base) = needs::model() else { return };
     for (name, own_ids) in [
         ("llama-3.1", &["numbers_and_spaces", "literal_end", "literal_whole_turn"][..]),
         ("qwen3", &["literal_end", "literal_whole_turn"]),
         ("mistral", &["jinja_and_html", "literal_end", "literal_whole_turn"]),
         ("phi-4", &["literal_end", "literal_whole_turn"]),
     ] {
-        let path = templates.join(format!("{name}.jinja"));
-        let Ok(template) = std::fs::read_to_string(&path) else {
-            eprintln!("skipped: there is no {} (scripts/golden/public_templates.py)", path.display());
-            continue;
-        };
+        let Some(path) = needs::template(name) else { continue };
+        let template = std::fs::read_to_string(&path).unwrap();
         let golden = golden(name);
         assert_eq!(hex(Sha256::digest(&template)), golden["sha256"].as_str().unwrap(), "{}", path.display());
         let special: Vec<String> = serde_json::from_value(golden["special_tokens"].clone()).unwrap();
@@ -162,8 +146,7 @@ fn with_tokens(mut tokenizer: Value, special: &[String]) -> Value {
 /// LLaMA-Factory's `qwen` is Qwen2.5's own template, tools included.
 #[test]
 fn the_template_called_qwen_is_qwens() {
-    let fallback = root().join("../shared");
-    let Some(directory) = directory("QLORA_TEST_SHARED", fallback, "data/qwen2.5-tokenizer") else { return };
+    let Some(directory) = needs::shared("data/qwen2.5-tokenizer") else { return };
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::named("qwen", &tokenizer).unwrap();
     for case in golden("qwen2.5")["cases"].as_array().unwrap() {

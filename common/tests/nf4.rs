@@ -2,7 +2,7 @@
 //! checkpoints that transformers and bitsandbytes saved. The goldens are written by
 //! scripts/golden/nf4.py, nf4_variants.py, nf4_smollm2.py and tiny_models.py.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
+#![allow(clippy::unwrap_used)] // a test file as a whole
 
 use std::path::{Path, PathBuf};
 
@@ -102,12 +102,7 @@ fn every_block_size_of_both_types_is_that_of_bitsandbytes() {
 
 #[test]
 fn every_linear_of_a_real_model_is_packed_as_bitsandbytes_packs_it() {
-    let model = std::env::var_os("QLORA_TEST_MODEL")
-        .map_or_else(|| golden().join("../../demo/model/SmolLM2-135M-Instruct"), PathBuf::from);
-    if !model.join("model.safetensors").exists() {
-        eprintln!("skipped: no model in {} (QLORA_TEST_MODEL names another place)", model.display());
-        return;
-    }
+    let Some(model) = tests::needs::model() else { return };
     let checkpoint = Checkpoint::open(&model).unwrap();
     let golden: Value =
         serde_json::from_slice(&std::fs::read(golden().join("nf4_smollm2.json")).unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! Every kernel compiles for every GPU that users have, without a GPU, and hot kernels spill nothing.
 //!
-//! Needs NVRTC: `make test` installs it (PyPI's nvidia-cuda-nvrtc). Skipped, saying so, without it.
+//! Needs NVRTC: `make test` installs it (PyPI's nvidia-cuda-nvrtc).
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::print_stderr)] // what each kernel takes
@@ -14,10 +14,7 @@ const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
 #[test]
 fn every_kernel_compiles_for_every_gpu_without_spills() {
-    if let Err(error) = common::device::cuda::find_compiler() {
-        eprintln!("skipped: {error}");
-        return;
-    }
+    let Some(()) = tests::needs::nvrtc(common::device::cuda::find_compiler()) else { return };
     let all: Vec<_> = sources()
         .into_iter()
         .flat_map(|source| ARCHITECTURES.map(|architecture| (source, architecture, Float16::Bf16)))

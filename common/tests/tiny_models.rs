@@ -10,6 +10,7 @@ use common::adapter::{Adapter, AdapterConfig};
 use common::checkpoint::{Checkpoint, Tensor};
 use common::device::{Device, Vector};
 use common::model::{Batch, Cache, KeyValueCache, Model, Noise, Objective, Sequence};
+use tests::tolerance::difference;
 
 /// Every model of `scripts/golden/tiny_models.py`.
 fn models() -> Vec<String> {
@@ -86,18 +87,6 @@ fn no_gradients(model: &Model) -> Vector {
 
 fn pack(sequences: &[(Vec<u32>, Vec<bool>)]) -> Batch {
     Batch::pack(sequences.iter().map(|(tokens, trained)| Sequence { tokens, trained }), 0)
-}
-
-/// Largest difference relative to the largest expected magnitude.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let scale = expected.iter().fold(1e-6f32, |scale, value| scale.max(value.abs()));
-    let largest = found.iter().zip(expected).fold(0.0f32, |largest, (found, expected)| {
-        // NaN must not pass as small.
-        let difference = (found - expected).abs();
-        if difference.is_nan() { f32::INFINITY } else { largest.max(difference) }
-    });
-    largest / scale
 }
 
 #[test]

@@ -180,11 +180,7 @@ fn the_loss_is_that_of_every_answers_tokens() {
 
 #[test]
 fn questions_are_fetched_once_where_none_are_named() {
-    if !assert_cmd::cargo::cargo_bin!("evaluate").with_file_name("fetch").exists() {
-        common::cli::show_in_tests();
-        common::cli::note("skipped: fetch is not built");
-        return;
-    }
+    let Some(_) = tests::needs::fetch() else { return };
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/rows/questions.parquet");
     let rows = fs_err::read(golden).unwrap();
     let file = |name: &str| tests::hub::HubFile::with(name, rows.clone(), false);

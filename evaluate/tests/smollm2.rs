@@ -1,7 +1,7 @@
 //! Scores and answers of a real model against transformers; the goldens are written by
 //! scripts/golden/mmlu.py, mmlu_all.py, smollm2.py and greedy.py.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
+#![allow(clippy::unwrap_used)] // a test file as a whole
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use evaluate::questions::{self, Selection, Style, Subject, Task};
 use evaluate::score::{Passes, score};
 use evaluate::texts::Texts;
 use serde_json::Value;
+use tests::needs;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -22,16 +23,6 @@ fn root() -> PathBuf {
 
 fn golden(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(root().join("tests/golden").join(name)).unwrap()).unwrap()
-}
-
-fn directory() -> Option<PathBuf> {
-    let fallback = root().join("demo/model/SmolLM2-135M-Instruct");
-    let directory = std::env::var_os("QLORA_TEST_MODEL").map_or(fallback, PathBuf::from);
-    if directory.join("model.safetensors").exists() {
-        return Some(directory);
-    }
-    eprintln!("skipped: no model in {} (QLORA_TEST_MODEL names another place)", directory.display());
-    None
 }
 
 /// What a style asks, as the tokens of the model.
@@ -65,7 +56,7 @@ fn compare(place: &str, found: &[[f32; 4]], expected: &[[f32; 4]]) {
 
 #[test]
 fn logprobs_as_transformers() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = needs::model() else { return };
     let model = Model::load(&directory, &Device::Cpu).unwrap();
     let texts = texts(&directory, Style::LmEval);
     let answers = texts.answers(Task::Mmlu).unwrap();
@@ -91,13 +82,8 @@ fn logprobs_as_transformers() {
 
 /// Every `step`th subject of MMLU, 20 questions of each, in two styles.
 fn mmlu_as_transformers(step: usize) {
-    let Some(directory) = directory() else { return };
-    let fallback = root().join("../shared");
-    let data = std::env::var_os("QLORA_TEST_SHARED").map_or(fallback, PathBuf::from).join("data/mmlu.zip");
-    if !data.exists() {
-        eprintln!("skipped: no {} (QLORA_TEST_SHARED names another place)", data.display());
-        return;
-    }
+    let Some(directory) = needs::model() else { return };
+    let Some(data) = needs::shared("data/mmlu.zip") else { return };
     let golden = golden("mmlu_all.json");
     let model = Model::load(&directory, &Device::Cpu).unwrap();
     let subjects = subjects(&data, 20);
@@ -131,7 +117,7 @@ fn all_of_mmlu_as_transformers() {
 
 #[test]
 fn greedy_answers_as_transformers() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = needs::model() else { return };
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
     let model = Model::load(&directory, &Device::Cpu).unwrap();
@@ -156,7 +142,7 @@ fn greedy_answers_as_transformers() {
 
 /// Answers of 256 tokens to some of the eight prompts.
 fn long_answers_as_transformers(prompts: Range<usize>) {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = needs::model() else { return };
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
     let model = Model::load(&directory, &Device::Cpu).unwrap();
@@ -193,7 +179,7 @@ fn all_long_greedy_answers_as_transformers() {
 /// `rope_scaling` beside `rope_parameters`, as `scripts/golden/rope.py` has it.
 #[test]
 fn losses_under_scaled_angles_are_transformers() {
-    let Some(model) = directory() else { return };
+    let Some(model) = needs::model() else { return };
     let golden = golden("rope.json")["smollm2"].clone();
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::source::Kind;
+use crate::hub::RepositoryKind;
 
 /// Download a model or a data set with parallel range requests, every byte checked
+#[allow(rustdoc::bare_urls)] // --help shows the texts as they are
 #[derive(Parser, Debug)]
 #[command(version, after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A repository (OWNER/NAME), a known data set, or the URL of a file or of a page of the hub
     #[arg(required_unless_present = "verify")]
     pub source: Option<String>,
@@ -18,9 +19,9 @@ pub struct Arguments {
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<String>,
 
-    /// Kind of repository [default: model, but dataset for known data sets]
+    /// RepositoryKind of repository [default: model, but dataset for known data sets]
     #[arg(long, value_enum, value_name = "KIND")]
-    pub repo_type: Option<Kind>,
+    pub repo_type: Option<RepositoryKind>,
 
     /// Server speaking the hub's HTTP API [default: HF_ENDPOINT, or https://huggingface.co]
     #[arg(long, value_name = "URL")]

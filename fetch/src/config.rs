@@ -1,4 +1,4 @@
-//! What a run does, once the command line and the environment have been understood.
+//! The settings of a run, checked: from the command line and the environment.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use common::{Context, Error, Result, hub_cache};
 use reqwest::Url;
 
 use crate::cli::Arguments;
-use crate::hub::Token;
-use crate::select::Selection;
-use crate::source::{Source, percent_decode};
+use crate::hub::{Token, percent_decode};
+use crate::select::globs::Selection;
+use crate::select::source::DownloadSource;
 
-/// A validated run. Nothing in it depends on clap.
-pub struct Config {
+/// The settings of a run. Nothing in them depends on clap.
+pub(crate) struct Config {
     /// What to download.
-    pub source: Source,
+    pub source: DownloadSource,
     /// Branch, tag or commit of a repository.
     pub revision: String,
-    /// The hub.
+    /// The address of the hub.
     pub endpoint: Url,
     /// The token for that hub, or the user and password of an address, where there are any.
     pub token: Option<Token>,
@@ -26,18 +26,18 @@ pub struct Config {
     pub offline: Option<&'static str>,
     /// Which files of a repository.
     pub selection: Selection,
-    /// Where it goes.
+    /// Where the files go.
     pub destination: Destination,
-    /// Only say what would be fetched.
+    /// Whether to say what would be fetched, and fetch nothing.
     pub is_dry_run: bool,
-    /// Replace files that are there and differ.
+    /// Whether to replace files that are there and differ.
     pub force: bool,
     /// How to behave on the network.
     pub network: Network,
 }
 
 /// Where the files go.
-pub enum Destination {
+pub(crate) enum Destination {
     /// The directory (of a repository) or file (of a URL) to make.
     Path(PathBuf),
     /// The hub's own cache, which is at this path.
@@ -46,27 +46,27 @@ pub enum Destination {
 
 /// How to behave on the network.
 #[derive(Debug, Clone)]
-pub struct Network {
-    /// Connections, where the user fixed their number.
+pub(crate) struct Network {
+    /// The number of connections, where the user fixed it.
     pub connections: Option<usize>,
-    /// A connection silent for so long is given up.
+    /// The longest silence after which a connection is given up.
     pub timeout: Duration,
-    /// Failures in a row, with nothing gained, that end the run.
+    /// The number of failures in a row, without progress, that ends the run.
     pub retries: u32,
-    /// Bytes a second of all connections together, where limited.
+    /// The most bytes a second of all connections together, where the user limits them.
     pub max_rate: Option<u64>,
 }
 
 impl Config {
-    /// Understands the arguments.
-    pub fn new(arguments: Arguments) -> Result<Self> {
+    /// Checks the arguments and the environment.
+    pub(crate) fn new(arguments: Arguments) -> Result<Self> {
         keep_secrets_of_proxies();
         let mut endpoint = parse_endpoint(arguments.endpoint)?;
         let for_endpoint = Token::from_address(&mut endpoint)?;
         let (text, for_source) = without_password(arguments.source.unwrap_or_default())?;
-        let mut source = Source::parse(&text, arguments.repo_type, &endpoint)?;
+        let mut source = DownloadSource::parse(&text, arguments.repo_type, &endpoint)?;
         let (mut revision, mut include) = (arguments.revision, arguments.include);
-        if let Source::Repository { revision: of_page, folder, .. } = &mut source {
+        if let DownloadSource::Repository { revision: of_page, folder, .. } = &mut source {
             revision = revision.or(of_page.take());
             include.extend(folder.take().map(|folder| globset::escape(&folder) + "/*"));
         }
@@ -86,7 +86,7 @@ impl Config {
                 arguments.timeout
             )));
         }
-        if crate::names::check(&revision).is_err() || revision.contains("..") {
+        if crate::select::names::check(&revision).is_err() || revision.contains("..") {
             return Err(Error::usage(format!("{revision:?} is not a revision"))
                 .hint("--revision takes a branch, a tag or a commit"));
         }
@@ -110,7 +110,7 @@ impl Config {
     }
 }
 
-/// What the user asks for, and the user and password that were in its address.
+/// Splits what the user asks for into an address without user and password, and these.
 fn without_password(text: String) -> Result<(String, Option<Token>)> {
     let Ok(mut url) = Url::parse(&text) else { return Ok((text, None)) };
     match Token::from_address(&mut url)? {
@@ -119,12 +119,12 @@ fn without_password(text: String) -> Result<(String, Option<Token>)> {
     }
 }
 
-/// The hub's cache, which has to be somewhere.
+/// The directory of the hub's cache; an error where there is no home directory.
 fn cache_root() -> Result<PathBuf> {
     hub_cache::root().ok_or_else(|| Error::usage("--cache: there is no home directory").hint("set HF_HOME"))
 }
 
-/// The variable by which the hub's own tools are told to make no request.
+/// The environment variable that forbids requests, where one is set that the hub's own tools obey.
 fn offline() -> Option<&'static str> {
     let is_true = |name: &&str| {
         let value = std::env::var(name).unwrap_or_default();
@@ -133,7 +133,7 @@ fn offline() -> Option<&'static str> {
     ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(is_true)
 }
 
-/// Passwords of proxies are in the environment, and an error about a proxy may name its address.
+/// Keeps the passwords of proxies secret: an error about a proxy may name its address.
 fn keep_secrets_of_proxies() {
     for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         let url = std::env::var(name).ok().and_then(|value| Url::parse(&value).ok());
@@ -144,7 +144,7 @@ fn keep_secrets_of_proxies() {
     }
 }
 
-/// The hub: as given, else `HF_ENDPOINT`, else the public one.
+/// The address of the hub: as given, else `HF_ENDPOINT`, else the public hub.
 fn parse_endpoint(given: Option<String>) -> Result<Url> {
     let variable = || std::env::var("HF_ENDPOINT").ok().filter(|value| !value.trim().is_empty());
     let text = given.or_else(variable).unwrap_or_else(|| "https://huggingface.co".into());

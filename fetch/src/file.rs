@@ -1,4 +1,4 @@
-//! Fetching one file by its address.
+//! A run that fetches one file by its address.
 
 use std::path::Path;
 
@@ -8,18 +8,15 @@ use reqwest::{StatusCode, Url};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{Config, Destination};
-use crate::disk::check_room;
-use crate::download::{self, Wanted};
-use crate::folder::{Entry, Folder};
+use crate::disk::digest::hash_file;
+use crate::disk::folder::{Entry, Folder};
+use crate::disk::scratch::{self, Scratch};
+use crate::disk::space::check_room;
 use crate::hub::{Connector, Description, Failure, Token, describe, give_up_file};
-use crate::readable::how_much;
-use crate::scratch::{self, Scratch};
-use crate::stream;
-use crate::transfer::Remote;
-use crate::verify::hash_file;
+use crate::transfer::{self, RemoteFile, WantedFile, how_much};
 
-/// Brings the file and prints its path.
-pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
+/// Fetches the file and prints its path.
+pub(crate) async fn fetch(config: &Config, url: &Url) -> Result<()> {
     let path = match &config.destination {
         Destination::Path(path) if path.is_dir() => path.join(config.source.default_name()?),
         Destination::Path(path) => path.clone(),
@@ -60,8 +57,8 @@ pub async fn fetch(config: &Config, url: &Url) -> Result<()> {
     print_path(&path)
 }
 
-/// What the server says of the file, and the token it takes. One that it refuses, because it has expired,
-/// say, may not be needed at all.
+/// What the server says of the file, and the token that it accepts: a file may be public although the
+/// server refuses the user's token, for example because it has expired.
 async fn describe_with_or_without_token(
     config: &Config,
     connector: &Connector,
@@ -89,7 +86,7 @@ async fn describe_with_or_without_token(
     }
 }
 
-/// Nothing may be asked of the network: `variable` says so.
+/// Uses the file that is there, because the environment variable `variable` forbids requests.
 fn use_what_is_there(config: &Config, path: &Path, variable: &str) -> Result<()> {
     if config.force || config.is_dry_run || !path.is_file() {
         return Err(error!("{variable} is set, and {} is not here", path.display())
@@ -99,7 +96,7 @@ fn use_what_is_there(config: &Config, path: &Path, variable: &str) -> Result<()>
     print_path(path)
 }
 
-/// One file on its way.
+/// A file to download, and what it takes.
 struct Download<'a> {
     config: &'a Config,
     url: &'a Url,
@@ -111,24 +108,24 @@ struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Brings a file of known length over many connections.
+    /// Downloads a file of known length over many connections.
     async fn in_ranges(self, size: u64) -> Result<()> {
         let partial = self.scratch.partial("file", size, identity(self.url, &self.found));
         check_room(self.scratch.folder(), [&partial].into_iter())?;
         let done = partial.prepare()?;
         let name = self.to.path().display().to_string();
-        let mut remote = Remote::new(name, self.url.clone(), partial);
+        let mut remote = RemoteFile::new(name, self.url.clone(), partial);
         remote.etag = self.found.etag;
-        let wanted = Wanted { remote, digest: self.found.digest, done };
+        let wanted = WantedFile { remote, digest: self.found.digest, done };
         note(format_args!("{}: {}", wanted.remote.name, how_much(size, wanted.there())));
-        download::run(vec![wanted], self.connector, self.token, &self.config.network, |_, remote| {
+        transfer::run(vec![wanted], self.connector, self.token, &self.config.network, |_, remote| {
             remote.partial.place(self.to)
         })
         .await
         .map_err(|failure| failure.into_error(give_up_file))
     }
 
-    /// Brings a file of unknown length.
+    /// Downloads a file of unknown length.
     async fn in_one_stream(self) -> Result<()> {
         let (url, path) = (self.url, self.to.path());
         note(format_args!(
@@ -138,9 +135,16 @@ impl Download<'_> {
         let partial = self.scratch.partial("file", 0, identity(url, &self.found));
         partial.prepare()?;
         let folder = self.scratch.folder();
-        stream::bring(&self.connector, self.token.as_ref(), &self.config.network, url, folder, &partial.data)
-            .await
-            .map_err(|failure| failure.into_error(give_up_file))?;
+        transfer::bring(
+            &self.connector,
+            self.token.as_ref(),
+            &self.config.network,
+            url,
+            folder,
+            &partial.data,
+        )
+        .await
+        .map_err(|failure| failure.into_error(give_up_file))?;
         if let Some(digest) = &self.found.digest {
             let content = hash_file(&partial.data.path(), digest)?;
             if content != *digest {
@@ -153,7 +157,8 @@ impl Download<'_> {
     }
 }
 
-/// Without a hash the length must do, and without both nothing does.
+/// Whether the file at `path` is the one on the server: by hash, or by length where no hash is known; a
+/// file of unknown length never is.
 fn is_the_file(path: &Path, found: &Description) -> Result<bool> {
     // A link to a place that is not there is not the file.
     let Ok(there) = fs_err::metadata(path) else { return Ok(false) };
@@ -165,8 +170,8 @@ fn is_the_file(path: &Path, found: &Description) -> Result<bool> {
         })
 }
 
-/// What tells this content from another one at the same address. Without any sign of it nothing is
-/// taken up again.
+/// What identifies the content at an address: its hash, its etag or its date. Without any of them it
+/// differs from run to run, so that no run continues the download of another.
 fn identity(url: &Url, found: &Description) -> String {
     match (&found.digest, &found.etag, &found.last_modified) {
         (Some(digest), _, _) => digest.to_string(),
@@ -175,7 +180,8 @@ fn identity(url: &Url, found: &Description) -> String {
     }
 }
 
-/// The scratch directory of the file `name`, beside it. Names may be too long to be part of another.
+/// The name of the scratch directory beside the file `name`: with a hash of that name, which may be too
+/// long to be part of another.
 fn scratch_name(name: &[u8]) -> String {
     format!("{}-{}", scratch::NAME, &hex(Sha256::digest(name))[..16])
 }

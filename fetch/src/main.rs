@@ -3,50 +3,22 @@
 //! | file | what it is |
 //! |---|---|
 //! | `cli`, `config` | the command line, and what it means |
-//! | `source`, `page`, `select`, `names` | what is asked for, which files of it, and which names are refused |
+//! | `repository`, `file` | a run: a whole repository, or one file by its address |
+//! | `select/` | what is asked for, and which files of a repository that is |
 //! | `hub/` | the hub's HTTP API: listing, redirects, token |
-//! | `plan`, `repository`, `file` | from a listing to a complete directory; one file by its address |
-//! | `download`, `schedule`, `flight`, `transfer`, `growth`, `rate` | parallel ranges over many connections |
-//! | `stream` | one stream of unknown length |
-//! | `partial`, `follow`, `verify` | chunks on disk, hashing behind them |
-//! | `layout`: `directory`, `cache` | where files are put |
-//! | `standing` | what is there already, without a request |
-//! | `record`, `check` | what says that all are there, and `--verify` |
-//! | `folder` | directories held open, through which alone anything is written |
-//! | `scratch`, `disk`, `readable` | room for unfinished files, free space, bytes for people |
+//! | `transfer/` | parallel ranges over many connections, hashed as they arrive |
+//! | `disk/` | the only way to write: open directories, growing files, hashes |
+//! | `layout/` | a directory of the user's or the hub's cache, what it holds, and `--verify` |
 
-mod cache;
-mod check;
 mod cli;
 mod config;
-mod directory;
 mod disk;
-mod download;
 mod file;
-mod flight;
-mod folder;
-mod follow;
-mod growth;
 mod hub;
 mod layout;
-mod leftovers;
-mod names;
-mod page;
-mod partial;
-mod plan;
-mod rate;
-mod readable;
-mod record;
 mod repository;
-mod schedule;
-mod scratch;
 mod select;
-mod source;
-mod standing;
-mod stream;
 mod transfer;
-mod verify;
-mod votes;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,7 +27,7 @@ use common::{Context, Error, Result};
 
 use crate::config::Config;
 use crate::hub::Repository;
-use crate::source::Source;
+use crate::select::source::DownloadSource;
 
 fn main() -> ExitCode {
     common::cli::run(common::cli::Tool { name: "fetch", hint: |_| None }, work)
@@ -63,7 +35,7 @@ fn main() -> ExitCode {
 
 fn work(arguments: cli::Arguments) -> Result<()> {
     if let Some(directory) = &arguments.verify {
-        return check::check(directory);
+        return layout::check::check(directory);
     }
     let config = Config::new(arguments)?;
     // Beside these, files are hashed on a thread each.
@@ -95,7 +67,7 @@ async fn interruption() {
 
 async fn fetch(config: &Config) -> Result<()> {
     match &config.source {
-        Source::Repository { kind, id, .. } => {
+        DownloadSource::Repository { kind, id, .. } => {
             let repository = Repository {
                 endpoint: config.endpoint.clone(),
                 kind: *kind,
@@ -104,6 +76,6 @@ async fn fetch(config: &Config) -> Result<()> {
             };
             repository::fetch(config, repository).await
         }
-        Source::Url(url) => file::fetch(config, url).await,
+        DownloadSource::Url(url) => file::fetch(config, url).await,
     }
 }

@@ -1,4 +1,4 @@
-//! Fetching a repository.
+//! A run that fetches a repository.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,20 +10,18 @@ use common::{Error, Result, error};
 use reqwest::StatusCode;
 
 use crate::config::{Config, Destination};
-use crate::directory::in_the_way;
-use crate::disk::check_room;
-use crate::download::{self, Wanted};
+use crate::disk::digest::hash_file;
+use crate::disk::space::check_room;
 use crate::hub::{Connector, Failure, Listing, Repository, give_up, list};
 use crate::layout::Layout;
-use crate::plan::{PlannedFile, plan};
-use crate::readable::how_much;
-use crate::record::{Record, RecordedFile, is_unchanged};
-use crate::standing::Standing;
-use crate::transfer::Remote;
-use crate::verify::hash_file;
+use crate::layout::directory::in_the_way;
+use crate::layout::record::{Record, RecordedFile, is_unchanged};
+use crate::layout::standing::Standing;
+use crate::select::plan::{PlannedFile, plan};
+use crate::transfer::{self, RemoteFile, WantedFile, how_much};
 
-/// Brings the repository, printing each file's path when it is complete and the directory's last.
-pub async fn fetch(config: &Config, mut repository: Repository) -> Result<()> {
+/// Fetches the repository. Prints the path of each file when it is complete, and then the directory.
+pub(crate) async fn fetch(config: &Config, mut repository: Repository) -> Result<()> {
     if let Some(variable) = config.offline {
         return use_what_is_there(config, &repository, variable);
     }
@@ -77,8 +75,8 @@ pub async fn fetch(config: &Config, mut repository: Repository) -> Result<()> {
     print_path(&path)
 }
 
-/// The listing. A server that takes no token of this kind, because it has expired, say, may show a
-/// public repository all the same.
+/// Lists the repository with the user's token, and without it where the server refuses the token, for
+/// example because it has expired: a public repository needs none.
 async fn list_with_or_without_token(
     config: &Config,
     connector: &Connector,
@@ -112,7 +110,7 @@ fn is_about_the_token(failure: &Failure, repository: &Repository) -> bool {
         || repository.token.is_some() && *status == StatusCode::FORBIDDEN && code.is_none()
 }
 
-/// `--dry-run`: sizes in bytes, and names.
+/// Prints the size in bytes and the name of each file, for `--dry-run`.
 fn show(files: &[PlannedFile]) -> Result<()> {
     for file in files {
         answer(format_args!("{:>15} {}\n", file.size, file.path))?;
@@ -121,8 +119,8 @@ fn show(files: &[PlannedFile]) -> Result<()> {
     Ok(())
 }
 
-/// Which of the files are not there yet. Prints those that are. `last` is what was complete, `known` all
-/// that fetch has put there.
+/// The files that are not there yet. Prints the paths of those that are. `last` is the record of the last
+/// complete copy, `known` are the records of all that earlier runs have written.
 fn missing_files(
     config: &Config,
     layout: &Layout,
@@ -183,7 +181,7 @@ fn is_there(
     }
 }
 
-/// Brings those of the files that are `missing`.
+/// Downloads those of `files` that are `missing`.
 async fn bring(
     config: &Config,
     repository: &Repository,
@@ -198,18 +196,18 @@ async fn bring(
         let url = repository.file_url(commit, &file.path);
         let identity = file.digest.as_ref().map_or_else(|| url.to_string(), ToString::to_string);
         let partial = layout.scratch().partial(&file.path, file.size, identity);
-        remotes.push(Remote::new(file.path.clone(), url, partial));
+        remotes.push(RemoteFile::new(file.path.clone(), url, partial));
     }
     check_room(layout.scratch().folder(), remotes.iter().map(|remote| &remote.partial))?;
     let mut wanted = Vec::new();
     for (remote, file) in remotes.into_iter().zip(missing) {
         let done = remote.partial.prepare()?;
-        wanted.push(Wanted { remote, digest: file.digest.clone(), done });
+        wanted.push(WantedFile { remote, digest: file.digest.clone(), done });
     }
     let total: u64 = files.iter().map(|file| file.size).sum();
     let left: u64 = wanted.iter().map(|wanted| wanted.remote.partial.size - wanted.there()).sum();
     note(format_args!("{repository} at {commit}: {} files, {}", files.len(), how_much(total, total - left)));
-    download::run(wanted, connector.clone(), repository.token.clone(), &config.network, |index, remote| {
+    transfer::run(wanted, connector.clone(), repository.token.clone(), &config.network, |index, remote| {
         print_path(&layout.place(&missing[index], &remote.partial)?)
     })
     .await
@@ -233,7 +231,7 @@ fn record_of(config: &Config, repository: &Repository, commit: &str, files: &[Pl
     }
 }
 
-/// The hub cannot be asked: a complete copy that answers the same request will do.
+/// Uses a complete copy that answers the same request, because the hub cannot be asked: `error` says why.
 fn use_complete_copy(config: &Config, repository: &Repository, error: Error) -> Result<()> {
     if config.force || config.is_dry_run {
         return Err(error);
@@ -245,7 +243,7 @@ fn use_complete_copy(config: &Config, repository: &Repository, error: Error) -> 
     }
 }
 
-/// Nothing may be asked of the network: `variable` says so.
+/// Uses a complete copy, because the environment variable `variable` forbids requests.
 fn use_what_is_there(config: &Config, repository: &Repository, variable: &str) -> Result<()> {
     let unset = format!("unset {variable} to download it");
     let why = error!("{variable} is set, and there is no complete copy of {repository} here");
@@ -270,7 +268,7 @@ fn use_what_is_there(config: &Config, repository: &Repository, variable: &str) -
     }
 }
 
-/// A copy that lies where nothing can be written will do when it is complete and right.
+/// Uses a complete and right copy where nothing can be written: `error` says why.
 fn use_where_nothing_can_be_written(
     config: &Config,
     repository: &Repository,

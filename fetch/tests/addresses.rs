@@ -50,7 +50,7 @@ fn a_page_of_files_brings_the_repository() {
     let fetch = Fetch::new();
     let run = fetch.run(&hub, &["huggingface.co/datasets/owner/name/tree/main/onnx"]);
     run.assert_code(0);
-    assert_eq!(fetch.names_in("name"), ["fetch.json", "onnx/model.bin"]);
+    assert_eq!(fetch.files_below("name"), ["fetch.json", "onnx/model.bin"]);
     let run = fetch.run(&hub, &["https://hf.co/owner/name/unknown/main/x"]);
     run.assert_code(2);
     assert!(run.stderr.contains("hint: name the repository: fetch owner/name"), "{}", run.stderr);

@@ -39,7 +39,7 @@ fn the_cache_has_the_layout_of_the_hubs_own_tools() {
     }
     let tag = std::fs::read_to_string(fetch.path("hf-home/hub/CACHEDIR.TAG")).unwrap();
     assert!(tag.starts_with("Signature: 8a477f597d28d172789f06886806bc55"));
-    assert_eq!(fetch.names_in(".").len(), 1 + 3 + 3 + 1 + 1, "tag, blobs, links, ref, record");
+    assert_eq!(fetch.files_below(".").len(), 1 + 3 + 3 + 1 + 1, "tag, blobs, links, ref, record");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_dry_run_lists_and_fetches_nothing() {
     run.assert_code(0);
     let words: Vec<Vec<&str>> = run.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words, [["700", "config.json"], ["0", "empty.txt"], ["2500000", "sub/model.safetensors"]]);
-    assert!(fetch.names_in(".").is_empty());
+    assert!(fetch.files_below(".").is_empty());
     assert!(hub.log().iter().all(|seen| seen.target.starts_with("/api/")));
 }
 

@@ -29,7 +29,7 @@ fn is_brought_under_its_own_or_a_given_name() {
     fetch.run(&hub, &[&url, "-o", "sub/other.json"]).assert_code(0);
     std::fs::create_dir(fetch.path("into")).unwrap();
     assert_eq!(fetch.run(&hub, &[&url, "-o", "into"]).stdout, "into/data.json\n");
-    assert_eq!(fetch.names_in("."), ["data.json", "into/data.json", "sub/other.json"]);
+    assert_eq!(fetch.files_below("."), ["data.json", "into/data.json", "sub/other.json"]);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn without_a_length_it_comes_in_one_stream() {
         assert_eq!(run.stdout, "data.json\n");
         assert!(run.stderr.contains("does not say how long"), "{}", run.stderr);
         assert!(std::fs::read(fetch.path("data.json")).unwrap() == *file.content);
-        assert_eq!(fetch.names_in("."), ["data.json"]);
+        assert_eq!(fetch.files_below("."), ["data.json"]);
         // Nothing tells whether it is still the same.
         fetch.run(&hub, &[&url]).assert_code(1);
         fetch.run(&hub, &[&url, "--force"]).assert_code(0);
@@ -88,7 +88,11 @@ fn a_stream_that_breaks_off_is_not_the_file() {
     let broken = fetch.run(&hub, &[&url, "--retries", "1"]);
     broken.assert_code(1);
     assert!(broken.stderr.contains("hint: "), "{}", broken.stderr);
-    assert!(fetch.names_in(".").iter().all(|name| name.ends_with("/lock")), "{:?}", fetch.names_in("."));
+    assert!(
+        fetch.files_below(".").iter().all(|name| name.ends_with("/lock")),
+        "{:?}",
+        fetch.files_below(".")
+    );
 
     let before = hub.log().len();
     hub.faults(move |seen| Fault::Chunked((seen.number < before + 4).then_some(1_000_000)));
@@ -101,5 +105,5 @@ fn a_missing_file_is_an_error() {
     let (hub, _) = hub();
     let fetch = Fetch::new();
     fetch.run(&hub, &[&format!("{}/content/other", hub.second_url())]).assert_code(1);
-    assert!(fetch.names_in(".").is_empty());
+    assert!(fetch.files_below(".").is_empty());
 }

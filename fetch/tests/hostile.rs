@@ -42,7 +42,7 @@ fn names_that_leave_the_directory_or_collide_are_refused() {
             let run = fetch.run(&hub, &["owner/name", "-o", "inner/d"]);
             run.assert_code(1);
             assert!(run.stderr.contains(reason), "{reason}: {}", run.stderr);
-            assert!(fetch.names_in(".").is_empty(), "{:?}", fetch.names_in("."));
+            assert!(fetch.files_below(".").is_empty(), "{:?}", fetch.files_below("."));
         }
     }
 }

@@ -94,7 +94,10 @@ fn a_complete_copy_that_cannot_be_written_is_enough() {
     // As another tool leaves it.
     std::fs::remove_dir_all(fetch.path(&format!("{CACHE}/.fetched"))).unwrap();
     let binary = fetch.path("fetch-binary");
-    std::fs::copy(env!("CARGO_BIN_EXE_fetch"), &binary).unwrap();
+    // By another process: a test that starts a program meanwhile would inherit a file open for writing, and
+    // such a file cannot be run.
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_fetch")).arg(&binary).status();
+    assert!(copied.unwrap().success());
     set_writable(&fetch.path("."), false);
     std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o555)).unwrap();
     let run = |arguments: &[&str]| {

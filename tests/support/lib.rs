@@ -1,6 +1,9 @@
 //! What tests of several tools share.
 
+pub mod dir;
 pub mod hostile;
 pub mod hub;
 pub mod kill;
+pub mod needs;
 pub mod tiny_model;
+pub mod tolerance;

@@ -24,7 +24,7 @@ pub fn write(directory: &Path, seed: u64) {
         std::fs::write(directory.join(file), value.to_string()).expect("a file of the model");
     };
     text("config.json", &config());
-    text("tokenizer.json", &tokenizer());
+    text("tokenizer.json", &byte_tokenizer(&[]));
     text(
         "tokenizer_config.json",
         &json!({"chat_template": CHAT_TEMPLATE, "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}),
@@ -43,13 +43,14 @@ fn config() -> Value {
     })
 }
 
-/// Every byte is a token, in the order of byte-level BPE's alphabet; then the two marks of ChatML.
-fn tokenizer() -> Value {
+/// A tokenizer in which every byte is a token, in the order of byte-level BPE's alphabet; then come the
+/// tokens that `merges` makes of two others, and the two marks of ChatML.
+pub fn byte_tokenizer(merges: &[[&str; 2]]) -> Value {
     let printable = (33..=126).chain(161..=172).chain(174..=255);
     let mut letters: Vec<char> = printable.filter_map(char::from_u32).collect();
     letters.extend((256..).filter_map(char::from_u32).take(256 - letters.len()));
-    let vocabulary: Map<String, Value> =
-        letters.iter().enumerate().map(|(id, letter)| (letter.to_string(), json!(id))).collect();
+    let words = letters.iter().map(char::to_string).chain(merges.iter().map(|pair| pair.concat()));
+    let vocabulary: Map<String, Value> = words.enumerate().map(|(id, word)| (word, json!(id))).collect();
     let special = |id: usize, content: &str| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true})
@@ -60,7 +61,7 @@ fn tokenizer() -> Value {
         "version": "1.0", "normalizer": null, "post_processor": null,
         "added_tokens": [special(VOCABULARY - 2, "<|im_start|>"), special(VOCABULARY - 1, "<|im_end|>")],
         "pre_tokenizer": bytes, "decoder": bytes,
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
     })
 }
 

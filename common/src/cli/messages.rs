@@ -34,11 +34,6 @@ pub(super) fn begin(tool: Tool, quiet: bool, verbose: bool) {
     let _ = RUNNING.set(Running { tool, quiet, verbose });
 }
 
-/// Makes unit tests, which have no tool, print their messages.
-pub fn show_in_tests() {
-    begin(Tool { name: "test", hint: |_| None }, false, true);
-}
-
 fn tool_name() -> &'static str {
     RUNNING.get().map_or("qlora", |running| running.tool.name)
 }

@@ -32,7 +32,7 @@ pub use escape::{one_line, quoted, quoted_path};
 pub use input::{Input, Inputs, inputs, is_yaml};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use locations::{cache_directory, tool_path};
-pub use messages::{Tool, is_quiet, note, note_lines, prompt, show_in_tests, verbose, warn};
+pub use messages::{Tool, is_quiet, note, note_lines, prompt, verbose, warn};
 pub use output::{
     Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, file_version,
     is_unfinished, made_otherwise, no_follow, parts_of, recipe_of, temporary, write_file,

@@ -8,6 +8,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tests::tolerance::Budget;
 
 use crate::device;
 
@@ -71,21 +72,12 @@ pub(crate) fn gradients<const N: usize>(y: &Tensor, dy: &[f32], variables: [&Var
 /// or is NaN; prints the largest share of that budget in use.
 pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f64], absolute: f64, relative: f64) {
     assert_eq!(found.len(), expected.len(), "{what}: number of values");
-    let (mut largest, mut place) = (0.0, 0);
-    for (index, (&found, expected)) in found.iter().zip(expected).enumerate() {
-        let share = (f64::from(found) - expected).abs() / (absolute + relative * expected.abs());
-        let share = if share.is_nan() { f64::INFINITY } else { share };
-        if share > largest {
-            (largest, place) = (share, index);
-        }
+    let mut budget = Budget::new(what, 1.0);
+    for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let scale = absolute + relative * expected.abs();
+        budget.meet(found.into(), expected, scale, || format!("[{index}]"));
     }
-    eprintln!("{what}: {:.0} % of the budget", 100.0 * largest);
-    assert!(
-        largest <= 1.0,
-        "{what}: {} at {place}, {} expected, {largest:.1} times the budget",
-        found[place],
-        expected[place]
-    );
+    budget.settle();
 }
 
 /// Fails unless the gradient `dx` of `⟨dy, forward(x)⟩` agrees with finite differences along random
@@ -123,7 +115,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[test]
-#[should_panic(expected = "times the budget")]
+#[should_panic(expected = "inf exceeds")]
 fn nan_is_never_close() {
     assert_close("nan", &[1.0, f32::NAN], &[1.0, 1.0], 1.0, 1.0);
 }

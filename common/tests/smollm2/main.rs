@@ -5,9 +5,7 @@
 //! | `answers` | logits and greedy tokens (`scripts/golden/smollm2.py`) |
 //! | `training` | gradients and ten optimizer steps (`scripts/golden/training.py`) |
 //!
-//! The model is looked for in `QLORA_TEST_MODEL`, then in `demo/model/SmolLM2-135M-Instruct`;
-//! without it the tests say that they are skipped. Every test prints the largest difference it
-//! met, and how much of its budget that is.
+//! Every test prints the largest difference it met, and how much of its budget that is.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
 
@@ -20,6 +18,7 @@ use common::checkpoint::{Checkpoint, SINGLE, Tensor, write_file};
 use common::device::Device;
 use common::model::Model;
 use common::nf4::{Quantized, Scheme};
+use tests::tolerance::Budget;
 
 const PROJECTIONS: [&str; 7] = [
     "self_attn.q_proj",
@@ -54,13 +53,7 @@ impl Base {
 
     /// The model on this base, or `None` where there is none to test with.
     fn load(self) -> Option<Model> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let directory = std::env::var_os("QLORA_TEST_MODEL")
-            .map_or_else(|| root.join("demo/model/SmolLM2-135M-Instruct"), PathBuf::from);
-        if !directory.join(SINGLE).exists() {
-            eprintln!("skipped: no model in {} (QLORA_TEST_MODEL names another place)", directory.display());
-            return None;
-        }
+        let directory = tests::needs::model()?;
         if self == Self::Dense {
             return Some(Model::load(&directory, &Device::Cpu).unwrap());
         }
@@ -91,34 +84,4 @@ fn quantize(from: &Path, to: &Path, double_quant: bool) {
 
 fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(file)
-}
-
-/// What a difference may be at most, and the largest one met.
-struct Budget {
-    what: String,
-    limit: f64,
-    largest: f64,
-    place: String,
-}
-
-impl Budget {
-    fn new(what: impl Into<String>, limit: f64) -> Self {
-        Self { what: what.into(), limit, largest: 0.0, place: String::new() }
-    }
-
-    /// Meets the difference of two values, in units of `scale`. NaN is infinitely far.
-    fn meet(&mut self, found: f64, expected: f64, scale: f64, place: impl FnOnce() -> String) {
-        let difference = (found - expected).abs() / scale;
-        let difference = if difference.is_nan() { f64::INFINITY } else { difference };
-        if difference > self.largest {
-            (self.largest, self.place) = (difference, format!("{}: {found} and {expected}", place()));
-        }
-    }
-
-    /// Prints the largest difference; fails where it exceeds the limit.
-    fn settle(self) {
-        let Self { what, limit, largest, place } = self;
-        eprintln!("{what}: at most {largest:.2e} ({:.0} % of {limit:.0e}), {place}", 100.0 * largest / limit);
-        assert!(largest <= limit, "{what}: {largest:e} exceeds {limit:e}, {place}");
-    }
 }

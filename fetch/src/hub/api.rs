@@ -1,37 +1,39 @@
-//! Short requests to the hub: tried a few times, answered within seconds or not at all.
+//! Short requests to the hub, tried a few times.
 
 use std::time::Duration;
 
 use common::{Error, error};
 use reqwest::{Method, Url};
 
-use super::connection::is_page;
-use crate::source::join;
-
-use super::{Answer, Body, Connection, Failure, Repository, Request, Token};
+use super::address::join;
+use super::answer::is_page;
+use super::connection::Answer;
+use super::{Backoff, Body, Connection, Failure, Repository, Request, Token};
 
 /// Most bytes of one JSON answer; the longest known page of a listing has about 1 MB.
 const LARGEST_ANSWER: usize = 64 << 20;
 /// Tries of one short request.
 const TRIES: u32 = 4;
+/// The wait after the first of them; each further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
 
-/// Asks until there is an answer; transient failures are waited out, an unreachable hub is not.
-pub async fn ask(
+/// Asks until there is an answer. A transient failure is tried again; an unreachable hub is not.
+pub(super) async fn ask(
     connection: &Connection,
     method: Method,
     url: &Url,
     token: Option<&Token>,
 ) -> Result<Answer, Failure> {
-    let mut tries = 0;
+    let mut backoff = Backoff::new(FIRST_WAIT, FIRST_WAIT * (1 << TRIES));
     loop {
         let request = Request { method: method.clone(), url, range: None, token };
         match connection.send(request).await {
             Err(Failure::Transient { message, wait }) => {
-                tries += 1;
-                if tries == TRIES {
+                let own_wait = backoff.next_wait();
+                if backoff.failures() == TRIES {
                     return Err(Failure::transient(message));
                 }
-                let wait = wait.unwrap_or(Duration::from_millis(250 << tries));
+                let wait = wait.unwrap_or(own_wait);
                 common::cli::note(format_args!("{message}; trying again in {:.1} s", wait.as_secs_f32()));
                 tokio::time::sleep(wait).await;
             }
@@ -41,7 +43,7 @@ pub async fn ask(
 }
 
 /// Reads a whole JSON answer, of bounded size.
-pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_json::Value, Failure> {
+pub(super) async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_json::Value, Failure> {
     if is_page(answer.response.headers()) {
         return Err(common::error!("{}: a web page, not the hub's API", answer.url)
             .hint("check --endpoint and HF_ENDPOINT, and whether the network wants a login")
@@ -66,7 +68,7 @@ pub async fn read_json(connection: &Connection, answer: Answer) -> Result<serde_
 }
 
 /// The error a run ends with after `failure` on the way to `repository`.
-pub fn give_up(failure: Failure, repository: &Repository) -> Error {
+pub(crate) fn give_up(failure: Failure, repository: &Repository) -> Error {
     match failure {
         Failure::Refused { status, code, message } => {
             refused(status.as_u16(), code.as_deref(), message, repository)
@@ -78,7 +80,7 @@ pub fn give_up(failure: Failure, repository: &Repository) -> Error {
 }
 
 /// The error a run ends with after `failure` on the way to a file of no repository.
-pub fn give_up_file(failure: Failure) -> Error {
+pub(crate) fn give_up_file(failure: Failure) -> Error {
     match failure {
         Failure::Fatal(error) => error,
         Failure::Unreachable(message) => error!("{message}").hint("check the network and the address"),

@@ -1,32 +1,34 @@
-//! The body of an answer, piece by piece; a server that stalls or trickles is a failure.
+//! The body of an answer, piece by piece; a server that stalls or hardly sends is a failure.
 
 use std::time::{Duration, Instant};
 
 use reqwest::Response;
 
-use super::connection::{Failure, chain, host};
+use super::Failure;
+use super::failure::{chain, host};
 
-/// Bytes a second below which a server does not count as sending: it could go on for ever.
+/// The least speed in bytes a second: a slower server might never end.
 const SLOWEST: f64 = 1024.0;
 
 /// A body that is being read.
-pub struct Body {
+pub(crate) struct Body {
     response: Response,
-    /// The longest silence, and the time over which the speed is taken.
+    /// The longest silence, and the time over which the speed is measured.
     timeout: Duration,
-    /// Time spent waiting for the server, and what came of it, since the speed was last looked at.
+    /// Time spent waiting for the server since the speed was last measured.
     waited: Duration,
+    /// Bytes received in that time.
     received: u64,
 }
 
 impl Body {
     /// The body of `response`, which may be silent for `timeout` at most.
-    pub fn new(response: Response, timeout: Duration) -> Self {
+    pub(crate) fn new(response: Response, timeout: Duration) -> Self {
         Self { response, timeout, waited: Duration::ZERO, received: 0 }
     }
 
     /// The next piece, or `None` at the end of the body.
-    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
         let begun = Instant::now();
         let piece = match tokio::time::timeout(self.timeout, self.response.chunk()).await {
             Ok(Ok(Some(piece))) => piece,

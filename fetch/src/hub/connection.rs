@@ -1,9 +1,9 @@
-//! One connection to whichever servers hold the bytes: requests, redirects, and what an answer means.
+//! One connection to the servers that hold the bytes: requests and redirects.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use common::cli::verbose;
 use common::{Error, error};
@@ -12,92 +12,21 @@ use reqwest::{Method, Response, StatusCode, Url};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::ConfigVerifierExt;
 
-use super::body::Body;
-use super::{Token, http_date};
+use super::answer::check_status;
+use super::failure::{chain, host};
+use super::{Body, Failure, Token};
 
 /// Longest chain of redirects that is followed.
 const MAX_REDIRECTS: usize = 8;
 /// Time to open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time to read the rest of an answer that nobody needs.
+/// Time to read the rest of an answer whose body is not needed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Bytes a server may send ahead on one HTTP/2 stream; they wait in our memory.
+/// Bytes that a server may send ahead on one HTTP/2 stream, and that wait in memory.
 const HTTP2_WINDOW: u32 = 512 << 10;
-/// Longest wait that a server may ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
-
-/// Why a request did not give what was asked for.
-#[derive(Debug)]
-pub enum Failure {
-    /// Worth trying again, after `wait` where the server asked for that.
-    Transient {
-        /// What happened.
-        message: String,
-        /// `Retry-After`, or the hub's `RateLimit`.
-        wait: Option<Duration>,
-    },
-    /// No connection could be made at all.
-    Unreachable(String),
-    /// The server answered, and the answer is no.
-    Refused {
-        /// 4xx or an unexpected status.
-        status: StatusCode,
-        /// The hub's own code for the reason, such as `GatedRepo`.
-        code: Option<String>,
-        /// What happened.
-        message: String,
-    },
-    /// Trying again cannot help.
-    Fatal(Error),
-}
-
-impl Failure {
-    /// Says which file it was about.
-    pub fn about(self, name: &str) -> Self {
-        match self {
-            Self::Transient { message, wait } => {
-                Self::Transient { message: format!("{name}: {message}"), wait }
-            }
-            Self::Unreachable(message) => Self::Unreachable(format!("{name}: {message}")),
-            other => other,
-        }
-    }
-
-    /// The error that ends a download; `explain` knows what a refusal means.
-    pub fn into_error(self, explain: impl FnOnce(Self) -> Error) -> Error {
-        match self {
-            Self::Transient { message, .. } => {
-                error!("{message}").hint("run the same command again to go on where it stopped")
-            }
-            other => explain(other),
-        }
-    }
-
-    /// A failure worth another try at once.
-    pub fn transient(message: impl std::fmt::Display) -> Self {
-        Self::Transient { message: message.to_string(), wait: None }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Transient { message, .. } | Self::Unreachable(message) | Self::Refused { message, .. } => {
-                f.write_str(message)
-            }
-            Self::Fatal(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Fatal(error)
-    }
-}
 
 /// What to ask for.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// GET or HEAD.
     pub method: Method,
     /// The first address; redirects lead on from it.
@@ -109,7 +38,7 @@ pub struct Request<'a> {
 }
 
 /// An answer, and where it came from.
-pub struct Answer {
+pub(crate) struct Answer {
     /// Status, headers and the body to come.
     pub response: Response,
     /// The address that answered, after redirects.
@@ -120,9 +49,10 @@ pub struct Answer {
 
 /// Makes connections that trust what the system trusts; its certificates are read once.
 #[derive(Clone)]
-pub struct Connector {
+pub(crate) struct Connector {
     tls: ClientConfig,
     timeout: Duration,
+    /// The shortest time in which a server has begun to answer, in microseconds.
     quickest: Arc<AtomicU64>,
 }
 
@@ -130,16 +60,16 @@ pub struct Connector {
 ///
 /// Every connection has its own client, so that parallel requests never share a TCP stream and a
 /// stalled stream dies with the client it belongs to.
-pub struct Connection {
+pub(crate) struct Connection {
     client: reqwest::Client,
     timeout: Duration,
-    /// Microseconds.
+    /// The shortest time in which a server has begun to answer, in microseconds.
     quickest: Arc<AtomicU64>,
 }
 
 impl Connector {
     /// `timeout` is the longest silence that connections allow.
-    pub fn new(timeout: Duration) -> common::Result<Self> {
+    pub(crate) fn new(timeout: Duration) -> common::Result<Self> {
         // The first call decides, and there is no other.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut tls = ClientConfig::with_platform_verifier().or_else(|error| {
@@ -153,12 +83,12 @@ impl Connector {
     }
 
     /// The shortest time in which a server has begun to answer; none before the first answer.
-    pub fn quickest_answer(&self) -> Option<Duration> {
+    pub(crate) fn quickest_answer(&self) -> Option<Duration> {
         Some(self.quickest.load(Ordering::Relaxed)).filter(|time| *time < u64::MAX).map(Duration::from_micros)
     }
 
     /// A connection that opens with its first request.
-    pub fn connect(&self) -> common::Result<Connection> {
+    pub(crate) fn connect(&self) -> common::Result<Connection> {
         let timeout = self.timeout;
         let client = reqwest::Client::builder()
             .user_agent(concat!("qlora-tools-fetch/", env!("CARGO_PKG_VERSION")))
@@ -176,7 +106,7 @@ impl Connector {
 
 impl Connection {
     /// Asks, follows redirects, and returns an answer with status 200 or 206.
-    pub async fn send(&self, request: Request<'_>) -> Result<Answer, Failure> {
+    pub(crate) async fn send(&self, request: Request<'_>) -> Result<Answer, Failure> {
         let mut url = request.url.clone();
         let mut first_headers = None;
         for _ in 0..=MAX_REDIRECTS {
@@ -230,7 +160,7 @@ impl Connection {
     }
 
     /// The longest silence allowed.
-    pub fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 }
@@ -272,111 +202,9 @@ fn redirect_target(response: &Response, url: &Url) -> Result<Url, Failure> {
     Ok(target)
 }
 
-/// An address without its query, which may be a signature that opens the file to anybody.
+/// An address without its query, which may be a signature that lets any reader download the file.
 fn shown(url: &Url) -> Url {
     let mut shown = url.clone();
     shown.set_query(None);
     shown
-}
-
-fn check_status(response: &Response, url: &Url) -> Result<(), Failure> {
-    let status = response.status();
-    if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-        return Ok(());
-    }
-    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let reason = header("x-error-message").map(|text| format!(": {text}")).unwrap_or_default();
-    let message = format!("{}{}: status {status}{reason}", host(url), url.path());
-    match status.as_u16() {
-        // A range that is refused has been answered by a confused server; the next may know better.
-        416 => Err(Failure::transient(message)),
-        408 | 425 | 429 | 500 | 502 | 503 | 504 => {
-            let wait = wait_asked_for(response.headers());
-            if let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
-                return Err(common::error!(
-                    Network,
-                    "{message}: the server asks to wait {} minutes",
-                    wait.as_secs() / 60
-                )
-                .into());
-            }
-            Err(Failure::Transient { message, wait })
-        }
-        _ => Err(Failure::Refused { status, code: header("x-error-code").map(str::to_owned), message }),
-    }
-}
-
-/// `Retry-After` in seconds or as a date, or the `t=` of the hub's `RateLimit`.
-fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(value) = text("retry-after") {
-        if let Ok(seconds) = value.trim().parse::<u32>() {
-            return Some(Duration::from_secs(seconds.into()));
-        }
-        return http_date::parse(value).map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-    }
-    let limit = text("ratelimit")?;
-    let seconds = limit.split(';').find_map(|part| part.trim().strip_prefix("t="))?;
-    Some(Duration::from_secs(seconds.parse::<u32>().ok()?.into()))
-}
-
-/// Fails where a server sends a page for people, such as that of its login, in the place of the file
-/// `name`.
-pub fn refuse_page(headers: &HeaderMap, url: &Url, name: &str) -> Result<(), Failure> {
-    let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    if !is_page(headers) || matches!(extension.as_str(), "html" | "htm" | "xhtml") {
-        return Ok(());
-    }
-    Err(Failure::Fatal(
-        error!("{name}: {} sends a web page (text/html) instead of the file", host(url)).hint(
-            "open the address in a browser: the server may want a login (HF_TOKEN) or have moved the file",
-        ),
-    ))
-}
-
-/// Whether an answer is a web page.
-pub fn is_page(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    matches!(kind.as_str(), "text/html" | "application/xhtml+xml")
-}
-
-pub(super) fn host(url: &Url) -> String {
-    match url.port() {
-        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
-        None => url.host_str().unwrap_or_default().to_string(),
-    }
-}
-
-/// The causes of an error: reqwest's own text only says that a request or a body went wrong.
-pub(super) fn chain(error: &impl std::error::Error) -> String {
-    let mut text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    let mut source = error.source().and_then(std::error::Error::source);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: &'static str, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())])
-    }
-
-    #[test]
-    fn waits_are_read_as_servers_write_them() {
-        let seconds = |name, value: &str| wait_asked_for(&headers(name, value)).map(|wait| wait.as_secs());
-        assert_eq!(seconds("retry-after", "7"), Some(7));
-        assert_eq!(seconds("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
-        assert_eq!(seconds("ratelimit", "\"api\";r=0;t=55"), Some(55));
-        assert_eq!(seconds("retry-after", "soon"), None);
-        assert_eq!(seconds("x-other", "7"), None);
-    }
 }

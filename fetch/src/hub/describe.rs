@@ -5,11 +5,11 @@ use reqwest::{Method, Url};
 
 use super::api::ask;
 use super::{Connection, Failure, Token, refuse_page};
-use crate::verify::Digest;
+use crate::disk::digest::Digest;
 
 /// What a server says about a file without sending it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
+pub(crate) struct Description {
     /// Bytes of the content.
     pub size: Option<u64>,
     /// What the content hashes to; only a hub says so.
@@ -21,7 +21,7 @@ pub struct Description {
 }
 
 /// Asks about the file at `url`.
-pub async fn describe(
+pub(crate) async fn describe(
     connection: &Connection,
     url: &Url,
     token: Option<&Token>,

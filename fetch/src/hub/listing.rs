@@ -6,24 +6,37 @@ use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 
 use super::api::{ask, read_json};
-use super::{Connection, Failure, RemoteFile, Repository};
-use crate::verify::Digest;
+use super::{Connection, Failure, Repository};
+use crate::disk::digest::Digest;
 
 /// Most files of one repository; the hub itself advises against more than 100,000.
 const MOST_FILES: usize = 1_000_000;
 /// Most pages of one listing.
 const MOST_PAGES: usize = 10_000;
-/// Of more files than this the hub may leave some out of a revision's siblings; the hub's own client
-/// (huggingface_hub, `LARGE_REPO_THRESHOLD`) asks for the tree from here on, too.
+/// Most files for which a revision's siblings are trusted to be complete; for more of them the hub's own
+/// client (huggingface_hub, `LARGE_REPO_THRESHOLD`) asks for the tree, too.
 const MOST_SIBLINGS: usize = 1000;
 
 /// A repository at one commit.
 #[derive(Debug)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// The commit, or the revision asked for where the server names no commit.
     pub commit: String,
     /// All files, in the server's order.
-    pub files: Vec<RemoteFile>,
+    pub files: Vec<ListedFile>,
+}
+
+/// One file of a repository, as the hub lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListedFile {
+    /// Name inside the repository, with `/` between directories. Not yet checked.
+    pub path: String,
+    /// Length in bytes, where the listing says so.
+    pub size: Option<u64>,
+    /// What its content hashes to, where the listing says so.
+    pub digest: Option<Digest>,
+    /// Whether the listing tells large-file storage from git, so that a digest is that of the content.
+    pub is_certain: bool,
 }
 
 #[derive(Deserialize)]
@@ -32,8 +45,8 @@ struct RevisionInfo {
     siblings: Option<Vec<Entry>>,
 }
 
-/// One of the siblings that come with a revision, or an entry of the tree, which spells them otherwise
-/// and has directories besides.
+/// One of the siblings that come with a revision, or an entry of the tree, which spells the same keys
+/// differently and also lists directories.
 #[derive(Deserialize)]
 struct Entry {
     r#type: Option<String>,
@@ -52,9 +65,9 @@ struct LargeFile {
     size: Option<u64>,
 }
 
-/// Asks for the commit behind `revision` and its files; only a list that leaves something open costs
-/// further requests.
-pub async fn list(
+/// Asks for the commit that `revision` names and for its files; further requests are made only where the
+/// first answer lacks sizes or hashes.
+pub(crate) async fn list(
     connection: &Connection,
     repository: &Repository,
     revision: &str,
@@ -72,8 +85,8 @@ pub async fn list(
         }
         None => revision.to_string(),
     };
-    let siblings: Vec<RemoteFile> = info.siblings.into_iter().flatten().map(remote_file).collect();
-    let is_known = |file: &RemoteFile| file.size.is_some() && file.digest.is_some();
+    let siblings: Vec<ListedFile> = info.siblings.into_iter().flatten().map(listed_file).collect();
+    let is_known = |file: &ListedFile| file.size.is_some() && file.digest.is_some();
     let tells_all = (1..=MOST_SIBLINGS).contains(&siblings.len()) && siblings.iter().all(is_known);
     let mut files = if tells_all {
         siblings
@@ -111,7 +124,7 @@ async fn tree(
     connection: &Connection,
     repository: &Repository,
     commit: &str,
-) -> Result<Vec<RemoteFile>, Failure> {
+) -> Result<Vec<ListedFile>, Failure> {
     let mut url = repository.api_url(&["tree", commit]);
     url.set_query(Some("recursive=true&expand=false"));
     let mut seen = HashSet::new();
@@ -124,7 +137,7 @@ async fn tree(
         let next = next_page(&answer.first_headers, &url);
         let entries: Vec<Entry> = parse(&url, read_json(connection, answer).await?)?;
         files.extend(
-            entries.into_iter().filter(|entry| entry.r#type.as_deref() == Some("file")).map(remote_file),
+            entries.into_iter().filter(|entry| entry.r#type.as_deref() == Some("file")).map(listed_file),
         );
         if files.len() > MOST_FILES {
             return Err(common::error!(Network, "{url}: more than {MOST_FILES} files").into());
@@ -136,7 +149,7 @@ async fn tree(
     }
 }
 
-fn remote_file(entry: Entry) -> RemoteFile {
+fn listed_file(entry: Entry) -> ListedFile {
     let (size, digest) = match entry.lfs {
         Some(large) => (
             large.size.or(entry.size),
@@ -144,7 +157,7 @@ fn remote_file(entry: Entry) -> RemoteFile {
         ),
         None => (entry.size, entry.oid.and_then(|oid| Digest::git_sha1(&oid))),
     };
-    RemoteFile { path: entry.path, size, digest, is_certain: false }
+    ListedFile { path: entry.path, size, digest, is_certain: false }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(url: &Url, json: serde_json::Value) -> Result<T, Failure> {
@@ -170,6 +183,6 @@ fn next_page(headers: &reqwest::header::HeaderMap, url: &Url) -> Option<Url> {
 }
 
 /// A full git object name.
-pub fn is_commit(text: &str) -> bool {
+pub(crate) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }

@@ -9,7 +9,7 @@ use common::{Context, Error, Result, error, files, hub_cache};
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
-use crate::source::percent_decode;
+use super::percent_decode;
 
 /// Most bytes of a file with a token.
 const LONGEST: u64 = 64 << 10;
@@ -17,8 +17,8 @@ const LONGEST: u64 = 64 << 10;
 /// A token, bound to the origin (scheme, host and port) it was given for. Nothing that is printed shows
 /// it ([`keep_secret`]).
 #[derive(Clone)]
-pub struct Token {
-    /// Where the user has it, for people.
+pub(crate) struct Token {
+    /// Where the user has the token, for messages.
     name: String,
     header: HeaderValue,
     owner: Url,
@@ -28,7 +28,7 @@ impl Token {
     /// The user's token for `endpoint`: `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `HF_HOME/token`.
     ///
     /// `HF_HUB_DISABLE_IMPLICIT_TOKEN` set to a true value leaves the two files alone.
-    pub fn from_environment(endpoint: &Url) -> Result<Option<Self>> {
+    pub(crate) fn from_environment(endpoint: &Url) -> Result<Option<Self>> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         if let Some(token) = variable("HF_TOKEN") {
             return Self::new("HF_TOKEN", &token, endpoint).map(Some);
@@ -73,7 +73,7 @@ impl Token {
     }
 
     /// The user and password of an address, which is left without them.
-    pub fn from_address(url: &mut Url) -> Result<Option<Self>> {
+    pub(crate) fn from_address(url: &mut Url) -> Result<Option<Self>> {
         if url.username().is_empty() && url.password().is_none() {
             return Ok(None);
         }
@@ -92,13 +92,13 @@ impl Token {
         Self::with_header("the user and password of the address", &format!("Basic {both}"), url).map(Some)
     }
 
-    /// Where the user has it, for people.
-    pub fn name(&self) -> &str {
+    /// Where the user has the token, for messages.
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The `Authorization` header for a request to `url`; none where that is another server.
-    pub fn header_for(&self, url: &Url) -> Option<HeaderValue> {
+    pub(crate) fn header_for(&self, url: &Url) -> Option<HeaderValue> {
         (url.origin() == self.owner.origin()).then(|| self.header.clone())
     }
 }

@@ -2,35 +2,34 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::ops::Deref;
+use std::process::Command;
 
+use tests::dir::Dir;
+pub(crate) use tests::dir::Run;
 use tests::hub::{Hub, HubFile};
 
 /// An empty working directory, and no environment that could reach into the test.
-pub struct Fetch {
-    directory: tempfile::TempDir,
+pub(crate) struct Fetch {
+    directory: Dir,
 }
 
-/// How a run ended.
-pub struct Run {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+impl Deref for Fetch {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        &self.directory
+    }
 }
 
 impl Fetch {
-    pub fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+    pub(crate) fn new() -> Self {
+        Self { directory: Dir::new() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    pub fn command(&self, endpoint: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fetch"));
-        command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null());
+    pub(crate) fn command(&self, endpoint: &str, arguments: &[&str]) -> Command {
+        let mut command = self.directory.command(env!("CARGO_BIN_EXE_fetch"));
+        command.args(arguments);
         let reaches_in = |name: &str| {
             let name = name.to_ascii_uppercase();
             name.starts_with("HF_") || name.ends_with("_PROXY") || name.ends_with("_OFFLINE")
@@ -42,27 +41,28 @@ impl Fetch {
         command
     }
 
-    pub fn run(&self, hub: &Hub, arguments: &[&str]) -> Run {
+    pub(crate) fn run(&self, hub: &Hub, arguments: &[&str]) -> Run {
         self.run_at(hub.url(), arguments)
     }
 
-    pub fn run_at(&self, endpoint: &str, arguments: &[&str]) -> Run {
+    pub(crate) fn run_at(&self, endpoint: &str, arguments: &[&str]) -> Run {
         Run::of(&mut self.command(endpoint, arguments))
     }
 
-    pub fn run_with(&self, hub: &Hub, arguments: &[&str], environment: &[(&str, &str)]) -> Run {
+    pub(crate) fn run_with(&self, hub: &Hub, arguments: &[&str], environment: &[(&str, &str)]) -> Run {
         Run::of(self.command(hub.url(), arguments).envs(environment.iter().copied()))
     }
 
-    pub fn run_into_closed_pipe(&self, hub: &Hub, arguments: &[&str]) -> Run {
+    pub(crate) fn run_into_closed_pipe(&self, hub: &Hub, arguments: &[&str]) -> Run {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = self.command(hub.url(), arguments).stdout(writer).output().unwrap();
-        Run { code: output.status.code(), stdout: String::new(), stderr: text(output.stderr) }
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        Run { code: output.status.code(), stdout: String::new(), stderr }
     }
 
     /// The directory holds exactly these files, and the record.
-    pub fn assert_holds(&self, directory: &str, files: &[HubFile]) {
+    pub(crate) fn assert_holds(&self, directory: &str, files: &[HubFile]) {
         let root = self.path(directory);
         for file in files {
             let found =
@@ -72,43 +72,6 @@ impl Fetch {
         let mut expected: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
         expected.push("fetch.json".into());
         expected.sort();
-        assert_eq!(self.names_in(directory), expected);
+        assert_eq!(self.files_below(directory), expected);
     }
-
-    /// All files below a directory, sorted.
-    pub fn names_in(&self, directory: &str) -> Vec<String> {
-        fn walk(path: &std::path::Path, prefix: &str, names: &mut Vec<String>) {
-            for entry in std::fs::read_dir(path).unwrap() {
-                let entry = entry.unwrap();
-                let name = format!("{prefix}{}", entry.file_name().into_string().unwrap());
-                match entry.file_type().unwrap().is_dir() {
-                    true => walk(&entry.path(), &format!("{name}/"), names),
-                    false => names.push(name),
-                }
-            }
-        }
-        let mut names = Vec::new();
-        walk(&self.path(directory), "", &mut names);
-        names.sort();
-        names
-    }
-}
-
-impl Run {
-    pub fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap();
-        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-    }
-
-    pub fn assert_code(&self, code: i32) {
-        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
-    }
-
-    pub fn lines(&self) -> Vec<String> {
-        self.stdout.lines().map(str::to_string).collect()
-    }
-}
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap()
 }

@@ -1,9 +1,8 @@
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 
+use common::Result;
 use common::data::{DataSource, Malformed, Record, records};
 use common::text::{ChatTemplate, LabelOptions, Tokenizer};
-use common::{Result, cli};
 use serde_json::{Value, json};
 
 use super::*;
@@ -41,13 +40,7 @@ fn encode(
 
 /// The tokenizer of a real model, for tests that need one.
 fn model() -> Option<(Tokenizer, ChatTemplate)> {
-    let fallback = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/SmolLM2-135M-Instruct");
-    let directory = std::env::var_os("QLORA_TEST_MODEL").map_or(fallback, PathBuf::from);
-    if !directory.join("tokenizer.json").exists() {
-        cli::show_in_tests();
-        cli::note(format_args!("skipped: no model in {} (QLORA_TEST_MODEL)", directory.display()));
-        return None;
-    }
+    let directory = ::tests::needs::model()?;
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
     Some((tokenizer, template))
@@ -87,13 +80,7 @@ fn data_in_which_nothing_is_trained_is_refused() {
 
 #[test]
 fn the_demo_sets_of_llama_factory_are_usable_to_the_last_row() {
-    let fallback = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let data = std::env::var_os("QLORA_TEST_SHARED").map_or(fallback, PathBuf::from).join("data");
-    if !data.join("dataset_info.json").exists() {
-        cli::show_in_tests();
-        cli::note(format_args!("skipped: no data in {} (QLORA_TEST_SHARED)", data.display()));
-        return;
-    }
+    let Some(data) = ::tests::needs::shared("data") else { return };
     let directory = data.join("qwen2.5-tokenizer");
     let tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, &tokenizer).unwrap();

@@ -108,12 +108,7 @@ fn malformed_rows_are_counted_and_strict_stops() {
 
 #[test]
 fn a_dataset_of_the_hub_is_fetched_once_and_again_when_it_has_changed() {
-    let fetch = assert_cmd::cargo::cargo_bin("lora-train").with_file_name("fetch");
-    if !fetch.exists() {
-        common::cli::show_in_tests();
-        common::cli::note("skipped: fetch is not built");
-        return;
-    }
+    let Some(_) = tests::needs::fetch() else { return };
     let file = |name: &str, rows: usize| {
         let rows: serde_json::Value =
             (0..rows).map(|i| json!({"instruction": format!("q{i}"), "output": "a"})).collect();

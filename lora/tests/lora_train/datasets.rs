@@ -94,12 +94,7 @@ fn a_split_is_what_the_datasets_library_reads() {
 
 #[test]
 fn a_split_of_a_downloaded_data_set() {
-    let fetch = assert_cmd::cargo::cargo_bin("lora-train").with_file_name("fetch");
-    if !fetch.exists() {
-        common::cli::show_in_tests();
-        common::cli::note("skipped: fetch is not built");
-        return;
-    }
+    let Some(_) = tests::needs::fetch() else { return };
     let readme = "---\nconfigs:\n- config_name: a\n  data_files:\n  - {split: sft, path: x/*}\n\
         - config_name: b\n  data_files: y/*.jsonl\n---\n";
     let file = |name: &str, text: String| tests::hub::HubFile::with(name, text.into_bytes(), false);

@@ -50,7 +50,7 @@ fn configs_that_no_model_has_are_refused_by_key() {
 #[test]
 fn weights_that_change_end_a_run_with_what_was_saved_before() {
     let place = Place::new();
-    let whole = place.read("model/model.safetensors");
+    let whole = place.bytes("model/model.safetensors");
     for (index, in_place) in [false, true].into_iter().enumerate() {
         let run = format!("{RUN} -o out-{index} --max-steps 100000 --save-steps 1 --save-total-limit 2");
         let mut child =

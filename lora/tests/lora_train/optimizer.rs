@@ -65,7 +65,7 @@ fn moments_in_8_bits_train_as_those_in_f32_do() {
     let (first, exact, quantized) = (exact[0], mean(&exact), mean(&quantized));
     assert!(exact < 0.5 * first, "{exact} of {first}");
     assert!((exact - quantized).abs() < 0.02 * first, "{quantized}, not {exact} of {first}");
-    let bytes = |run: &str| place.read(&format!("{run}/checkpoint-50/optimizer.safetensors")).len();
+    let bytes = |run: &str| place.bytes(&format!("{run}/checkpoint-50/optimizer.safetensors")).len();
     assert!(3 * bytes("quantized") < bytes("exact"), "moments take a third of the space or less");
 }
 
@@ -78,7 +78,7 @@ fn a_run_in_8_bits_that_is_resumed_is_one_never_stopped() {
     place.train(&format!("{resume} -o from --optim adamw_8bit"));
     assert_eq!(place.losses("whole"), place.losses("from"));
     for file in ["adapter_model.safetensors", "checkpoint-7/optimizer.safetensors"] {
-        let [whole, from] = ["whole", "from"].map(|run| place.read(&format!("{run}/{file}")));
+        let [whole, from] = ["whole", "from"].map(|run| place.bytes(&format!("{run}/{file}")));
         assert!(whole == from, "{file}");
     }
     let (code, said) = place.fail(&format!("{resume} -o other"));

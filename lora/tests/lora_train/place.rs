@@ -1,20 +1,28 @@
 //! A folder with a model and data in it, where the tool runs.
 
-use std::path::PathBuf;
+use std::ops::Deref;
 
 use assert_cmd::Command;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tests::dir::Dir;
 
 pub struct Place {
-    folder: TempDir,
+    folder: Dir,
+}
+
+impl Deref for Place {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        &self.folder
+    }
 }
 
 impl Place {
     /// With `model` and `data.json`, twelve examples to learn three words by.
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        tests::tiny_model::write(&folder.path().join("model"), 7);
+        let folder = Dir::new();
+        tests::tiny_model::write(&folder.path("model"), 7);
         let place = Self { folder };
         let word = |i: usize| ["salt", "river", "lantern"][i % 3];
         let row = |i: usize| json!({"instruction": format!("Say the word {}", i % 3), "output": word(i)});
@@ -22,29 +30,9 @@ impl Place {
         place
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
-        fs_err::write(self.path(name), text).unwrap();
-    }
-
-    pub fn read(&self, name: &str) -> Vec<u8> {
-        fs_err::read(self.path(name)).unwrap()
-    }
-
-    pub fn text(&self, name: &str) -> String {
-        String::from_utf8(self.read(name)).unwrap()
-    }
-
-    pub fn json(&self, name: &str) -> Value {
-        serde_json::from_str(&self.text(name)).unwrap()
-    }
-
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::cargo_bin("lora-train").unwrap();
-        command.current_dir(self.folder.path()).args(arguments.split_whitespace());
+        command.current_dir(self.path("")).args(arguments.split_whitespace());
         command.env("XDG_CACHE_HOME", self.path("cache"));
         command
     }
@@ -70,7 +58,7 @@ impl Place {
     }
 
     pub fn adapter(&self, name: &str) -> Vec<u8> {
-        self.read(&format!("{name}/adapter_model.safetensors"))
+        self.bytes(&format!("{name}/adapter_model.safetensors"))
     }
 
     /// The values of a field in `trainer_log.jsonl`.

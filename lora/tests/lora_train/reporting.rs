@@ -157,7 +157,7 @@ fn losses_are_drawn_unless_they_are_not_wanted() {
     let run = format!("{RUN} --max-steps 3 --val-size 2 --eval-steps 1");
     place.train(&format!("{run} -o out"));
     let charts =
-        ["training_loss.png", "training_eval_loss.png"].map(|file| place.read(&format!("out/{file}")));
+        ["training_loss.png", "training_eval_loss.png"].map(|file| place.bytes(&format!("out/{file}")));
     for chart in &charts {
         assert_eq!(png_size(chart), (1280, 800));
     }

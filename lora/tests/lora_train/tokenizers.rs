@@ -31,8 +31,8 @@ fn the_text_files_of_the_base_go_with_the_adapter() {
     for output in ["out", "out/checkpoint-1"] {
         for file in files {
             assert_eq!(
-                place.read(&format!("{output}/{file}")),
-                place.read(&format!("model/{file}")),
+                place.bytes(&format!("{output}/{file}")),
+                place.bytes(&format!("model/{file}")),
                 "{file}"
             );
         }

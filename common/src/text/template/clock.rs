@@ -2,23 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::DateTime;
 use minijinja::{Error, ErrorKind};
-
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
 /// Python's `datetime.now().strftime(format)`, in UTC.
 ///
@@ -30,13 +15,13 @@ pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     strftime(format, fixed.unwrap_or_else(now))
 }
 
-/// Formats `seconds` since 1970 by the directives of C that need no locale.
+/// Writes the time `seconds` after 1970 by `format`, whose directives are those that need no locale and
+/// that chrono and Python understand alike.
 fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
-    let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
-    let month_name = MONTHS[month as usize - 1];
-    let weekday = WEEKDAYS[(days % 7) as usize];
+    let refused =
+        |message: String| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {message}"));
+    let time = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    let time = time.ok_or_else(|| refused(format!("there is no date {seconds} seconds after 1970")))?;
     let mut text = String::new();
     let mut rest = format.chars();
     while let Some(c) = rest.next() {
@@ -45,49 +30,27 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
             continue;
         }
         let mut directive = rest.next();
-        let padded = directive != Some('-');
-        if !padded {
+        let is_padded = directive != Some('-');
+        if !is_padded {
             directive = rest.next();
         }
-        let number = |value: u64, width: usize| {
-            if padded { format!("{value:0width$}") } else { value.to_string() }
-        };
-        text.push_str(&match directive {
-            Some('Y') => year.to_string(),
-            Some('y') => number(year % 100, 2),
-            Some('m') => number(month, 2),
-            Some('d') => number(day, 2),
-            Some('H') => number(hour, 2),
-            Some('I') => number((hour + 11) % 12 + 1, 2),
-            Some('M') => number(minute, 2),
-            Some('S') => number(second, 2),
-            Some('p') => if hour < 12 { "AM" } else { "PM" }.to_owned(),
-            Some('B') => month_name.to_owned(),
-            Some('b') => month_name[..3].to_owned(),
-            Some('A') => weekday.to_owned(),
-            Some('a') => weekday[..3].to_owned(),
-            Some('%') => "%".to_owned(),
+        let directive = match directive {
+            Some(number @ ('Y' | 'y' | 'm' | 'd' | 'H' | 'I' | 'M' | 'S')) if !is_padded => {
+                format!("%-{number}")
+            }
+            Some(
+                known @ ('Y' | 'y' | 'm' | 'd' | 'H' | 'I' | 'M' | 'S' | 'p' | 'B' | 'b' | 'A' | 'a' | '%'),
+            ) => {
+                format!("%{known}")
+            }
             other => {
                 let directive = other.map_or(String::new(), String::from);
-                let message = format!("strftime_now: %{directive} is not supported");
-                return Err(Error::new(ErrorKind::InvalidOperation, message));
+                return Err(refused(format!("%{directive} is not supported")));
             }
-        });
+        };
+        text.push_str(&time.format(&directive).to_string());
     }
     Ok(text)
-}
-
-/// The year, month and day after a number of days since 1970, by the Gregorian calendar. Years are counted
-/// from March, so that the leap day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let since_march_0000 = days + 719_468;
-    let (era, day_of_era) = (since_march_0000 / 146_097, since_march_0000 % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -104,6 +67,10 @@ mod tests {
             "Thursday, February 29, 03 PM 24%"
         );
         assert_eq!(strftime("%a %d", 0).unwrap(), "Thu 01");
-        assert!(strftime("%Q", 0).is_err());
+        assert_eq!(strftime("%-H:%-M:%-S %-m/%-y %p", 1_709_262_000).unwrap(), "3:0:0 3/24 AM");
+        for unsupported in ["%Q", "%", "%-", "%.3f", "%+"] {
+            assert!(strftime(unsupported, 0).is_err(), "{unsupported}");
+        }
+        assert!(strftime("%Y", u64::MAX).is_err());
     }
 }

@@ -211,33 +211,13 @@ fn missing(path: &Path) -> Error {
 #[cfg(test)]
 #[allow(clippy::single_range_in_vec_init)]
 pub(crate) mod tests {
-    use serde_json::{Map, Value, json};
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+    use serde_json::Map;
 
     use super::Tokenizer;
 
-    /// A tokenizer of bytes: one token each, then `<|im_start|>`, `<|im_end|>` and the word `ab`.
+    /// A tokenizer of bytes: one token each, then `ab`, two line breaks, `<|im_start|>` and `<|im_end|>`.
     pub fn byte_tokenizer_json() -> String {
-        let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
-        alphabet.sort_unstable();
-        let mut vocabulary: Map<String, Value> =
-            alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
-        for (id, pair) in ["ab", "ĊĊ"].iter().enumerate() {
-            vocabulary.insert((*pair).to_owned(), json!(256 + id));
-        }
-        let special = |id: usize, content: &str| {
-            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": false, "special": true})
-        };
-        let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                                "use_regex": true});
-        json!({
-            "version": "1.0",
-            "added_tokens": [special(258, "<|im_start|>"), special(259, "<|im_end|>")],
-            "pre_tokenizer": byte_level, "decoder": byte_level, "post_processor": null, "normalizer": null,
-            "model": {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"], ["Ċ", "Ċ"]]},
-        })
-        .to_string()
+        ::tests::tiny_model::byte_tokenizer(&[["a", "b"], ["Ċ", "Ċ"]]).to_string()
     }
 
     pub fn byte_tokenizer() -> Tokenizer {

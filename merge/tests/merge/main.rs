@@ -1,0 +1,14 @@
+//! `merge` as a user runs it, on small models and adapters made here.
+
+#![allow(clippy::unwrap_used)] // a test file as a whole
+
+mod folding;
+mod heads;
+mod hostile;
+mod inputs;
+mod kill;
+mod output;
+mod place;
+mod quality;
+mod texts;
+mod tokens;
