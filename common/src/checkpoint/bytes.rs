@@ -31,8 +31,8 @@ impl Storage {
 }
 
 impl Bytes {
-    /// Maps a whole regular file, which must not be empty. [`crate::files::check_unchanged`] fails once another
-    /// program has changed it.
+    /// Maps a whole regular file, which must not be empty. [`crate::files::check_unchanged`] fails once
+    /// another program has changed it.
     pub fn map(path: &Path) -> Result<Self> {
         Map::open(path, false).map(Self::mapped)
     }
