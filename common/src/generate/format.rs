@@ -89,7 +89,7 @@ pub(super) mod tests {
         let source =
             "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}END{% endif %}{% endfor %}";
         let template =
-            ChatTemplate::from_source(&source.replace("END", end), serde_json::Map::new()).unwrap();
+            ChatTemplate::from_source(source.replace("END", end), serde_json::Map::new()).unwrap();
         ChatFormat::new(tokenizer, template)
     }
 

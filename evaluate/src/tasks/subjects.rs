@@ -33,7 +33,8 @@ impl Subjects {
     }
 
     /// Returns the number of subjects in the lists.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
         match self {
             Self::CalledAsNamed(lists) => lists.iter().map(|(_, names)| names.len()).sum(),
             Self::Titled(lists) => lists.iter().map(|(_, titles)| titles.len()).sum(),
