@@ -1,4 +1,4 @@
-//! What the five tools share.
+//! What the tools share.
 //!
 //! | module | what it is |
 //! |---|---|
