@@ -1,4 +1,4 @@
-//! What the five tools share.
+//! What the tools share.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -11,11 +11,13 @@
 //! | [`disk`] | directories, free space, and bringing bytes to the disk |
 //! | [`mod@error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`files`] | reads files of other programs: regular ones of a bounded size, and memory maps |
+//! | [`generate`] | answers token by token: sessions, sampling, stops |
 //! | [`host_memory`] | the memory of the machine and of this process |
 //! | [`hub_cache`] | the hub's own cache, and the models in it |
 //! | [`json`] | JSON as Python reads it, numbers of any size included |
 //! | [`kernels`] | the operations of the model, forward beside backward |
 //! | [`model`] | the decoder: forward, hand-written backward, adapters |
+//! | [`models`] | the options that say how models are loaded; adapters of one base together |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
 //! | [`panics`] | panics of libraries, as errors |
 //! | [`text`] | tokenizer, chat templates, label masks |
@@ -29,11 +31,13 @@ pub mod device;
 pub mod disk;
 pub mod error;
 pub mod files;
+pub mod generate;
 pub mod host_memory;
 pub mod hub_cache;
 pub mod json;
 pub mod kernels;
 pub mod model;
+pub mod models;
 pub mod nf4;
 pub mod panics;
 pub mod text;

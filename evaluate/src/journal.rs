@@ -1,5 +1,5 @@
-//! What is scored so far, kept beside the report until it is whole, so that a run that was stopped
-//! goes on where it was.
+//! The journal of what is scored so far, kept beside the report until that is whole, so that a run that was
+//! stopped continues where it was.
 
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use common::cli::{self, OutputFile};
 use common::{Context, Result};
 use serde_json::Value;
 
-use crate::report::Scored;
+use crate::scored::Scored;
 
 /// A file whose first line is the recipe; the others are subjects.
 pub struct Journal {
@@ -17,8 +17,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of `report`, with the subjects scored by the same `recipe` before. One of
-    /// another recipe is begun anew.
+    /// Opens the journal of `report`, and returns the subjects in it. A journal of another `recipe` is begun
+    /// anew.
     pub fn open(report: &mut OutputFile, recipe: &Value) -> Result<(Self, Vec<Scored>)> {
         let path = report.journal();
         let (done, whole) = read(&path, recipe).unwrap_or_default();
@@ -37,7 +37,7 @@ impl Journal {
         Ok((Self { file }, done))
     }
 
-    /// Adds a subject to the journal of `report`.
+    /// Adds a scored subject to the journal of `report`.
     pub fn add(&mut self, report: &mut OutputFile, scored: &Scored) -> Result<()> {
         check_unchanged()?;
         let line = serde_json::to_string(scored)? + "\n";
@@ -47,7 +47,7 @@ impl Journal {
     }
 }
 
-/// The whole lines of a journal of `recipe`, and their length in bytes.
+/// Reads the whole lines of a journal of `recipe`, and returns their length in bytes besides.
 fn read(path: &Path, recipe: &Value) -> Option<(Vec<Scored>, u64)> {
     let mut file = BufReader::new(common::files::open(path).ok()?);
     let mut line = String::new();
@@ -79,13 +79,13 @@ mod tests {
         // A value whose shortest decimal form has to come back to the same bits.
         Scored {
             subject: subject.into(),
-            logprobs: vec![[-0.1, -1.0e-7, -33.333_332, -2.0]],
+            logprobs: vec![vec![-0.1, -1.0e-7, -33.333_332, -2.0]],
             answers: vec![3],
         }
     }
 
     #[test]
-    fn a_stopped_run_goes_on_and_another_recipe_begins_anew() {
+    fn a_stopped_run_continues_and_another_recipe_begins_anew() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("report.json");
         let begin = || OutputFile::begin(&Destination::file(&path, &[]).unwrap(), false, "test").unwrap();

@@ -1,30 +1,33 @@
-//! Scores models on multiple-choice questions, and talks to them.
+//! Scores models on multiple-choice questions, and computes their losses.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`model`] | the options that say how models are loaded, adapters of one base together |
-//! | [`questions`] | MMLU, CMMLU, C-Eval: files, categories, prompts |
+//! | [`arguments`] | the command line |
+//! | [`accuracy`] | models ranked by the questions they answer right |
+//! | [`loss`] | models ranked by their loss on instruction data |
+//! | [`tasks`] | MMLU, CMMLU and C-Eval: one file and one line in a table each |
+//! | [`questions`] | the questions: files, rows, prompts |
 //! | [`texts`] | the prompts of a model as tokens |
-//! | [`score`] | logprobs of the four letters, the shared prefix computed once |
+//! | [`score`] | log-probabilities of the letters; what prompts begin with alike is computed once |
+//! | [`scored`] | the scores of a subject's questions |
 //! | [`report`] | accuracies as a table, as JSON and as a chart |
 //! | [`ranking`] | several models in one table, best first |
-//! | [`loss`] | loss and perplexity on instruction data |
 //! | [`compare`] | two reports question by question |
 //! | [`outputs`] | the report, its chart and the details, written whole |
 //! | [`journal`] | what is scored so far, for a run that is stopped |
 //! | [`identity`] | which model a figure belongs to |
-//! | [`chat`] | conversations: sampling, streaming, the commands of the prompt |
 
-pub mod chat;
+pub mod accuracy;
+pub mod arguments;
 pub mod compare;
 pub mod identity;
 pub mod journal;
 pub mod loss;
-pub mod model;
 pub mod outputs;
 pub mod questions;
 pub mod ranking;
 pub mod report;
-pub mod report_name;
 pub mod score;
+pub mod scored;
+pub mod tasks;
 pub mod texts;

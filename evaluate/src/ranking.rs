@@ -1,18 +1,18 @@
-//! Several models in one table, best first.
+//! Tables of several models, the best first.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use crate::loss::FileLoss;
-use crate::questions::Category;
 use crate::report::Report;
+use crate::tasks::Category;
 
-/// Accuracies in percent of models that were asked the same questions.
+/// Returns a table of the accuracies, in percent, of models that were asked the same questions.
 pub fn by_accuracy(mut models: Vec<(&Path, Report)>) -> String {
     models.sort_by(|(_, a), (_, b)| b.average().accuracy().total_cmp(&a.average().accuracy()));
     let has =
         |category: &Category| models.iter().any(|(_, report)| report.category_tally(*category).is_some());
-    // Each with the width of its column.
+    // Each category with the width of its column.
     let categories: Vec<(Category, usize)> = Category::ALL
         .into_iter()
         .filter(has)
@@ -35,17 +35,17 @@ pub fn by_accuracy(mut models: Vec<(&Path, Report)>) -> String {
     table
 }
 
-/// Losses of models on the same data.
+/// Returns a table of the losses of models on the same data.
 pub fn by_loss(mut models: Vec<(&Path, FileLoss)>) -> String {
-    models.sort_by(|(_, a), (_, b)| a.mean().total_cmp(&b.mean()));
+    models.sort_by(|(_, a), (_, b)| a.loss.mean().total_cmp(&b.loss.mean()));
     let mut table = format!("{:>8} {:>11} {:>10} {:>9}  model\n", "loss", "perplexity", "tokens", "examples");
     for (model, loss) in models {
         let _ = writeln!(
             table,
             "{:>8.4} {:>11.4} {:>10} {:>9}  {}",
-            loss.mean(),
+            loss.loss.mean(),
             loss.perplexity(),
-            loss.tokens,
+            loss.loss.tokens,
             loss.examples,
             model.display()
         );
@@ -55,20 +55,22 @@ pub fn by_loss(mut models: Vec<(&Path, FileLoss)>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use common::model::Loss;
+
     use super::*;
-    use crate::questions::Task;
-    use crate::report::Scored;
+    use crate::scored::Scored;
+    use crate::tasks::TASKS;
 
     #[test]
     fn the_best_model_is_first() {
         let report = |right: usize| {
             let scored = |subject: &str, answers: Vec<usize>| Scored {
                 subject: subject.into(),
-                logprobs: vec![[-0.1, -3.0, -3.0, -3.0]; answers.len()],
+                logprobs: vec![vec![-0.1, -3.0, -3.0, -3.0]; answers.len()],
                 answers,
             };
             let answers = (0..4).map(|index| usize::from(index >= right)).collect();
-            Report::new(Task::Mmlu, &[scored("astronomy", answers), scored("virology", vec![0])])
+            Report::new(TASKS[0], &[scored("astronomy", answers), scored("virology", vec![0])])
         };
         let table = by_accuracy(vec![
             (Path::new("a"), report(1)),
@@ -88,7 +90,7 @@ average ± error    STEM   Other  model
 
     #[test]
     fn the_least_loss_is_first() {
-        let loss = |sum: f64| FileLoss { sum, tokens: 10, examples: 2 };
+        let loss = |sum: f64| FileLoss { loss: Loss { sum, tokens: 10 }, examples: 2 };
         let table = by_loss(vec![(Path::new("a"), loss(20.0)), (Path::new("b"), loss(10.0))]);
         let last: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
         assert_eq!(last, ["2.0000", "7.3891", "10", "2", "a"]);

@@ -1,9 +1,10 @@
-//! The logprobs of the four letters behind each prompt of a subject.
+//! The log-probabilities of the letters of answers after each prompt of a subject.
 //!
 //! The prompts of a subject share their header and shots. The tokens that all of them begin with go
-//! through the model once; the rest of each prompt is packed behind them, longest first, in passes
+//! through the model once; the rest of each prompt is packed after them, longest first, in passes
 //! of a bounded number of tokens.
 
+use common::generate::logprobs;
 use common::model::{Batch, Cache, KeyValueCache, Model, Sequence};
 use common::{Result, bail};
 use rayon::prelude::*;
@@ -67,15 +68,15 @@ pub struct Passes {
     pub share_prefix: bool,
 }
 
-/// The logprobs of `answers` behind each of `prompts`, in their order, log-softmax over the whole
-/// vocabulary. `scored` is told of every pass: how many prompts it scored.
+/// Returns the log-probabilities of `answers` after each of `prompts`, in their order: a log-softmax over
+/// the whole vocabulary. `scored` is called after every pass with the number of prompts in it.
 pub fn score<S: Scorer>(
     model: &S,
     prompts: &[Vec<u32>],
-    answers: [u32; 4],
+    answers: &[u32],
     passes: Passes,
     mut scored: impl FnMut(usize) -> Result<()>,
-) -> Result<Vec<[f32; 4]>> {
+) -> Result<Vec<Vec<f32>>> {
     if let Some(long) = prompts.iter().find(|prompt| prompt.len() > model.max_tokens()) {
         bail!(TooLong, "a prompt of {} tokens exceeds the model's {}", long.len(), model.bound());
     }
@@ -87,21 +88,21 @@ pub fn score<S: Scorer>(
     let prefix = if shared > 0 { Some(model.prefix(&prompts[0][..shared])?) } else { None };
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(prompts[index].len()));
-    let mut logprobs = vec![[0.0; 4]; prompts.len()];
+    let mut scores = vec![Vec::new(); prompts.len()];
     let mut rest = order.as_slice();
     while !rest.is_empty() {
         let (pass, later) = rest.split_at(pass_size(rest, prompts, shared, passes.tokens));
         let tokens: Vec<&[u32]> = pass.iter().map(|&index| &prompts[index][shared..]).collect();
         let logits = model.last_logits(prefix.as_ref(), &tokens)?;
         let vocabulary = logits.len() / pass.len();
-        let rows = logits.par_chunks_exact(vocabulary).map(|row| answer_logprobs(row, answers));
+        let rows = logits.par_chunks_exact(vocabulary).map(|row| logprobs(row, answers));
         for (&index, row) in pass.iter().zip(rows.collect::<Result<Vec<_>>>()?) {
-            logprobs[index] = row;
+            scores[index] = row;
         }
         scored(pass.len())?;
         rest = later;
     }
-    Ok(logprobs)
+    Ok(scores)
 }
 
 /// Tokens that all prompts begin with; at least one token of each prompt is left.
@@ -123,22 +124,6 @@ fn pass_size(rest: &[usize], prompts: &[Vec<u32>], shared: usize, tokens: usize)
         used <= tokens
     });
     fits.count().max(1)
-}
-
-fn answer_logprobs(logits: &[f32], answers: [u32; 4]) -> Result<[f32; 4]> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
-    let mut logprobs = [0.0; 4];
-    for (logprob, answer) in logprobs.iter_mut().zip(answers) {
-        let Some(&logit) = logits.get(answer as usize) else {
-            bail!(Mismatch, "token {answer} of the tokenizer is beyond the model's {} logits", logits.len());
-        };
-        *logprob = (f64::from(logit - largest) - sum.ln()) as f32;
-        if !logprob.is_finite() {
-            bail!(Malformed, "the model's logits are not finite");
-        }
-    }
-    Ok(logprobs)
 }
 
 #[cfg(test)]
@@ -174,9 +159,9 @@ mod tests {
 
     const PROMPTS: [&[u32]; 4] = [&[7, 7, 1], &[7, 7, 2, 3, 4, 5], &[7, 7, 1, 1, 1, 1, 1, 1], &[7, 7, 9]];
 
-    fn scores(fake: &Fake, tokens: usize, share_prefix: bool) -> Vec<[f32; 4]> {
+    fn scores(fake: &Fake, tokens: usize, share_prefix: bool) -> Vec<Vec<f32>> {
         let prompts = PROMPTS.map(<[u32]>::to_vec);
-        score(fake, &prompts, [0, 1, 2, 3], Passes { tokens, share_prefix }, |_| Ok(())).unwrap()
+        score(fake, &prompts, &[0, 1, 2, 3], Passes { tokens, share_prefix }, |_| Ok(())).unwrap()
     }
 
     #[test]
@@ -211,9 +196,9 @@ mod tests {
     fn what_cannot_be_scored_is_said() {
         let fake = Fake::default();
         let passes = Passes { tokens: 1, share_prefix: true };
-        let error = score(&fake, &[vec![0; 51]], [0, 1, 2, 3], passes, |_| Ok(())).unwrap_err();
+        let error = score(&fake, &[vec![0; 51]], &[0, 1, 2, 3], passes, |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("51 tokens exceeds the model's 50 positions"), "{error}");
-        let error = score(&fake, &[vec![1]], [0, 1, 2, 5], passes, |_| Ok(())).unwrap_err();
+        let error = score(&fake, &[vec![1]], &[0, 1, 2, 5], passes, |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("token 5"), "{error}");
     }
 }

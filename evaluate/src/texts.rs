@@ -1,21 +1,22 @@
-//! The prompts of a style as the tokens of a model.
+//! The prompts of a style, as the tokens of a model.
 
 use common::text::{ChatTemplate, Tokenizer};
 use common::{Result, hex};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::questions::{Prompt, Style, Subject, Task};
+use crate::questions::{Prompt, Style, Subject};
+use crate::tasks::Task;
 
 /// The tokenizer of a model, its chat template where the style needs one, and what is asked with them.
 pub struct Texts {
-    /// Of the model.
+    /// The tokenizer of the model.
     pub tokenizer: Tokenizer,
-    /// Of the model, or one that takes its place.
+    /// The chat template of the model, or the one that takes its place.
     pub template: Option<ChatTemplate>,
-    /// Whose prompts are used.
+    /// The style of the prompts.
     pub style: Style,
-    /// How many answered questions come first.
+    /// Number of questions that are shown with their answers first.
     pub shots: usize,
 }
 
@@ -24,7 +25,7 @@ impl Texts {
         subject.questions.par_iter().map(|question| self.style.prompt(subject, self.shots, question))
     }
 
-    /// SHA-256 of all prompts, to tell figures of different questions or wordings apart.
+    /// Returns the SHA-256 of all prompts, which tells figures of different questions or wordings apart.
     pub fn hash(&self, subjects: &[Subject]) -> Result<String> {
         let mut hash = Sha256::new();
         for subject in subjects {
@@ -38,7 +39,7 @@ impl Texts {
         Ok(hex(hash.finalize()))
     }
 
-    /// The tokens of a subject's prompts, none longer than `most`, as the harness shortens them.
+    /// Returns the tokens of a subject's prompts, none longer than `most`, shortened as the harness does.
     pub fn encode(&self, subject: &Subject, most: usize) -> Result<Vec<Vec<u32>>> {
         let encode = |shots: usize, index: usize| {
             let prompt = self.style.prompt(subject, shots, &subject.questions[index]);
@@ -61,8 +62,8 @@ impl Texts {
             .collect()
     }
 
-    /// The tokens whose logprobs stand for the four letters.
-    pub fn answers(&self, task: Task) -> Result<[u32; 4]> {
+    /// Returns the tokens whose log-probabilities stand for the letters of the choices.
+    pub fn answers(&self, task: Task) -> Result<Vec<u32>> {
         self.style.answer_tokens(task, &self.tokenizer)
     }
 }

@@ -1,17 +1,14 @@
-//! Several models in one call, losses, and questions that are fetched, through the binaries; what is
-//! sampled from a small model.
+//! Several models in one call, losses, and questions that are fetched, through the binary.
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
 use std::path::PathBuf;
 
 use assert_cmd::Command;
-use common::device::{Device, Vector};
-use common::model::{AdapterSettings, Batch, Cache, Initialization, Model, Sequence};
+use common::device::Device;
+use common::model::{Batch, Model, Sequence};
 use common::text::labels::encode_conversation;
 use common::text::{ChatTemplate, Conversation, LabelOptions, Message, Tokenizer};
-use evaluate::chat::generate::{Generator, ModelEngine};
-use evaluate::chat::settings::Settings;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -27,7 +24,7 @@ impl Place {
         let place = Self { directory: tempfile::tempdir().unwrap() };
         tests::tiny_model::write(&place.path("model"), 7);
         for (name, seed) in [("out/checkpoint-1", 1), ("out/checkpoint-2", 2)] {
-            place.adapter(name, seed);
+            tests::tiny_model::write_adapter(&place.path("model"), &place.path(name), seed);
         }
         place.write("mmlu/test/astronomy_test.csv", QUESTIONS);
         let row = |i: usize| json!({"instruction": format!("Say {i}."), "output": "so ".repeat(i + 1)});
@@ -46,31 +43,6 @@ impl Place {
 
     fn json(&self, name: &str) -> Value {
         serde_json::from_str(&fs_err::read_to_string(self.path(name)).unwrap()).unwrap()
-    }
-
-    /// An adapter that changes every answer.
-    fn adapter(&self, name: &str, seed: u64) {
-        let mut model = Model::load(&self.path("model"), &Device::Cpu).unwrap();
-        let options = AdapterSettings {
-            rank: 4,
-            alpha: 8.0,
-            rank_stabilized: false,
-            targets: Vec::new(),
-            initialization: Initialization::Gaussian,
-            seed,
-        };
-        model.add_adapters(&options).unwrap();
-        let shake = |parameters: &mut Vector| {
-            for (index, value) in parameters.host_mut()?.iter_mut().enumerate() {
-                *value += ((index as u64 * (seed + 3)) % 17) as f32 / 40.0 - 0.2;
-            }
-            Ok(())
-        };
-        model.update_parameters(shake).unwrap();
-        let base = self.path("model").display().to_string();
-        let config = common::adapter::AdapterConfig::new(base, 4, 8.0, vec!["q_proj".into()]);
-        fs_err::create_dir_all(self.path(name)).unwrap();
-        model.adapter(config).unwrap().save(&self.path(name)).unwrap();
     }
 
     fn evaluate(&self, arguments: &str) -> Command {
@@ -219,119 +191,4 @@ fn chinese_questions_have_their_own_prompts_and_keys() {
     assert!(error.contains("logic is a subject of C-Eval, not of MMLU\nhint: add --task ceval"), "{error}");
     let error = place.error("model --task ceval --data ceval --style hendrycks", 2);
     assert!(error.contains("--style hendrycks asks MMLU, not C-Eval"), "{error}");
-}
-
-/// The value that a chi-square of so many degrees of freedom exceeds once in 10,000 times, by Wilson
-/// and Hilferty (1931).
-fn chi_square_limit(freedom: usize) -> f64 {
-    let k = freedom as f64;
-    k * (1.0 - 2.0 / (9.0 * k) + 3.719 * (2.0 / (9.0 * k)).sqrt()).powi(3)
-}
-
-#[test]
-fn answers_are_drawn_from_the_models_softmax() {
-    let place = Place::new();
-    let model = Model::load(&place.path("model"), &Device::Cpu).unwrap();
-    let prompt: Vec<u32> = (40..60).collect();
-    let batch = Batch::prompt(&prompt, 0);
-    let logits = model.logits(&batch, &batch.last_rows(), Cache::None).unwrap();
-    let weights: Vec<f64> = logits.iter().map(|&logit| f64::from(logit).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    let settings = Settings {
-        temperature: 1.0,
-        top_p: 1.0,
-        top_k: 0,
-        repetition_penalty: 1.0,
-        max_new_tokens: 1,
-        stops: Vec::new(),
-    };
-    const DRAWS: usize = 4000;
-    let mut counts = vec![0; weights.len()];
-    let mut generator = Generator::new(ModelEngine::new(&model, false), 11);
-    for _ in 0..DRAWS {
-        let count = |token: u32| {
-            counts[token as usize] += 1;
-            Ok(())
-        };
-        generator.answer(&prompt, &settings, || false, count).unwrap();
-    }
-    // Tokens that are expected less than five times are counted together.
-    let (mut chi_square, mut bins, mut rest) = (0.0, 0, (0.0, 0));
-    let mut add = |expected: f64, found: usize| {
-        chi_square += (found as f64 - expected).powi(2) / expected;
-        bins += 1;
-    };
-    for (weight, found) in weights.iter().zip(counts) {
-        match weight / total * DRAWS as f64 {
-            expected if expected >= 5.0 => add(expected, found),
-            expected => rest = (rest.0 + expected, rest.1 + found),
-        }
-    }
-    if rest.0 > 0.0 {
-        add(rest.0, rest.1);
-    }
-    assert!(bins > 20, "{bins} bins say little");
-    assert!(chi_square < chi_square_limit(bins - 1), "{chi_square} over {bins} bins");
-}
-
-/// Where a template ends an answer with a text that is no token, the answer ends at that text.
-#[test]
-fn an_answer_ends_at_the_text_that_the_template_ends_it_with() {
-    let place = Place::new();
-    let chat = |end: &str| {
-        let template = format!(
-            "{{% for m in messages %}}{{{{ m.role + ': ' + m.content }}}}{{% if m.role == 'assistant' %}}{end}{{% endif %}}\
-             {{{{ '\n' }}}}{{% endfor %}}{{% if add_generation_prompt %}}assistant: {{% endif %}}"
-        );
-        place.write("model/chat_template.jinja", &template);
-        let mut chat = Command::cargo_bin("chat").unwrap();
-        chat.current_dir(place.directory.path()).args([
-            "model",
-            "--max-new-tokens",
-            "150",
-            "--temperature",
-            "5",
-            "--seed",
-            "1",
-        ]);
-        let output = chat.write_stdin("what is it?\n").assert().success().get_output().clone();
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
-    };
-    let (whole, _) = chat("<|nothing|>");
-    // Two letters in the middle of what it says without them.
-    let letters: Vec<(usize, char)> = whole.char_indices().collect();
-    let is_letter = |c: char| c.is_ascii_alphanumeric();
-    let pair = letters.windows(2).skip(3).find(|pair| is_letter(pair[0].1) && is_letter(pair[1].1));
-    let begin = pair.expect("two letters in the answer of a random model")[0].0;
-    let end = &whole[begin..begin + 2];
-    let (short, _) = chat(end);
-    assert_eq!(short, format!("{}\n", &whole[..whole.find(end).unwrap()]), "{whole:?} to {end:?}");
-    let (_, said) = chat("<|eot_id|>");
-    assert!(said.contains("the template writes <|eot_id|>, for which the tokenizer has no tokens"), "{said}");
-}
-
-#[test]
-fn an_adapter_answers_under_the_settings_of_its_base() {
-    let place = Place::new();
-    let stored = json!({"do_sample": true, "temperature": 0.7, "top_p": 0.8, "top_k": 20,
-        "max_new_tokens": 1, "eos_token_id": [259, 10]});
-    place.write("model/generation_config.json", &stored.to_string());
-    // As older versions and other tools leave an adapter: with a tokenizer, without settings.
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        fs_err::copy(place.path("model").join(name), place.path("out/checkpoint-1").join(name)).unwrap();
-    }
-    let settings = |model: &str| {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("chat"));
-        command.current_dir(place.directory.path()).args([model, "-v", "--seed", "1"]).write_stdin("a\n");
-        let said = String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap();
-        said.lines().find(|line| line.contains("Settings {")).unwrap().to_owned()
-    };
-    let of_base = settings("model");
-    assert!(of_base.contains("temperature: 0.7, top_p: 0.8, top_k: 20"), "{of_base}");
-    assert!(of_base.contains("stops: [10, ") && of_base.contains(", 259]"), "{of_base}");
-    assert_eq!(settings("out/checkpoint-1"), of_base);
-    // An adapter's own file comes first.
-    place.write("out/checkpoint-1/generation_config.json", r#"{"max_new_tokens": 1, "eos_token_id": 258}"#);
-    let own = settings("out/checkpoint-1");
-    assert!(own.contains("temperature: 0.0") && own.contains("stops: [257, 258]"), "{own}");
 }

@@ -1,18 +1,16 @@
-//! Scores and answers of a real model against transformers; the goldens are written by
-//! scripts/golden/mmlu.py, mmlu_all.py, smollm2.py and greedy.py.
+//! Scores of a real model against transformers; the goldens are written by scripts/golden/mmlu.py,
+//! mmlu_all.py and rope.py.
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use common::device::Device;
 use common::model::Model;
-use common::text::{ChatTemplate, Conversation, Message, TextFiles, Tokenizer};
-use evaluate::chat::generate::{Generator, ModelEngine};
-use evaluate::chat::settings::{Flags, Settings};
-use evaluate::questions::{self, Selection, Style, Subject, Task};
+use common::text::{ChatTemplate, Tokenizer};
+use evaluate::questions::{self, Selection, Style, Subject};
 use evaluate::score::{Passes, score};
+use evaluate::tasks::Task;
 use evaluate::texts::Texts;
 use serde_json::Value;
 use tests::needs;
@@ -33,14 +31,14 @@ fn texts(directory: &Path, style: Style) -> Texts {
 }
 
 fn subjects(data: &Path, limit: usize) -> Vec<Subject> {
-    let (task, subjects) = (Task::Mmlu, Vec::new());
-    let selection = Selection { task, split: task.split(), shots: 5, subjects, limit: Some(limit) };
+    let (task, subjects) = (Task::default(), Vec::new());
+    let selection = Selection { task, split: task.asked, shots: 5, subjects, limit: Some(limit) };
     questions::load(data, &selection).unwrap()
 }
 
 /// Compares the logprobs of a subject; a prediction may differ where the best two are closer than the
 /// tolerance.
-fn compare(place: &str, found: &[[f32; 4]], expected: &[[f32; 4]]) {
+fn compare(place: &str, found: &[Vec<f32>], expected: &[Vec<f32>]) {
     const TOLERANCE: f32 = 2e-3;
     assert_eq!(found.len(), expected.len(), "{place}");
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
@@ -48,7 +46,7 @@ fn compare(place: &str, found: &[[f32; 4]], expected: &[[f32; 4]]) {
             let difference = (found - expected).abs();
             assert!(difference < TOLERANCE, "{place} {index}: {found}, transformers {expected}");
         }
-        let best = |of: &[f32; 4]| (1..4).fold(0, |best, i| if of[i] > of[best] { i } else { best });
+        let best = |of: &[f32]| (1..4).fold(0, |best, i| if of[i] > of[best] { i } else { best });
         let lead = (expected[best(expected)] - expected[best(found)]).abs();
         assert!(lead < TOLERANCE, "{place} {index}: another prediction than transformers'");
     }
@@ -59,7 +57,7 @@ fn logprobs_as_transformers() {
     let Some(directory) = needs::model() else { return };
     let model = Model::load(&directory, &Device::Cpu).unwrap();
     let texts = texts(&directory, Style::LmEval);
-    let answers = texts.answers(Task::Mmlu).unwrap();
+    let answers = texts.answers(Task::default()).unwrap();
     let golden = golden("mmlu.json");
     let subjects = subjects(&root().join("scripts/demo/mmlu"), 5);
     let text = Style::LmEval.prompt(&subjects[0], 5, &subjects[0].questions[0]).text(None).unwrap();
@@ -68,7 +66,7 @@ fn logprobs_as_transformers() {
     for subject in &subjects {
         let prompts = texts.encode(subject, 8192).unwrap();
         let passes = Passes { tokens: 2048, share_prefix: true };
-        let logprobs = score(&model, &prompts, answers, passes, |_| Ok(())).unwrap();
+        let logprobs = score(&model, &prompts, &answers, passes, |_| Ok(())).unwrap();
         let of_subject = |case: &&Value| case["subject"] == subject.name;
         let cases: Vec<&Value> = golden["questions"].as_array().unwrap().iter().filter(of_subject).collect();
         let lengths: Vec<&Value> = cases.iter().map(|case| &case["tokens"]).collect();
@@ -90,7 +88,7 @@ fn mmlu_as_transformers(step: usize) {
     assert_eq!(subjects.len(), 57);
     for style in [Style::LmEval, Style::LlamaFactory] {
         let texts = texts(&directory, style);
-        let answers = texts.answers(Task::Mmlu).unwrap();
+        let answers = texts.answers(Task::default()).unwrap();
         for subject in subjects.iter().step_by(step) {
             let place = format!("{} {}", style.name(), subject.name);
             let case = &golden[style.name()][&subject.name];
@@ -98,7 +96,7 @@ fn mmlu_as_transformers(step: usize) {
             let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
             assert_eq!(case["tokens"], Value::from(lengths), "{place}");
             let passes = Passes { tokens: 2048, share_prefix: true };
-            let logprobs = score(&model, &prompts, answers, passes, |_| Ok(())).unwrap();
+            let logprobs = score(&model, &prompts, &answers, passes, |_| Ok(())).unwrap();
             compare(&place, &logprobs, &serde_json::from_value::<Vec<_>>(case["logprobs"].clone()).unwrap());
         }
     }
@@ -113,67 +111,6 @@ fn subjects_of_mmlu_as_transformers() {
 #[ignore = "takes many minutes"]
 fn all_of_mmlu_as_transformers() {
     mmlu_as_transformers(1);
-}
-
-#[test]
-fn greedy_answers_as_transformers() {
-    let Some(directory) = needs::model() else { return };
-    let tokenizer = Tokenizer::load(&directory).unwrap();
-    let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
-    let model = Model::load(&directory, &Device::Cpu).unwrap();
-    let flags = Flags { max_new_tokens: Some(40), ..Flags::default() };
-    let settings = Settings::load(&TextFiles::of(&directory, None), &flags, []).unwrap();
-    let mut generator = Generator::new(ModelEngine::new(&model, false), 0);
-    for case in golden("smollm2.json")["prompts"].as_array().unwrap() {
-        let user = case["user"].as_str().unwrap();
-        let conversation = Conversation { messages: vec![Message::new("user", user)], tools: Vec::new() };
-        let prompt = common::text::labels::encode_prompt(&tokenizer, &template, &conversation).unwrap();
-        let mut tokens = Vec::new();
-        let push = |token| {
-            tokens.push(token);
-            Ok(())
-        };
-        generator.answer(&prompt, &settings, || false, push).unwrap();
-        let mut expected: Vec<u32> = serde_json::from_value(case["dense"]["greedy"].clone()).unwrap();
-        expected.retain(|token| !settings.stops.contains(token));
-        assert_eq!(tokens, expected, "{user}");
-    }
-}
-
-/// Answers of 256 tokens to some of the eight prompts.
-fn long_answers_as_transformers(prompts: Range<usize>) {
-    let Some(directory) = needs::model() else { return };
-    let tokenizer = Tokenizer::load(&directory).unwrap();
-    let template = ChatTemplate::load(&directory, &tokenizer).unwrap();
-    let model = Model::load(&directory, &Device::Cpu).unwrap();
-    let flags = Flags { max_new_tokens: Some(256), temperature: Some(0.0), ..Flags::default() };
-    let settings = Settings::load(&TextFiles::of(&directory, None), &flags, []).unwrap();
-    let mut generator = Generator::new(ModelEngine::new(&model, false), 0);
-    for case in &golden("greedy.json").as_array().unwrap()[prompts] {
-        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
-        let conversation = Conversation { messages, tools: Vec::new() };
-        let prompt = common::text::labels::encode_prompt(&tokenizer, &template, &conversation).unwrap();
-        assert_eq!(case["prompt"], Value::from(prompt.clone()));
-        let mut tokens = Vec::new();
-        let push = |token| {
-            tokens.push(token);
-            Ok(())
-        };
-        generator.answer(&prompt, &settings, || false, push).unwrap();
-        assert_eq!(tokens.len(), 256);
-        assert_eq!(case["greedy"], Value::from(tokens), "{}", case["messages"]);
-    }
-}
-
-#[test]
-fn long_greedy_answers_as_transformers() {
-    long_answers_as_transformers(6..8);
-}
-
-#[test]
-#[ignore = "takes a minute or two"]
-fn all_long_greedy_answers_as_transformers() {
-    long_answers_as_transformers(0..8);
 }
 
 /// `rope_scaling` beside `rope_parameters`, as `scripts/golden/rope.py` has it.

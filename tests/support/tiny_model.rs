@@ -1,9 +1,12 @@
 //! A model directory small enough to train in a test: two blocks of random weights, a tokenizer of
-//! bytes and the ChatML template.
+//! bytes and the ChatML template; and adapters of it.
 
 use std::path::Path;
 
+use common::adapter::AdapterConfig;
 use common::checkpoint::{Tensor, write_file};
+use common::device::{Device, Vector};
+use common::model::{AdapterOptions, Initialization, Model};
 use serde_json::{Map, Value, json};
 
 const WIDTH: usize = 64;
@@ -31,6 +34,31 @@ pub fn write(directory: &Path, seed: u64) {
     );
     text("generation_config.json", &json!({"eos_token_id": END}));
     write_file(&directory.join("model.safetensors"), &tensors(seed)).expect("the weights");
+}
+
+/// Writes an adapter of the model in `base` into `directory`, which is created. It changes every answer, and
+/// `seed` decides how.
+pub fn write_adapter(base: &Path, directory: &Path, seed: u64) {
+    let mut model = Model::load(base, &Device::Cpu).expect("the base");
+    let options = AdapterOptions {
+        rank: 4,
+        alpha: 8.0,
+        rank_stabilized: false,
+        targets: Vec::new(),
+        initialization: Initialization::Gaussian,
+        seed,
+    };
+    model.add_adapters(&options).expect("an adapter");
+    let shake = |parameters: &mut Vector| {
+        for (index, value) in parameters.host_mut()?.iter_mut().enumerate() {
+            *value += ((index as u64 * (seed + 3)) % 17) as f32 / 40.0 - 0.2;
+        }
+        Ok(())
+    };
+    model.update_parameters(shake).expect("other parameters");
+    let config = AdapterConfig::new(base.display().to_string(), 4, 8.0, vec!["q_proj".into()]);
+    std::fs::create_dir_all(directory).expect("an adapter directory");
+    model.adapter(config).expect("the adapter").save(directory).expect("the files of the adapter");
 }
 
 fn config() -> Value {

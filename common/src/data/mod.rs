@@ -13,12 +13,14 @@
 //! | [`reading`] | rows as conversations, batch by batch |
 //! | `alpaca` | rows with `instruction`, `input`, `output` |
 //! | `sharegpt` | rows with a list of messages |
+//! | [`encoder`] | conversations as examples: tokenized, with the supervised tokens marked |
 //! | [`passes`] | examples packed into passes through the model |
 
 mod alpaca;
 mod card;
 mod columns;
 pub mod draw;
+pub mod encoder;
 pub mod hub;
 pub mod passes;
 pub mod reading;
@@ -40,6 +42,7 @@ use crate::text::{Conversation, Message};
 use crate::{Context, Error, Result, bail, error, json};
 
 pub use columns::{Columns, Tags};
+pub use encoder::{Encoder, EncodingCounts};
 pub use reading::{RecordSink, records};
 pub use rows::RowLimit;
 pub use source::{DataSource, Format, known_repository};

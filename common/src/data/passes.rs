@@ -1,6 +1,7 @@
 //! Packs examples into passes through the model.
 
-use crate::model::{Batch, Sequence};
+use crate::Result;
+use crate::model::{Batch, Loss, Model, Sequence};
 use crate::text::Example;
 
 /// Cuts a list of examples into passes of at most `tokens` tokens, in order. A longer example is a pass of
@@ -24,6 +25,17 @@ pub fn passes(examples: &[Example], tokens: usize) -> impl Iterator<Item = &[Exa
 pub fn pack(examples: &[Example]) -> Batch {
     let sequences = examples.iter().map(|e| Sequence { tokens: &e.tokens, trained: &e.trained });
     Batch::pack(sequences, 0)
+}
+
+/// Computes the losses of `model` on examples, in passes of at most `tokens` tokens unless one example alone is
+/// longer. `each` is called after every pass, with the number of its examples and their loss.
+pub fn losses(
+    model: &Model,
+    examples: &[Example],
+    tokens: usize,
+    mut each: impl FnMut(usize, Loss) -> Result<()>,
+) -> Result<()> {
+    passes(examples, tokens).try_for_each(|pass| each(pass.len(), model.loss(&pack(pass))?))
 }
 
 #[cfg(test)]

@@ -11,6 +11,13 @@ pub struct Loss {
     pub tokens: usize,
 }
 
+impl std::ops::AddAssign for Loss {
+    fn add_assign(&mut self, other: Self) {
+        self.sum += other.sum;
+        self.tokens += other.tokens;
+    }
+}
+
 impl Loss {
     /// The mean over supervised tokens.
     pub fn mean(self) -> f64 {

@@ -14,55 +14,12 @@ use common::{Context, Error, Result, error};
 
 use super::files::Files;
 use super::rows::{self, Row};
-use super::subjects::{foreign, title};
-use super::{Question, Subject, Task};
+use super::{Question, Selection, Split, Subject};
+use crate::tasks::{self, Task};
 
-/// Which questions are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum Split {
-    /// The questions that results are quoted on
-    Test,
-    /// The questions set apart for trying things out
-    Val,
-    /// The questions that are shown with their answers
-    #[value(skip)]
-    Dev,
-}
-
-impl Split {
-    /// Its name in the data.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Test => "test",
-            Self::Val => "val",
-            Self::Dev => "dev",
-        }
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        match name {
-            "test" => Some(Self::Test),
-            "val" | "validation" => Some(Self::Val),
-            "dev" => Some(Self::Dev),
-            _ => None,
-        }
-    }
-}
-
-/// What is wanted of a data set.
-#[derive(Debug, Clone)]
-pub struct Selection {
-    /// Which set it is.
-    pub task: Task,
-    /// Which questions are asked.
-    pub split: Split,
-    /// How many answered questions come first.
-    pub shots: usize,
-    /// Only these subjects; all where it is empty.
-    pub subjects: Vec<String>,
-    /// Only so many questions of each subject.
-    pub limit: Option<usize>,
-}
+/// The files of a repository of questions that are of use, as patterns of their names.
+pub const DOWNLOADED: [&str; 5] =
+    ["*test-*.parquet", "*val-*.parquet", "*validation-*.parquet", "*dev-*.parquet", "*.zip"];
 
 /// What to do about a row that cannot be read.
 const MEND: &str = "mend the row, or download the data again";
@@ -70,17 +27,15 @@ const MEND: &str = "mend the row, or download the data again";
 /// Reads the subjects in `data`, a directory or an archive, in order of their names.
 pub fn load(data: &Path, selection: &Selection) -> Result<Vec<Subject>> {
     let Selection { task, split, .. } = *selection;
-    let set = DataSet::open(data)?;
+    let set = DataSet::open(data, task)?;
     let mut asked = set.questions(split, &selection.subjects);
-    if (task, split) == (Task::CEval, Split::Test) {
-        asked = asked.hint(
-            "C-Eval keeps the answers of its test to itself; leave --split out to ask its val questions",
-        );
+    if let (Some(hint), Split::Test) = (task.withheld_test, split) {
+        asked = asked.hint(hint);
     }
     let asked = asked.hint(MEND)?;
     let mut shots = match selection.shots {
         0 => BTreeMap::new(),
-        _ => set.questions(Split::Dev, &selection.subjects).hint(MEND)?,
+        _ => set.questions(task.shown, &selection.subjects).hint(MEND)?,
     };
     for wanted in &selection.subjects {
         if !asked.contains_key(wanted) {
@@ -88,27 +43,31 @@ pub fn load(data: &Path, selection: &Selection) -> Result<Vec<Subject>> {
                 .hint(format_args!("it has {}", names(&set.questions(split, &[])?))));
         }
     }
-    if let Some((subject, of)) = asked.keys().find_map(|name| Some((name, foreign(task, name)?))) {
+    if let Some((subject, of)) =
+        asked.keys().find_map(|name| Some((name, task.with_subject_of_another(name)?)))
+    {
         return Err(Error::usage(format!(
             "{}: {subject} is a subject of {of}, not of {task}",
             data.display()
         ))
-        .hint(format_args!("add --task {}", of.name())));
+        .hint(format_args!("add --task {}", of.name)));
     }
     let subject = |(name, mut questions): (String, Vec<Question>)| {
         let mut shots = shots.remove(&name).unwrap_or_default();
         if shots.len() < selection.shots {
             return Err(error!(
-                "{}: {} dev questions on {name}, --shots {}",
+                "{}: {} {} questions on {name}, --shots {}",
                 data.display(),
                 shots.len(),
+                task.shown.name(),
                 selection.shots
             )
             .hint(format_args!("--shots {} asks with all of them", shots.len())));
         }
         shots.truncate(selection.shots);
         questions.truncate(selection.limit.unwrap_or(usize::MAX));
-        let title = title(task, &name).ok_or_else(|| error!(Missing, "{task} has no subject {name:?}"))?;
+        let title = task.subjects.title(&name);
+        let title = title.ok_or_else(|| error!(Missing, "{task} has no subject {name:?}"))?;
         Ok(Subject { task, name, title, shots, questions })
     };
     asked.into_iter().map(subject).collect()
@@ -120,15 +79,16 @@ fn names(subjects: &BTreeMap<String, Vec<Question>>) -> String {
 
 /// The files of a data set, by what they hold.
 struct DataSet {
+    task: Task,
     files: Files,
-    /// Of one subject each; several where a parquet file is in parts.
+    /// The files with questions on one subject; several where a parquet file is in parts.
     subjects: BTreeMap<(Split, String), Vec<String>>,
-    /// Of all subjects.
+    /// The files with questions on all subjects.
     together: BTreeMap<Split, Vec<String>>,
 }
 
 impl DataSet {
-    fn open(data: &Path) -> Result<Self> {
+    fn open(data: &Path, task: Task) -> Result<Self> {
         let files = Files::open(data)?;
         let (mut subjects, mut together) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::<_, Vec<_>>::new());
         for name in files.names() {
@@ -150,18 +110,21 @@ impl DataSet {
                 .hint("name the folder of one of them with --data"));
             }
         }
-        let set = Self { files, subjects, together };
+        let set = Self { task, files, subjects, together };
         match set.subjects.is_empty() && set.together.is_empty() {
             false => Ok(set),
             true => match set.files.archive()? {
-                Some(archive) => Self::open(&archive),
-                None => Err(error!("{}: no questions in it", data.display())
-                    .hint("--data names MMLU, CMMLU or C-Eval as downloaded: a folder or an archive of dev, val and test files")),
+                Some(archive) => Self::open(&archive, task),
+                None => Err(error!("{}: no questions in it", data.display()).hint(format_args!(
+                    "--data names {} as downloaded: a folder or an archive of dev, val and test files",
+                    tasks::titles()
+                ))),
             },
         }
     }
 
-    /// The questions of a split by their subjects, only those `wanted` unless that is empty.
+    /// Reads the questions of a split by their subjects, only those on `wanted` subjects unless that list is
+    /// empty.
     fn questions(&self, split: Split, wanted: &[String]) -> Result<BTreeMap<String, Vec<Question>>> {
         let is_wanted = |subject: &String| wanted.is_empty() || wanted.contains(subject);
         let mut found: BTreeMap<String, Vec<Question>> = BTreeMap::new();
@@ -176,8 +139,10 @@ impl DataSet {
         let is_apart = self.subjects.keys().any(|(of, _)| *of == split);
         for name in self.together.get(&split).filter(|_| !is_apart).into_iter().flatten() {
             for (subject, question) in self.read(name)? {
-                let subject = subject
-                    .ok_or_else(|| error!(Malformed, "{}: no column \"subject\"", self.files.place(name)))?;
+                let subject = subject.ok_or_else(|| {
+                    let column = self.task.subject_column;
+                    error!(Malformed, "{}: no column {column:?}", self.files.place(name))
+                })?;
                 if is_wanted(&subject) {
                     found.entry(subject).or_default().push(question);
                 }
@@ -197,8 +162,8 @@ impl DataSet {
     fn read(&self, name: &str) -> Result<Vec<Row>> {
         let place = || self.files.place(name);
         let rows = match name.ends_with(".parquet") {
-            true => self.files.with_path(name, rows::parquet).with_context(place)?,
-            false => rows::csv(&self.files.read(name)?).with_context(place)?,
+            true => self.files.with_path(name, |path| rows::parquet(path, &self.task)).with_context(place)?,
+            false => rows::csv(&self.files.read(name)?, &self.task).with_context(place)?,
         };
         match rows.is_empty() {
             true => Err(error!(Malformed, "{}: no questions in it", place())),
@@ -207,7 +172,7 @@ impl DataSet {
     }
 }
 
-/// Which split a file holds, and of which subject where it is of one.
+/// Returns which split a file holds, and the subject where the file is on one subject.
 fn content(name: &str) -> Option<(Split, Option<String>)> {
     let (folders, file) = name.rsplit_once('/').unwrap_or(("", name));
     // macOS adds hidden files to what it packs.
@@ -228,11 +193,13 @@ fn content(name: &str) -> Option<(Split, Option<String>)> {
 mod tests {
     use super::super::archive::tests::{gzip, tar, zip};
     use super::*;
+    use crate::tasks::TASKS;
+    use crate::tasks::tests::TEN_CHOICES;
 
     const ROWS: &str = "Q1,1,2,3,4,A\nQ2,1,2,3,4,B\n";
 
     fn selection(task: Task, shots: usize) -> Selection {
-        Selection { task, split: task.split(), shots, subjects: Vec::new(), limit: None }
+        Selection { task, split: task.asked, shots, subjects: Vec::new(), limit: None }
     }
 
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -259,9 +226,9 @@ mod tests {
         for root in ["", "data/", "x/y/"] {
             let files = files(root);
             let tree = tree(&files.each_ref().map(|(name, text)| (name.as_str(), *text)));
-            let all = found(tree.path(), &selection(Task::Mmlu, 2));
+            let all = found(tree.path(), &selection(TASKS[0], 2));
             assert_eq!(all, [("a".into(), 2, "Q1".into(), 2), ("b".into(), 2, "Q1".into(), 2)]);
-            let one = Selection { subjects: vec!["b".into()], limit: Some(1), ..selection(Task::Mmlu, 1) };
+            let one = Selection { subjects: vec!["b".into()], limit: Some(1), ..selection(TASKS[0], 1) };
             assert_eq!(found(tree.path(), &one), [("b".into(), 1, "Q1".into(), 1)]);
         }
     }
@@ -280,10 +247,10 @@ mod tests {
             fs_err::write(&archive, bytes).unwrap();
             // By its own name, or as all there is in its folder.
             for data in [&archive, folder.path()] {
-                let all = found(data, &selection(Task::Mmlu, 1));
+                let all = found(data, &selection(TASKS[0], 1));
                 assert_eq!(all, [("b".into(), 1, "Q1".into(), 2)], "{name}");
             }
-            let val = Selection { split: Split::Val, ..selection(Task::Mmlu, 0) };
+            let val = Selection { split: Split::Val, ..selection(TASKS[0], 0) };
             let error = load(&archive, &val).unwrap_err();
             assert!(error.to_string().ends_with("no val questions in it"), "{error}");
             assert_eq!(error.hint_text(), Some("it has dev, test; --split and --shots choose"));
@@ -294,9 +261,9 @@ mod tests {
     fn chinese_sets_have_layouts_and_titles_of_their_own() {
         let cmmlu = ",Question,A,B,C,D,Answer\n0,甲,1,2,3,4,B\n";
         let data = tree(&[("dev/agronomy.csv", cmmlu), ("test/agronomy.csv", cmmlu)]);
-        let subjects = load(data.path(), &selection(Task::Cmmlu, 1)).unwrap();
+        let subjects = load(data.path(), &selection(TASKS[1], 1)).unwrap();
         assert_eq!((subjects[0].title.as_str(), subjects[0].shots[0].answer), ("农学", 1));
-        let error = load(data.path(), &selection(Task::Mmlu, 1)).unwrap_err();
+        let error = load(data.path(), &selection(TASKS[0], 1)).unwrap_err();
         assert!(error.to_string().ends_with("agronomy is a subject of CMMLU, not of MMLU"), "{error}");
 
         let ceval = "id,question,A,B,C,D,answer,explanation\n0,甲,1,2,3,4,B,乙\n";
@@ -306,9 +273,9 @@ mod tests {
             ("val/logic_val.csv", ceval),
             ("test/logic_test.csv", asked),
         ]);
-        let subjects = load(data.path(), &selection(Task::CEval, 1)).unwrap();
+        let subjects = load(data.path(), &selection(TASKS[2], 1)).unwrap();
         assert_eq!((subjects[0].title.as_str(), subjects[0].questions[0].answer), ("逻辑学", 1));
-        let test = Selection { split: Split::Test, ..selection(Task::CEval, 0) };
+        let test = Selection { split: Split::Test, ..selection(TASKS[2], 0) };
         let error = load(data.path(), &test).unwrap_err();
         assert!(error.hint_text().unwrap().starts_with("C-Eval keeps the answers"), "{error}");
     }
@@ -324,21 +291,21 @@ mod tests {
         put("all/test-00000-of-00001.parquet");
         put("all/dev-00000-of-00001.parquet");
         put("auxiliary_train/train-00000-of-00001.parquet");
-        let all = found(folder.path(), &selection(Task::Mmlu, 1));
+        let all = found(folder.path(), &selection(TASKS[0], 1));
         assert_eq!(
             all,
             [("astronomy".into(), 1, "Q1, \"x\"\ny".into(), 2), ("virology".into(), 1, "Q3".into(), 1)]
         );
         put("astronomy/test-00000-of-00002.parquet");
         put("astronomy/test-00001-of-00002.parquet");
-        let apart = found(folder.path(), &selection(Task::Mmlu, 0));
+        let apart = found(folder.path(), &selection(TASKS[0], 0));
         assert_eq!(apart, [("astronomy".into(), 0, "Q1, \"x\"\ny".into(), 6)]);
         assert_eq!(content("test/a_test.parquet"), None, "a split's name comes first");
         assert_eq!(content("data/test-0.parquet"), Some((Split::Test, None)));
         let packed = fs_err::read(&golden).unwrap();
         let archive = folder.path().join("x.tar");
         fs_err::write(&archive, tar(&[("virology/test-0.parquet", &packed)])).unwrap();
-        assert_eq!(found(&archive, &selection(Task::Mmlu, 0))[0].0, "virology");
+        assert_eq!(found(&archive, &selection(TASKS[0], 0))[0].0, "virology");
     }
 
     #[test]
@@ -347,7 +314,7 @@ mod tests {
             tree(&[("dev/a_dev.csv", ROWS), ("test/a_test.csv", ROWS), ("test/bad_test.csv", "q,1\n")]);
         let select = |subject: &str, shots, split| {
             let subjects = vec![subject.to_owned()];
-            load(data.path(), &Selection { subjects, shots, split, ..selection(Task::Mmlu, 0) }).unwrap_err()
+            load(data.path(), &Selection { subjects, shots, split, ..selection(TASKS[0], 0) }).unwrap_err()
         };
         let error = select("a", 5, Split::Test);
         assert!(error.to_string().ends_with("2 dev questions on a, --shots 5"), "{error}");
@@ -361,7 +328,19 @@ mod tests {
         fs_err::create_dir_all(data.path().join("copy/test")).unwrap();
         fs_err::write(data.path().join("copy/test/a_test.csv"), ROWS).unwrap();
         assert!(select("a", 0, Split::Test).to_string().ends_with("hold the same questions"));
-        let error = load(tree(&[("a.txt", "")]).path(), &selection(Task::Mmlu, 0)).unwrap_err();
+        let error = load(tree(&[("a.txt", "")]).path(), &selection(TASKS[0], 0)).unwrap_err();
         assert!(error.to_string().ends_with("no questions in it"), "{error}");
+    }
+
+    #[test]
+    fn a_task_may_show_another_part_and_call_its_subjects_otherwise() {
+        let task = Task::from(&TEN_CHOICES);
+        let row = |question: &str| format!("{question},1,2,3,4,5,6,7,8,9,10,J\n");
+        let data = tree(&[("val/physics_val.csv", &row("shown")), ("test/physics_test.csv", &row("asked"))]);
+        let subjects = load(data.path(), &selection(task, 1)).unwrap();
+        let [subject] = &subjects[..] else { panic!("one subject expected: {subjects:?}") };
+        assert_eq!((subject.shots[0].text.as_str(), subject.questions[0].answer), ("shown", 9));
+        let error = load(data.path(), &selection(task, 2)).unwrap_err();
+        assert!(error.to_string().ends_with("1 val questions on physics, --shots 2"), "{error}");
     }
 }

@@ -14,9 +14,10 @@ use common::text::labels::{encode_document, encode_prompt};
 use common::text::{ChatTemplate, Conversation, Message, Tokenizer};
 use common::{Result, error};
 
-use super::{LETTERS, Question, Subject, Task};
+use super::{Question, Subject};
+use crate::tasks::{Task, letter};
 
-/// Whose prompts are used.
+/// The program whose prompts are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Style {
     /// lm-evaluation-harness
@@ -30,7 +31,7 @@ pub enum Style {
 }
 
 impl Style {
-    /// As on the command line.
+    /// Returns the name of the style on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::LmEval => "lm-eval",
@@ -39,7 +40,7 @@ impl Style {
         }
     }
 
-    /// The prompt that asks `question` after the first `shots` shots of its subject.
+    /// Returns the prompt that asks `question` after the first `shots` shots of its subject.
     pub fn prompt(self, subject: &Subject, shots: usize, question: &Question) -> Prompt {
         let task = subject.task;
         let shots = subject.shots.iter().take(shots);
@@ -49,7 +50,7 @@ impl Style {
                 .flat_map(|shot| {
                     [
                         Message::new("user", self.ask(task, shot)),
-                        Message::new("assistant", LETTERS[shot.answer]),
+                        Message::new("assistant", letter(shot.answer)),
                     ]
                 })
                 .collect();
@@ -61,48 +62,41 @@ impl Style {
         }
         let mut text = header;
         for shot in shots {
-            text += &format!("{} {}\n\n", self.ask(task, shot), LETTERS[shot.answer]);
+            text += &format!("{} {}\n\n", self.ask(task, shot), letter(shot.answer));
         }
         Prompt::Document(text + &self.ask(task, question))
     }
 
-    /// What a prompt begins with.
+    /// Returns what a prompt begins with.
     fn header(self, Subject { task, title, .. }: &Subject) -> String {
-        match (task, self) {
-            (Task::Mmlu, Self::Hendrycks) => {
-                format!("The following are multiple choice questions (with answers) about  {title}.\n\n")
-            }
-            (Task::Mmlu, _) => {
-                format!("The following are multiple choice questions (with answers) about {title}.\n\n")
-            }
-            (_, Self::LlamaFactory) => {
-                format!("以下是中国关于{title}考试的单项选择题，请选出其中的正确答案。\n\n")
-            }
-            (Task::CEval, _) => format!("以下是中国关于{title}的单项选择题，请选出其中的正确答案。\n\n"),
-            (Task::Cmmlu, _) => format!("以下是关于{title}的单项选择题，请直接给出正确答案的选项。\n\n"),
-        }
+        let header = match self {
+            Self::LmEval => task.harness_header,
+            Self::LlamaFactory => task.language.llamafactory_header(),
+            Self::Hendrycks => task.hendrycks_header.unwrap_or(task.harness_header),
+        };
+        header.replace("{subject}", title)
     }
 
-    /// A question up to the place of its answer.
+    /// Returns a question up to the place of its answer.
     fn ask(self, task: Task, question: &Question) -> String {
         let stripped = question.text.trim_matches(is_python_space);
         let mut text = if self == Self::LmEval { stripped } else { &question.text }.to_owned();
-        for (letter, choice) in LETTERS.iter().zip(&question.choices) {
-            text += &format!("\n{letter}. {choice}");
+        for (index, choice) in question.choices.iter().enumerate() {
+            text += &format!("\n{}. {choice}", letter(index));
         }
-        text + "\n" + task.answer_word()
+        text + "\n" + task.language.answer_word()
     }
 
-    /// The tokens whose logprobs stand for the four letters.
-    pub fn answer_tokens(self, task: Task, tokenizer: &Tokenizer) -> Result<[u32; 4]> {
-        let mut tokens = [0; 4];
-        for (token, letter) in tokens.iter_mut().zip(LETTERS) {
+    /// Returns the tokens whose log-probabilities stand for the letters of the choices.
+    pub fn answer_tokens(self, task: Task, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let token = |letter: char| {
+            let letter = letter.to_string();
             let found = match self {
                 // LLaMA-Factory takes the last token of the bare letter.
-                Self::LlamaFactory => tokenizer.encode(letter)?.last().copied(),
+                Self::LlamaFactory => tokenizer.encode(&letter)?.last().copied(),
                 // The others score what a space and the letter add to the prompt.
                 Self::LmEval | Self::Hendrycks => {
-                    let word = task.answer_word();
+                    let word = task.language.answer_word();
                     let prompt = tokenizer.encode(word)?;
                     let answered = tokenizer.encode(&format!("{word} {letter}"))?;
                     match answered.strip_prefix(prompt.as_slice()) {
@@ -111,21 +105,21 @@ impl Style {
                     }
                 }
             };
-            *token = found.ok_or_else(|| {
+            found.ok_or_else(|| {
                 error!("the tokenizer has no token of its own for the answer {letter:?}")
                     .hint("--style llamafactory scores the letter without a space")
-            })?;
-        }
-        Ok(tokens)
+            })
+        };
+        task.letters().map(token).collect()
     }
 }
 
-/// White space as Python's `str.strip` takes it.
+/// Returns whether a character is white space as Python's `str.strip` takes it.
 fn is_python_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// What the model is asked.
+/// A question as the model is asked it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
     /// A text that the model continues.
@@ -135,7 +129,7 @@ pub enum Prompt {
 }
 
 impl Prompt {
-    /// The text that identifies the prompt.
+    /// Returns the text that identifies the prompt.
     pub fn text(&self, template: Option<&ChatTemplate>) -> Result<String> {
         match self {
             Self::Document(text) => Ok(text.clone()),
@@ -143,7 +137,7 @@ impl Prompt {
         }
     }
 
-    /// Token ids.
+    /// Returns the token ids of the prompt.
     pub fn encode(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<u32>> {
         match self {
             Self::Document(text) => encode_document(tokenizer, text),
@@ -159,15 +153,17 @@ fn needed(template: Option<&ChatTemplate>) -> Result<&ChatTemplate> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::TASKS;
+    use crate::tasks::tests::TEN_CHOICES;
 
     fn subject() -> Subject {
         let question = |text: &str, answer| Question {
             text: text.into(),
-            choices: ["1", "2", " 3", "4"].map(str::to_owned),
+            choices: ["1", "2", " 3", "4"].map(str::to_owned).to_vec(),
             answer,
         };
         Subject {
-            task: Task::Mmlu,
+            task: TASKS[0],
             name: "abstract_algebra".into(),
             title: "abstract algebra".into(),
             shots: vec![question(" One?\n", 2), question("Two?", 0)],
@@ -225,16 +221,16 @@ mod tests {
             }
         };
         assert_eq!(
-            text(Style::LmEval, Task::Cmmlu, "农学"),
+            text(Style::LmEval, TASKS[1], "农学"),
             "以下是关于农学的单项选择题，请直接给出正确答案的选项。\n\n\
              One?\nA. 1\nB. 2\nC.  3\nD. 4\n答案： C\n\nThree?\nA. 1\nB. 2\nC.  3\nD. 4\n答案："
         );
         assert!(
-            text(Style::LmEval, Task::CEval, "逻辑学")
+            text(Style::LmEval, TASKS[2], "逻辑学")
                 .starts_with("以下是中国关于逻辑学的单项选择题，请选出其中的正确答案。\n\nOne?")
         );
         assert_eq!(
-            text(Style::LlamaFactory, Task::CEval, "逻辑学"),
+            text(Style::LlamaFactory, TASKS[2], "逻辑学"),
             "以下是中国关于逻辑学考试的单项选择题，请选出其中的正确答案。\n\n \
              One?\n\nA. 1\nB. 2\nC.  3\nD. 4\n答案：CThree? \nA. 1\nB. 2\nC.  3\nD. 4\n答案："
         );
@@ -244,6 +240,18 @@ mod tests {
     fn no_shots_is_a_bare_question() {
         assert!(
             text(Style::LmEval, 0).ends_with("abstract algebra.\n\nThree?\nA. 1\nB. 2\nC.  3\nD. 4\nAnswer:")
+        );
+    }
+
+    #[test]
+    fn a_task_of_ten_choices_is_asked_like_any_other() {
+        let choices = (1..=10).map(|number| number.to_string()).collect();
+        let question = Question { text: "Four?".into(), choices, answer: 9 };
+        let subject = Subject { task: (&TEN_CHOICES).into(), shots: vec![question], ..subject() };
+        assert_eq!(
+            Style::LmEval.prompt(&subject, 1, &subject.questions[0]).text(None).unwrap(),
+            "About abstract algebra:\n\nFour?\nA. 1\nB. 2\nC. 3\nD. 4\nE. 5\nF. 6\nG. 7\nH. 8\nI. 9\nJ. 10\n\
+             Answer: J\n\nThree?\nA. 1\nB. 2\nC.  3\nD. 4\nAnswer:"
         );
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`arguments`] | the options that say what is trained on |
 //! | [`prepare`] | all data of a run, tokenized or found again in the cache |
-//! | [`encode`] | conversations as tokens with the trained ones marked, in parallel |
+//! | [`encode`] | encodes records into a file of examples |
 //! | [`demands`] | what the examples demand of a model |
 //! | [`store`] | tokenized examples in a file |
 //! | `show` | an example as text |
@@ -19,7 +19,7 @@ pub mod store;
 mod untrained;
 
 pub use arguments::DataArguments;
-pub use encode::Encoder;
+pub use encode::EncodedFile;
 pub use prepare::{Prepared, Texts};
 
 #[cfg(test)]

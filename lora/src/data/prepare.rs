@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use common::checkpoint::Companions;
 use common::cli::{self, Progress, Unit};
-use common::data::{DataSource, Malformed, records, rows};
+use common::data::{DataSource, Encoder, Malformed, records, rows};
 use common::text::ending::missing_tokens;
 use common::text::{ChatTemplate, Ending, LabelOptions, TextFiles, Tokenizer};
 use common::{Context, Result, bail, hex};
 use sha2::{Digest, Sha256};
 
 use super::store::Examples;
-use super::{DataArguments, Encoder, show};
+use super::{DataArguments, EncodedFile, show};
 
 /// The time after which kept tokens that no run has used are deleted.
 const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
@@ -130,7 +130,8 @@ impl Preparation<'_> {
             Some(cache) => cache.to_path_buf(),
             None => std::env::temp_dir(),
         };
-        let mut encoder = Encoder::new(self.tokenizer, self.template, &self.options, strict, &scratch)?;
+        let encoder = Encoder::new(self.tokenizer, self.template, self.options, strict);
+        let mut file = EncodedFile::new(encoder, &scratch)?;
         let size = |file: &PathBuf| fs_err::metadata(file).map_or(0, |metadata| metadata.len());
         let total: u64 = sources.iter().flat_map(DataSource::files).map(size).sum();
         let progress = Progress::new("tokenizing", total, Unit::Bytes);
@@ -139,14 +140,14 @@ impl Preparation<'_> {
         for source in sources {
             malformed.merge(records(source, strict, &mut |batch, position| {
                 cli::check_interrupted()?;
-                encoder.add(batch)?;
+                file.add(batch)?;
                 progress.set(before + position);
                 Ok(ControlFlow::Continue(()))
             })?);
             before += source.files().map(size).sum::<u64>();
         }
         drop(progress);
-        encoder.finish(malformed, kept)
+        file.finish(malformed, kept)
     }
 
     /// The name of the kept tokens, a hash of everything that decides them.

@@ -1,7 +1,6 @@
 use std::ops::ControlFlow;
 
-use common::Result;
-use common::data::{DataSource, Malformed, Record, records};
+use common::data::{DataSource, Encoder, Malformed, Record, records};
 use common::text::{ChatTemplate, LabelOptions, Tokenizer};
 use serde_json::{Value, json};
 
@@ -33,9 +32,10 @@ fn encode(
     strict: bool,
 ) -> Result<store::Examples> {
     let folder = tempfile::tempdir().unwrap();
-    let mut encoder = Encoder::new(tokenizer, template, options, strict, folder.path())?;
-    encoder.add(records)?;
-    encoder.finish(Malformed::default(), None)
+    let encoder = Encoder::new(tokenizer, template, *options, strict);
+    let mut file = EncodedFile::new(encoder, folder.path())?;
+    file.add(records)?;
+    file.finish(Malformed::default(), None)
 }
 
 /// The tokenizer of a real model, for tests that need one.

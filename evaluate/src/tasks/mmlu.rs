@@ -1,0 +1,106 @@
+//! MMLU (arXiv:2009.03300), with the categories that results are quoted by (`categories.py` of
+//! hendrycks/test).
+
+use super::{Category, Language, Subjects, TaskSpec};
+use crate::questions::Split;
+
+/// 57 subjects in English.
+pub static MMLU: TaskSpec = TaskSpec {
+    name: "mmlu",
+    title: "MMLU",
+    about: "57 subjects in English (arXiv:2009.03300)",
+    repository: "cais/mmlu",
+    language: Language::English,
+    choices: 4..=4,
+    choices_column: "choices",
+    subject_column: "subject",
+    asked: Split::Test,
+    shown: Split::Dev,
+    withheld_test: None,
+    harness_header: "The following are multiple choice questions (with answers) about {subject}.\n\n",
+    // Its authors' script writes two spaces.
+    hendrycks_header: Some(
+        "The following are multiple choice questions (with answers) about  {subject}.\n\n",
+    ),
+    harness_name: "mmlu",
+    harness_groups: true,
+    subjects: Subjects::CalledAsNamed(&[
+        (
+            Category::Stem,
+            &[
+                "abstract_algebra",
+                "astronomy",
+                "college_biology",
+                "college_chemistry",
+                "college_computer_science",
+                "college_mathematics",
+                "college_physics",
+                "computer_security",
+                "conceptual_physics",
+                "electrical_engineering",
+                "elementary_mathematics",
+                "high_school_biology",
+                "high_school_chemistry",
+                "high_school_computer_science",
+                "high_school_mathematics",
+                "high_school_physics",
+                "high_school_statistics",
+                "machine_learning",
+            ],
+        ),
+        (
+            Category::SocialSciences,
+            &[
+                "econometrics",
+                "high_school_geography",
+                "high_school_government_and_politics",
+                "high_school_macroeconomics",
+                "high_school_microeconomics",
+                "high_school_psychology",
+                "human_sexuality",
+                "professional_psychology",
+                "public_relations",
+                "security_studies",
+                "sociology",
+                "us_foreign_policy",
+            ],
+        ),
+        (
+            Category::Humanities,
+            &[
+                "formal_logic",
+                "high_school_european_history",
+                "high_school_us_history",
+                "high_school_world_history",
+                "international_law",
+                "jurisprudence",
+                "logical_fallacies",
+                "moral_disputes",
+                "moral_scenarios",
+                "philosophy",
+                "prehistory",
+                "professional_law",
+                "world_religions",
+            ],
+        ),
+        (
+            Category::Other,
+            &[
+                "anatomy",
+                "business_ethics",
+                "clinical_knowledge",
+                "college_medicine",
+                "global_facts",
+                "human_aging",
+                "management",
+                "marketing",
+                "medical_genetics",
+                "miscellaneous",
+                "nutrition",
+                "professional_accounting",
+                "professional_medicine",
+                "virology",
+            ],
+        ),
+    ]),
+};
