@@ -180,7 +180,7 @@ fn saves_what_is_evaluated(evaluation: Every, saving: Every) -> bool {
 pub enum Strategy {
     /// Never.
     No,
-    /// Each time a number of steps has been taken.
+    /// After every N steps.
     Steps,
     /// After every pass over the data.
     Epoch,
