@@ -6,7 +6,7 @@ use std::path::Path;
 use common::adapter::AdapterConfig;
 use common::checkpoint::{Tensor, write_file};
 use common::device::{Device, Vector};
-use common::model::{AdapterOptions, Initialization, Model};
+use common::model::{AdapterSettings, Initialization, Model};
 use serde_json::{Map, Value, json};
 
 const WIDTH: usize = 64;
@@ -40,7 +40,7 @@ pub fn write(directory: &Path, seed: u64) {
 /// `seed` decides how.
 pub fn write_adapter(base: &Path, directory: &Path, seed: u64) {
     let mut model = Model::load(base, &Device::Cpu).expect("the base");
-    let options = AdapterOptions {
+    let options = AdapterSettings {
         rank: 4,
         alpha: 8.0,
         rank_stabilized: false,

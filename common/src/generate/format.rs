@@ -88,8 +88,7 @@ pub(super) mod tests {
         let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes(), serde_json::Map::new()).unwrap();
         let source =
             "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}END{% endif %}{% endfor %}";
-        let template =
-            ChatTemplate::from_source(source.replace("END", end), serde_json::Map::new()).unwrap();
+        let template = ChatTemplate::from_source(source.replace("END", end), serde_json::Map::new()).unwrap();
         ChatFormat::new(tokenizer, template)
     }
 

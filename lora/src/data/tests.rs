@@ -1,5 +1,6 @@
 use std::ops::ControlFlow;
 
+use common::Result;
 use common::data::{DataSource, Encoder, Malformed, Record, records};
 use common::text::{ChatTemplate, LabelOptions, Tokenizer};
 use serde_json::{Value, json};

@@ -41,7 +41,7 @@ fn config(json: ConfigJson) -> Result<Config> {
     let has_window = sliding(json, transformer.layers)?;
     let (size, bias) = (transformer.heads.size, json.flag("attention_bias"));
     let scalar = json.number("query_pre_attn_scalar").unwrap_or(QUERY_SCALAR);
-    let (layers, width) = (transformer.layers, transformer.width);
+    let width = transformer.width;
     let positions = json.count("max_position_embeddings")?;
     let ropes = vec![
         Rope::parse_of_layers(json.0, "full_attention", GLOBAL_THETA, size, positions)?,
@@ -60,8 +60,8 @@ fn config(json: ConfigJson) -> Result<Config> {
         ..transformer
     }
     .config_with(ropes)?;
-    for layer in 0..layers {
-        config.layers[layer].attention.rope = usize::from(has_window[layer]);
+    for (layer, has_window) in config.layers.iter_mut().zip(has_window) {
+        layer.attention.rope = usize::from(has_window);
     }
     Ok(config)
 }
