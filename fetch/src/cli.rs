@@ -1,5 +1,7 @@
 //! The command line, as the user writes it.
 
+#![allow(rustdoc::bare_urls)] // doc comments of arguments are the text of --help
+
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -19,7 +21,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<String>,
 
-    /// RepositoryKind of repository [default: model, but dataset for known data sets]
+    /// Kind of repository [default: model, but dataset for known data sets]
     #[arg(long, value_enum, value_name = "KIND")]
     pub repo_type: Option<RepositoryKind>,
 
