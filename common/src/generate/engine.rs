@@ -18,7 +18,7 @@ pub trait Engine {
     fn is_stretched(&self, _tokens: usize) -> bool {
         false
     }
-    /// Adds tokens to the text, and returns the logits [V] after the last of them.
+    /// Adds tokens to the text, and returns the logits `[V]` after the last of them.
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
 

@@ -101,7 +101,7 @@ impl<E: Engine> Generator<E> {
         Ok(step)
     }
 
-    /// Returns the model's logits [V] that the last token was chosen by; none before the first token.
+    /// Returns the model's logits `[V]` that the last token was chosen by; none before the first token.
     pub fn logits(&self) -> &[f32] {
         self.answer.as_ref().map_or(&[], |answer| &answer.logits)
     }

@@ -3,7 +3,7 @@
 use crate::{Result, bail};
 
 /// Returns the natural logarithms of the probabilities of `tokens` after a text with the given
-/// `logits` [V]: a log-softmax over the whole vocabulary, computed in f64.
+/// `logits` `[V]`: a log-softmax over the whole vocabulary, computed in f64.
 ///
 /// Fails for a token beyond the logits, and where a result would not be finite.
 pub fn logprobs(logits: &[f32], tokens: &[u32]) -> Result<Vec<f32>> {

@@ -33,13 +33,13 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`format`] | how a conversation becomes a prompt that fits the model, and what ends an answer |
+//! | [`mod@format`] | how a conversation becomes a prompt that fits the model, and what ends an answer |
 //! | [`settings`] | how tokens are chosen: `generation_config.json`, and what the caller overrides |
 //! | [`session`] | a conversation's answers as events: pieces of text, and why an answer stops |
 //! | [`stop_text`] | ends an answer at a text that is no token |
 //! | [`generator`] | tokens one by one; what two prompts have in common is computed once |
 //! | [`sampler`] | chooses one token by its logits |
-//! | [`logprobs`] | log-probabilities of tokens |
+//! | [`mod@logprobs`] | log-probabilities of tokens |
 //! | [`engine`] | the model with the keys and values of the text so far |
 
 pub mod engine;

@@ -16,7 +16,7 @@ impl Sampler {
         Self { state: seed }
     }
 
-    /// Returns the next token by `logits` [V] and by the tokens `seen` before it.
+    /// Returns the next token by `logits` `[V]` and by the tokens `seen` before it.
     pub fn choose(&mut self, logits: &[f32], seen: &[u32], settings: &GenerationSettings) -> u32 {
         let logits = penalized(logits, seen, settings.repetition_penalty);
         if settings.temperature == 0.0 {

@@ -79,7 +79,7 @@ impl<'a, E: Engine> Session<'a, E> {
         })
     }
 
-    /// Returns the model's logits [V] that the last token was chosen by, for [`super::logprobs()`].
+    /// Returns the model's logits `[V]` that the last token was chosen by, for [`super::logprobs()`].
     pub fn logits(&self) -> &[f32] {
         self.generator.logits()
     }
