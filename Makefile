@@ -24,7 +24,7 @@ demo: build
 # there. Which tests were skipped, and what they lack, is said at the end.
 OPTIONAL := $(if $(QLORA_TEST_REQUIRE),,-)
 SKIPPED := $(CURDIR)/target/skipped-tests
-TEST := rm -f $(SKIPPED); QLORA_TEST_SKIPPED=$(SKIPPED) \
+TEST := mkdir -p target; rm -f $(SKIPPED); QLORA_TEST_SKIPPED=$(SKIPPED) \
 	CUDA_HOME=$${CUDA_HOME:-$(CURDIR)/$(NVRTC)/nvidia/cu13} $(CARGO) test --release --locked
 SAY_SKIPPED := result=$$?; if [ -e $(SKIPPED) ]; then sort $(SKIPPED) >&2; fi; exit $$result
 

@@ -1,12 +1,10 @@
 //! A whole model on the GPU in 16 bits against the same model on the host in f32: gradients, and the
-//! losses of twenty steps. Skipped, saying so, without a model.
-//!
-//! The model is `QLORA_TEST_MODEL`, else `demo/model/SmolLM2-135M-Instruct` or its NF4 form.
+//! losses of twenty steps.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
-#![allow(clippy::print_stderr)] // says what is skipped, and how far apart the devices are
+#![allow(clippy::print_stderr)] // how far apart the devices are
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::checkpoint::Checkpoint;
 use common::device::cuda::{Float16, Gpu};
@@ -15,21 +13,11 @@ use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
 use common::model::{AdapterSettings, Batch, Cache, KeyValueCache, Model, Noise, Sequence};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tests::needs;
 
 const STEPS: usize = 20;
 /// What training adds at random, the same on both devices.
 const NOISE: Noise = Noise { seed: 5, step: 0, first_token: 0, dropout: 0.1, neftune_alpha: 5.0 };
-
-fn model_directory() -> Option<PathBuf> {
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/SmolLM2-135M-Instruct");
-    let named = std::env::var_os("QLORA_TEST_MODEL").map(PathBuf::from);
-    let found = named.unwrap_or(demo);
-    if !found.join("config.json").exists() {
-        eprintln!("skipped: there is no model in {}", found.display());
-        return None;
-    }
-    Some(found)
-}
 
 /// The model with adapters whose A and B are both random.
 fn load(directory: &Path, device: &Device) -> Model {
@@ -129,7 +117,7 @@ fn distances(model: &Model, expected: &[f32], found: &[f32]) -> Vec<(f64, String
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn training_is_the_hosts_within_16_bits_and_twice_the_same() {
-    let Some(directory) = model_directory() else { return };
+    let Some(directory) = needs::model() else { return };
     let cuda = Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap());
     let (losses, gradients, parameters) = train(&directory, &cuda, STEPS, 0, None);
     let again = train(&directory, &cuda, STEPS, 0, None);
@@ -166,7 +154,7 @@ fn training_is_the_hosts_within_16_bits_and_twice_the_same() {
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn training_with_noise_is_the_hosts_too() {
-    let Some(directory) = model_directory() else { return };
+    let Some(directory) = needs::model() else { return };
     let cuda = Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap());
     let steps = 4;
     let (losses, _, parameters) = train(&directory, &cuda, steps, 0, Some(NOISE));
@@ -187,7 +175,7 @@ fn training_with_noise_is_the_hosts_too() {
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn decoding_and_scoring_behind_a_cache_are_the_whole_pass() {
-    let Some(directory) = model_directory() else { return };
+    let Some(directory) = needs::model() else { return };
     let cuda = Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap());
     let (host, gpu) = (load(&directory, &Device::Cpu), load(&directory, &cuda));
     let tokens: Vec<u32> = (0..90).map(|t| t * 37 % 1000).collect();
