@@ -9,7 +9,6 @@ use clap::Parser;
 use crate::hub::RepositoryKind;
 
 /// Download a model or a data set with parallel range requests, every byte checked
-#[allow(rustdoc::bare_urls)] // --help shows the texts as they are
 #[derive(Parser, Debug)]
 #[command(version, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
