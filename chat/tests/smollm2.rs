@@ -1,7 +1,7 @@
 //! Greedy answers of a real model against transformers; the goldens are written by
 //! scripts/golden/smollm2.py and greedy.py.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test file as a whole
+#![allow(clippy::unwrap_used)] // a test file as a whole
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use common::generate::{ChatFormat, Event, GenerationSettings, ModelEngine, Overr
 use common::model::Model;
 use common::text::{ChatTemplate, Conversation, Message, TextFiles, Tokenizer};
 use serde_json::Value;
+use tests::needs;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -18,16 +19,6 @@ fn root() -> PathBuf {
 
 fn golden(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(root().join("tests/golden").join(name)).unwrap()).unwrap()
-}
-
-fn directory() -> Option<PathBuf> {
-    let fallback = root().join("demo/model/SmolLM2-135M-Instruct");
-    let directory = std::env::var_os("QLORA_TEST_MODEL").map_or(fallback, PathBuf::from);
-    if directory.join("model.safetensors").exists() {
-        return Some(directory);
-    }
-    eprintln!("skipped: no model in {} (QLORA_TEST_MODEL names another place)", directory.display());
-    None
 }
 
 /// A conversation, the tokens of its prompt where the golden has them, and those of its answer.
@@ -67,7 +58,7 @@ fn tokens(value: &Value) -> Vec<u32> {
 
 #[test]
 fn greedy_answers_as_transformers() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = needs::model() else { return };
     let golden = golden("smollm2.json");
     let cases = golden["prompts"].as_array().unwrap().iter().map(|case| {
         let user = Message::new("user", case["user"].as_str().unwrap());
@@ -78,7 +69,7 @@ fn greedy_answers_as_transformers() {
 
 /// Answers of 256 tokens to some of the eight conversations.
 fn long_answers_as_transformers(conversations: Range<usize>) {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = needs::model() else { return };
     let golden = golden("greedy.json");
     let cases = golden.as_array().unwrap()[conversations].iter().map(|case| {
         let answer = tokens(&case["greedy"]);
