@@ -25,7 +25,7 @@ pub trait Scorer {
     }
     /// Runs tokens that many prompts begin with, and returns what the model remembers of them.
     fn prefix(&self, tokens: &[u32]) -> Result<Self::Prefix>;
-    /// Returns the logits [N, V] after the last token of N prompts, each of which continues the prefix if there
+    /// Returns the logits `[N, V]` after the last token of N prompts, each of which continues the prefix if there
     /// is one.
     fn last_logits(&self, prefix: Option<&Self::Prefix>, prompts: &[&[u32]]) -> Result<Vec<f32>>;
 }

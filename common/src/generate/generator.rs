@@ -46,7 +46,7 @@ struct Answer {
     /// Tokens of the prompt that were not fed yet, and how many are fed at a time.
     prompt: Vec<u32>,
     prompt_pass: usize,
-    /// Logits [V] after the text so far.
+    /// Logits `[V]` after the text so far.
     logits: Vec<f32>,
     /// The last token, which was not fed yet.
     last: Option<u32>,

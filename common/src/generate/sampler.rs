@@ -61,7 +61,7 @@ impl Sampler {
     }
 }
 
-/// The logits [V] with those of tokens that were seen, however often, divided by `penalty` where they are
+/// The logits `[V]` with those of tokens that were seen, however often, divided by `penalty` where they are
 /// positive and multiplied by it where they are negative (Keskar et al. 2019).
 fn penalized<'a>(logits: &'a [f32], seen: &[u32], penalty: f32) -> Cow<'a, [f32]> {
     if penalty == 1.0 {
