@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::report::{MOST_BYTES, Report};
 
-/// The questions of two reports, by which of them answered right.
+/// Numbers of questions that both, one or neither of two reports answered right.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Pairs {
     both: u64,
@@ -17,8 +17,8 @@ struct Pairs {
     neither: u64,
 }
 
-/// Compares two reports question by question: a table of who answered what right, and the p-value of
-/// McNemar's exact test (McNemar 1947).
+/// Compares two reports question by question. Returns a table of how many questions each answered right, with
+/// the p-value of McNemar's exact test (McNemar 1947).
 pub fn compare(first: &Path, second: &Path) -> Result<String> {
     let (a, b) = (read(first)?, read(second)?);
     if a["recipe"]["prompt_sha256"] != b["recipe"]["prompt_sha256"] {
@@ -69,7 +69,7 @@ fn table(pairs: &Pairs, first: &Path, second: &Path) -> String {
     table
 }
 
-/// The chance that a fair coin falls at least as unevenly as `a` to `b`.
+/// Returns the probability that a fair coin falls at least as unevenly as `a` to `b`.
 fn mcnemar(a: u64, b: u64) -> f64 {
     let n = a + b;
     // Binomial coefficients grow beyond any number; their logarithms do not.

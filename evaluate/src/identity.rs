@@ -8,11 +8,11 @@ use common::{Result, files, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Places of a file that are looked at, and bytes at each.
+/// Number of places of a file that are sampled, and bytes of each sample.
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: usize = 1 << 16;
 
-/// A model as it was given, the base of an adapter, and a fingerprint of each.
+/// Returns the path and the fingerprint of a model, and those of its base where the model is an adapter.
 pub fn identity(directory: &Path, base: Option<&Path>) -> Result<Value> {
     let mut identity = json!({
         "path": directory.display().to_string(),
@@ -24,7 +24,7 @@ pub fn identity(directory: &Path, base: Option<&Path>) -> Result<Value> {
     Ok(identity)
 }
 
-/// SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files; small
+/// Returns a SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files; small
 /// files are sampled whole. Hashing all of a large model would take longer than some evaluations.
 fn fingerprint(directory: &Path) -> Result<String> {
     let weights = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");

@@ -9,27 +9,27 @@ use common::{Error, Result, error};
 /// The name of the tool that these files belong to.
 const TOOL: &str = "evaluate";
 
-/// What is there before an evaluation begins.
+/// What is at the place of a report before an evaluation begins.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Existing {
-    /// Whether a report of ours is at its place.
+    /// Whether a report that this tool wrote is there.
     pub is_report: bool,
-    /// Whether it is of the same evaluation.
+    /// Whether that report is of the same evaluation.
     pub is_same: bool,
 }
 
-/// All files of one evaluation, begun before the work. The report gets its name first: a chart or
-/// details beside it are then known to be its own.
+/// All files of one evaluation, which begin before anything is scored. The report gets its name first: a
+/// chart or details beside a report are then known to belong to it.
 pub struct Outputs {
-    /// It also holds the journal.
+    /// The report, whose scratch directory also holds the journal.
     pub report: OutputFile,
     chart: OutputFile,
     details: Option<OutputFile>,
 }
 
 impl Outputs {
-    /// Begins the files at `report` and `details`, of an evaluation that reads `inputs`. What is there
-    /// is replaced if `force` says so; of the chart, which nobody has named, if it is of a report.
+    /// Begins the files at `report` and `details`, of an evaluation that reads `inputs`. Files that are there
+    /// are replaced if `force` says so. The chart, which no option names, is replaced if it belongs to a report.
     pub fn begin(
         report: &Path,
         details: Option<&Path>,
@@ -59,7 +59,7 @@ impl Outputs {
         })
     }
 
-    /// Writes everything, and gives nothing its name before all of it is written.
+    /// Writes all files, and then gives them their names.
     pub fn write(mut self, report: &str, chart: &BarChart, details: &str) -> Result<()> {
         self.report.fill(|path| Ok(fs_err::write(path, report)?))?;
         self.chart.fill(|path| chart.save(path))?;
@@ -75,7 +75,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Ends what a run that was killed has left to do beside a report that is whole.
+    /// Writes the chart of a report that is whole, if a killed run has not, and removes what that run left.
     pub fn complete(report: &Path, details: Option<&Path>, chart: &BarChart) -> Result<()> {
         let path = chart_of(report)?;
         if path.symlink_metadata().is_err() {
@@ -91,7 +91,7 @@ impl Outputs {
     }
 }
 
-/// Where the chart of a report is.
+/// Returns the path of the chart of a report.
 pub fn chart_of(report: &Path) -> Result<PathBuf> {
     let chart = report.with_extension("png");
     match chart == report {

@@ -9,23 +9,24 @@ use common::model::{Batch, Cache, KeyValueCache, Model, Sequence};
 use common::{Result, bail};
 use rayon::prelude::*;
 
-/// A model as scoring sees it.
+/// A model that gives logits of prompts, with a memory of the tokens that they share.
 pub trait Scorer {
     /// What the model remembers of a prefix.
     type Prefix;
-    /// Most tokens of a prompt.
+    /// Returns the most tokens that a prompt may have.
     fn max_tokens(&self) -> usize;
-    /// What bounds them, for people.
+    /// Returns what bounds the number of tokens, in words for messages.
     fn bound(&self) -> String {
         format!("{} positions", self.max_tokens())
     }
-    /// Whether prompts of up to this many tokens may share what the model remembers of a prefix.
+    /// Returns whether prompts of up to this many tokens may share what the model remembers of a prefix.
     fn shares_prefix(&self, _longest: usize) -> bool {
         true
     }
-    /// Runs tokens that many prompts begin with.
+    /// Runs tokens that many prompts begin with, and returns what the model remembers of them.
     fn prefix(&self, tokens: &[u32]) -> Result<Self::Prefix>;
-    /// Logits [n, V] at the last token of n prompts, each continuing the prefix where there is one.
+    /// Returns the logits `[N, V]` after the last token of N prompts, each of which continues the prefix if there
+    /// is one.
     fn last_logits(&self, prefix: Option<&Self::Prefix>, prompts: &[&[u32]]) -> Result<Vec<f32>>;
 }
 
@@ -64,7 +65,7 @@ impl Scorer for Model {
 pub struct Passes {
     /// Most tokens of a pass, unless one prompt alone is longer.
     pub tokens: usize,
-    /// Run what all prompts begin with only once.
+    /// Whether the tokens that all prompts begin with go through the model only once.
     pub share_prefix: bool,
 }
 
@@ -105,7 +106,7 @@ pub fn score<S: Scorer>(
     Ok(scores)
 }
 
-/// Tokens that all prompts begin with; at least one token of each prompt is left.
+/// Returns the number of tokens that all prompts begin with; at least one token of each prompt is left.
 fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
     let Some((first, others)) = prompts.split_first().filter(|(_, others)| !others.is_empty()) else {
         return 0;
@@ -116,7 +117,7 @@ fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
     })
 }
 
-/// How many of `rest`, prompts in descending length, fit a pass.
+/// Returns how many of `rest`, prompts in descending length, fit a pass.
 fn pass_size(rest: &[usize], prompts: &[Vec<u32>], shared: usize, tokens: usize) -> usize {
     let mut used = 0;
     let fits = rest.iter().take_while(|&&index| {

@@ -6,21 +6,21 @@ use common::{Context, Result, bail, error, files};
 
 use super::archive::{Archive, ENDINGS};
 
-/// Folders below the one that is named.
+/// Most levels of folders that are looked through below a directory of questions.
 const DEPTH: usize = 4;
-/// Most files below it; a directory that holds more is not one of questions.
+/// Most files below a directory; one that holds more is not a directory of questions.
 const MOST_FILES: usize = 100_000;
 /// Most bytes of a file of questions.
 const MOST_BYTES: u64 = 128 << 20;
 
-/// Where files are.
+/// The files of a directory or of an archive.
 pub enum Files {
     Directory(PathBuf, Vec<String>),
     Archive(PathBuf, Archive),
 }
 
 impl Files {
-    /// The files below a directory, or in an archive.
+    /// Finds the files below a directory, or in an archive.
     pub fn open(data: &Path) -> Result<Self> {
         let metadata = fs_err::metadata(data).hint("--data names a directory or an archive of questions")?;
         if !metadata.is_dir() {
@@ -32,14 +32,14 @@ impl Files {
         Ok(Self::Directory(data.to_path_buf(), names))
     }
 
-    /// The directory or the archive.
+    /// Returns the path of the directory or the archive.
     pub fn data(&self) -> &Path {
         match self {
             Self::Directory(path, _) | Self::Archive(path, _) => path,
         }
     }
 
-    /// Their names.
+    /// Returns the names of the files.
     pub fn names(&self) -> Vec<String> {
         match self {
             Self::Directory(_, names) => names.clone(),
@@ -47,7 +47,7 @@ impl Files {
         }
     }
 
-    /// A file, for people.
+    /// Returns what messages call a file.
     pub fn place(&self, name: &str) -> String {
         match self {
             Self::Directory(root, _) => root.join(name).display().to_string(),
@@ -55,7 +55,7 @@ impl Files {
         }
     }
 
-    /// The bytes of a file.
+    /// Reads the bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         match self {
             Self::Directory(root, _) => files::read(&root.join(name), MOST_BYTES),
@@ -63,7 +63,7 @@ impl Files {
         }
     }
 
-    /// Calls `read` with a path of the file.
+    /// Calls `read` with a path of a file; a file in an archive is unpacked for it.
     pub fn with_path<T>(&self, name: &str, read: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         match self {
             Self::Directory(root, _) => read(&root.join(name)),
@@ -75,7 +75,7 @@ impl Files {
         }
     }
 
-    /// The archive in a directory, if there is one and no more.
+    /// Returns the archive in a directory, if there is one; several are an error.
     pub fn archive(&self) -> Result<Option<PathBuf>> {
         let Self::Directory(root, names) = self else { return Ok(None) };
         let is_archive = |name: &&String| ENDINGS.iter().any(|ending| name.ends_with(ending));
@@ -89,7 +89,7 @@ impl Files {
     }
 }
 
-/// The names of files below `folder` of `root`, to a depth.
+/// Collects the names of files below `folder` of `root`, through `depth` levels of folders.
 fn collect(root: &Path, folder: &str, depth: usize, names: &mut Vec<String>) -> Result<()> {
     for entry in fs_err::read_dir(root.join(folder))? {
         common::cli::check_interrupted()?;

@@ -24,7 +24,7 @@ const ANSWER: &str = "answer";
 /// A question, and its subject where the row names one.
 pub type Row = (Option<String>, Question);
 
-/// Rows as Python's `csv` reads them: quoted fields may hold commas, newlines and doubled quotes.
+/// Reads rows as Python's `csv` does: quoted fields may hold commas, newlines and doubled quotes.
 pub fn csv(bytes: &[u8], task: &TaskSpec) -> Result<Vec<Row>> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
     let mut records = reader.records().peekable();
@@ -68,7 +68,7 @@ fn fields(columns: &[String], record: &csv::StringRecord) -> Result<Map<String, 
     Ok(columns.iter().cloned().zip(record.iter().map(Value::from)).collect())
 }
 
-/// Rows of a parquet file.
+/// Reads the rows of a parquet file.
 pub fn parquet(path: &Path, task: &TaskSpec) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let options = RowOptions { column: &|name: &str| is_column(name, task), limit: RowLimit::default() };

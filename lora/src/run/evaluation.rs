@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use common::Result;
-use common::data::passes::{pack, passes};
+use common::data::passes;
 use common::model::Loss;
 
 use crate::data::store::Selection;
@@ -21,11 +21,16 @@ impl Trainer {
         let mut count = 0;
         let positions: Vec<usize> = (0..examples.len()).collect();
         for some in positions.chunks(LOADED) {
-            for pass in passes(&examples.get(some.iter().copied())?, self.passes.tokens) {
-                let found = self.model.loss(&pack(pass))?;
-                loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
-                count += 1;
-            }
+            passes::losses(
+                &self.model,
+                &examples.get(some.iter().copied())?,
+                self.passes.tokens,
+                |_, found| {
+                    loss += found;
+                    count += 1;
+                    Ok(())
+                },
+            )?;
         }
         let seconds = begun.elapsed().as_secs_f64();
         Ok(Evaluation { loss: loss.mean(), examples: examples.len(), passes: count, seconds })

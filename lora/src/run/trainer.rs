@@ -120,8 +120,7 @@ impl Trainer {
             }
             let batch = pack(pass).with_noise(noise);
             noise.first_token += batch.len() as u32;
-            let found = self.pass(&batch, scale)?;
-            loss = Loss { sum: loss.sum + found.sum, tokens: loss.tokens + found.tokens };
+            loss += self.pass(&batch, scale)?;
         }
         Ok(Some(StepSums { loss, tokens, supervised }))
     }

@@ -20,7 +20,7 @@ const MOST_BYTES: u64 = 512 << 20;
 /// Most files in an archive.
 const MOST_FILES: usize = 10_000;
 
-/// Names that end so are archives.
+/// Endings of the names of archives.
 pub const ENDINGS: [&str; 4] = [".zip", ".tar", ".tar.gz", ".tgz"];
 
 /// An archive in memory.
@@ -34,7 +34,7 @@ enum Format {
     Tar(Tar),
 }
 
-/// What the files of an archive have taken of what they may unpack to.
+/// The number and the bytes of the files that were counted so far.
 #[derive(Default)]
 struct Budget {
     files: usize,
@@ -88,7 +88,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Names of the files.
+    /// Returns the names of the files.
     pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match &self.format {
             Format::Zip(zip) => Box::new(zip.names()),
@@ -96,7 +96,7 @@ impl Archive {
         }
     }
 
-    /// The bytes of a file.
+    /// Reads the bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let bytes = match &self.format {
             Format::Zip(zip) => zip.read(name),
@@ -105,7 +105,7 @@ impl Archive {
         bytes.with_context(|| self.place(name)).hint("download the archive again")
     }
 
-    /// A file of the archive, for people.
+    /// Returns what messages call a file of the archive.
     pub fn place(&self, name: &str) -> String {
         format!("{}, {name}", self.path.display())
     }

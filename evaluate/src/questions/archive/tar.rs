@@ -15,7 +15,7 @@ pub struct Tar {
     entries: BTreeMap<String, Range<usize>>,
 }
 
-/// What gzip has packed.
+/// Unpacks what gzip has packed.
 pub fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut unpacked = flate2::read::MultiGzDecoder::new(packed).take(MOST_BYTES + 1);
@@ -53,12 +53,12 @@ impl Tar {
         Ok(Self { bytes, entries })
     }
 
-    /// Names of the files.
+    /// Returns the names of the files.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// The bytes of a file.
+    /// Reads the bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let range = self.entries.get(name).ok_or_else(|| error!(Missing, "no such file"))?;
         Ok(self.bytes[range.clone()].to_vec())

@@ -47,12 +47,12 @@ impl Zip {
         Ok(Self { archive: Mutex::new(archive), entries })
     }
 
-    /// Names of the files.
+    /// Returns the names of the files.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The bytes of a file.
+    /// Reads the bytes of a file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let at = self.entries.binary_search_by(|(known, _)| known.as_str().cmp(name));
         let (_, index) = self.entries[at.map_err(|_| error!(Missing, "no such file"))?];
