@@ -22,7 +22,7 @@ Examples:
   echo 'What is the capital of France?' | chat merged --temperature 0.7 --seed 1
   chat merged --json < conversations.jsonl > answers.jsonl"
 )]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A model, an adapter or LLaMA-Factory's infer.yaml; read from standard input where none is given
     #[arg(value_name = "MODEL")]
     pub source: Option<PathBuf>,
@@ -61,7 +61,7 @@ impl AsRef<cli::Common> for Arguments {
 
 /// The options that choose tokens; what is not given comes from the model's generation_config.json.
 #[derive(Args, Debug)]
-pub struct SamplingArguments {
+pub(crate) struct SamplingArguments {
     /// Randomness of the choice: 0 takes the likeliest token
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
@@ -85,7 +85,7 @@ pub struct SamplingArguments {
 
 impl SamplingArguments {
     /// Returns what the options override.
-    pub fn overrides(&self) -> Overrides {
+    pub(crate) fn overrides(&self) -> Overrides {
         Overrides {
             do_sample: None,
             temperature: self.temperature,
@@ -98,7 +98,7 @@ impl SamplingArguments {
 }
 
 /// Fails where an override makes no sense, and names its option.
-pub fn check(overrides: &Overrides) -> Result<()> {
+pub(crate) fn check(overrides: &Overrides) -> Result<()> {
     overrides.check().map_err(|OutOfRange { key, expected, found }| {
         Error::usage(format!("--{}: {expected} expected, found {found}", key.replace('_', "-")))
     })

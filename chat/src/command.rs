@@ -9,7 +9,7 @@ use crate::{conversation, save};
 
 /// What a message that begins with `/` asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Command<'a> {
+pub(crate) enum Command<'a> {
     /// Forget the conversation but for its system message.
     Reset,
     /// Begin a new conversation with this system message, or with none.
@@ -25,7 +25,7 @@ pub enum Command<'a> {
 }
 
 /// The commands, as they are shown.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 /reset         forget the conversation
 /system TEXT   begin anew with a system message; without TEXT, with none
 /save FILE     write the conversation as a row of training data
@@ -33,7 +33,7 @@ pub const HELP: &str = "\
 
 impl<'a> Command<'a> {
     /// Reads the command in a message; `None` where the message is none.
-    pub fn parse(text: &'a str) -> Option<Self> {
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let text = text.trim().strip_prefix('/')?;
         let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let rest = Some(rest.trim()).filter(|rest| !rest.is_empty());
@@ -50,7 +50,7 @@ impl<'a> Command<'a> {
 
 /// Obeys a command but for [`Command::Quit`], which ends the loop of its caller. `inputs` are the paths that
 /// are read and must not be written.
-pub fn run_command(command: &Command, conversation: &mut Conversation, inputs: &[PathBuf]) {
+pub(crate) fn run_command(command: &Command, conversation: &mut Conversation, inputs: &[PathBuf]) {
     match command {
         Command::Reset => {
             conversation::reset(conversation);

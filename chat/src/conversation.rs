@@ -5,20 +5,20 @@ use common::{Context, Result, error};
 use serde_json::Value;
 
 /// Begins a conversation, with a system message if there is one.
-pub fn begin(system: Option<&str>) -> Conversation {
+pub(crate) fn begin(system: Option<&str>) -> Conversation {
     let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
     Conversation { messages, tools: Vec::new() }
 }
 
 /// Forgets all messages but the system message.
-pub fn reset(conversation: &mut Conversation) {
+pub(crate) fn reset(conversation: &mut Conversation) {
     let has_system = conversation.messages.first().is_some_and(|message| message.role == "system");
     conversation.messages.truncate(usize::from(has_system));
 }
 
 /// Reads the conversation in a line of JSON: an object with `messages`, or the list of messages. `system`
 /// becomes the system message of a conversation that has none.
-pub fn parse(line: &str, system: Option<&str>) -> Result<Conversation> {
+pub(crate) fn parse(line: &str, system: Option<&str>) -> Result<Conversation> {
     let value: Value = serde_json::from_str(line).context("not valid JSON")?;
     let mut conversation = match value {
         Value::Array(_) => {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// The keys of the file that `chat` obeys (LLaMA-Factory's `hparams/model_args.py`, `generating_args.py`).
 #[derive(Debug, Deserialize)]
-pub struct Infer {
+pub(crate) struct Infer {
     /// The directory or the hub's name of the model, or of the base of the adapter.
     pub model_name_or_path: Option<PathBuf>,
     /// The directory of the adapter.
@@ -43,7 +43,7 @@ const WITHOUT_EFFECT: [&str; 8] = [
 
 impl Infer {
     /// Reads the file. Paths in it are relative to the current directory, as in LLaMA-Factory.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = files::read_text(path, files::CONFIG)?;
         let infer: Self = serde_saphyr::from_str(&text)
             .map_err(Error::malformed)
@@ -58,7 +58,7 @@ impl Infer {
     }
 
     /// Returns what to load, and the base where the file names an adapter and its base.
-    pub fn paths(&self) -> Result<(PathBuf, Option<PathBuf>)> {
+    pub(crate) fn paths(&self) -> Result<(PathBuf, Option<PathBuf>)> {
         match (&self.adapter_name_or_path, &self.model_name_or_path) {
             (Some(adapter), base) => Ok((adapter.clone(), base.clone())),
             (None, Some(model)) => Ok((hub_cache::resolve(model), None)),
@@ -70,7 +70,7 @@ impl Infer {
 
     /// Completes what the options say about generation with what the file says. An option that concerns
     /// sampling overrules `do_sample: false`.
-    pub fn complete(&self, options: Overrides) -> Overrides {
+    pub(crate) fn complete(&self, options: Overrides) -> Overrides {
         let do_sample = if options.asks_for_sampling() { Some(true) } else { self.do_sample };
         options.or(Overrides {
             do_sample,

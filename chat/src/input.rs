@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Opens what the user types into: standard input, or the terminal itself where `stdin_is_taken` by the path
 /// of the model.
-pub fn terminal(stdin_is_taken: bool) -> Result<Box<dyn Read + Send>> {
+pub(crate) fn terminal(stdin_is_taken: bool) -> Result<Box<dyn Read + Send>> {
     if !stdin_is_taken {
         return Ok(Box::new(std::io::stdin()));
     }
@@ -25,7 +25,7 @@ pub fn terminal(stdin_is_taken: bool) -> Result<Box<dyn Read + Send>> {
 
 /// What a wait for the user has brought.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// A message of one or, if pasted, more lines.
     Text(String),
     /// The input has ended.
@@ -35,14 +35,14 @@ pub enum Entry {
 }
 
 /// The messages that a user types.
-pub struct UserInput {
+pub(crate) struct UserInput {
     lines: Receiver<String>,
     gap: Duration,
 }
 
 impl UserInput {
     /// Reads from `source` on a thread of its own, so that a wait for input can be broken off.
-    pub fn new(source: impl Read + Send + 'static) -> Self {
+    pub(crate) fn new(source: impl Read + Send + 'static) -> Self {
         Self::with_gap(source, PASTE_GAP)
     }
 
@@ -61,7 +61,7 @@ impl UserInput {
     }
 
     /// Waits for the next message, until `stopped` says to wait no longer.
-    pub fn next(&self, stopped: impl Fn() -> bool) -> Entry {
+    pub(crate) fn next(&self, stopped: impl Fn() -> bool) -> Entry {
         let mut text = loop {
             if stopped() {
                 return Entry::Interrupted;

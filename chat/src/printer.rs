@@ -7,7 +7,7 @@ use common::text::Conversation;
 use common::{Result, cli};
 
 /// A session whose answers are printed.
-pub struct AnswerPrinter<'a> {
+pub(crate) struct AnswerPrinter<'a> {
     /// What is printed above each answer; empty where there is one answer only.
     pub name: &'static str,
     /// What answers.
@@ -17,7 +17,7 @@ pub struct AnswerPrinter<'a> {
 impl AnswerPrinter<'_> {
     /// Answers the last message of `conversation`, from which the oldest turns are dropped if it has
     /// outgrown the model. The answer is printed piece by piece if `show` says so; Ctrl-C ends it.
-    pub fn answer(
+    pub(crate) fn answer(
         &mut self,
         conversation: &mut Conversation,
         settings: &GenerationSettings,

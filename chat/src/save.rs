@@ -8,12 +8,12 @@ use common::text::Conversation;
 
 /// Begins the file at `path`, which must not be one of `inputs`. A file that is there is replaced only if
 /// `force` says so.
-pub fn begin(path: &Path, inputs: &[PathBuf], force: bool) -> Result<OutputFile> {
+pub(crate) fn begin(path: &Path, inputs: &[PathBuf], force: bool) -> Result<OutputFile> {
     OutputFile::begin(&Destination::file(path, inputs)?, force, "chat")
 }
 
 /// Writes the conversations into a file that has begun.
-pub fn finish(mut file: OutputFile, conversations: &[Conversation]) -> Result<()> {
+pub(crate) fn finish(mut file: OutputFile, conversations: &[Conversation]) -> Result<()> {
     file.write(&(serde_json::to_string_pretty(conversations)? + "\n"))?;
     file.finish();
     Ok(())

@@ -16,7 +16,7 @@ use crate::input::{Entry, UserInput};
 use crate::printer::AnswerPrinter;
 
 /// What answers, how, and what was said.
-pub struct Talk<'a> {
+pub(crate) struct Talk<'a> {
     /// Each answers every message; the answer of the first goes into the conversation.
     pub printers: Vec<AnswerPrinter<'a>>,
     /// How tokens are chosen.
@@ -31,7 +31,7 @@ pub struct Talk<'a> {
 
 impl Talk<'_> {
     /// Takes turns with the user who types into `source`, until the input ends or `/quit`.
-    pub fn interactive(&mut self, source: impl Read + Send + 'static) -> Result<()> {
+    pub(crate) fn interactive(&mut self, source: impl Read + Send + 'static) -> Result<()> {
         let input = UserInput::new(source);
         let mut conversation = conversation::begin(self.system.as_deref());
         cli::note("/help shows the commands");
@@ -72,7 +72,7 @@ impl Talk<'_> {
     }
 
     /// Answers every line of standard input as a prompt of its own, on standard output.
-    pub fn lines(&mut self) -> Result<()> {
+    pub(crate) fn lines(&mut self) -> Result<()> {
         for (index, line) in std::io::stdin().lock().lines().enumerate() {
             let line = line.with_context(|| place(index))?;
             if line.trim().is_empty() {
@@ -89,7 +89,7 @@ impl Talk<'_> {
     }
 
     /// Answers every line of standard input as a conversation in JSON, with a message in JSON.
-    pub fn json_lines(&mut self) -> Result<()> {
+    pub(crate) fn json_lines(&mut self) -> Result<()> {
         for (index, line) in std::io::stdin().lock().lines().enumerate() {
             let place = || place(index);
             let line = line.with_context(place)?;

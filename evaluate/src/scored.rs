@@ -71,7 +71,7 @@ pub(crate) mod tests {
     use crate::tasks::TASKS;
 
     /// Scores of questions with four choices, of which `predictions` are the likeliest.
-    pub fn scored(subject: &str, predictions: &str, answers: &str) -> Scored {
+    pub(crate) fn scored(subject: &str, predictions: &str, answers: &str) -> Scored {
         let index = |c: char| "ABCD".find(c).unwrap();
         let logprobs = |c: char| {
             let mut row = vec![-2.0; 4];

@@ -10,7 +10,7 @@ use common::{Context, Result, files};
 use serde_json::Value;
 
 /// A base model.
-pub struct Base {
+pub(crate) struct Base {
     /// The directory of the model.
     pub directory: PathBuf,
     /// The content of its config.json.
@@ -20,7 +20,7 @@ pub struct Base {
 
 impl Base {
     /// Opens a model, dense or with bitsandbytes' 4-bit weights.
-    pub fn open(directory: &Path) -> Result<Self> {
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
         let text = files::read(&path, files::CONFIG).hint("--base names a model's directory")?;
         let config: Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
@@ -31,32 +31,32 @@ impl Base {
     }
 
     /// The paths of the weight files.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         self.checkpoint.files()
     }
 
     /// The names of all weights, without the tensors that belong to a 4-bit weight.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.checkpoint.names().filter(|name| part_of(&self.checkpoint, name).is_none())
     }
 
     /// Whether there is a weight of that name.
-    pub fn contains(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         self.checkpoint.contains(name)
     }
 
     /// The shape of a weight, dequantized if it is in 4 bits.
-    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.weight(name).ok().map(|(spec, _)| spec.shape)
     }
 
     /// Whether config.json ties the head to the embedding table.
-    pub fn says_tied(&self) -> bool {
+    pub(crate) fn says_tied(&self) -> bool {
         self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)
     }
 
     /// Whether the checkpoint has a head that differs from the embedding table, whatever config.json says.
-    pub fn has_own_head(&self) -> Result<bool> {
+    pub(crate) fn has_own_head(&self) -> Result<bool> {
         has_own_head(&self.checkpoint)
     }
 
@@ -64,7 +64,7 @@ impl Base {
     ///
     /// A 4-bit weight dequantizes to f32 without rounding, as in the model that an adapter was trained on;
     /// it is rounded once, after all updates have been added.
-    pub fn weight(&self, name: &str) -> Result<(TensorSpec, Weight)> {
+    pub(crate) fn weight(&self, name: &str) -> Result<(TensorSpec, Weight)> {
         Ok(match Quantized::load(&self.checkpoint, name)? {
             Some(quantized) => (
                 TensorSpec::new(name, quantized.dtype(), quantized.shape()),
@@ -79,7 +79,7 @@ impl Base {
 }
 
 /// Releases the memory of a weight that has been read.
-pub fn release(weight: &Weight) {
+pub(crate) fn release(weight: &Weight) {
     match weight {
         Weight::Dense(tensor) => tensor.bytes.release(),
         Weight::Quantized(quantized) => quantized.packed().release(),
@@ -87,6 +87,6 @@ pub fn release(weight: &Weight) {
 }
 
 /// Whether updates can be added to weights of this dtype.
-pub fn is_float(dtype: Dtype) -> bool {
+pub(crate) fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32)
 }

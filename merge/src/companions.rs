@@ -13,7 +13,7 @@ use common::text::files::CHAT_TEMPLATE;
 /// An adapter's chat template replaces all templates of the base, because the model must be prompted as it
 /// was trained. From the adapter with a resized vocabulary (`resized`) all text files are copied, because
 /// its tokenizer has the added tokens.
-pub fn companions(base: &Path, adapters: &[PathBuf], resized: Option<&Path>) -> Result<Companions> {
+pub(crate) fn companions(base: &Path, adapters: &[PathBuf], resized: Option<&Path>) -> Result<Companions> {
     let Companions { files, others } = Companions::of(base)?;
     let mut files: BTreeMap<String, Companion> =
         files.into_iter().map(|file| (file.name.clone(), file)).collect();

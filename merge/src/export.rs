@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// The content of an export.yaml, checked.
 #[derive(Debug, Default)]
-pub struct Export {
+pub(crate) struct Export {
     /// The adapters (`adapter_name_or_path`).
     pub adapters: Vec<PathBuf>,
     /// The base model (`model_name_or_path`).
@@ -49,7 +49,7 @@ const WITHOUT_EFFECT: [&str; 6] =
 
 impl Export {
     /// Reads an export.yaml. Paths are relative to the current directory, as in LLaMA-Factory.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = files::read_text(path, files::CONFIG)?;
         let yaml: Yaml = serde_saphyr::from_str(&text)
             .map_err(Error::malformed)

@@ -19,7 +19,7 @@ const BLOCK: usize = 1 << 18;
 
 impl OutputTensor<'_> {
     /// Reads the rows `rows` of the weight into `out` `[rows, columns]`, in f32, without any change.
-    pub fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    pub(crate) fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let (_, columns) = self.rows_and_columns();
         match &self.weight {
             Weight::Dense(tensor) => tensor.read_f32(rows.start * columns..rows.end * columns, out),
@@ -31,7 +31,7 @@ impl OutputTensor<'_> {
     }
 
     /// Reads and folds the rows `rows` into `out` `[rows, columns]`, in f32.
-    pub fn fold(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    pub(crate) fn fold(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let (_, columns) = self.rows_and_columns();
         self.read(rows.clone(), out)?;
         if let Some(trained) = self.rows {
@@ -53,7 +53,7 @@ impl OutputTensor<'_> {
     }
 
     /// Writes the folded tensor. Counts the written bytes on `progress`.
-    pub fn write(&self, writer: &FileWriter, progress: &Progress) -> Result<()> {
+    pub(crate) fn write(&self, writer: &FileWriter, progress: &Progress) -> Result<()> {
         let name = &self.spec.name;
         if let Some(tensor) = self.unchanged() {
             writer.copy(name, &tensor.bytes, |bytes| progress.add(bytes))?;
@@ -79,7 +79,7 @@ impl OutputTensor<'_> {
     }
 
     /// The folded tensor in memory.
-    pub fn folded(&self) -> Result<Tensor> {
+    pub(crate) fn folded(&self) -> Result<Tensor> {
         let (rows, columns) = self.rows_and_columns();
         let mut bytes = vec![0; rows * self.row_size()];
         let rows_each = (BLOCK / columns.max(1)).max(1);

@@ -12,7 +12,7 @@ use common::{Result, bail};
 use crate::base::{Base, is_float};
 
 /// A tensor of the result.
-pub struct OutputTensor<'a> {
+pub(crate) struct OutputTensor<'a> {
     /// The name, dtype and shape of the tensor when it is dense.
     pub spec: TensorSpec,
     /// The weight before any update: that of the base, or an adapter's replacement of it.
@@ -26,7 +26,7 @@ pub struct OutputTensor<'a> {
 }
 
 /// A weight file of the result.
-pub struct Shard<'a> {
+pub(crate) struct Shard<'a> {
     /// The name of the file.
     pub name: String,
     /// The tensors of the result in the file.
@@ -36,7 +36,7 @@ pub struct Shard<'a> {
 }
 
 /// The weights of the result.
-pub struct MergePlan<'a> {
+pub(crate) struct MergePlan<'a> {
     /// The weight files, in order.
     pub files: Vec<Shard<'a>>,
     /// Whether the result has a head of its own although config.json of the base ties it to the embedding
@@ -50,7 +50,7 @@ pub struct MergePlan<'a> {
 
 impl<'a> MergePlan<'a> {
     /// Plans every tensor of the base. Fails where an adapter changes a tensor that the base does not have.
-    pub fn new(
+    pub(crate) fn new(
         base: &Base,
         adapters: &'a [Adapter],
         weights: &[f32],
@@ -116,13 +116,13 @@ impl<'a> MergePlan<'a> {
     }
 
     /// The bytes of all tensors together.
-    pub fn size(&self) -> Result<u64> {
+    pub(crate) fn size(&self) -> Result<u64> {
         let specs = self.files.iter().flat_map(|file| &file.specs);
         specs.map(|spec| Ok(spec.size()? as u64)).sum()
     }
 
     /// All tensors.
-    pub fn tensors(&self) -> impl Iterator<Item = &OutputTensor<'a>> {
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &OutputTensor<'a>> {
         self.files.iter().flat_map(|file| &file.tensors)
     }
 }
@@ -225,7 +225,7 @@ fn tensor<'a>(
 
 impl OutputTensor<'_> {
     /// The specifications of the tensors that are written for this one.
-    pub fn output_specs(&self) -> Result<Vec<TensorSpec>> {
+    pub(crate) fn output_specs(&self) -> Result<Vec<TensorSpec>> {
         match &self.weight {
             Weight::Quantized(quantized) if self.requantize => {
                 Quantized::specs(&self.spec, quantized.scheme())
@@ -235,7 +235,7 @@ impl OutputTensor<'_> {
     }
 
     /// The tensor whose bytes are copied, where nothing changes; else `None`.
-    pub fn unchanged(&self) -> Option<&Tensor> {
+    pub(crate) fn unchanged(&self) -> Option<&Tensor> {
         match &self.weight {
             Weight::Dense(tensor)
                 if self.updates.is_empty() && self.rows.is_none() && tensor.dtype == self.spec.dtype =>
@@ -247,7 +247,7 @@ impl OutputTensor<'_> {
     }
 
     /// The number of rows and of columns; a vector has one row.
-    pub fn rows_and_columns(&self) -> (usize, usize) {
+    pub(crate) fn rows_and_columns(&self) -> (usize, usize) {
         match self.spec.shape[..] {
             [rows, columns] => (rows, columns),
             _ => (1, self.spec.shape.iter().product()),
@@ -255,7 +255,7 @@ impl OutputTensor<'_> {
     }
 
     /// The bytes of a row, whose dtype must be BF16, F16 or F32.
-    pub fn row_size(&self) -> usize {
+    pub(crate) fn row_size(&self) -> usize {
         self.rows_and_columns().1 * if self.spec.dtype == Dtype::F32 { 4 } else { 2 }
     }
 }

@@ -20,14 +20,14 @@ const ROWS: usize = 16;
 
 /// Sums of squares over sampled rows: of the error of quantization, and of the update.
 #[derive(Debug, Default)]
-pub struct SquareSums {
+pub(crate) struct SquareSums {
     error: f64,
     update: f64,
 }
 
 impl SquareSums {
     /// The ratio of the norms of error and update; `None` where there is no update.
-    pub fn ratio(&self) -> Option<f64> {
+    pub(crate) fn ratio(&self) -> Option<f64> {
         (self.update > 0.0).then(|| (self.error / self.update).sqrt())
     }
 
@@ -41,7 +41,7 @@ impl SquareSums {
 
 /// The counterpart of the base: for a 4-bit base the original model that it was made from, for another
 /// base the 4-bit model that the adapter names. `None` where it is not known or does not exist any more.
-pub fn counterpart(base: &Base, adapter: &Path) -> Option<Base> {
+pub(crate) fn counterpart(base: &Base, adapter: &Path) -> Option<Base> {
     let directory = match is_quantized(base) {
         true => made_from(&base.directory)?,
         false => find_base(adapter, &AdapterConfig::read(adapter).ok()?).ok()?,
@@ -51,7 +51,7 @@ pub fn counterpart(base: &Base, adapter: &Path) -> Option<Base> {
 }
 
 /// Whether a model's weights are in 4 bits.
-pub fn is_quantized(base: &Base) -> bool {
+pub(crate) fn is_quantized(base: &Base) -> bool {
     base.config.get("quantization_config").is_some_and(|value| !value.is_null())
 }
 
@@ -62,7 +62,7 @@ fn made_from(directory: &Path) -> Option<PathBuf> {
 }
 
 /// Compares the base with its counterpart on the weights that adapters change.
-pub fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<SquareSums> {
+pub(crate) fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| !tensor.updates.is_empty()) {
         if !counterpart.contains(&tensor.spec.name) {
@@ -86,7 +86,7 @@ pub fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<SquareS
 
 /// Compares the weights of an original base with the same weights in NF4, as if the adapter had been
 /// trained on those.
-pub fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
+pub(crate) fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| !tensor.updates.is_empty()) {
         for row in sample(tensor) {
@@ -104,7 +104,7 @@ pub fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
 }
 
 /// Compares the folded weights with the same weights after they are quantized again.
-pub fn compare_requantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
+pub(crate) fn compare_requantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| tensor.requantize && !tensor.updates.is_empty()) {
         let Weight::Quantized(quantized) = &tensor.weight else { continue };

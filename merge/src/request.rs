@@ -11,7 +11,7 @@ use crate::export::Export;
 
 /// The request of one merge.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// The directories of the adapters, at least one.
     pub adapters: Vec<PathBuf>,
     /// The export.yaml that named them, if one did.
@@ -36,7 +36,7 @@ const DEFAULT_SHARD_SIZE: u64 = 5_000_000_000;
 
 impl Request {
     /// Combines the paths, the options and an optional LLaMA-Factory file. Options have precedence.
-    pub fn new(paths: Vec<PathBuf>, arguments: Arguments) -> Result<Self> {
+    pub(crate) fn new(paths: Vec<PathBuf>, arguments: Arguments) -> Result<Self> {
         let file = paths.iter().find(|path| cli::is_yaml(path)).cloned();
         let export = match &paths[..] {
             [path] if cli::is_yaml(path) => Export::read(path)?,
@@ -101,7 +101,7 @@ fn default_output(adapter: &std::path::Path) -> Result<PathBuf> {
 }
 
 /// Warns where the adapters were trained on different bases.
-pub fn warn_of_other_bases(request: &Request) -> Result<()> {
+pub(crate) fn warn_of_other_bases(request: &Request) -> Result<()> {
     let mut names = Vec::new();
     for adapter in &request.adapters {
         names.push(AdapterConfig::read(adapter)?.base_model_name_or_path);

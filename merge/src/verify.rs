@@ -14,7 +14,7 @@ const ROWS: usize = 4;
 /// Compares rows of every tensor, and returns their number. They are computed in f64, element by element,
 /// so that neither the products nor the order of additions are those that wrote the file. A result may
 /// differ by one step of its dtype, and by the rounding of f32 in terms that cancel each other.
-pub fn rows(plan: &MergePlan<'_>, directory: &Path) -> Result<usize> {
+pub(crate) fn rows(plan: &MergePlan<'_>, directory: &Path) -> Result<usize> {
     let written = Checkpoint::open(directory)?;
     let mut compared = 0;
     for planned in plan.tensors().filter(|planned| !planned.requantize) {

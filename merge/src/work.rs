@@ -19,7 +19,7 @@ use crate::request::{Request, warn_of_other_bases};
 use crate::verify;
 
 /// Merges the adapters, and returns the directory of the result.
-pub fn merge(request: &Request) -> Result<PathBuf> {
+pub(crate) fn merge(request: &Request) -> Result<PathBuf> {
     let base = Base::open(&request.base)?;
     warn_of_other_bases(request)?;
     if request.requantize && !is_quantized(&base) {

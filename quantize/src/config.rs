@@ -8,7 +8,7 @@ use common::{Context, Result, error, files};
 use serde_json::{Value, json};
 
 /// Reads a model's config.json, as it is written and what it describes, and refuses what cannot be quantized.
-pub fn read(path: &Path) -> Result<(Value, model::Config)> {
+pub(crate) fn read(path: &Path) -> Result<(Value, model::Config)> {
     let config: Value = files::read_json(path, files::CONFIG)?;
     let parsed = model::Config::parse(&config).with_context(|| path.display().to_string())?;
     let directory = path.parent().unwrap_or(Path::new("."));
@@ -40,7 +40,7 @@ fn own_dtype(config: &Value) -> Result<String> {
 /// The config.json of the quantized model, as transformers writes it. `kept` are linear modules that are
 /// not quantized although they could be. `own_head` says that the checkpoint has a head of its own, even
 /// where the original config.json ties it to the embedding table.
-pub fn with_quantization(
+pub(crate) fn with_quantization(
     mut config: Value,
     scheme: Scheme,
     compute_dtype: Option<&str>,

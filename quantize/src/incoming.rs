@@ -9,7 +9,7 @@ use common::checkpoint::{INDEX, Index, SINGLE, nothing_in};
 
 /// A model's directory, complete or growing.
 #[derive(Debug)]
-pub struct IncomingModel {
+pub(crate) struct IncomingModel {
     /// The directory of the model's files.
     pub directory: PathBuf,
     /// The names of the files whose paths have arrived. Once the directory's path has, all files have.
@@ -21,7 +21,7 @@ pub struct IncomingModel {
 
 impl IncomingModel {
     /// A directory of which no file has arrived yet.
-    pub fn growing(directory: &Path) -> Self {
+    pub(crate) fn growing(directory: &Path) -> Self {
         Self {
             directory: directory.to_path_buf(),
             arrived: BTreeSet::new(),
@@ -31,7 +31,7 @@ impl IncomingModel {
     }
 
     /// Notes that a file has arrived; returns `false` where it is not in the directory.
-    pub fn arrive(&mut self, file: &Path) -> bool {
+    pub(crate) fn arrive(&mut self, file: &Path) -> bool {
         match (file.parent(), file.file_name().and_then(|name| name.to_str())) {
             (Some(parent), Some(name)) if parent == self.directory => {
                 self.arrived.insert(name.to_string());
@@ -42,19 +42,19 @@ impl IncomingModel {
     }
 
     /// Notes that all files have arrived.
-    pub fn complete(&mut self) {
+    pub(crate) fn complete(&mut self) {
         self.complete = true;
     }
 
     /// The path of the file `name`, if it has arrived.
-    pub fn file(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn file(&self, name: &str) -> Option<PathBuf> {
         let path = self.directory.join(name);
         let there = if self.complete { path.is_file() } else { self.arrived.contains(name) };
         there.then_some(path)
     }
 
     /// The index of the shards, where the model has several files and the index has arrived.
-    pub fn index(&self) -> Result<Option<&Index>> {
+    pub(crate) fn index(&self) -> Result<Option<&Index>> {
         // A file with the whole model has precedence over an index, as in transformers.
         match self.file(INDEX).filter(|_| self.file(SINGLE).is_none()) {
             Some(path) => match self.index.get() {
@@ -66,7 +66,7 @@ impl IncomingModel {
     }
 
     /// The names of all weight files; `None` while they are not known.
-    pub fn shards(&self) -> Result<Option<Vec<String>>> {
+    pub(crate) fn shards(&self) -> Result<Option<Vec<String>>> {
         if self.file(SINGLE).is_some() {
             return Ok(Some(vec![SINGLE.into()]));
         }

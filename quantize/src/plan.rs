@@ -9,7 +9,7 @@ use common::{Context, Error, Result};
 use regex::RegexSet;
 
 /// Decides for each tensor whether it is quantized, and how.
-pub struct QuantizationPlan {
+pub(crate) struct QuantizationPlan {
     scheme: Scheme,
     /// The names of the weights of the blocks' linear layers.
     linear: HashSet<String>,
@@ -18,7 +18,7 @@ pub struct QuantizationPlan {
 
 /// The treatment of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Quantize the linear weight.
     Quantize,
     /// Copy a linear weight, because the user keeps it.
@@ -28,29 +28,29 @@ pub enum Action {
 }
 
 /// The regular expressions of `--keep`.
-pub fn keep_patterns(keep: &[String]) -> Result<RegexSet> {
+pub(crate) fn keep_patterns(keep: &[String]) -> Result<RegexSet> {
     RegexSet::new(keep).map_err(Error::usage).context("--keep is not a regular expression")
 }
 
 impl QuantizationPlan {
     /// A plan that quantizes the linear weights of the model that `config` describes, except those that
     /// `keep` matches.
-    pub fn new(scheme: Scheme, keep: RegexSet, config: &Config) -> Self {
+    pub(crate) fn new(scheme: Scheme, keep: RegexSet, config: &Config) -> Self {
         Self { scheme, linear: config.projections().map(Module::weight).collect(), keep }
     }
 
     /// The settings of quantization.
-    pub fn scheme(&self) -> Scheme {
+    pub(crate) fn scheme(&self) -> Scheme {
         self.scheme
     }
 
     /// Whether `name` is the name of a linear weight, quantized or kept.
-    pub fn is_linear(&self, name: &str) -> bool {
+    pub(crate) fn is_linear(&self, name: &str) -> bool {
         self.linear.contains(name)
     }
 
     /// The treatment of the tensor `name`.
-    pub fn action(&self, name: &str) -> Action {
+    pub(crate) fn action(&self, name: &str) -> Action {
         if !self.is_linear(name) {
             Action::Copy
         } else if self.keep.is_match(name) {
@@ -61,7 +61,7 @@ impl QuantizationPlan {
     }
 
     /// The specifications of the tensors that `tensor` becomes.
-    pub fn output_specs(&self, tensor: &TensorSpec) -> Result<Vec<TensorSpec>> {
+    pub(crate) fn output_specs(&self, tensor: &TensorSpec) -> Result<Vec<TensorSpec>> {
         match self.action(&tensor.name) {
             Action::Quantize => Quantized::specs(tensor, self.scheme),
             Action::Keep | Action::Copy => Ok(vec![tensor.clone()]),

@@ -36,7 +36,7 @@ struct Sums {
 }
 
 /// The errors of all quantized weights as JSON lines. Prints those with the largest error.
-pub fn text(source: &Path, result: &Path) -> Result<String> {
+pub(crate) fn text(source: &Path, result: &Path) -> Result<String> {
     let source = with_canonical_names(Checkpoint::open(source)?)?;
     let result = Checkpoint::open(result)?;
     let progress = Progress::new("report", source.names().count() as u64, Unit::Items("tensors"));

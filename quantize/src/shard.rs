@@ -10,7 +10,7 @@ use common::nf4::Quantized;
 use crate::plan::{Action, QuantizationPlan};
 
 /// The specifications of the tensors that a source file becomes.
-pub fn output_specs(source: &Checkpoint, plan: &QuantizationPlan) -> Result<Vec<TensorSpec>> {
+pub(crate) fn output_specs(source: &Checkpoint, plan: &QuantizationPlan) -> Result<Vec<TensorSpec>> {
     let mut specs = Vec::new();
     for tensor in source.tensors() {
         specs.extend(plan.output_specs(&TensorSpec::from(&tensor))?);
@@ -19,7 +19,7 @@ pub fn output_specs(source: &Checkpoint, plan: &QuantizationPlan) -> Result<Vec<
 }
 
 /// Writes the quantized file of a source file. Counts the bytes of the source on `progress`.
-pub fn quantize(
+pub(crate) fn quantize(
     source: &Checkpoint,
     plan: &QuantizationPlan,
     output: &Path,

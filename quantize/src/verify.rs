@@ -14,7 +14,7 @@ use common::{Context, Result, bail, error};
 /// Everything that dequantizing reads is compared. Packed weights must be equal to the bit, and tensors that
 /// are not quantized equal in value. bitsandbytes' CPU build looks up the codes of 8-bit absmax in a table
 /// of 65,536 cells and so may be off by a cell or a step; such codes are counted.
-pub fn verify(directory: &Path, source: &Path) -> Result<()> {
+pub(crate) fn verify(directory: &Path, source: &Path) -> Result<()> {
     let written = with_canonical_names(Checkpoint::open(directory)?)?;
     let source = with_canonical_names(Checkpoint::open(source)?)?;
     if let Some(name) =

@@ -24,7 +24,7 @@ const TOOL: &str = "quantize";
 
 /// The options of a run.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// The settings of quantization.
     pub scheme: Scheme,
     /// Regular expressions of linear weights that are not quantized.
@@ -66,7 +66,7 @@ impl Options {
 }
 
 /// Quantizes the one model among the inputs and returns the directory made.
-pub fn quantize(
+pub(crate) fn quantize(
     mut inputs: Inputs,
     options: &Options,
     output: Option<PathBuf>,

@@ -10,11 +10,11 @@ use plotters::style::{RGBColor, register_font};
 use crate::{Error, Result, error};
 
 /// Width of every chart in pixels.
-pub const WIDTH: u32 = 1280;
-pub const BACKGROUND: RGBColor = RGBColor(255, 255, 255);
-pub const TEXT: RGBColor = RGBColor(32, 33, 36);
-pub const AXIS: RGBColor = RGBColor(95, 99, 104);
-pub const GRID: RGBColor = RGBColor(232, 234, 237);
+pub(super) const WIDTH: u32 = 1280;
+pub(super) const BACKGROUND: RGBColor = RGBColor(255, 255, 255);
+pub(super) const TEXT: RGBColor = RGBColor(32, 33, 36);
+pub(super) const AXIS: RGBColor = RGBColor(95, 99, 104);
+pub(super) const GRID: RGBColor = RGBColor(232, 234, 237);
 
 /// The name under which plotters knows the font.
 const FONT: &str = "Ubuntu Light";
@@ -22,20 +22,20 @@ const FONT: &str = "Ubuntu Light";
 static FONT_IS_READABLE: LazyLock<bool> =
     LazyLock::new(|| register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok());
 
-pub type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+pub(super) type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
 /// The style of a text of a height in pixels.
-pub fn text(height: u32) -> TextStyle<'static> {
+pub(super) fn text(height: u32) -> TextStyle<'static> {
     (FONT, height).into_font().color(&TEXT.mix(1.0))
 }
 
 /// The error of a chart that plotters cannot draw.
-pub fn problem(error: impl std::fmt::Display) -> Error {
+pub(super) fn problem(error: impl std::fmt::Display) -> Error {
     error!(Bug, "cannot draw: {error}")
 }
 
 /// Draws a PNG file, `height` pixels high, whole or not at all.
-pub fn save(path: &Path, height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) -> Result<()> {
+pub(super) fn save(path: &Path, height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) -> Result<()> {
     if !*FONT_IS_READABLE {
         return Err(problem("the built-in font is not readable"));
     }
@@ -54,11 +54,11 @@ pub fn save(path: &Path, height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) 
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Draws without a file and returns the pixels, three bytes each.
-    pub fn pixels(height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) -> Vec<[u8; 3]> {
+    pub(crate) fn pixels(height: u32, draw: impl FnOnce(&Canvas) -> Result<()>) -> Vec<[u8; 3]> {
         assert!(*FONT_IS_READABLE);
         let mut bytes = vec![0; WIDTH as usize * height as usize * 3];
         let canvas = BitMapBackend::with_buffer(&mut bytes, (WIDTH, height)).into_drawing_area();

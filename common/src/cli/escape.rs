@@ -27,7 +27,7 @@ pub fn one_line(text: impl fmt::Display) -> String {
 }
 
 /// `text` with its lines and tabs as they are, and all other control characters shown as escapes.
-pub fn lines(text: &str) -> String {
+pub(super) fn lines(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -81,7 +81,7 @@ pub fn quoted_path(path: &Path) -> String {
 
 /// Writes text whose control characters, but for line ends and tabs, are shown as escapes; for
 /// answers that are streamed to a terminal. A sequence of bytes that is not UTF-8 is shown as �.
-pub struct Escaping<W> {
+pub(super) struct Escaping<W> {
     inner: W,
     /// The first bytes of a character whose other bytes have not been written yet.
     partial: Vec<u8>,
@@ -89,7 +89,7 @@ pub struct Escaping<W> {
 
 impl<W: io::Write> Escaping<W> {
     /// Writes to `inner`.
-    pub fn new(inner: W) -> Self {
+    pub(super) fn new(inner: W) -> Self {
         Self { inner, partial: Vec::new() }
     }
 }

@@ -8,7 +8,7 @@ use super::{Columns, list, system_message, text, tools};
 
 /// The conversation of a row: the turns of `history`, then instruction and input, joined by a newline, as
 /// the user's turn, and the output as the answer.
-pub fn conversation(row: &Value, columns: &Columns) -> Result<Conversation> {
+pub(super) fn conversation(row: &Value, columns: &Columns) -> Result<Conversation> {
     let mut messages: Vec<Message> = system_message(row, columns)?.into_iter().collect();
     if let Some(column) = &columns.history {
         for (index, turn) in list(row, column)?.iter().flat_map(|turns| turns.iter()).enumerate() {

@@ -12,7 +12,7 @@ use super::splits::TRAIN;
 
 /// The subsets that a data set names.
 #[derive(Debug, Default, Deserialize)]
-pub struct Card {
+pub(super) struct Card {
     /// The subsets, in the order of the README.
     #[serde(default, rename = "configs", deserialize_with = "listed")]
     pub subsets: Vec<Subset>,
@@ -25,7 +25,7 @@ fn listed<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Subset>, D::Error> {
 
 /// A subset of a data set: some of its files, in splits.
 #[derive(Debug, Deserialize)]
-pub struct Subset {
+pub(super) struct Subset {
     config_name: Value,
     data_files: Option<Value>,
     /// The folder that the patterns are relative to.
@@ -34,14 +34,14 @@ pub struct Subset {
 }
 
 /// A split's name, and the patterns of its files.
-pub type Named = (String, Vec<String>);
+pub(super) type Named = (String, Vec<String>);
 
 impl Card {
     /// The files that may describe a data set. The second has precedence.
-    pub const FILES: [&str; 2] = ["README.md", ".huggingface.yaml"];
+    pub(super) const FILES: [&str; 2] = ["README.md", ".huggingface.yaml"];
 
     /// Reads the subsets that the data set in `root` lists.
-    pub fn read(root: &Path) -> Result<Self> {
+    pub(super) fn read(root: &Path) -> Result<Self> {
         let mut card = Self::default();
         for name in Self::FILES {
             let path = root.join(name);
@@ -66,7 +66,7 @@ impl Card {
     }
 
     /// The subset of a name.
-    pub fn subset(&self, name: &str) -> Result<&Subset> {
+    pub(super) fn subset(&self, name: &str) -> Result<&Subset> {
         self.subsets
             .iter()
             .find(|subset| subset.name() == name)
@@ -74,7 +74,7 @@ impl Card {
     }
 
     /// The subset that is read where the user names none; `None` where the README lists none.
-    pub fn default_subset(&self) -> Result<Option<&Subset>> {
+    pub(super) fn default_subset(&self) -> Result<Option<&Subset>> {
         let is_default = |subset: &&Subset| subset.name() == "default" || subset.default == Some(true);
         match &self.subsets[..] {
             [] => Ok(None),
@@ -98,7 +98,7 @@ impl Subset {
     }
 
     /// The patterns of the files of each split; `None` where the README does not name them.
-    pub fn splits(&self) -> Result<Option<Vec<Named>>> {
+    pub(super) fn splits(&self) -> Result<Option<Vec<Named>>> {
         let of_train = |patterns| Ok(Some(vec![(TRAIN.to_owned(), patterns)]));
         match &self.data_files {
             None | Some(Value::Null) => Ok(None),

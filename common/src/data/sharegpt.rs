@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Columns, Tags, list, system_message, text, tools};
 
 /// The conversation of a row.
-pub fn conversation(row: &Value, columns: &Columns, tags: &Tags) -> Result<Conversation> {
+pub(super) fn conversation(row: &Value, columns: &Columns, tags: &Tags) -> Result<Conversation> {
     let column = columns.messages_of(row);
     let Some(turns) = list(row, column)? else { bail!(Row, "{column} is missing") };
     let mut messages: Vec<Message> = Vec::with_capacity(turns.len() + 1);

@@ -60,7 +60,7 @@ pub fn check_unchanged() -> Result<()> {
 impl Map {
     /// Maps a regular file, which must not be empty. `is_ours` says that this process itself writes
     /// the file, so that changes are expected.
-    pub fn open(path: &Path, is_ours: bool) -> Result<Self> {
+    pub(crate) fn open(path: &Path, is_ours: bool) -> Result<Self> {
         let file = super::open(path)?;
         let opened = file.metadata().with_context(|| path.display().to_string())?;
         if opened.len() == 0 {
@@ -79,13 +79,13 @@ impl Map {
     }
 
     /// Asks the kernel to read these bytes from disk now, in the background.
-    pub fn prefetch(&self, start: usize, len: usize) {
+    pub(crate) fn prefetch(&self, start: usize, len: usize) {
         // Advice that is refused costs speed, nothing else.
         let _ = self.bytes.advise_range(Advice::WillNeed, start, len);
     }
 
     /// Gives the memory of these bytes back to the kernel.
-    pub fn release(&self, start: usize, len: usize) {
+    pub(crate) fn release(&self, start: usize, len: usize) {
         // SAFETY: the map is of a file and never written through, so a page that is dropped comes back
         // from the file as the file is.
         let _ = unsafe { self.bytes.unchecked_advise_range(UncheckedAdvice::DontNeed, start, len) };

@@ -37,7 +37,7 @@ static PAGE: OnceLock<usize> = OnceLock::new();
 
 impl Region {
     /// Watches `bytes`, which must be a whole map, for as long as the region lives.
-    pub fn watch(bytes: &[u8]) -> Self {
+    pub(super) fn watch(bytes: &[u8]) -> Self {
         install();
         let slot = free_slot();
         let (start, page) = (bytes.as_ptr() as usize, page_size());
@@ -49,7 +49,7 @@ impl Region {
     }
 
     /// Whether a page of the region was read that the file no longer has.
-    pub fn is_shortened(&self) -> bool {
+    pub(super) fn is_shortened(&self) -> bool {
         self.0.is_shortened.load(SeqCst)
     }
 }

@@ -73,7 +73,7 @@ pub(super) mod tests {
     /// Continues every text with the token after its last one, up to 9, and records how many tokens it
     /// was fed at a time.
     #[derive(Clone, Default)]
-    pub struct Counting {
+    pub(crate) struct Counting {
         pub len: usize,
         pub most: usize,
         /// The longest text that is not stretched.

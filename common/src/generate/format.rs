@@ -78,7 +78,7 @@ pub(super) mod tests {
 
     /// A tokenizer with a token for each printable character, and a template that writes the contents of
     /// messages and `end` after each answer.
-    pub fn format(end: &str) -> ChatFormat {
+    pub(crate) fn format(end: &str) -> ChatFormat {
         let vocabulary: serde_json::Map<String, serde_json::Value> =
             (32u8..127).map(|byte| (char::from(byte).to_string(), (byte - 32).into())).collect();
         let split = serde_json::json!({"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated", "invert": false});

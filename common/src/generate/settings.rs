@@ -174,7 +174,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Settings that take the likeliest token.
-    pub fn greedy(max_new_tokens: usize, stops: &[u32]) -> GenerationSettings {
+    pub(crate) fn greedy(max_new_tokens: usize, stops: &[u32]) -> GenerationSettings {
         GenerationSettings {
             temperature: 0.0,
             top_p: 1.0,

@@ -45,7 +45,7 @@ pub(super) struct Kept {
 }
 
 impl Attention {
-    pub fn load(config: &AttentionConfig, weights: &WeightReader) -> Result<Self> {
+    pub(super) fn load(config: &AttentionConfig, weights: &WeightReader) -> Result<Self> {
         let heads = config.spec.heads;
         let head_norms = config.head_norms.as_ref().map(|norms| {
             let (sizes, [query, key]) = (norms.sizes(heads), norms.weights());
@@ -70,7 +70,7 @@ impl Attention {
 
     /// y [T, C] = x + attention(x), and what the backward needs. Where the branch runs a second time for
     /// the backward, all of it does: y is the feed-forward's input.
-    pub fn forward(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<(Tensor, Kept)> {
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<(Tensor, Kept)> {
         let input = self.residual.enter(x, pass)?;
         let raw = linear::forward(&input, &self.qkv, pass.parameters, None)?;
         let (raw_qkv, qkv) = match &self.head_norms {
@@ -92,7 +92,7 @@ impl Attention {
     /// dx [T, C] from dy [T, C] and the branch's input; adds the adapters' gradients to `gradients`. Below
     /// the first adapter dx is not needed, and not computed. What was kept is given up piece by piece, so
     /// that its memory serves the gradients.
-    pub fn backward(
+    pub(super) fn backward(
         &self,
         dy: &Tensor,
         x: &Tensor,
@@ -130,23 +130,23 @@ impl Attention {
     }
 
     /// The stacks of linear layers, in the order of the forward.
-    pub fn linears(&self) -> [&Linear; 2] {
+    pub(super) fn linears(&self) -> [&Linear; 2] {
         [&self.qkv, &self.output]
     }
 
     /// The stacks of linear layers, to attach adapters to.
-    pub fn linears_mut(&mut self) -> [&mut Linear; 2] {
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 2] {
         [&mut self.qkv, &mut self.output]
     }
 
     /// The norms' weights, as they lie on the device.
     #[cfg(test)]
-    pub fn norms(&self) -> impl Iterator<Item = &Vector> {
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Vector> {
         self.residual.norms().chain(self.head_norms.iter().map(HeadNorms::weights))
     }
 
     /// Adds the keys and values of a pass to those that came before, or begins with them.
-    pub fn remember(&self, kept: &Kept, past: Option<&mut Past>) -> Result<Option<Past>> {
+    pub(super) fn remember(&self, kept: &Kept, past: Option<&mut Past>) -> Result<Option<Past>> {
         match past {
             Some(past) => past.append(&kept.qkv, self.spec.heads).map(|()| None),
             None => Past::new(&kept.qkv, self.spec.heads).map(Some),
@@ -157,7 +157,7 @@ impl Attention {
 impl Kept {
     /// Bytes that [`Kept`] takes of each token of a model of width C, where the adapters of the two stacks have
     /// `ranks` ranks.
-    pub fn bytes_per_token(
+    pub(super) fn bytes_per_token(
         config: &AttentionConfig,
         width: usize,
         ranks: [usize; 2],
@@ -175,7 +175,7 @@ impl Kept {
     /// Bytes per token that the backward holds on a GPU at its fullest besides [`Kept`] and its input: the
     /// gradients of the residual stream before and after it, of the attention's output, and of query, key
     /// and value before and after rotation, in 16 bits; parts of those of keys and values in f32.
-    pub fn working_per_token(config: &AttentionConfig, width: usize) -> u64 {
+    pub(super) fn working_per_token(config: &AttentionConfig, width: usize) -> u64 {
         const PARTS: usize = 2;
         let heads = config.spec.heads;
         let in_16_bits = 2 * width + heads.queries * heads.size + 2 * heads.width();
@@ -186,7 +186,7 @@ impl Kept {
 
     /// Bytes that are kept.
     #[cfg(test)]
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let tensors = [&self.qkv, &self.attended.output].into_iter();
         let tensors = tensors.chain(&self.raw_qkv).chain(&self.output);
         let tensors = tensors.chain(self.lora_hidden.iter().flatten());

@@ -27,7 +27,7 @@ pub(super) struct Kept {
 }
 
 impl Block {
-    pub fn load(layer: &LayerConfig, weights: &WeightReader) -> Result<Self> {
+    pub(super) fn load(layer: &LayerConfig, weights: &WeightReader) -> Result<Self> {
         Ok(Self {
             attention: Attention::load(&layer.attention, weights)?,
             feed_forward: FeedForward::load(&layer.feed_forward, weights)?,
@@ -35,14 +35,14 @@ impl Block {
     }
 
     /// y [T, C] from x [T, C], and what the backward needs.
-    pub fn forward(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<(Tensor, Kept)> {
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<(Tensor, Kept)> {
         let (residual, attention) = self.attention.forward(x, pass, past)?;
         let (y, feed_forward) = self.feed_forward.forward(&residual, pass)?;
         Ok((y, Kept { attention, residual, feed_forward }))
     }
 
     /// What the backward needs, from x [T, C]: the forward a second time, without its last product.
-    pub fn recompute(&self, x: &Tensor, pass: &Pass) -> Result<Kept> {
+    pub(super) fn recompute(&self, x: &Tensor, pass: &Pass) -> Result<Kept> {
         let (residual, attention) = self.attention.forward(x, pass, None)?;
         let feed_forward = self.feed_forward.recompute(&residual, pass)?;
         Ok(Kept { attention, residual, feed_forward })
@@ -50,7 +50,7 @@ impl Block {
 
     /// dx [T, C] from dy [T, C]; adds the adapters' gradients to `gradients`. Below the first adapter dx is
     /// not needed, and not computed.
-    pub fn backward(
+    pub(super) fn backward(
         &self,
         dy: &Tensor,
         x: &Tensor,
@@ -66,28 +66,28 @@ impl Block {
     }
 
     /// Adds the keys and values of a pass to those that came before, or begins with them.
-    pub fn remember(&self, kept: &Kept, past: Option<&mut Past>) -> Result<Option<Past>> {
+    pub(super) fn remember(&self, kept: &Kept, past: Option<&mut Past>) -> Result<Option<Past>> {
         self.attention.remember(&kept.attention, past)
     }
 
     /// The stacks of linear layers, in the order of the forward.
-    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.attention.linears().into_iter().chain(self.feed_forward.linears())
     }
 
     /// The stacks of linear layers, to attach adapters to.
-    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+    pub(super) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
         self.attention.linears_mut().into_iter().chain(self.feed_forward.linears_mut())
     }
 
     /// Whether any linear layer has an adapter.
-    pub fn has_adapter(&self) -> bool {
+    pub(super) fn has_adapter(&self) -> bool {
         self.linears().any(Linear::has_adapter)
     }
 
     /// The norms' weights, as they lie on the device.
     #[cfg(test)]
-    pub fn norms(&self) -> impl Iterator<Item = &Vector> {
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Vector> {
         self.attention.norms().chain(self.feed_forward.norms())
     }
 }
@@ -95,7 +95,7 @@ impl Block {
 impl Kept {
     /// Bytes that [`Kept`] takes of each token of a layer of width C, where the adapters of its stacks have
     /// `ranks` ranks; none where the list ends.
-    pub fn bytes_per_token(
+    pub(super) fn bytes_per_token(
         layer: &LayerConfig,
         width: usize,
         ranks: &[usize],
@@ -109,7 +109,7 @@ impl Kept {
 
     /// Bytes per token that the backward of a layer holds on a GPU at its fullest besides [`Kept`] and its
     /// input. What the feed-forward kept is free again when the attention's backward begins.
-    pub fn working_per_token(layer: &LayerConfig, width: usize) -> u64 {
+    pub(super) fn working_per_token(layer: &LayerConfig, width: usize) -> u64 {
         let LayerConfig { attention, feed_forward } = layer;
         let given_up = feed_forward::Kept::bytes_per_token(feed_forward, width, [0, 0], ActivationSizes::GPU);
         let attention = attention::Kept::working_per_token(attention, width).saturating_sub(given_up);
@@ -118,7 +118,7 @@ impl Kept {
 
     /// Bytes that are kept.
     #[cfg(test)]
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.attention.bytes() + self.residual.bytes() + self.feed_forward.bytes()
     }
 }

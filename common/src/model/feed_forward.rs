@@ -36,7 +36,7 @@ pub(super) struct Kept {
 }
 
 impl FeedForward {
-    pub fn load(config: &FeedForwardConfig, weights: &WeightReader) -> Result<Self> {
+    pub(super) fn load(config: &FeedForwardConfig, weights: &WeightReader) -> Result<Self> {
         Ok(Self {
             residual: Residual::load(&config.residual, weights)?,
             gate_up: weights.stack(&config.gate_up)?,
@@ -46,7 +46,7 @@ impl FeedForward {
     }
 
     /// y [T, C] = x + feed_forward(x), and what the backward needs.
-    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<(Tensor, Kept)> {
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<(Tensor, Kept)> {
         let input = self.residual.enter(x, pass)?;
         let gate_up = linear::forward(&input, &self.gate_up, pass.parameters, None)?;
         drop(input);
@@ -59,7 +59,7 @@ impl FeedForward {
     }
 
     /// What the backward needs: all of the forward but, where its result alone is not needed, its last product.
-    pub fn recompute(&self, x: &Tensor, pass: &Pass) -> Result<Kept> {
+    pub(super) fn recompute(&self, x: &Tensor, pass: &Pass) -> Result<Kept> {
         if self.residual.added_to(x).is_none() {
             return self.forward(x, pass).map(|(_, kept)| kept);
         }
@@ -70,7 +70,7 @@ impl FeedForward {
 
     /// dx [T, C] from dy [T, C] and the branch's input; adds the adapters' gradients to `gradients`. What
     /// was kept is given up piece by piece, so that its memory serves the gradients.
-    pub fn backward(
+    pub(super) fn backward(
         &self,
         dy: &Tensor,
         x: &Tensor,
@@ -96,18 +96,18 @@ impl FeedForward {
     }
 
     /// The stacks of linear layers, in the order of the forward.
-    pub fn linears(&self) -> [&Linear; 2] {
+    pub(super) fn linears(&self) -> [&Linear; 2] {
         [&self.gate_up, &self.down]
     }
 
     /// The stacks of linear layers, to attach adapters to.
-    pub fn linears_mut(&mut self) -> [&mut Linear; 2] {
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 2] {
         [&mut self.gate_up, &mut self.down]
     }
 
     /// The norms' weights, as they lie on the device.
     #[cfg(test)]
-    pub fn norms(&self) -> impl Iterator<Item = &Vector> {
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Vector> {
         self.residual.norms()
     }
 }
@@ -115,7 +115,7 @@ impl FeedForward {
 impl Kept {
     /// Bytes that [`Kept`] takes of each token of a model of width C, where the adapters of the two stacks have
     /// `ranks` ranks.
-    pub fn bytes_per_token(
+    pub(super) fn bytes_per_token(
         config: &FeedForwardConfig,
         width: usize,
         ranks: [usize; 2],
@@ -129,24 +129,24 @@ impl Kept {
     /// Bytes per token that the backward holds on a GPU at its fullest besides [`Kept`] and its input, in
     /// 16 bits: the gradients of the hidden values, which those are written over, and of the residual
     /// stream. The gradients of gate and up are written over gate and up.
-    pub fn working_per_token(config: &FeedForwardConfig, width: usize) -> u64 {
+    pub(super) fn working_per_token(config: &FeedForwardConfig, width: usize) -> u64 {
         residual::working_per_token(&config.residual, width) + 2 * (config.width + 3 * width) as u64
     }
 
     /// Bytes that an adapter's dropout works with for each token on a GPU: what is left of the widest input,
     /// and its gradient.
-    pub fn dropout_per_token(config: &FeedForwardConfig) -> u64 {
+    pub(super) fn dropout_per_token(config: &FeedForwardConfig) -> u64 {
         2 * 2 * config.width as u64
     }
 
     /// Bytes of the largest buffer of a token on a GPU.
-    pub fn largest_per_token(config: &FeedForwardConfig) -> u64 {
+    pub(super) fn largest_per_token(config: &FeedForwardConfig) -> u64 {
         2 * 2 * config.width as u64
     }
 
     /// Bytes that are kept.
     #[cfg(test)]
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let tensors = [&self.gate_up].into_iter().chain(&self.output);
         tensors.chain(self.lora_hidden.iter().flatten()).map(Tensor::bytes).sum()
     }

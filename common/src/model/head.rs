@@ -29,7 +29,7 @@ pub(super) enum PendingLoss {
 
 impl PendingLoss {
     /// Waits for the loss.
-    pub fn value(self) -> Result<f64> {
+    pub(super) fn value(self) -> Result<f64> {
         match self {
             Self::Rows(losses) => losses.sum(),
             Self::Known(loss) => Ok(loss),
@@ -39,7 +39,7 @@ impl PendingLoss {
 
 impl Head {
     /// Logits [n, V] of rows x [n, C].
-    pub fn logits(&self, x: &Tensor) -> Result<Vec<f32>> {
+    pub(super) fn logits(&self, x: &Tensor) -> Result<Vec<f32>> {
         if x.shape()[0] == 0 {
             return Ok(Vec::new());
         }
@@ -52,7 +52,7 @@ impl Head {
     }
 
     /// The cross-entropies of rows x [n, C] and their targets [n].
-    pub fn cross_entropy(&self, x: &Tensor, targets: &[u32]) -> Result<Losses> {
+    pub(super) fn cross_entropy(&self, x: &Tensor, targets: &[u32]) -> Result<Losses> {
         let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
         self.cross_entropy_of(&normed, targets)
     }
@@ -63,7 +63,7 @@ impl Head {
 
     /// The objective's loss of rows x [n, C], and its gradient dx [n, C]. An objective that must see the
     /// log-probabilities first has the logits made twice; they never exist whole.
-    pub fn loss_and_gradient(
+    pub(super) fn loss_and_gradient(
         &self,
         x: &Tensor,
         targets: &[u32],

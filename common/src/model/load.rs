@@ -82,12 +82,12 @@ impl WeightReader<'_> {
     }
 
     /// The weight of a norm.
-    pub fn norm(&self, norm: &NormWeight) -> Result<Vector> {
+    pub(super) fn norm(&self, norm: &NormWeight) -> Result<Vector> {
         self.repeated_norms(&[(norm, 1)])
     }
 
     /// Weights of norms one after the other, each as often as it says.
-    pub fn repeated_norms(&self, norms: &[(&NormWeight, usize)]) -> Result<Vector> {
+    pub(super) fn repeated_norms(&self, norms: &[(&NormWeight, usize)]) -> Result<Vector> {
         let mut values = Vec::new();
         for (norm, times) in norms {
             let mut weight = self.vector(&norm.name, norm.len)?;
@@ -98,7 +98,7 @@ impl WeightReader<'_> {
     }
 
     /// Linear layers of one input, stacked.
-    pub fn stack(&self, modules: &[Module]) -> Result<Linear> {
+    pub(super) fn stack(&self, modules: &[Module]) -> Result<Linear> {
         let projections = modules.iter().map(|module| self.projection(module));
         Linear::new(projections.collect::<Result<_>>()?)?.to_device(self.device)
     }

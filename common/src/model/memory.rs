@@ -17,17 +17,17 @@ pub(super) struct ActivationSizes {
 
 impl ActivationSizes {
     /// f32.
-    pub const HOST: Self = Self { value: 4, ranks: 1 };
+    pub(super) const HOST: Self = Self { value: 4, ranks: 1 };
     /// 16 bits.
-    pub const GPU: Self = Self { value: 2, ranks: 8 };
+    pub(super) const GPU: Self = Self { value: 2, ranks: 8 };
 
     /// Bytes of `count` values.
-    pub fn values(self, count: usize) -> u64 {
+    pub(super) fn values(self, count: usize) -> u64 {
         (self.value * count) as u64
     }
 
     /// Bytes of x·Aᵀ of a token, for a stack whose adapters have `ranks` ranks.
-    pub fn lora_hidden(self, ranks: usize) -> u64 {
+    pub(super) fn lora_hidden(self, ranks: usize) -> u64 {
         self.values(ranks.next_multiple_of(self.ranks))
     }
 }

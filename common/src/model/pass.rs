@@ -8,7 +8,7 @@ use crate::kernels::rope::Angles;
 use crate::{Result, error};
 
 /// A pass of a batch through a model.
-pub struct Pass<'a> {
+pub(super) struct Pass<'a> {
     /// Added to the mean of squares in RMS norms.
     pub epsilon: f32,
     /// The angles of each of the model's rotary embeddings.
@@ -21,7 +21,7 @@ pub struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     /// A pass of the model that `config` describes.
-    pub fn new(
+    pub(super) fn new(
         config: &Config,
         batch: &Batch,
         parameters: Option<&'a Vector>,
@@ -40,7 +40,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The adapters' values, for a backward.
-    pub fn trained(&self) -> Result<Parameters<'a>> {
+    pub(super) fn trained(&self) -> Result<Parameters<'a>> {
         self.parameters.ok_or_else(|| error!(Bug, "a backward without parameters"))
     }
 }

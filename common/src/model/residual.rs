@@ -17,13 +17,13 @@ pub(super) struct Residual {
 }
 
 impl Residual {
-    pub fn load(config: &ResidualConfig, weights: &WeightReader) -> Result<Self> {
+    pub(super) fn load(config: &ResidualConfig, weights: &WeightReader) -> Result<Self> {
         let norm = |norm: &Option<_>| norm.as_ref().map(|norm| weights.norm(norm)).transpose();
         Ok(Self { before: norm(&config.before)?, after: norm(&config.after)?, multiplier: config.multiplier })
     }
 
     /// The branch's input, [T, C].
-    pub fn enter(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub(super) fn enter(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         match &self.before {
             Some(norm) => rms_norm::forward(x, norm, pass.epsilon),
             None => Ok(x.clone()),
@@ -31,13 +31,13 @@ impl Residual {
     }
 
     /// What the last product of the branch adds itself to: x, where nothing comes between.
-    pub fn added_to<'a>(&self, x: &'a Tensor) -> Option<&'a Tensor> {
+    pub(super) fn added_to<'a>(&self, x: &'a Tensor) -> Option<&'a Tensor> {
         self.is_direct().then_some(x)
     }
 
     /// y from x and the result of the branch's last product, which has been added to [`Residual::added_to`];
     /// and what the backward needs of it.
-    pub fn leave(&self, x: &Tensor, branch: Tensor, pass: &Pass) -> Result<(Tensor, Option<Tensor>)> {
+    pub(super) fn leave(&self, x: &Tensor, branch: Tensor, pass: &Pass) -> Result<(Tensor, Option<Tensor>)> {
         if self.is_direct() {
             return Ok((branch, None));
         }
@@ -50,7 +50,7 @@ impl Residual {
     }
 
     /// The gradient [T, C] of the branch's result from dy and what was kept.
-    pub fn leave_backward(&self, dy: &Tensor, kept: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
+    pub(super) fn leave_backward(&self, dy: &Tensor, kept: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
         let dy = if self.multiplier == 1.0 { dy.clone() } else { dy.scale(self.multiplier)? };
         match (&self.after, kept) {
             (Some(norm), Some(branch)) => Ok(rms_norm::backward(&dy, branch, norm, None, pass.epsilon)?.0),
@@ -60,7 +60,7 @@ impl Residual {
 
     /// dx [T, C] from the gradient of the branch's input and dy, which goes around the branch; and the branch's
     /// input once more.
-    pub fn enter_backward(
+    pub(super) fn enter_backward(
         &self,
         dinput: &Tensor,
         x: &Tensor,
@@ -80,7 +80,7 @@ impl Residual {
 
     /// The norms' weights, as they lie on the device.
     #[cfg(test)]
-    pub fn norms(&self) -> impl Iterator<Item = &Vector> {
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Vector> {
         self.before.iter().chain(&self.after)
     }
 }

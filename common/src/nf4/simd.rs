@@ -19,13 +19,13 @@ static BEST: LazyLock<Simd> = LazyLock::new(|| Simd::available().pop().unwrap_or
 
 impl Simd {
     /// The fastest instruction set of the processor.
-    pub fn best() -> Self {
+    pub(super) fn best() -> Self {
         *BEST
     }
 
     /// All instruction sets of the processor, the fastest last. Only this function makes values other than
     /// [`Simd::Portable`], so holding one proves that its instructions exist.
-    pub fn available() -> Vec<Self> {
+    pub(super) fn available() -> Vec<Self> {
         let mut available = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         {

@@ -41,7 +41,7 @@ pub(super) struct State {
 
 impl State {
     /// Reads the JSON. Errors say what is wrong with it; the caller names the tensor.
-    pub fn read(json: &[u8]) -> Result<Self> {
+    pub(super) fn read(json: &[u8]) -> Result<Self> {
         let json: Json = serde_json::from_slice(json)?;
         let Some(quant_type) = QuantType::from_name(&json.quant_type) else {
             bail!(Unsupported, "unknown quant_type {:?}, expected nf4 or fp4", json.quant_type);
@@ -80,7 +80,7 @@ impl State {
 
     /// The JSON as Python writes it. The offset is padded with spaces, so that the length does not depend
     /// on it and the layout of a file is known before its weights are quantized.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
+    pub(super) fn to_json(&self) -> Result<Vec<u8>> {
         let dtype = dtype_name(self.dtype)?;
         let [rows, columns] = self.shape;
         let mut json = format!(

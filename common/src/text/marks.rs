@@ -18,14 +18,14 @@ const CONTENT_OPEN: char = '\u{FDD2}';
 const CONTENT_CLOSE: char = '\u{FDD3}';
 
 /// Whether a character is one of the marks.
-pub fn is_mark(c: char) -> bool {
+pub(super) fn is_mark(c: char) -> bool {
     (SPECIAL_OPEN..=CONTENT_CLOSE).contains(&c) || c == number::MARK
 }
 
 /// The conversation with every text of `specials` marked and every [number] as a text that a template
 /// writes as a number; and whether there was any of them. `specials` must have longer texts before those
 /// that they contain. Marks in the data are dropped.
-pub fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conversation, bool) {
+pub(super) fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conversation, bool) {
     let mut conversation = conversation.clone();
     let mut found = false;
     each_text(&mut conversation, &mut |text, _| found |= mark_text(text, specials));
@@ -56,7 +56,7 @@ fn mark_number(value: &mut Value, found: &mut bool) {
 
 /// The kind of a text in a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
+pub(super) enum Field {
     /// The role of a message.
     Role,
     /// The content of a message.
@@ -66,7 +66,7 @@ pub enum Field {
 }
 
 /// Applies `change` to every text of a conversation.
-pub fn each_text(conversation: &mut Conversation, change: &mut impl FnMut(&mut String, Field)) {
+pub(super) fn each_text(conversation: &mut Conversation, change: &mut impl FnMut(&mut String, Field)) {
     for message in &mut conversation.messages {
         change(&mut message.role, Field::Role);
         message.content.iter_mut().for_each(|content| change(content, Field::Content));
@@ -125,7 +125,7 @@ fn mark_text(text: &mut String, specials: &[String]) -> bool {
 }
 
 /// The byte ranges of special tokens in a text, ascending.
-pub fn literal_specials(text: &str, specials: &[String]) -> Vec<Range<usize>> {
+pub(super) fn literal_specials(text: &str, specials: &[String]) -> Vec<Range<usize>> {
     let mut marked = text.replace(is_mark, "\u{FFFD}");
     match mark_text(&mut marked, specials) {
         true => unmark(&marked, &[]).literal,
@@ -134,7 +134,7 @@ pub fn literal_specials(text: &str, specials: &[String]) -> Vec<Range<usize>> {
 }
 
 /// A rendered text without its marks.
-pub struct Unmarked {
+pub(super) struct Unmarked {
     /// The text without marks.
     pub text: String,
     /// The byte ranges of `text` that are special tokens from data, ascending.
@@ -146,7 +146,7 @@ pub struct Unmarked {
 /// Removes the marks of special tokens from a rendered text, and adjusts `positions`, ascending byte
 /// positions in it. A mark whose partner the template has cut off is removed too, and still separates the
 /// text on its left from that on its right, so that they cannot join into a special token.
-pub fn unmark(marked: &str, positions: &[usize]) -> Unmarked {
+pub(super) fn unmark(marked: &str, positions: &[usize]) -> Unmarked {
     let mut text = String::with_capacity(marked.len());
     let mut literal = Vec::new();
     let mut moved = Vec::with_capacity(positions.len());
@@ -171,7 +171,7 @@ pub fn unmark(marked: &str, positions: &[usize]) -> Unmarked {
 
 /// The message with marks around its content. `within_space` leaves white space around the content outside
 /// of the marks, for templates that trim it.
-pub fn mark_content(message: &Message, within_space: bool) -> Option<Message> {
+pub(super) fn mark_content(message: &Message, within_space: bool) -> Option<Message> {
     let content = message.content.as_deref().filter(|content| !content.trim().is_empty())?;
     let core = if within_space { content.trim() } else { content };
     let lead = if within_space { content.len() - content.trim_start().len() } else { 0 };
@@ -183,7 +183,7 @@ pub fn mark_content(message: &Message, within_space: bool) -> Option<Message> {
 
 /// The place of a marked content in a rendered text.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ContentPlace {
+pub(super) struct ContentPlace {
     /// The rendered text without the marks of the content.
     pub text: String,
     /// The byte position in `text` where the content begins; `None` where the template dropped that mark.
@@ -193,7 +193,7 @@ pub struct ContentPlace {
 }
 
 /// Finds the marks of a content in a rendered text and removes them.
-pub fn find_content(marked: &str) -> ContentPlace {
+pub(super) fn find_content(marked: &str) -> ContentPlace {
     let mut place = ContentPlace { text: String::with_capacity(marked.len()), begin: None, end: None };
     for c in marked.chars() {
         match c {

@@ -29,7 +29,7 @@ const ROUNDS: usize = 64;
 
 /// The parts of a text that come from data.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Origin {
+pub(super) struct Origin {
     /// The byte ranges that come from data, ascending.
     data: Vec<Range<usize>>,
     /// The classes of characters for which `data` is complete.
@@ -89,12 +89,12 @@ enum Verdict {
 
 impl Origin {
     /// The origin of a text that is all data.
-    pub fn data(text: &str) -> Self {
+    pub(super) fn data(text: &str) -> Self {
         Self { data: std::iter::once(0..text.len()).collect(), knows: Classes::ALL }
     }
 
     /// The origin of the text that `template` renders from a conversation whose special tokens are marked.
-    pub fn rendered(
+    pub(super) fn rendered(
         template: &ChatTemplate,
         marked: &Conversation,
         rendered: &str,
@@ -139,7 +139,7 @@ impl Origin {
 
 /// Encodes a text of known origin, so that nothing from data becomes a special token. `literal` and `cuts`
 /// are those of [`Tokenizer::encode_rendered`].
-pub fn encode(
+pub(super) fn encode(
     tokenizer: &Tokenizer,
     text: &str,
     literal: &[Range<usize>],

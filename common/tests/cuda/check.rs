@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// The state of a comparison.
-pub struct Check {
+pub(crate) struct Check {
     /// The GPU.
     pub cuda: Device,
     /// The numbers that the GPU computes with.
@@ -22,12 +22,12 @@ pub struct Check {
 
 impl Check {
     /// Values that bf16 and fp16 hold exactly.
-    pub fn values(&mut self, len: usize, bound: f32) -> Vec<f32> {
+    pub(crate) fn values(&mut self, len: usize, bound: f32) -> Vec<f32> {
         (0..len).map(|_| bf16::from_f32(self.random.random_range(-bound..bound)).to_f32()).collect()
     }
 
     /// The same values on the host and on the GPU.
-    pub fn pair(&mut self, shape: &[usize], bound: f32) -> (Tensor, Tensor) {
+    pub(crate) fn pair(&mut self, shape: &[usize], bound: f32) -> (Tensor, Tensor) {
         let values = self.values(shape.iter().product(), bound);
         (
             Tensor::on(&Device::Cpu, values.clone(), shape).unwrap(),
@@ -36,13 +36,13 @@ impl Check {
     }
 
     /// The same values on the host and on the GPU.
-    pub fn vectors(&mut self, len: usize, bound: f32) -> (Vector, Vector) {
+    pub(crate) fn vectors(&mut self, len: usize, bound: f32) -> (Vector, Vector) {
         let values = self.values(len, bound);
         (Vector::Cpu(values.clone()), Vector::from_vec(values, &self.cuda).unwrap())
     }
 
     /// The norm of the difference, as a share of the norm of what is expected; 0 is to the bit.
-    pub fn close(&mut self, what: &str, expected: &[f32], found: &[f32], bound: f64) {
+    pub(crate) fn close(&mut self, what: &str, expected: &[f32], found: &[f32], bound: f64) {
         assert_eq!(expected.len(), found.len(), "{what}");
         let norm =
             |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
@@ -59,7 +59,7 @@ impl Check {
     }
 
     /// As [`Check::close`], for tensors.
-    pub fn same(&mut self, what: &str, expected: &Tensor, found: &Tensor, bound: f64) {
+    pub(crate) fn same(&mut self, what: &str, expected: &Tensor, found: &Tensor, bound: f64) {
         assert_eq!(expected.shape(), found.shape(), "{what}");
         self.close(what, &expected.to_vec().unwrap(), &found.to_vec().unwrap(), bound);
     }
@@ -75,7 +75,7 @@ fn poison(device: &Device) {
 }
 
 /// Compares some kernels with their twins, in both number types and in memory that holds NaN before.
-pub fn on_gpu(compare: fn(&mut Check)) {
+pub(crate) fn on_gpu(compare: fn(&mut Check)) {
     for (float16, bound) in [(Float16::Bf16, 3e-3), (Float16::Fp16, 4e-4)] {
         let cuda = Device::Cuda(Gpu::open(0, float16).unwrap());
         poison(&cuda);

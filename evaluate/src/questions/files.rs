@@ -14,14 +14,14 @@ const MOST_FILES: usize = 100_000;
 const MOST_BYTES: u64 = 128 << 20;
 
 /// The files of a directory or of an archive.
-pub enum Files {
+pub(super) enum Files {
     Directory(PathBuf, Vec<String>),
     Archive(PathBuf, Archive),
 }
 
 impl Files {
     /// Finds the files below a directory, or in an archive.
-    pub fn open(data: &Path) -> Result<Self> {
+    pub(super) fn open(data: &Path) -> Result<Self> {
         let metadata = fs_err::metadata(data).hint("--data names a directory or an archive of questions")?;
         if !metadata.is_dir() {
             return Ok(Self::Archive(data.to_path_buf(), Archive::open(data)?));
@@ -33,14 +33,14 @@ impl Files {
     }
 
     /// Returns the path of the directory or the archive.
-    pub fn data(&self) -> &Path {
+    pub(super) fn data(&self) -> &Path {
         match self {
             Self::Directory(path, _) | Self::Archive(path, _) => path,
         }
     }
 
     /// Returns the names of the files.
-    pub fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         match self {
             Self::Directory(_, names) => names.clone(),
             Self::Archive(_, archive) => archive.names().map(str::to_owned).collect(),
@@ -48,7 +48,7 @@ impl Files {
     }
 
     /// Returns what messages call a file.
-    pub fn place(&self, name: &str) -> String {
+    pub(super) fn place(&self, name: &str) -> String {
         match self {
             Self::Directory(root, _) => root.join(name).display().to_string(),
             Self::Archive(_, archive) => archive.place(name),
@@ -56,7 +56,7 @@ impl Files {
     }
 
     /// Reads the bytes of a file.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         match self {
             Self::Directory(root, _) => files::read(&root.join(name), MOST_BYTES),
             Self::Archive(_, archive) => archive.read(name),
@@ -64,7 +64,7 @@ impl Files {
     }
 
     /// Calls `read` with a path of a file; a file in an archive is unpacked for it.
-    pub fn with_path<T>(&self, name: &str, read: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    pub(super) fn with_path<T>(&self, name: &str, read: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         match self {
             Self::Directory(root, _) => read(&root.join(name)),
             Self::Archive(_, archive) => {
@@ -76,7 +76,7 @@ impl Files {
     }
 
     /// Returns the archive in a directory, if there is one; several are an error.
-    pub fn archive(&self) -> Result<Option<PathBuf>> {
+    pub(super) fn archive(&self) -> Result<Option<PathBuf>> {
         let Self::Directory(root, names) = self else { return Ok(None) };
         let is_archive = |name: &&String| ENDINGS.iter().any(|ending| name.ends_with(ending));
         let mut archives = names.iter().filter(is_archive);

@@ -22,10 +22,10 @@ const QUESTION: &str = "question";
 const ANSWER: &str = "answer";
 
 /// A question, and its subject where the row names one.
-pub type Row = (Option<String>, Question);
+pub(super) type Row = (Option<String>, Question);
 
 /// Reads rows as Python's `csv` does: quoted fields may hold commas, newlines and doubled quotes.
-pub fn csv(bytes: &[u8], task: &TaskSpec) -> Result<Vec<Row>> {
+pub(super) fn csv(bytes: &[u8], task: &TaskSpec) -> Result<Vec<Row>> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
     let mut records = reader.records().peekable();
     let mut columns = columns_of(task);
@@ -69,7 +69,7 @@ fn fields(columns: &[String], record: &csv::StringRecord) -> Result<Map<String, 
 }
 
 /// Reads the rows of a parquet file.
-pub fn parquet(path: &Path, task: &TaskSpec) -> Result<Vec<Row>> {
+pub(super) fn parquet(path: &Path, task: &TaskSpec) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let options = RowOptions { column: &|name: &str| is_column(name, task), limit: RowLimit::default() };
     common::data::rows::read(path, options, &mut |row| {

@@ -103,7 +103,7 @@ pub(crate) mod tests {
     use crate::tasks::TASKS;
 
     /// A report of three subjects of MMLU.
-    pub fn report() -> Report {
+    pub(crate) fn report() -> Report {
         let subjects = [
             scored("astronomy", "ABCD", "ABCA"),
             scored("tern_island", "AA", "AB"),

@@ -4,7 +4,7 @@ use super::{Category, Language, Subjects, TaskSpec};
 use crate::questions::Split;
 
 /// 52 subjects in Chinese.
-pub static CEVAL: TaskSpec = TaskSpec {
+pub(super) static CEVAL: TaskSpec = TaskSpec {
     name: "ceval",
     title: "C-Eval",
     about: "52 subjects in Chinese (arXiv:2305.08322)",

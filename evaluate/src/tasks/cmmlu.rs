@@ -4,7 +4,7 @@ use super::{Category, Language, Subjects, TaskSpec};
 use crate::questions::Split;
 
 /// 67 subjects in Chinese.
-pub static CMMLU: TaskSpec = TaskSpec {
+pub(super) static CMMLU: TaskSpec = TaskSpec {
     name: "cmmlu",
     title: "CMMLU",
     about: "67 subjects in Chinese (arXiv:2306.09212)",

@@ -5,7 +5,7 @@ use super::{Category, Language, Subjects, TaskSpec};
 use crate::questions::Split;
 
 /// 57 subjects in English.
-pub static MMLU: TaskSpec = TaskSpec {
+pub(super) static MMLU: TaskSpec = TaskSpec {
     name: "mmlu",
     title: "MMLU",
     about: "57 subjects in English (arXiv:2009.03300)",

@@ -157,7 +157,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// A task unlike the others: up to ten choices, other columns, and its validation set shown.
-    pub static TEN_CHOICES: TaskSpec = TaskSpec {
+    pub(crate) static TEN_CHOICES: TaskSpec = TaskSpec {
         name: "ten",
         title: "Ten",
         about: "14 subjects in English",

@@ -4,7 +4,7 @@ use common::data::EncodingCounts;
 use common::{Error, error};
 
 /// Returns the warnings, each with its number; `cutoff` is the number of tokens that examples were cut to.
-pub fn warnings(counts: &EncodingCounts, cutoff: usize) -> Vec<String> {
+pub(super) fn warnings(counts: &EncodingCounts, cutoff: usize) -> Vec<String> {
     let EncodingCounts {
         refused: _,
         shortened_answers: shortened,
@@ -44,7 +44,7 @@ pub fn warnings(counts: &EncodingCounts, cutoff: usize) -> Vec<String> {
 }
 
 /// Returns the error of data in which no token is supervised.
-pub fn error(counts: &EncodingCounts, cutoff: usize) -> Error {
+pub(super) fn error(counts: &EncodingCounts, cutoff: usize) -> Error {
     let EncodingCounts { masked_answers: masked, unwritten_calls, cut_examples: cut, .. } = counts;
     if *cut > 0 {
         return error!("no token is trained: {cutoff} tokens (--cutoff-len) hold no answer")

@@ -6,7 +6,7 @@ use assert_cmd::Command;
 use serde_json::{Value, json};
 use tests::dir::Dir;
 
-pub struct Place {
+pub(crate) struct Place {
     folder: Dir,
 }
 
@@ -20,7 +20,7 @@ impl Deref for Place {
 
 impl Place {
     /// With `model` and `data.json`, twelve examples to learn three words by.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = Dir::new();
         tests::tiny_model::write(&folder.path("model"), 7);
         let place = Self { folder };
@@ -30,7 +30,7 @@ impl Place {
         place
     }
 
-    pub fn command(&self, arguments: &str) -> Command {
+    pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::cargo_bin("lora-train").unwrap();
         command.current_dir(self.path("")).args(arguments.split_whitespace());
         command.env("XDG_CACHE_HOME", self.path("cache"));
@@ -38,7 +38,7 @@ impl Place {
     }
 
     /// Runs to a good end and returns stdout and stderr.
-    pub fn run(&self, arguments: &str) -> (String, String) {
+    pub(crate) fn run(&self, arguments: &str) -> (String, String) {
         let run = self.command(arguments).output().unwrap();
         let [out, said] = [run.stdout, run.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
         assert!(run.status.success(), "{said}");
@@ -46,34 +46,34 @@ impl Place {
     }
 
     /// Runs to a good end and returns stdout.
-    pub fn train(&self, arguments: &str) -> String {
+    pub(crate) fn train(&self, arguments: &str) -> String {
         self.run(arguments).0
     }
 
     /// Runs to a bad end and returns the exit code and stderr.
-    pub fn fail(&self, arguments: &str) -> (i32, String) {
+    pub(crate) fn fail(&self, arguments: &str) -> (i32, String) {
         let run = self.command(arguments).output().unwrap();
         assert!(run.stdout.is_empty(), "a failed run names no result");
         (run.status.code().unwrap(), String::from_utf8(run.stderr).unwrap())
     }
 
-    pub fn adapter(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn adapter(&self, name: &str) -> Vec<u8> {
         self.bytes(&format!("{name}/adapter_model.safetensors"))
     }
 
     /// The values of a field in `trainer_log.jsonl`.
-    pub fn logged(&self, output: &str, field: &str) -> Vec<f64> {
+    pub(crate) fn logged(&self, output: &str, field: &str) -> Vec<f64> {
         let text = self.text(&format!("{output}/trainer_log.jsonl"));
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         lines.filter_map(|line| line[field].as_f64()).collect()
     }
 
-    pub fn losses(&self, output: &str) -> Vec<f64> {
+    pub(crate) fn losses(&self, output: &str) -> Vec<f64> {
         self.logged(output, "loss")
     }
 
     /// The steps of the checkpoints in `output`.
-    pub fn checkpoints(&self, output: &str) -> Vec<u64> {
+    pub(crate) fn checkpoints(&self, output: &str) -> Vec<u64> {
         let entries = fs_err::read_dir(self.path(output)).into_iter().flatten();
         let names = entries.map(|entry| entry.unwrap().file_name());
         let step = |name: &str| name.strip_prefix("checkpoint-")?.parse().ok();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::place::Place;
 
-pub const RUN: &str = "model --data data.json --learning-rate 1e-2 --logging-steps 1 \
+pub(crate) const RUN: &str = "model --data data.json --learning-rate 1e-2 --logging-steps 1 \
     --per-device-train-batch-size 2 --gradient-accumulation-steps 2";
 
 #[test]

@@ -20,7 +20,7 @@ enum Identity {
 }
 
 /// Fails where `output` is, holds or lies in one of `inputs`.
-pub fn check(output: &Path, inputs: &[PathBuf]) -> Result<()> {
+pub(super) fn check(output: &Path, inputs: &[PathBuf]) -> Result<()> {
     let outer = trace(output)?;
     let within_output = directories_in(output);
     for input in inputs {

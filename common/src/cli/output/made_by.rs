@@ -15,7 +15,7 @@ use super::write::{self, remove};
 use crate::{Context, Result};
 
 /// The name of the file.
-pub const MADE_BY: &str = "made-by.json";
+pub(super) const MADE_BY: &str = "made-by.json";
 /// Most bytes of the file that are read.
 const MOST_BYTES: u64 = 64 << 20;
 /// Most components of a name in the list.
@@ -56,7 +56,7 @@ const EARLIER_FILES: [&str; 28] = [
 /// The kind of thing that a name in the list stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(super) enum Kind {
     /// A regular file.
     File,
     /// A directory with a `made-by.json` of its own.
@@ -64,11 +64,11 @@ pub enum Kind {
 }
 
 /// The files and results of a tool in a directory, by their paths relative to it.
-pub type Files = BTreeMap<String, Kind>;
+pub(super) type Files = BTreeMap<String, Kind>;
 
 /// The content of a `made-by.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MadeBy {
+pub(super) struct MadeBy {
     /// The tool that made the directory.
     pub tool: String,
     /// The version of the tool.
@@ -91,7 +91,7 @@ pub struct MadeBy {
 
 impl MadeBy {
     /// The record of work that has just begun.
-    pub fn unfinished(tool: &str, recipe: Value) -> Self {
+    pub(super) fn unfinished(tool: &str, recipe: Value) -> Self {
         Self {
             tool: tool.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -104,7 +104,7 @@ impl MadeBy {
     }
 
     /// The record in a directory; `None` where there is none, or one that is damaged or names a path outside.
-    pub fn read(directory: &Path) -> Option<Self> {
+    pub(super) fn read(directory: &Path) -> Option<Self> {
         let file = write::no_follow().read(true).open(directory.join(MADE_BY)).ok()?;
         if !file.metadata().ok()?.is_file() {
             return None;
@@ -116,7 +116,7 @@ impl MadeBy {
     }
 
     /// Writes the record whole or not at all, first to the path `scratch`.
-    pub fn write(&self, directory: &Path, scratch: &Path) -> Result<()> {
+    pub(super) fn write(&self, directory: &Path, scratch: &Path) -> Result<()> {
         remove(scratch)?;
         let mut file = write::create_new(scratch)?;
         let text = serde_json::to_string_pretty(self)? + "\n";
@@ -127,19 +127,19 @@ impl MadeBy {
     }
 
     /// Whether two records are of the same work.
-    pub fn is_of_same(&self, other: &Self) -> bool {
+    pub(super) fn is_of_same(&self, other: &Self) -> bool {
         (&self.tool, &self.version, &self.recipe) == (&other.tool, &other.version, &other.recipe)
     }
 
     /// The names in `directory` that are the tool's: those of the list, or, for a result of an earlier
     /// version without one, those that the tool is known to have written.
-    pub fn files_in(&self, directory: &Path) -> Files {
+    pub(super) fn files_in(&self, directory: &Path) -> Files {
         self.files.clone().unwrap_or_else(|| earlier_files(directory, &self.tool, &self.parts))
     }
 }
 
 /// The files in a result without a list that have names which its tool is known to have written.
-pub fn earlier_files(directory: &Path, tool: &str, parts: &Map<String, Value>) -> Files {
+pub(super) fn earlier_files(directory: &Path, tool: &str, parts: &Map<String, Value>) -> Files {
     let mut files = Files::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let (Ok(name), Ok(kind)) = (entry.file_name().into_string(), entry.file_type()) else { continue };
@@ -159,7 +159,7 @@ pub fn earlier_files(directory: &Path, tool: &str, parts: &Map<String, Value>) -
 
 /// What a directory that a tool wants to use holds.
 #[derive(Debug)]
-pub enum Contents {
+pub(super) enum Contents {
     /// There is no such directory, or nothing is in it.
     Nothing,
     /// A result of this tool, finished or not; and the first entry that is not the tool's, if there is one.
@@ -169,7 +169,7 @@ pub enum Contents {
 }
 
 /// What `directory` holds, from the point of view of `tool`.
-pub fn contents(directory: &Path, tool: &str) -> Result<Contents> {
+pub(super) fn contents(directory: &Path, tool: &str) -> Result<Contents> {
     match directory.symlink_metadata() {
         Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(Contents::Nothing),
         Ok(found) if !found.is_dir() => return Ok(Contents::Foreign(directory.to_path_buf())),
@@ -188,7 +188,7 @@ pub fn contents(directory: &Path, tool: &str) -> Result<Contents> {
 
 /// The first entry of `directory` that the list `files` does not name, which is every entry where there
 /// is no list; `prefix` is where the directory lies in the one with the list.
-pub fn unlisted(
+pub(super) fn unlisted(
     directory: &Path,
     tool: &str,
     prefix: &str,
@@ -225,7 +225,7 @@ pub fn unlisted(
 }
 
 /// Removes a file of the list, and the directories above it that are empty then.
-pub fn remove_file(directory: &Path, name: &str) -> Result<()> {
+pub(super) fn remove_file(directory: &Path, name: &str) -> Result<()> {
     if !has_plain_parents(directory, name) {
         return Ok(());
     }
@@ -242,14 +242,14 @@ pub fn remove_file(directory: &Path, name: &str) -> Result<()> {
 }
 
 /// Whether no directory between `directory` and a file in it is a link.
-pub fn has_plain_parents(directory: &Path, name: &str) -> bool {
+pub(super) fn has_plain_parents(directory: &Path, name: &str) -> bool {
     let path = directory.join(name);
     let between = path.ancestors().skip(1).take_while(|parent| *parent != directory);
     between.into_iter().all(|parent| parent.symlink_metadata().map_or(true, |found| found.is_dir()))
 }
 
 /// The names of all regular files in a directory that a tool has just filled.
-pub fn list(directory: &Path) -> Result<Files> {
+pub(super) fn list(directory: &Path) -> Result<Files> {
     let mut files = Files::new();
     let mut open = vec![directory.to_path_buf()];
     while let Some(folder) = open.pop() {
@@ -272,7 +272,7 @@ pub fn list(directory: &Path) -> Result<Files> {
 }
 
 /// Whether a name is a plain path that stays in its directory.
-pub fn is_within(name: &str) -> bool {
+pub(super) fn is_within(name: &str) -> bool {
     let parts: Vec<_> = Path::new(name).components().collect();
     (1..=MOST_PARTS).contains(&parts.len())
         && parts.iter().all(|part| matches!(part, Component::Normal(_)))

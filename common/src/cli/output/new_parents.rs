@@ -7,11 +7,11 @@ use crate::{Context, Error, Result};
 /// The directories above a result that did not exist before. Dropping them removes those that are still
 /// empty, unless they are kept.
 #[derive(Debug)]
-pub struct NewParents(Vec<PathBuf>);
+pub(super) struct NewParents(Vec<PathBuf>);
 
 impl NewParents {
     /// Makes `path` and what is missing above it.
-    pub fn make(path: &Path) -> Result<Self> {
+    pub(super) fn make(path: &Path) -> Result<Self> {
         let missing: Vec<PathBuf> = path
             .ancestors()
             .filter(|path| !path.as_os_str().is_empty())
@@ -26,7 +26,7 @@ impl NewParents {
     }
 
     /// Keeps the directories, because the result is there.
-    pub fn keep(&mut self) {
+    pub(super) fn keep(&mut self) {
         self.0.clear();
     }
 }

@@ -12,7 +12,7 @@ use crate::files::check_unchanged;
 use crate::{Error, Result, cli, error};
 
 /// Fails where no directory can be put in the place of the destination, whatever is in it.
-pub fn expect_replaceable_by_name(destination: &Destination) -> Result<()> {
+pub(super) fn expect_replaceable_by_name(destination: &Destination) -> Result<()> {
     let (path, named) = (destination.path(), destination.named());
     let Some(_) = named.file_name() else {
         return Err(Error::usage(format!("{} cannot be an output directory", named.display()))
@@ -38,7 +38,7 @@ pub fn expect_replaceable_by_name(destination: &Destination) -> Result<()> {
 }
 
 /// Fails where something is in the place of the result that this run may not replace.
-pub fn expect_replaceable(destination: &Destination, force: bool, tool: &str) -> Result<()> {
+pub(super) fn expect_replaceable(destination: &Destination, force: bool, tool: &str) -> Result<()> {
     match contents(destination.path(), tool)? {
         Contents::Nothing => Ok(()),
         Contents::Foreign(entry) => Err(foreign(destination.named(), &entry, tool)),
@@ -49,7 +49,7 @@ pub fn expect_replaceable(destination: &Destination, force: bool, tool: &str) ->
 }
 
 /// Gives the new result in `scratch` its name, in the place of the one that has it.
-pub fn place(scratch: &Scratch, path: &Path) -> Result<()> {
+pub(super) fn place(scratch: &Scratch, path: &Path) -> Result<()> {
     check_unchanged()?;
     let (new, old) = (scratch.new_result(), scratch.old_result());
     if path.symlink_metadata().is_err() {
@@ -68,7 +68,7 @@ pub fn place(scratch: &Scratch, path: &Path) -> Result<()> {
 }
 
 /// Puts back the old result of a run that was killed while it replaced it.
-pub fn put_back(destination: &Destination, tool: &str) -> Result<()> {
+pub(super) fn put_back(destination: &Destination, tool: &str) -> Result<()> {
     let mut scratch = Scratch::beside(destination, tool)?;
     let path = destination.path();
     // It may also hold parts, which are looked at later.

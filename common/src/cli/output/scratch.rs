@@ -20,7 +20,7 @@ use crate::disk::parent;
 use crate::{Context, Error, Result, error, hex};
 
 /// The name of the scratch directory within a directory that grows, and the end of its name beside a result.
-pub const SCRATCH: &str = ".qlora-tools";
+pub(super) const SCRATCH: &str = ".qlora-tools";
 /// The name of the locked file, which says which tool owns the directory.
 const LOCK: &str = "lock";
 /// The names of everything else that a tool makes in a scratch directory.
@@ -31,7 +31,7 @@ const LONGEST_NAME: usize = 255;
 /// The right to write a result, and a directory to work in. Dropping it removes the directory, unless
 /// it is to be kept; the kernel frees the lock of a process that dies.
 #[derive(Debug)]
-pub struct Scratch {
+pub(super) struct Scratch {
     path: PathBuf,
     /// Whether the directory is kept when this value is dropped, for finished work that it holds.
     pub keeps: bool,
@@ -40,17 +40,17 @@ pub struct Scratch {
 
 impl Scratch {
     /// Makes or takes over the scratch directory beside a result that gets its name when it is whole.
-    pub fn beside(result: &Destination, tool: &str) -> Result<Self> {
+    pub(super) fn beside(result: &Destination, tool: &str) -> Result<Self> {
         Self::at(path_beside(result.path()), result.named(), tool)
     }
 
     /// Makes or takes over the scratch directory within a directory that grows.
-    pub fn within(directory: &Destination, tool: &str) -> Result<Self> {
+    pub(super) fn within(directory: &Destination, tool: &str) -> Result<Self> {
         Self::at(directory.path().join(SCRATCH), directory.named(), tool)
     }
 
     /// Removes what a process that died has left beside a result that is whole.
-    pub fn discard(result: &Destination, tool: &str) {
+    pub(super) fn discard(result: &Destination, tool: &str) {
         if is_beside(result.path()) {
             // What belongs to another process, or was not made by a tool, is left alone.
             drop(Self::beside(result, tool));
@@ -58,7 +58,7 @@ impl Scratch {
     }
 
     /// Removes what a process that died has left in a directory that is whole.
-    pub fn discard_within(directory: &Destination, tool: &str) {
+    pub(super) fn discard_within(directory: &Destination, tool: &str) {
         if directory.path().join(SCRATCH).symlink_metadata().is_ok() {
             drop(Self::within(directory, tool));
         }
@@ -128,27 +128,27 @@ impl Scratch {
     }
 
     /// The path of the result while it is written.
-    pub fn new_result(&self) -> PathBuf {
+    pub(super) fn new_result(&self) -> PathBuf {
         self.path.join("new")
     }
 
     /// The path of the result that was replaced.
-    pub fn old_result(&self) -> PathBuf {
+    pub(super) fn old_result(&self) -> PathBuf {
         self.path.join("old")
     }
 
     /// The path of a single file while it is written.
-    pub fn new_file(&self) -> PathBuf {
+    pub(super) fn new_file(&self) -> PathBuf {
         self.path.join("file")
     }
 
     /// The path of a note that identifies the file which has got its name already.
-    pub fn placed(&self) -> PathBuf {
+    pub(super) fn placed(&self) -> PathBuf {
         self.path.join("placed")
     }
 
     /// The path of the journal of a result that is made in steps.
-    pub fn journal(&self) -> PathBuf {
+    pub(super) fn journal(&self) -> PathBuf {
         self.path.join("journal")
     }
 
@@ -175,7 +175,7 @@ impl Drop for Scratch {
 }
 
 /// Whether there is a scratch directory beside a result, of a tool that works or was killed.
-pub fn is_beside(result: &Path) -> bool {
+pub(super) fn is_beside(result: &Path) -> bool {
     path_beside(result).symlink_metadata().is_ok()
 }
 
@@ -215,7 +215,7 @@ fn in_the_way(path: &Path) -> Error {
 }
 
 /// Whether the scratch directory within a directory that grows was made by one of these tools.
-pub fn is_ours_within(directory: &Path) -> bool {
+pub(super) fn is_ours_within(directory: &Path) -> bool {
     check_entries(&directory.join(SCRATCH)).is_ok()
 }
 

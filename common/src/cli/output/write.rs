@@ -15,7 +15,7 @@ use crate::files::check_unchanged;
 use crate::{Context, Error, Result, disk, error};
 
 /// The beginning of the temporary names of files that have not got their own name yet.
-pub const TEMPORARY: &str = ".qlora-tools-";
+pub(super) const TEMPORARY: &str = ".qlora-tools-";
 
 /// Writes a file whole or not at all, replacing an earlier one. A link is replaced, not followed.
 pub fn write_file(path: &Path, text: &str) -> Result<()> {
@@ -53,7 +53,7 @@ pub fn no_follow() -> OpenOptions {
 }
 
 /// Renames `from` to `to`; fails where `to` exists.
-pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn rename_new(from: &Path, to: &Path) -> Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => Err(error!("{} exists", to.display()).hint("choose another name with -o")),
@@ -68,7 +68,7 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Exchanges two names in one step; returns `false` where the file system cannot.
-pub fn exchange(one: &Path, other: &Path) -> Result<bool> {
+pub(super) fn exchange(one: &Path, other: &Path) -> Result<bool> {
     match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
@@ -79,7 +79,7 @@ pub fn exchange(one: &Path, other: &Path) -> Result<bool> {
 }
 
 /// Removes a file, a link or a whole directory, where it exists.
-pub fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     match path.symlink_metadata() {
         Ok(found) if found.is_dir() => Ok(fs_err::remove_dir_all(path)?),
         Ok(_) => Ok(fs_err::remove_file(path)?),
@@ -88,7 +88,7 @@ pub fn remove(path: &Path) -> Result<()> {
 }
 
 /// Waits until everything in a directory, and the directory itself, is on the disk.
-pub fn sync_tree(path: &Path) -> Result<()> {
+pub(super) fn sync_tree(path: &Path) -> Result<()> {
     for entry in fs_err::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
@@ -101,7 +101,7 @@ pub fn sync_tree(path: &Path) -> Result<()> {
 }
 
 /// Fails where the disk that holds `directory` has no room for another `bytes` bytes of `result`.
-pub fn check_space(directory: &Path, bytes: u64, result: &Path) -> Result<()> {
+pub(super) fn check_space(directory: &Path, bytes: u64, result: &Path) -> Result<()> {
     let Ok(free) = File::open(directory).and_then(disk::free_space) else { return Ok(()) };
     if free < bytes {
         return Err(error!("{} takes {}, the disk has {} free", result.display(), Size(bytes), Size(free))

@@ -22,7 +22,7 @@ const EMPTY: [&str; 19] = [
     "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 ];
 
-pub fn read(path: &Path, input: Input, separator: u8, limit: RowLimit, sink: RowSink) -> Result<()> {
+pub(super) fn read(path: &Path, input: Input, separator: u8, limit: RowLimit, sink: RowSink) -> Result<()> {
     let named = || path.display().to_string();
     let file = Arc::new(path.to_path_buf());
     let place = |row| RowPlace { file: file.clone(), row, is_line: false };

@@ -27,7 +27,7 @@ pub fn open(path: &Path) -> Result<File> {
 }
 
 /// The text of a file while it is read, and the number of bytes read of the file.
-pub struct Input {
+pub(super) struct Input {
     /// The text that is left.
     pub text: Box<dyn BufRead>,
     /// The position in the file.
@@ -36,18 +36,18 @@ pub struct Input {
 
 /// The number of bytes that are read of a file.
 #[derive(Clone, Default)]
-pub struct Position(Rc<Cell<u64>>);
+pub(super) struct Position(Rc<Cell<u64>>);
 
 impl Position {
     /// The number of bytes that are read now.
-    pub fn get(&self) -> u64 {
+    pub(super) fn get(&self) -> u64 {
         self.0.get()
     }
 }
 
 impl Input {
     /// Begins to read the text of an open file, without its byte order mark.
-    pub fn new(file: File) -> std::io::Result<Self> {
+    pub(super) fn new(file: File) -> std::io::Result<Self> {
         let position = Position::default();
         let packed = BufReader::with_capacity(BUFFER, Counting { file, read: position.clone() });
         let mut text = unicode(unpacked(packed)?)?;
@@ -83,7 +83,7 @@ fn unicode(mut text: Box<dyn BufRead>) -> std::io::Result<Box<dyn BufRead>> {
 }
 
 /// The error for a row that is not UTF-8, which tells the probable encoding and how to convert the file.
-pub fn not_utf8(path: &Path, row: &[u8]) -> Error {
+pub(super) fn not_utf8(path: &Path, row: &[u8]) -> Error {
     let (name, program) = match GB18030.decode_without_bom_handling(row).1 {
         false => ("GBK or GB18030", "GB18030"),
         true => ("Latin-1 or Windows-1252", "WINDOWS-1252"),

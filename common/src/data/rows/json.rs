@@ -19,7 +19,7 @@ use crate::json::{self, kind_of};
 const ENDLESS: &str = "; there is only white space";
 
 /// Reads the elements of a list.
-pub fn list(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result<()> {
+pub(super) fn list(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result<()> {
     let mut list = List { rows: Rows::new(path, &input, limit, false), text: input.text };
     list.skip_white()?;
     list.text.consume(1);
@@ -108,7 +108,7 @@ impl List {
 ///
 /// A row ends with the line that closes it, and at the latest before a line that begins with a brace, so
 /// that a truncated line does not spoil the next one.
-pub fn lines(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result<()> {
+pub(super) fn lines(path: &Path, input: Input, limit: RowLimit, sink: RowSink) -> Result<()> {
     let mut rows = Rows::new(path, &input, limit, true);
     let mut text = input.text;
     let (mut nesting, mut white) = (Nesting::default(), 0);

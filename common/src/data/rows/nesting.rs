@@ -2,7 +2,7 @@
 
 /// The lists, objects and texts that are open at a position of JSON text.
 #[derive(Debug, Default)]
-pub struct Nesting {
+pub(super) struct Nesting {
     depth: usize,
     in_text: bool,
     /// Whether the next character of the text is escaped.
@@ -12,7 +12,7 @@ pub struct Nesting {
 impl Nesting {
     /// Advances to a byte outside of all lists, objects and texts that `ends` the value, and returns the
     /// number of bytes before it: all of them where there is no such byte.
-    pub fn advance(&mut self, bytes: &[u8], ends: impl Fn(u8) -> bool) -> usize {
+    pub(super) fn advance(&mut self, bytes: &[u8], ends: impl Fn(u8) -> bool) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             if self.in_text {
@@ -33,7 +33,7 @@ impl Nesting {
 
     /// Whether a list or an object is open and no text is, so that a line may end within the value. Texts
     /// cannot continue in the next line.
-    pub fn is_inside(&self) -> bool {
+    pub(super) fn is_inside(&self) -> bool {
         self.depth > 0 && !self.in_text
     }
 

@@ -45,7 +45,7 @@ pub(super) struct GpuQuantized {
 
 impl Quantized {
     /// Moments of `len` parameters that are all zero.
-    pub fn zeros(len: usize, device: &Device) -> Result<Self> {
+    pub(super) fn zeros(len: usize, device: &Device) -> Result<Self> {
         let blocks = |map: &DynamicMap| Blocks {
             codes: vec![map.nearest(0.0); len],
             absmax: vec![0.0; len.div_ceil(BLOCK)],
@@ -54,7 +54,7 @@ impl Quantized {
     }
 
     /// These moments, moved to the device.
-    pub fn on(device: &Device, moments: [Blocks; 2]) -> Result<Self> {
+    pub(super) fn on(device: &Device, moments: [Blocks; 2]) -> Result<Self> {
         let Device::Cuda(gpu) = device else { return Ok(Self::Cpu(moments)) };
         let mut maps = Vec::new();
         for map in [DynamicMap::signed(), DynamicMap::unsigned()] {
@@ -76,13 +76,13 @@ impl Quantized {
 
     /// Bytes of a GPU's own memory that [`Quantized::on`] takes for `len` parameters, and that are left of
     /// them in [`Quantized::paged`].
-    pub fn gpu_bytes(len: usize, is_paged: bool) -> u64 {
+    pub(super) fn gpu_bytes(len: usize, is_paged: bool) -> u64 {
         let blocks = buffer_bytes::<u8>(len) + buffer_bytes::<f32>(len.div_ceil(BLOCK));
         buffer_bytes::<f32>(4 * DynamicMap::LEN) + if is_paged { 0 } else { 2 * blocks }
     }
 
     /// Moves the moments to unified memory, where they are on a GPU.
-    pub fn paged(self) -> Result<Self> {
+    pub(super) fn paged(self) -> Result<Self> {
         let [first, second] = self.to_host()?;
         match self {
             Self::Cpu(_) => Ok(self),
@@ -98,7 +98,7 @@ impl Quantized {
     }
 
     /// A copy on the host.
-    pub fn to_host(&self) -> Result<[Blocks; 2]> {
+    pub(super) fn to_host(&self) -> Result<[Blocks; 2]> {
         match self {
             Self::Cpu(moments) => Ok(moments.clone()),
             Self::Cuda(moments) => {

@@ -80,7 +80,7 @@ pub(super) struct Norms {
 
 impl<'a> Transformer<'a> {
     /// Reads the keys that all of these families share.
-    pub fn read(json: ConfigJson<'a>) -> Result<Self> {
+    pub(super) fn read(json: ConfigJson<'a>) -> Result<Self> {
         let width = json.count("hidden_size")?;
         let queries = json.count("num_attention_heads")?;
         let keys = json.optional_count("num_key_value_heads")?.unwrap_or(queries);
@@ -117,14 +117,14 @@ impl<'a> Transformer<'a> {
     }
 
     /// The model, all layers of which rotate alike.
-    pub fn config(self) -> Result<Config> {
+    pub(super) fn config(self) -> Result<Config> {
         let (json, size) = (self.json, self.heads.size);
         let rope = Rope::parse(json.0, size, self.rotary_share, json.count("max_position_embeddings")?)?;
         self.config_with(vec![rope])
     }
 
     /// The model, with these rotary embeddings, of which all layers use the first.
-    pub fn config_with(self, ropes: Vec<Rope>) -> Result<Config> {
+    pub(super) fn config_with(self, ropes: Vec<Rope>) -> Result<Config> {
         let (json, Heads { queries, keys, size }) = (self.json, self.heads);
         self.expect_activation()?;
         if !queries.is_multiple_of(keys) || !size.is_multiple_of(2) || size == 0 {

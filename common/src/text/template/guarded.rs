@@ -24,7 +24,7 @@ pub(super) const ROOM: &str = "__bounded_room";
 
 /// The names and texts that a template mentions, and may compare data with.
 #[derive(Debug, Default)]
-pub struct Words {
+pub(crate) struct Words {
     /// The names of variables, attributes and functions.
     pub names: BTreeSet<String>,
     /// The texts in quotes.
@@ -46,7 +46,7 @@ pub(super) struct GuardedTemplate {
 impl GuardedTemplate {
     /// Checks a template and puts guards in it. Fails where it is nested too deeply; a text that is not
     /// Jinja is left for the parser to refuse.
-    pub fn new(template: &str, syntax: SyntaxConfig) -> Result<Self, String> {
+    pub(super) fn new(template: &str, syntax: SyntaxConfig) -> Result<Self, String> {
         if let Some((index, _)) = template.lines().enumerate().find(|(_, line)| line.len() > LINE) {
             return Err(format!("a line of more than {LINE} bytes (line {})", index + 1));
         }

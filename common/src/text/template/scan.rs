@@ -94,7 +94,7 @@ struct Last {
 
 impl Scan {
     /// Reads the next token, which is at `at`.
-    pub fn token(
+    pub(super) fn token(
         &mut self,
         token: &Token<'_>,
         at: std::ops::Range<usize>,
@@ -353,7 +353,7 @@ impl Scan {
     }
 
     /// The template with all texts inserted.
-    pub fn edited(&mut self, template: &str) -> String {
+    pub(super) fn edited(&mut self, template: &str) -> String {
         self.edits.sort_by_key(|(at, _)| at.start);
         let mut text = String::with_capacity(template.len() + 32 * self.edits.len());
         let mut done = 0;

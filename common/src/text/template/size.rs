@@ -19,14 +19,14 @@ pub(super) struct InputSize {
 
 impl InputSize {
     /// Adds a message.
-    pub fn message(&mut self, message: &Message) {
+    pub(super) fn message(&mut self, message: &Message) {
         self.messages += 1;
         self.bytes += message.role.len() + message.content.as_deref().map_or(0, str::len);
         self.object(&message.extra, 1);
     }
 
     /// Adds a value that is nested in `nesting` others.
-    pub fn value(&mut self, value: &Value, nesting: usize) {
+    pub(super) fn value(&mut self, value: &Value, nesting: usize) {
         self.entries += 1;
         match value {
             Value::String(text) => self.bytes += text.len(),

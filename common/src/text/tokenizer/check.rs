@@ -39,7 +39,7 @@ const BYTE_LEVELS: usize = 2;
 const WORD_CHARACTERS: u64 = 300;
 
 /// Counts the brackets, commas and colons of JSON, which bound the memory that parsing it takes.
-pub fn check_structure(json: &[u8]) -> Result<()> {
+pub(super) fn check_structure(json: &[u8]) -> Result<()> {
     let (mut structure, mut depth, mut deepest) = (0usize, 0usize, 0usize);
     let (mut in_text, mut escaped) = (false, false);
     for &byte in json {
@@ -63,7 +63,7 @@ pub fn check_structure(json: &[u8]) -> Result<()> {
 }
 
 /// Checks the parts of a tokenizer.
-pub fn check(json: &Value) -> Result<()> {
+pub(super) fn check(json: &Value) -> Result<()> {
     let Some(model) = json.get("model").and_then(Value::as_object) else {
         bail!(Malformed, "it has no model");
     };

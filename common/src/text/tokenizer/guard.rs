@@ -21,7 +21,7 @@ thread_local! {
 
 /// The guard of one tokenizer, which is not called again after a failure.
 #[derive(Default)]
-pub struct Guard {
+pub(super) struct Guard {
     failure: OnceLock<String>,
     /// The processor time that all threads have taken.
     nanoseconds: AtomicU64,
@@ -30,7 +30,7 @@ pub struct Guard {
 
 impl Guard {
     /// Runs work of the tokenizer on an input of `bytes` bytes. Fails where the work panics or is stopped.
-    pub fn run<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
+    pub(super) fn run<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
         if let Some(reason) = self.failure.get() {
             return Err(failed(reason));
         }
@@ -52,7 +52,7 @@ fn failed(reason: &str) -> Error {
 }
 
 /// Stops the work of this thread once it has taken too long. The steps of a tokenizer call it regularly.
-pub fn check_time() {
+pub(super) fn check_time() {
     if processor_time() > STOPPED_AT.get() {
         stop("it takes far too long".to_owned());
     }

@@ -216,11 +216,11 @@ pub(crate) mod tests {
     use super::Tokenizer;
 
     /// A tokenizer of bytes: one token each, then `ab`, two line breaks, `<|im_start|>` and `<|im_end|>`.
-    pub fn byte_tokenizer_json() -> String {
+    pub(crate) fn byte_tokenizer_json() -> String {
         ::tests::tiny_model::byte_tokenizer(&[["a", "b"], ["Ċ", "Ċ"]]).to_string()
     }
 
-    pub fn byte_tokenizer() -> Tokenizer {
+    pub(crate) fn byte_tokenizer() -> Tokenizer {
         Tokenizer::from_bytes(byte_tokenizer_json().as_bytes(), Map::new()).unwrap()
     }
 

@@ -9,7 +9,7 @@ use crate::text::files::{TOKENIZER_CONFIG, TextFiles};
 use crate::{Result, bail, files};
 
 /// The special tokens that the files of a model name, each a text or a list of texts.
-pub fn special_tokens(files: &TextFiles) -> Result<Map<String, Value>> {
+pub(super) fn special_tokens(files: &TextFiles) -> Result<Map<String, Value>> {
     let mut tokens = Map::new();
     for name in ["special_tokens_map.json", TOKENIZER_CONFIG] {
         collect(&files.path(name), &mut tokens)?;

@@ -47,7 +47,7 @@ struct SplitStep {
 }
 
 /// Collects the steps of a section. Those of a `Sequence` are under `list` and may be sequences too.
-pub fn flatten<'a>(section: &'a Value, list: &str, steps: &mut Vec<&'a Value>) {
+pub(super) fn flatten<'a>(section: &'a Value, list: &str, steps: &mut Vec<&'a Value>) {
     match section.get(list).and_then(Value::as_array) {
         Some(inner) if section["type"] == "Sequence" => {
             inner.iter().for_each(|step| flatten(step, list, steps));
@@ -85,7 +85,7 @@ enum NormalizerStep {
 }
 
 /// A normalizer, which changes a text before it is cut, within bounds.
-pub struct BoundedNormalizer(Vec<NormalizerStep>);
+pub(super) struct BoundedNormalizer(Vec<NormalizerStep>);
 
 impl<'de> Deserialize<'de> for BoundedNormalizer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -159,7 +159,7 @@ enum PreTokenizerStep {
 }
 
 /// A pre-tokenizer, which cuts a text into pieces for the model, within bounds.
-pub struct BoundedPreTokenizer(Vec<PreTokenizerStep>);
+pub(super) struct BoundedPreTokenizer(Vec<PreTokenizerStep>);
 
 impl<'de> Deserialize<'de> for BoundedPreTokenizer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -195,7 +195,7 @@ enum DecoderStep {
 }
 
 /// A decoder, which makes text of tokens, within bounds.
-pub struct BoundedDecoder(Vec<DecoderStep>);
+pub(super) struct BoundedDecoder(Vec<DecoderStep>);
 
 impl<'de> Deserialize<'de> for BoundedDecoder {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {

@@ -21,10 +21,10 @@ const MOST_BYTES: u64 = 512 << 20;
 const MOST_FILES: usize = 10_000;
 
 /// Endings of the names of archives.
-pub const ENDINGS: [&str; 4] = [".zip", ".tar", ".tar.gz", ".tgz"];
+pub(super) const ENDINGS: [&str; 4] = [".zip", ".tar", ".tar.gz", ".tgz"];
 
 /// An archive in memory.
-pub struct Archive {
+pub(super) struct Archive {
     path: PathBuf,
     format: Format,
 }
@@ -65,7 +65,7 @@ impl Budget {
 
 impl Archive {
     /// Reads the directory of an archive, whatever kind it is.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let open = || -> Result<Format> {
             let bytes = files::read(path, MOST_BYTES)?;
             Ok(match bytes.get(..2) {
@@ -89,7 +89,7 @@ impl Archive {
     }
 
     /// Returns the names of the files.
-    pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+    pub(super) fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match &self.format {
             Format::Zip(zip) => Box::new(zip.names()),
             Format::Tar(tar) => Box::new(tar.names()),
@@ -97,7 +97,7 @@ impl Archive {
     }
 
     /// Reads the bytes of a file.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let bytes = match &self.format {
             Format::Zip(zip) => zip.read(name),
             Format::Tar(tar) => tar.read(name),
@@ -106,19 +106,19 @@ impl Archive {
     }
 
     /// Returns what messages call a file of the archive.
-    pub fn place(&self, name: &str) -> String {
+    pub(super) fn place(&self, name: &str) -> String {
         format!("{}, {name}", self.path.display())
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    pub use super::tar::tests::{gzip, tar};
-    pub use super::zip::tests::zip;
+    pub(crate) use super::tar::tests::{gzip, tar};
+    pub(crate) use super::zip::tests::zip;
     use super::*;
 
     /// Opens bytes as an archive.
-    pub fn open(bytes: &[u8]) -> Result<Archive> {
+    pub(crate) fn open(bytes: &[u8]) -> Result<Archive> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs_err::write(file.path(), bytes).unwrap();
         Archive::open(file.path())

@@ -10,13 +10,13 @@ use tar::EntryType;
 use super::{Budget, MOST_BYTES};
 
 /// A tar archive in memory.
-pub struct Tar {
+pub(super) struct Tar {
     bytes: Vec<u8>,
     entries: BTreeMap<String, Range<usize>>,
 }
 
 /// Unpacks what gzip has packed.
-pub fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut unpacked = flate2::read::MultiGzDecoder::new(packed).take(MOST_BYTES + 1);
     unpacked.read_to_end(&mut bytes).context("cannot be unpacked")?;
@@ -28,7 +28,7 @@ pub fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
 
 impl Tar {
     /// Reads where the files of an archive are.
-    pub fn open(bytes: Vec<u8>) -> Result<Self> {
+    pub(super) fn open(bytes: Vec<u8>) -> Result<Self> {
         let (mut entries, mut budget) = (BTreeMap::new(), Budget::default());
         let mut archive = tar::Archive::new(bytes.as_slice());
         for entry in archive.entries().context("not a tar archive")? {
@@ -54,12 +54,12 @@ impl Tar {
     }
 
     /// Returns the names of the files.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
     /// Reads the bytes of a file.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let range = self.entries.get(name).ok_or_else(|| error!(Missing, "no such file"))?;
         Ok(self.bytes[range.clone()].to_vec())
     }
@@ -72,7 +72,7 @@ pub(super) mod tests {
     use super::*;
 
     /// An archive as `tar` writes it.
-    pub fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
         for (name, content) in files {
             let mut header = tar::Header::new_gnu();
@@ -84,7 +84,7 @@ pub(super) mod tests {
     }
 
     /// As `gzip` packs it.
-    pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         packed.write_all(bytes).unwrap();
         packed.finish().unwrap()

@@ -9,7 +9,7 @@ use common::{Context, Error, Result, bail, error};
 use super::{Budget, MOST_FILE_BYTES};
 
 /// A zip archive in memory.
-pub struct Zip {
+pub(super) struct Zip {
     archive: Mutex<ZipArchive<Cursor<Vec<u8>>>>,
     /// Names of the files, and where each is in the directory of the archive.
     entries: Vec<(String, usize)>,
@@ -18,7 +18,7 @@ pub struct Zip {
 impl Zip {
     /// Reads the directory of an archive. Links, entries that share bytes, names that are there twice,
     /// and sizes beyond the bounds are refused before anything is unpacked.
-    pub fn open(bytes: Vec<u8>) -> Result<Self> {
+    pub(super) fn open(bytes: Vec<u8>) -> Result<Self> {
         let mut archive = ZipArchive::new(Cursor::new(bytes))
             .map_err(|problem| error!(Malformed, "not a whole zip archive: {problem}"))?;
         if archive.has_overlapping_entries().map_err(Error::malformed)? {
@@ -48,12 +48,12 @@ impl Zip {
     }
 
     /// Returns the names of the files.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(name, _)| name.as_str())
     }
 
     /// Reads the bytes of a file.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let at = self.entries.binary_search_by(|(known, _)| known.as_str().cmp(name));
         let (_, index) = self.entries[at.map_err(|_| error!(Missing, "no such file"))?];
         let mut archive = self.archive.lock().map_err(|_| error!(Bug, "the archive is poisoned"))?;
@@ -80,7 +80,7 @@ pub(super) mod tests {
     use super::*;
 
     /// An archive with every second file deflated.
-    pub fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+    pub(crate) fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
         for (index, (name, content)) in files.iter().enumerate() {
             let method = if index % 2 == 1 { Deflated } else { Stored };

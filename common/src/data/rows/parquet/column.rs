@@ -21,7 +21,7 @@ const KEPT: usize = 1 << 12;
 
 /// The definition and repetition levels of a column's cells in one row.
 #[derive(Default)]
-pub struct Cells {
+pub(super) struct Cells {
     /// The definition level of each cell: the depth to which the path to its value exists.
     pub definitions: Vec<i16>,
     /// The repetition level of each cell: the list that the cell continues; 0 begins the row.
@@ -29,7 +29,7 @@ pub struct Cells {
 }
 
 /// A column whose type of values is hidden.
-pub trait Column {
+pub(super) trait Column {
     /// Reads the next row into `cells`, and returns whether there is one.
     fn read(&mut self, cells: &mut Cells) -> errors::Result<bool>;
     /// The number of bytes of the row's value at `index`.
@@ -39,7 +39,7 @@ pub trait Column {
 }
 
 /// Opens the column with the given description.
-pub fn open(description: &Arc<ColumnDescriptor>, pages: Box<dyn PageReader>) -> Box<dyn Column> {
+pub(super) fn open(description: &Arc<ColumnDescriptor>, pages: Box<dyn PageReader>) -> Box<dyn Column> {
     fn typed<T: DataType>(description: &Arc<ColumnDescriptor>, pages: Box<dyn PageReader>) -> Box<dyn Column>
     where
         T::T: Cell,

@@ -5,7 +5,7 @@ use parquet::basic::Encoding;
 use super::levels::number;
 
 /// Checks the bytes of a page that has `values` values.
-pub fn check(encoding: Encoding, mut bytes: &[u8], values: usize) -> Result<(), String> {
+pub(super) fn check(encoding: Encoding, mut bytes: &[u8], values: usize) -> Result<(), String> {
     let lists = match encoding {
         Encoding::DELTA_BINARY_PACKED | Encoding::DELTA_LENGTH_BYTE_ARRAY => 1,
         // Lengths of what is shared, then of what is not.

@@ -13,13 +13,13 @@ use parquet::file::reader::{ChunkReader, Length};
 const HEADER: usize = 512;
 
 /// An open file whose length does not change.
-pub struct Chunks {
+pub(super) struct Chunks {
     file: Arc<File>,
     length: u64,
 }
 
 impl Chunks {
-    pub fn new(file: File) -> std::io::Result<Self> {
+    pub(super) fn new(file: File) -> std::io::Result<Self> {
         let length = file.metadata()?.len();
         Ok(Self { file: Arc::new(file), length })
     }
@@ -49,7 +49,7 @@ impl ChunkReader for Chunks {
 }
 
 /// A reader of a file from a position on.
-pub struct From {
+pub(super) struct From {
     file: Arc<File>,
     at: u64,
 }

@@ -17,7 +17,7 @@ const DEPTH: usize = 200;
 const PASSED: usize = 32;
 
 /// Fails where a file has no footer, or a schema that is nested too deeply.
-pub fn check(file: &Chunks) -> Result<()> {
+pub(super) fn check(file: &Chunks) -> Result<()> {
     let damaged = || error!(Malformed, "not a whole parquet file");
     let end = file.len().checked_sub(8).ok_or_else(damaged)?;
     let tail = file.get_bytes(end, 8).map_err(Error::malformed)?;

@@ -1,10 +1,10 @@
 //! Counts the elements of each row from the levels of a page, before its values are decoded.
 
 /// Most elements of a column in one row.
-pub const ELEMENTS: usize = 1 << 20;
+pub(super) const ELEMENTS: usize = 1 << 20;
 
 /// Counts the elements of rows, page by page.
-pub struct Records {
+pub(super) struct Records {
     /// The number of bits of a level.
     width: u32,
     /// The elements of the last row so far.
@@ -13,13 +13,13 @@ pub struct Records {
 
 impl Records {
     /// Begins to count in a column whose repetition levels are at most `most`.
-    pub fn new(most: i16) -> Self {
+    pub(super) fn new(most: i16) -> Self {
         Self { width: u16::BITS - most.unsigned_abs().leading_zeros(), last: 0 }
     }
 
     /// The elements of the longest row in a page of `values` values, whose levels are encoded as runs and
     /// packed bits. A level of 0 begins a row.
-    pub fn longest(&mut self, mut levels: &[u8], values: usize) -> Result<usize, String> {
+    pub(super) fn longest(&mut self, mut levels: &[u8], values: usize) -> Result<usize, String> {
         if self.width == 0 {
             return Ok(1);
         }
@@ -71,7 +71,7 @@ fn level(bits: &[u8], index: usize, width: u32) -> u32 {
 }
 
 /// Reads a number that is stored in groups of seven bits, the least significant first.
-pub fn number(bytes: &mut &[u8]) -> Option<u64> {
+pub(super) fn number(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = bytes.split_first()?;

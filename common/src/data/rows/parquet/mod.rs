@@ -41,7 +41,7 @@ const ROWS: u64 = 1000;
 /// The number of rows that a file may have whatever its size.
 const FEW: u64 = 10_000_000;
 
-pub fn read(path: &Path, file: File, options: RowOptions, sink: RowSink) -> Result<()> {
+pub(super) fn read(path: &Path, file: File, options: RowOptions, sink: RowSink) -> Result<()> {
     read_rows(path, file, options, sink).map_err(|problem| match problem.kind() {
         Kind::Malformed => problem.context(path.display()),
         _ => problem,

@@ -6,7 +6,7 @@ use parquet::basic::Compression;
 
 /// The reason why a page cannot be decompressed.
 #[derive(Debug, PartialEq)]
-pub enum Problem {
+pub(super) enum Problem {
     /// The page has more bytes than the bound.
     TooLarge,
     /// The page is damaged in the way that the text tells.
@@ -14,7 +14,7 @@ pub enum Problem {
 }
 
 /// Decompresses a page to at most `most` bytes.
-pub fn unpack(how: Compression, bytes: &[u8], most: usize) -> Result<Vec<u8>, Problem> {
+pub(super) fn unpack(how: Compression, bytes: &[u8], most: usize) -> Result<Vec<u8>, Problem> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }

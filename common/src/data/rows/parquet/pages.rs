@@ -24,14 +24,14 @@ use super::{delta, packed};
 const VALUE: usize = 32;
 
 /// The memory that the pages of all columns may take together.
-pub struct Memory {
+pub(super) struct Memory {
     most: usize,
     held: AtomicUsize,
     is_exceeded: AtomicBool,
 }
 
 impl Memory {
-    pub fn new(most: usize) -> Arc<Self> {
+    pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: AtomicUsize::new(0), is_exceeded: AtomicBool::new(false) })
     }
 
@@ -40,7 +40,7 @@ impl Memory {
     }
 
     /// Whether a page was refused because it would have exceeded the memory.
-    pub fn is_exceeded(&self) -> bool {
+    pub(super) fn is_exceeded(&self) -> bool {
         self.is_exceeded.load(Ordering::Relaxed)
     }
 
@@ -73,7 +73,7 @@ impl Drop for Held {
 }
 
 /// The pages of a column in a row group.
-pub struct Pages {
+pub(super) struct Pages {
     packed: SerializedPageReader<Chunks>,
     compression: Compression,
     column: Arc<ColumnDescriptor>,
@@ -84,7 +84,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    pub fn new(
+    pub(super) fn new(
         file: &Arc<Chunks>,
         column: &ColumnChunkMetaData,
         rows: usize,

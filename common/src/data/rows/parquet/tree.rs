@@ -14,7 +14,7 @@ use crate::data::rows::RowLimit;
 use crate::{Result, bail, error};
 
 /// A field of the schema with the fields in it.
-pub struct Node {
+pub(super) struct Node {
     /// The definition level from which on the value exists.
     definition: i16,
     /// The range of columns below the field, among those that are read.
@@ -39,7 +39,7 @@ struct Elements {
 
 /// The used columns of a table.
 #[derive(Default)]
-pub struct Table {
+pub(super) struct Table {
     /// The name and field of each column.
     pub columns: Vec<(String, Node)>,
     /// The indices, among the file's, of the columns that hold the values.
@@ -48,7 +48,7 @@ pub struct Table {
 
 impl Table {
     /// The columns of a schema for which `is_used` is true.
-    pub fn new(schema: &Type, is_used: impl Fn(&str) -> bool) -> Result<Self> {
+    pub(super) fn new(schema: &Type, is_used: impl Fn(&str) -> bool) -> Result<Self> {
         let mut table = Self::default();
         let mut next = 0;
         for field in schema.get_fields() {
@@ -178,7 +178,7 @@ fn is_element(repeated: &Type, list: &Type) -> bool {
 }
 
 /// A row that is being assembled.
-pub struct Assembly<'a> {
+pub(super) struct Assembly<'a> {
     /// The columns that are read.
     columns: &'a [Box<dyn Column>],
     cells: &'a [Cells],
@@ -191,7 +191,7 @@ pub struct Assembly<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    pub fn new(
+    pub(super) fn new(
         columns: &'a [Box<dyn Column>],
         cells: &'a [Cells],
         place: &'a RowPlace,
@@ -201,7 +201,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// Assembles the row. An error of the kind `Row` concerns this row, any other the whole file.
-    pub fn row(&mut self, table: &Table) -> Result<Value> {
+    pub(super) fn row(&mut self, table: &Table) -> Result<Value> {
         let mut row = Map::new();
         for (name, node) in &table.columns {
             row.insert(name.clone(), self.value(node)?);
