@@ -56,12 +56,12 @@ fn run() -> Result<()> {
             0 => outer(&config),
             file => of_layer(&config.layers[file - 1]),
         };
-        for (tensor, shape, quantized) in planned {
+        for (tensor, shape, values) in planned {
             seed += 1;
-            let values = random(&tensor, shape, seed);
-            match quantized && kind == "nf4" {
-                true => tensors.extend(Quantized::quantize(&values, Scheme::default())?.to_tensors(&tensor)?),
-                false => tensors.push(values),
+            let made = random(&tensor, shape, values, seed);
+            match values == Values::UniformLinear && kind == "nf4" {
+                true => tensors.extend(Quantized::quantize(&made, Scheme::default())?.to_tensors(&tensor)?),
+                false => tensors.push(made),
             }
         }
         weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), json!(name))));
@@ -80,8 +80,19 @@ fn run() -> Result<()> {
     cli::print_path(&output)
 }
 
-/// Name, shape, and whether quantizing reaches it.
-type Planned = (String, Vec<usize>, bool);
+/// Name, shape, and values.
+type Planned = (String, Vec<usize>, Values);
+
+/// The values of a tensor.
+#[derive(Clone, Copy, PartialEq)]
+enum Values {
+    /// All the same: those that make a norm change nothing.
+    Constant(f32),
+    /// Uniform numbers.
+    Uniform,
+    /// Uniform numbers, quantized where that is asked for.
+    UniformLinear,
+}
 
 /// Embedding, last norm and head.
 fn outer(config: &Config) -> Vec<Planned> {
@@ -97,19 +108,19 @@ fn of_layer(layer: &LayerConfig) -> Vec<Planned> {
 }
 
 fn of_module(module: &Module) -> Vec<Planned> {
-    let weight = (module.weight(), module.shape.to_vec(), module.role == Role::Projection);
-    let bias = module.bias().map(|name| (name, vec![module.shape[0]], false));
+    let values = if module.role == Role::Projection { Values::UniformLinear } else { Values::Uniform };
+    let weight = (module.weight(), module.shape.to_vec(), values);
+    let bias = module.bias().map(|name| (name, vec![module.shape[0]], Values::Uniform));
     [weight].into_iter().chain(bias).collect()
 }
 
 fn of_norm(norm: &NormWeight) -> Planned {
-    (norm.name.clone(), vec![norm.len], false)
+    (norm.name.clone(), vec![norm.len], Values::Constant(1.0 - norm.offset))
 }
 
-/// A bf16 tensor: ones for a norm, uniform numbers for everything else.
-fn random(name: &str, shape: Vec<usize>, seed: u64) -> Tensor {
+/// A bf16 tensor.
+fn random(name: &str, shape: Vec<usize>, values: Values, seed: u64) -> Tensor {
     const PIECE: usize = 1 << 16;
-    let norm = name.ends_with("norm.weight");
     let count: usize = shape.iter().product();
     let mut bytes = vec![0u8; 2 * count];
     bytes.par_chunks_mut(2 * PIECE).enumerate().for_each(|(piece, bytes)| {
@@ -118,7 +129,10 @@ fn random(name: &str, shape: Vec<usize>, seed: u64) -> Tensor {
         for value in bytes.chunks_exact_mut(2) {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let unit = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-            let number = if norm { 1.0 } else { unit * BOUND };
+            let number = match values {
+                Values::Constant(value) => value,
+                Values::Uniform | Values::UniformLinear => unit * BOUND,
+            };
             value.copy_from_slice(&bf16::from_f32(number).to_le_bytes());
         }
     });
