@@ -27,9 +27,9 @@ fn philox<const L: usize>(mut words: [[u32; L]; 4], mut key: [u32; 2]) -> [[u32;
 /// else: not on how a step is cut into passes, nor on when it is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draws {
-    /// Of the run.
+    /// Seed of the run.
     pub seed: u64,
-    /// Of the optimizer.
+    /// Index of the optimizer's step.
     pub step: u32,
     /// Matrices with different streams have different numbers.
     pub stream: u32,

@@ -56,7 +56,7 @@ impl Batch {
         batch
     }
 
-    /// One sequence without targets, behind `past` tokens.
+    /// One sequence without targets, after `past` tokens that came before.
     pub fn prompt(tokens: &[u32], past: usize) -> Self {
         Self::pack([Sequence { tokens, trained: &[] }], past)
     }

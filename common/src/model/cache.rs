@@ -20,7 +20,7 @@ impl KeyValueCache {
         self.len
     }
 
-    /// Forgets what is behind the first `len` tokens.
+    /// Keeps the first `len` tokens and forgets the others.
     pub fn truncate(&mut self, len: usize) {
         if len < self.len {
             for past in &mut self.layers {

@@ -32,8 +32,8 @@ pub struct Config {
     pub logit_scale: f32,
     /// Logits become c·tanh(logits / c), where there is such a c (Gemma 2).
     pub logit_softcap: Option<f32>,
-    /// Whether the head shares the embedding table: what config.json says, and of a model that is opened
-    /// with its weights ([`super::Weights`]) what holds for these.
+    /// Whether the head shares the embedding table. config.json says it; [`super::Weights`] corrects it where the
+    /// weights of a model say otherwise.
     pub tied_head: bool,
     /// Positions that the model is made for: tokens of the longest sequence.
     pub max_positions: usize,
@@ -57,13 +57,13 @@ impl Config {
         families::parse(ConfigJson(json))
     }
 
-    /// What bounds the length of a sequence, for people: `8192 positions`.
+    /// The longest sequence, for messages: `8192 positions`.
     pub fn bound(&self) -> String {
         format!("{} positions", self.max_positions)
     }
 
-    /// Whether a text of this many tokens turns by angles of its own, so that what was computed for a
-    /// shorter beginning of it does not serve it.
+    /// Whether a text of this length has rotary angles of its own, so that keys that were computed for a shorter
+    /// beginning of it cannot be used again.
     pub fn is_stretched(&self, tokens: usize) -> bool {
         self.ropes.iter().any(|rope| rope.is_stretched(tokens))
     }

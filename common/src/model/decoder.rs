@@ -56,7 +56,7 @@ impl Model {
         super::load::load(adapter, Some(base), device)
     }
 
-    /// What config.json says.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }

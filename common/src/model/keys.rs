@@ -1,5 +1,5 @@
-//! The keys of config.json that are read, and what their values may be. A value of another type or size
-//! is an error, never a default: the file is a stranger's, and memory and loops are as large as it says.
+//! The keys of config.json that are read, and the values that they may have. A value of another type or size
+//! is an error, never a default: the file comes from outside, and it decides how much memory is taken.
 
 use serde_json::{Map, Value};
 

@@ -48,9 +48,9 @@ pub struct AttentionConfig {
 /// RMS norms of queries and of keys before they are rotated.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeadNormsConfig {
-    /// Of every head on its own, with one weight `[D]` for all query heads and one for all key heads.
+    /// Each head has its own norm; all query heads share one weight `[D]`, and all key heads another.
     EachHead([NormWeight; 2]),
-    /// Of all query heads together, [H·D], and of all key heads, [K·D].
+    /// One norm over all query heads together, [H·D], and one over all key heads, [K·D].
     AllHeads([NormWeight; 2]),
 }
 
@@ -61,7 +61,7 @@ pub struct FeedForwardConfig {
     pub residual: ResidualConfig,
     /// Gate and up, [F, C] each, or both as one matrix.
     pub gate_up: Vec<Module>,
-    /// What is done to the gate.
+    /// The activation of the gate.
     pub activation: Activation,
     /// Down, [C, F].
     pub down: Vec<Module>,

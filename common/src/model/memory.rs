@@ -32,7 +32,7 @@ impl ActivationSizes {
     }
 }
 
-/// What passes are planned for.
+/// The passes that a run needs, and what its adapters add to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassRequest {
     /// Tokens of the longest sequence, which is never cut.
@@ -114,7 +114,7 @@ impl PassPlan {
         self.least() <= self.budget
     }
 
-    /// Bytes of activations of a token where so many blocks are recomputed.
+    /// Bytes of activations of a token where the first `recomputed` blocks run forward twice.
     pub fn per_token(&self, recomputed: usize) -> u64 {
         self.needs.per_token(recomputed) + self.needs.working.max(self.needs.head[0])
     }
@@ -178,7 +178,7 @@ impl Config {
         }
     }
 
-    /// What blocks keep.
+    /// The part of the needs that is kept: inputs of blocks, and what blocks keep besides.
     fn needs(&self, sizes: ActivationSizes, request: &PassRequest) -> Needs {
         let mut ranks = &request.ranks[..];
         let kept = self.layers.iter().map(|layer| {
@@ -263,7 +263,7 @@ mod tests {
         assert!(logits <= 160 << 20, "in chunks: {logits}");
     }
 
-    /// What the plan says a block keeps is what it keeps, of every family, with adapters of uneven ranks.
+    /// A block of any family keeps the bytes that the plan says, with adapters of uneven ranks.
     #[test]
     fn blocks_keep_what_is_planned() {
         use crate::device::Device;

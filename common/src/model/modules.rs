@@ -8,7 +8,7 @@ use super::Config;
 pub struct Module {
     /// Path in the checkpoint, as `model.layers.0.self_attn.q_proj`, without `.weight` or `.bias`.
     pub name: String,
-    /// What the matrix is for.
+    /// The part that the matrix plays in the model.
     pub role: Role,
     /// [N, K]
     pub shape: [usize; 2],
@@ -16,7 +16,7 @@ pub struct Module {
     pub has_bias: bool,
 }
 
-/// What a matrix is for.
+/// The part that a matrix plays in a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The table of token embeddings.

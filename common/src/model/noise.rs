@@ -1,4 +1,5 @@
-//! What training adds to a pass at random: adapters see a part of their input, embeddings are shaken.
+//! What training adds to a pass at random: dropout of the adapters' inputs, and NEFTune's uniform noise on the
+//! embeddings.
 
 use crate::Result;
 use crate::kernels::dropout::Dropout;
@@ -13,9 +14,9 @@ const EMBEDDINGS: u32 = u32::MAX;
 /// blocks that run twice, steps that are cut otherwise and runs that are resumed see the same.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Noise {
-    /// Of the run.
+    /// Seed of the run.
     pub seed: u64,
-    /// Of the optimizer.
+    /// Index of the optimizer's step.
     pub step: u32,
     /// Tokens of the step in the passes before this one.
     pub first_token: u32,

@@ -1,6 +1,6 @@
-//! What config.json says about rotary embedding: how far each pair of a head's elements turns per
-//! position, and how that is scaled for texts longer than the model was trained on. As transformers 5
-//! reads it (`modeling_rope_utils.py`): `rope_scaling`, where there is any, goes before `rope_parameters`.
+//! Rotary embedding as config.json describes it: the angle by which each pair of a head's elements is rotated
+//! per position, and how that is scaled for texts longer than the model was trained on. As transformers 5
+//! reads it (`modeling_rope_utils.py`), `rope_scaling` takes precedence over `rope_parameters`.
 
 use std::borrow::Cow;
 use std::f64::consts::PI;
@@ -19,7 +19,7 @@ const DEFAULT_THETA: f64 = 10_000.0;
 /// The rotary embedding of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// Angle that each pair of a head's R rotated elements turns per position, [R/2].
+    /// Angle by which each pair of a head's R rotated elements is rotated per position, [R/2].
     frequencies: Vec<f32>,
     /// Cosines and sines are multiplied with it: the attention factor of YaRN and LongRoPE, 1 for all others.
     scale: f32,
@@ -151,8 +151,8 @@ impl Rope {
         Ok(rope)
     }
 
-    /// Whether a text of this many tokens turns by angles of its own, so that what was computed for a
-    /// shorter beginning of it does not serve it.
+    /// Whether a text of this length has angles of its own, so that keys that were computed for a shorter
+    /// beginning of it cannot be used again.
     pub fn is_stretched(&self, tokens: usize) -> bool {
         self.longer.as_ref().is_some_and(|longer| tokens > longer.trained)
     }
@@ -165,7 +165,7 @@ impl Rope {
         Angles::of_parts(&parts, self.scale, device)
     }
 
-    /// The tokens of a batch that turn by the same frequencies, and these frequencies [R/2]: all tokens
+    /// The tokens of a batch that are rotated by the same frequencies, and these frequencies [R/2]: all tokens
     /// at once, unless the frequencies depend on the length of each sequence.
     fn parts(&self, batch: &Batch) -> Vec<(Range<usize>, Cow<'_, [f32]>)> {
         if self.longer.is_none() {
@@ -490,7 +490,7 @@ mod tests {
         }
     }
 
-    /// Each sequence turns as it would alone, and only sequences beyond the trained length are stretched.
+    /// Each sequence is rotated as it would be alone, and only sequences beyond the trained length are stretched.
     #[test]
     fn dynamic_frequencies_follow_the_length_of_each_sequence() {
         let json = json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}});

@@ -1,4 +1,4 @@
-//! A model before it is loaded: what config.json and the headers of its files say of it, and with that the
+//! A model before it is loaded, as config.json and the headers of its files describe it, and with that the
 //! memory that it will take.
 
 use std::path::Path;
@@ -35,7 +35,7 @@ pub struct ResidentBytes {
     pub weights: u64,
     /// The adapters' values, and on a GPU their 16-bit copies.
     pub adapters: u64,
-    /// What the optimizer keeps, without what is in unified memory.
+    /// The optimizer's moments, without those in unified memory.
     pub moments: u64,
     /// What matrix products work in on a GPU.
     pub scratch: u64,
@@ -79,7 +79,7 @@ impl ModelSpec {
         })
     }
 
-    /// What config.json says.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -184,7 +184,7 @@ mod tests {
     use crate::nf4::{Absmax, QuantType};
     use std::path::PathBuf;
 
-    /// Of every family, with tied heads and without, as bf16 and as bitsandbytes quantizes it.
+    /// Models of every family, with tied heads and without, in bf16 and as bitsandbytes quantizes them.
     fn directories() -> Vec<PathBuf> {
         crate::model::tiny_models().into_iter().flat_map(|model| [model.join("nf4"), model]).collect()
     }
@@ -281,7 +281,7 @@ mod tests {
         }
     }
 
-    /// Buffers for weights that are widened: the largest stack, and the largest of the others.
+    /// Buffers for dequantized weights: the largest stack, and the largest of the others.
     #[test]
     fn scratch_has_room_for_the_largest_stacks() {
         let directory = &directories()[0];

@@ -18,7 +18,7 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The projection to the vocabulary.
 pub const HEAD: &str = "lm_head.weight";
 
-/// What transformers' names begin with behind `model.`.
+/// The parts of a model, with which transformers' names begin after `model.`.
 const PARTS: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
 
 /// Prefixes that a wrapper around a model leaves in the names of its weights, what the wrapper is, and
@@ -37,7 +37,7 @@ const CHUNK: usize = 1 << 18;
 /// A model of which headers have been read.
 #[derive(Debug)]
 pub struct Weights {
-    /// What config.json says; `tied_head` is what holds for these weights.
+    /// The configuration, whose `tied_head` has been corrected by the weights.
     pub config: Config,
     /// The weights by their names in transformers.
     pub checkpoint: Checkpoint,

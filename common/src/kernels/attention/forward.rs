@@ -110,7 +110,7 @@ fn head_columns(output: &mut [f32], heads: Heads, h: usize, n: usize) -> MatrixM
     MatrixMut::with_stride(&mut output[h * heads.size..], n, heads.size, heads.queries * heads.size)
 }
 
-/// Turns the scores `seen` into probabilities and the others into zeros; returns the log of the sum of
+/// Replaces the scores `seen` by probabilities and the others by zeros; returns the log of the sum of
 /// exponentials.
 fn softmax(scores: &mut [f32], seen: Range<usize>) -> f32 {
     scores[..seen.start].fill(0.0);

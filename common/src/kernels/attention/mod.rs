@@ -50,7 +50,7 @@ impl Heads {
     }
 }
 
-/// How a layer attends.
+/// The attention of a layer: heads, scale and window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionSpec {
     /// The heads.
@@ -76,7 +76,7 @@ impl AttentionSpec {
     }
 }
 
-/// What the forward gives: the output, and what its backward needs.
+/// The result of the forward: the output, and what its backward needs besides.
 pub struct Attended {
     /// [T, H·D]
     pub output: Tensor,

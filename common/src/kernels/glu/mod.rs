@@ -6,7 +6,7 @@ pub(super) mod cuda;
 use crate::device::Tensor;
 use crate::{Result, error};
 
-/// What is done to the gate.
+/// The activation of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// x · sigmoid(x): SwiGLU.

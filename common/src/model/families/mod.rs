@@ -24,13 +24,13 @@ use crate::{Result, bail, error};
 pub(super) struct Family {
     /// `model_type` in config.json.
     pub model_type: &'static str,
-    /// Models of the family, for people.
+    /// Models of the family, for messages.
     models: &'static str,
     /// Reads a config.json of this family.
     config: fn(ConfigJson) -> Result<Config>,
 }
 
-/// Every family, in the order that people are told.
+/// Every family, in the order of messages.
 pub(super) static FAMILIES: [Family; 9] = [
     qwen2::FAMILY,
     qwen3::FAMILY,

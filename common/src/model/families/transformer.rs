@@ -43,7 +43,7 @@ pub(super) struct Transformer<'a> {
     pub norms: Norms,
     /// What is added to the weights of norms.
     pub norm_offset: f32,
-    /// What is done to the gate.
+    /// The activation of the gate.
     pub activation: Activation,
     /// Which elements of a head are rotated together.
     pub pairs: Pairs,
