@@ -164,7 +164,9 @@ fn scores_are_capped_before_any_is_hidden() {
 #[test]
 fn scores_of_a_past_are_capped() {
     let heads = Heads { queries: 6, keys: 2, size: 5 };
-    for (window, past_len, starts) in [(None, 67, vec![0, 3]), (None, 3, vec![0, 1, 70]), (Some(80), 67, vec![0, 1, 73])] {
+    for (window, past_len, starts) in
+        [(None, 67, vec![0, 3]), (None, 3, vec![0, 1, 70]), (Some(80), 67, vec![0, 1, 73])]
+    {
         let spec = AttentionSpec { window, softcap: Some(1.5), ..heads.into() };
         let mut random = Random::new(80 + past_len as u64);
         let past = Past::new(&random_qkv(&mut random, past_len, heads), heads).unwrap();

@@ -34,7 +34,11 @@ pub(super) struct List {
 }
 
 impl Tasks {
-    pub(in crate::kernels::attention) fn new(gpu: &Arc<Gpu>, starts: &[usize], spec: AttentionSpec) -> Result<Self> {
+    pub(in crate::kernels::attention) fn new(
+        gpu: &Arc<Gpu>,
+        starts: &[usize],
+        spec: AttentionSpec,
+    ) -> Result<Self> {
         if starts.last().is_some_and(|&t| t > i32::MAX as usize) {
             return Err(error!(TooLarge, "attention: more tokens than a GPU counts"));
         }
