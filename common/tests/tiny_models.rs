@@ -18,7 +18,7 @@ fn models() -> Vec<String> {
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
-    assert!(names.len() >= 13, "{names:?}");
+    assert!(names.len() >= 14, "{names:?}");
     names
 }
 
@@ -269,7 +269,9 @@ fn packed_is_one_by_one() {
         }
         assert!((whole.sum - sum).abs() < 1e-4 * sum, "{family}: {} and {sum}", whole.sum);
         let difference = difference(packed.host().unwrap(), accumulated.host().unwrap());
-        assert!(difference < 1e-5, "{family}: gradients differ by {difference:e}");
+        // The slope of a soft-cap, 1 − tanh², loses digits where the cap is nearly reached.
+        let bound = if model.config().logit_softcap.is_some() { 1e-4 } else { 1e-5 };
+        assert!(difference < bound, "{family}: gradients differ by {difference:e}");
     }
 }
 

@@ -39,6 +39,7 @@ from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     Glm4Config,
     GraniteConfig,
@@ -122,6 +123,10 @@ def families() -> dict[str, PretrainedConfig]:
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
             },
+        ),
+        "gemma2": Gemma2Config(
+            **SHAPE, intermediate_size=64, head_dim=32, query_pre_attn_scalar=12,
+            sliding_window=5, attn_logit_softcapping=3.0, final_logit_softcapping=5.0,
         ),
     }  # fmt: skip
 

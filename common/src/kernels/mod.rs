@@ -27,11 +27,12 @@ pub mod product;
 pub mod rms_norm;
 pub mod rope;
 pub(crate) mod simd;
+pub(crate) mod tanh;
 
 /// Every file of kernels, for callers that compile them before they are used.
 pub fn sources() -> Vec<&'static crate::device::cuda::KernelSource> {
-    let attention = attention::cuda::SOURCES.iter().flat_map(|kernels| &kernels.variants);
-    let on_hopper = attention::cuda::HOPPER.iter().flat_map(|(kernels, _)| &kernels.variants);
+    let attention = attention::cuda::SOURCES.iter().flat_map(|kernels| kernels.variants.iter().flatten());
+    let on_hopper = attention::cuda::HOPPER.iter().flat_map(|(kernels, _)| kernels.variants.iter().flatten());
     let others = [
         &crate::device::cuda::TENSOR,
         &adamw::cuda::SOURCE,

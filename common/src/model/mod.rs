@@ -68,6 +68,6 @@ fn tiny_models() -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(models).into_iter().flatten();
     let mut directories: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     directories.sort_unstable();
-    assert!(directories.len() >= 13, "{directories:?}");
+    assert!(directories.len() >= 14, "{directories:?}");
     directories
 }

@@ -186,7 +186,7 @@ mod tests {
 
     /// Models of every family, with tied heads and without, in bf16 and as bitsandbytes quantizes them.
     fn directories() -> Vec<PathBuf> {
-        crate::model::tiny_models().into_iter().flat_map(|model| [model.join("nf4"), model]).collect()
+        crate::model::tiny_models().into_iter().flat_map(|model| [model.clone(), model.join("nf4")]).collect()
     }
 
     /// As they are, and quantized by loading.

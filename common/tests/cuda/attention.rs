@@ -36,24 +36,41 @@ fn sequences_of_other_heads_are_refused() {
         let sequences = Sequences::new(&[0, 4], small, &check.cuda).unwrap();
         let error = attention::forward(&qkv, large, &sequences, None).err().unwrap();
         assert!(error.to_string().contains("heads of 64"), "{error}");
+        let capped = AttentionSpec { softcap: Some(50.0), ..small.into() };
+        let (_, qkv) = check.pair(&[4, small.width()], 1.0);
+        let error = attention::forward(&qkv, capped, &sequences, None).err().unwrap();
+        assert!(error.to_string().contains("soft cap: true"), "{error}");
     });
 }
 
 /// Every head size that GPUs have kernels for.
-const HEADS: [Heads; 5] = [
+const HEADS: [Heads; 7] = [
     Heads { queries: 9, keys: 3, size: 64 },
     Heads { queries: 28, keys: 4, size: 128 },
     Heads { queries: 4, keys: 4, size: 80 },
     Heads { queries: 6, keys: 2, size: 96 },
     Heads { queries: 32, keys: 8, size: 128 },
+    Heads { queries: 8, keys: 4, size: 256 },
+    Heads { queries: 4, keys: 1, size: 256 },
 ];
 
-/// All heads without a window, and some with windows of every kind: of one token, shorter and longer than the
-/// tiles of keys, and about as long as the sequences.
-fn heads_and_windows() -> impl Iterator<Item = (Heads, Option<usize>)> {
+/// All heads without a window and a soft cap; some with windows of every kind: of one token, shorter and longer
+/// than the tiles of keys, and about as long as the sequences; and some with a soft cap that flattens most scores
+/// or next to none, with and without a window.
+fn specs() -> impl Iterator<Item = AttentionSpec> {
     let windows = [1, 33, 100, 128, 300, 900].into_iter();
-    let windowed = windows.flat_map(|window| [0, 1, 2].map(|heads| (HEADS[heads], Some(window))));
-    HEADS.into_iter().map(|heads| (heads, None)).chain(windowed)
+    let windowed = windows.flat_map(|window| {
+        [0, 1, 2, 5].map(|heads| AttentionSpec { window: Some(window), ..HEADS[heads].into() })
+    });
+    let limits = [(1.5, None), (50.0, None), (1.5, Some(33)), (5.0, Some(300))].into_iter();
+    let capped = limits.flat_map(|(softcap, window)| {
+        [0, 1, 2, 3, 5, 6].map(|heads| AttentionSpec {
+            window,
+            softcap: Some(softcap),
+            ..HEADS[heads].into()
+        })
+    });
+    HEADS.into_iter().map(AttentionSpec::from).chain(windowed).chain(capped)
 }
 
 fn attentions(check: &mut Check) {
@@ -67,24 +84,24 @@ fn attentions(check: &mut Check) {
         &[0, 1, 961, 962, 1040],
         &[0, 896],
     ];
-    for (heads, window) in heads_and_windows() {
+    for spec in specs() {
         for starts in batches {
-            attention(check, AttentionSpec { window, ..heads.into() }, starts);
+            attention(check, spec, starts);
         }
     }
 }
 
 /// Forward and backward of the sequences that `starts` bounds.
 fn attention(check: &mut Check, spec: AttentionSpec, starts: &[usize]) {
-    let AttentionSpec { heads, window, .. } = spec;
+    let AttentionSpec { heads, window, softcap, .. } = spec;
     let Heads { queries, keys, size } = heads;
     let t = *starts.last().unwrap();
     let few = &starts[..starts.len().min(9)];
-    let what = format!("attention {queries}/{keys}x{size} {few:?} window {window:?}");
+    let what = format!("attention {queries}/{keys}x{size} {few:?} window {window:?} softcap {softcap:?}");
     let (qkv, gqkv) = check.pair(&[t, heads.width()], 2.0);
     let (dy, gdy) = check.pair(&[t, queries * size], 1.0);
-    let sequences = Sequences::new(starts, heads, &Device::Cpu).unwrap();
-    let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
+    let sequences = Sequences::new(starts, spec, &Device::Cpu).unwrap();
+    let gsequences = Sequences::new(starts, spec, &check.cuda).unwrap();
     let y = attention::forward(&qkv, spec, &sequences, None).unwrap();
     let gy = attention::forward(&gqkv, spec, &gsequences, None).unwrap();
     check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
@@ -98,15 +115,16 @@ fn attention(check: &mut Check, spec: AttentionSpec, starts: &[usize]) {
 }
 
 fn attentions_after_a_past(check: &mut Check) {
-    for (heads, window) in heads_and_windows() {
+    for spec in specs() {
+        let AttentionSpec { heads, window, softcap, .. } = spec;
         let Heads { queries, keys, size } = heads;
-        let spec = AttentionSpec { window, ..heads.into() };
         for (past_len, starts) in
             [(5, &[0, 1][..]), (700, &[0, 1]), (2051, &[0, 8]), (64, &[0, 7]), (701, &[0, 50, 51, 180, 300])]
         {
             let t = *starts.last().unwrap();
-            let what =
-                format!("attention {queries}/{keys}x{size} after {past_len} {starts:?} window {window:?}");
+            let what = format!(
+                "attention {queries}/{keys}x{size} after {past_len} {starts:?} window {window:?} softcap {softcap:?}"
+            );
             // In two pieces, as a cache grows.
             let (first, gfirst) = check.pair(&[past_len / 2 + 1, heads.width()], 2.0);
             let (second, gsecond) = check.pair(&[past_len - past_len / 2 - 1, heads.width()], 2.0);
@@ -115,8 +133,8 @@ fn attentions_after_a_past(check: &mut Check) {
             past.append(&second, heads).unwrap();
             gpast.append(&gsecond, heads).unwrap();
             let (qkv, gqkv) = check.pair(&[t, heads.width()], 2.0);
-            let sequences = Sequences::new(starts, heads, &Device::Cpu).unwrap();
-            let gsequences = Sequences::new(starts, heads, &check.cuda).unwrap();
+            let sequences = Sequences::new(starts, spec, &Device::Cpu).unwrap();
+            let gsequences = Sequences::new(starts, spec, &check.cuda).unwrap();
             let y = attention::forward(&qkv, spec, &sequences, Some(&past)).unwrap();
             let gy = attention::forward(&gqkv, spec, &gsequences, Some(&gpast)).unwrap();
             check.same(&what, &y.output, &gy.output, 2.0 * check.bound);

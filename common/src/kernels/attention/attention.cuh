@@ -13,8 +13,26 @@ constexpr bool WINDOWED = true;
 constexpr bool WINDOWED = false;
 #endif
 
+// Whether scores are capped (Gemma 2): kernels of their own likewise.
+#ifdef HAS_SOFTCAP
+constexpr bool SOFTCAPPED = true;
+#else
+constexpr bool SOFTCAPPED = false;
+#endif
+
+// Shared memory that a block may have.
+#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+constexpr int MOST_SHARED_BYTES = 99 << 10;
+#elif __CUDA_ARCH__ < 900
+constexpr int MOST_SHARED_BYTES = 163 << 10;
+#else
+constexpr int MOST_SHARED_BYTES = 227 << 10;
+#endif
+
 // Query rows of a block of attention_forward and of attention_backward_queries.
-constexpr int QUERY_ROWS = 128;
+constexpr int QUERY_ROWS = HEAD_SIZE > 128 ? 64 : 128;
+
+extern "C" __constant__ int attention_query_rows = QUERY_ROWS;
 
 // Multiplications that cover a head, 16 columns each.
 constexpr int STEPS = HEAD_SIZE / 16;
@@ -91,6 +109,38 @@ __device__ __forceinline__ void to_left(unsigned (&a)[4], const float (&left)[4]
     a[2] = pack_float16(right[0], right[1]);
     a[3] = pack_float16(right[2], right[3]);
 }
+
+// A soft cap of scores, applied before their scale: cap · tanh(score / cap), where `cap` is the cap of scaled
+// scores divided by the scale.
+struct Softcap {
+    float cap;
+    float exponent;  // 2·log2(e) / cap
+
+    __device__ __forceinline__ explicit Softcap(float cap) : cap(cap), exponent(2.0f * LOG2_E / cap) {}
+
+    // tanh(score / cap) = 1 - 2 / (1 + e^(2·score / cap)), within 3e-7. The instruction tanh.approx is off by 5e-4,
+    // and so would be a probability by 2% where scores are capped at 50.
+    __device__ __forceinline__ float hyperbolic_tangent(float score) const {
+        return 1.0f - 2.0f * reciprocal(1.0f + power_of_two(score * exponent));
+    }
+
+    // The capped score, and its derivative by the score.
+    __device__ __forceinline__ float operator()(float score, float& slope) const {
+        const float tangent = hyperbolic_tangent(score);
+        slope = 1.0f - tangent * tangent;
+        return cap * tangent;
+    }
+
+    template <int TILES, int COUNT>
+    __device__ __forceinline__ void apply(float (&scores)[TILES][COUNT][4]) const {
+#pragma unroll
+        for (int i = 0; i < TILES; ++i)
+#pragma unroll
+            for (int n = 0; n < COUNT; ++n)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) scores[i][n][j] = cap * hyperbolic_tangent(scores[i][n][j]);
+    }
+};
 
 // Running maximum and sum of exponentials of a lane's rows g and g + 8 of TILES tiles of scores
 // (Milakov and Gimelshein 2018). The sum is of the lane's own columns until `finish`.

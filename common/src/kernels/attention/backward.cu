@@ -2,8 +2,8 @@
 //
 // With P the probabilities, O the output and δ = rowsum(dO ∘ O):
 //   dV = Pᵀ·dO,  dS = P ∘ (dO·Vᵀ - δ),  dQ = scale · dS·K,  dK = scale · dSᵀ·Q
-// where P is computed again from the log-sums (Dao et al. 2022). Four kernels, in this order:
-// δ; dQ by blocks of query rows; dK and dV by blocks of keys, as one or more parts of the sum over
+// where P is computed again from the log-sums (Dao et al. 2022), and dS is also multiplied with the slope of the
+// soft cap of scores, where there is one. Four kernels, in this order: δ; dQ by blocks of query rows; dK and dV by blocks of keys, as one or more parts of the sum over
 // the query heads that share them; the sum of the parts. No atomics: the same input gives the same bits.
 // Together they write every element of dqkv.
 
@@ -15,9 +15,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_delta(
     const float16* out,   // [T, H·D]
     int rows) {           // T·H
     const int row = blockIdx.x * (THREADS / 16) + threadIdx.x / 16;
-    const int piece = threadIdx.x % 16;
     float sum = 0.0f;
-    if (row < rows && piece < PIECES) {
+    for (int piece = threadIdx.x % 16; row < rows && piece < PIECES; piece += 16) {
         const long long at = (long long)row * PIECES + piece;
         const uint4 a = ((const uint4*)dout)[at], b = ((const uint4*)out)[at];
         const unsigned as[4] = {a.x, a.y, a.z, a.w}, bs[4] = {b.x, b.y, b.z, b.w};
@@ -29,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_delta(
     }
 #pragma unroll
     for (int distance = 8; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffff, sum, distance);
-    if (row < rows && piece == 0) delta[row] = sum;
+    if (row < rows && threadIdx.x % 16 == 0) delta[row] = sum;
 }
 
 // A block of keys of one key head, and the query heads of its part of the group.
@@ -60,15 +59,17 @@ __device__ __forceinline__ void copy_statistics(unsigned to, const float* log_su
     copy_4_bytes(to + threadIdx.x * 4, (threadIdx.x < COUNT ? log_sums : delta) + at, row < block.length);
 }
 
-// Stores row g (half 0) or g + 8 (half 1) of dkeys and dvalues [16, D] as `row` of the block's sequence.
+// Stores row g (half 0) or g + 8 (half 1) of dkeys and dvalues [16, COUNT·8] as `row` of the block's sequence, from
+// `column` of the head on.
+template <int COUNT>
 __device__ __forceinline__ void store_key_row(float* dkeys_values, const KeyBlock& keys, int row, int tokens, int key_heads,
-                                              const float (&dkeys)[PIECES][4], const float (&dvalues)[PIECES][4], int half,
-                                              float scale) {
+                                              const float (&dkeys)[COUNT][4], const float (&dvalues)[COUNT][4], int half,
+                                              float scale, int column = 0) {
     const long long at = (long long)keys.part * tokens + keys.block.start + row;
-    float* dkey = dkeys_values + (at * 2 * key_heads + keys.key_head) * HEAD_SIZE + threadIdx.x % 4 * 2;
+    float* dkey = dkeys_values + (at * 2 * key_heads + keys.key_head) * HEAD_SIZE + column + threadIdx.x % 4 * 2;
     float* dvalue = dkey + key_heads * HEAD_SIZE;
 #pragma unroll
-    for (int d = 0; d < PIECES; ++d) {
+    for (int d = 0; d < COUNT; ++d) {
         *(float2*)(dkey + d * 8) = {dkeys[d][2 * half] * scale, dkeys[d][2 * half + 1] * scale};
         *(float2*)(dvalue + d * 8) = {dvalues[d][2 * half], dvalues[d][2 * half + 1]};
     }

@@ -1,7 +1,8 @@
 //! The backward on the host: a task is one query head of one sequence.
 //!
 //! With P the probabilities, O the output and δ = rowsum(dO ∘ O): `dV = Pᵀ·dO`,
-//! `dS = P ∘ (dO·Vᵀ − δ)`, `dQ = dS·K / √D`, `dK = dSᵀ·Q / √D`. The gradients of a key/value head
+//! `dS = P ∘ (dO·Vᵀ − δ)`, `dQ = dS·K / √D`, `dK = dSᵀ·Q / √D`. Where scores are capped, dS is also multiplied with
+//! the slope of c·tanh(s / c), 1 − tanh²(s / c). The gradients of a key/value head
 //! are summed over the query heads that share it, in their order.
 
 use std::ops::Range;
@@ -13,6 +14,7 @@ use crate::kernels::Write;
 use crate::kernels::exp::exp;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, product};
 use crate::kernels::simd::vectorized;
+use crate::kernels::tanh::tanh;
 
 /// Query rows handled at once.
 const BLOCK: usize = 128;
@@ -103,10 +105,19 @@ fn head(
                 values[own.end..].fill(0.0);
             }
             let (p, ds) = (&mut probabilities[own.clone()], &mut dscores[own]);
-            vectorized(|| {
-                for (p, ds) in p.iter_mut().zip(ds) {
-                    *p = exp(*p - log_sum);
-                    *ds = *p * (*ds - delta);
+            vectorized(|| match spec.softcap {
+                None => {
+                    for (p, ds) in p.iter_mut().zip(ds) {
+                        *p = exp(*p - log_sum);
+                        *ds = *p * (*ds - delta);
+                    }
+                }
+                Some(softcap) => {
+                    for (p, ds) in p.iter_mut().zip(ds) {
+                        let tangent = tanh(*p / softcap);
+                        *p = exp(softcap * tangent - log_sum);
+                        *ds = *p * (*ds - delta) * (1.0 - tangent * tangent);
+                    }
                 }
             });
         }

@@ -2,8 +2,15 @@
 // values stay in registers. It goes through the query rows from the first key on, a tile at a time,
 // for each query head of its part of the group. Scores are computed transposed, [keys, queries], so
 // that Pᵀ and dSᵀ are already the left sides of the products that give dV and dK.
+//
+// Where a head is too wide for the registers of one warp, two warps own the same 16 keys, each with half of the
+// head's columns: each computes its half of the sums that are the scores, and adds the other's.
 
-constexpr int KEY_ROWS = 64;
+// Warps that own the same keys, and multiplications and pieces that cover the columns of each.
+constexpr int KEY_SHARERS = HEAD_SIZE > 128 ? 2 : 1;
+constexpr int KEY_STEPS = STEPS / KEY_SHARERS;
+constexpr int KEY_PIECES = PIECES / KEY_SHARERS;
+constexpr int KEY_ROWS = WARPS / KEY_SHARERS * 16;
 constexpr int KEY_QUERIES = 32;
 // All registers are in use: what does not spill depends on the GPU.
 #if __CUDA_ARCH__ < 1000
@@ -12,11 +19,33 @@ constexpr int KEY_COPIES_A_TURN = 2;
 constexpr int KEY_COPIES_A_TURN = 4;
 #endif
 constexpr int KEY_STAGE_BYTES = 2 * KEY_QUERIES * ROW_BYTES + 2 * KEY_QUERIES * 4;
-constexpr int KEY_SHARED_BYTES = 2 * KEY_STAGE_BYTES;
-static_assert(2 * KEY_ROWS * ROW_BYTES <= KEY_SHARED_BYTES, "the keys and values pass through the stages");
+// What a warp tells the one that shares its keys: 16 bytes of each lane for each piece of two tiles of scores.
+constexpr int KEY_SHARE_BYTES = KEY_SHARERS > 1 ? 2 * KEY_QUERIES / 8 * 512 : 0;
+constexpr int KEY_SHARED_BYTES = 2 * KEY_STAGE_BYTES + WARPS * KEY_SHARE_BYTES;
+static_assert(KEY_SHARED_BYTES <= MOST_SHARED_BYTES, "a block's tiles");
+static_assert(2 * KEY_ROWS * ROW_BYTES <= 2 * KEY_STAGE_BYTES, "the keys and values pass through the stages");
 
 extern "C" __constant__ int attention_backward_keys_rows = KEY_ROWS;
 extern "C" __constant__ int attention_backward_keys_shared_bytes = KEY_SHARED_BYTES;
+
+// Stores the pieces of c [16, COUNT·8] for the warp that shares this one's keys,
+template <int COUNT>
+__device__ __forceinline__ void give_share(unsigned to, const float (&c)[1][COUNT][4]) {
+#pragma unroll
+    for (int n = 0; n < COUNT; ++n) store_shared_four(to + n * 512 + threadIdx.x % 32 * 16, c[0][n]);
+}
+
+// and adds those of that warp. Both have the same sum to the bit, because either order of two terms gives it.
+template <int COUNT>
+__device__ __forceinline__ void add_share(float (&c)[1][COUNT][4], unsigned from) {
+#pragma unroll
+    for (int n = 0; n < COUNT; ++n) {
+        float added[4];
+        load_shared_four(added, from + n * 512 + threadIdx.x % 32 * 16);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) c[0][n][j] += added[j];
+    }
+}
 
 // Launch: tasks·K·parts blocks. A task is a block of KEY_ROWS rows, those with the most rows behind first.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys(
@@ -31,18 +60,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     int key_heads,          // K
     int parts,              // 1 to H / K
     int window,             // tokens that a row sees
-    float scale) {
+    float scale,
+    float cap) {            // of scores before their scale
     const KeyBlock of = key_block_of(tasks, heads, key_heads, parts);
     const Block block = of.block;
 
     // A stage is a tile of queries, one of dout, and their log-sums and deltas.
     const unsigned stages = shared_address();
-    const int lane = threadIdx.x % 32;
-    const int warp_row = warp_number() * 16;
+    const int lane = threadIdx.x % 32, warp = warp_number();
+    const int warp_row = warp / KEY_SHARERS * 16;
+    const int column = warp % KEY_SHARERS * (KEY_PIECES * 8);  // the warp's first
     const int first = block.first + warp_row;  // the warp's first key
 
-    // The warp's keys and values [16, D].
-    unsigned keys[STEPS][1][4], values[STEPS][1][4];
+    // The warp's keys and values, and its columns of them.
+    unsigned keys[KEY_STEPS][1][4], values[KEY_STEPS][1][4];
     const unsigned value_tile = stages + KEY_ROWS * ROW_BYTES;
     const KeysAndValues own = keys_and_values(qkv, block, of.key_head, heads, key_heads);
     copy_rows<KEY_ROWS>(stages, own.keys, block.first);
@@ -50,9 +81,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     wait_for_copies();
     __syncthreads();
 #pragma unroll
-    for (int step = 0; step < STEPS; ++step) {
-        load_left(keys[step], stages + warp_row * ROW_BYTES + down_offset() + step * STEP_BYTES);
-        load_left(values[step], value_tile + warp_row * ROW_BYTES + down_offset() + step * STEP_BYTES);
+    for (int step = 0; step < KEY_STEPS; ++step) {
+        load_left(keys[step], stages + warp_row * ROW_BYTES + column * 2 + down_offset() + step * STEP_BYTES);
+        load_left(values[step], value_tile + warp_row * ROW_BYTES + column * 2 + down_offset() + step * STEP_BYTES);
     }
     __syncthreads();
 
@@ -62,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
         copy_statistics<KEY_QUERIES>(stage + 2 * KEY_QUERIES * ROW_BYTES, log_sums, delta, block, head, heads, query);
     };
 
-    float dkeys[1][PIECES][4], dvalues[1][PIECES][4];
+    float dkeys[1][KEY_PIECES][4], dvalues[1][KEY_PIECES][4];
     clear(dkeys);
     clear(dvalues);
     int head = of.first_head, query = block.first;
@@ -81,16 +112,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
         if (next_head < of.last_head) copy_stage(next_stage, next_head, next_query);
 
         if (first < block.length && query + KEY_QUERIES > first) {
-            const unsigned dout_tile = stage + KEY_QUERIES * ROW_BYTES;
-            const unsigned statistics = dout_tile + KEY_QUERIES * ROW_BYTES + lane % 4 * 8;
+            const unsigned query_tile = stage + column * 2, dout_tile = query_tile + KEY_QUERIES * ROW_BYTES;
+            const unsigned statistics = stage + 2 * KEY_QUERIES * ROW_BYTES + lane % 4 * 8;
             float scores[1][KEY_QUERIES / 8][4], dscores[1][KEY_QUERIES / 8][4];
             clear(scores);
             clear(dscores);
 #pragma unroll
-            for (int step = 0; step < STEPS; ++step) {
-                multiply_transposed<1, KEY_QUERIES>(scores, keys[step], stage + across_offset() + step * STEP_BYTES);
+            for (int step = 0; step < KEY_STEPS; ++step) {
+                multiply_transposed<1, KEY_QUERIES>(scores, keys[step], query_tile + across_offset() + step * STEP_BYTES);
                 multiply_transposed<1, KEY_QUERIES>(dscores, values[step],
                                                     dout_tile + across_offset() + step * STEP_BYTES);
+            }
+            if (KEY_SHARERS > 1) {
+                const unsigned shares = stages + 2 * KEY_STAGE_BYTES, of_dscores = KEY_SHARE_BYTES / 2;
+                const unsigned own_share = shares + warp * KEY_SHARE_BYTES, other_share = shares + (warp ^ 1) * KEY_SHARE_BYTES;
+                give_share(own_share, scores);
+                give_share(own_share + of_dscores, dscores);
+                wait_for_pair(warp / 2);
+                add_share(scores, other_share);
+                add_share(dscores, other_share + of_dscores);
             }
             // Rows behind the sequence's last are zeros in all four tiles and add nothing.
             const bool masked = query < first + 15;
@@ -101,11 +141,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
                 for (int j = 0; j < 4; ++j) {
                     const unsigned at = statistics + (n * 8 + j % 2) * 4;
                     const float log_sum = load_shared(at) * LOG2_E, row_delta = load_shared(at + KEY_QUERIES * 4);
+                    float slope = 1.0f;
+                    if (SOFTCAPPED) scores[0][n][j] = Softcap(cap)(scores[0][n][j], slope);
                     float probability = power_of_two(scores[0][n][j] * (scale * LOG2_E) - log_sum);
                     if (masked && n * 8 + j % 2 < limit + j / 2 * 8) probability = 0.0f;
                     if (WINDOWED && n * 8 + j % 2 >= limit + j / 2 * 8 + window) probability = 0.0f;
                     scores[0][n][j] = probability;
-                    dscores[0][n][j] = probability * (dscores[0][n][j] - row_delta);
+                    dscores[0][n][j] = probability * (dscores[0][n][j] - row_delta) * slope;
                 }
 #pragma unroll
             for (int step = 0; step < KEY_QUERIES / 16; ++step) {
@@ -113,7 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
                 to_left(left, scores, step);
                 multiply(dvalues, left, dout_tile + down_offset() + step * 16 * ROW_BYTES);
                 to_left(left, dscores, step);
-                multiply(dkeys, left, stage + down_offset() + step * 16 * ROW_BYTES);
+                multiply(dkeys, left, query_tile + down_offset() + step * 16 * ROW_BYTES);
             }
         }
         head = next_head;
@@ -125,6 +167,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     for (int half = 0; half < 2; ++half) {
         const int row = first + half * 8 + lane / 4;
         if (row >= block.length) continue;
-        store_key_row(dkeys_values, of, row, tokens, key_heads, dkeys[0], dvalues[0], half, scale);
+        store_key_row(dkeys_values, of, row, tokens, key_heads, dkeys[0], dvalues[0], half, scale, column);
     }
 }

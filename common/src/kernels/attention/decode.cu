@@ -4,20 +4,25 @@
 // each of which leaves its output and log-sum; a second kernel combines them, in their order. The query
 // heads that share a key head, and the rows, are together the rows of the scores: row r of the T·H/K is
 // token r / (H/K), head r % (H/K) of the group. A thread block owns 16 of those; each of its warps takes
-// 16 of every 64 keys, with a softmax of its own.
+// 16 of every DECODE_KEYS keys, with a softmax of its own.
 
 constexpr int DECODE_ROWS = 16;
-constexpr int DECODE_KEYS = 16 * WARPS;
+// As many as shared memory has room for the keys of.
+constexpr int DECODE_WARPS = HEAD_SIZE > 128 ? 2 : 4;
+constexpr int DECODE_THREADS = DECODE_WARPS * 32;
+constexpr int DECODE_KEYS = 16 * DECODE_WARPS;
 constexpr int DECODE_STAGE_BYTES = 2 * DECODE_KEYS * ROW_BYTES;
 constexpr int DECODE_SHARED_BYTES = DECODE_ROWS * ROW_BYTES + 2 * DECODE_STAGE_BYTES;
-static_assert(WARPS * DECODE_ROWS * (HEAD_SIZE + 2) * 4 <= 2 * DECODE_STAGE_BYTES, "the warps' results lie in the stages");
+static_assert(DECODE_SHARED_BYTES <= MOST_SHARED_BYTES, "a block's tiles");
+static_assert(DECODE_WARPS * DECODE_ROWS * (HEAD_SIZE + 2) * 4 <= 2 * DECODE_STAGE_BYTES, "the warps' results lie in the stages");
 
+extern "C" __constant__ int attention_decode_threads = DECODE_THREADS;
 extern "C" __constant__ int attention_decode_rows = DECODE_ROWS;
 extern "C" __constant__ int attention_decode_keys = DECODE_KEYS;
 extern "C" __constant__ int attention_decode_shared_bytes = DECODE_SHARED_BYTES;
 
 // Launch: grid (splits, K, ceil(T·H/K / DECODE_ROWS)), splits = ceil(keys that any row sees / keys_per_split).
-extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
+extern "C" __global__ void __launch_bounds__(DECODE_THREADS) attention_decode(
     float* split_out,            // [splits, T, H·D]
     float* split_log_sums,       // [splits, T, H], -inf where a row sees no key of the split
     const float16* qkv,          // [T, (H + 2K)·D]
@@ -30,7 +35,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     int past_stride,
     int keys_per_split,         // a multiple of DECODE_KEYS
     int window,                 // tokens that a row sees
-    float scale) {
+    float scale,
+    float cap) {                // of scores before their scale
     const int split = blockIdx.x, key_head = blockIdx.y;
     const int group = heads / key_heads;
     const int stride = (heads + 2 * key_heads) * HEAD_SIZE;
@@ -43,10 +49,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     const unsigned warp_offset = warp * 16 * ROW_BYTES;
 
     const auto copy_stage = [&](unsigned stage, int key) {
-        copy_rows<DECODE_KEYS>(stage, rows.keys, key);
-        copy_rows<DECODE_KEYS>(stage + DECODE_KEYS * ROW_BYTES, rows.values, key);
+        copy_rows<DECODE_KEYS, DECODE_KEYS, DECODE_THREADS>(stage, rows.keys, key);
+        copy_rows<DECODE_KEYS, DECODE_KEYS, DECODE_THREADS>(stage + DECODE_KEYS * ROW_BYTES, rows.values, key);
     };
-    for (int i = threadIdx.x; i < DECODE_ROWS * PIECES; i += THREADS) {
+    for (int i = threadIdx.x; i < DECODE_ROWS * PIECES; i += DECODE_THREADS) {
         const int row = blockIdx.z * DECODE_ROWS + i / PIECES, token = row / group;
         const bool present = token < tokens;
         const float16* query = qkv + (long long)(present ? token : 0) * stride + (key_head * group + row % group) * HEAD_SIZE;
@@ -71,6 +77,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
             load_left(left, query_tile + down_offset() + step * STEP_BYTES);
             multiply_transposed<1, 16>(scores, left, stage + warp_offset + across_offset() + step * STEP_BYTES);
         }
+        if (SOFTCAPPED) Softcap(cap).apply(scores);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int token = (blockIdx.z * DECODE_ROWS + half * 8 + lane / 4) / group;
@@ -94,9 +101,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
     }
     softmax.finish();
 
-    // The warps' results, in shared memory: outputs [WARPS, 16, D], maxima and sums [WARPS, 16].
-    const unsigned outputs = stages, maxima = outputs + WARPS * DECODE_ROWS * HEAD_SIZE * 4;
-    const unsigned sums = maxima + WARPS * DECODE_ROWS * 4;
+    // The warps' results, in shared memory: outputs [DECODE_WARPS, 16, D], maxima and sums [DECODE_WARPS, 16].
+    const unsigned outputs = stages, maxima = outputs + DECODE_WARPS * DECODE_ROWS * HEAD_SIZE * 4;
+    const unsigned sums = maxima + DECODE_WARPS * DECODE_ROWS * 4;
     __syncthreads();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -112,15 +119,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(
         }
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < DECODE_ROWS * HEAD_SIZE; i += THREADS) {
+    for (int i = threadIdx.x; i < DECODE_ROWS * HEAD_SIZE; i += DECODE_THREADS) {
         const int row = i / HEAD_SIZE, column = i % HEAD_SIZE;
         const int of_all = blockIdx.z * DECODE_ROWS + row, token = of_all / group;
         if (token >= tokens) break;
         float highest = MINUS_INFINITY;
-        for (int w = 0; w < WARPS; ++w) highest = fmaxf(highest, load_shared(maxima + (w * DECODE_ROWS + row) * 4));
+        for (int w = 0; w < DECODE_WARPS; ++w) highest = fmaxf(highest, load_shared(maxima + (w * DECODE_ROWS + row) * 4));
         const float base = highest == MINUS_INFINITY ? 0.0f : highest;
         float sum = 0.0f, output = 0.0f;
-        for (int w = 0; w < WARPS; ++w) {
+        for (int w = 0; w < DECODE_WARPS; ++w) {
             const int at = w * DECODE_ROWS + row;
             const float weight = power_of_two((load_shared(maxima + at * 4) - base) * (scale * LOG2_E));
             sum += weight * load_shared(sums + at * 4);

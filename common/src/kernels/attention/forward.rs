@@ -10,6 +10,7 @@ use crate::kernels::Write;
 use crate::kernels::exp::exp;
 use crate::kernels::product::{Matrix, MatrixMut, Threads, product};
 use crate::kernels::simd::vectorized;
+use crate::kernels::tanh::tanh;
 
 /// Query rows of one task.
 const BLOCK: usize = 64;
@@ -93,6 +94,9 @@ fn block(
         for (i, scores) in scores.chunks_exact_mut(keys_len).enumerate() {
             let position = first_position + i;
             let seen = spec.first_seen(position) - first_key..position + 1 - first_key;
+            if let Some(softcap) = spec.softcap {
+                cap(&mut scores[seen.clone()], softcap);
+            }
             log_sums[i * heads.queries + h] = softmax(scores, seen);
         }
         let own = Matrix::with_stride(&scores[past_keys.len()..], n, own_len, keys_len);
@@ -108,6 +112,11 @@ fn block(
 /// Columns of head `h` in n rows of the output [n, H·D].
 fn head_columns(output: &mut [f32], heads: Heads, h: usize, n: usize) -> MatrixMut<'_> {
     MatrixMut::with_stride(&mut output[h * heads.size..], n, heads.size, heads.queries * heads.size)
+}
+
+/// Scores become softcap·tanh(scores / softcap).
+fn cap(scores: &mut [f32], softcap: f32) {
+    vectorized(|| scores.iter_mut().for_each(|score| *score = softcap * tanh(*score / softcap)));
 }
 
 /// Replaces the scores `seen` by probabilities and the others by zeros; returns the log of the sum of

@@ -66,8 +66,32 @@ __device__ __forceinline__ float2 load_shared_pair(unsigned address) {
     return pair;
 }
 
+// Four neighbouring values, at a multiple of 16 bytes.
+__device__ __forceinline__ void store_shared_four(unsigned address, const float (&values)[4]) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(values[0]), "f"(values[1]), "f"(values[2]),
+                 "f"(values[3])
+                 : "memory");
+}
+
+__device__ __forceinline__ void load_shared_four(float (&values)[4], unsigned address) {
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(values[0]), "=f"(values[1]), "=f"(values[2]), "=f"(values[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// Waits for the other of warps 2·pair and 2·pair + 1, and for what it has stored.
+__device__ __forceinline__ void wait_for_pair(int pair) { asm volatile("bar.sync %0, 64;" ::"r"(1 + pair) : "memory"); }
+
 // This warp's number in the thread block, the same in all lanes for the compiler too.
 __device__ __forceinline__ int warp_number() { return __shfl_sync(0xffffffff, threadIdx.x / 32, 0); }
+
+// 1 / x; 0 for infinity.
+__device__ __forceinline__ float reciprocal(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
 
 // 2^x; 0 for -inf.
 __device__ __forceinline__ float power_of_two(float x) {

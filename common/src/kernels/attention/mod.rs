@@ -60,12 +60,14 @@ pub struct AttentionSpec {
     /// Tokens that a token sees, itself included (sliding window, Beltagy et al. 2020); `None`: all before
     /// it.
     pub window: Option<usize>,
+    /// Scaled scores become c·tanh(scores / c), where there is such a c (Gemma 2).
+    pub softcap: Option<f32>,
 }
 
 impl From<Heads> for AttentionSpec {
-    /// Scores scaled by 1/√D, and no window.
+    /// Scores scaled by 1/√D, with no window and no soft cap.
     fn from(heads: Heads) -> Self {
-        Self { heads, scale: 1.0 / (heads.size as f32).sqrt(), window: None }
+        Self { heads, scale: 1.0 / (heads.size as f32).sqrt(), window: None, softcap: None }
     }
 }
 
@@ -93,14 +95,15 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// Sequences that `starts` bounds: first 0, last T.
-    pub fn new(starts: &[usize], heads: Heads, device: &Device) -> Result<Self> {
+    /// Sequences that `starts` bounds: first 0, last T. Layers that attend to them may differ in their windows
+    /// and their scale.
+    pub fn new(starts: &[usize], spec: impl Into<AttentionSpec>, device: &Device) -> Result<Self> {
         if starts.first() != Some(&0) || !starts.is_sorted() {
             return Err(error!(Bug, "attention: sequence bounds from 0 on expected, found {starts:?}"));
         }
         let on_gpu = match device {
             Device::Cpu => None,
-            Device::Cuda(gpu) => Some(cuda::Tasks::new(gpu, starts, heads)?),
+            Device::Cuda(gpu) => Some(cuda::Tasks::new(gpu, starts, spec.into())?),
         };
         Ok(Self { starts: starts.to_vec(), on_gpu })
     }
@@ -120,7 +123,7 @@ pub fn forward(
     let spec = spec.into();
     let heads = spec.heads;
     let t = check(qkv, heads)?;
-    check_window(spec)?;
+    check_limits(spec)?;
     check_starts(&sequences.starts, t)?;
     let past = past.filter(|past| !past.is_empty());
     past.map_or(Ok(()), |past| past.check(heads))?;
@@ -146,7 +149,7 @@ pub fn backward(
     let spec = spec.into();
     let heads = spec.heads;
     let t = check(qkv, heads)?;
-    check_window(spec)?;
+    check_limits(spec)?;
     check_starts(&sequences.starts, t)?;
     doutput.expect("attention backward: doutput", &[t, heads.queries * heads.size])?;
     attended.output.expect("attention backward: output", doutput.shape())?;
@@ -183,9 +186,12 @@ fn check(qkv: &Tensor, heads: Heads) -> Result<usize> {
     Ok(t)
 }
 
-fn check_window(spec: AttentionSpec) -> Result<()> {
-    match spec.window {
-        Some(0) => Err(error!(Bug, "attention: a window of no tokens")),
+fn check_limits(spec: AttentionSpec) -> Result<()> {
+    match (spec.window, spec.softcap) {
+        (Some(0), _) => Err(error!(Bug, "attention: a window of no tokens")),
+        (_, Some(softcap)) if !(softcap > 0.0 && softcap.is_finite()) => {
+            Err(error!(Bug, "attention: a positive soft cap of scores expected, found {softcap}"))
+        }
         _ => Ok(()),
     }
 }

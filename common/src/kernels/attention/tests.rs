@@ -10,10 +10,15 @@ type Exact = candle_core::Tensor;
 
 /// Plain attention in f64 of one head of one sequence: output [n, D] and log-sums [n, 1]. The
 /// first key of the sequence's own is key `past`. A plain loop says which keys a row sees.
-fn one_head(q: &Exact, k: &Exact, v: &Exact, past: usize, window: Option<usize>) -> (Exact, Exact) {
+fn one_head(q: &Exact, k: &Exact, v: &Exact, past: usize, spec: AttentionSpec) -> (Exact, Exact) {
+    let AttentionSpec { window, softcap, .. } = spec;
     let (n, d) = q.dims2().unwrap();
     let keys = k.dim(0).unwrap();
     let scores = (q.matmul(&k.t().unwrap()).unwrap() / (d as f64).sqrt()).unwrap();
+    let scores = match softcap.map(f64::from) {
+        Some(softcap) => ((scores / softcap).unwrap().tanh().unwrap() * softcap).unwrap(),
+        None => scores,
+    };
     let is_hidden =
         |row: usize, key: usize| key > past + row || window.is_some_and(|window| key + window <= past + row);
     let mut hidden = Vec::new();
@@ -34,7 +39,8 @@ fn expected(
     starts: &[usize],
     past: Option<&Past>,
 ) -> (Exact, Exact) {
-    let AttentionSpec { heads, window, .. } = spec.into();
+    let spec = spec.into();
+    let heads = spec.heads;
     let columns =
         |of: &Exact, range: Range<usize>| of.narrow(1, range.start, range.len()).unwrap().contiguous();
     let past_len = past.map_or(0, Past::len);
@@ -54,7 +60,7 @@ fn expected(
                 let q = columns(&rows, heads.query(h)).unwrap();
                 let k = with_past(columns(&rows, heads.key(h)).unwrap(), |past| &past.keys, h);
                 let v = with_past(columns(&rows, heads.value(h)).unwrap(), |past| &past.values, h);
-                one_head(&q, &k, &v, past_len, window)
+                one_head(&q, &k, &v, past_len, spec)
             })
             .unzip();
         outputs.push(Exact::cat(&of_heads, 1).unwrap());
@@ -137,6 +143,40 @@ fn a_window_hides_what_is_before_it() {
     assert!(
         forward(&qkv, AttentionSpec { window: Some(0), ..wide }, &sequences(&[0, 40], heads), None).is_err()
     );
+}
+
+/// Caps that flatten most scores, some, and next to none.
+#[test]
+fn scores_are_capped_before_any_is_hidden() {
+    let heads = Heads { queries: 4, keys: 2, size: 5 };
+    let limits = [(0.5, None), (2.0, None), (50.0, None), (2.0, Some(1)), (2.0, Some(7)), (5.0, Some(150))];
+    for (seed, (softcap, window)) in (60..).zip(limits) {
+        let spec = AttentionSpec { softcap: Some(softcap), window, ..heads.into() };
+        check_batch(seed, spec, &[0, 1, 9, 73, 210]);
+    }
+    let qkv = random_qkv(&mut Random::new(70), 40, heads);
+    for softcap in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let spec = AttentionSpec { softcap: Some(softcap), ..heads.into() };
+        assert!(forward(&qkv, spec, &sequences(&[0, 40], heads), None).is_err(), "{softcap}");
+    }
+}
+
+#[test]
+fn scores_of_a_past_are_capped() {
+    let heads = Heads { queries: 6, keys: 2, size: 5 };
+    for (window, past_len, starts) in
+        [(None, 67, vec![0, 3]), (None, 3, vec![0, 1, 70]), (Some(80), 67, vec![0, 1, 73])]
+    {
+        let spec = AttentionSpec { window, softcap: Some(1.5), ..heads.into() };
+        let mut random = Random::new(80 + past_len as u64);
+        let past = Past::new(&random_qkv(&mut random, past_len, heads), heads).unwrap();
+        let qkv = random_qkv(&mut random, *starts.last().unwrap(), heads);
+        let (output, log_sums) = expected(&variable(&values(&qkv), qkv.shape()), spec, &starts, Some(&past));
+        let attended = forward(&qkv, spec, &sequences(&starts, heads), Some(&past)).unwrap();
+        assert_close("a cap with a past", &values(&attended.output), &exact(&output), 2e-6, 2e-6);
+        let found = attended.log_sums.host().unwrap();
+        assert_close("a cap with a past, log-sums", found, &exact(&log_sums), 2e-6, 2e-6);
+    }
 }
 
 #[test]

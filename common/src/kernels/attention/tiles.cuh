@@ -2,6 +2,11 @@
 
 constexpr int WARPS = THREADS / 32;
 
+// Rows of a warp of attention_forward and of attention_backward_queries, in tiles of 16: as many as its registers
+// hold the results of.
+constexpr int ROW_TILES = QUERY_ROWS / (WARPS * 16);
+constexpr int WARP_ROWS = ROW_TILES * 16;
+
 // Bytes of a tile's row in shared memory. The 16 bytes behind the D elements put eight rows'
 // elements of one column into different banks, so that no load of matrices has bank conflicts.
 constexpr int ROW_BYTES = (HEAD_SIZE + 8) * 2;
@@ -9,12 +14,12 @@ constexpr int ROW_BYTES = (HEAD_SIZE + 8) * 2;
 constexpr int STEP_BYTES = 32;
 
 // Starts copying rows first .. first + COUNT to a tile [COUNT, D]; rows behind the last are zeros. Fewer copies
-// in a turn of the loop take fewer registers.
-template <int COUNT, int COPIES_A_TURN = COUNT>
+// in a turn of the loop take fewer registers. `COPIERS` are the block's threads.
+template <int COUNT, int COPIES_A_TURN = COUNT, int COPIERS = THREADS>
 __device__ __forceinline__ void copy_rows(unsigned tile, const Rows& rows, int first) {
-    constexpr int COPIES = COUNT * PIECES, AT_ONCE = THREADS / PIECES;
+    constexpr int COPIES = COUNT * PIECES, AT_ONCE = COPIERS / PIECES;
     const bool is_past = first + COUNT <= rows.past_count;
-    if (COPIES % THREADS == 0 && THREADS % PIECES == 0 && (is_past || first >= rows.past_count)) {
+    if (COPIES % COPIERS == 0 && COPIERS % PIECES == 0 && (is_past || first >= rows.past_count)) {
         // A thread copies one column of pieces.
         const int row = threadIdx.x / PIECES, piece = threadIdx.x % PIECES;
         const int stride = is_past ? rows.past_stride : rows.stride, present = rows.count - first - row;
@@ -25,9 +30,9 @@ __device__ __forceinline__ void copy_rows(unsigned tile, const Rows& rows, int f
         return;
     }
 #pragma unroll 2
-    for (int start = 0; start < COPIES; start += THREADS) {
+    for (int start = 0; start < COPIES; start += COPIERS) {
         const int i = start + threadIdx.x, row = i / PIECES, piece = i % PIECES;
-        if (start + THREADS > COPIES && i >= COPIES) break;
+        if (start + COPIERS > COPIES && i >= COPIES) break;
         const bool present = first + row < rows.count;
         copy_16_bytes(tile + row * ROW_BYTES + piece * 16, rows[present ? first + row : 0] + piece * 8, present);
     }
@@ -69,11 +74,11 @@ __device__ __forceinline__ void multiply_transposed(float (&c)[TILES][COUNT / 8]
     }
 }
 
-// c [TILES·16, D] += a [TILES·16, 16] · b [16, D], with b at an address with `down_offset`.
-template <int TILES>
-__device__ __forceinline__ void multiply(float (&c)[TILES][PIECES][4], const unsigned (&a)[TILES][4], unsigned b_tile) {
+// c [TILES·16, COUNT·8] += a [TILES·16, 16] · b [16, COUNT·8], with b at an address with `down_offset`.
+template <int TILES, int COUNT>
+__device__ __forceinline__ void multiply(float (&c)[TILES][COUNT][4], const unsigned (&a)[TILES][4], unsigned b_tile) {
 #pragma unroll
-    for (int d = 0; d < STEPS; ++d) {
+    for (int d = 0; d < COUNT / 2; ++d) {
         unsigned b[4];
         load_matrices_transposed(b, b_tile + d * STEP_BYTES);
 #pragma unroll

@@ -1,6 +1,7 @@
 //! The families of models: each file turns the config.json of one into layers and the names of their
 //! weights. Nothing else knows a family's name.
 
+mod gemma2;
 mod gemma3;
 mod glm4;
 mod granite;
@@ -31,11 +32,12 @@ pub(super) struct Family {
 }
 
 /// Every family, in the order of messages.
-pub(super) static FAMILIES: [Family; 9] = [
+pub(super) static FAMILIES: [Family; 10] = [
     qwen2::FAMILY,
     qwen3::FAMILY,
     llama::FAMILY,
     mistral::FAMILY,
+    gemma2::FAMILY,
     gemma3::FAMILY,
     phi3::FAMILY,
     glm4::FAMILY,

@@ -51,6 +51,8 @@ pub(super) struct Transformer<'a> {
     pub rotary_share: Option<f64>,
     /// Products of queries and keys are multiplied with it.
     pub attention_scale: Option<f32>,
+    /// Scores become c·tanh(scores / c), where there is such a c.
+    pub softcap: Option<f32>,
     /// How many tokens a token of each layer attends to, itself included.
     pub windows: Vec<Option<usize>>,
     /// What branches add is multiplied with it.
@@ -61,6 +63,8 @@ pub(super) struct Transformer<'a> {
     pub input_scale: f32,
     /// See [`Config::logit_scale`].
     pub logit_scale: f32,
+    /// See [`Config::logit_softcap`].
+    pub logit_softcap: Option<f32>,
     /// Added to the mean of squares in norms where config.json does not say it.
     pub epsilon: f64,
 }
@@ -107,11 +111,13 @@ impl<'a> Transformer<'a> {
             pairs: Pairs::Halves,
             rotary_share: None,
             attention_scale: None,
+            softcap: None,
             windows: vec![None; layers],
             residual_multiplier: 1.0,
             embedding_scale: 1.0,
             input_scale: 1.0,
             logit_scale: 1.0,
+            logit_softcap: None,
             epsilon: 1e-6,
         })
     }
@@ -142,22 +148,22 @@ impl<'a> Transformer<'a> {
             embedding_scale: self.embedding_scale,
             input_scale: self.input_scale,
             logit_scale: self.logit_scale,
-            logit_softcap: None,
+            logit_softcap: self.logit_softcap,
             tied_head: json.flag("tie_word_embeddings"),
             max_positions: ropes.iter().map(|rope| rope.positions).min().unwrap_or(0),
             ropes,
         })
     }
 
-    /// config.json names the activation that the family has, or none.
+    /// config.json names the activation that the family has, or none. Gemma has a key of its own for it.
     fn expect_activation(&self) -> Result<()> {
-        let expected = match self.activation {
-            Activation::Silu => "silu",
-            Activation::GeluTanh => "gelu_pytorch_tanh",
+        let (key, expected) = match self.activation {
+            Activation::Silu => ("hidden_act", "silu"),
+            Activation::GeluTanh => ("hidden_activation", "gelu_pytorch_tanh"),
         };
-        match self.json.text("hidden_act") {
+        match self.json.text(key) {
             Some(other) if other != expected => {
-                bail!(Unsupported, "hidden_act: {expected} expected, found {other:?}")
+                bail!(Unsupported, "{key}: {expected} expected, found {other:?}")
             }
             _ => Ok(()),
         }
@@ -212,6 +218,7 @@ impl<'a> Transformer<'a> {
                 output: modules(&[("self_attn.o_proj", c)], q, self.output_bias),
                 spec: AttentionSpec {
                     scale: self.attention_scale.unwrap_or(spec.scale),
+                    softcap: self.softcap,
                     window: self.windows[layer],
                     ..spec
                 },

@@ -28,7 +28,7 @@ pub(super) fn forward(
     past: Option<&GpuPast>,
 ) -> Result<Attended> {
     let heads = spec.heads;
-    tasks.check(heads)?;
+    tasks.check(spec)?;
     let (gpu, t) = (qkv.gpu(), qkv.shape()[0]);
     let mut output = GpuTensor::new(gpu, &[t, heads.queries * heads.size])?;
     if let Some(past) = past.filter(|_| t <= FEW_TOKENS && tasks.sequences == 1) {
@@ -37,7 +37,7 @@ pub(super) fn forward(
     }
     let mut log_sums = Vector::on_gpu(gpu, t * heads.queries)?;
     let kernels = match past {
-        Some(past) => Blocks::new(gpu, heads, past.len() + tasks.mean_keys)?,
+        Some(past) => Blocks::new(gpu, spec, past.len() + tasks.mean_keys)?,
         None => tasks.kernels,
     };
     let window = window(spec, past.map_or(0, GpuPast::len) + tasks.longest);
@@ -56,10 +56,11 @@ pub(super) fn forward(
         stride,
         Argument::int(window.unwrap_or(0))?,
         spec.scale.into(),
+        cap(spec).into(),
     ];
     let (blocks, shared) = (tasks.queries.len * heads.queries, "attention_forward_shared_bytes");
     // SAFETY: `attention_forward(out [T, H·D], log_sums [T, H], qkv [T, (H + 2K)·D], past keys and values [P, K·D] or
-    // null, tasks, H, K, P, stride, window, scale)` with a block for each task of each query head. Tasks are rows below T, as
+    // null, tasks, H, K, P, stride, window, scale, cap)` with a block for each task of each query head. Tasks are rows below T, as
     // `check_starts` in mod.rs has seen to.
     #[allow(unsafe_code)]
     unsafe {
@@ -72,7 +73,8 @@ pub(super) fn forward(
 fn decode(output: &mut GpuTensor, qkv: &GpuTensor, spec: AttentionSpec, past: &GpuPast) -> Result<()> {
     let (gpu, t, heads) = (qkv.gpu(), qkv.shape()[0], spec.heads);
     let window = window(spec, past.len() + t);
-    let source = source(heads, window.is_some())?;
+    let source = source(heads, window.is_some(), spec.softcap.is_some())?;
+    let threads = constant(gpu, source, "attention_decode_threads")?;
     let rows = constant(gpu, source, "attention_decode_rows")?.max(1);
     let keys_step = constant(gpu, source, "attention_decode_keys")?.max(1);
     let row_blocks = (t * heads.queries / heads.keys).div_ceil(rows);
@@ -86,7 +88,7 @@ fn decode(output: &mut GpuTensor, qkv: &GpuTensor, spec: AttentionSpec, past: &G
     let [past_keys, past_values, count, stride] = of_past(Some(past))?;
     let [tokens, h, k, of_split] = Argument::ints([t, heads.queries, heads.keys, keys_per_split])?;
     let shared = constant(gpu, source, "attention_decode_shared_bytes")?;
-    let grid = Grid { blocks: (splits, heads.keys, row_blocks), threads: THREADS, shared };
+    let grid = Grid { blocks: (splits, heads.keys, row_blocks), threads, shared };
     let arguments = [
         (&mut partial).into(),
         (&mut log_sums).into(),
@@ -101,9 +103,10 @@ fn decode(output: &mut GpuTensor, qkv: &GpuTensor, spec: AttentionSpec, past: &G
         of_split,
         Argument::int(window.unwrap_or(0))?,
         spec.scale.into(),
+        cap(spec).into(),
     ];
     // SAFETY: `attention_decode(split_out [splits, T, H·D], split_log_sums [splits, T, H], qkv [T, (H + 2K)·D], past keys
-    // and values [P, K·D], T, H, K, P, stride, keys of a split, window, scale)` with a block for each split, key head and
+    // and values [P, K·D], T, H, K, P, stride, keys of a split, window, scale, cap)` with a block for each split, key head and
     // block of the T·H/K rows.
     #[allow(unsafe_code)]
     unsafe {
@@ -128,10 +131,10 @@ pub(super) fn backward(
     tasks: &Tasks,
 ) -> Result<GpuTensor> {
     let AttentionSpec { heads, scale, .. } = spec;
-    tasks.check(heads)?;
+    tasks.check(spec)?;
     let window = window(spec, tasks.longest);
     let (has_window, source) = (window.is_some(), tasks.kernels.source(window.is_some()));
-    let limits = [Argument::int(window.unwrap_or(0))?, scale.into()];
+    let limits = [Argument::int(window.unwrap_or(0))?, scale.into(), cap(spec).into()];
     let (gpu, t, kernels) = (qkv.gpu(), qkv.shape()[0], tasks.kernels);
     let mut dqkv = GpuTensor::new(gpu, qkv.shape())?;
     let rows = t * heads.queries;
@@ -153,7 +156,7 @@ pub(super) fn backward(
     let arguments = [&[dqkv.view_mut()?.into()], &given[..], &blocks, &limits].concat();
     let (name, shared) = ("attention_backward_queries", "attention_backward_queries_shared_bytes");
     // SAFETY: `attention_backward_queries(dqkv [T, (H + 2K)·D], dout [T, H·D], qkv [T, (H + 2K)·D], log_sums [T, H],
-    // delta [T, H], tasks, H, K, window, scale)` with a block for each task of each query head.
+    // delta [T, H], tasks, H, K, window, scale, cap)` with a block for each task of each query head.
     #[allow(unsafe_code)]
     unsafe {
         kernels.launch(gpu, has_window, name, shared, tasks.queries.len * heads.queries, &arguments)?
@@ -171,7 +174,7 @@ pub(super) fn backward(
         [&[(&mut partial).into()], &given[..], &[(&tasks.keys.tasks).into()], &sizes, &limits].concat();
     let (name, shared) = ("attention_backward_keys", "attention_backward_keys_shared_bytes");
     // SAFETY: `attention_backward_keys(dkeys_values [parts, T, 2K·D], dout [T, H·D], qkv [T, (H + 2K)·D], log_sums [T, H],
-    // delta [T, H], tasks, T, H, K, parts, window, scale)` with a block for each part of each task of each key head.
+    // delta [T, H], tasks, T, H, K, parts, window, scale, cap)` with a block for each part of each task of each key head.
     #[allow(unsafe_code)]
     unsafe {
         kernels.launch(gpu, has_window, name, shared, blocks * parts, &arguments)?
@@ -193,6 +196,11 @@ fn of_past(past: Option<&GpuPast>) -> Result<[Argument<'_>; 4]> {
         Some(past) => past.arguments(),
         None => Ok([Argument::null(), Argument::null(), 0.into(), 0.into()]),
     }
+}
+
+/// What the kernels cap: scores before their scale. They do not look at it where there is no soft cap.
+fn cap(spec: AttentionSpec) -> f32 {
+    spec.softcap.map_or(0.0, |softcap| softcap / spec.scale)
 }
 
 /// The window, where it hides any of `keys` keys of the longest sequence.

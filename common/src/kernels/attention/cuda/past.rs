@@ -84,7 +84,7 @@ impl GpuPast {
         // with a block for each row of both; rows are heads of a multiple of the eight columns that a thread moves.
         #[allow(unsafe_code)]
         unsafe {
-            self.gpu.launch(source(heads, false)?, "copy_columns", grid, &arguments)?
+            self.gpu.launch(source(heads, false, false)?, "copy_columns", grid, &arguments)?
         };
         self.len += rows;
         Ok(())

@@ -1,18 +1,20 @@
 //! The kernels' sources, and which of them run.
 
 use crate::device::cuda::{Argument, Gpu, Grid, KernelSource};
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::{AttentionSpec, Heads};
 use crate::{Result, error};
 
-/// The kernels for one head size: those of tokens that see all before them, and those of a window.
+/// The kernels for one head size.
 pub(in crate::kernels) struct Kernels {
     head_size: usize,
-    pub(in crate::kernels) variants: [KernelSource; 2],
+    /// Those of tokens that see all before them, and those of a window: without a soft cap of scores, then with
+    /// one, where there are such kernels.
+    pub(in crate::kernels) variants: &'static [[KernelSource; 2]],
 }
 
 impl Kernels {
-    fn source(&'static self, has_window: bool) -> &'static KernelSource {
-        &self.variants[usize::from(has_window)]
+    fn source(&self, has_window: bool, has_softcap: bool) -> &'static KernelSource {
+        &self.variants[usize::from(has_softcap)][usize::from(has_window)]
     }
 }
 
@@ -23,14 +25,14 @@ macro_rules! text {
     };
 }
 
-/// Both variants of the same files.
-macro_rules! variants {
-    ($new:path, $name:literal, $size:literal, $($file:literal),*) => {
+/// The same files without and with a window.
+macro_rules! windows {
+    ($new:path, $name:literal, $size:literal, $define:literal, $($file:literal),*) => {
         [
-            $new(concat!($name, $size), text!(["#define HEAD_SIZE ", $size, "\n"], $($file),*)),
+            $new(concat!($name, $size), text!(["#define HEAD_SIZE ", $size, "\n", $define], $($file),*)),
             $new(
                 concat!($name, "window-", $size),
-                text!(["#define HEAD_SIZE ", $size, "\n#define HAS_WINDOW\n"], $($file),*),
+                text!(["#define HEAD_SIZE ", $size, "\n", $define, "#define HAS_WINDOW\n"], $($file),*),
             ),
         ]
     };
@@ -40,21 +42,28 @@ macro_rules! every {
     ($size:literal, $head_size:expr) => {
         Kernels {
             head_size: $head_size,
-            variants: variants!(
-                KernelSource::new,
-                "attention-",
-                $size,
-                "instructions.cuh",
-                "attention.cuh",
-                "tiles.cuh",
-                "forward.cu",
-                "backward.cu",
-                "backward_queries.cu",
-                "backward_keys.cu",
-                "decode.cu",
-                "past.cu"
-            ),
+            variants: &[
+                every!("attention-", $size, ""),
+                every!("attention-softcap-", $size, "#define HAS_SOFTCAP\n"),
+            ],
         }
+    };
+    ($name:literal, $size:literal, $define:literal) => {
+        windows!(
+            KernelSource::new,
+            $name,
+            $size,
+            $define,
+            "instructions.cuh",
+            "attention.cuh",
+            "tiles.cuh",
+            "forward.cu",
+            "backward.cu",
+            "backward_queries.cu",
+            "backward_keys.cu",
+            "decode.cu",
+            "past.cu"
+        )
     };
 }
 
@@ -62,10 +71,11 @@ macro_rules! hopper {
     ($size:literal, $head_size:expr) => {
         Kernels {
             head_size: $head_size,
-            variants: variants!(
+            variants: &[windows!(
                 KernelSource::for_hopper,
                 "attention-hopper-",
                 $size,
+                "",
                 "instructions.cuh",
                 "attention.cuh",
                 "hopper/instructions.cuh",
@@ -74,15 +84,15 @@ macro_rules! hopper {
                 "backward.cu",
                 "hopper/backward_queries.cu",
                 "hopper/backward_keys.cu"
-            ),
+            )],
         }
     };
 }
 
-pub(in crate::kernels) static SOURCES: [Kernels; 4] =
-    [every!("64", 64), every!("80", 80), every!("96", 96), every!("128", 128)];
+pub(in crate::kernels) static SOURCES: [Kernels; 5] =
+    [every!("64", 64), every!("80", 80), every!("96", 96), every!("128", 128), every!("256", 256)];
 
-/// Forward and backward on Hopper, with the number of keys that rows see on average from which they are the
+/// Forward and backward on Hopper, of scores without a soft cap, with the number of keys that rows see on average from which they are the
 /// faster ones. They keep a processor to themselves, which waits at the beginning and the end of each block.
 pub(in crate::kernels) static HOPPER: [(Kernels, usize); 2] =
     [(hopper!("64", 64), 384), (hopper!("128", 128), 96)];
@@ -93,14 +103,14 @@ const HOPPER_THREADS: usize = 256;
 
 fn kernels(heads: Heads) -> Result<&'static Kernels> {
     SOURCES.iter().find(|kernels| kernels.head_size == heads.size).ok_or_else(|| {
-        error!("attention on a GPU: heads of 64, 80, 96 or 128 expected, found {}", heads.size)
+        error!("attention on a GPU: heads of 64, 80, 96, 128 or 256 expected, found {}", heads.size)
             .hint("use --device cpu")
     })
 }
 
 /// The kernels for these heads on every GPU.
-pub(super) fn source(heads: Heads, has_window: bool) -> Result<&'static KernelSource> {
-    kernels(heads).map(|kernels| kernels.source(has_window))
+pub(super) fn source(heads: Heads, has_window: bool, has_softcap: bool) -> Result<&'static KernelSource> {
+    kernels(heads).map(|kernels| kernels.source(has_window, has_softcap))
 }
 
 /// Kernels that go through blocks of rows: those of forward, backward_queries and backward_keys.
@@ -108,26 +118,29 @@ pub(super) fn source(heads: Heads, has_window: bool) -> Result<&'static KernelSo
 pub(super) struct Blocks {
     kernels: &'static Kernels,
     threads: usize,
+    /// Whether scores are capped.
+    pub(super) has_softcap: bool,
 }
 
 impl Blocks {
     /// The kernels to be used where rows see `keys` keys on average.
-    pub(super) fn new(gpu: &Gpu, heads: Heads, keys: usize) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, spec: AttentionSpec, keys: usize) -> Result<Self> {
+        let (heads, has_softcap) = (spec.heads, spec.softcap.is_some());
         let hopper = HOPPER
             .iter()
             .find(|(kernels, from)| {
-                let runs = kernels.source(false).runs_on(gpu.architecture());
+                let runs = !has_softcap && kernels.source(false, false).runs_on(gpu.architecture());
                 kernels.head_size == heads.size && keys >= *from && runs
             })
             .map(|(kernels, _)| kernels);
         Ok(match hopper {
-            Some(kernels) => Self { kernels, threads: HOPPER_THREADS },
-            None => Self { kernels: kernels(heads)?, threads: THREADS },
+            Some(kernels) => Self { kernels, threads: HOPPER_THREADS, has_softcap },
+            None => Self { kernels: kernels(heads)?, threads: THREADS, has_softcap },
         })
     }
 
     pub(super) fn source(self, has_window: bool) -> &'static KernelSource {
-        self.kernels.source(has_window)
+        self.kernels.source(has_window, self.has_softcap)
     }
 
     /// Launches one of these kernels with the bytes of shared memory that the constant `shared` names.

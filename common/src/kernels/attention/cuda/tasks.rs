@@ -6,11 +6,8 @@ use cudarc::driver::CudaSlice;
 
 use super::sources::{Blocks, constant};
 use crate::device::cuda::Gpu;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::AttentionSpec;
 use crate::{Result, error};
-
-/// Query rows of a block, as attention.cuh has it.
-const QUERY_ROWS: usize = 128;
 
 /// Blocks of rows for the kernels: each a sequence's bounds and the block's first row.
 pub(in crate::kernels::attention) struct Tasks {
@@ -37,14 +34,18 @@ pub(super) struct List {
 }
 
 impl Tasks {
-    pub(in crate::kernels::attention) fn new(gpu: &Arc<Gpu>, starts: &[usize], heads: Heads) -> Result<Self> {
+    pub(in crate::kernels::attention) fn new(
+        gpu: &Arc<Gpu>,
+        starts: &[usize],
+        spec: AttentionSpec,
+    ) -> Result<Self> {
         if starts.last().is_some_and(|&t| t > i32::MAX as usize) {
             return Err(error!(TooLarge, "attention: more tokens than a GPU counts"));
         }
         let lengths = || starts.windows(2).map(|bounds| bounds[1] - bounds[0]);
         let tokens: usize = lengths().sum();
         let mean_keys = lengths().map(|length| length * length).sum::<usize>() / 2 / tokens.max(1);
-        let kernels = Blocks::new(gpu, heads, mean_keys)?;
+        let kernels = Blocks::new(gpu, spec, mean_keys)?;
         let blocks = |rows: usize| -> Vec<[usize; 3]> {
             let sequences = starts.windows(2).map(|bounds| (bounds[0], bounds[1]));
             sequences
@@ -52,26 +53,31 @@ impl Tasks {
                 .collect()
         };
         // Stable sorts: the order is the same in every run.
-        let mut queries = blocks(QUERY_ROWS);
+        let query_rows = constant(gpu, kernels.source(false), "attention_query_rows")?.max(1);
+        let mut queries = blocks(query_rows);
         queries.sort_by_key(|[start, _, first]| std::cmp::Reverse(first - start));
         let key_rows = constant(gpu, kernels.source(false), "attention_backward_keys_rows")?.max(1);
         let mut keys = blocks(key_rows);
         keys.sort_by_key(|[_, end, first]| std::cmp::Reverse(end - first));
         let sequences = lengths().filter(|length| *length > 0).count();
-        let (queries, keys) = (List::new(gpu, &queries, QUERY_ROWS)?, List::new(gpu, &keys, key_rows)?);
+        let (queries, keys) = (List::new(gpu, &queries, query_rows)?, List::new(gpu, &keys, key_rows)?);
         let longest = lengths().max().unwrap_or(0);
-        Ok(Self { queries, keys, sequences, mean_keys, longest, kernels, head_size: heads.size })
+        Ok(Self { queries, keys, sequences, mean_keys, longest, kernels, head_size: spec.heads.size })
     }
 
-    /// Fails unless the kernels are for these heads.
-    pub(super) fn check(&self, heads: Heads) -> Result<()> {
-        match heads.size == self.head_size {
+    /// Fails unless the kernels are for such heads and scores.
+    pub(super) fn check(&self, spec: AttentionSpec) -> Result<()> {
+        let expected = (spec.heads.size, spec.softcap.is_some());
+        let found = (self.head_size, self.kernels.has_softcap);
+        match expected == found {
             true => Ok(()),
             false => Err(error!(
                 Bug,
-                "attention: sequences for heads of {} expected, found heads of {}",
-                heads.size,
-                self.head_size
+                "attention: sequences for heads of {} (with a soft cap: {}) expected, found those of {} ({})",
+                expected.0,
+                expected.1,
+                found.0,
+                found.1
             )),
         }
     }

@@ -26,7 +26,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
     int key_heads,          // K
     int parts,              // 1 to H / K
     int window,             // tokens that a row sees
-    float scale) {
+    float scale,
+    float) {                // no cap of scores: ../backward_keys.cu has it
     const KeyBlock of = key_block_of(tasks, heads, key_heads, parts);
     const Block block = of.block;
 

@@ -21,7 +21,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
     int heads,              // H
     int key_heads,          // K
     int window,             // tokens that a row sees
-    float scale) {
+    float scale,
+    float) {                // no cap of scores: ../backward_queries.cu has it
     const int head = blockIdx.x % heads;
     const Block block = block_of(tasks[blockIdx.x / heads]);
     const Rows queries = queries_of(qkv, block, head, heads, key_heads), douts = outputs_of(dout, block, head, heads);

@@ -23,7 +23,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_forwar
     int past_count,              // P
     int past_stride,
     int window,                  // tokens that a row sees
-    float scale) {
+    float scale,
+    float) {                     // no cap of scores: ../forward.cu has it
     const int head = blockIdx.x % heads;
     const Block block = block_of(tasks[blockIdx.x / heads]);
     const Rows queries = queries_of(qkv, block, head, heads, key_heads);
