@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     const unsigned stages = shared_address();
     const int lane = threadIdx.x % 32, warp = warp_number();
     const int warp_row = warp / KEY_SHARERS * 16;
-    const int column = warp % KEY_SHARERS * (KEY_PIECES * 8);  // the warp's first
+    const int column = warp % KEY_SHARERS * (KEY_PIECES * 8);  // the warp's first column
     const int first = block.first + warp_row;  // the warp's first key
 
     // The warp's keys and values, and its columns of them.
@@ -125,10 +125,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
             }
             if (KEY_SHARERS > 1) {
                 const unsigned shares = stages + 2 * KEY_STAGE_BYTES, of_dscores = KEY_SHARE_BYTES / 2;
-                const unsigned own_share = shares + warp * KEY_SHARE_BYTES, other_share = shares + (warp ^ 1) * KEY_SHARE_BYTES;
+                const int own = warp_number();  // asked for again: no register is left to keep it in
+                const unsigned own_share = shares + own * KEY_SHARE_BYTES, other_share = shares + (own ^ 1) * KEY_SHARE_BYTES;
                 give_share(own_share, scores);
                 give_share(own_share + of_dscores, dscores);
-                wait_for_pair(warp / 2);
+                wait_for_pair(own / 2);
                 add_share(scores, other_share);
                 add_share(dscores, other_share + of_dscores);
             }
