@@ -16,7 +16,9 @@ const NAMES: [&str; 5] = ["model", "nvrtc", "templates", "shared", "fetch"];
 /// The directory of SmolLM2-135M-Instruct, which `make test` downloads.
 pub fn model() -> Option<PathBuf> {
     let directory = place("QLORA_TEST_MODEL", "demo/model/SmolLM2-135M-Instruct");
-    existing("model", &directory.join("model.safetensors"), "`make model` brings it").map(|_| directory)
+    let files = ["model.safetensors.index.json", "model.safetensors"].map(|name| directory.join(name));
+    let found = files.iter().find(|file| file.exists()).unwrap_or(&files[1]);
+    existing("model", found, "`make model` brings it").map(|_| directory)
 }
 
 /// A file or directory of the data sets and tokenizers that lie in `shared` beside the checkout.

@@ -29,12 +29,13 @@ impl<'a> Pass<'a> {
     ) -> Result<Self> {
         let dropout = batch.noise.map_or(Ok(None), |noise| noise.dropout())?;
         let angles = config.ropes.iter().map(|rope| rope.angles(batch, device)).collect::<Result<_>>()?;
-        let heads = config.layers.first().map(|layer| layer.attention.spec.heads);
-        let heads = heads.ok_or_else(|| error!(Bug, "a model without layers"))?;
+        // Layers differ in their windows at most.
+        let spec = config.layers.first().map(|layer| layer.attention.spec);
+        let spec = spec.ok_or_else(|| error!(Bug, "a model without layers"))?;
         Ok(Self {
             epsilon: config.epsilon,
             angles,
-            sequences: Sequences::new(&batch.starts, heads, device)?,
+            sequences: Sequences::new(&batch.starts, spec, device)?,
             parameters: parameters.map(|values| Parameters { values, dropout }),
         })
     }

@@ -35,7 +35,7 @@ fn sequences_of_other_heads_are_refused() {
         let (_, qkv) = check.pair(&[4, large.width()], 1.0);
         let sequences = Sequences::new(&[0, 4], small, &check.cuda).unwrap();
         let error = attention::forward(&qkv, large, &sequences, None).err().unwrap();
-        assert!(error.to_string().contains("heads of 64"), "{error}");
+        assert!(error.to_string().contains("found those of 64"), "{error}");
         let capped = AttentionSpec { softcap: Some(50.0), ..small.into() };
         let (_, qkv) = check.pair(&[4, small.width()], 1.0);
         let error = attention::forward(&qkv, capped, &sequences, None).err().unwrap();
