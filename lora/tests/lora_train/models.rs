@@ -1,7 +1,7 @@
 //! Model directories as people have them: heads, names, scalings and quantizations.
 
 use common::checkpoint::{Checkpoint, Tensor, write_file};
-use common::model::{EMBEDDING, HEAD};
+use common::model::{Config, EMBEDDING, HEAD};
 use serde_json::{Value, json};
 
 use crate::place::Place;
@@ -103,4 +103,60 @@ fn help_says_what_optimizers_do() {
     let help = Place::new().train("--help");
     assert!(help.contains("adamw_hf:          Another name of adamw_torch"), "{help}");
     assert!(help.contains("paged_adamw_8bit:  Moments in 8 bits, which move to the host"), "{help}");
+}
+
+impl Place {
+    /// Makes the tiny model one of the family that `keys` of its config.json say, with weights of its own;
+    /// returns what they describe.
+    fn become_family(&self, keys: &Value) -> Config {
+        let mut json = self.json("model/config.json");
+        json.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        self.write("model/config.json", json.to_string());
+        let config = Config::parse(&json).unwrap();
+        let values = |len: usize, size: f32| -> Vec<f32> {
+            (0..len as u32)
+                .map(|i| ((i.wrapping_mul(2_654_435_761) >> 16) as f32 / 32_768.0 - 1.0) * size)
+                .collect()
+        };
+        let mut tensors: Vec<Tensor> = config
+            .norms()
+            .map(|norm| Tensor::from_f32(&norm.name, vec![norm.len], &vec![1.0 - norm.offset; norm.len]))
+            .collect();
+        for module in config.modules() {
+            let [n, k] = module.shape;
+            tensors.push(Tensor::from_f32(&module.weight(), vec![n, k], &values(n * k, 0.3)));
+            tensors.extend(module.bias().map(|name| Tensor::from_f32(&name, vec![n], &values(n, 0.1))));
+        }
+        write_file(&self.path("model/model.safetensors"), &tensors).unwrap();
+        config
+    }
+}
+
+#[test]
+fn every_family_is_trained_on_all_of_its_linear_layers() {
+    for keys in [
+        json!({"model_type": "qwen2"}),
+        json!({"model_type": "qwen3", "head_dim": 16}),
+        json!({"model_type": "mistral", "sliding_window": 8}),
+        json!({"model_type": "phi3", "partial_rotary_factor": 0.5}),
+        json!({"model_type": "glm4", "head_dim": 16}),
+        json!({"model_type": "olmo2"}),
+        json!({"model_type": "granite", "embedding_multiplier": 3.0, "logits_scaling": 2.0,
+            "residual_multiplier": 0.5}),
+        json!({"model_type": "gemma2", "head_dim": 16, "sliding_window": 8,
+            "attn_logit_softcapping": 10.0, "final_logit_softcapping": 5.0}),
+        json!({"model_type": "gemma3_text", "head_dim": 16, "sliding_window": 8}),
+    ] {
+        let place = Place::new();
+        let config = place.become_family(&keys);
+        place.train(&format!("{RUN} --max-steps 2 --quantization-bit 4 -o out"));
+        assert_eq!(
+            place.json("out/adapter_config.json")["target_modules"],
+            json!(config.targets()),
+            "{keys}"
+        );
+        let adapter = Checkpoint::open_file(&place.path("out/adapter_model.safetensors")).unwrap();
+        assert_eq!(adapter.tensors().count(), 2 * config.projections().count(), "{keys}");
+        assert!(place.losses("out").iter().all(|loss| (1.0..9.0).contains(loss)), "{keys}");
+    }
 }
