@@ -7,7 +7,8 @@ use common::device::Device;
 use common::models::ModelArguments;
 use common::{Result, cli};
 
-use crate::questions::{Split, Style};
+use crate::questions::Style;
+use crate::tasks::Split;
 use crate::tasks::Task;
 
 /// Tokens of a pass: enough that widening weights is a small part of it, few enough for the memory.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::loss::FileLoss;
+use crate::loss::file_loss::FileLoss;
 use crate::report::Report;
 use crate::tasks::Category;
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::questions::Subject;
-use crate::report::Outcome;
+use crate::report::outcome::Outcome;
 use crate::tasks::letter;
 
 /// The scored questions of a subject.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::AdapterConfig;
-use super::config::CONFIG;
+use super::CONFIG;
 use crate::{Result, cli, error, hub_cache};
 
 /// The directory of the base model that `adapter_config.json` names: an absolute path, or one relative to

@@ -5,12 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ModulePatterns;
 use super::tokens::TokenIndices;
+use super::{CONFIG, ModulePatterns};
 use crate::{Context, Result, bail, error, files};
-
-/// The name of the configuration file in an adapter's directory.
-pub const CONFIG: &str = "adapter_config.json";
 
 /// The hint about an adapter of a kind that is not supported.
 pub(super) const MERGE_IN_PEFT: &str = "merge this adapter in PEFT with merge_and_unload()";

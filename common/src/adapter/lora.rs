@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::AdapterConfig;
-use super::config::{CONFIG, MERGE_IN_PEFT};
+use super::CONFIG;
+use super::config::MERGE_IN_PEFT;
 use super::tokens::TokenRows;
 use crate::checkpoint::{self, Checkpoint, Tensor};
 use crate::{Result, bail, cli, error};

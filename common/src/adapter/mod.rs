@@ -10,7 +10,10 @@ mod patterns;
 mod tokens;
 
 pub use base::find_base;
-pub use config::{AdapterConfig, CONFIG, TargetModules};
+pub use config::{AdapterConfig, TargetModules};
+
+/// The name of the configuration file in an adapter's directory.
+pub const CONFIG: &str = "adapter_config.json";
 pub use lora::{Adapter, Lora};
 pub use patterns::ModulePatterns;
 pub use tokens::{TokenIndices, TokenRows};

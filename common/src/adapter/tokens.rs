@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::CONFIG;
+use super::CONFIG;
 use crate::checkpoint::Tensor;
 use crate::{Result, bail};
 

@@ -8,7 +8,7 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 
 use crate::{Context, Error, Result, error, files};
 
-use super::splits::TRAIN;
+use super::TRAIN;
 
 /// The subsets that a data set names.
 #[derive(Debug, Default, Deserialize)]

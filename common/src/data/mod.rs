@@ -47,6 +47,9 @@ pub use reading::{RecordSink, records};
 pub use rows::RowLimit;
 pub use source::{DataSource, Format, known_repository};
 
+/// The split that is read where none is named, and that holds files whose names tell no other split.
+pub(crate) const TRAIN: &str = "train";
+
 /// A conversation and the row that it comes from.
 #[derive(Debug, Clone)]
 pub struct Record {

@@ -9,10 +9,11 @@ use crate::{Context, Error, Result, bail, cli, error, files};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::TRAIN;
 use super::draw::{self, Draw};
 use super::hub;
 use super::slices::{ALL, Slice};
-use super::splits::{Split, TRAIN, splits};
+use super::splits::{Split, splits};
 use super::{Columns, RowLimit, Tags};
 
 /// Public datasets that need no `dataset_info.json`: those for supervised fine-tuning that

@@ -3,11 +3,11 @@
 //!
 //! T tokens, width C, H query heads and K key and value heads of D elements.
 
+use super::activations::ActivationSizes;
 use super::layer::AttentionConfig;
-use super::load::WeightReader;
-use super::memory::ActivationSizes;
 use super::pass::Pass;
 use super::residual::{self, Residual};
+use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::attention::{self, Attended, AttentionSpec, Past};

@@ -1,12 +1,12 @@
 //! A transformer block: attention and feed-forward, each a branch that is added to the residual stream. The
 //! forward and its backward stand side by side.
 
+use super::activations::ActivationSizes;
 use super::attention::{self, Attention};
 use super::feed_forward::{self, FeedForward};
 use super::layer::LayerConfig;
-use super::load::WeightReader;
-use super::memory::ActivationSizes;
 use super::pass::Pass;
+use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::attention::Past;

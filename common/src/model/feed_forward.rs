@@ -3,11 +3,11 @@
 //!
 //! T tokens, width C, inner width F.
 
+use super::activations::ActivationSizes;
 use super::layer::FeedForwardConfig;
-use super::load::WeightReader;
-use super::memory::ActivationSizes;
 use super::pass::Pass;
 use super::residual::{self, Residual};
+use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::glu::{self, Activation};

@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::block::Block;
 use super::head::Head;
-use super::modules::{Module, NormWeight};
+use super::weight_reader::WeightReader;
 use super::{Adapters, Model, Weights};
 use crate::adapter::{self, Adapter, AdapterConfig};
-use crate::checkpoint::{Checkpoint, Tensor};
-use crate::device::{Device, Vector};
+use crate::device::Device;
 use crate::kernels::embedding::Embedding;
-use crate::kernels::linear::{Linear, Projection, Weight};
+use crate::kernels::linear::{Linear, Projection};
 use crate::nf4::Scheme;
-use crate::{Context, Result, error};
+use crate::{Context, Result};
 
 /// Whether a directory holds a PEFT adapter and not a model.
 pub fn is_adapter(directory: &Path) -> bool {
@@ -63,69 +62,4 @@ pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: 
     };
     let blocks = config.layers.iter().map(|layer| Block::load(layer, &weights)).collect::<Result<_>>()?;
     Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::none(), config })
-}
-
-/// Reads the weights of a checkpoint to where they are used.
-pub(super) struct WeightReader<'a> {
-    checkpoint: &'a Checkpoint,
-    /// How linear layers of blocks that are not in 4 bits in the checkpoint are quantized.
-    quantization: Option<Scheme>,
-    device: &'a Device,
-}
-
-impl WeightReader<'_> {
-    /// The weight of a norm whose results are all multiplied with `scale`.
-    fn scaled_norm(&self, norm: &NormWeight, scale: f32) -> Result<Vector> {
-        let mut weight = self.vector(&norm.name, norm.len)?;
-        weight.iter_mut().for_each(|weight| *weight = (*weight + norm.offset) * scale);
-        Vector::from_vec(weight, self.device)
-    }
-
-    /// The weight of a norm.
-    pub(super) fn norm(&self, norm: &NormWeight) -> Result<Vector> {
-        self.repeated_norms(&[(norm, 1)])
-    }
-
-    /// Weights of norms one after the other, each as often as it says.
-    pub(super) fn repeated_norms(&self, norms: &[(&NormWeight, usize)]) -> Result<Vector> {
-        let mut values = Vec::new();
-        for (norm, times) in norms {
-            let mut weight = self.vector(&norm.name, norm.len)?;
-            weight.iter_mut().for_each(|weight| *weight += norm.offset);
-            values.extend(weight.repeat(*times));
-        }
-        Vector::from_vec(values, self.device)
-    }
-
-    /// Linear layers of one input, stacked.
-    pub(super) fn stack(&self, modules: &[Module]) -> Result<Linear> {
-        let projections = modules.iter().map(|module| self.projection(module));
-        Linear::new(projections.collect::<Result<_>>()?)?.to_device(self.device)
-    }
-
-    fn projection(&self, module: &Module) -> Result<Projection> {
-        let bias = module.bias().map(|name| self.vector(&name, module.shape[0])).transpose()?;
-        let weight = match self.quantization {
-            Some(scheme) => self.weight(module)?.quantized(scheme)?,
-            None => self.weight(module)?,
-        };
-        Ok(Projection { weight, bias, adapter: None, name: module.name.clone() })
-    }
-
-    fn weight(&self, module: &Module) -> Result<Weight> {
-        Weight::load(self.checkpoint, &module.weight(), module.shape)
-    }
-
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        vector_of(self.checkpoint, name, len)?.to_f32()
-    }
-}
-
-/// The tensor `name`, which must have the shape [len].
-pub(super) fn vector_of(checkpoint: &Checkpoint, name: &str, len: usize) -> Result<Tensor> {
-    let tensor = checkpoint.tensor(name)?;
-    match tensor.shape == [len] {
-        true => Ok(tensor),
-        false => Err(error!(Malformed, "tensor {name}: shape [{len}] expected, found {:?}", tensor.shape)),
-    }
 }

@@ -1,36 +1,11 @@
 //! How much memory a training pass takes, before it is taken. What a part of the model keeps and works with
 //! is said beside the part ([`super::attention`], [`super::feed_forward`]); this file adds it up.
 
+use super::activations::ActivationSizes;
 use super::block::Kept;
 use super::feed_forward;
 use super::{Config, LayerConfig};
 use crate::kernels::linear_cross_entropy::chunk_rows;
-
-/// Bytes of activations on a device.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ActivationSizes {
-    /// Bytes of a value.
-    value: usize,
-    /// The ranks of a stack's adapters are rounded up to a multiple of this.
-    ranks: usize,
-}
-
-impl ActivationSizes {
-    /// f32.
-    pub(super) const HOST: Self = Self { value: 4, ranks: 1 };
-    /// 16 bits.
-    pub(super) const GPU: Self = Self { value: 2, ranks: 8 };
-
-    /// Bytes of `count` values.
-    pub(super) fn values(self, count: usize) -> u64 {
-        (self.value * count) as u64
-    }
-
-    /// Bytes of x·Aᵀ of a token, for a stack whose adapters have `ranks` ranks.
-    pub(super) fn lora_hidden(self, ranks: usize) -> u64 {
-        self.values(ranks.next_multiple_of(self.ranks))
-    }
-}
 
 /// The passes that a run needs, and what its adapters add to them.
 #[derive(Debug, Clone, PartialEq, Eq)]

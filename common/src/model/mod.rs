@@ -10,11 +10,12 @@
 //! | `config`, `layer`, `modules` | a model as data: its layers, and the one list of its weights |
 //! | `families/` | config.json of each family as such data |
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
-//! | `decoder`, `load` | the whole model and its weights |
+//! | `decoder`, `load`, `weight_reader` | the whole model and its weights |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
 //! | `adapters` | the trainable parameters |
 //! | `spec`, `memory` | what a model and its passes take, before anything is loaded |
 
+mod activations;
 mod adapters;
 mod attention;
 mod batch;
@@ -40,6 +41,7 @@ mod residual;
 mod rope;
 mod spec;
 mod tape;
+mod weight_reader;
 mod weights;
 
 pub use adapters::{AdapterLayout, AdapterSettings, AdapterTensor, Adapters, Initialization};

@@ -1,10 +1,10 @@
 //! How a branch joins the residual stream: y = x + multiplier · after(branch(before(x))), for x [T, C], with an
 //! RMS norm before the branch, after it, or both.
 
+use super::activations::ActivationSizes;
 use super::layer::ResidualConfig;
-use super::load::WeightReader;
-use super::memory::ActivationSizes;
 use super::pass::Pass;
+use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::rms_norm;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::adapters::Stack;
-use super::load::vector_of;
+use super::weight_reader::vector_of;
 use super::{AdapterLayout, AdapterSettings, Config, LayerConfig, Module, NormWeight, Weights};
 use crate::Result;
 use crate::adapter::Adapter;

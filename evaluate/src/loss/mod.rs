@@ -2,6 +2,7 @@
 //! the answers' tokens and divided by their number.
 
 mod examples;
+pub mod file_loss;
 
 use std::path::{Path, PathBuf};
 
@@ -19,22 +20,7 @@ use crate::identity::identity;
 use crate::ranking;
 
 pub use examples::Examples;
-
-/// The loss on a file.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FileLoss {
-    /// The loss, summed over supervised tokens, and their number.
-    pub loss: Loss,
-    /// Number of examples that have supervised tokens.
-    pub examples: usize,
-}
-
-impl FileLoss {
-    /// Returns e to the mean loss.
-    pub fn perplexity(&self) -> f64 {
-        self.loss.mean().exp()
-    }
-}
+use file_loss::FileLoss;
 
 /// Prints the losses of all models, best first, and writes them where -o says.
 pub fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result<()> {

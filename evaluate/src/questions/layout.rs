@@ -14,7 +14,8 @@ use common::{Context, Error, Result, error};
 
 use super::files::Files;
 use super::rows::{self, Row};
-use super::{Question, Selection, Split, Subject};
+use super::{Question, Selection, Subject};
+use crate::tasks::Split;
 use crate::tasks::{self, Task};
 
 /// The files of a repository of questions that are of use, as patterns of their names.

@@ -20,7 +20,7 @@ use crate::tasks::Task;
 
 pub use layout::load;
 pub use prompt::{Prompt, Style};
-pub use selection::{Selection, Split};
+pub use selection::Selection;
 
 /// A question with its choices.
 #[derive(Debug, Clone, PartialEq, Eq)]

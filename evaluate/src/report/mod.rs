@@ -2,6 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | [`outcome`] | what was chosen and what was right, for each question of a subject |
 //! | [`tally`] | the number of right answers, and how sure that is |
 //! | `json` | the report as JSON, written and read |
 //! | `table` | the report as a table |
@@ -10,6 +11,7 @@
 
 mod chart;
 mod json;
+pub mod outcome;
 pub mod place;
 mod table;
 pub mod tally;
@@ -17,33 +19,12 @@ pub mod tally;
 use crate::scored::Scored;
 use crate::tasks::{Category, Task};
 
+pub use outcome::Outcome;
 pub use place::ReportPlace;
 pub use tally::Tally;
 
 /// Most bytes of a report; one of MMLU has 100 KB.
 pub const MOST_BYTES: u64 = 64 << 20;
-
-/// What was chosen and what was right, for each question of a subject.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// The subject as in the names of its files.
-    pub subject: String,
-    /// The index of the choice that the model thinks likeliest, for each question.
-    pub predictions: Vec<usize>,
-    /// The index of the right choice, for each question.
-    pub answers: Vec<usize>,
-}
-
-impl Outcome {
-    /// Returns for each question whether it was answered right.
-    pub fn correct(&self) -> impl Iterator<Item = bool> {
-        self.predictions.iter().zip(&self.answers).map(|(prediction, answer)| prediction == answer)
-    }
-
-    fn tally(&self) -> Tally {
-        Tally::of_subject(self.answers.len(), self.correct().filter(|&correct| correct).count())
-    }
-}
 
 /// A finished evaluation.
 #[derive(Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! C-Eval (arXiv:2305.08322), with the names and categories of its repository, hkust-nlp/ceval.
 
+use super::Split;
 use super::{Category, Language, Subjects, TaskSpec};
-use crate::questions::Split;
 
 /// 52 subjects in Chinese.
 pub(super) static CEVAL: TaskSpec = TaskSpec {

@@ -1,7 +1,7 @@
 //! CMMLU (arXiv:2306.09212), with the names and categories of its repository, haonan-li/CMMLU.
 
+use super::Split;
 use super::{Category, Language, Subjects, TaskSpec};
-use crate::questions::Split;
 
 /// 67 subjects in Chinese.
 pub(super) static CMMLU: TaskSpec = TaskSpec {

@@ -1,8 +1,8 @@
 //! MMLU (arXiv:2009.03300), with the categories that results are quoted by (`categories.py` of
 //! hendrycks/test).
 
+use super::Split;
 use super::{Category, Language, Subjects, TaskSpec};
-use crate::questions::Split;
 
 /// 57 subjects in English.
 pub(super) static MMLU: TaskSpec = TaskSpec {

@@ -6,6 +6,7 @@ mod ceval;
 mod cmmlu;
 mod language;
 mod mmlu;
+mod split;
 mod subjects;
 
 use std::fmt;
@@ -14,10 +15,9 @@ use std::ops::{Deref, RangeInclusive};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::questions::Split;
-
 pub use category::Category;
 pub use language::Language;
+pub use split::Split;
 pub use subjects::Subjects;
 
 /// All tasks; the first is asked where none is named.

@@ -124,7 +124,7 @@ impl Place {
             .collect();
         for module in config.modules() {
             let [n, k] = module.shape;
-            tensors.push(Tensor::from_f32(&module.weight(), vec![n, k], &values(n * k, 0.3)));
+            tensors.push(Tensor::from_f32(module.weight(), vec![n, k], &values(n * k, 0.3)));
             tensors.extend(module.bias().map(|name| Tensor::from_f32(&name, vec![n], &values(n, 0.1))));
         }
         write_file(&self.path("model/model.safetensors"), &tensors).unwrap();

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
 
+use super::TRAIN;
 use super::card::{Card, Subset};
 use crate::{Context, Error, Result, error};
-
-/// The split that is read where none is named, and that holds files whose names tell no other split.
-pub const TRAIN: &str = "train";
 
 /// Extensions of files that hold rows, and the format of each. Where a split has equally many files of two
 /// formats, the earlier one is read.

@@ -8,8 +8,16 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::guarded::{ATTRIBUTE_GUARD, GUARD, ROOM};
 use super::size::InputSize;
+
+/// The name of the function that checks values, which no template may use itself.
+pub(super) const GUARD: &str = "__bounded";
+/// The name of the function that checks values of a namespace's attributes, which must not be namespaces,
+/// so that none holds itself.
+pub(super) const ATTRIBUTE_GUARD: &str = "__bounded_attribute";
+
+/// The name of the variable that holds the largest size of a value.
+pub(super) const ROOM: &str = "__bounded_room";
 
 /// Steps that a template has without any input.
 const STEPS: u64 = 20_000;

@@ -3,33 +3,13 @@
 //! A template is a program that anyone may have written. minijinja bounds its steps, but parses and
 //! compiles by recursion, and lets values grow that it later walks by recursion. So the tokens are checked
 //! first: expressions and blocks must not be nested too deeply, and every value that a template keeps
-//! (that it assigns, iterates, passes to a macro, puts in a list, or makes by `*`) goes through [`GUARD`],
+//! (that it assigns, iterates, passes to a macro, puts in a list, or makes by `*`) goes through [`super::guard::GUARD`],
 //! a function that refuses values out of all proportion (`guard.rs`).
-
-use std::collections::BTreeSet;
 
 use minijinja::machinery::tokenize;
 use minijinja::syntax::SyntaxConfig;
 
-use super::scan::Scan;
-
-/// The name of the function that checks values, which no template may use itself.
-pub(super) const GUARD: &str = "__bounded";
-/// The name of the function that checks values of a namespace's attributes, which must not be namespaces,
-/// so that none holds itself.
-pub(super) const ATTRIBUTE_GUARD: &str = "__bounded_attribute";
-
-/// The name of the variable that holds the largest size of a value.
-pub(super) const ROOM: &str = "__bounded_room";
-
-/// The names and texts that a template mentions, and may compare data with.
-#[derive(Debug, Default)]
-pub(crate) struct Words {
-    /// The names of variables, attributes and functions.
-    pub names: BTreeSet<String>,
-    /// The texts in quotes.
-    pub texts: BTreeSet<String>,
-}
+use super::scan::{Scan, Words};
 
 /// Most bytes of a line: minijinja counts columns in 16 bits.
 const LINE: usize = 65_000;

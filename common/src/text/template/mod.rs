@@ -32,7 +32,7 @@ use serde_json::{Map, Value};
 use crate::text::{Message, Tokenizer};
 use crate::{Context, Error, Result, bail, error};
 use guarded::GuardedTemplate;
-pub(crate) use guarded::Words;
+pub(crate) use scan::Words;
 use size::InputSize;
 
 const NAME: &str = "chat_template";

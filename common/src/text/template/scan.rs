@@ -1,8 +1,10 @@
 //! Reads the tokens of a template, to check its nesting and to find the places of guards.
 
+use std::collections::BTreeSet;
+
 use minijinja::machinery::Token;
 
-use super::guarded::{ATTRIBUTE_GUARD, GUARD, Words};
+use super::guard::{ATTRIBUTE_GUARD, GUARD};
 
 /// The deepest nesting of brackets.
 const BRACKETS: usize = 32;
@@ -12,6 +14,15 @@ const EXPRESSION: usize = 400;
 const BLOCKS: usize = 128;
 /// The words that stand between operands.
 const KEYWORDS: [&str; 8] = ["and", "or", "not", "in", "is", "if", "else", "recursive"];
+
+/// The names and texts that a template mentions, and may compare data with.
+#[derive(Debug, Default)]
+pub(crate) struct Words {
+    /// The names of variables, attributes and functions.
+    pub names: BTreeSet<String>,
+    /// The texts in quotes.
+    pub texts: BTreeSet<String>,
+}
 
 /// The state of a pair of brackets, or of the tag around them, while its tokens are read.
 #[derive(Default)]

@@ -1,0 +1,73 @@
+//! Reads the weights of a checkpoint to the device that computes with them.
+
+use super::modules::{Module, NormWeight};
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::device::{Device, Vector};
+use crate::kernels::linear::{Linear, Projection, Weight};
+use crate::nf4::Scheme;
+use crate::{Result, error};
+
+/// Reads the weights of a checkpoint to where they are used.
+pub(super) struct WeightReader<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    /// How linear layers of blocks that are not in 4 bits in the checkpoint are quantized.
+    pub(super) quantization: Option<Scheme>,
+    pub(super) device: &'a Device,
+}
+
+impl WeightReader<'_> {
+    /// The weight of a norm whose results are all multiplied with `scale`.
+    pub(super) fn scaled_norm(&self, norm: &NormWeight, scale: f32) -> Result<Vector> {
+        let mut weight = self.vector(&norm.name, norm.len)?;
+        weight.iter_mut().for_each(|weight| *weight = (*weight + norm.offset) * scale);
+        Vector::from_vec(weight, self.device)
+    }
+
+    /// The weight of a norm.
+    pub(super) fn norm(&self, norm: &NormWeight) -> Result<Vector> {
+        self.repeated_norms(&[(norm, 1)])
+    }
+
+    /// Weights of norms one after the other, each as often as it says.
+    pub(super) fn repeated_norms(&self, norms: &[(&NormWeight, usize)]) -> Result<Vector> {
+        let mut values = Vec::new();
+        for (norm, times) in norms {
+            let mut weight = self.vector(&norm.name, norm.len)?;
+            weight.iter_mut().for_each(|weight| *weight += norm.offset);
+            values.extend(weight.repeat(*times));
+        }
+        Vector::from_vec(values, self.device)
+    }
+
+    /// Linear layers of one input, stacked.
+    pub(super) fn stack(&self, modules: &[Module]) -> Result<Linear> {
+        let projections = modules.iter().map(|module| self.projection(module));
+        Linear::new(projections.collect::<Result<_>>()?)?.to_device(self.device)
+    }
+
+    fn projection(&self, module: &Module) -> Result<Projection> {
+        let bias = module.bias().map(|name| self.vector(&name, module.shape[0])).transpose()?;
+        let weight = match self.quantization {
+            Some(scheme) => self.weight(module)?.quantized(scheme)?,
+            None => self.weight(module)?,
+        };
+        Ok(Projection { weight, bias, adapter: None, name: module.name.clone() })
+    }
+
+    pub(super) fn weight(&self, module: &Module) -> Result<Weight> {
+        Weight::load(self.checkpoint, &module.weight(), module.shape)
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        vector_of(self.checkpoint, name, len)?.to_f32()
+    }
+}
+
+/// The tensor `name`, which must have the shape [len].
+pub(super) fn vector_of(checkpoint: &Checkpoint, name: &str, len: usize) -> Result<Tensor> {
+    let tensor = checkpoint.tensor(name)?;
+    match tensor.shape == [len] {
+        true => Ok(tensor),
+        false => Err(error!(Malformed, "tensor {name}: shape [{len}] expected, found {:?}", tensor.shape)),
+    }
+}
