@@ -121,6 +121,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_family_does_not_support_is_refused_by_name() {
+        for (family, key, value) in [
+            ("gemma2", "use_bidirectional_attention", json!(true)),
+            ("gemma3_text", "use_bidirectional_attention", json!(true)),
+            ("gemma3_text", "final_logit_softcapping", json!(30.0)),
+            ("gemma2", "hidden_activation", json!("gelu")),
+            ("phi3", "rope_scaling", json!({"type": "yarn", "factor": 4.0})),
+            ("glm4", "partial_rotary_factor", json!(0.01)),
+        ] {
+            let mut json = smollm2();
+            json["model_type"] = json!(family);
+            json["head_dim"] = json!(64);
+            assert!(Config::parse(&json).is_ok(), "{family}");
+            json[key] = value;
+            let error = Config::parse(&json).unwrap_err().to_string();
+            assert!(error.contains(key) || error.contains("rope_type"), "{error}");
+        }
+    }
+
     /// The windows of transformers' configurations of these families, of the first and the last layer.
     #[test]
     fn windows_are_those_that_the_family_uses() {

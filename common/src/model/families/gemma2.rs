@@ -1,7 +1,7 @@
 //! Gemma 2 (`modeling_gemma2.py`): norms of weight 1 + w before and after both branches, GeGLU, embeddings times
 //! √C, soft-caps of scores and of logits; every second layer has a window.
 
-use super::gemma3::NORMS;
+use super::gemma3::{NORMS, expect_decoder};
 use super::transformer::Transformer;
 use super::{Family, layer_types};
 use crate::Result;
@@ -19,6 +19,7 @@ const LOGIT_CAP: f64 = 30.0;
 pub(super) const FAMILY: Family = Family { model_type: "gemma2", models: "Gemma 2", config };
 
 fn config(json: ConfigJson) -> Result<Config> {
+    expect_decoder(json)?;
     let mut transformer = Transformer::read(json)?;
     if json.get("head_dim").is_none() {
         transformer.heads.size = HEAD_SIZE;

@@ -30,9 +30,7 @@ fn config(json: ConfigJson) -> Result<Config> {
             bail!(Unsupported, "{key} of gemma3_text: null expected, found {found}");
         }
     }
-    if json.flag("use_bidirectional_attention") {
-        bail!(Unsupported, "use_bidirectional_attention: a model whose tokens see later ones is no decoder");
-    }
+    expect_decoder(json)?;
     let mut transformer = Transformer::read(json)?;
     if json.get("head_dim").is_none() {
         transformer.heads.size = HEAD_SIZE;
@@ -64,6 +62,14 @@ fn config(json: ConfigJson) -> Result<Config> {
         layer.attention.rope = usize::from(has_window);
     }
     Ok(config)
+}
+
+/// Refuses models whose tokens see later ones, such as those that make embeddings of texts.
+pub(super) fn expect_decoder(json: ConfigJson) -> Result<()> {
+    match json.flag("use_bidirectional_attention") {
+        true => bail!(Unsupported, "use_bidirectional_attention: false expected, found true"),
+        false => Ok(()),
+    }
 }
 
 /// Which layers have a window: those that `layer_types` names, or all but every sixth.
