@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `config`, `layer`, `modules` | a model as data: its layers, and the one list of its weights |
 //! | `families/` | config.json of each family as such data |
+//! | `rope/` | the angles of rotary embedding, and their settings |
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
 //! | `decoder`, `load`, `weight_reader` | the whole model and its weights |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
