@@ -67,6 +67,11 @@ impl Config {
     pub fn is_stretched(&self, tokens: usize) -> bool {
         self.ropes.iter().any(|rope| rope.is_stretched(tokens))
     }
+
+    /// Whether a text that grows to this length is encoded anew, with the angles of all longer texts.
+    pub fn switches_at(&self, tokens: usize) -> bool {
+        self.ropes.iter().any(|rope| rope.switches_at(tokens))
+    }
 }
 
 #[cfg(test)]
