@@ -15,7 +15,10 @@ fn what_cannot_be_quantized_is_refused_by_name() {
         assert_eq!(parent.names(""), ["source"]);
         stderr_of(&assert)
     };
-    assert!(error_of(r#"{"model_type": "gpt2"}"#).contains("unknown model_type \"gpt2\""));
+    assert!(error_of(r#"{"model_type": "gpt2x"}"#).contains("unknown model_type \"gpt2x\""));
+    let error = error_of(r#"{"model_type": "gpt2"}"#);
+    assert!(error.contains("\"gpt2\" is not supported: its models have learned positions"), "{error}");
+    assert!(error.contains("hint: the nearest is llama; supported are qwen2 (Qwen2, Qwen2.5), "), "{error}");
     let with = |more: &str| CONFIG.replacen('{', &format!("{{{more}, "), 1);
     let gptq =
         error_of(&with(r#""quantization_config": {"quant_method": "gptq"}, "_name_or_path": "a/model""#));

@@ -12,6 +12,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod transformer;
+mod unsupported;
 
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ pub use transformer::LINEAR_LAYERS;
 
 use super::Config;
 use super::config_json::ConfigJson;
-use crate::{Result, bail, error};
+use crate::{Result, bail};
 
 /// A family of models.
 pub(super) struct Family {
@@ -50,9 +51,7 @@ pub(super) fn parse(json: ConfigJson) -> Result<Config> {
     let model_type = json.text("model_type").unwrap_or_default();
     match FAMILIES.iter().find(|family| family.model_type == model_type) {
         Some(family) => (family.config)(json),
-        None => {
-            Err(error!("unknown model_type {model_type:?}").hint(format_args!("supported are {}", names())))
-        }
+        None => Err(unsupported::error(json, model_type)),
     }
 }
 
@@ -68,17 +67,4 @@ fn layer_types(json: ConfigJson, layers: usize) -> Result<Option<Vec<bool>>> {
         _ => bail!(Unsupported, "layer_types: full_attention or sliding_attention expected, found {kind}"),
     };
     types.iter().map(is_sliding).collect::<Result<_>>().map(Some)
-}
-
-/// The families as a sentence names them.
-fn names() -> String {
-    let name = |family: &Family| match family.models {
-        "" => family.model_type.to_string(),
-        models => format!("{} ({models})", family.model_type),
-    };
-    let names: Vec<String> = FAMILIES.iter().map(name).collect();
-    match names.split_last() {
-        Some((last, first)) => format!("{} and {last}", first.join(", ")),
-        None => String::new(),
-    }
 }
