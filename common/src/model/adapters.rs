@@ -154,7 +154,7 @@ impl AdapterLayout {
                 "lora target {:?} names no linear layer",
                 options.targets[missed]
             ))
-            .hint(format!("targets are {}, or all", all_targets(stacks))));
+            .hint(format!("targets are {}, attention, or all", all_targets(stacks))));
         }
         if options.rank > full {
             return Err(Error::usage(format!(

@@ -50,7 +50,7 @@ pub use batch::{Batch, Sequence};
 pub use cache::{Cache, KeyValueCache};
 pub use config::Config;
 pub use decoder::Model;
-pub use families::LINEAR_LAYERS;
+pub use families::{ATTENTION, LINEAR_LAYERS};
 pub use keys::check_config;
 pub use layer::{AttentionConfig, FeedForwardConfig, HeadNormsConfig, LayerConfig, ResidualConfig};
 pub use load::{base_of_adapter, is_adapter};

@@ -114,6 +114,19 @@ impl Config {
         names
     }
 
+    /// The short names of the projections of attention in all blocks, each once, in the order of the forward: what
+    /// `--lora-target attention` means.
+    pub fn attention_targets(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        let attentions = self.layers.iter().map(|layer| &layer.attention);
+        for module in attentions.flat_map(|attention| attention.qkv.iter().chain(&attention.output)) {
+            if !names.contains(&module.short_name()) {
+                names.push(module.short_name());
+            }
+        }
+        names
+    }
+
     /// Number of all frozen parameters.
     pub fn parameter_count(&self) -> usize {
         let modules: usize = self.modules().map(|module| module.parameter_count()).sum();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use common::model::{AdapterSettings, Initialization, LINEAR_LAYERS};
+use common::model::{ATTENTION, AdapterSettings, Initialization, LINEAR_LAYERS};
 use common::nf4::{QuantType, Scheme};
 use common::{Error, Result, cli};
 
@@ -26,7 +26,7 @@ pub struct AdapterArguments {
     #[arg(long, value_name = "SHARE")]
     pub lora_dropout: Option<f64>,
 
-    /// Linear layers with an adapter: names separated by commas, or all
+    /// Linear layers with an adapter: names separated by commas, attention for its projections, or all
     #[arg(long, value_name = "NAMES", default_value = "all", value_delimiter = ',')]
     pub lora_target: Vec<String>,
 
@@ -128,8 +128,9 @@ fn targets(names: &[String]) -> Result<Vec<String>> {
     if !names.contains(&"all") {
         return Ok(names.into_iter().map(str::to_owned).collect());
     }
-    let is_meant =
-        |name: &str| name == "all" || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name));
+    let is_meant = |name: &str| {
+        ["all", ATTENTION].contains(&name) || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name))
+    };
     match names.into_iter().find(|name| !is_meant(name)) {
         Some(other) => {
             Err(Error::usage(format!("--lora-target: {other:?} beside all is no linear layer of the blocks"))

@@ -1,7 +1,7 @@
 //! The adapters that a run begins with: new ones, or those of an earlier run.
 
 use common::adapter::{Adapter, AdapterConfig};
-use common::model::{AdapterLayout, AdapterSettings, Initialization, Model, ModelSpec};
+use common::model::{ATTENTION, AdapterLayout, AdapterSettings, Initialization, Model, ModelSpec};
 use common::{Context, Result};
 use serde_json::json;
 
@@ -36,7 +36,8 @@ impl InitialAdapters {
                 Ok(Self { config: peft, values })
             }
             None => {
-                let settings = config.adapter.clone();
+                let mut settings = config.adapter.clone();
+                settings.targets = named(&settings.targets, model);
                 let targets = match settings.targets.is_empty() {
                     true => model.config().targets().into_iter().map(String::from).collect(),
                     false => settings.targets.clone(),
@@ -67,4 +68,21 @@ impl InitialAdapters {
             Values::Earlier(adapter, path) => model.set_adapter(adapter).with_context(|| path.clone()),
         }
     }
+}
+
+/// The targets by their names in the model, where `attention` stands for all projections of attention.
+fn named(targets: &[String], model: &ModelSpec) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for target in targets {
+        let meant = match target.as_str() {
+            ATTENTION => model.config().attention_targets(),
+            name => vec![name],
+        };
+        for name in meant {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_string());
+            }
+        }
+    }
+    names
 }

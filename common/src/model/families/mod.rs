@@ -16,7 +16,7 @@ mod unsupported;
 
 use serde_json::Value;
 
-pub use transformer::LINEAR_LAYERS;
+pub use transformer::{ATTENTION, LINEAR_LAYERS};
 
 use super::Config;
 use super::config_json::ConfigJson;

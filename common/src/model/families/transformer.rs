@@ -17,6 +17,9 @@ use crate::{Result, bail, error};
 pub const LINEAR_LAYERS: [&str; 9] =
     ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];
 
+/// The name of all projections of attention together, as adapters are targeted.
+pub const ATTENTION: &str = "attention";
+
 /// A decoder whose layers are made once all that differs from Llama has been said.
 pub(super) struct Transformer<'a> {
     pub json: ConfigJson<'a>,
