@@ -101,6 +101,7 @@ impl<'a> Models<'a> {
             Some(kept) => kept,
             None => {
                 let mut model = Model::load(&base, &self.device)?;
+                model.config().note_unused(&base);
                 if let (Device::Cuda(gpu), true) = (&self.device, self.scores) {
                     model.cache_dequantized(gpu.memory()?.free / 2, true)?;
                 }

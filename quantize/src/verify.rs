@@ -4,7 +4,7 @@ use std::path::Path;
 
 use common::checkpoint::{Checkpoint, Tensor};
 use common::cli::{self, Progress, Unit};
-use common::model::with_canonical_names;
+use common::model::text_weights;
 use common::nf4::{Absmax, Quantized, part_of};
 use common::{Context, Result, bail, error};
 
@@ -15,8 +15,8 @@ use common::{Context, Result, bail, error};
 /// are not quantized equal in value. bitsandbytes' CPU build looks up the codes of 8-bit absmax in a table
 /// of 65,536 cells and so may be off by a cell or a step; such codes are counted.
 pub(crate) fn verify(directory: &Path, source: &Path) -> Result<()> {
-    let written = with_canonical_names(Checkpoint::open(directory)?)?;
-    let source = with_canonical_names(Checkpoint::open(source)?)?;
+    let written = text_weights(Checkpoint::open(directory)?)?;
+    let source = text_weights(Checkpoint::open(source)?)?;
     if let Some(name) =
         written.names().find(|name| part_of(&written, name).is_none() && !source.contains(name))
     {

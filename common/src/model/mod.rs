@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `config`, `layer`, `modules` | a model as data: its layers, and the one list of its weights |
 //! | `families/` | config.json of each family as such data |
+//! | `composite` | config.json of a text model within a model that also reads images |
 //! | `rope/` | the angles of rotary embedding, and their settings |
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
 //! | `decoder`, `load`, `weight_reader` | the whole model and its weights |
@@ -22,6 +23,7 @@ mod attention;
 mod batch;
 mod block;
 mod cache;
+mod composite;
 mod config;
 mod config_json;
 mod decoder;
@@ -45,9 +47,11 @@ mod tape;
 mod weight_reader;
 mod weights;
 
+pub use crate::weight_names::{EMBEDDING, HEAD, canonical_name};
 pub use adapters::{AdapterLayout, AdapterSettings, AdapterTensor, Adapters, Initialization};
 pub use batch::{Batch, Sequence};
 pub use cache::{Cache, KeyValueCache};
+pub use composite::{is_composite, text_config};
 pub use config::Config;
 pub use decoder::Model;
 pub use families::{ATTENTION, LINEAR_LAYERS};
@@ -62,7 +66,7 @@ pub use quantization::expect_readable;
 pub use rope::Rope;
 pub use spec::{ModelSpec, ResidentBytes};
 pub use tape::Tape;
-pub use weights::{EMBEDDING, HEAD, Weights, canonical_name, has_own_head, with_canonical_names};
+pub use weights::{Weights, has_own_head, text_weights, with_canonical_names};
 
 /// The directories of the tiny models of every family, for tests.
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! A model's directory, opened: its configuration and its weights, under the names that transformers
 //! gives them in a causal language model.
 //!
-//! As transformers 5 does, names are also read without `model.` in front (a model that was saved without
-//! its head), and a head that config.json calls tied is one of its own where the file stores another.
+//! As transformers 5 does, a head that config.json calls tied is one of its own where the file stores another.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -11,15 +10,8 @@ use rayon::prelude::*;
 
 use super::{Config, quantization};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::weight_names::{EMBEDDING, HEAD, canonical_name, reads_images};
 use crate::{Result, error};
-
-/// The embedding table.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The projection to the vocabulary.
-pub const HEAD: &str = "lm_head.weight";
-
-/// The parts of a model, with which transformers' names begin after `model.`.
-const PARTS: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
 
 /// Prefixes that a wrapper around a model leaves in the names of its weights, what the wrapper is, and
 /// what saves the model inside it.
@@ -47,7 +39,7 @@ impl Weights {
     /// Opens a model's directory.
     pub fn open(directory: &Path) -> Result<Self> {
         let mut config = Config::read(directory)?;
-        let mut checkpoint = with_canonical_names(Checkpoint::open(directory)?)?;
+        let mut checkpoint = text_weights(Checkpoint::open(directory)?)?;
         if config.tied_head {
             // One stored table serves as both, whichever it is.
             if !checkpoint.contains(EMBEDDING) {
@@ -64,6 +56,12 @@ impl Weights {
     }
 }
 
+/// The weights of a checkpoint's text model, as [`with_canonical_names`] has them: those that read images are
+/// left out.
+pub fn text_weights(checkpoint: Checkpoint) -> Result<Checkpoint> {
+    Ok(with_canonical_names(checkpoint)?.without(reads_images))
+}
+
 /// A checkpoint's tensors under their names in a causal language model of transformers. Names that some
 /// wrapper has changed, and weights packed in formats that are not read, are refused.
 pub fn with_canonical_names(checkpoint: Checkpoint) -> Result<Checkpoint> {
@@ -72,19 +70,6 @@ pub fn with_canonical_names(checkpoint: Checkpoint) -> Result<Checkpoint> {
         quantization::expect_unpacked(&tensor, checkpoint.path())?;
     }
     checkpoint.renamed(canonical_name)
-}
-
-/// The name of a tensor in a causal language model of transformers: `model.layers.0…` for `layers.0…`.
-pub fn canonical_name(name: &str) -> Cow<'_, str> {
-    let bare = name.trim_start_matches("model.");
-    if bare.starts_with("lm_head.") {
-        return Cow::Borrowed(bare);
-    }
-    let is_canonical = name.strip_prefix("model.") == Some(bare);
-    match PARTS.iter().any(|part| bare.starts_with(part)) && !is_canonical {
-        true => Cow::Owned(format!("model.{bare}")),
-        false => Cow::Borrowed(name),
-    }
 }
 
 fn expect_unwrapped(name: &str, file: &Path) -> Result<()> {
@@ -140,22 +125,6 @@ fn are_equal(left: &Tensor, right: &Tensor) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_transformers_reads() {
-        for (name, canonical) in [
-            ("layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
-            ("norm.weight", "model.norm.weight"),
-            ("embed_tokens.weight", EMBEDDING),
-            (EMBEDDING, EMBEDDING),
-            ("model.model.norm.weight", "model.norm.weight"),
-            ("model.lm_head.weight", HEAD),
-            (HEAD, HEAD),
-            ("normal.weight", "normal.weight"),
-        ] {
-            assert_eq!(canonical_name(name), canonical);
-        }
-    }
 
     #[test]
     fn names_that_wrappers_leave() {

@@ -1,6 +1,6 @@
 //! The adapters that a run begins with: new ones, or those of an earlier run.
 
-use common::adapter::{Adapter, AdapterConfig};
+use common::adapter::{Adapter, AdapterConfig, TargetModules};
 use common::model::{ATTENTION, AdapterLayout, AdapterSettings, Initialization, Model, ModelSpec};
 use common::{Context, Result};
 use serde_json::json;
@@ -32,6 +32,7 @@ impl InitialAdapters {
                 let mut peft = adapter.config.clone();
                 peft.base_model_name_or_path = Some(base);
                 peft.lora_dropout = config.noise.dropout.unwrap_or(peft.lora_dropout);
+                place_on(&mut peft, model);
                 let values = Values::Earlier(Box::new(adapter), path.display().to_string());
                 Ok(Self { config: peft, values })
             }
@@ -43,6 +44,7 @@ impl InitialAdapters {
                     false => settings.targets.clone(),
                 };
                 let mut peft = AdapterConfig::new(base, settings.rank, settings.alpha, targets);
+                place_on(&mut peft, model);
                 peft.use_rslora = settings.rank_stabilized;
                 peft.lora_dropout = config.noise.dropout.unwrap_or(0.0);
                 if settings.initialization == Initialization::Gaussian {
@@ -85,4 +87,16 @@ fn named(targets: &[String], model: &ModelSpec) -> Vec<String> {
         }
     }
     names
+}
+
+/// Names the modules of an adapter as PEFT finds them in the whole model, of which the text model may be a part.
+/// The names of projections alone would be found in the part that reads images too.
+fn place_on(peft: &mut AdapterConfig, model: &ModelSpec) {
+    peft.is_composite = model.config().is_composite;
+    if let Some(TargetModules::Names(names)) = peft.target_modules.as_ref().filter(|_| peft.is_composite) {
+        let escaped = |name: &String| name.strip_prefix("model.").unwrap_or(name).replace('.', r"\.");
+        let names: Vec<String> = names.iter().map(escaped).collect();
+        let pattern = format!(r"(?:.*\.)?language_model\.(?:.*\.)?(?:{})", names.join("|"));
+        peft.target_modules = Some(TargetModules::Pattern(pattern));
+    }
 }

@@ -59,6 +59,7 @@ impl Setup {
         held_out: Option<Arc<Examples>>,
     ) -> Result<Self> {
         let spec = ModelSpec::read(&config.model.path, config.model.quantization)?;
+        spec.config().note_unused(&config.model.path);
         for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
             examples.summary().demands.check(spec.config())?;
         }
