@@ -84,6 +84,7 @@ const ROPE: &[(&str, Expected)] = &[
     ("mscale", Expected::NotNegative),
     ("mscale_all_dim", Expected::NotNegative),
     ("truncate", Expected::Flag),
+    ("llama_4_scaling_beta", Expected::NotNegative),
     ("short_factor", Expected::Positives),
     ("long_factor", Expected::Positives),
 ];

@@ -6,6 +6,7 @@ mod gemma3;
 mod glm4;
 mod granite;
 mod llama;
+mod ministral3;
 mod mistral;
 mod olmo2;
 mod phi3;
@@ -33,11 +34,12 @@ pub(super) struct Family {
 }
 
 /// Every family, in the order of messages.
-pub(super) static FAMILIES: [Family; 10] = [
+pub(super) static FAMILIES: [Family; 11] = [
     qwen2::FAMILY,
     qwen3::FAMILY,
     llama::FAMILY,
     mistral::FAMILY,
+    ministral3::FAMILY,
     gemma2::FAMILY,
     gemma3::FAMILY,
     phi3::FAMILY,
