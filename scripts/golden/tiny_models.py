@@ -9,6 +9,7 @@ sequences counts its loss over all supervised tokens.
 Run:     python scripts/golden/tiny_models.py [NAME ...]
          (torch 2.11, transformers 5.23, peft 0.21.2, bitsandbytes 0.50.2, CPU, all in f32;
          from mistral-window on: torch 2.15, transformers 5.24)
+         The names that end in -vision are text models beside a part that reads images.
 Writes:  tests/golden/models/NAME/
     config.json, model.safetensors    the bf16 checkpoint, config as transformers writes it
     nf4/                              the same, quantized and saved by transformers + bitsandbytes
@@ -37,13 +38,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     BitsAndBytesConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     Glm4Config,
     GraniteConfig,
     LlamaConfig,
+    Ministral3Config,
+    Mistral3Config,
     MistralConfig,
     Olmo2Config,
     Phi3Config,
@@ -55,6 +61,8 @@ from transformers import (
 
 OUT = Path(__file__).parents[2] / "tests/golden/models"
 VOCABULARY, SEQUENCE, LENGTHS = 96, 19, (11, 7, 16)
+# The parts of a composite that are not quantized.
+IMAGES = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Where some of them are one matrix.
 FUSED = {
@@ -70,6 +78,10 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+
+VISION = dict(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4,
+)  # fmt: skip
 
 
 YARN = {
@@ -128,6 +140,25 @@ def families() -> dict[str, PretrainedConfig]:
             **SHAPE, intermediate_size=64, head_dim=32, query_pre_attn_scalar=12,
             sliding_window=5, attn_logit_softcapping=3.0, final_logit_softcapping=5.0,
         ),
+        "ministral3": Ministral3Config(
+            **SHAPE, intermediate_size=64, tie_word_embeddings=False, head_dim=32,
+            rope_parameters=YARN | {"original_max_position_embeddings": 32, "llama_4_scaling_beta": 0.1},
+        ),
+        "gemma3-vision": Gemma3Config(
+            text_config=SHAPE | {
+                "intermediate_size": 64, "head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 5,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            vision_config=VISION, mm_tokens_per_image=4, image_token_index=95, boi_token_index=93, eoi_token_index=94,
+        ),
+        "mistral3-vision": Mistral3Config(
+            text_config=SHAPE | {
+                "model_type": "mistral", "intermediate_size": 64, "head_dim": 32, "sliding_window": None,
+                "tie_word_embeddings": False,
+            },
+            vision_config=VISION | {"model_type": "pixtral", "head_dim": 8}, image_token_index=95,
+            tie_word_embeddings=False,
+        ),
     }  # fmt: skip
 
 
@@ -141,12 +172,12 @@ def randomize(model: PreTrainedModel, generator: torch.Generator) -> None:
 
 def save_checkpoints(config: PretrainedConfig, folder: Path, generator: torch.Generator) -> None:
     """The bf16 checkpoint and, from it, the NF4 one."""
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = auto_class(config).from_config(config, dtype=torch.float32)
     randomize(model, generator)
     model.to(torch.bfloat16).save_pretrained(folder)
     double_quantized = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=IMAGES if is_composite(config) else None,
     )  # fmt: skip
     load(folder, quantization_config=double_quantized).save_pretrained(folder / "nf4")
     for made in (folder, folder / "nf4"):
@@ -166,6 +197,8 @@ def save_adapter(folder: Path, generator: torch.Generator) -> None:
     """A PEFT adapter with Gaussian A and B."""
     model = load(folder)
     targets = projections(model)
+    if is_composite(model.config):
+        targets = rf".*language_model\..*\.({'|'.join(targets)})"
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
@@ -181,15 +214,32 @@ def projections(model: torch.nn.Module) -> list[str]:
     return FUSED.get(model.config.model_type, PROJECTIONS)
 
 
+def is_composite(config: PretrainedConfig) -> bool:
+    """Whether a model is a text model beside a part that reads images."""
+    return hasattr(config, "vision_config")
+
+
+def auto_class(config: PretrainedConfig) -> type:
+    """The class that makes and loads such a model."""
+    return AutoModelForImageTextToText if is_composite(config) else AutoModelForCausalLM
+
+
 def load(folder: Path, **options: object) -> PreTrainedModel:
     """A model computing in f32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
+    auto = auto_class(AutoConfig.from_pretrained(folder))
+    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
+
+
+def scores(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The logits of one sequence. In training mode Gemma 3 wants to be told which tokens are images."""
+    texts = {"token_type_ids": torch.zeros_like(ids[None])} if model.config.model_type == "gemma3" else {}
+    return model(input_ids=ids[None], **texts).logits[0]
 
 
 def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """All logits of one sequence."""
     with torch.inference_mode():
-        return model(input_ids=ids[None]).logits[0].clone()
+        return scores(model, ids).clone()
 
 
 def batch(generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -208,8 +258,8 @@ def loss(model: torch.nn.Module, data: dict[str, torch.Tensor]) -> torch.Tensor:
     """Each sequence alone through the model; the sum of all token losses over their count."""
     total, count = torch.zeros(()), 0
     for ids, labels in zip(data["batch.input_ids"].split(LENGTHS), data["batch.labels"].split(LENGTHS), strict=True):
-        scores = model(input_ids=ids[None]).logits[0, :-1]
-        total = total + torch.nn.functional.cross_entropy(scores, labels[1:], ignore_index=-100, reduction="sum")
+        predicted = scores(model, ids)[:-1]
+        total = total + torch.nn.functional.cross_entropy(predicted, labels[1:], ignore_index=-100, reduction="sum")
         count += int((labels[1:] != -100).sum())
     return total / count
 
