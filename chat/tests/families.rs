@@ -15,6 +15,22 @@ fn answer(directory: &Path, arguments: &[&str], prompt: &str) -> (String, String
     (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
+/// Before its tokenizer is looked for.
+#[test]
+fn a_family_that_is_not_supported_is_refused_first() {
+    let place = tempfile::tempdir().unwrap();
+    fs_err::write(place.path().join("config.json"), r#"{"model_type": "llava", "vision_config": {}}"#)
+        .unwrap();
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("chat"));
+    let output = command.arg(place.path()).assert().code(1).get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("\"llava\" is not supported: its models have a part that reads images or sound"),
+        "{said}"
+    );
+    assert!(said.contains("hint: the nearest is llama; supported are "), "{said}");
+}
+
 #[test]
 fn every_family_answers_as_transformers_with_and_without_an_adapter() {
     for name in golden_model::names() {

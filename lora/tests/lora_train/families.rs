@@ -46,6 +46,20 @@ fn every_family_is_planned_without_its_weights() {
     }
 }
 
+/// Before its tokenizer is looked for.
+#[test]
+fn a_family_that_is_not_supported_is_refused_first() {
+    let place = Place::new();
+    place.write("other/config.json", r#"{"model_type": "whisper", "is_encoder_decoder": true}"#);
+    let (code, said) = place.fail("other --data data.json -o out");
+    assert!(
+        code == 1 && said.contains("other/config.json: model_type \"whisper\" is not supported"),
+        "{said}"
+    );
+    assert!(said.contains("hint: supported are qwen2 (Qwen2, Qwen2.5), "), "{said}");
+    assert!(!place.path("out").exists());
+}
+
 #[test]
 fn attention_is_a_name_for_its_projections() {
     for (name, projections) in [
