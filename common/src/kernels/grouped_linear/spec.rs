@@ -1,0 +1,22 @@
+//! What the layers of a mixture's experts will take, before any of it is loaded.
+
+use crate::kernels::linear::WeightSpec;
+
+/// Layers whose weights are known by the headers of their files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupedLinearSpec {
+    /// The weights of each expert, in the order of the stack.
+    pub(crate) weights: Vec<Vec<WeightSpec>>,
+}
+
+impl GroupedLinearSpec {
+    /// Every weight of every expert.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &WeightSpec> {
+        self.weights.iter().flatten()
+    }
+
+    /// Bytes of the weights on the host.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.all().map(WeightSpec::bytes).sum()
+    }
+}
