@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use common::checkpoint::{Checkpoint, Dtype, TensorSpec};
 use common::kernels::linear::Weight;
-use common::model::{check_config, expect_readable, has_own_head, with_canonical_names};
+use common::model::{
+    Config, check_config, expect_readable, has_own_head, with_canonical_names, with_separate_experts,
+};
 use common::nf4::{Quantized, part_of};
 use common::{Context, Result, files};
 use serde_json::Value;
@@ -26,7 +28,12 @@ impl Base {
         let config: Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
         check_config(&config).with_context(|| path.display().to_string())?;
         expect_readable(&config, directory).with_context(|| path.display().to_string())?;
-        let checkpoint = with_canonical_names(Checkpoint::open(directory)?)?;
+        let checkpoint = Checkpoint::open(directory)?;
+        // Models of families that are not known are merged by the names of their tensors.
+        let checkpoint = match Config::parse(&config) {
+            Ok(config) => with_separate_experts(checkpoint, &config)?,
+            Err(_) => with_canonical_names(checkpoint)?,
+        };
         Ok(Self { directory: directory.to_path_buf(), config, checkpoint })
     }
 

@@ -8,7 +8,7 @@ use common::checkpoint::{self, Checkpoint, Companions, INDEX, Index};
 use common::cli::{
     self, Begun, Destination, Input, Inputs, OutputDirectory, OutputFile, Progress, Size, Unit,
 };
-use common::model::{EMBEDDING, canonical_name, has_own_head, with_canonical_names};
+use common::model::{EMBEDDING, canonical_name, has_own_head, with_separate_experts};
 use common::nf4::Scheme;
 use common::{Context, Error, Result, bail, error, files, hex};
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ pub(crate) fn quantize(
         error!("{} has no {CONFIG}", source.directory.display()).hint("name a model's directory")
     })?;
     let (config, parsed) = config::read(&config_path)?;
-    let plan = QuantizationPlan::new(options.scheme, keep, &parsed);
+    let plan = QuantizationPlan::new(options.scheme, keep, parsed);
     // Only companions that are there already; the others are checked when they are copied.
     Companions::of(&source.directory)?.expect_inside()?;
     let destination = match output {
@@ -235,7 +235,7 @@ impl<'a> Work<'a> {
             }
         }
         // Each file was valid; now all of them have to match the index.
-        let checkpoint = with_canonical_names(Checkpoint::open(&self.source.directory)?)?;
+        let checkpoint = with_separate_experts(Checkpoint::open(&self.source.directory)?, self.plan.config())?;
         let is_tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
         let own_head = is_tied && checkpoint.contains(EMBEDDING) && has_own_head(&checkpoint)?;
         self.write_rest(config, options, own_head)?;
@@ -264,7 +264,7 @@ impl<'a> Work<'a> {
         progress.set_total(self.total_bytes(&shards)?);
         progress.message(file.clone());
         let from = cli::file_version(&path)?;
-        let tensors = with_canonical_names(Checkpoint::open_file(&path)?)?;
+        let tensors = with_separate_experts(Checkpoint::open_file(&path)?, self.plan.config())?;
         if self.written.is_empty() {
             self.expect_linear(&tensors)?;
         }

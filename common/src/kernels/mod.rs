@@ -29,6 +29,7 @@ pub mod product;
 pub mod rms_norm;
 pub mod rope;
 pub mod routing;
+pub mod sigmoid;
 pub(crate) mod simd;
 pub(crate) mod tanh;
 

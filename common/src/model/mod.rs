@@ -11,6 +11,7 @@
 //! | `families/` | config.json of each family as such data |
 //! | `rope/` | the angles of rotary embedding, and their settings |
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
+//! | `gated`, `mixture` | what a feed-forward computes: a gated linear unit, or a mixture of experts |
 //! | `decoder`, `load`, `weight_reader` | the whole model and its weights |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
 //! | `adapters` | the trainable parameters |
@@ -27,12 +28,14 @@ mod config_json;
 mod decoder;
 mod families;
 mod feed_forward;
+mod gated;
 mod head;
 mod inference;
 mod keys;
 mod layer;
 mod load;
 mod memory;
+mod mixture;
 mod modules;
 mod noise;
 mod objective;
@@ -41,6 +44,7 @@ mod quantization;
 mod residual;
 mod rope;
 mod spec;
+mod stack;
 mod tape;
 mod weight_reader;
 mod weights;
@@ -52,7 +56,10 @@ pub use config::Config;
 pub use decoder::Model;
 pub use families::LINEAR_LAYERS;
 pub use keys::check_config;
-pub use layer::{AttentionConfig, FeedForwardConfig, HeadNormsConfig, LayerConfig, ResidualConfig};
+pub use layer::{
+    AttentionConfig, ExpertModules, FeedForwardConfig, FeedForwardKind, GatedConfig, HeadNormsConfig, LayerConfig,
+    MixtureConfig, ResidualConfig, SharedExpertConfig, StackConfig,
+};
 pub use load::{base_of_adapter, is_adapter};
 pub use memory::{PassPlan, PassRequest};
 pub use modules::{Module, NormWeight, Role};
@@ -61,8 +68,11 @@ pub use objective::{Loss, Objective, Supervised};
 pub use quantization::expect_readable;
 pub use rope::Rope;
 pub use spec::{ModelSpec, ResidentBytes};
+pub use stack::Stack;
 pub use tape::Tape;
-pub use weights::{EMBEDDING, HEAD, Weights, canonical_name, has_own_head, with_canonical_names};
+pub use weights::{
+    EMBEDDING, HEAD, Weights, canonical_name, has_own_head, with_canonical_names, with_separate_experts,
+};
 
 /// The directories of the tiny models of every family, for tests.
 #[cfg(test)]
@@ -71,6 +81,6 @@ fn tiny_models() -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(models).into_iter().flatten();
     let mut directories: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     directories.sort_unstable();
-    assert!(directories.len() >= 14, "{directories:?}");
+    assert!(directories.len() >= 18, "{directories:?}");
     directories
 }

@@ -47,7 +47,7 @@ impl Weights {
     /// Opens a model's directory.
     pub fn open(directory: &Path) -> Result<Self> {
         let mut config = Config::read(directory)?;
-        let mut checkpoint = with_canonical_names(Checkpoint::open(directory)?)?;
+        let mut checkpoint = with_separate_experts(Checkpoint::open(directory)?, &config)?;
         if config.tied_head {
             // One stored table serves as both, whichever it is.
             if !checkpoint.contains(EMBEDDING) {
@@ -72,6 +72,29 @@ pub fn with_canonical_names(checkpoint: Checkpoint) -> Result<Checkpoint> {
         quantization::expect_unpacked(&tensor, checkpoint.path())?;
     }
     checkpoint.renamed(canonical_name)
+}
+
+/// A checkpoint's tensors as [`with_canonical_names`] has them, and where it stores the matrices of all experts of a
+/// layer as one tensor, as transformers 5 can, each matrix as a tensor of its own.
+pub fn with_separate_experts(checkpoint: Checkpoint, config: &Config) -> Result<Checkpoint> {
+    let mut checkpoint = with_canonical_names(checkpoint)?;
+    for modules in config.experts() {
+        let Some(fused) = checkpoint.get(&modules.name) else { continue };
+        let [n, k] = modules.shape;
+        let expected = [modules.experts.len(), n, k];
+        if fused.shape != expected {
+            return Err(error!(
+                Malformed,
+                "tensor {}: shape {expected:?} expected, found {:?}",
+                modules.name,
+                fused.shape
+            ));
+        }
+        let matrices = modules.experts.iter().flatten();
+        checkpoint
+            .split(&modules.name, matrices.map(|module| (module.weight(), module.shape.to_vec())))?;
+    }
+    Ok(checkpoint)
 }
 
 /// The name of a tensor in a causal language model of transformers: `model.layers.0…` for `layers.0…`.

@@ -128,13 +128,15 @@ fn targets(names: &[String]) -> Result<Vec<String>> {
     if !names.contains(&"all") {
         return Ok(names.into_iter().map(str::to_owned).collect());
     }
+    let experts = names.contains(&"experts");
     let is_meant =
-        |name: &str| name == "all" || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name));
+        |name: &str| ["all", "experts"].contains(&name) || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name));
     match names.into_iter().find(|name| !is_meant(name)) {
         Some(other) => {
             Err(Error::usage(format!("--lora-target: {other:?} beside all is no linear layer of the blocks"))
                 .hint("all means every linear layer of the blocks, and only these are trained"))
         }
+        None if experts => Ok(vec!["all".into(), "experts".into()]),
         None => Ok(Vec::new()),
     }
 }

@@ -48,6 +48,18 @@ impl GroupedLinear {
         }
     }
 
+    /// Copies the adapter to where a GPU multiplies it in 16 bits: to be called after each change of the parameters,
+    /// and before the first forward with adapters.
+    pub fn refresh_adapters(&mut self, _parameters: &Vector) -> Result<()> {
+        Ok(())
+    }
+
+    /// On a GPU, keeps 16-bit copies of quantized weights where that takes no more than `budget` bytes, so
+    /// that no product has to dequantize them; returns the bytes.
+    pub fn cache_dequantized(&mut self, _budget: u64, _device: &Device) -> Result<u64> {
+        Ok(0)
+    }
+
     /// E
     pub fn experts(&self) -> usize {
         self.weights.len()
@@ -67,6 +79,11 @@ impl GroupedLinear {
     pub fn rank(&self) -> usize {
         self.adapter.as_ref().map_or(0, |adapter| adapter.rank)
     }
+}
+
+/// The columns of x·Aᵀ of a slot on a GPU, for an adapter of rank `rank`.
+pub(crate) fn rank_on_gpu(rank: usize) -> usize {
+    rank.next_multiple_of(16)
 }
 
 /// What a forward gives.
@@ -111,7 +128,7 @@ pub struct Backward {
     /// The gradient of each slot's x, [S, K].
     pub dx: Tensor,
     /// scale·dy·B [S, R], which the adapter's gradients need; nothing without an adapter.
-    d_lora_hidden: Option<Tensor>,
+    pub d_lora_hidden: Option<Tensor>,
 }
 
 /// dx [S, K] from dy, whose rows are those of tokens or of slots, and what [`adapter_gradients`] needs.
@@ -143,14 +160,14 @@ pub fn backward(
 /// *Adds* the gradients of A and B to `gradients`, which has the layout of the parameters, from what the
 /// forward and the backward of a layer were given and gave. `lora_hidden` is computed where it was not kept.
 pub fn adapter_gradients(
-    (dy, dy_rows, backward): (&Tensor, Rows, &Backward),
+    (dy, dy_rows, d_lora_hidden): (&Tensor, Rows, Option<&Tensor>),
     (x, x_rows, lora_hidden): (&Tensor, Rows, Option<&Tensor>),
     linear: &GroupedLinear,
     routing: &Routing,
     parameters: Parameters,
     gradients: &mut Vector,
 ) -> Result<()> {
-    let Some(d_lora_hidden) = &backward.d_lora_hidden else { return Ok(()) };
+    let Some(d_lora_hidden) = d_lora_hidden else { return Ok(()) };
     check((x, x_rows), linear.inputs, linear, routing, "grouped adapter gradients: x")?;
     check((dy, dy_rows), linear.outputs, linear, routing, "grouped adapter gradients: dy")?;
     check_adapter(linear, parameters)?;

@@ -70,7 +70,7 @@ fn ours(layer: &Layer, x: &Tensor, dy: &Tensor) -> (Vec<f32>, Vec<f32>, Vec<f32>
     let glu =
         glu::backward_weighted(ddown.dx.clone(), gate_up.y, Activation::Silu, routing.weights()).unwrap();
     adapter_gradients(
-        (dy, Rows::Tokens, &ddown),
+        (dy, Rows::Tokens, ddown.d_lora_hidden.as_ref()),
         (&glu.h, Rows::Slots, None),
         &layer.down,
         &routing,
@@ -80,7 +80,7 @@ fn ours(layer: &Layer, x: &Tensor, dy: &Tensor) -> (Vec<f32>, Vec<f32>, Vec<f32>
     .unwrap();
     let dgate_up = backward((&glu.dgate_up, Rows::Slots), &layer.gate_up, &routing, parameters).unwrap();
     adapter_gradients(
-        (&glu.dgate_up, Rows::Slots, &dgate_up),
+        (&glu.dgate_up, Rows::Slots, dgate_up.d_lora_hidden.as_ref()),
         (x, Rows::Tokens, gate_up.lora_hidden.as_ref()),
         &layer.gate_up,
         &routing,

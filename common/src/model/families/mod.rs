@@ -1,16 +1,21 @@
 //! The families of models: each file turns the config.json of one into layers and the names of their
 //! weights. Nothing else knows a family's name.
 
+mod experts;
 mod gemma2;
 mod gemma3;
 mod glm4;
 mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 mod transformer;
 
 use serde_json::Value;
@@ -32,7 +37,7 @@ pub(super) struct Family {
 }
 
 /// Every family, in the order of messages.
-pub(super) static FAMILIES: [Family; 10] = [
+pub(super) static FAMILIES: [Family; 14] = [
     qwen2::FAMILY,
     qwen3::FAMILY,
     llama::FAMILY,
@@ -43,6 +48,10 @@ pub(super) static FAMILIES: [Family; 10] = [
     glm4::FAMILY,
     granite::FAMILY,
     olmo2::FAMILY,
+    qwen3_moe::FAMILY,
+    qwen2_moe::FAMILY,
+    mixtral::FAMILY,
+    olmoe::FAMILY,
 ];
 
 /// The model that a config.json describes.
