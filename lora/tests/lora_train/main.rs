@@ -7,6 +7,7 @@ mod data;
 mod datasets;
 mod hostile;
 mod memory;
+mod mixtures;
 mod models;
 mod noise;
 mod optimizer;
