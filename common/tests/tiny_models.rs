@@ -266,6 +266,9 @@ fn packed_is_one_by_one() {
         let golden = Golden::open(&family);
         let sequences = golden.sequences();
         let model = golden.model("nf4", true);
+        if model.config().router_loss.is_some() {
+            continue; // The balance of experts is one of all tokens of a pass together.
+        }
         let mut packed = no_gradients(&model);
         let whole = model.loss_and_gradients(&pack(&sequences), 1.0, 0, &mut packed).unwrap();
         let mut accumulated = no_gradients(&model);

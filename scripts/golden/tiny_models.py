@@ -63,6 +63,7 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
 )
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 OUT = Path(__file__).parents[2] / "tests/golden/models"
 VOCABULARY, SEQUENCE, LENGTHS = 96, 19, (11, 7, 16)
@@ -156,7 +157,7 @@ def families() -> dict[str, PretrainedConfig]:
         ),
         "mixtral": MixtralConfig(
             **SHAPE, intermediate_size=64, num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            output_router_logits=True, router_aux_loss_coef=0.3, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         ),
         "olmoe": OlmoeConfig(
             **SHAPE | {"num_key_value_heads": 1}, intermediate_size=64, num_experts=5, num_experts_per_tok=2,
@@ -284,13 +285,21 @@ def batch(generator: torch.Generator) -> dict[str, torch.Tensor]:
 
 
 def loss(model: torch.nn.Module, data: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Each sequence alone through the model; the sum of all token losses over their count."""
-    total, count = torch.zeros(()), 0
+    """Each sequence alone through the model; the sum of all token losses over their count; and the loss of experts'
+    balance over all sequences together, where config.json asks for it."""
+    total, count, routers = torch.zeros(()), 0, []
     for ids, labels in zip(data["batch.input_ids"].split(LENGTHS), data["batch.labels"].split(LENGTHS), strict=True):
-        scores = model(input_ids=ids[None]).logits[0, :-1]
+        found = model(input_ids=ids[None])
+        scores = found.logits[0, :-1]
+        routers.append(getattr(found, "router_logits", None))
         total = total + torch.nn.functional.cross_entropy(scores, labels[1:], ignore_index=-100, reduction="sum")
         count += int((labels[1:] != -100).sum())
-    return total / count
+    if routers[0] is None:
+        return total / count
+    config = model.config
+    layers = tuple(torch.cat(layer) for layer in zip(*routers, strict=True))
+    balance = load_balancing_loss_func(layers, config.num_experts, config.num_experts_per_tok)
+    return total / count + config.router_aux_loss_coef * balance
 
 
 def gradients(model: PeftModel, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::attention::Past;
+use crate::kernels::routing::Routing;
 
 /// The weights of a block.
 pub(super) struct Block {
@@ -99,6 +100,11 @@ impl Block {
 }
 
 impl Kept {
+    /// Where the tokens went, in a layer with experts.
+    pub(super) fn routing(&self) -> Option<&Routing> {
+        self.feed_forward.routing()
+    }
+
     /// Bytes that [`Kept`] takes of each token of a layer of width C, where the adapters of its stacks have
     /// `ranks` ranks; none where the list ends.
     pub(super) fn bytes_per_token(

@@ -60,6 +60,11 @@ impl Model {
         &self.config
     }
 
+    /// Makes the balance of experts count this much in the loss of training ([`Config::router_loss`]).
+    pub fn set_router_loss(&mut self, coefficient: f32) {
+        self.config.router_loss = Some(coefficient);
+    }
+
     /// The device that computes.
     pub fn device(&self) -> &Device {
         &self.device

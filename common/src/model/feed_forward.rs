@@ -10,6 +10,7 @@ use super::residual::{self, Residual};
 use super::stack::{Stack, StackMut};
 use super::weight_reader::WeightReader;
 use crate::device::{Tensor, Vector};
+use crate::kernels::routing::Routing;
 use crate::{Result, error};
 
 /// The weights of the branch.
@@ -100,7 +101,8 @@ impl FeedForward {
                 Ok(dx)
             }
             (Kind::Mixture(mixture), KeptKind::Mixture(kept)) => {
-                let (dinput, rest) = mixture.backward(dbranch, *kept, parameters, gradients)?;
+                let balance = pass.balance.as_deref();
+                let (dinput, rest) = mixture.backward(dbranch, *kept, balance, parameters, gradients)?;
                 let (dx, input) = self.residual.enter_backward(&dinput, x, dy, pass)?;
                 drop(dinput);
                 mixture.gradients(&rest, &input, parameters, gradients)?;
@@ -145,6 +147,14 @@ impl FeedForward {
 }
 
 impl Kept {
+    /// Where the tokens went, in a mixture of experts.
+    pub(super) fn routing(&self) -> Option<&Routing> {
+        match &self.kind {
+            KeptKind::Gated(_) => None,
+            KeptKind::Mixture(kept) => Some(kept.routing()),
+        }
+    }
+
     /// Bytes that [`Kept`] takes of each token of a model of width C, where the adapters of the stacks have
     /// `ranks` ranks; none where the list ends.
     pub(super) fn bytes_per_token(

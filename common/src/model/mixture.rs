@@ -130,11 +130,13 @@ impl Mixture {
         Ok(Kept { routing, gate_up: gate_up.y, lora_hidden: [gate_up.lora_hidden, None], shared })
     }
 
-    /// dx [T, C] from dy [T, C], and what is left to do; adds the gradients of the adapters of down to `gradients`.
+    /// dx [T, C] from dy [T, C] and the slopes of the experts' balance `[E]`, where that counts, and what is left to
+    /// do; adds the gradients of the adapters of down to `gradients`.
     pub(super) fn backward(
         &self,
         dy: Tensor,
         kept: Kept,
+        balance: Option<&[f32]>,
         parameters: Parameters,
         gradients: &mut Vector,
     ) -> Result<(Tensor, Rest)> {
@@ -156,7 +158,7 @@ impl Mixture {
             grouped_linear::backward((&dgate_up, Rows::Slots), &self.gate_up, &routing, parameters)?;
         let dx = routing::sum_slots(&dslots, &routing, None)?;
         drop(dslots);
-        let mut dx = routing::backward(&dweights, &routing, &self.router, dx)?;
+        let mut dx = routing::backward(&dweights, balance, &routing, &self.router, dx)?;
         let mut rest = None;
         if let (Some(SharedExpert { gate, expert }), Some(kept)) = (&self.shared, shared) {
             let (weights, lora_hidden) = (kept.weights, kept.lora_hidden);
@@ -216,6 +218,11 @@ impl Mixture {
 }
 
 impl Kept {
+    /// Where the tokens went.
+    pub(super) fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
     /// Bytes that [`Kept`] takes of each token, where the adapters of the stacks have `ranks` ranks; none where the
     /// list ends.
     pub(super) fn bytes_per_token(config: &MixtureConfig, ranks: &[usize], sizes: ActivationSizes) -> u64 {

@@ -26,7 +26,7 @@ pub struct AdapterArguments {
     #[arg(long, value_name = "SHARE")]
     pub lora_dropout: Option<f64>,
 
-    /// Linear layers with an adapter: names separated by commas, or all
+    /// Linear layers with an adapter: names separated by commas, all, or experts for those of a mixture
     #[arg(long, value_name = "NAMES", default_value = "all", value_delimiter = ',')]
     pub lora_target: Vec<String>,
 
@@ -54,6 +54,10 @@ pub struct AdapterArguments {
     #[arg(long, value_name = "BOOL", default_value_t = true,
         action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub double_quantization: bool,
+
+    /// What the balance of a mixture's experts counts in the loss [default: that of config.json, mostly none]
+    #[arg(long, value_name = "FACTOR")]
+    pub moe_aux_loss_coef: Option<f32>,
 }
 
 impl AdapterArguments {
@@ -78,6 +82,16 @@ impl AdapterArguments {
                 "--lora-dropout: a share from 0 to below 1 expected, found {found}"
             ))),
             dropout => Ok(NoiseSettings { dropout, neftune_alpha }),
+        }
+    }
+
+    /// What the balance of experts counts in the loss, where it is given.
+    pub fn router_loss(&self) -> Result<Option<f32>> {
+        match self.moe_aux_loss_coef {
+            Some(found) if !found.is_finite() || found < 0.0 => Err(Error::usage(format!(
+                "--moe-aux-loss-coef: a number that is not negative expected, found {found}"
+            ))),
+            coefficient => Ok(coefficient),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::Result;
+use common::{Error, Result};
 use common::cli::note;
 use common::device::Device;
 use common::device::cuda::Gpu;
@@ -59,6 +59,13 @@ impl Setup {
         held_out: Option<Arc<Examples>>,
     ) -> Result<Self> {
         let spec = ModelSpec::read(&config.model.path, config.model.quantization)?;
+        if config.model.router_loss.is_some() && spec.config().experts().next().is_none() {
+            return Err(Error::usage(format!(
+                "--moe-aux-loss-coef: {} has no experts",
+                config.model.path.display()
+            ))
+            .hint("leave --moe-aux-loss-coef out"));
+        }
         for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
             examples.summary().demands.check(spec.config())?;
         }

@@ -118,6 +118,7 @@ fn what_does_not_fit_experts_is_refused() {
         config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         place.write("model/config.json", config.to_string());
     };
+    says("--moe-aux-loss-coef -1", "a number that is not negative expected");
     change(json!({"num_experts_per_tok": 7}));
     says("", "num_experts_per_tok: at most the 6 experts of num_experts expected, found 7");
     change(json!({"num_experts_per_tok": 2, "num_experts": 7}));
@@ -137,4 +138,26 @@ fn what_does_not_fit_experts_is_refused() {
     let tensors: Vec<Tensor> = checkpoint.tensors().map(damaged).collect();
     write_file(&place.path("model/model.safetensors"), &tensors).unwrap();
     says("", "model.layers.1.mlp.gate.weight: NaN at [1, 6], a finite weight of the router expected");
+}
+
+/// The loss of the experts' balance is that of config.json, or LLaMA-Factory's key.
+#[test]
+fn the_balance_of_experts_counts_where_it_is_asked_for() {
+    let place = Place::new();
+    place.become_family(&families()[0]);
+    let losses = |arguments: &str| {
+        place.train(&format!("{RUN} {TWO_STEPS} {arguments}"));
+        place.losses("out")
+    };
+    let (plain, counted) = (losses(""), losses("--moe-aux-loss-coef 0.5"));
+    // The balance of experts that are used evenly is the number of experts of a token, 2.
+    assert!((0.9..1.6).contains(&(counted[0] - plain[0])), "{plain:?} {counted:?}");
+    let mut config = place.json("model/config.json");
+    config["output_router_logits"] = json!(true);
+    config["router_aux_loss_coef"] = json!(0.5);
+    place.write("model/config.json", config.to_string());
+    assert_eq!(losses(""), counted);
+    let dense = Place::new();
+    let (_, said) = dense.fail(&format!("{RUN} {TWO_STEPS} --moe-aux-loss-coef 0.1"));
+    assert!(said.contains("has no experts") && said.contains("hint: "), "{said}");
 }

@@ -89,7 +89,7 @@ fn ours(layer: &Layer, x: &Tensor, dy: &Tensor) -> (Vec<f32>, Vec<f32>, Vec<f32>
     )
     .unwrap();
     let dx = routing::sum_slots(&dgate_up.dx, &routing, None).unwrap();
-    let dx = routing::backward(&glu.dweights, &routing, &layer.router, dx).unwrap();
+    let dx = routing::backward(&glu.dweights, None, &routing, &layer.router, dx).unwrap();
     (values(&y), values(&dx), sums.to_vec().unwrap())
 }
 

@@ -58,8 +58,12 @@ impl Chosen {
         (4 * self.probabilities.len() + 4 * self.experts.len() + 4 * self.slots.len()) as u64
     }
 
+    /// The softmax of the logits, [T, E].
+    pub(super) fn probabilities(&self) -> &[f32] {
+        &self.probabilities
+    }
+
     /// The experts of each token, [T, n].
-    #[cfg(test)]
     pub(in crate::kernels) fn experts(&self) -> &[u32] {
         &self.experts
     }
@@ -94,8 +98,14 @@ pub(super) fn choose(mut logits: Vec<f32>, spec: RoutingSpec) -> (Chosen, Vec<f3
     (Chosen { probabilities, experts: choices, slots, starts }, weights)
 }
 
-/// The gradients of the logits [T, E] from those of the slots' weights [S].
-pub(super) fn backward(dweights: &[f32], chosen: &Chosen, spec: RoutingSpec) -> Vec<f32> {
+/// The gradients of the logits [T, E] from those of the slots' weights [S], and those of the probabilities [E] of
+/// every token where there are any.
+pub(super) fn backward(
+    dweights: &[f32],
+    balance: Option<&[f32]>,
+    chosen: &Chosen,
+    spec: RoutingSpec,
+) -> Vec<f32> {
     let RoutingSpec { experts, chosen: count, normalized } = spec;
     let mut dlogits = vec![0.0; chosen.probabilities.len()];
     let rows = dlogits.par_chunks_mut(experts).zip(chosen.probabilities.par_chunks(experts));
@@ -112,8 +122,12 @@ pub(super) fn backward(dweights: &[f32], chosen: &Chosen, spec: RoutingSpec) -> 
             false => (1.0, 0.0),
         };
         let dp: Vec<f32> = slots.iter().map(|&slot| (dweight(slot) - shift) / sum).collect();
-        let mean: f32 = chosen().zip(&dp).map(|((p, _), dp)| p * dp).sum();
-        dlogits.iter_mut().zip(probabilities).for_each(|(dlogit, p)| *dlogit = -p * mean);
+        let mut mean: f32 = chosen().zip(&dp).map(|((p, _), dp)| p * dp).sum();
+        let of_balance = |expert: usize| balance.map_or(0.0, |slopes| slopes[expert]);
+        mean += probabilities.iter().enumerate().map(|(expert, p)| p * of_balance(expert)).sum::<f32>();
+        for (expert, (dlogit, p)) in dlogits.iter_mut().zip(probabilities).enumerate() {
+            *dlogit = p * (of_balance(expert) - mean);
+        }
         for (&expert, dp) in experts.iter().zip(&dp) {
             dlogits[expert as usize] += probabilities[expert as usize] * dp;
         }

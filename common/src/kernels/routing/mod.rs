@@ -5,11 +5,16 @@
 //! A token has a *slot* for each expert that it goes to: S = T·n slots for T tokens and n experts of a token. Slots
 //! are ordered by expert, and those of an expert by token, so that an expert's slots are rows that follow each other.
 
+mod balance;
 mod cpu;
+
+use std::borrow::Cow;
 
 use super::linear::{self, Linear};
 use crate::device::{Tensor, Vector};
 use crate::{Result, error};
+
+pub use balance::Balance;
 
 /// How a router chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +80,15 @@ impl Routing {
         }
     }
 
+    /// The probabilities of all experts, [T, E], and the experts that each token chose, [T, n], on the host.
+    fn probabilities_and_experts(&self) -> Result<(Cow<'_, [f32]>, Cow<'_, [u32]>)> {
+        match &self.chosen {
+            Chosen::Cpu(chosen) => {
+                Ok((Cow::Borrowed(chosen.probabilities()), Cow::Borrowed(chosen.experts())))
+            }
+        }
+    }
+
     /// The choice on the host.
     pub(super) fn host(&self) -> Result<&cpu::Chosen> {
         match &self.chosen {
@@ -111,15 +125,22 @@ pub fn forward(x: &Tensor, router: &Linear, spec: RoutingSpec) -> Result<Routing
     }
 }
 
-/// dx [T, C] plus what the router adds to it, from the gradients `[S]` of the slots' weights.
-pub fn backward(dweights: &Vector, routing: &Routing, router: &Linear, dx: Tensor) -> Result<Tensor> {
+/// dx [T, C] plus what the router adds to it, from the gradients `[S]` of the slots' weights, and those of the
+/// probabilities of the experts, `[E]` for every token, where the experts' balance counts.
+pub fn backward(
+    dweights: &Vector,
+    balance: Option<&[f32]>,
+    routing: &Routing,
+    router: &Linear,
+    dx: Tensor,
+) -> Result<Tensor> {
     dx.expect("routing backward: dx", &[routing.tokens, router.inputs()])?;
     if dweights.len() != routing.slots() {
         return Err(error!(Bug, "routing backward: {} weights for {} slots", dweights.len(), routing.slots()));
     }
     match dx {
         Tensor::Cpu(_) => {
-            let dlogits = cpu::backward(dweights.host()?, routing.host()?, routing.spec);
+            let dlogits = cpu::backward(dweights.host()?, balance, routing.host()?, routing.spec);
             let mut sum = dx.to_vec()?;
             linear::add_transposed(&mut sum, &dlogits, routing.tokens, router)?;
             Tensor::from_vec(sum, dx.shape())

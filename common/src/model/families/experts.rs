@@ -12,6 +12,9 @@ const MOST_EXPERTS: usize = 1024;
 /// More experts of a token than any model has.
 const MOST_CHOSEN: usize = 64;
 
+/// transformers' default of `router_aux_loss_coef`, but for OLMoE.
+const ROUTER_LOSS: f64 = 1e-3;
+
 /// The mixtures of a model.
 pub(super) struct Experts {
     pub routing: RoutingSpec,
@@ -23,6 +26,8 @@ pub(super) struct Experts {
     pub shared: Option<usize>,
     /// Which layers are mixtures.
     pub layers: Vec<bool>,
+    /// See [`crate::model::Config::router_loss`].
+    pub loss: Option<f32>,
 }
 
 /// Names below `model.layers.N`.
@@ -69,6 +74,9 @@ impl Experts {
             names: Names::COMMON,
             shared: None,
             layers: vec![true; layers],
+            loss: json.flag("output_router_logits").then(|| {
+                json.number("router_aux_loss_coef").unwrap_or(ROUTER_LOSS) as f32
+            }),
         })
     }
 

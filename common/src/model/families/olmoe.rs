@@ -6,6 +6,9 @@ use super::experts::Experts;
 use super::transformer::{HeadNorms, Transformer};
 use crate::bail;
 
+/// transformers' default of `router_aux_loss_coef`.
+const ROUTER_LOSS: f32 = 0.01;
+
 pub(super) const FAMILY: Family = Family {
     model_type: "olmoe",
     models: "OLMoE",
@@ -16,7 +19,10 @@ pub(super) const FAMILY: Family = Family {
         let bias = json.flag("attention_bias");
         let transformer = Transformer::read(json)?;
         let (layers, width) = (transformer.layers, transformer.feed_forward);
-        let experts = Experts::read(json, layers, ("num_experts", 64), 8, width)?;
+        let mut experts = Experts::read(json, layers, ("num_experts", 64), 8, width)?;
+        if json.get("router_aux_loss_coef").is_none() {
+            experts.loss = experts.loss.map(|_| ROUTER_LOSS);
+        }
         Transformer {
             qkv_bias: bias,
             output_bias: bias,

@@ -164,6 +164,7 @@ impl<'a> Transformer<'a> {
             input_scale: self.input_scale,
             logit_scale: self.logit_scale,
             logit_softcap: self.logit_softcap,
+            router_loss: self.experts.as_ref().and_then(|experts| experts.loss),
             tied_head: json.flag("tie_word_embeddings"),
             max_positions: ropes.iter().map(|rope| rope.positions).min().unwrap_or(0),
             ropes,
