@@ -118,7 +118,7 @@ fn what_does_not_fit_experts_is_refused() {
         config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         place.write("model/config.json", config.to_string());
     };
-    says("--moe-aux-loss-coef -1", "a number that is not negative expected");
+    says("--moe-aux-loss-coef=-1", "a number that is not negative expected");
     change(json!({"num_experts_per_tok": 7}));
     says("", "num_experts_per_tok: at most the 6 experts of num_experts expected, found 7");
     change(json!({"num_experts_per_tok": 2, "num_experts": 7}));
