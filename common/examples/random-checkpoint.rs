@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use common::checkpoint::{Dtype, Tensor, sharded_name, write_file};
-use common::model::{Config, LayerConfig, Module, NormWeight, Role};
+use common::model::{Config, LayerConfig, Module, NormWeight, Role, StackConfig};
 use common::nf4::{Quantized, Scheme};
 use common::{Context, Error, Result, cli, error};
 use half::bf16;
@@ -104,7 +104,8 @@ fn outer(config: &Config) -> Vec<Planned> {
 }
 
 fn of_layer(layer: &LayerConfig) -> Vec<Planned> {
-    layer.stacks().flatten().flat_map(of_module).chain(layer.norms().map(of_norm)).collect()
+    let modules = layer.stacks().flat_map(StackConfig::modules).chain(layer.router());
+    modules.flat_map(of_module).chain(layer.norms().map(of_norm)).collect()
 }
 
 fn of_module(module: &Module) -> Vec<Planned> {

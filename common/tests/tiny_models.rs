@@ -4,9 +4,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::adapter::{Adapter, AdapterConfig};
+use common::adapter::AdapterConfig;
 use common::checkpoint::{Checkpoint, Tensor};
 use common::device::{Device, Vector};
 use common::model::{Batch, Cache, KeyValueCache, Model, Noise, Objective, Sequence};
@@ -18,7 +19,7 @@ fn models() -> Vec<String> {
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
-    assert!(names.len() >= 14, "{names:?}");
+    assert!(names.len() >= 18, "{names:?}");
     names
 }
 
@@ -117,17 +118,23 @@ fn loss_and_every_gradient_are_pefts() {
         let golden = Golden::open(&family);
         let batch = pack(&golden.sequences());
         for base in ["dense", "nf4"] {
-            let model = golden.model(base, true);
+            let mut model = golden.model(base, true);
             let mut gradients = no_gradients(&model);
             let scale = 1.0 / batch.targets.len() as f32;
             let loss = model.loss_and_gradients(&batch, scale, 0, &mut gradients).unwrap();
-            let gradients = gradients.host().unwrap();
             let expected = golden.values(&format!("{base}.loss"))[0];
             assert!((loss.mean() as f32 - expected).abs() < 1e-5, "{family} {base}: loss {}", loss.mean());
-            assert_eq!(model.adapters().tensors.len(), 2 * model.config().projections().count());
-            for tensor in &model.adapters().tensors {
-                let name = format!("{base}.grad.base_model.model.{}", tensor.name);
-                let difference = difference(&gradients[tensor.range.clone()], &golden.values(&name));
+            // Compared as PEFT would save them.
+            model.update_parameters(|values| Ok(*values = gradients)).unwrap();
+            let saved = tempfile::tempdir().unwrap();
+            let config = AdapterConfig::read(&golden.directory.join("adapter")).unwrap();
+            model.adapter(config).unwrap().save(saved.path()).unwrap();
+            let saved = Checkpoint::open(saved.path()).unwrap();
+            let names = golden.expected.names().filter(|name| name.starts_with(&format!("{base}.grad.")));
+            assert_eq!(saved.names().count(), names.count(), "{family}");
+            for tensor in saved.tensors() {
+                let name = format!("{base}.grad.{}", tensor.name);
+                let difference = difference(&tensor.to_f32().unwrap(), &golden.values(&name));
                 assert!(difference < 1e-4, "{family}: {name} differs by {difference:e}");
             }
         }
@@ -262,6 +269,9 @@ fn packed_is_one_by_one() {
         let golden = Golden::open(&family);
         let sequences = golden.sequences();
         let model = golden.model("nf4", true);
+        if model.config().router_loss.is_some() {
+            continue; // The balance of experts is one of all tokens of a pass together.
+        }
         let mut packed = no_gradients(&model);
         let whole = model.loss_and_gradients(&pack(&sequences), 1.0, 0, &mut packed).unwrap();
         let mut accumulated = no_gradients(&model);
@@ -312,13 +322,21 @@ fn the_cache_changes_nothing() {
     }
 }
 
+/// PEFT's tensors, by name, come out of a model as they went in.
 #[test]
 fn an_adapter_survives_a_round_trip() {
-    let golden = Golden::open("qwen2");
-    let model = golden.model("dense", true);
-    let directory = tempfile::tempdir().unwrap();
-    let config = AdapterConfig::read(&golden.directory.join("adapter")).unwrap();
-    model.adapter(config).unwrap().save(directory.path()).unwrap();
-    let saved = Adapter::load(directory.path()).unwrap();
-    assert_eq!(saved.modules, Adapter::load(&golden.directory.join("adapter")).unwrap().modules);
+    for family in models() {
+        let golden = Golden::open(&family);
+        let model = golden.model("dense", true);
+        let directory = tempfile::tempdir().unwrap();
+        let config = AdapterConfig::read(&golden.directory.join("adapter")).unwrap();
+        model.adapter(config).unwrap().save(directory.path()).unwrap();
+        let tensors = |directory: &Path| {
+            let checkpoint = Checkpoint::open(directory).unwrap();
+            let tensor =
+                |tensor: Tensor| (tensor.name.clone(), (tensor.shape.clone(), tensor.to_f32().unwrap()));
+            checkpoint.tensors().map(tensor).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(tensors(directory.path()), tensors(&golden.directory.join("adapter")), "{family}");
+    }
 }

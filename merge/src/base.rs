@@ -7,6 +7,7 @@ use common::checkpoint::{Checkpoint, Dtype, TensorSpec};
 use common::kernels::linear::Weight;
 use common::model::{
     Config, canonical_name, check_config, expect_readable, has_own_head, is_composite, with_canonical_names,
+    with_separate_experts,
 };
 use common::nf4::{Quantized, part_of};
 use common::weight_names::within_larger_model;
@@ -37,7 +38,11 @@ impl Base {
             true => checkpoint.names().map(|name| (canonical_name(name).into(), name.into())).collect(),
             false => HashMap::new(),
         };
-        let checkpoint = with_canonical_names(checkpoint)?;
+        // Models of families that are not known are merged by the names of their tensors.
+        let checkpoint = match Config::parse(&config) {
+            Ok(config) => with_separate_experts(checkpoint, &config)?,
+            Err(_) => with_canonical_names(checkpoint)?,
+        };
         Ok(Self { directory: directory.to_path_buf(), config, checkpoint, stored })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use common::adapter::{Adapter, Lora, TokenRows};
+use common::adapter::{Adapter, TokenRows, Update};
 use common::checkpoint::{Dtype, SINGLE, Tensor, TensorSpec, sharded_name};
 use common::kernels::linear::Weight;
 use common::model::{EMBEDDING, HEAD};
@@ -18,7 +18,7 @@ pub(crate) struct OutputTensor<'a> {
     /// The weight before any update: that of the base, or an adapter's replacement of it.
     pub weight: Weight,
     /// The updates that are added, each with its factor.
-    pub updates: Vec<(&'a Lora, f32)>,
+    pub updates: Vec<(Update<'a>, f32)>,
     /// Single rows that an adapter replaces.
     pub rows: Option<&'a TokenRows>,
     /// Whether the tensor is quantized again, as it was in the base.
@@ -92,7 +92,9 @@ impl<'a> MergePlan<'a> {
             unused.remove(&name);
             tensors.push(tensor(base, adapters, weights, name, &source, requantize)?);
         }
-        if let Some(name) = unused.first() {
+        let modules = || base.names().filter_map(|name| name.strip_suffix(".weight"));
+        let missing = adapters.iter().find_map(|adapter| adapter.missing_experts(modules()));
+        if let Some(name) = unused.first().map(String::as_str).or(missing) {
             bail!(Mismatch, "the adapter changes {name}, which {} does not have", base.directory.display());
         }
         let rows = |name: &str| {
@@ -209,7 +211,7 @@ fn tensor<'a>(
     let module = name.strip_suffix(".weight").unwrap_or(&name);
     let mut updates = Vec::new();
     for (adapter, &counts) in adapters.iter().zip(weights) {
-        let Some(lora) = adapter.modules.get(module) else { continue };
+        let Some(lora) = adapter.update(module)? else { continue };
         if spec.shape != [lora.outputs, lora.inputs] || !is_float(spec.dtype) {
             bail!(
                 Mismatch,

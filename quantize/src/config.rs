@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use common::checkpoint::Checkpoint;
 use common::model;
 use common::nf4::Scheme;
 use common::{Context, Result, error, files};
@@ -78,4 +79,9 @@ pub(crate) fn with_quantization(
         "quant_method": "bitsandbytes",
     });
     Ok(serde_json::to_string_pretty(&config)? + "\n")
+}
+
+/// Opens the weights of a directory's text model, each matrix of an expert as a tensor of its own.
+pub(crate) fn open_weights(directory: &Path) -> Result<Checkpoint> {
+    model::text_weights(Checkpoint::open(directory)?, &model::Config::read(directory)?)
 }

@@ -11,6 +11,7 @@ use regex::RegexSet;
 /// Decides for each tensor whether it is quantized, and how.
 pub(crate) struct QuantizationPlan {
     scheme: Scheme,
+    config: Config,
     /// The names of the weights of the blocks' linear layers.
     linear: HashSet<String>,
     keep: RegexSet,
@@ -35,8 +36,13 @@ pub(crate) fn keep_patterns(keep: &[String]) -> Result<RegexSet> {
 impl QuantizationPlan {
     /// A plan that quantizes the linear weights of the model that `config` describes, except those that
     /// `keep` matches.
-    pub(crate) fn new(scheme: Scheme, keep: RegexSet, config: &Config) -> Self {
-        Self { scheme, linear: config.projections().map(Module::weight).collect(), keep }
+    pub(crate) fn new(scheme: Scheme, keep: RegexSet, config: Config) -> Self {
+        Self { scheme, linear: config.projections().map(Module::weight).collect(), keep, config }
+    }
+
+    /// The model.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The settings of quantization.
@@ -79,7 +85,7 @@ mod tests {
             "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 4,
             "max_position_embeddings": 16, "attention_bias": true});
         let keep = keep_patterns(&["layers\\.1\\.".into()]).unwrap();
-        let plan = QuantizationPlan::new(Scheme::default(), keep, &Config::parse(&config).unwrap());
+        let plan = QuantizationPlan::new(Scheme::default(), keep, Config::parse(&config).unwrap());
         for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.11.mlp.down_proj.weight"] {
             assert_eq!(plan.action(name), Action::Quantize, "{name}");
         }

@@ -5,10 +5,11 @@ use std::path::Path;
 use common::Result;
 use common::checkpoint::{Checkpoint, Tensor};
 use common::cli::{self, Progress, Unit};
-use common::model::text_weights;
 use common::nf4::Quantized;
 use rayon::prelude::*;
 use serde::Serialize;
+
+use crate::config::open_weights;
 
 /// Elements that a thread compares at a time.
 const BLOCK: usize = 1 << 18;
@@ -37,7 +38,7 @@ struct Sums {
 
 /// The errors of all quantized weights as JSON lines. Prints those with the largest error.
 pub(crate) fn text(source: &Path, result: &Path) -> Result<String> {
-    let source = text_weights(Checkpoint::open(source)?)?;
+    let source = open_weights(source)?;
     let result = Checkpoint::open(result)?;
     let progress = Progress::new("report", source.names().count() as u64, Unit::Items("tensors"));
     let mut lines = Vec::new();

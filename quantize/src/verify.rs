@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use common::checkpoint::{Checkpoint, Tensor};
+use common::checkpoint::Tensor;
 use common::cli::{self, Progress, Unit};
-use common::model::text_weights;
 use common::nf4::{Absmax, Quantized, part_of};
 use common::{Context, Result, bail, error};
+
+use crate::config::open_weights;
 
 /// Checks that a 4-bit directory, made by this tool or by bitsandbytes, is the result of quantizing
 /// `source`.
@@ -15,8 +16,8 @@ use common::{Context, Result, bail, error};
 /// are not quantized equal in value. bitsandbytes' CPU build looks up the codes of 8-bit absmax in a table
 /// of 65,536 cells and so may be off by a cell or a step; such codes are counted.
 pub(crate) fn verify(directory: &Path, source: &Path) -> Result<()> {
-    let written = text_weights(Checkpoint::open(directory)?)?;
-    let source = text_weights(Checkpoint::open(source)?)?;
+    let written = open_weights(directory)?;
+    let source = open_weights(source)?;
     if let Some(name) =
         written.names().find(|name| part_of(&written, name).is_none() && !source.contains(name))
     {

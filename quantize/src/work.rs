@@ -8,7 +8,7 @@ use common::checkpoint::{self, Checkpoint, Companions, INDEX, Index};
 use common::cli::{
     self, Begun, Destination, Input, Inputs, OutputDirectory, OutputFile, Progress, Size, Unit,
 };
-use common::model::{self, EMBEDDING, canonical_name, has_own_head, text_weights};
+use common::model::{EMBEDDING, canonical_name, has_own_head, text_weights};
 use common::nf4::Scheme;
 use common::{Context, Error, Result, bail, error, files, hex};
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ pub(crate) fn quantize(
         error!("{} has no {CONFIG}", source.directory.display()).hint("name a model's directory")
     })?;
     let (config, parsed) = config::read(&config_path)?;
-    let plan = QuantizationPlan::new(options.scheme, keep, &parsed);
+    let plan = QuantizationPlan::new(options.scheme, keep, parsed);
     // Only companions that are there already; the others are checked when they are copied.
     Companions::of(&source.directory)?.expect_inside()?;
     let destination = match output {
@@ -108,7 +108,7 @@ pub(crate) fn quantize(
         }
         Begun::New(output) => {
             let report = options.new_report(&source, &destination, force)?;
-            Work::new(&plan, &parsed, source, *output, report).finish(inputs, config, options)
+            Work::new(&plan, source, *output, report).finish(inputs, config, options)
         }
     }
 }
@@ -195,7 +195,6 @@ fn is_same(result: &Path, source: &IncomingModel) -> Result<bool> {
 
 struct Work<'a> {
     plan: &'a QuantizationPlan,
-    model: &'a model::Config,
     source: IncomingModel,
     output: OutputDirectory,
     report: Option<OutputFile>,
@@ -209,13 +208,12 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     fn new(
         plan: &'a QuantizationPlan,
-        model: &'a model::Config,
         source: IncomingModel,
         output: OutputDirectory,
         report: Option<OutputFile>,
     ) -> Self {
         let (written, kept) = (BTreeMap::new(), Vec::new());
-        Self { plan, model, source, output, report, written, kept, source_bytes: 0 }
+        Self { plan, source, output, report, written, kept, source_bytes: 0 }
     }
 
     fn finish(mut self, mut inputs: Inputs, config: Value, options: &Options) -> Result<PathBuf> {
@@ -238,8 +236,8 @@ impl<'a> Work<'a> {
             }
         }
         // Each file was valid; now all of them have to match the index.
-        let checkpoint = text_weights(Checkpoint::open(&self.source.directory)?)?;
-        let is_tied = self.model.tied_head;
+        let checkpoint = text_weights(Checkpoint::open(&self.source.directory)?, self.plan.config())?;
+        let is_tied = self.plan.config().tied_head;
         let own_head = is_tied && checkpoint.contains(EMBEDDING) && has_own_head(&checkpoint)?;
         self.write_rest(config, options, own_head)?;
         let text = match &self.report {
@@ -267,7 +265,7 @@ impl<'a> Work<'a> {
         progress.set_total(self.total_bytes(&shards)?);
         progress.message(file.clone());
         let from = cli::file_version(&path)?;
-        let tensors = text_weights(Checkpoint::open_file(&path)?)?;
+        let tensors = text_weights(Checkpoint::open_file(&path)?, self.plan.config())?;
         if self.written.is_empty() {
             self.note_left_out();
             self.expect_linear(&tensors)?;
@@ -297,7 +295,7 @@ impl<'a> Work<'a> {
 
     /// Says that the result is the text model alone, where there is more.
     fn note_left_out(&self) {
-        if self.model.is_composite {
+        if self.plan.config().is_composite {
             cli::note(
                 "the result is the text model alone, which transformers loads by itself; \
                  the weights that read images are left out",

@@ -10,6 +10,11 @@ Run:     python scripts/golden/tiny_models.py [NAME ...]
          (torch 2.11, transformers 5.23, peft 0.21.2, bitsandbytes 0.50.2, CPU, all in f32;
          from mistral-window on: torch 2.15, transformers 5.24)
          The names that end in -vision are text models beside a part that reads images.
+
+Mixtures of experts: the adapter is on attention, the experts (PEFT's target_parameters) and a shared expert. In
+nf4/ the experts are quantized by bitsandbytes' functions, a tensor an expert, because transformers 5 leaves them in
+16 bits; expected values are those of transformers with the dequantized experts.
+
 Writes:  tests/golden/models/NAME/
     config.json, model.safetensors    the bf16 checkpoint, config as transformers writes it
     nf4/                              the same, quantized and saved by transformers + bitsandbytes
@@ -30,13 +35,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -51,13 +57,19 @@ from transformers import (
     Ministral3Config,
     Mistral3Config,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
+    OlmoeConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from transformers.utils import ModelOutput
 
 OUT = Path(__file__).parents[2] / "tests/golden/models"
 VOCABULARY, SEQUENCE, LENGTHS = 96, 19, (11, 7, 16)
@@ -69,6 +81,13 @@ FUSED = {
     "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
     "glm4": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"],
 }  # fmt: skip
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+SHARED = [f"shared_expert.{name}_proj" for name in ("gate", "up", "down")] + ["shared_expert_gate"]
+# Mixtures of experts: the linear layers beside the experts, and the experts.
+MIXTURES = {
+    "qwen3_moe": ATTENTION, "qwen2_moe": ATTENTION + SHARED, "mixtral": ATTENTION, "olmoe": ATTENTION,
+}  # fmt: skip
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 # Rows of at least one block of 64: bitsandbytes' CPU kernel misreads the blocks of shorter ones.
 SHAPE = dict(
     hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCABULARY,
@@ -140,6 +159,22 @@ def families() -> dict[str, PretrainedConfig]:
             **SHAPE, intermediate_size=64, head_dim=32, query_pre_attn_scalar=12,
             sliding_window=5, attn_logit_softcapping=3.0, final_logit_softcapping=5.0,
         ),
+        "qwen3-moe": Qwen3MoeConfig(
+            **SHAPE, intermediate_size=64, moe_intermediate_size=64, head_dim=16, num_experts=6,
+            num_experts_per_tok=3, norm_topk_prob=True, mlp_only_layers=[1], tie_word_embeddings=False,
+        ),
+        "qwen2-moe": Qwen2MoeConfig(
+            **SHAPE, intermediate_size=64, moe_intermediate_size=64, shared_expert_intermediate_size=128, num_experts=4,
+            num_experts_per_tok=2, tie_word_embeddings=False, use_sliding_window=True, sliding_window=5,
+        ),
+        "mixtral": MixtralConfig(
+            **SHAPE, intermediate_size=64, num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False,
+            output_router_logits=True, router_aux_loss_coef=0.3, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        ),
+        "olmoe": OlmoeConfig(
+            **SHAPE | {"num_key_value_heads": 1}, intermediate_size=64, num_experts=5, num_experts_per_tok=2,
+            tie_word_embeddings=False,
+        ),
         "ministral3": Ministral3Config(
             **SHAPE, intermediate_size=64, tie_word_embeddings=False, head_dim=32,
             rope_parameters=YARN | {"original_max_position_embeddings": 32, "llama_4_scaling_beta": 0.1},
@@ -180,16 +215,52 @@ def save_checkpoints(config: PretrainedConfig, folder: Path, generator: torch.Ge
         bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=IMAGES if is_composite(config) else None,
     )  # fmt: skip
     load(folder, quantization_config=double_quantized).save_pretrained(folder / "nf4")
+    if config.model_type in MIXTURES:
+        quantize_experts(folder / "nf4")
     for made in (folder, folder / "nf4"):
         (made / "generation_config.json").unlink(missing_ok=True)
+
+
+def is_expert(name: str) -> bool:
+    """Whether a tensor of a checkpoint is a matrix of an expert."""
+    return ".experts." in name and name.endswith(".weight")
+
+
+def quantize_experts(folder: Path) -> None:
+    """Replaces the matrices of experts in a checkpoint by bitsandbytes' 4-bit tensors."""
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if is_expert(name):
+            packed, state = quantize_4bit(tensor, blocksize=64, compress_statistics=True, quant_type="nf4")
+            tensors[name] = packed
+            tensors |= {f"{name}.{key}": value.contiguous() for key, value in state.as_dict(packed=True).items()}
+        else:
+            tensors[name] = tensor
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_mixture(folder: Path) -> PreTrainedModel:
+    """A mixture whose experts are in 4 bits: transformers loads it without them, and gets them dequantized."""
+    tensors = load_file(folder / "model.safetensors")
+    names = [name for name in tensors if is_expert(name)]
+    plain = {}
+    for name in names:
+        parts = {key.removeprefix(f"{name}."): tensors.pop(key) for key in list(tensors) if key.startswith(f"{name}.")}
+        state = QuantState.from_dict(parts, device=torch.device("cpu"))
+        state.dtype = torch.float32
+        plain[name] = dequantize_4bit(tensors.pop(name), state)
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copy(folder / "config.json", directory)
+        save_file(tensors | plain, Path(directory) / "model.safetensors", metadata={"format": "pt"})
+        return load(Path(directory))
 
 
 def check_quantized(folder: Path) -> None:
     """bitsandbytes gives back every weight to within what four bits lose."""
     dense = dict(load(folder).named_parameters())
-    for name, parameter in load(folder / "nf4").named_parameters():
-        if state := getattr(parameter, "quant_state", None):
-            error = dequantize_4bit(parameter.data, state) - dense[name]
+    for name, parameter in load_any(folder / "nf4").named_parameters():
+        if (state := getattr(parameter, "quant_state", None)) or ".experts." in name:
+            error = (dequantize_4bit(parameter.data, state) if state else parameter) - dense[name]
             assert error.norm() < 0.12 * dense[name].norm(), f"{folder.name}: {name} is not dequantized right"
 
 
@@ -199,7 +270,10 @@ def save_adapter(folder: Path, generator: torch.Generator) -> None:
     targets = projections(model)
     if is_composite(model.config):
         targets = rf".*language_model\..*\.({'|'.join(targets)})"
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+    experts = EXPERTS if model.config.model_type in MIXTURES else None
+    config = LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets, target_parameters=experts, task_type="CAUSAL_LM"
+    )
     model = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -210,8 +284,8 @@ def save_adapter(folder: Path, generator: torch.Generator) -> None:
 
 
 def projections(model: torch.nn.Module) -> list[str]:
-    """The names of the linear layers of a model's blocks."""
-    return FUSED.get(model.config.model_type, PROJECTIONS)
+    """The names of the linear layers of a model's blocks, without experts."""
+    return (FUSED | MIXTURES).get(model.config.model_type, PROJECTIONS)
 
 
 def is_composite(config: PretrainedConfig) -> bool:
@@ -230,10 +304,21 @@ def load(folder: Path, **options: object) -> PreTrainedModel:
     return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
 
 
-def scores(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """The logits of one sequence. In training mode Gemma 3 wants to be told which tokens are images."""
+def outputs(model: torch.nn.Module, ids: torch.Tensor) -> ModelOutput:
+    """What a model makes of one sequence. In training mode Gemma 3 wants to be told which tokens are images."""
     texts = {"token_type_ids": torch.zeros_like(ids[None])} if model.config.model_type == "gemma3" else {}
-    return model(input_ids=ids[None], **texts).logits[0]
+    return model(input_ids=ids[None], **texts)
+
+
+def scores(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The logits of one sequence."""
+    return outputs(model, ids).logits[0]
+
+
+def load_any(folder: Path) -> PreTrainedModel:
+    """A model computing in f32, whose experts may be in 4 bits."""
+    is_quantized_mixture = folder.name == "nf4" and AutoConfig.from_pretrained(folder).model_type in MIXTURES
+    return load_mixture(folder) if is_quantized_mixture else load(folder)
 
 
 def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
@@ -255,13 +340,21 @@ def batch(generator: torch.Generator) -> dict[str, torch.Tensor]:
 
 
 def loss(model: torch.nn.Module, data: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Each sequence alone through the model; the sum of all token losses over their count."""
-    total, count = torch.zeros(()), 0
+    """Each sequence alone through the model; the sum of all token losses over their count; and the loss of experts'
+    balance over all sequences together, where config.json asks for it."""
+    total, count, routers = torch.zeros(()), 0, []
     for ids, labels in zip(data["batch.input_ids"].split(LENGTHS), data["batch.labels"].split(LENGTHS), strict=True):
-        predicted = scores(model, ids)[:-1]
+        found = outputs(model, ids)
+        predicted = found.logits[0, :-1]
+        routers.append(getattr(found, "router_logits", None))
         total = total + torch.nn.functional.cross_entropy(predicted, labels[1:], ignore_index=-100, reduction="sum")
         count += int((labels[1:] != -100).sum())
-    return total / count
+    if routers[0] is None:
+        return total / count
+    config = model.config
+    layers = tuple(torch.cat(layer) for layer in zip(*routers, strict=True))
+    balance = load_balancing_loss_func(layers, config.num_experts, config.num_experts_per_tok)
+    return total / count + config.router_aux_loss_coef * balance
 
 
 def gradients(model: PeftModel, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -271,7 +364,8 @@ def gradients(model: PeftModel, data: dict[str, torch.Tensor]) -> dict[str, torc
     value.backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     saved = get_peft_model_state_dict(model, state_dict=grads)
-    assert len(saved) == 2 * len(projections(model)) * SHAPE["num_hidden_layers"]
+    if model.config.model_type not in MIXTURES:
+        assert len(saved) == 2 * len(projections(model)) * SHAPE["num_hidden_layers"]
     return {"loss": value.detach().reshape(1), **{f"grad.{name}": grad.contiguous() for name, grad in saved.items()}}
 
 
@@ -285,7 +379,7 @@ def expected(folder: Path, generator: torch.Generator) -> dict[str, torch.Tensor
     data = batch(generator)
     found = {"input_ids": ids, **data}
     for base, path in (("dense", folder), ("nf4", folder / "nf4")):
-        model = load(path).train()
+        model = load_any(path).train()
         found[f"{base}.logits"] = logits(model, ids)
         model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True).train()
         found[f"{base}.adapter.logits"] = logits(model, ids)

@@ -58,6 +58,9 @@ pub struct AdapterConfig {
     /// The modules with an adapter.
     #[serde(default)]
     pub target_modules: Option<TargetModules>,
+    /// The parameters with an adapter that are no modules: those of a mixture's experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_parameters: Option<Vec<String>>,
     /// The tokens whose rows of the embedding table were trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trainable_token_indices: Option<TokenIndices>,
@@ -89,14 +92,13 @@ fn yes() -> Value {
 }
 
 /// Keys that change the result when they are set, and the feature that each switches on.
-const UNSUPPORTED: [(&str, &str); 10] = [
+const UNSUPPORTED: [(&str, &str); 9] = [
     ("use_dora", "DoRA"),
     ("use_qalora", "QALoRA"),
     ("use_bdlora", "BD-LoRA"),
     ("lora_bias", "a bias in B"),
     ("layer_replication", "replicated layers"),
     ("alora_invocation_tokens", "activated LoRA"),
-    ("target_parameters", "adapters of bare parameters"),
     ("arrow_config", "Arrow routing"),
     ("kasa_config", "KaSA"),
     ("monteclora_config", "MonteCLoRA"),
@@ -125,6 +127,7 @@ impl AdapterConfig {
             alpha_pattern: ModulePatterns::default(),
             modules_to_save: None,
             target_modules: Some(TargetModules::Names(targets)),
+            target_parameters: None,
             trainable_token_indices: None,
             is_composite: false,
             other: Map::new(),
@@ -174,6 +177,13 @@ impl AdapterConfig {
                 self.r,
                 self.lora_alpha
             );
+        }
+        let is_of_experts = |target: &&String| {
+            !target.ends_with("experts.gate_up_proj") && !target.ends_with("experts.down_proj")
+        };
+        if let Some(other) = self.target_parameters.iter().flatten().find(is_of_experts) {
+            return Err(error!("target_parameters has {other}: only parameters of experts are supported")
+                .hint(MERGE_IN_PEFT));
         }
         if let Some((name, rank)) = self.rank_pattern.iter().find(|(_, rank)| !is_count(rank)) {
             bail!(Malformed, "rank_pattern has {rank} for {name:?}, expected a whole number above 0");

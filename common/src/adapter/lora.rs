@@ -1,13 +1,13 @@
 //! The tensors of an adapter.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::AdapterConfig;
-use super::CONFIG;
 use super::config::MERGE_IN_PEFT;
+use super::experts::{self, ExpertsLora};
 use super::tokens::TokenRows;
+use super::{AdapterConfig, CONFIG};
 use crate::checkpoint::{self, Checkpoint, Tensor};
 use crate::weight_names::{canonical_name, is_within_larger_model, within_larger_model};
 use crate::{Result, bail, cli, error};
@@ -19,6 +19,23 @@ pub struct Lora {
     pub a: Vec<f32>,
     /// The matrix B, `[outputs, rank]`.
     pub b: Vec<f32>,
+    /// The number of rows of A, which is the number of columns of B.
+    pub rank: usize,
+    /// The number of columns of the weight.
+    pub inputs: usize,
+    /// The number of rows of the weight.
+    pub outputs: usize,
+    /// The factor of `B · A`.
+    pub scale: f32,
+}
+
+/// A low-rank update of one matrix, borrowed from an adapter: `W + scale · B · A`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update<'a> {
+    /// The matrix A, `[rank, inputs]`.
+    pub a: &'a [f32],
+    /// The matrix B, `[outputs, rank]`.
+    pub b: &'a [f32],
     /// The number of rows of A, which is the number of columns of B.
     pub rank: usize,
     /// The number of columns of the weight.
@@ -41,6 +58,7 @@ pub struct Lora {
 /// let adapter = Adapter {
 ///     config: AdapterConfig::new("Qwen/Qwen2.5-0.5B", 2, 16.0, vec!["q_proj".into()]),
 ///     modules: BTreeMap::from([(module.clone(), lora)]),
+///     experts: BTreeMap::new(),
 ///     replacements: BTreeMap::new(),
 ///     tokens: BTreeMap::new(),
 /// };
@@ -58,6 +76,9 @@ pub struct Adapter {
     pub config: AdapterConfig,
     /// The update of each module, by the module's path, such as `model.layers.0.self_attn.q_proj`.
     pub modules: BTreeMap<String, Lora>,
+    /// The updates of a mixture's experts, by the path of the parameter, such as
+    /// `model.layers.0.mlp.experts.gate_up_proj`.
+    pub experts: BTreeMap<String, ExpertsLora>,
     /// Tensors that replace those of the base, by their name in it: trained biases, and the modules of
     /// `modules_to_save`.
     pub replacements: BTreeMap<String, Tensor>,
@@ -112,14 +133,24 @@ impl Adapter {
         if let Some(module) = b.keys().find(|module| !a.contains_key(*module)) {
             bail!(Malformed, "{} has lora_B of {module} without lora_A", file.display());
         }
-        let mut modules = BTreeMap::new();
+        let (mut modules, mut experts) = (BTreeMap::new(), BTreeMap::new());
+        let inner: BTreeSet<String> =
+            a.keys().filter_map(|path| path.strip_suffix(".base_layer")).map(str::to_owned).collect();
         for (module, (stored, a)) in a {
             let Some(b) = b.remove(&module) else {
                 bail!(Malformed, "{} has lora_A of {module} without lora_B", file.display());
             };
-            modules.insert(module, Lora::new(&config, &stored, &a, &b)?);
+            match experts::parameter_of(&config, &module, inner.contains(&module))? {
+                Some(name) => {
+                    let lora = ExpertsLora::read(&config, &name, &a, &b)?;
+                    experts.insert(name, lora);
+                }
+                None => {
+                    modules.insert(module, Lora::new(&config, &stored, &a, &b)?);
+                }
+            }
         }
-        Ok(Self { config, modules, replacements, tokens })
+        Ok(Self { config, modules, experts, replacements, tokens })
     }
 
     /// Writes an adapter that PEFT loads into `directory`, which must exist. Each file appears whole.
@@ -135,6 +166,10 @@ impl Adapter {
             tensors.push(Tensor::from_f32(name("lora_A"), vec![lora.rank, lora.inputs], &lora.a));
             tensors.push(Tensor::from_f32(name("lora_B"), vec![lora.outputs, lora.rank], &lora.b));
         }
+        for (name, lora) in &self.experts {
+            let wrapper = experts::wrapper_of(name, &|name| self.experts.contains_key(name));
+            tensors.extend(lora.tensors(&format!("{PREFIX}{wrapper}")));
+        }
         for (name, tensor) in &self.replacements {
             tensors.push(Tensor { name: format!("{PREFIX}{}", stored(name)), ..tensor.clone() });
         }
@@ -145,6 +180,32 @@ impl Adapter {
         }
         checkpoint::write_file(&directory.join(checkpoint::ADAPTER), &tensors)?;
         cli::write_file(&directory.join(CONFIG), &(serde_json::to_string_pretty(&self.config)? + "\n"))
+    }
+}
+
+impl Adapter {
+    /// The update of the module or of the expert's matrix at a path, as `model.layers.0.mlp.experts.3.up_proj`.
+    /// Fails where the adapter has other experts.
+    pub fn update(&self, module: &str) -> Result<Option<Update<'_>>> {
+        match self.modules.get(module) {
+            Some(lora) => Ok(Some(lora.update())),
+            None => experts::update(|name| self.experts.get(name), module),
+        }
+    }
+
+    /// The first parameter of experts of which not every matrix is among `modules`.
+    pub fn missing_experts<'a>(&self, modules: impl Iterator<Item = &'a str>) -> Option<&str> {
+        let mut found: BTreeMap<String, usize> = BTreeMap::new();
+        let mut matrices = 1;
+        for (parameter, of_expert) in modules.filter_map(experts::parameter_of_matrix) {
+            matrices = matrices.max(of_expert);
+            *found.entry(parameter).or_default() += 1;
+        }
+        let is_whole = |(name, lora): &(&String, &ExpertsLora)| {
+            let of_expert = if name.ends_with("gate_up_proj") { matrices } else { 1 };
+            found.get(*name).is_some_and(|&found| found == lora.experts * of_expert)
+        };
+        self.experts.iter().find(|entry| !is_whole(entry)).map(|(name, _)| name.as_str())
     }
 }
 
@@ -166,6 +227,12 @@ fn replaced(name: &str) -> Option<String> {
 }
 
 impl Lora {
+    /// The update, borrowed.
+    fn update(&self) -> Update<'_> {
+        let Self { a, b, rank, inputs, outputs, scale } = self;
+        Update { a, b, rank: *rank, inputs: *inputs, outputs: *outputs, scale: *scale }
+    }
+
     fn new(config: &AdapterConfig, module: &str, a: &Tensor, b: &Tensor) -> Result<Self> {
         let (&[rank, inputs], &[outputs, b_rank]) = (&a.shape[..], &b.shape[..]) else {
             bail!(
@@ -210,7 +277,13 @@ mod tests {
             ("model.layers.0.self_attn.q_proj".to_string(), lora(0.5)),
             ("model.layers.0.mlp.up_proj".to_string(), lora(0.25)),
         ]);
-        Adapter { config, modules, replacements: BTreeMap::new(), tokens: BTreeMap::new() }
+        Adapter {
+            config,
+            modules,
+            experts: BTreeMap::new(),
+            replacements: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+        }
     }
 
     #[test]

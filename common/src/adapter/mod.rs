@@ -5,6 +5,7 @@
 
 mod base;
 mod config;
+mod experts;
 mod lora;
 mod patterns;
 mod tokens;
@@ -14,6 +15,7 @@ pub use config::{AdapterConfig, TargetModules};
 
 /// The name of the configuration file in an adapter's directory.
 pub const CONFIG: &str = "adapter_config.json";
-pub use lora::{Adapter, Lora};
+pub use experts::ExpertsLora;
+pub use lora::{Adapter, Lora, Update};
 pub use patterns::ModulePatterns;
 pub use tokens::{TokenIndices, TokenRows};

@@ -159,6 +159,40 @@ impl Checkpoint {
         self
     }
 
+    /// Replaces the tensor `name` by the parts that it consists of, one after the other: each a name and a shape.
+    /// Fails where the parts do not make up the tensor, or one of their names is taken.
+    pub fn split(&mut self, name: &str, parts: impl Iterator<Item = (String, Vec<usize>)>) -> Result<()> {
+        let Some(&position) = self.by_name.get(name) else {
+            bail!(Bug, "{}: no tensor {name} to split", self.path.display());
+        };
+        let (file, whole) = self.entries[position].clone();
+        let count: usize = whole.shape.iter().product();
+        let (mut entries, mut start) = (Vec::new(), 0);
+        for (name, shape) in parts {
+            let end = start + shape.iter().product::<usize>();
+            let byte = |element: usize| whole.range.start + (element * whole.dtype.bitsize()).div_ceil(8);
+            entries
+                .push((file, TensorEntry { name, dtype: whole.dtype, range: byte(start)..byte(end), shape }));
+            start = end;
+        }
+        if start != count {
+            bail!(Malformed, "tensor {name} {:?}: {start} elements expected, found {count}", whole.shape);
+        }
+        self.entries.splice(position..=position, entries);
+        self.by_name.clear();
+        for (position, (_, entry)) in self.entries.iter().enumerate() {
+            if self.by_name.insert(entry.name.clone(), position).is_some() {
+                bail!(
+                    Malformed,
+                    "{}: a part of {name} is {}, which is there as well",
+                    self.path.display(),
+                    entry.name
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// The directory or file that the checkpoint was opened from.
     pub fn path(&self) -> &Path {
         &self.path

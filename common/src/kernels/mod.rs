@@ -3,7 +3,8 @@
 //! `.cu` file beside it.
 //!
 //! Letters in shapes: T tokens, C model width, H heads, K key/value heads, D head size, F
-//! feed-forward width, V vocabulary, R LoRA rank, N and K outputs and inputs of a linear layer.
+//! feed-forward width, V vocabulary, R LoRA rank, N and K outputs and inputs of a linear layer, E experts, S slots
+//! of tokens that go to experts.
 //!
 //! Every backward returns gradients of its inputs. A function that writes to what it is given takes a
 //! [`Write`], which says whether it overwrites or adds, or does what its name says: `add_inputs`,
@@ -18,6 +19,7 @@ pub mod dropout;
 pub mod embedding;
 pub(crate) mod exp;
 pub mod glu;
+pub mod grouped_linear;
 pub mod linear;
 pub mod linear_cross_entropy;
 #[cfg(test)]
@@ -26,6 +28,8 @@ pub mod philox;
 pub mod product;
 pub mod rms_norm;
 pub mod rope;
+pub mod routing;
+pub mod sigmoid;
 pub(crate) mod simd;
 pub(crate) mod tanh;
 

@@ -12,10 +12,18 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::stack::{Stack, StackMut, Target};
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
-use crate::kernels::linear::{AdapterSlot, Linear};
+use crate::kernels::linear::AdapterSlot;
 use crate::{Error, Result, error};
+
+/// The name of all linear layers of blocks but those of a mixture's experts, as adapters are targeted.
+pub const ALL: &str = "all";
+/// The name of the projections of attention, as adapters are targeted.
+pub const ATTENTION: &str = "attention";
+/// The name of the layers of a mixture's experts, as adapters are targeted.
+pub const EXPERTS: &str = "experts";
 
 /// More ranks than any weight has.
 const MOST_RANKS: usize = 1 << 16;
@@ -29,7 +37,8 @@ pub struct AdapterSettings {
     /// The numerator of the adapters' scale, which is alpha / R.
     #[serde(rename = "lora_alpha")]
     pub alpha: f64,
-    /// The modules that get an adapter, as `q_proj`; empty means every linear layer of the blocks.
+    /// The modules that get an adapter, as `q_proj`, and `experts` for those of a mixture; empty means every linear
+    /// layer of the blocks but those of experts.
     #[serde(rename = "lora_target")]
     pub targets: Vec<String>,
     /// Whether the scale is alpha / √R in place of alpha / R (rsLoRA, arXiv:2312.03732).
@@ -112,9 +121,6 @@ pub struct Adapters {
     pub tensors: Vec<AdapterTensor>,
 }
 
-/// The projections of a stack: their module paths and shapes [N, K].
-pub(super) type Stack<'a> = Vec<(&'a str, [usize; 2])>;
-
 /// Where the adapters of a model lie in the buffer of their values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdapterLayout {
@@ -122,13 +128,13 @@ pub struct AdapterLayout {
     pub len: usize,
     /// The matrices, in the order of their values.
     pub tensors: Vec<AdapterTensor>,
-    /// The adapter of every projection, stack by stack; `None` where it has none.
+    /// The adapter of every target, stack by stack; `None` where it has none.
     slots: Vec<Vec<Option<AdapterSlot>>>,
 }
 
 impl AdapterLayout {
-    /// New adapters on the targeted projections of `stacks`.
-    pub(super) fn new(stacks: &[Stack], options: &AdapterSettings) -> Result<Self> {
+    /// New adapters on the targeted layers of `stacks`.
+    pub(super) fn new(stacks: &[Vec<Target>], options: &AdapterSettings) -> Result<Self> {
         if !(1..=MOST_RANKS).contains(&options.rank) {
             let found = options.rank;
             return Err(Error::usage(format!("lora rank: 1 to {MOST_RANKS} expected, found {found}")));
@@ -140,13 +146,13 @@ impl AdapterLayout {
         // No change of a layer has a higher rank than this.
         let mut full = 0;
         for stack in stacks {
-            for (name, [n, k]) in stack {
-                if targets(&options.targets, &mut met, name) {
-                    full = full.max(*n.min(k));
+            for target in stack {
+                if is_targeted(&options.targets, &mut met, target) {
+                    full = full.max(target.shape[0].min(target.shape[1]));
                 }
             }
-            layout.place(stack, |name| {
-                targets(&options.targets, &mut met, name).then_some((options.rank, scale))
+            layout.place(stack, |target| {
+                is_targeted(&options.targets, &mut met, target).then_some((options.rank, scale))
             });
         }
         if let Some(missed) = met.iter().position(|met| !met) {
@@ -167,7 +173,7 @@ impl AdapterLayout {
     }
 
     /// The adapters of a PEFT directory, each on the projection of its name.
-    pub(super) fn of_adapter(stacks: &[Stack], adapter: &Adapter) -> Result<Self> {
+    pub(super) fn of_adapter(stacks: &[Vec<Target>], adapter: &Adapter) -> Result<Self> {
         if let Some(name) = adapter.replacements.keys().chain(adapter.tokens.keys()).next() {
             return Err(error!("the adapter replaces {name} of its base, which only merge supports")
                 .hint("merge the adapter and use the merged model"));
@@ -175,53 +181,74 @@ impl AdapterLayout {
         let mut layout = Self::default();
         let mut used = 0;
         for stack in stacks {
-            for (name, [n, k]) in stack {
-                let Some(weights) = adapter.modules.get(*name) else { continue };
-                if weights.inputs != *k || weights.outputs != *n {
+            for target in stack {
+                let Some(found) = Found::of(adapter, target) else { continue };
+                let [n, k] = target.shape;
+                let expected = (target.experts, k, n);
+                let is = (found.experts, found.inputs, found.outputs);
+                if is != expected {
                     return Err(error!(
                         Mismatch,
-                        "adapter of {name}: A [r, {k}] and B [{n}, r] expected, found [r, {}] and [{}, r]",
-                        weights.inputs,
-                        weights.outputs
+                        "adapter of {}: experts, inputs and outputs {expected:?} expected, found {is:?}",
+                        target.name
                     ));
                 }
                 used += 1;
             }
-            layout
-                .place(stack, |name| adapter.modules.get(name).map(|weights| (weights.rank, weights.scale)));
+            layout.place(stack, |target| Found::of(adapter, target).map(|found| (found.rank, found.scale)));
         }
-        if used != adapter.modules.len() {
-            return Err(error!(
-                Mismatch,
-                "the adapter has {} modules, the model knows {used} of them",
-                adapter.modules.len()
-            ));
+        let all = adapter.modules.len() + adapter.experts.len();
+        if used != all {
+            return Err(error!(Mismatch, "the adapter has {all} modules, the model knows {used} of them"));
         }
         Ok(layout)
     }
 
-    /// Gives each chosen projection of a stack, with its rank and scale, its place: all A's of the stack,
+    /// Gives each chosen target of a stack, with its rank and scale, its place: all A's of the stack,
     /// then all B's.
-    fn place(&mut self, stack: &Stack, mut choose: impl FnMut(&str) -> Option<(usize, f32)>) {
-        let chosen: Vec<Option<(usize, f32)>> = stack.iter().map(|(name, _)| choose(name)).collect();
+    fn place(&mut self, stack: &[Target], mut choose: impl FnMut(&Target) -> Option<(usize, f32)>) {
+        let chosen: Vec<Option<(usize, f32)>> = stack.iter().map(&mut choose).collect();
         let mut place = |name: String, shape: [usize; 2]| {
             let range = self.len..self.len + shape[0] * shape[1];
             self.len = range.end;
             self.tensors.push(AdapterTensor { name, shape, range: range.clone() });
             range
         };
+        // Those of experts lie one after the other.
+        let rows = |target: &Target, rows: usize| target.experts.unwrap_or(1) * rows;
         let a: Vec<Option<Range<usize>>> = stack
             .iter()
             .zip(&chosen)
-            .map(|((name, [_, k]), chosen)| {
-                chosen.map(|(rank, _)| place(format!("{name}.lora_A.weight"), [rank, *k]))
+            .map(|(target, chosen)| {
+                let name = format!("{}.lora_A.weight", target.name);
+                chosen.map(|(rank, _)| place(name, [rows(target, rank), target.shape[1]]))
             })
             .collect();
-        let slots = stack.iter().zip(chosen).zip(a).map(|(((name, [n, _]), chosen), a)| {
+        let slots = stack.iter().zip(chosen).zip(a).map(|((target, chosen), a)| {
             let (rank, scale) = chosen?;
-            Some(AdapterSlot { rank, scale, a: a?, b: place(format!("{name}.lora_B.weight"), [*n, rank]) })
+            let b = place(format!("{}.lora_B.weight", target.name), [rows(target, target.shape[0]), rank]);
+            Some(AdapterSlot { rank, scale, a: a?, b })
         });
         self.slots.push(slots.collect());
+    }
+
+    /// The names that `target_modules` and `target_parameters` of PEFT have for these adapters: the short names of
+    /// modules, and the last parts of the paths of experts' parameters, each once.
+    pub fn peft_targets(&self) -> [Vec<String>; 2] {
+        let [mut modules, mut parameters] = [Vec::new(), Vec::new()];
+        for tensor in &self.tensors {
+            let Some(name) = tensor.name.strip_suffix(".lora_A.weight") else { continue };
+            let (names, parts) = match name.contains(".experts.") {
+                true => (&mut parameters, 3),
+                false => (&mut modules, 1),
+            };
+            let start = name.rmatch_indices('.').nth(parts - 1).map_or(0, |(place, _)| place + 1);
+            let name = name[start..].to_owned();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        [modules, parameters]
     }
 
     /// ΣR of each stack of linear layers, in the order of the forward.
@@ -230,30 +257,61 @@ impl AdapterLayout {
         self.slots.iter().map(ranks).collect()
     }
 
-    /// Gives the projections their places, and the values to begin with.
+    /// Gives the targets their places, and the values to begin with.
     fn attach(
         self,
-        linears: Vec<&mut Linear>,
-        mut fill: impl FnMut(&str, &AdapterSlot, &mut [f32]),
+        stacks: Vec<StackMut>,
+        mut fill: impl FnMut(&Target, &AdapterSlot, &mut [f32]),
         device: &Device,
     ) -> Result<Adapters> {
         let mut values = vec![0.0; self.len];
-        let projections = linears.into_iter().flat_map(Linear::projections_mut);
-        for (projection, slot) in projections.zip(self.slots.into_iter().flatten()) {
-            if let Some(slot) = &slot {
-                fill(&projection.name, slot, &mut values);
+        for (mut stack, slots) in stacks.into_iter().zip(self.slots) {
+            for ((target, _), slot) in stack.as_ref().targets().iter().zip(&slots) {
+                if let Some(slot) = slot {
+                    fill(target, slot, &mut values);
+                }
             }
-            projection.adapter = slot;
+            stack.attach(slots);
         }
         Ok(Adapters { values: Vector::from_vec(values, device)?, tensors: self.tensors })
     }
 }
 
-/// The names by which the projections of `stacks` are targeted, as a sentence lists them.
-fn all_targets(stacks: &[Stack]) -> String {
+/// What an adapter has for a target.
+struct Found<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    experts: Option<usize>,
+    rank: usize,
+    inputs: usize,
+    outputs: usize,
+    scale: f32,
+}
+
+impl<'a> Found<'a> {
+    fn of(adapter: &'a Adapter, target: &Target) -> Option<Self> {
+        match target.experts {
+            None => adapter.modules.get(target.name).map(|lora| {
+                let adapter::Lora { a, b, rank, inputs, outputs, scale } = lora;
+                Self { a, b, experts: None, rank: *rank, inputs: *inputs, outputs: *outputs, scale: *scale }
+            }),
+            Some(_) => adapter.experts.get(target.name).map(|lora| {
+                let adapter::ExpertsLora { a, b, experts, rank, inputs, outputs, scale } = lora;
+                let experts = Some(*experts);
+                Self { a, b, experts, rank: *rank, inputs: *inputs, outputs: *outputs, scale: *scale }
+            }),
+        }
+    }
+}
+
+/// The names by which the layers of `stacks` are targeted, as a sentence lists them.
+fn all_targets(stacks: &[Vec<Target>]) -> String {
     let mut names: Vec<&str> = Vec::new();
-    for (path, _) in stacks.iter().flatten() {
-        let name = path.rsplit('.').next().unwrap_or(path);
+    for target in stacks.iter().flatten() {
+        let name = match target.experts {
+            Some(_) => EXPERTS,
+            None => target.name.rsplit('.').next().unwrap_or(target.name),
+        };
         if !names.contains(&name) {
             names.push(name);
         }
@@ -264,12 +322,11 @@ fn all_targets(stacks: &[Stack]) -> String {
     }
 }
 
-/// The stacks as an [`AdapterLayout`] takes them.
-fn stacks<'a>(linears: &'a [&mut Linear]) -> Vec<Stack<'a>> {
-    let stack = |linear: &'a &mut Linear| {
-        linear.projections().iter().map(|p| (p.name.as_str(), p.weight.shape())).collect()
-    };
-    linears.iter().map(stack).collect()
+/// The targets of stacks, as an [`AdapterLayout`] takes them.
+fn targets_of<'a>(stacks: &'a [StackMut]) -> Vec<Vec<Target<'a>>> {
+    let targets =
+        |stack: &'a StackMut| stack.as_ref().targets().into_iter().map(|(target, _)| target).collect();
+    stacks.iter().map(targets).collect()
 }
 
 impl Adapters {
@@ -278,55 +335,51 @@ impl Adapters {
         Self { values: Vector::Cpu(Vec::new()), tensors: Vec::new() }
     }
 
-    /// New adapters on the targeted projections of `linears`.
-    pub(super) fn new(linears: Vec<&mut Linear>, options: &AdapterSettings, device: &Device) -> Result<Self> {
+    /// New adapters on the targeted layers of `stacks`.
+    pub(super) fn new(stacks: Vec<StackMut>, options: &AdapterSettings, device: &Device) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
-        let fill = |_: &str, slot: &AdapterSlot, values: &mut [f32]| {
-            let k = slot.a.len() / slot.rank;
-            options.initialization.fill(&mut values[slot.a.clone()], k, slot.rank, &mut random);
+        let fill = |target: &Target, slot: &AdapterSlot, values: &mut [f32]| {
+            options.initialization.fill(&mut values[slot.a.clone()], target.shape[1], slot.rank, &mut random);
         };
-        AdapterLayout::new(&stacks(&linears), options)?.attach(linears, fill, device)
+        AdapterLayout::new(&targets_of(&stacks), options)?.attach(stacks, fill, device)
     }
 
     /// The adapters of a PEFT directory.
-    pub(super) fn from_adapter(
-        linears: Vec<&mut Linear>,
-        adapter: &Adapter,
-        device: &Device,
-    ) -> Result<Self> {
-        let fill = |name: &str, slot: &AdapterSlot, values: &mut [f32]| {
-            if let Some(weights) = adapter.modules.get(name) {
-                values[slot.a.clone()].copy_from_slice(&weights.a);
-                values[slot.b.clone()].copy_from_slice(&weights.b);
+    pub(super) fn from_adapter(stacks: Vec<StackMut>, adapter: &Adapter, device: &Device) -> Result<Self> {
+        let fill = |target: &Target, slot: &AdapterSlot, values: &mut [f32]| {
+            if let Some(found) = Found::of(adapter, target) {
+                values[slot.a.clone()].copy_from_slice(found.a);
+                values[slot.b.clone()].copy_from_slice(found.b);
             }
         };
-        AdapterLayout::of_adapter(&stacks(&linears), adapter)?.attach(linears, fill, device)
+        AdapterLayout::of_adapter(&targets_of(&stacks), adapter)?.attach(stacks, fill, device)
     }
 
     /// The values as a PEFT adapter.
     pub(super) fn to_adapter<'a>(
         &self,
-        linears: impl Iterator<Item = &'a Linear>,
+        stacks: impl Iterator<Item = Stack<'a>>,
         config: AdapterConfig,
     ) -> Result<Adapter> {
         let values = self.values.to_vec()?;
-        let projections = linears
-            .flat_map(|linear| linear.projections().iter().map(|projection| (projection, linear.inputs())));
-        let modules = projections.filter_map(|(projection, k)| {
-            let slot = projection.adapter.as_ref()?;
-            let n = projection.weight.shape()[0];
-            let lora = adapter::Lora {
-                a: values[slot.a.clone()].to_vec(),
-                b: values[slot.b.clone()].to_vec(),
-                rank: slot.rank,
-                inputs: k,
-                outputs: n,
-                scale: slot.scale,
-            };
-            Some((projection.name.clone(), lora))
-        });
-        let modules = modules.collect();
-        Ok(Adapter { config, modules, replacements: BTreeMap::new(), tokens: BTreeMap::new() })
+        let (mut modules, mut experts) = (BTreeMap::new(), BTreeMap::new());
+        for (target, slot) in stacks.flat_map(Stack::targets) {
+            let Some(AdapterSlot { rank, scale, a, b }) = slot else { continue };
+            let (a, b) = (values[a.clone()].to_vec(), values[b.clone()].to_vec());
+            let ([outputs, inputs], rank, scale) = (target.shape, *rank, *scale);
+            match target.experts {
+                None => {
+                    let lora = adapter::Lora { a, b, rank, inputs, outputs, scale };
+                    modules.insert(target.name.to_owned(), lora);
+                }
+                Some(count) => {
+                    let lora = adapter::ExpertsLora { a, b, experts: count, rank, inputs, outputs, scale };
+                    experts.insert(target.name.to_owned(), lora);
+                }
+            }
+        }
+        let (replacements, tokens) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Adapter { config, modules, experts, replacements, tokens })
     }
 
     /// Learning rates of all values, B's `ratio` times those of A (LoRA+, arXiv:2402.12354): ranges
@@ -352,14 +405,19 @@ impl Adapters {
     }
 }
 
-/// Whether a target names this module; marks the target as met.
-fn targets(targets: &[String], met: &mut [bool], module: &str) -> bool {
-    if targets.is_empty() {
-        return true;
+/// Whether the names of targets name this one; marks them as met. No name at all means every layer but those of
+/// experts, as LLaMA-Factory's `all` does.
+fn is_targeted(names: &[String], met: &mut [bool], target: &Target) -> bool {
+    if names.is_empty() {
+        return target.experts.is_none();
     }
     let mut any = false;
-    for (target, met) in targets.iter().zip(met) {
-        if module == target || module.ends_with(&format!(".{target}")) {
+    for (name, met) in names.iter().zip(met) {
+        let is_all = match target.experts {
+            Some(_) => name == EXPERTS,
+            None => name == ALL,
+        };
+        if is_all || target.name == name || target.name.ends_with(&format!(".{name}")) {
             *met = true;
             any = true;
         }

@@ -7,6 +7,7 @@ use super::activations::ActivationSizes;
 use super::layer::AttentionConfig;
 use super::pass::Pass;
 use super::residual::{self, Residual};
+use super::stack::{Stack, StackMut};
 use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
@@ -130,13 +131,13 @@ impl Attention {
     }
 
     /// The stacks of linear layers, in the order of the forward.
-    pub(super) fn linears(&self) -> [&Linear; 2] {
-        [&self.qkv, &self.output]
+    pub(super) fn stacks(&self) -> [Stack<'_>; 2] {
+        [Stack::Linear(&self.qkv), Stack::Linear(&self.output)]
     }
 
     /// The stacks of linear layers, to attach adapters to.
-    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 2] {
-        [&mut self.qkv, &mut self.output]
+    pub(super) fn stacks_mut(&mut self) -> [StackMut<'_>; 2] {
+        [StackMut::Linear(&mut self.qkv), StackMut::Linear(&mut self.output)]
     }
 
     /// The norms' weights, as they lie on the device.

@@ -6,11 +6,12 @@ use super::attention::{self, Attention};
 use super::feed_forward::{self, FeedForward};
 use super::layer::LayerConfig;
 use super::pass::Pass;
+use super::stack::{Stack, StackMut};
 use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
 use crate::kernels::attention::Past;
-use crate::kernels::linear::Linear;
+use crate::kernels::routing::Routing;
 
 /// The weights of a block.
 pub(super) struct Block {
@@ -70,19 +71,25 @@ impl Block {
         self.attention.remember(&kept.attention, past)
     }
 
-    /// The stacks of linear layers, in the order of the forward.
-    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.attention.linears().into_iter().chain(self.feed_forward.linears())
+    /// The stacks of linear layers, in the order of [`LayerConfig::stacks`].
+    pub(super) fn stacks(&self) -> impl Iterator<Item = Stack<'_>> {
+        self.attention.stacks().into_iter().chain(self.feed_forward.stacks())
     }
 
     /// The stacks of linear layers, to attach adapters to.
-    pub(super) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
-        self.attention.linears_mut().into_iter().chain(self.feed_forward.linears_mut())
+    pub(super) fn stacks_mut(&mut self) -> impl Iterator<Item = StackMut<'_>> {
+        self.attention.stacks_mut().into_iter().chain(self.feed_forward.stacks_mut())
+    }
+
+    /// The router of the experts, where there is one.
+    #[cfg(test)]
+    pub(super) fn router(&self) -> Option<&crate::kernels::linear::Linear> {
+        self.feed_forward.router()
     }
 
     /// Whether any linear layer has an adapter.
     pub(super) fn has_adapter(&self) -> bool {
-        self.linears().any(Linear::has_adapter)
+        self.stacks().any(Stack::has_adapter)
     }
 
     /// The norms' weights, as they lie on the device.
@@ -93,6 +100,11 @@ impl Block {
 }
 
 impl Kept {
+    /// Where the tokens went, in a layer with experts.
+    pub(super) fn routing(&self) -> Option<&Routing> {
+        self.feed_forward.routing()
+    }
+
     /// Bytes that [`Kept`] takes of each token of a layer of width C, where the adapters of its stacks have
     /// `ranks` ranks; none where the list ends.
     pub(super) fn bytes_per_token(
@@ -101,17 +113,18 @@ impl Kept {
         ranks: &[usize],
         sizes: ActivationSizes,
     ) -> u64 {
-        let ranks = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
-        attention::Kept::bytes_per_token(&layer.attention, width, [ranks(0), ranks(1)], sizes)
+        let rank = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
+        let of_feed_forward = ranks.get(2..).unwrap_or_default();
+        attention::Kept::bytes_per_token(&layer.attention, width, [rank(0), rank(1)], sizes)
             + sizes.values(width)
-            + feed_forward::Kept::bytes_per_token(&layer.feed_forward, width, [ranks(2), ranks(3)], sizes)
+            + feed_forward::Kept::bytes_per_token(&layer.feed_forward, width, of_feed_forward, sizes)
     }
 
     /// Bytes per token that the backward of a layer holds on a GPU at its fullest besides [`Kept`] and its
     /// input. What the feed-forward kept is free again when the attention's backward begins.
     pub(super) fn working_per_token(layer: &LayerConfig, width: usize) -> u64 {
         let LayerConfig { attention, feed_forward } = layer;
-        let given_up = feed_forward::Kept::bytes_per_token(feed_forward, width, [0, 0], ActivationSizes::GPU);
+        let given_up = feed_forward::Kept::bytes_per_token(feed_forward, width, &[], ActivationSizes::GPU);
         let attention = attention::Kept::working_per_token(attention, width).saturating_sub(given_up);
         feed_forward::Kept::working_per_token(feed_forward, width).max(attention)
     }

@@ -33,6 +33,8 @@ pub struct Config {
     pub logit_scale: f32,
     /// Logits become c·tanh(logits / c), where there is such a c (Gemma 2).
     pub logit_softcap: Option<f32>,
+    /// What the balance of experts counts in the loss of training; `None` where it does not.
+    pub router_loss: Option<f32>,
     /// Whether the head shares the embedding table. config.json says it; [`super::Weights`] corrects it where the
     /// weights of a model say otherwise.
     pub tied_head: bool,

@@ -5,12 +5,11 @@ use std::path::Path;
 
 use super::block::Block;
 use super::head::Head;
-use super::{AdapterSettings, Adapters, Config};
+use super::{AdapterSettings, Adapters, Config, Stack};
 use crate::Result;
 use crate::adapter::{Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
 use crate::kernels::embedding::Embedding;
-use crate::kernels::linear::Linear;
 use crate::nf4::Scheme;
 
 /// A decoder with frozen weights and, where it has any, adapters.
@@ -61,6 +60,11 @@ impl Model {
         &self.config
     }
 
+    /// Makes the balance of experts count this much in the loss of training ([`Config::router_loss`]).
+    pub fn set_router_loss(&mut self, coefficient: f32) {
+        self.config.router_loss = Some(coefficient);
+    }
+
     /// The device that computes.
     pub fn device(&self) -> &Device {
         &self.device
@@ -81,21 +85,21 @@ impl Model {
 
     /// Attaches new adapters, in the place of any there were.
     pub fn add_adapters(&mut self, options: &AdapterSettings) -> Result<()> {
-        let linears = self.blocks.iter_mut().flat_map(Block::linears_mut).collect();
-        self.adapters = Adapters::new(linears, options, &self.device)?;
+        let stacks = self.blocks.iter_mut().flat_map(Block::stacks_mut).collect();
+        self.adapters = Adapters::new(stacks, options, &self.device)?;
         self.refresh_adapters()
     }
 
     /// Attaches the adapters of a PEFT directory, in the place of any there were.
     pub fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
-        let linears = self.blocks.iter_mut().flat_map(Block::linears_mut).collect();
-        self.adapters = Adapters::from_adapter(linears, adapter, &self.device)?;
+        let stacks = self.blocks.iter_mut().flat_map(Block::stacks_mut).collect();
+        self.adapters = Adapters::from_adapter(stacks, adapter, &self.device)?;
         self.refresh_adapters()
     }
 
     fn refresh_adapters(&mut self) -> Result<()> {
-        let mut linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
-        linears.try_for_each(|linear| linear.refresh_adapters(&self.adapters.values))
+        let mut stacks = self.blocks.iter_mut().flat_map(Block::stacks_mut);
+        stacks.try_for_each(|mut stack| stack.refresh_adapters(&self.adapters.values))
     }
 
     /// On a GPU, keeps what each pass would copy or dequantize again, in up to `budget` bytes that nothing else
@@ -106,20 +110,20 @@ impl Model {
         if reads_table {
             kept += self.embedding.keep_on_gpu(budget, &self.device)?;
         }
-        for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
-            kept += linear.cache_dequantized(budget - kept, &self.device)?;
+        for mut stack in self.blocks.iter_mut().flat_map(Block::stacks_mut) {
+            kept += stack.cache_dequantized(budget - kept, &self.device)?;
         }
         Ok(kept)
     }
 
     /// The adapters as PEFT writes them.
     pub fn adapter(&self, config: AdapterConfig) -> Result<Adapter> {
-        self.adapters.to_adapter(self.linears(), config)
+        self.adapters.to_adapter(self.stacks(), config)
     }
 
-    /// Every linear layer of the blocks.
-    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.blocks.iter().flat_map(Block::linears)
+    /// Every stack of linear layers of the blocks that can have adapters.
+    pub fn stacks(&self) -> impl Iterator<Item = Stack<'_>> {
+        self.blocks.iter().flat_map(Block::stacks)
     }
 
     /// Number of all parameters, frozen and trainable.

@@ -1,61 +1,66 @@
-//! The feed-forward branch of a layer: gate and up, the gated linear unit, down. How it joins the residual
-//! stream x [T, C] is in [`super::residual`].
-//!
-//! T tokens, width C, inner width F.
+//! The feed-forward branch of a layer: a gated linear unit ([`super::gated`]) or a mixture of experts
+//! ([`super::mixture`]). How it joins the residual stream x [T, C] is in [`super::residual`].
 
 use super::activations::ActivationSizes;
-use super::layer::FeedForwardConfig;
+use super::gated::{self, Gated};
+use super::layer::{FeedForwardConfig, FeedForwardKind};
+use super::mixture::{self, Mixture};
 use super::pass::Pass;
 use super::residual::{self, Residual};
+use super::stack::{Stack, StackMut};
 use super::weight_reader::WeightReader;
-use crate::Result;
 use crate::device::{Tensor, Vector};
-use crate::kernels::glu::{self, Activation};
-use crate::kernels::linear::{self, Linear};
+use crate::kernels::routing::Routing;
+use crate::{Result, error};
 
 /// The weights of the branch.
 pub(super) struct FeedForward {
     residual: Residual,
-    /// Gate and up, stacked: [2F, C].
-    pub gate_up: Linear,
-    /// [C, F]
-    pub down: Linear,
-    activation: Activation,
+    kind: Kind,
 }
 
-/// What the backward needs besides the branch's input. The outputs of the norm before it and of the gated
-/// linear unit are computed again from data that is read anyway.
+enum Kind {
+    Gated(Gated),
+    Mixture(Box<Mixture>),
+}
+
+/// What the backward needs besides the branch's input. The output of the norm before it is computed again from data
+/// that is read anyway.
 pub(super) struct Kept {
-    /// [T, 2F]
-    gate_up: Tensor,
-    /// x·Aᵀ of gate and up, and of down; that of down is computed again where the branch runs a second time
-    /// for the backward.
-    lora_hidden: [Option<Tensor>; 2],
+    kind: KeptKind,
     /// The output [T, C] before its norm, where it has one.
     output: Option<Tensor>,
 }
 
+enum KeptKind {
+    Gated(gated::Kept),
+    Mixture(Box<mixture::Kept>),
+}
+
 impl FeedForward {
     pub(super) fn load(config: &FeedForwardConfig, weights: &WeightReader) -> Result<Self> {
-        Ok(Self {
-            residual: Residual::load(&config.residual, weights)?,
-            gate_up: weights.stack(&config.gate_up)?,
-            down: weights.stack(&config.down)?,
-            activation: config.activation,
-        })
+        let kind = match &config.kind {
+            FeedForwardKind::Gated(gated) => Kind::Gated(Gated::load(gated, weights)?),
+            FeedForwardKind::Mixture(mixture) => Kind::Mixture(Box::new(Mixture::load(mixture, weights)?)),
+        };
+        Ok(Self { residual: Residual::load(&config.residual, weights)?, kind })
     }
 
     /// y [T, C] = x + feed_forward(x), and what the backward needs.
     pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<(Tensor, Kept)> {
-        let input = self.residual.enter(x, pass)?;
-        let gate_up = linear::forward(&input, &self.gate_up, pass.parameters, None)?;
-        drop(input);
-        let hidden = glu::forward(&gate_up.y, self.activation)?;
-        let down = linear::forward(&hidden, &self.down, pass.parameters, self.residual.added_to(x))?;
-        drop(hidden);
-        let lora_hidden = [gate_up.lora_hidden, down.lora_hidden];
-        let (y, output) = self.residual.leave(x, down.y, pass)?;
-        Ok((y, Kept { gate_up: gate_up.y, lora_hidden, output }))
+        let (input, around) = (self.residual.enter(x, pass)?, self.residual.added_to(x));
+        let (branch, kind) = match &self.kind {
+            Kind::Gated(gated) => {
+                let (y, kept) = gated.forward(input, None, around, pass.parameters)?;
+                (y, KeptKind::Gated(kept))
+            }
+            Kind::Mixture(mixture) => {
+                let (y, kept) = mixture.forward(&input, around, pass.parameters)?;
+                (y, KeptKind::Mixture(Box::new(kept)))
+            }
+        };
+        let (y, output) = self.residual.leave(x, branch, pass)?;
+        Ok((y, Kept { kind, output }))
     }
 
     /// What the backward needs: all of the forward but, where its result alone is not needed, its last product.
@@ -64,8 +69,13 @@ impl FeedForward {
             return self.forward(x, pass).map(|(_, kept)| kept);
         }
         let input = self.residual.enter(x, pass)?;
-        let gate_up = linear::forward(&input, &self.gate_up, pass.parameters, None)?;
-        Ok(Kept { gate_up: gate_up.y, lora_hidden: [gate_up.lora_hidden, None], output: None })
+        let kind = match &self.kind {
+            Kind::Gated(gated) => KeptKind::Gated(gated.recompute(&input, pass.parameters)?),
+            Kind::Mixture(mixture) => {
+                KeptKind::Mixture(Box::new(mixture.recompute(&input, pass.parameters)?))
+            }
+        };
+        Ok(Kept { kind, output: None })
     }
 
     /// dx [T, C] from dy [T, C] and the branch's input; adds the adapters' gradients to `gradients`. What
@@ -79,30 +89,54 @@ impl FeedForward {
         gradients: &mut Vector,
     ) -> Result<Tensor> {
         let parameters = pass.trained()?;
-        let Kept { gate_up, lora_hidden: [hidden_gate_up, hidden_down], output } = kept;
-
-        let ddown = self.residual.leave_backward(dy, output.as_ref(), pass)?;
+        let Kept { kind, output } = kept;
+        let dbranch = self.residual.leave_backward(dy, output.as_ref(), pass)?;
         drop(output);
-        let mut down = linear::backward(&ddown, &self.down, parameters, true)?;
-        let (dgate_up, hidden) = glu::backward(down.take_dx()?, gate_up, self.activation)?;
-        let inputs = (&hidden, hidden_down.as_ref());
-        linear::adapter_gradients((&ddown, &down), inputs, &self.down, parameters, gradients)?;
-        drop((hidden, ddown));
-        let mut gate_up = linear::backward(&dgate_up, &self.gate_up, parameters, true)?;
-        let (dx, input) = self.residual.enter_backward(&gate_up.take_dx()?, x, dy, pass)?;
-        let inputs = (&input, hidden_gate_up.as_ref());
-        linear::adapter_gradients((&dgate_up, &gate_up), inputs, &self.gate_up, parameters, gradients)?;
-        Ok(dx)
+        match (&self.kind, kind) {
+            (Kind::Gated(gated), KeptKind::Gated(kept)) => {
+                let (dinput, _, rest) = gated.backward(dbranch, None, kept, parameters, gradients)?;
+                let (dx, input) = self.residual.enter_backward(&dinput, x, dy, pass)?;
+                drop(dinput);
+                gated.gradients(&rest, &input, parameters, gradients)?;
+                Ok(dx)
+            }
+            (Kind::Mixture(mixture), KeptKind::Mixture(kept)) => {
+                let balance = pass.balance.as_deref();
+                let (dinput, rest) = mixture.backward(dbranch, *kept, balance, parameters, gradients)?;
+                let (dx, input) = self.residual.enter_backward(&dinput, x, dy, pass)?;
+                drop(dinput);
+                mixture.gradients(&rest, &input, parameters, gradients)?;
+                Ok(dx)
+            }
+            _ => Err(error!(Bug, "a feed-forward kept what another kind keeps")),
+        }
     }
 
-    /// The stacks of linear layers, in the order of the forward.
-    pub(super) fn linears(&self) -> [&Linear; 2] {
-        [&self.gate_up, &self.down]
+    /// The stacks of linear layers, in the order of [`FeedForwardKind::stacks`].
+    pub(super) fn stacks(&self) -> Vec<Stack<'_>> {
+        match &self.kind {
+            Kind::Gated(gated) => vec![Stack::Linear(&gated.gate_up), Stack::Linear(&gated.down)],
+            Kind::Mixture(mixture) => mixture.stacks(),
+        }
     }
 
     /// The stacks of linear layers, to attach adapters to.
-    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 2] {
-        [&mut self.gate_up, &mut self.down]
+    pub(super) fn stacks_mut(&mut self) -> Vec<StackMut<'_>> {
+        match &mut self.kind {
+            Kind::Gated(gated) => {
+                vec![StackMut::Linear(&mut gated.gate_up), StackMut::Linear(&mut gated.down)]
+            }
+            Kind::Mixture(mixture) => mixture.stacks_mut(),
+        }
+    }
+
+    /// The router of the experts, where there is one.
+    #[cfg(test)]
+    pub(super) fn router(&self) -> Option<&crate::kernels::linear::Linear> {
+        match &self.kind {
+            Kind::Gated(_) => None,
+            Kind::Mixture(mixture) => Some(&mixture.router),
+        }
     }
 
     /// The norms' weights, as they lie on the device.
@@ -113,41 +147,64 @@ impl FeedForward {
 }
 
 impl Kept {
-    /// Bytes that [`Kept`] takes of each token of a model of width C, where the adapters of the two stacks have
-    /// `ranks` ranks.
+    /// Where the tokens went, in a mixture of experts.
+    pub(super) fn routing(&self) -> Option<&Routing> {
+        match &self.kind {
+            KeptKind::Gated(_) => None,
+            KeptKind::Mixture(kept) => Some(kept.routing()),
+        }
+    }
+
+    /// Bytes that [`Kept`] takes of each token of a model of width C, where the adapters of the stacks have
+    /// `ranks` ranks; none where the list ends.
     pub(super) fn bytes_per_token(
         config: &FeedForwardConfig,
         width: usize,
-        ranks: [usize; 2],
+        ranks: &[usize],
         sizes: ActivationSizes,
     ) -> u64 {
-        sizes.values(2 * config.width)
-            + residual::kept_per_token(&config.residual, width, sizes)
-            + ranks.iter().map(|&ranks| sizes.lora_hidden(ranks)).sum::<u64>()
+        let kind = match &config.kind {
+            FeedForwardKind::Gated(gated) => {
+                let rank = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
+                gated::Kept::bytes_per_token(gated, [rank(0), rank(1)], sizes)
+            }
+            FeedForwardKind::Mixture(mixture) => mixture::Kept::bytes_per_token(mixture, ranks, sizes),
+        };
+        kind + residual::kept_per_token(&config.residual, width, sizes)
     }
 
-    /// Bytes per token that the backward holds on a GPU at its fullest besides [`Kept`] and its input, in
-    /// 16 bits: the gradients of the hidden values, which those are written over, and of the residual
-    /// stream. The gradients of gate and up are written over gate and up.
+    /// Bytes per token that the backward holds on a GPU at its fullest besides [`Kept`] and its input.
     pub(super) fn working_per_token(config: &FeedForwardConfig, width: usize) -> u64 {
-        residual::working_per_token(&config.residual, width) + 2 * (config.width + 3 * width) as u64
+        let kind = match &config.kind {
+            FeedForwardKind::Gated(gated) => gated::Kept::working_per_token(gated, width),
+            FeedForwardKind::Mixture(mixture) => mixture::Kept::working_per_token(mixture, width),
+        };
+        residual::working_per_token(&config.residual, width) + kind
     }
 
-    /// Bytes that an adapter's dropout works with for each token on a GPU: what is left of the widest input,
-    /// and its gradient.
+    /// Bytes that an adapter's dropout works with for each token on a GPU.
     pub(super) fn dropout_per_token(config: &FeedForwardConfig) -> u64 {
-        2 * 2 * config.width as u64
+        match &config.kind {
+            FeedForwardKind::Gated(gated) => gated::Kept::dropout_per_token(gated),
+            FeedForwardKind::Mixture(mixture) => mixture::Kept::dropout_per_token(mixture),
+        }
     }
 
     /// Bytes of the largest buffer of a token on a GPU.
-    pub(super) fn largest_per_token(config: &FeedForwardConfig) -> u64 {
-        2 * 2 * config.width as u64
+    pub(super) fn largest_per_token(config: &FeedForwardConfig, width: usize) -> u64 {
+        match &config.kind {
+            FeedForwardKind::Gated(gated) => gated::Kept::largest_per_token(gated),
+            FeedForwardKind::Mixture(mixture) => mixture::Kept::largest_per_token(mixture, width),
+        }
     }
 
     /// Bytes that are kept.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
-        let tensors = [&self.gate_up].into_iter().chain(&self.output);
-        tensors.chain(self.lora_hidden.iter().flatten()).map(Tensor::bytes).sum()
+        let kind = match &self.kind {
+            KeptKind::Gated(kept) => kept.bytes(),
+            KeptKind::Mixture(kept) => kept.bytes(),
+        };
+        kind + self.output.as_ref().map_or(0, Tensor::bytes)
     }
 }

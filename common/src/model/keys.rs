@@ -24,6 +24,7 @@ enum Expected {
     /// A number above 0, as an f32.
     Positive,
     Texts,
+    Wholes,
     Positives,
     Object(&'static [(&'static str, Expected)]),
 }
@@ -36,6 +37,18 @@ const KEYS: &[(&str, Expected)] = &[
     ("vocab_size", Expected::Count { most: 1 << 24 }),
     ("hidden_size", Expected::Count { most: 1 << 20 }),
     ("intermediate_size", Expected::Count { most: 1 << 22 }),
+    ("moe_intermediate_size", Expected::Count { most: 1 << 22 }),
+    ("shared_expert_intermediate_size", Expected::Count { most: 1 << 22 }),
+    ("num_experts", Expected::Count { most: 1 << 16 }),
+    ("num_local_experts", Expected::Count { most: 1 << 16 }),
+    ("num_experts_per_tok", Expected::Count { most: 1 << 16 }),
+    ("norm_topk_prob", Expected::Flag),
+    ("decoder_sparse_step", Expected::Count { most: 1 << 12 }),
+    ("mlp_only_layers", Expected::Wholes),
+    ("output_router_logits", Expected::Flag),
+    ("router_aux_loss_coef", Expected::NotNegative),
+    ("router_jitter_noise", Expected::NotNegative),
+    ("qkv_bias", Expected::Flag),
     ("num_hidden_layers", Expected::Count { most: 1 << 12 }),
     ("num_attention_heads", Expected::Count { most: 1 << 16 }),
     ("num_key_value_heads", Expected::Count { most: 1 << 16 }),
@@ -153,6 +166,7 @@ impl Expected {
             Self::NotNegative => "a number that is not negative",
             Self::Positive => "a number above 0",
             Self::Texts => "a list of texts",
+            Self::Wholes => "a list of whole numbers",
             Self::Positives => "a list of numbers above 0",
             Self::Object(_) => "an object",
         };
@@ -172,6 +186,7 @@ impl Expected {
             Self::NotNegative => number().is_some_and(|number| number >= 0.0),
             Self::Positive => number().is_some_and(|number| number > 0.0),
             Self::Texts => all(Self::Text),
+            Self::Wholes => all(Self::Whole),
             Self::Positives => all(Self::Positive),
             Self::Object(_) => false,
         }

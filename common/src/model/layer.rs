@@ -5,6 +5,7 @@ use super::modules::{Module, NormWeight};
 use crate::kernels::attention::{AttentionSpec, Heads};
 use crate::kernels::glu::Activation;
 use crate::kernels::rope::Pairs;
+use crate::kernels::routing::RoutingSpec;
 
 /// One layer: a branch of attention and a branch of feed-forward, each added to the residual stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,11 +55,27 @@ pub enum HeadNormsConfig {
     AllHeads([NormWeight; 2]),
 }
 
-/// The feed-forward of a layer: a gated linear unit of width F.
+/// The feed-forward of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeedForwardConfig {
     /// How the branch joins the residual stream.
     pub residual: ResidualConfig,
+    /// What the branch computes.
+    pub kind: FeedForwardKind,
+}
+
+/// What a feed-forward branch computes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FeedForwardKind {
+    /// The same for every token.
+    Gated(GatedConfig),
+    /// For each token, what a few experts compute.
+    Mixture(Box<MixtureConfig>),
+}
+
+/// A gated linear unit of width F.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GatedConfig {
     /// Gate and up, [F, C] each, or both as one matrix.
     pub gate_up: Vec<Module>,
     /// The activation of the gate.
@@ -69,13 +86,108 @@ pub struct FeedForwardConfig {
     pub width: usize,
 }
 
+/// A mixture of E experts, each a gated linear unit of width F.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MixtureConfig {
+    /// The router, [E, C], which is neither quantized nor trained.
+    pub router: Module,
+    /// How the router chooses.
+    pub routing: RoutingSpec,
+    /// Gate and up of all experts, [2F, C] each.
+    pub gate_up: ExpertModules,
+    /// Down of all experts, [C, F] each.
+    pub down: ExpertModules,
+    /// The activation of the gates.
+    pub activation: Activation,
+    /// F
+    pub width: usize,
+    /// The expert that every token goes to besides, where the family has one.
+    pub shared: Option<SharedExpertConfig>,
+}
+
+/// The matrices of all experts that take part in one product.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpertModules {
+    /// The path of the parameter in which transformers has all of them, as
+    /// `model.layers.0.mlp.experts.gate_up_proj`: adapters are named by it.
+    pub name: String,
+    /// The matrices of each expert, by their names in a checkpoint that stores each expert for itself.
+    pub experts: Vec<Vec<Module>>,
+    /// [N, K] of all matrices of an expert together.
+    pub shape: [usize; 2],
+}
+
+/// An expert that every token goes to, weighted by the sigmoid of one logit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SharedExpertConfig {
+    /// The expert.
+    pub expert: GatedConfig,
+    /// The logit's weight, [1, C].
+    pub gate: Vec<Module>,
+}
+
+/// Linear layers that take part in one product.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum StackConfig<'a> {
+    /// Layers of one input, stacked along their outputs.
+    Linear(&'a [Module]),
+    /// The layers of a mixture's experts.
+    Experts(&'a ExpertModules),
+}
+
+impl<'a> StackConfig<'a> {
+    /// The linear layers, in the order of a checkpoint.
+    pub fn modules(self) -> Box<dyn Iterator<Item = &'a Module> + 'a> {
+        match self {
+            Self::Linear(modules) => Box::new(modules.iter()),
+            Self::Experts(modules) => Box::new(modules.experts.iter().flatten()),
+        }
+    }
+}
+
+impl FeedForwardKind {
+    /// The stacks that can have adapters, in the order of the forward.
+    pub fn stacks(&self) -> Vec<StackConfig<'_>> {
+        match self {
+            Self::Gated(gated) => gated.stacks().to_vec(),
+            Self::Mixture(mixture) => {
+                let experts = [StackConfig::Experts(&mixture.gate_up), StackConfig::Experts(&mixture.down)];
+                let shared = mixture.shared.iter().flat_map(|shared| {
+                    [StackConfig::Linear(&shared.gate)].into_iter().chain(shared.expert.stacks())
+                });
+                experts.into_iter().chain(shared).collect()
+            }
+        }
+    }
+
+    /// The mixture of experts, where it is one.
+    pub fn mixture(&self) -> Option<&MixtureConfig> {
+        match self {
+            Self::Gated(_) => None,
+            Self::Mixture(mixture) => Some(mixture),
+        }
+    }
+}
+
+impl GatedConfig {
+    /// Gate and up, and down.
+    fn stacks(&self) -> [StackConfig<'_>; 2] {
+        [&self.gate_up, &self.down].map(|modules| StackConfig::Linear(modules))
+    }
+}
+
 impl LayerConfig {
-    /// The linear layers in the order of the forward; those of one input are stacked into one product.
-    pub fn stacks(&self) -> impl Iterator<Item = &[Module]> {
+    /// The linear layers that can have adapters, in the order of the forward; those of one input are stacked into
+    /// one product.
+    pub fn stacks(&self) -> impl Iterator<Item = StackConfig<'_>> {
         let Self { attention, feed_forward } = self;
-        [&attention.qkv, &attention.output, &feed_forward.gate_up, &feed_forward.down]
-            .into_iter()
-            .map(Vec::as_slice)
+        let attention = [&attention.qkv, &attention.output].map(|modules| StackConfig::Linear(modules));
+        attention.into_iter().chain(feed_forward.kind.stacks())
+    }
+
+    /// The router of the layer's experts, where it has any.
+    pub fn router(&self) -> Option<&Module> {
+        self.feed_forward.kind.mixture().map(|mixture| &mixture.router)
     }
 
     /// Every norm, once.

@@ -148,7 +148,7 @@ impl Config {
                 false => 0,
             },
             head: [8 * self.width as u64, (rows * self.vocabulary * 2) as u64],
-            gaps: most(&|layer| feed_forward::Kept::largest_per_token(&layer.feed_forward)),
+            gaps: most(&|layer| feed_forward::Kept::largest_per_token(&layer.feed_forward, self.width)),
             ..self.needs(ActivationSizes::GPU, request)
         }
     }
@@ -252,7 +252,7 @@ mod tests {
                 sequences.iter().map(|tokens| Sequence { tokens, trained: &[true; 16][..tokens.len()] }),
                 0,
             );
-            let ranks = model.linears().map(crate::kernels::linear::Linear::ranks).collect();
+            let ranks = model.stacks().map(crate::model::Stack::ranks).collect();
             let request = PassRequest { longest: 16, tokens: 34, ranks, dropout: false };
             let needs = model.config().needs(ActivationSizes::HOST, &request);
             let tape = model.forward(&batch, 0).unwrap();

@@ -12,6 +12,7 @@
 //! | `composite` | config.json of a text model within a model that also reads images |
 //! | `rope/` | the angles of rotary embedding, and their settings |
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
+//! | `gated`, `mixture` | what a feed-forward computes: a gated linear unit, or a mixture of experts |
 //! | `decoder`, `load`, `weight_reader` | the whole model and its weights |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
 //! | `adapters` | the trainable parameters |
@@ -29,12 +30,14 @@ mod config_json;
 mod decoder;
 mod families;
 mod feed_forward;
+mod gated;
 mod head;
 mod inference;
 mod keys;
 mod layer;
 mod load;
 mod memory;
+mod mixture;
 mod modules;
 mod noise;
 mod objective;
@@ -43,20 +46,26 @@ mod quantization;
 mod residual;
 mod rope;
 mod spec;
+mod stack;
 mod tape;
 mod weight_reader;
 mod weights;
 
 pub use crate::weight_names::{EMBEDDING, HEAD, canonical_name};
-pub use adapters::{AdapterLayout, AdapterSettings, AdapterTensor, Adapters, Initialization};
+pub use adapters::{
+    ALL, ATTENTION, AdapterLayout, AdapterSettings, AdapterTensor, Adapters, EXPERTS, Initialization,
+};
 pub use batch::{Batch, Sequence};
 pub use cache::{Cache, KeyValueCache};
 pub use composite::{is_composite, text_config};
 pub use config::Config;
 pub use decoder::Model;
-pub use families::{ATTENTION, LINEAR_LAYERS};
+pub use families::LINEAR_LAYERS;
 pub use keys::check_config;
-pub use layer::{AttentionConfig, FeedForwardConfig, HeadNormsConfig, LayerConfig, ResidualConfig};
+pub use layer::{
+    AttentionConfig, ExpertModules, FeedForwardConfig, FeedForwardKind, GatedConfig, HeadNormsConfig,
+    LayerConfig, MixtureConfig, ResidualConfig, SharedExpertConfig, StackConfig,
+};
 pub use load::{base_of_adapter, is_adapter};
 pub use memory::{PassPlan, PassRequest};
 pub use modules::{Module, NormWeight, Role};
@@ -65,8 +74,9 @@ pub use objective::{Loss, Objective, Supervised};
 pub use quantization::expect_readable;
 pub use rope::Rope;
 pub use spec::{ModelSpec, ResidentBytes};
+pub use stack::Stack;
 pub use tape::Tape;
-pub use weights::{Weights, has_own_head, text_weights, with_canonical_names};
+pub use weights::{Weights, has_own_head, text_weights, with_canonical_names, with_separate_experts};
 
 /// The directories of the tiny models of every family, for tests.
 #[cfg(test)]
@@ -75,6 +85,6 @@ fn tiny_models() -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(models).into_iter().flatten();
     let mut directories: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     directories.sort_unstable();
-    assert!(directories.len() >= 14, "{directories:?}");
+    assert!(directories.len() >= 18, "{directories:?}");
     directories
 }

@@ -1,7 +1,7 @@
 //! The one list of a model's weights, by their names in a checkpoint and the shapes that config.json gives
 //! them: for the loader, the memory plan, the count of parameters, `quantize`, and the targets of adapters.
 
-use super::Config;
+use super::{Config, ExpertModules, LayerConfig, StackConfig};
 
 /// A matrix of a model: a linear layer or the embedding table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Role {
     Embedding,
     /// A linear layer of a block: it can be quantized, and can have an adapter.
     Projection,
+    /// The router of a mixture of experts.
+    Router,
     /// The projection to the vocabulary.
     Head,
 }
@@ -85,16 +87,17 @@ impl Config {
         NormWeight { name: "model.norm.weight".into(), len: self.width, offset: self.norm_offset }
     }
 
-    /// Every matrix, once: the embedding table, the linear layers in the order of the forward, and the head
-    /// unless it is the table.
+    /// Every matrix, once: the embedding table, the linear layers in the order of the forward, routers, and the
+    /// head unless it is the table.
     pub fn modules(&self) -> impl Iterator<Item = Module> {
         let head = (!self.tied_head).then(|| self.head());
-        std::iter::once(self.embedding()).chain(self.projections().cloned()).chain(head)
+        let routers = self.layers.iter().filter_map(|layer| layer.router().cloned());
+        std::iter::once(self.embedding()).chain(self.projections().cloned()).chain(routers).chain(head)
     }
 
     /// The linear layers of all blocks, in the order of the forward.
     pub fn projections(&self) -> impl Iterator<Item = &Module> {
-        self.layers.iter().flat_map(|layer| layer.stacks().flatten())
+        self.layers.iter().flat_map(|layer| layer.stacks().flat_map(StackConfig::modules))
     }
 
     /// Every norm, once.
@@ -102,11 +105,16 @@ impl Config {
         self.layers.iter().flat_map(|layer| layer.norms().cloned()).chain([self.last_norm()])
     }
 
-    /// The short names of the linear layers of all blocks, each once, in the order of the forward: what
-    /// `--lora-target` takes.
+    /// The short names of the linear layers of all blocks but those of a mixture's experts, each once, in the order
+    /// of the forward: what `--lora-target all` means, as LLaMA-Factory finds it in transformers 5.
     pub fn targets(&self) -> Vec<&str> {
         let mut names = Vec::new();
-        for module in self.projections() {
+        let stacks = self.layers.iter().flat_map(LayerConfig::stacks);
+        let linear = stacks.filter_map(|stack| match stack {
+            StackConfig::Linear(modules) => Some(modules),
+            StackConfig::Experts(_) => None,
+        });
+        for module in linear.flatten() {
             if !names.contains(&module.short_name()) {
                 names.push(module.short_name());
             }
@@ -125,6 +133,12 @@ impl Config {
             }
         }
         names
+    }
+
+    /// The matrices of all experts in the order of the forward, a layer's gate and up before its down.
+    pub fn experts(&self) -> impl Iterator<Item = &ExpertModules> {
+        let mixtures = self.layers.iter().filter_map(|layer| layer.feed_forward.kind.mixture());
+        mixtures.flat_map(|mixture| [&mixture.gate_up, &mixture.down])
     }
 
     /// Number of all frozen parameters.

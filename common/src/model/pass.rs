@@ -17,6 +17,8 @@ pub(super) struct Pass<'a> {
     pub sequences: Sequences,
     /// The adapters' values; `None` leaves the adapters out.
     pub parameters: Option<Parameters<'a>>,
+    /// In a backward whose loss counts the balance of experts: its slopes ([`crate::kernels::routing::Balance`]).
+    pub balance: Option<Vec<f32>>,
 }
 
 impl<'a> Pass<'a> {
@@ -37,6 +39,7 @@ impl<'a> Pass<'a> {
             angles,
             sequences: Sequences::new(&batch.starts, spec, device)?,
             parameters: parameters.map(|values| Parameters { values, dropout }),
+            balance: None,
         })
     }
 

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::adapters::Stack;
+use super::stack::Target;
 use super::weight_reader::vector_of;
-use super::{AdapterLayout, AdapterSettings, Config, LayerConfig, Module, NormWeight, Weights};
+use super::{AdapterLayout, AdapterSettings, Config, LayerConfig, Module, NormWeight, StackConfig, Weights};
 use crate::Result;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
@@ -13,6 +13,7 @@ use crate::device::Vector;
 use crate::device::cuda::{ScratchSizes, scratch_bytes};
 use crate::kernels::adamw::MomentsSpec;
 use crate::kernels::embedding;
+use crate::kernels::grouped_linear::GroupedLinearSpec;
 use crate::kernels::linear::{LinearSpec, WeightSpec};
 use crate::nf4::Scheme;
 
@@ -25,7 +26,9 @@ pub struct ModelSpec {
     /// Elements of every vector of norm weights, as they lie on a device.
     norms: Vec<usize>,
     /// The stacks of linear layers of all blocks, in the order of [`LayerConfig::stacks`].
-    linears: Vec<LinearSpec>,
+    stacks: Vec<StackSpec>,
+    /// The routers of mixtures of experts.
+    routers: Vec<LinearSpec>,
 }
 
 /// What a run holds in memory from its beginning to its end, in bytes.
@@ -62,12 +65,16 @@ impl ModelSpec {
         let Weights { config, checkpoint } = Weights::open(directory)?;
         let embedding = weight(&checkpoint, &config.embedding())?;
         let head = linear(&checkpoint, &[config.head()])?;
-        let mut spec = Self { embedding, head, norms: Vec::new(), linears: Vec::new(), config };
+        let mut spec =
+            Self { embedding, head, norms: Vec::new(), stacks: Vec::new(), routers: Vec::new(), config };
         let expect_norm = |norm: &NormWeight| vector_of(&checkpoint, &norm.name, norm.len).map(|_| ());
         expect_norm(&spec.config.last_norm())?;
         for layer in &spec.config.layers {
             for stack in layer.stacks() {
-                spec.linears.push(linear(&checkpoint, stack)?);
+                spec.stacks.push(StackSpec::find(&checkpoint, stack)?);
+            }
+            if let Some(router) = layer.router() {
+                spec.routers.push(linear(&checkpoint, std::slice::from_ref(router))?);
             }
             layer.norms().try_for_each(expect_norm)?;
             spec.norms.extend(layer.norm_lengths());
@@ -87,33 +94,29 @@ impl ModelSpec {
     /// The same model with the linear layers of its blocks in 4 bits.
     pub fn quantized(&self, scheme: Scheme) -> Self {
         let mut spec = self.clone();
-        for weight in spec.linears.iter_mut().flat_map(|linear| &mut linear.weights) {
-            *weight = weight.quantized(scheme);
-        }
+        spec.stacks.iter_mut().for_each(|stack| stack.quantize(scheme));
         spec
     }
 
     /// Where new adapters will lie.
     pub fn new_adapters(&self, options: &AdapterSettings) -> Result<AdapterLayout> {
-        AdapterLayout::new(&self.stacks(), options)
+        AdapterLayout::new(&self.targets(), options)
     }
 
     /// Where the adapters of a PEFT directory will lie.
     pub fn adapters(&self, adapter: &Adapter) -> Result<AdapterLayout> {
-        AdapterLayout::of_adapter(&self.stacks(), adapter)
+        AdapterLayout::of_adapter(&self.targets(), adapter)
     }
 
-    fn stacks(&self) -> Vec<Stack<'_>> {
-        let stacks = self.config.layers.iter().flat_map(LayerConfig::stacks);
-        stacks
-            .map(|stack| stack.iter().map(|module| (module.name.as_str(), module.shape)).collect())
-            .collect()
+    fn targets(&self) -> Vec<Vec<Target<'_>>> {
+        self.config.layers.iter().flat_map(LayerConfig::stacks).map(StackConfig::targets).collect()
     }
 
     /// What training these adapters holds on the host.
     pub fn resident_on_host(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> ResidentBytes {
         let head = if self.config.tied_head { 0 } else { self.head.bytes() };
-        let linears: u64 = self.linears.iter().map(LinearSpec::bytes).sum();
+        let linears = self.stacks.iter().map(StackSpec::bytes).sum::<u64>()
+            + self.routers.iter().map(LinearSpec::bytes).sum::<u64>();
         let norms = size_of::<f32>() * self.norms.iter().sum::<usize>();
         let values = (size_of::<f32>() * adapters.len) as u64;
         ResidentBytes {
@@ -128,19 +131,17 @@ impl ModelSpec {
     /// Bytes of the weights on a GPU.
     pub fn gpu_bytes(&self) -> u64 {
         let norms = self.norms.iter().map(|&len| Vector::gpu_bytes(len));
-        norms.sum::<u64>() + self.linears_and_head().map(LinearSpec::gpu_bytes).sum::<u64>()
-    }
-
-    fn linears_and_head(&self) -> impl Iterator<Item = &LinearSpec> {
-        [&self.head].into_iter().chain(&self.linears)
+        let stacks: u64 = self.stacks.iter().map(StackSpec::gpu_bytes).sum();
+        let others = self.routers.iter().chain([&self.head]);
+        norms.sum::<u64>() + stacks + others.map(LinearSpec::gpu_bytes).sum::<u64>()
     }
 
     /// What training these adapters holds on a GPU, where the embedding table is not, unless it is the head.
     pub fn resident_on_gpu(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> ResidentBytes {
         let values = Vector::gpu_bytes(adapters.len);
-        let sizes =
-            self.linears_and_head().fold(ScratchSizes::NONE, |sizes, linear| linear.scratch_sizes(sizes));
-        let copies = self.linears.iter().zip(adapters.ranks()).map(|(linear, r)| linear.adapter_bytes(r));
+        let sizes = self.head.scratch_sizes(ScratchSizes::NONE);
+        let sizes = self.stacks.iter().fold(sizes, |sizes, stack| stack.scratch_sizes(sizes));
+        let copies = self.stacks.iter().zip(adapters.ranks()).map(|(stack, r)| stack.adapter_bytes(r));
         ResidentBytes {
             weights: self.gpu_bytes(),
             adapters: values + copies.sum::<u64>(),
@@ -156,7 +157,79 @@ impl ModelSpec {
             true => embedding::table_bytes(&self.embedding),
             false => 0,
         };
-        table + self.linears.iter().map(LinearSpec::dequantized_bytes).sum::<u64>()
+        table + self.stacks.iter().map(StackSpec::dequantized_bytes).sum::<u64>()
+    }
+}
+
+/// A stack of which no weight has been read.
+#[derive(Debug, Clone)]
+enum StackSpec {
+    Linear(LinearSpec),
+    Experts(GroupedLinearSpec),
+}
+
+impl StackSpec {
+    fn find(checkpoint: &Checkpoint, stack: StackConfig) -> Result<Self> {
+        Ok(match stack {
+            StackConfig::Linear(modules) => Self::Linear(linear(checkpoint, modules)?),
+            StackConfig::Experts(modules) => {
+                let of_expert =
+                    |modules: &Vec<Module>| modules.iter().map(|module| weight(checkpoint, module)).collect();
+                let weights = modules.experts.iter().map(of_expert).collect::<Result<_>>()?;
+                Self::Experts(GroupedLinearSpec { weights })
+            }
+        })
+    }
+
+    fn quantize(&mut self, scheme: Scheme) {
+        let weights: Vec<&mut WeightSpec> = match self {
+            Self::Linear(linear) => linear.weights.iter_mut().collect(),
+            Self::Experts(linear) => linear.weights.iter_mut().flatten().collect(),
+        };
+        weights.into_iter().for_each(|weight| *weight = weight.quantized(scheme));
+    }
+
+    #[cfg(test)]
+    fn is_quantized(&self) -> bool {
+        match self {
+            Self::Linear(linear) => linear.is_quantized(),
+            Self::Experts(linear) => linear.all().all(|weight| matches!(weight, WeightSpec::Quantized(_))),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Linear(linear) => linear.bytes(),
+            Self::Experts(linear) => linear.bytes(),
+        }
+    }
+
+    fn gpu_bytes(&self) -> u64 {
+        match self {
+            Self::Linear(linear) => linear.gpu_bytes(),
+            Self::Experts(linear) => linear.gpu_bytes(),
+        }
+    }
+
+    fn scratch_sizes(&self, others: ScratchSizes) -> ScratchSizes {
+        match self {
+            Self::Linear(linear) => linear.scratch_sizes(others),
+            Self::Experts(linear) => linear.scratch_sizes(others),
+        }
+    }
+
+    fn dequantized_bytes(&self) -> u64 {
+        match self {
+            Self::Linear(linear) => linear.dequantized_bytes(),
+            Self::Experts(linear) => linear.dequantized_bytes(),
+        }
+    }
+
+    fn adapter_bytes(&self, ranks: usize) -> u64 {
+        match self {
+            Self::Linear(linear) => linear.adapter_bytes(ranks),
+            Self::Experts(linear) => linear.adapter_bytes(ranks),
+        }
     }
 }
 
@@ -180,7 +253,7 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::kernels::linear::{Linear, Weight};
-    use crate::model::{HeadNormsConfig, Model};
+    use crate::model::{HeadNormsConfig, Model, Stack};
     use crate::nf4::{Absmax, QuantType};
     use std::path::PathBuf;
 
@@ -202,13 +275,21 @@ mod tests {
         }
     }
 
+    /// The stacks of linear layers, without those of experts.
+    fn linears(model: &Model) -> impl Iterator<Item = &Linear> {
+        model.stacks().filter_map(|stack| match stack {
+            Stack::Linear(linear) => Some(linear),
+            Stack::Experts(_) => None,
+        })
+    }
+
     /// Lengths in bytes of all that is copied to a GPU of a loaded model, each a buffer.
     fn copied(model: &Model) -> Vec<usize> {
         let mut buffers = vec![4 * model.head.norm.len()];
         for block in &model.blocks {
             buffers.extend(block.norms().map(|norm| 4 * norm.len()));
         }
-        for linear in model.linears().chain([&model.head.projection]) {
+        for linear in linears(model).chain([&model.head.projection]) {
             let projections = linear.projections();
             for projection in projections {
                 match &projection.weight {
@@ -243,7 +324,7 @@ mod tests {
                 let copied: usize = copied(&model).iter().map(|bytes| bytes.next_multiple_of(512)).sum();
                 assert_eq!(spec.gpu_bytes(), copied as u64, "{} {scheme:?}", directory.display());
                 tied += usize::from(spec.config().tied_head);
-                quantized += usize::from(spec.linears.iter().all(LinearSpec::is_quantized));
+                quantized += usize::from(spec.stacks.iter().all(StackSpec::is_quantized));
             }
         }
         let all = 3 * directories().len();
@@ -275,9 +356,11 @@ mod tests {
                     matrices.iter().map(|numbers| (2 * numbers).next_multiple_of(512) as u64).sum()
                 }
             };
-            assert_eq!(held.adapters, values + model.linears().map(copies).sum::<u64>());
+            assert_eq!(held.adapters, values + linears(&model).map(copies).sum::<u64>());
             assert_eq!((held.gradients, held.moments), (values, 2 * values));
-            assert_eq!(layout.ranks(), [0, 5, 0, 5].repeat(spec.config().layers.len()));
+            let expected = model.stacks().map(Stack::ranks).collect::<Vec<_>>();
+            assert_eq!(layout.ranks(), expected);
+            assert!(expected.contains(&5) && expected.contains(&0));
         }
     }
 
@@ -289,8 +372,7 @@ mod tests {
             let spec = ModelSpec::read(directory, scheme).unwrap();
             spec.resident_on_gpu(&AdapterLayout::default(), &MomentsSpec::exact(0)).scratch
         };
-        let mut stacks: Vec<usize> = load(directory, None)
-            .linears()
+        let mut stacks: Vec<usize> = linears(&load(directory, None))
             .map(|linear| (2 * linear.inputs() * linear.outputs()).next_multiple_of(512))
             .collect();
         stacks.sort_unstable();
@@ -304,7 +386,8 @@ mod tests {
     fn on_the_host_weights_take_what_their_files_do() {
         for directory in directories() {
             let spec = ModelSpec::read(&directory, None).unwrap();
-            let checkpoint = crate::model::text_weights(Checkpoint::open(&directory).unwrap()).unwrap();
+            let checkpoint =
+                crate::model::text_weights(Checkpoint::open(&directory).unwrap(), &spec.config).unwrap();
             let is_used = |name: &str| !name.contains("quant_state") && !name.ends_with(".quant_map");
             let tensors = checkpoint.tensors().filter(|tensor| is_used(&tensor.name));
             // Norms and biases are widened to f32.

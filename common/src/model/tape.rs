@@ -4,6 +4,7 @@ use super::block::Kept;
 use super::pass::Pass;
 use super::{Batch, Loss, Model, Objective, Supervised};
 use crate::device::{Tensor, Vector};
+use crate::kernels::routing::Balance;
 use crate::{Result, error};
 
 /// What the backward of a batch needs of its forward.
@@ -18,6 +19,8 @@ pub struct Tape<'a> {
     kept: Vec<Option<Kept>>,
     /// The residual stream after the last block, [T, C].
     hidden: Tensor,
+    /// How evenly the experts were used, where the loss counts it.
+    balance: Option<Balance>,
 }
 
 impl Model {
@@ -28,15 +31,19 @@ impl Model {
         let first = self.blocks.iter().position(|block| block.has_adapter()).unwrap_or(self.blocks.len());
         let mut hidden = self.embed(batch)?;
         let (mut inputs, mut kept) = (Vec::new(), Vec::new());
+        let mut balance = self.config.router_loss.map(|_| Balance::default());
         for (index, block) in self.blocks.iter().enumerate() {
             let (y, saved) = block.forward(&hidden, &pass, None)?;
+            if let (Some(balance), Some(routing)) = (&mut balance, saved.routing()) {
+                balance.add(routing)?;
+            }
             if index >= first {
                 inputs.push(hidden);
                 kept.push((index >= recomputed).then_some(saved));
             }
             hidden = y;
         }
-        Ok(Tape { batch, pass, first, inputs, kept, hidden })
+        Ok(Tape { batch, pass, first, inputs, kept, hidden, balance })
     }
 
     /// The loss of a batch that ran forward, as `objective` has it; adds its gradients to `gradients`, which
@@ -51,10 +58,17 @@ impl Model {
         if values.is_empty() || gradients.len() != values.len() {
             return Err(error!(Bug, "{} gradients expected, found {}", values.len(), gradients.len()));
         }
-        let Tape { batch, pass, first, mut inputs, mut kept, hidden } = tape;
+        let Tape { batch, mut pass, first, mut inputs, mut kept, hidden, balance } = tape;
         let tokens = batch.targets.len();
         if tokens == 0 {
             return Ok(Loss { sum: 0.0, tokens });
+        }
+        // Each pass counts by its supervised tokens, so that a pass that is a whole step counts once.
+        let mut of_balance = 0.0;
+        if let (Some(coefficient), Some(balance)) = (self.config.router_loss, balance) {
+            let coefficient = coefficient * tokens as f32;
+            of_balance = f64::from(coefficient) * balance.loss();
+            pass.balance = Some(balance.slopes(coefficient * objective.equal_weight().unwrap_or(0.0)));
         }
         let rows = hidden.gather_rows(&batch.supervised)?;
         drop(hidden);
@@ -73,7 +87,7 @@ impl Model {
             }
         }
         // Asked for last: a GPU computes all of the pass before it answers.
-        Ok(Loss { sum: loss.value()?, tokens })
+        Ok(Loss { sum: loss.value()? + of_balance, tokens })
     }
 
     /// The loss of a batch; adds the gradients of `scale` times its sum to `gradients`.

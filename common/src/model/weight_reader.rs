@@ -1,8 +1,10 @@
 //! Reads the weights of a checkpoint to the device that computes with them.
 
+use super::ExpertModules;
 use super::modules::{Module, NormWeight};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::device::{Device, Vector};
+use crate::kernels::grouped_linear::GroupedLinear;
 use crate::kernels::linear::{Linear, Projection, Weight};
 use crate::nf4::Scheme;
 use crate::{Result, error};
@@ -47,11 +49,42 @@ impl WeightReader<'_> {
 
     fn projection(&self, module: &Module) -> Result<Projection> {
         let bias = module.bias().map(|name| self.vector(&name, module.shape[0])).transpose()?;
-        let weight = match self.quantization {
-            Some(scheme) => self.weight(module)?.quantized(scheme)?,
-            None => self.weight(module)?,
-        };
-        Ok(Projection { weight, bias, adapter: None, name: module.name.clone() })
+        Ok(Projection { weight: self.quantized(module)?, bias, adapter: None, name: module.name.clone() })
+    }
+
+    /// The layers of a mixture's experts.
+    pub(super) fn experts(&self, modules: &ExpertModules) -> Result<GroupedLinear> {
+        let weights = modules.experts.iter();
+        let weights = weights.map(|modules| modules.iter().map(|module| self.quantized(module)).collect());
+        let weights = weights.collect::<Result<_>>()?;
+        GroupedLinear::new(modules.name.clone(), weights)?.to_device(self.device)
+    }
+
+    /// The router of a mixture, which is never quantized. A weight that is no number would send tokens anywhere.
+    pub(super) fn router(&self, module: &Module) -> Result<Linear> {
+        let weight = self.weight(module)?;
+        let [n, k] = weight.shape();
+        let mut values = vec![0.0; n * k];
+        weight.read_rows(0..n, &mut values)?;
+        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+            let (row, column) = (place / k, place % k);
+            return Err(error!(
+                Malformed,
+                "{}: {} at [{row}, {column}], a finite weight of the router expected",
+                module.weight(),
+                values[place]
+            ));
+        }
+        let projection = Projection { weight, bias: None, adapter: None, name: module.name.clone() };
+        Linear::new(vec![projection])?.to_device(self.device)
+    }
+
+    /// A weight of a block, in 4 bits where it is to be quantized.
+    fn quantized(&self, module: &Module) -> Result<Weight> {
+        match self.quantization {
+            Some(scheme) => self.weight(module)?.quantized(scheme),
+            None => self.weight(module),
+        }
     }
 
     pub(super) fn weight(&self, module: &Module) -> Result<Weight> {

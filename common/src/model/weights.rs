@@ -39,7 +39,7 @@ impl Weights {
     /// Opens a model's directory.
     pub fn open(directory: &Path) -> Result<Self> {
         let mut config = Config::read(directory)?;
-        let mut checkpoint = text_weights(Checkpoint::open(directory)?)?;
+        let mut checkpoint = text_weights(Checkpoint::open(directory)?, &config)?;
         if config.tied_head {
             // One stored table serves as both, whichever it is.
             if !checkpoint.contains(EMBEDDING) {
@@ -56,10 +56,10 @@ impl Weights {
     }
 }
 
-/// The weights of a checkpoint's text model, as [`with_canonical_names`] has them: those that read images are
-/// left out.
-pub fn text_weights(checkpoint: Checkpoint) -> Result<Checkpoint> {
-    Ok(with_canonical_names(checkpoint)?.without(reads_images))
+/// The weights of the text model that `config` describes, as [`with_separate_experts`] has them: those that read
+/// images are left out.
+pub fn text_weights(checkpoint: Checkpoint, config: &Config) -> Result<Checkpoint> {
+    Ok(with_separate_experts(checkpoint, config)?.without(reads_images))
 }
 
 /// A checkpoint's tensors under their names in a causal language model of transformers. Names that some
@@ -70,6 +70,26 @@ pub fn with_canonical_names(checkpoint: Checkpoint) -> Result<Checkpoint> {
         quantization::expect_unpacked(&tensor, checkpoint.path())?;
     }
     checkpoint.renamed(canonical_name)
+}
+
+/// A checkpoint's tensors as [`with_canonical_names`] has them, and where it stores the matrices of all experts of a
+/// layer as one tensor, as transformers 5 can, each matrix as a tensor of its own.
+pub fn with_separate_experts(checkpoint: Checkpoint, config: &Config) -> Result<Checkpoint> {
+    let mut checkpoint = with_canonical_names(checkpoint)?;
+    for modules in config.experts() {
+        let Some(fused) = checkpoint.get(&modules.name) else { continue };
+        let [n, k] = modules.shape;
+        let expected = [modules.experts.len(), n, k];
+        if fused.shape != expected {
+            return Err(error!(
+                Malformed,
+                "tensor {}: shape {expected:?} expected, found {:?}", modules.name, fused.shape
+            ));
+        }
+        let matrices = modules.experts.iter().flatten();
+        checkpoint.split(&modules.name, matrices.map(|module| (module.weight(), module.shape.to_vec())))?;
+    }
+    Ok(checkpoint)
 }
 
 fn expect_unwrapped(name: &str, file: &Path) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use common::model::{ATTENTION, AdapterSettings, Initialization, LINEAR_LAYERS};
+use common::model::{ALL, ATTENTION, AdapterSettings, EXPERTS, Initialization, LINEAR_LAYERS};
 use common::nf4::{QuantType, Scheme};
 use common::{Error, Result, cli};
 
@@ -26,7 +26,8 @@ pub struct AdapterArguments {
     #[arg(long, value_name = "SHARE")]
     pub lora_dropout: Option<f64>,
 
-    /// Linear layers with an adapter: names separated by commas, attention for its projections, or all
+    /// Linear layers with an adapter: names separated by commas, attention for its projections, experts for those of
+    /// a mixture, or all others
     #[arg(long, value_name = "NAMES", default_value = "all", value_delimiter = ',')]
     pub lora_target: Vec<String>,
 
@@ -54,6 +55,10 @@ pub struct AdapterArguments {
     #[arg(long, value_name = "BOOL", default_value_t = true,
         action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub double_quantization: bool,
+
+    /// What the balance of a mixture's experts counts in the loss [default: that of config.json, mostly none]
+    #[arg(long, value_name = "FACTOR")]
+    pub moe_aux_loss_coef: Option<f32>,
 }
 
 impl AdapterArguments {
@@ -78,6 +83,16 @@ impl AdapterArguments {
                 "--lora-dropout: a share from 0 to below 1 expected, found {found}"
             ))),
             dropout => Ok(NoiseSettings { dropout, neftune_alpha }),
+        }
+    }
+
+    /// What the balance of experts counts in the loss, where it is given.
+    pub fn router_loss(&self) -> Result<Option<f32>> {
+        match self.moe_aux_loss_coef {
+            Some(found) if !found.is_finite() || found < 0.0 => Err(Error::usage(format!(
+                "--moe-aux-loss-coef: a number that is not negative expected, found {found}"
+            ))),
+            coefficient => Ok(coefficient),
         }
     }
 
@@ -125,17 +140,20 @@ impl AdapterArguments {
 /// The names of `--lora-target`; none for `all`, beside which no name may stand that it does not mean.
 fn targets(names: &[String]) -> Result<Vec<String>> {
     let names: Vec<&str> = names.iter().map(|name| name.trim()).collect();
-    if !names.contains(&"all") {
+    if !names.contains(&ALL) {
         return Ok(names.into_iter().map(str::to_owned).collect());
     }
+    let experts = names.contains(&EXPERTS);
     let is_meant = |name: &str| {
-        ["all", ATTENTION].contains(&name) || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name))
+        [ALL, ATTENTION, EXPERTS].contains(&name)
+            || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name))
     };
     match names.into_iter().find(|name| !is_meant(name)) {
         Some(other) => {
             Err(Error::usage(format!("--lora-target: {other:?} beside all is no linear layer of the blocks"))
                 .hint("all means every linear layer of the blocks, and only these are trained"))
         }
+        None if experts => Ok(vec![ALL.into(), EXPERTS.into()]),
         None => Ok(Vec::new()),
     }
 }

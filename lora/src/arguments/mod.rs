@@ -161,6 +161,7 @@ impl Arguments {
             path,
             float16: if self.fp16 { Float16::Fp16 } else { Float16::Bf16 },
             quantization: self.adapter.quantization(),
+            router_loss: self.adapter.router_loss()?,
         })
     }
 

@@ -21,6 +21,9 @@ pub struct ModelSettings {
     /// are stored.
     #[serde(serialize_with = "scheme")]
     pub quantization: Option<Scheme>,
+    /// What the balance of experts counts in the loss; `None` leaves that to config.json.
+    #[serde(rename = "moe_aux_loss_coef", skip_serializing_if = "Option::is_none")]
+    pub router_loss: Option<f32>,
 }
 
 fn is_fp16<S: Serializer>(float16: &Float16, serializer: S) -> Result<S::Ok, S::Error> {

@@ -2,7 +2,7 @@
 
 use common::adapter::{Adapter, AdapterConfig, TargetModules};
 use common::model::{ATTENTION, AdapterLayout, AdapterSettings, Initialization, Model, ModelSpec};
-use common::{Context, Result};
+use common::{Context, Error, Result};
 use serde_json::json;
 
 use crate::config::Config;
@@ -39,11 +39,18 @@ impl InitialAdapters {
             None => {
                 let mut settings = config.adapter.clone();
                 settings.targets = named(&settings.targets, model);
-                let targets = match settings.targets.is_empty() {
-                    true => model.config().targets().into_iter().map(String::from).collect(),
+                let [modules, parameters] = model.new_adapters(&settings)?.peft_targets();
+                // Names that the user chose stay as they are where all of them are modules.
+                let targets = match settings.targets.is_empty() || !parameters.is_empty() {
+                    true => modules,
                     false => settings.targets.clone(),
                 };
+                if !parameters.is_empty() && config.noise.dropout.is_some_and(|dropout| dropout > 0.0) {
+                    return Err(Error::usage("--lora-dropout: PEFT has no dropout for adapters of experts")
+                        .hint("leave --lora-dropout out, or experts out of --lora-target"));
+                }
                 let mut peft = AdapterConfig::new(base, settings.rank, settings.alpha, targets);
+                peft.target_parameters = (!parameters.is_empty()).then_some(parameters);
                 place_on(&mut peft, model);
                 peft.use_rslora = settings.rank_stabilized;
                 peft.lora_dropout = config.noise.dropout.unwrap_or(0.0);

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::Result;
 use common::cli::note;
 use common::device::Device;
 use common::device::cuda::Gpu;
 use common::kernels::adamw::MomentsSpec;
 use common::model::ModelSpec;
+use common::{Error, Result};
 use serde_json::Value;
 
 use crate::config::Config;
@@ -60,6 +60,13 @@ impl Setup {
     ) -> Result<Self> {
         let spec = ModelSpec::read(&config.model.path, config.model.quantization)?;
         spec.config().note_unused(&config.model.path);
+        if config.model.router_loss.is_some() && spec.config().experts().next().is_none() {
+            return Err(Error::usage(format!(
+                "--moe-aux-loss-coef: {} has no experts",
+                config.model.path.display()
+            ))
+            .hint("leave --moe-aux-loss-coef out"));
+        }
         for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
             examples.summary().demands.check(spec.config())?;
         }

@@ -87,6 +87,9 @@ impl Run {
             Some(scheme) => Model::load_quantized(&config.model.path, scheme, &device)?,
             None => Model::load(&config.model.path, &device)?,
         };
+        if let Some(coefficient) = config.model.router_loss {
+            model.set_router_loss(coefficient);
+        }
         adapters.attach(&mut model)?;
         let mut moments = Moments::of(&moments, &device)?;
         let in_fp16 = matches!(&device, Device::Cuda(gpu) if gpu.float16() == Float16::Fp16);

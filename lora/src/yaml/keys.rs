@@ -279,7 +279,6 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
             "fp8_enable_fsdp_float8_all_gather",
             "fsdp_config",
             "init_special_tokens",
-            "moe_aux_loss_coef",
             "kt_optimize_rule",
             "cpu_infer",
             "chunk_size",

@@ -8,6 +8,7 @@ mod datasets;
 mod families;
 mod hostile;
 mod memory;
+mod mixtures;
 mod models;
 mod noise;
 mod optimizer;

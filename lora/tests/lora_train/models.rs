@@ -108,7 +108,7 @@ fn help_says_what_optimizers_do() {
 impl Place {
     /// Makes the tiny model one of the family that `keys` of its config.json say, with weights of its own;
     /// returns what they describe.
-    fn become_family(&self, keys: &Value) -> Config {
+    pub(crate) fn become_family(&self, keys: &Value) -> Config {
         let mut json = self.json("model/config.json");
         json.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         self.write("model/config.json", json.to_string());

@@ -1,6 +1,7 @@
 //! Models of every family, merged as PEFT merges them (`scripts/golden/families.py`).
 
 use common::checkpoint::{Checkpoint, Tensor};
+use common::model::{Config, text_weights};
 use tests::dir::Dir;
 use tests::golden_model;
 
@@ -69,7 +70,8 @@ fn an_adapter_of_a_larger_model_fits_its_text_model_too() {
     let parent = Dir::new();
     for name in ["gemma3-vision", "mistral3-vision"] {
         let whole = golden_model::directory(name);
-        let base = common::model::text_weights(Checkpoint::open(&whole).unwrap()).unwrap();
+        let text_config = Config::read(&whole).unwrap();
+        let base = text_weights(Checkpoint::open(&whole).unwrap(), &text_config).unwrap();
         let text = parent.make(&format!("{name}-text"));
         let tensors: Vec<Tensor> = base.tensors().collect();
         common::checkpoint::write_file(&text.join("model.safetensors"), &tensors).unwrap();
@@ -78,7 +80,7 @@ fn an_adapter_of_a_larger_model_fits_its_text_model_too() {
         parent.write(&format!("{name}-text/config.json"), config);
         let (alone, _) = merged(&parent, name, &text, &format!("{name}-alone"));
         let (within, _) = merged(&parent, name, &whole, &format!("{name}-within"));
-        let within = common::model::text_weights(within).unwrap();
+        let within = text_weights(within, &text_config).unwrap();
         assert_eq!(sorted(&alone), sorted(&within));
         for tensor in alone.tensors() {
             assert!(*tensor.bytes == *within.tensor(&tensor.name).unwrap().bytes, "{name}: {}", tensor.name);

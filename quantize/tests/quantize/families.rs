@@ -3,7 +3,7 @@
 use std::fs;
 
 use common::checkpoint::{Checkpoint, INDEX, Index, Tensor, sharded_name, write_file};
-use common::model::text_weights;
+use common::model::{Config, text_weights};
 use common::nf4::{Quantized, part_of};
 use common::weight_names::reads_images;
 use serde_json::{Value, json};
@@ -26,7 +26,8 @@ fn every_family_becomes_what_bitsandbytes_makes_of_it() {
         assert_eq!(reads_images, name.ends_with("-vision"), "{name}");
 
         let ours = Checkpoint::open(&parent.path(&output)).unwrap();
-        let expected = text_weights(Checkpoint::open(&theirs).unwrap()).unwrap();
+        let expected =
+            text_weights(Checkpoint::open(&theirs).unwrap(), &Config::read(&theirs).unwrap()).unwrap();
         let sorted = |checkpoint: &Checkpoint| {
             let mut names: Vec<String> = checkpoint.names().map(String::from).collect();
             names.sort_unstable();

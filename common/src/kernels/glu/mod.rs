@@ -2,9 +2,12 @@
 
 mod cpu;
 pub(super) mod cuda;
+mod weighted;
 
 use crate::device::Tensor;
 use crate::{Result, error};
+
+pub use weighted::{WeightedBackward, backward_weighted, forward_weighted};
 
 /// The activation of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

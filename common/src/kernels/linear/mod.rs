@@ -290,6 +290,11 @@ pub fn project(x: &Tensor, linear: &Linear) -> Result<Vec<f32>> {
     }
 }
 
+/// Adds dy [T, ΣN]·W to dx [T, K], without adapters, on the host.
+pub(super) fn add_transposed(dx: &mut [f32], dy: &[f32], t: usize, linear: &Linear) -> Result<()> {
+    cpu::multiply_transposed(dx, dy, t, &cpu::weights(linear), super::Write::Add)
+}
+
 /// Every A and B lies whole in a buffer of `len` values, and the A's follow each other.
 fn check_adapters(linear: &Linear, len: usize) -> Result<()> {
     let slots: Vec<&AdapterSlot> =

@@ -1,6 +1,7 @@
 //! The families of models: each file turns the config.json of one into layers and the names of their
 //! weights. Nothing else knows a family's name.
 
+mod experts;
 mod gemma2;
 mod gemma3;
 mod glm4;
@@ -8,16 +9,20 @@ mod granite;
 mod llama;
 mod ministral3;
 mod mistral;
+mod mixtral;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 mod transformer;
 mod unsupported;
 
 use serde_json::Value;
 
-pub use transformer::{ATTENTION, LINEAR_LAYERS};
+pub use transformer::LINEAR_LAYERS;
 
 use super::Config;
 use super::config_json::ConfigJson;
@@ -34,7 +39,7 @@ pub(super) struct Family {
 }
 
 /// Every family, in the order of messages.
-pub(super) static FAMILIES: [Family; 11] = [
+pub(super) static FAMILIES: [Family; 15] = [
     qwen2::FAMILY,
     qwen3::FAMILY,
     llama::FAMILY,
@@ -46,6 +51,10 @@ pub(super) static FAMILIES: [Family; 11] = [
     glm4::FAMILY,
     granite::FAMILY,
     olmo2::FAMILY,
+    qwen3_moe::FAMILY,
+    qwen2_moe::FAMILY,
+    mixtral::FAMILY,
+    olmoe::FAMILY,
 ];
 
 /// The model that a config.json describes.

@@ -25,14 +25,19 @@ pub(super) const FAMILY: Family = Family {
 /// The window of each layer: none unless `use_sliding_window` is set, then that of the layers that
 /// `layer_types` calls sliding, or without such a list that of the layers from `max_window_layers` on.
 pub(super) fn windows(json: ConfigJson, layers: usize) -> Result<Vec<Option<usize>>> {
-    let window = match json.0.get("sliding_window") {
-        _ if !json.flag("use_sliding_window") => return Ok(vec![None; layers]),
-        None => Some(WINDOW),
-        Some(_) => json.optional_count("sliding_window")?,
-    };
+    let window = window(json)?;
     if let Some(types) = layer_types(json, layers)? {
         return Ok(types.iter().map(|is_sliding| window.filter(|_| *is_sliding)).collect());
     }
     let first = json.get("max_window_layers").and_then(Value::as_u64).unwrap_or(FIRST_LAYER);
     Ok((0..layers as u64).map(|layer| window.filter(|_| layer >= first)).collect())
+}
+
+/// The window of the layers that have one; none unless `use_sliding_window` is set.
+pub(super) fn window(json: ConfigJson) -> Result<Option<usize>> {
+    match json.0.get("sliding_window") {
+        _ if !json.flag("use_sliding_window") => Ok(None),
+        None => Ok(Some(WINDOW)),
+        Some(_) => json.optional_count("sliding_window"),
+    }
 }

@@ -6,7 +6,7 @@ use super::qwen2::windows;
 use super::transformer::{HeadNorms, Transformer};
 
 /// transformers' default of the size of a head.
-const HEAD_SIZE: usize = 128;
+pub(super) const HEAD_SIZE: usize = 128;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3",

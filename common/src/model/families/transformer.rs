@@ -2,23 +2,32 @@
 //! before attention and feed-forward, rotary embeddings, grouped key heads, SwiGLU. Other families say what
 //! they have instead.
 
+use super::experts::Experts;
 use crate::kernels::attention::{AttentionSpec, Heads};
 use crate::kernels::glu::Activation;
 use crate::kernels::rope::Pairs;
 use crate::model::config_json::ConfigJson;
 use crate::model::modules::{Module, NormWeight, Role};
 use crate::model::{
-    AttentionConfig, Config, FeedForwardConfig, HeadNormsConfig, LayerConfig, ResidualConfig, Rope,
+    AttentionConfig, Config, FeedForwardConfig, FeedForwardKind, GatedConfig, HeadNormsConfig, LayerConfig,
+    ResidualConfig, Rope,
 };
 use crate::{Result, bail, error};
 
 /// Short names of the linear layers of blocks, in all families together. What a model has of them is in
 /// [`Config::targets`].
-pub const LINEAR_LAYERS: [&str; 9] =
-    ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];
-
-/// The name of all projections of attention together, as adapters are targeted.
-pub const ATTENTION: &str = "attention";
+pub const LINEAR_LAYERS: [&str; 10] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "qkv_proj",
+    "o_proj",
+    "shared_expert_gate",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "down_proj",
+];
 
 /// A decoder whose layers are made once all that differs from Llama has been said.
 pub(super) struct Transformer<'a> {
@@ -42,6 +51,8 @@ pub(super) struct Transformer<'a> {
     pub fused_gate_up: bool,
     /// Norms of queries and keys, `q_norm` and `k_norm`.
     pub head_norms: Option<HeadNorms>,
+    /// The experts in place of the feed-forward, where there are any.
+    pub experts: Option<Experts>,
     /// The norms around the branches.
     pub norms: Norms,
     /// What is added to the weights of norms.
@@ -107,6 +118,7 @@ impl<'a> Transformer<'a> {
             fused_qkv: false,
             fused_gate_up: false,
             head_norms: None,
+            experts: None,
             norms: Norms {
                 attention: [Some("input_layernorm"), None],
                 feed_forward: [Some("post_attention_layernorm"), None],
@@ -155,6 +167,7 @@ impl<'a> Transformer<'a> {
             input_scale: self.input_scale,
             logit_scale: self.logit_scale,
             logit_softcap: self.logit_softcap,
+            router_loss: self.experts.as_ref().and_then(|experts| experts.loss),
             tied_head: json.get("tie_word_embeddings").map_or(self.tied_head, |tied| tied == true),
             max_positions: ropes.iter().map(|rope| rope.positions).min().unwrap_or(0),
             ropes,
@@ -203,10 +216,6 @@ impl<'a> Transformer<'a> {
             true => &[("self_attn.qkv_proj", q + 2 * kv)],
             false => &[("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)],
         };
-        let gate_up: &[(&str, usize)] = match self.fused_gate_up {
-            true => &[("mlp.gate_up_proj", 2 * f)],
-            false => &[("mlp.gate_proj", f), ("mlp.up_proj", f)],
-        };
         let head_norms = self.head_norms.map(|norms| match norms {
             HeadNorms::EachHead => HeadNormsConfig::EachHead([
                 norm("self_attn.q_norm", heads.size),
@@ -234,10 +243,25 @@ impl<'a> Transformer<'a> {
             },
             feed_forward: FeedForwardConfig {
                 residual: residual(self.norms.feed_forward),
-                gate_up: modules(gate_up, c, self.feed_forward_bias),
-                activation: self.activation,
-                down: modules(&[("mlp.down_proj", c)], f, self.feed_forward_bias),
-                width: f,
+                kind: match self.experts.as_ref().filter(|experts| experts.layers[layer]) {
+                    Some(experts) => FeedForwardKind::Mixture(Box::new(experts.mixture(
+                        &format!("model.layers.{layer}"),
+                        c,
+                        self.activation,
+                    ))),
+                    None => {
+                        let gate_up: &[(&str, usize)] = match self.fused_gate_up {
+                            true => &[("mlp.gate_up_proj", 2 * f)],
+                            false => &[("mlp.gate_proj", f), ("mlp.up_proj", f)],
+                        };
+                        FeedForwardKind::Gated(GatedConfig {
+                            gate_up: modules(gate_up, c, self.feed_forward_bias),
+                            activation: self.activation,
+                            down: modules(&[("mlp.down_proj", c)], f, self.feed_forward_bias),
+                            width: f,
+                        })
+                    }
+                },
             },
         }
     }
