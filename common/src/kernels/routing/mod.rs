@@ -6,6 +6,7 @@
 //! are ordered by expert, and those of an expert by token, so that an expert's slots are rows that follow each other.
 
 mod cpu;
+pub(super) mod cuda;
 
 use super::linear::{self, Linear};
 use crate::device::{Tensor, Vector};
@@ -35,6 +36,8 @@ pub struct Routing {
 enum Chosen {
     /// On the host.
     Cpu(cpu::Chosen),
+    /// On a GPU.
+    Cuda(cuda::Chosen),
 }
 
 /// Which rows a matrix has beside a [`Routing`].
@@ -79,18 +82,27 @@ impl Routing {
     pub(super) fn host(&self) -> Result<&cpu::Chosen> {
         match &self.chosen {
             Chosen::Cpu(chosen) => Ok(chosen),
+            Chosen::Cuda(_) => Err(error!(Bug, "a routing on the host expected, found one on a GPU")),
         }
     }
 
-    /// Bytes of what is kept.
+    /// The choice on a GPU.
+    pub(super) fn on_gpu(&self) -> Result<&cuda::Chosen> {
+        match &self.chosen {
+            Chosen::Cpu(_) => Err(error!(Bug, "a routing on a GPU expected, found one on the host")),
+            Chosen::Cuda(chosen) => Ok(chosen),
+        }
+    }
+
+    /// Bytes of what is kept on the host.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
-        let Chosen::Cpu(chosen) = &self.chosen;
-        4 * self.weights.len() as u64 + chosen.bytes()
+        4 * self.weights.len() as u64 + self.host().map_or(0, cpu::Chosen::bytes)
     }
 }
 
-/// Bytes that a [`Routing`] takes of each token: probabilities, and weight, expert and place of each slot.
+/// Bytes that a [`Routing`] takes of each token: probabilities, and weight, expert (on a GPU, token) and place of each
+/// slot.
 pub fn bytes_per_token(spec: RoutingSpec) -> u64 {
     (size_of::<f32>() * spec.experts + (size_of::<f32>() + 2 * size_of::<u32>()) * spec.chosen) as u64
 }
@@ -107,7 +119,10 @@ pub fn forward(x: &Tensor, router: &Linear, spec: RoutingSpec) -> Result<Routing
             let (chosen, weights) = cpu::choose(logits, spec);
             Ok(Routing { spec, tokens, weights: Vector::Cpu(weights), chosen: Chosen::Cpu(chosen) })
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(x) => {
+            let (chosen, weights) = cuda::forward(x, router, spec)?;
+            Ok(Routing { spec, tokens, weights, chosen: Chosen::Cuda(chosen) })
+        }
     }
 }
 
@@ -115,7 +130,12 @@ pub fn forward(x: &Tensor, router: &Linear, spec: RoutingSpec) -> Result<Routing
 pub fn backward(dweights: &Vector, routing: &Routing, router: &Linear, dx: Tensor) -> Result<Tensor> {
     dx.expect("routing backward: dx", &[routing.tokens, router.inputs()])?;
     if dweights.len() != routing.slots() {
-        return Err(error!(Bug, "routing backward: {} weights for {} slots", dweights.len(), routing.slots()));
+        return Err(error!(
+            Bug,
+            "routing backward: {} weights for {} slots",
+            dweights.len(),
+            routing.slots()
+        ));
     }
     match dx {
         Tensor::Cpu(_) => {
@@ -124,7 +144,7 @@ pub fn backward(dweights: &Vector, routing: &Routing, router: &Linear, dx: Tenso
             linear::add_transposed(&mut sum, &dlogits, routing.tokens, router)?;
             Tensor::from_vec(sum, dx.shape())
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(dx) => cuda::backward(dweights.gpu()?, routing.on_gpu()?, router, dx).map(Tensor::Cuda),
     }
 }
 
@@ -138,10 +158,12 @@ pub fn sum_slots(x: &Tensor, routing: &Routing, residual: Option<&Tensor>) -> Re
             let y = Tensor::from_vec(routing.host()?.sum(&x.host()?, c), &[routing.tokens, c])?;
             residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(x) => {
+            let residual = residual.map(Tensor::gpu).transpose()?;
+            cuda::sum_slots(x, routing.on_gpu()?, routing.tokens, residual).map(Tensor::Cuda)
+        }
     }
 }
-
 
 #[cfg(test)]
 mod tests;
