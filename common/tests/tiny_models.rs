@@ -331,7 +331,8 @@ fn an_adapter_survives_a_round_trip() {
         model.adapter(config).unwrap().save(directory.path()).unwrap();
         let tensors = |directory: &Path| {
             let checkpoint = Checkpoint::open(directory).unwrap();
-            let tensor = |tensor: Tensor| (tensor.name.clone(), (tensor.shape.clone(), tensor.to_f32().unwrap()));
+            let tensor =
+                |tensor: Tensor| (tensor.name.clone(), (tensor.shape.clone(), tensor.to_f32().unwrap()));
             checkpoint.tensors().map(tensor).collect::<BTreeMap<_, _>>()
         };
         assert_eq!(tensors(directory.path()), tensors(&golden.directory.join("adapter")), "{family}");

@@ -235,7 +235,8 @@ impl<'a> Work<'a> {
             }
         }
         // Each file was valid; now all of them have to match the index.
-        let checkpoint = with_separate_experts(Checkpoint::open(&self.source.directory)?, self.plan.config())?;
+        let checkpoint =
+            with_separate_experts(Checkpoint::open(&self.source.directory)?, self.plan.config())?;
         let is_tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
         let own_head = is_tied && checkpoint.contains(EMBEDDING) && has_own_head(&checkpoint)?;
         self.write_rest(config, options, own_head)?;

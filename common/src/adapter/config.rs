@@ -173,7 +173,9 @@ impl AdapterConfig {
                 self.lora_alpha
             );
         }
-        let is_of_experts = |target: &&String| !target.ends_with("experts.gate_up_proj") && !target.ends_with("experts.down_proj");
+        let is_of_experts = |target: &&String| {
+            !target.ends_with("experts.gate_up_proj") && !target.ends_with("experts.down_proj")
+        };
         if let Some(other) = self.target_parameters.iter().flatten().find(is_of_experts) {
             return Err(error!("target_parameters has {other}: only parameters of experts are supported")
                 .hint(MERGE_IN_PEFT));

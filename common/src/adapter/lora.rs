@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::experts::{self, ExpertsLora};
-use super::{AdapterConfig, CONFIG};
 use super::config::MERGE_IN_PEFT;
+use super::experts::{self, ExpertsLora};
 use super::tokens::TokenRows;
+use super::{AdapterConfig, CONFIG};
 use crate::checkpoint::{self, Checkpoint, Tensor};
 use crate::{Result, bail, cli, error};
 

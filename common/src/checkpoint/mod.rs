@@ -163,7 +163,8 @@ impl Checkpoint {
         for (name, shape) in parts {
             let end = start + shape.iter().product::<usize>();
             let byte = |element: usize| whole.range.start + (element * whole.dtype.bitsize()).div_ceil(8);
-            entries.push((file, TensorEntry { name, dtype: whole.dtype, range: byte(start)..byte(end), shape }));
+            entries
+                .push((file, TensorEntry { name, dtype: whole.dtype, range: byte(start)..byte(end), shape }));
             start = end;
         }
         if start != count {
@@ -173,7 +174,12 @@ impl Checkpoint {
         self.by_name.clear();
         for (position, (_, entry)) in self.entries.iter().enumerate() {
             if self.by_name.insert(entry.name.clone(), position).is_some() {
-                bail!(Malformed, "{}: a part of {name} is {}, which is there as well", self.path.display(), entry.name);
+                bail!(
+                    Malformed,
+                    "{}: a part of {name} is {}, which is there as well",
+                    self.path.display(),
+                    entry.name
+                );
             }
         }
         Ok(())

@@ -12,9 +12,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::stack::{Stack, StackMut, Target};
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
-use super::stack::{Stack, StackMut, Target};
 use crate::kernels::linear::AdapterSlot;
 use crate::{Error, Result, error};
 
@@ -317,7 +317,8 @@ fn all_targets(stacks: &[Vec<Target>]) -> String {
 
 /// The targets of stacks, as an [`AdapterLayout`] takes them.
 fn targets_of<'a>(stacks: &'a [StackMut]) -> Vec<Vec<Target<'a>>> {
-    let targets = |stack: &'a StackMut| stack.as_ref().targets().into_iter().map(|(target, _)| target).collect();
+    let targets =
+        |stack: &'a StackMut| stack.as_ref().targets().into_iter().map(|(target, _)| target).collect();
     stacks.iter().map(targets).collect()
 }
 
@@ -365,8 +366,7 @@ impl Adapters {
                     modules.insert(target.name.to_owned(), lora);
                 }
                 Some(count) => {
-                    let lora =
-                        adapter::ExpertsLora { a, b, experts: count, rank, inputs, outputs, scale };
+                    let lora = adapter::ExpertsLora { a, b, experts: count, rank, inputs, outputs, scale };
                     experts.insert(target.name.to_owned(), lora);
                 }
             }

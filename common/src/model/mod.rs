@@ -57,8 +57,8 @@ pub use decoder::Model;
 pub use families::LINEAR_LAYERS;
 pub use keys::check_config;
 pub use layer::{
-    AttentionConfig, ExpertModules, FeedForwardConfig, FeedForwardKind, GatedConfig, HeadNormsConfig, LayerConfig,
-    MixtureConfig, ResidualConfig, SharedExpertConfig, StackConfig,
+    AttentionConfig, ExpertModules, FeedForwardConfig, FeedForwardKind, GatedConfig, HeadNormsConfig,
+    LayerConfig, MixtureConfig, ResidualConfig, SharedExpertConfig, StackConfig,
 };
 pub use load::{base_of_adapter, is_adapter};
 pub use memory::{PassPlan, PassRequest};

@@ -85,14 +85,11 @@ pub fn with_separate_experts(checkpoint: Checkpoint, config: &Config) -> Result<
         if fused.shape != expected {
             return Err(error!(
                 Malformed,
-                "tensor {}: shape {expected:?} expected, found {:?}",
-                modules.name,
-                fused.shape
+                "tensor {}: shape {expected:?} expected, found {:?}", modules.name, fused.shape
             ));
         }
         let matrices = modules.experts.iter().flatten();
-        checkpoint
-            .split(&modules.name, matrices.map(|module| (module.weight(), module.shape.to_vec())))?;
+        checkpoint.split(&modules.name, matrices.map(|module| (module.weight(), module.shape.to_vec())))?;
     }
     Ok(checkpoint)
 }

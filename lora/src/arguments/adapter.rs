@@ -143,8 +143,9 @@ fn targets(names: &[String]) -> Result<Vec<String>> {
         return Ok(names.into_iter().map(str::to_owned).collect());
     }
     let experts = names.contains(&"experts");
-    let is_meant =
-        |name: &str| ["all", "experts"].contains(&name) || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name));
+    let is_meant = |name: &str| {
+        ["all", "experts"].contains(&name) || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name))
+    };
     match names.into_iter().find(|name| !is_meant(name)) {
         Some(other) => {
             Err(Error::usage(format!("--lora-target: {other:?} beside all is no linear layer of the blocks"))

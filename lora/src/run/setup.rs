@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::{Error, Result};
 use common::cli::note;
 use common::device::Device;
 use common::device::cuda::Gpu;
 use common::kernels::adamw::MomentsSpec;
 use common::model::ModelSpec;
+use common::{Error, Result};
 use serde_json::Value;
 
 use crate::config::Config;
