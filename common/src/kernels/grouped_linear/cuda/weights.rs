@@ -358,4 +358,22 @@ mod tests {
         assert!([first, second, third].iter().all(|place| place.values == (256..272)));
         assert_eq!((layout.tables.values.len(), layout.codes_len, layout.absmax.len()), (272, 24, 10));
     }
+
+    #[test]
+    fn bytes_are_those_of_the_buffers() {
+        let scheme = Scheme::default();
+        for scheme in [scheme, Scheme { double_quant: false, ..scheme }] {
+            let weights: Vec<_> = [0.0, 1.0, 2.0].map(|shift| quantized(264, scheme, shift)).into();
+            let layout = Layout::new(&weights.iter().collect::<Vec<_>>());
+            let packed = layout.places.last().unwrap().packed.end;
+            let spec = WeightSpec::Quantized(crate::nf4::QuantizedSpec::new([264, 64], scheme));
+            let spec = GroupedLinearSpec { weights: vec![vec![spec]; 3] };
+            let found = buffer_bytes::<u8>(packed)
+                + buffer_bytes::<f32>(layout.absmax.len())
+                + buffer_bytes::<u8>(layout.codes_len)
+                + buffer_bytes::<f32>(layout.tables.values.len())
+                + buffer_bytes::<u64>(PART * weights.len());
+            assert_eq!(Weights::bytes(&spec), found, "{scheme:?}");
+        }
+    }
 }
