@@ -105,7 +105,9 @@ pub(super) fn parameter_of(config: &AdapterConfig, path: &str, has_inner: bool) 
     });
     match (named.next(), named.next()) {
         (Some(parameter), None) => Ok(Some(format!("{path}.{parameter}"))),
-        _ => bail!(Malformed, "{CONFIG}: target_parameters does not say which parameter of {path} is adapted"),
+        _ => {
+            bail!(Malformed, "{CONFIG}: target_parameters does not say which parameter of {path} is adapted")
+        }
     }
 }
 
@@ -133,7 +135,8 @@ impl Matrix {
         let (path, name) = path.rsplit_once('.')?;
         let (module, expert) = path.rsplit_once('.')?;
         let module = module.strip_suffix(EXPERTS)?;
-        let module = module.strip_suffix(".block_sparse_moe").map_or(module.into(), |layer| format!("{layer}.mlp"));
+        let module =
+            module.strip_suffix(".block_sparse_moe").map_or(module.into(), |layer| format!("{layer}.mlp"));
         let (parameter, half) = match name {
             "gate_proj" | "w1" => (PARAMETERS[0], Some(0)),
             "up_proj" | "w3" => (PARAMETERS[0], Some(1)),

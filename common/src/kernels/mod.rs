@@ -48,6 +48,12 @@ pub fn sources() -> Vec<&'static crate::device::cuda::KernelSource> {
         &rms_norm::cuda::SOURCE,
         &rope::cuda::SOURCE,
         &glu::cuda::SOURCE,
+        &sigmoid::cuda::SOURCE,
+        &routing::cuda::SOURCE,
+        &grouped_linear::cuda::SOURCE,
+        &grouped_linear::cuda::HOPPER,
+        &grouped_linear::cuda::GRADIENTS,
+        &grouped_linear::cuda::QUANTIZED,
     ];
     attention.chain(on_hopper).chain(others).collect()
 }

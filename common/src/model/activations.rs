@@ -24,12 +24,4 @@ impl ActivationSizes {
     pub(super) fn lora_hidden(self, ranks: usize) -> u64 {
         self.values(ranks.next_multiple_of(self.ranks))
     }
-
-    /// Bytes of x·Aᵀ of a slot, for an adapter of a mixture's experts of rank `rank`.
-    pub(super) fn expert_lora_hidden(self, rank: usize) -> u64 {
-        match self.ranks {
-            1 => self.values(rank),
-            _ => self.values(crate::kernels::grouped_linear::rank_on_gpu(rank)),
-        }
-    }
 }

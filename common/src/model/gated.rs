@@ -112,7 +112,13 @@ impl Gated {
         gradients: &mut Vector,
     ) -> Result<()> {
         let inputs = (x, rest.lora_hidden.as_ref());
-        linear::adapter_gradients((&rest.dgate_up, &rest.backward), inputs, &self.gate_up, parameters, gradients)
+        linear::adapter_gradients(
+            (&rest.dgate_up, &rest.backward),
+            inputs,
+            &self.gate_up,
+            parameters,
+            gradients,
+        )
     }
 }
 

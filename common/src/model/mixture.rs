@@ -229,7 +229,7 @@ impl Kept {
         let rank = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
         let chosen = config.routing.chosen as u64;
         let slot = sizes.values(2 * config.width)
-            + [0, 1].map(|stack| sizes.expert_lora_hidden(rank(stack))).iter().sum::<u64>();
+            + [0, 1].map(|stack| sizes.lora_hidden(rank(stack))).iter().sum::<u64>();
         let shared = config.shared.as_ref().map_or(0, |shared| {
             size_of::<f32>() as u64
                 + sizes.lora_hidden(rank(2))

@@ -312,7 +312,36 @@ mod tests {
                 buffers.push(64 * projections.len());
             }
         }
+        for block in &model.blocks {
+            buffers.extend(block.router().map(|router| 2 * router.inputs() * router.outputs()));
+        }
+        buffers.extend(model.stacks().flat_map(copied_experts));
         buffers
+    }
+
+    /// Lengths in bytes of the buffers of experts, of which each holds a part of all weights.
+    fn copied_experts(stack: Stack) -> Vec<usize> {
+        let Stack::Experts(linear) = stack else { return Vec::new() };
+        let (mut dense, mut packed, mut codes, mut absmax_len, mut count) = (0, 0, 0, 0, 0);
+        for weight in linear.weights() {
+            match weight {
+                Weight::Dense(tensor) => dense += 2 * tensor.element_count(),
+                Weight::Quantized(weight) => {
+                    count += 1;
+                    packed += weight.packed().len();
+                    match weight.absmax() {
+                        Absmax::Plain(absmax) => absmax_len += 4 * absmax.len(),
+                        Absmax::Nested { codes: own, absmax, .. } => {
+                            codes += own.len();
+                            absmax_len += 4 * absmax.len();
+                        }
+                    }
+                }
+            }
+        }
+        let tables = 4 * (16 + if codes > 0 { 256 } else { 0 });
+        // A buffer without numbers is one of one number.
+        if count == 0 { vec![dense] } else { vec![packed, absmax_len, codes.max(1), tables, 64 * count] }
     }
 
     #[test]
@@ -348,15 +377,17 @@ mod tests {
             );
             let held = spec.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
             let values = (4 * layout.len as u64).next_multiple_of(512);
-            // Each copy as one matrix of the stack's ranks, rounded up to 8.
-            let copies = |linear: &Linear| match linear.ranks().next_multiple_of(8) {
-                0 => 0,
-                ranks => {
-                    let matrices = [ranks * linear.inputs(), linear.outputs() * ranks];
-                    matrices.iter().map(|numbers| (2 * numbers).next_multiple_of(512) as u64).sum()
-                }
+            // Each copy as one matrix of the stack's ranks, rounded up to 8; those of experts one after the other.
+            let copies = |stack: Stack| {
+                let (experts, inputs, outputs) = match stack {
+                    Stack::Linear(linear) => (1, linear.inputs(), linear.outputs()),
+                    Stack::Experts(linear) => (linear.experts(), linear.inputs(), linear.outputs()),
+                };
+                let ranks = experts * stack.ranks().next_multiple_of(8);
+                let matrices = [ranks * inputs, outputs * ranks];
+                matrices.iter().map(|numbers| (2 * numbers).next_multiple_of(512) as u64).sum::<u64>()
             };
-            assert_eq!(held.adapters, values + linears(&model).map(copies).sum::<u64>());
+            assert_eq!(held.adapters, values + model.stacks().map(copies).sum::<u64>());
             assert_eq!((held.gradients, held.moments), (values, 2 * values));
             let expected = model.stacks().map(Stack::ranks).collect::<Vec<_>>();
             assert_eq!(layout.ranks(), expected);

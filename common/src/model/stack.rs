@@ -1,10 +1,10 @@
 //! The linear layers of one product, with the adapters that they can have: a stack of layers of one input, or the
 //! layers of a mixture's experts.
 
+use crate::Result;
 use crate::device::{Device, Vector};
 use crate::kernels::grouped_linear::GroupedLinear;
 use crate::kernels::linear::{AdapterSlot, Linear};
-use crate::Result;
 
 use super::StackConfig;
 

@@ -10,6 +10,7 @@ mod check;
 mod cross_entropy;
 mod elementwise;
 mod embedding;
+mod experts;
 mod linear;
 
 /// More rows than a grid has in y and z.

@@ -16,7 +16,9 @@ fn families() -> [Value; 4] {
         all
     };
     [
-        with(json!({"model_type": "qwen3_moe", "head_dim": 16, "norm_topk_prob": true, "mlp_only_layers": [0]})),
+        with(
+            json!({"model_type": "qwen3_moe", "head_dim": 16, "norm_topk_prob": true, "mlp_only_layers": [0]}),
+        ),
         with(json!({"model_type": "qwen2_moe", "shared_expert_intermediate_size": 32})),
         json!({"model_type": "mixtral", "num_local_experts": 4}),
         json!({"model_type": "olmoe", "num_experts": 6, "num_experts_per_tok": 3}),

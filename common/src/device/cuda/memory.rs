@@ -10,7 +10,7 @@ use cudarc::driver::{
 
 use super::launch::address;
 use super::{Gpu, failed};
-use crate::{Context, Result};
+use crate::{Context, Result, error};
 
 /// What a GPU's memory holds, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +105,31 @@ impl Gpu {
             self.stream.memcpy_htod(values, &mut slice).map_err(failed)?;
         }
         Ok(slice)
+    }
+
+    /// A buffer of `len` values: those of the parts, one after the other.
+    pub(crate) fn concatenate<T: DeviceRepr, V: AsRef<[T]>>(
+        &self,
+        len: usize,
+        parts: impl IntoIterator<Item = Result<V>>,
+    ) -> Result<CudaSlice<T>> {
+        let (mut slice, mut filled) = (self.allocate(len)?, 0);
+        for part in parts {
+            let part = part?;
+            let values = part.as_ref();
+            let end = filled + values.len();
+            if end > len {
+                return Err(error!(Bug, "parts of {len} values expected, found {end} and more"));
+            }
+            if !values.is_empty() {
+                self.stream.memcpy_htod(values, &mut slice.slice_mut(filled..end)).map_err(failed)?;
+            }
+            filled = end;
+        }
+        match filled == len {
+            true => Ok(slice),
+            false => Err(error!(Bug, "parts of {len} values expected, found {filled}")),
+        }
     }
 
     /// A buffer with the `len` values that `fill` writes into page-locked memory, from which the GPU

@@ -1,7 +1,8 @@
 //! Gated linear units on a GPU: a thread takes eight columns of a row.
 
-use super::Activation;
+use super::{Activation, WeightedBackward};
 use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource};
+use crate::device::{GpuVector, Tensor, Vector};
 use crate::{Result, error};
 
 pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("glu", include_str!("glu.cu"));
@@ -49,6 +50,62 @@ pub(super) fn backward(
         gpu.launch(&SOURCE, name, grid, &arguments)?
     };
     Ok((dgate_up, h))
+}
+
+/// [`forward`] with each row of h multiplied with its weight.
+pub(super) fn forward_weighted(
+    gate_up: &GpuTensor,
+    f: usize,
+    activation: Activation,
+    weights: &GpuVector,
+) -> Result<GpuTensor> {
+    let name = match activation {
+        Activation::Silu => "swiglu_forward_weighted",
+        Activation::GeluTanh => "geglu_forward_weighted",
+    };
+    let (grid, sizes) = launch_of(gate_up, f)?;
+    let rows = gate_up.shape()[0];
+    let mut h = GpuTensor::new(gate_up.gpu(), &[rows, f])?;
+    let weights = weights.view(0..rows)?.into();
+    let arguments = [&[h.view_mut()?.into(), gate_up.view()?.into(), weights], &sizes[..]].concat();
+    // SAFETY: either kernel takes `(h [T, F], gate_up [T, 2F], weights [T], F, blocks of a row)` with the blocks of T rows;
+    // F is a multiple of the eight columns that a thread moves at once.
+    #[allow(unsafe_code)]
+    unsafe {
+        gate_up.gpu().launch(&SOURCE, name, grid, &arguments)?
+    };
+    Ok(h)
+}
+
+/// [`backward`] with weights, and their gradients. A block takes a row.
+pub(super) fn backward_weighted(
+    dh: GpuTensor,
+    gate_up: GpuTensor,
+    f: usize,
+    activation: Activation,
+    weights: &GpuVector,
+) -> Result<WeightedBackward> {
+    let name = match activation {
+        Activation::Silu => "swiglu_backward_weighted",
+        Activation::GeluTanh => "geglu_backward_weighted",
+    };
+    let (_, [columns, _]) = launch_of(&gate_up, f)?;
+    let (gpu, rows) = (dh.gpu().clone(), dh.shape()[0]);
+    let mut dweights = Vector::on_gpu(&gpu, rows)?;
+    let ((mut dgate_up, gate_up), (mut h, dh)) = (gate_up.overwritten()?, dh.overwritten()?);
+    let [to_gate_up, from_gate_up] = of_both(&mut dgate_up, gate_up.as_ref())?;
+    let [to_h, from_dh] = of_both(&mut h, dh.as_ref())?;
+    let to_weights = dweights.gpu_mut()?.view_mut(0..rows)?.into();
+    let from_weights = weights.view(0..rows)?.into();
+    let arguments = [to_gate_up, to_h, to_weights, from_dh, from_gate_up, from_weights, columns];
+    let grid = Grid::new(rows, (f / 8).next_multiple_of(32).min(THREADS));
+    // SAFETY: either kernel takes `(dgate_up [T, 2F], h [T, F], dweights [T], dh [T, F], gate_up [T, 2F], weights [T], F)`
+    // with a block for each row. Where an output is written over its input, a thread has read all that it writes.
+    #[allow(unsafe_code)]
+    unsafe {
+        gpu.launch(&SOURCE, name, grid, &arguments)?
+    };
+    Ok(WeightedBackward { dgate_up: Tensor::Cuda(dgate_up), h: Tensor::Cuda(h), dweights })
 }
 
 /// The arguments for an output and its input, which is the output itself where there is no other.

@@ -2,7 +2,7 @@
 //! in its token, `h = weight · activation(gate) · up`. The product after it is linear, so that this weighs what the
 //! expert makes of the row, and the backward needs nothing of that product's output.
 
-use super::{Activation, cpu, halves};
+use super::{Activation, cpu, cuda, halves};
 use crate::device::{Tensor, Vector};
 use crate::{Result, error};
 
@@ -16,7 +16,9 @@ pub fn forward_weighted(gate_up: &Tensor, activation: Activation, weights: &Vect
             weigh(&mut h, weights.host()?, f);
             Tensor::from_vec(h, &[rows, f])
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(gate_up) => {
+            cuda::forward_weighted(gate_up, f, activation, weights.gpu()?).map(Tensor::Cuda)
+        }
     }
 }
 
@@ -56,7 +58,9 @@ pub fn backward_weighted(
                 dweights: Vector::Cpu(dweights),
             })
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(gate_up) => {
+            cuda::backward_weighted(dh.into_gpu()?, gate_up, f, activation, weights.gpu()?)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! 2021) has an A and a B for each expert, as PEFT has it for parameters of three dimensions.
 
 mod cpu;
+pub(super) mod cuda;
 mod spec;
 
 use super::linear::{AdapterSlot, Parameters, Weight};
@@ -22,6 +23,8 @@ pub struct GroupedLinear {
     weights: Vec<Vec<Weight>>,
     inputs: usize,
     outputs: usize,
+    /// The weights on a GPU, where the layer has been moved to one.
+    on_gpu: Option<cuda::Experts>,
 }
 
 impl GroupedLinear {
@@ -37,27 +40,34 @@ impl GroupedLinear {
             return Err(error!(Malformed, "{name}: weights of {inputs} columns expected, found {first:?}"));
         }
         let outputs = first.iter().map(|[n, _]| n).sum();
-        Ok(Self { name, adapter: None, weights, inputs, outputs })
+        Ok(Self { name, adapter: None, weights, inputs, outputs, on_gpu: None })
     }
 
     /// Copies the weights to where they are multiplied; on the host they stay as they are mapped.
-    pub fn to_device(self, device: &Device) -> Result<Self> {
-        match device {
-            Device::Cpu => Ok(self),
-            Device::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+    pub fn to_device(mut self, device: &Device) -> Result<Self> {
+        if let Device::Cuda(gpu) = device {
+            self.on_gpu = Some(cuda::Experts::new(gpu, &self.name, &self.weights)?);
         }
+        Ok(self)
     }
 
     /// Copies the adapter to where a GPU multiplies it in 16 bits: to be called after each change of the parameters,
-    /// and before the first forward with adapters.
-    pub fn refresh_adapters(&mut self, _parameters: &Vector) -> Result<()> {
-        Ok(())
+    /// and before the first forward with the adapter.
+    pub fn refresh_adapters(&mut self, parameters: &Vector) -> Result<()> {
+        let Some(mut experts) = self.on_gpu.take() else { return Ok(()) };
+        let refreshed = check_adapter(self, parameters.into())
+            .and_then(|()| experts.refresh_adapters(self, parameters.gpu()?));
+        self.on_gpu = Some(experts);
+        refreshed
     }
 
     /// On a GPU, keeps 16-bit copies of quantized weights where that takes no more than `budget` bytes, so
     /// that no product has to dequantize them; returns the bytes.
-    pub fn cache_dequantized(&mut self, _budget: u64, _device: &Device) -> Result<u64> {
-        Ok(0)
+    pub fn cache_dequantized(&mut self, budget: u64, device: &Device) -> Result<u64> {
+        match (&mut self.on_gpu, device) {
+            (Some(experts), Device::Cuda(gpu)) => experts.cache_dequantized(gpu, budget),
+            _ => Ok(0),
+        }
     }
 
     /// E
@@ -75,22 +85,24 @@ impl GroupedLinear {
         self.outputs
     }
 
+    /// Every weight of every expert.
+    #[cfg(test)]
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        self.weights.iter().flatten()
+    }
+
     /// R; 0 without an adapter.
     pub fn rank(&self) -> usize {
         self.adapter.as_ref().map_or(0, |adapter| adapter.rank)
     }
 }
 
-/// The columns of x·Aᵀ of a slot on a GPU, for an adapter of rank `rank`.
-pub(crate) fn rank_on_gpu(rank: usize) -> usize {
-    rank.next_multiple_of(16)
-}
-
 /// What a forward gives.
 pub struct Output {
     /// y [S, N]
     pub y: Tensor,
-    /// x·Aᵀ [S, R], which the backward needs; nothing without an adapter.
+    /// x·Aᵀ [S, R], which the backward needs; nothing without an adapter. On a GPU R is rounded up to a multiple
+    /// of 8.
     pub lora_hidden: Option<Tensor>,
 }
 
@@ -119,7 +131,10 @@ pub fn forward(
                     .transpose()?,
             })
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(x) => {
+            let (y, lora_hidden) = cuda::forward((x, rows), linear, routing, parameters.is_some())?;
+            Ok(Output { y: Tensor::Cuda(y), lora_hidden: lora_hidden.map(Tensor::Cuda) })
+        }
     }
 }
 
@@ -153,7 +168,10 @@ pub fn backward(
                     .transpose()?,
             })
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(dy) => {
+            let (dx, d_lora_hidden) = cuda::backward((dy, rows), linear, routing)?;
+            Ok(Backward { dx: Tensor::Cuda(dx), d_lora_hidden: d_lora_hidden.map(Tensor::Cuda) })
+        }
     }
 }
 
@@ -186,7 +204,16 @@ pub fn adapter_gradients(
             let (inputs, outputs) = ((&x[..], &lora_hidden[..]), (&dy[..], &*d_lora_hidden.host()?));
             cpu::adapter_gradients(outputs, inputs, linear, routing, gradients.host_mut()?)
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(x) => {
+            let lora_hidden = lora_hidden.map(Tensor::gpu).transpose()?;
+            cuda::adapter_gradients(
+                (dy.gpu()?, dy_rows, d_lora_hidden.gpu()?),
+                (x, x_rows, lora_hidden),
+                linear,
+                routing,
+                gradients.gpu_mut()?,
+            )
+        }
     }
 }
 
@@ -220,7 +247,6 @@ fn check(
     }
     x.expect(what, &[routing.rows(rows), columns])
 }
-
 
 #[cfg(test)]
 mod tests;

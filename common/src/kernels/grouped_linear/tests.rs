@@ -30,12 +30,8 @@ fn layer(spec: RoutingSpec, router_values: Vec<f32>, random: &mut Random) -> Lay
     let e = spec.experts;
     let gate_up_values = random.values(e * 2 * F * C, 1.0);
     let down_values = random.values(e * C * F, 1.0);
-    let projection = Projection {
-        name: "gate".into(),
-        weight: weight(&router_values, [e, C]),
-        bias: None,
-        adapter: None,
-    };
+    let projection =
+        Projection { name: "gate".into(), weight: weight(&router_values, [e, C]), bias: None, adapter: None };
     let gate_up = gate_up_values.chunks(2 * F * C).map(|values| {
         let (gate, up) = values.split_at(F * C);
         vec![weight(gate, [F, C]), weight(up, [F, C])]

@@ -119,6 +119,22 @@ impl Weight {
         }
     }
 
+    /// The weight, where it is dense.
+    pub(in crate::kernels) fn dense(&self) -> Option<&Tensor> {
+        match self {
+            Self::Dense(tensor) => Some(tensor),
+            Self::Quantized(_) => None,
+        }
+    }
+
+    /// The weight, where it is quantized.
+    pub(in crate::kernels) fn as_quantized(&self) -> Option<&Quantized> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Quantized(quantized) => Some(quantized),
+        }
+    }
+
     /// A row as a GPU's 16-bit numbers, [K].
     pub(crate) fn read_row_float16(&self, row: usize, float16: Float16, out: &mut [u16]) -> Result<()> {
         if let Self::Dense(tensor) = self

@@ -17,16 +17,17 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// Adds the routing of a layer.
+    /// Adds the routing of a layer. A GPU computes it before it answers.
     pub fn add(&mut self, routing: &Routing) -> Result<()> {
         let experts = routing.spec().experts;
         self.counts.resize(experts, 0.0);
         self.probabilities.resize(experts, 0.0);
-        let (probabilities, chosen) = routing.probabilities_and_experts()?;
-        for row in probabilities.chunks(experts) {
+        for row in routing.probabilities()?.chunks(experts) {
             self.probabilities.iter_mut().zip(row).for_each(|(sum, p)| *sum += f64::from(*p));
         }
-        chosen.iter().for_each(|&expert| self.counts[expert as usize] += 1.0);
+        for (sum, slots) in self.counts.iter_mut().zip(routing.slots_of_experts()?) {
+            *sum += slots as f64;
+        }
         self.rows += routing.tokens() as f64;
         Ok(())
     }

@@ -58,12 +58,18 @@ impl Chosen {
         (4 * self.probabilities.len() + 4 * self.experts.len() + 4 * self.slots.len()) as u64
     }
 
+    /// How many slots each expert has, `[E]`.
+    pub(super) fn slots_of_experts(&self) -> Vec<usize> {
+        self.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).collect()
+    }
+
     /// The softmax of the logits, [T, E].
     pub(super) fn probabilities(&self) -> &[f32] {
         &self.probabilities
     }
 
     /// The experts of each token, [T, n].
+    #[cfg(test)]
     pub(in crate::kernels) fn experts(&self) -> &[u32] {
         &self.experts
     }

@@ -7,6 +7,7 @@
 
 mod balance;
 mod cpu;
+pub(super) mod cuda;
 
 use std::borrow::Cow;
 
@@ -40,6 +41,8 @@ pub struct Routing {
 enum Chosen {
     /// On the host.
     Cpu(cpu::Chosen),
+    /// On a GPU.
+    Cuda(cuda::Chosen),
 }
 
 /// Which rows a matrix has beside a [`Routing`].
@@ -80,12 +83,19 @@ impl Routing {
         }
     }
 
-    /// The probabilities of all experts, [T, E], and the experts that each token chose, [T, n], on the host.
-    fn probabilities_and_experts(&self) -> Result<(Cow<'_, [f32]>, Cow<'_, [u32]>)> {
+    /// The probabilities of all experts, [T, E], on the host.
+    fn probabilities(&self) -> Result<Cow<'_, [f32]>> {
         match &self.chosen {
-            Chosen::Cpu(chosen) => {
-                Ok((Cow::Borrowed(chosen.probabilities()), Cow::Borrowed(chosen.experts())))
-            }
+            Chosen::Cpu(chosen) => Ok(Cow::Borrowed(chosen.probabilities())),
+            Chosen::Cuda(chosen) => chosen.probabilities().map(Cow::Owned),
+        }
+    }
+
+    /// How many slots each expert has, `[E]`.
+    fn slots_of_experts(&self) -> Result<Vec<usize>> {
+        match &self.chosen {
+            Chosen::Cpu(chosen) => Ok(chosen.slots_of_experts()),
+            Chosen::Cuda(chosen) => chosen.slots_of_experts(),
         }
     }
 
@@ -93,18 +103,27 @@ impl Routing {
     pub(super) fn host(&self) -> Result<&cpu::Chosen> {
         match &self.chosen {
             Chosen::Cpu(chosen) => Ok(chosen),
+            Chosen::Cuda(_) => Err(error!(Bug, "a routing on the host expected, found one on a GPU")),
         }
     }
 
-    /// Bytes of what is kept.
+    /// The choice on a GPU.
+    pub(super) fn on_gpu(&self) -> Result<&cuda::Chosen> {
+        match &self.chosen {
+            Chosen::Cpu(_) => Err(error!(Bug, "a routing on a GPU expected, found one on the host")),
+            Chosen::Cuda(chosen) => Ok(chosen),
+        }
+    }
+
+    /// Bytes of what is kept on the host.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
-        let Chosen::Cpu(chosen) = &self.chosen;
-        4 * self.weights.len() as u64 + chosen.bytes()
+        4 * self.weights.len() as u64 + self.host().map_or(0, cpu::Chosen::bytes)
     }
 }
 
-/// Bytes that a [`Routing`] takes of each token: probabilities, and weight, expert and place of each slot.
+/// Bytes that a [`Routing`] takes of each token: probabilities, and weight, expert (on a GPU, token) and place of each
+/// slot.
 pub fn bytes_per_token(spec: RoutingSpec) -> u64 {
     (size_of::<f32>() * spec.experts + (size_of::<f32>() + 2 * size_of::<u32>()) * spec.chosen) as u64
 }
@@ -121,7 +140,10 @@ pub fn forward(x: &Tensor, router: &Linear, spec: RoutingSpec) -> Result<Routing
             let (chosen, weights) = cpu::choose(logits, spec);
             Ok(Routing { spec, tokens, weights: Vector::Cpu(weights), chosen: Chosen::Cpu(chosen) })
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(x) => {
+            let (chosen, weights) = cuda::forward(x, router, spec)?;
+            Ok(Routing { spec, tokens, weights, chosen: Chosen::Cuda(chosen) })
+        }
     }
 }
 
@@ -136,7 +158,12 @@ pub fn backward(
 ) -> Result<Tensor> {
     dx.expect("routing backward: dx", &[routing.tokens, router.inputs()])?;
     if dweights.len() != routing.slots() {
-        return Err(error!(Bug, "routing backward: {} weights for {} slots", dweights.len(), routing.slots()));
+        return Err(error!(
+            Bug,
+            "routing backward: {} weights for {} slots",
+            dweights.len(),
+            routing.slots()
+        ));
     }
     match dx {
         Tensor::Cpu(_) => {
@@ -145,7 +172,9 @@ pub fn backward(
             linear::add_transposed(&mut sum, &dlogits, routing.tokens, router)?;
             Tensor::from_vec(sum, dx.shape())
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(dx) => {
+            cuda::backward(dweights.gpu()?, balance, routing.on_gpu()?, router, dx).map(Tensor::Cuda)
+        }
     }
 }
 
@@ -159,10 +188,12 @@ pub fn sum_slots(x: &Tensor, routing: &Routing, residual: Option<&Tensor>) -> Re
             let y = Tensor::from_vec(routing.host()?.sum(&x.host()?, c), &[routing.tokens, c])?;
             residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
         }
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cuda(x) => {
+            let residual = residual.map(Tensor::gpu).transpose()?;
+            cuda::sum_slots(x, routing.on_gpu()?, routing.tokens, residual).map(Tensor::Cuda)
+        }
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! The weight of an expert that every token goes to: the sigmoid of one logit a token.
 
+pub(super) mod cuda;
+
 use crate::device::{Tensor, Vector};
 use crate::{Result, error};
 
@@ -8,8 +10,11 @@ pub fn forward(logits: &Tensor) -> Result<Vector> {
     let (tokens, _) = logits.matrix("sigmoid: logits")?;
     logits.expect("sigmoid: logits", &[tokens, 1])?;
     match logits {
-        Tensor::Cpu(_) => Ok(Vector::Cpu(logits.host()?.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect())),
-        Tensor::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Tensor::Cpu(_) => {
+            let weights = logits.host()?.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect();
+            Ok(Vector::Cpu(weights))
+        }
+        Tensor::Cuda(logits) => cuda::forward(logits, tokens),
     }
 }
 
@@ -24,6 +29,6 @@ pub fn backward(dweights: &Vector, weights: &Vector) -> Result<Tensor> {
             let dlogits = dweights.host()?.iter().zip(weights).map(slope).collect();
             Tensor::from_vec(dlogits, &[weights.len(), 1])
         }
-        Vector::Cuda(_) => Err(error!(Unsupported, "experts on a GPU")),
+        Vector::Cuda(weights) => cuda::backward(dweights.gpu()?, weights).map(Tensor::Cuda),
     }
 }

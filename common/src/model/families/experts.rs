@@ -40,8 +40,7 @@ pub(super) struct Names {
 
 impl Names {
     /// Those of Qwen and OLMoE.
-    pub(super) const COMMON: Self =
-        Self { module: "mlp", matrices: ["gate_proj", "up_proj", "down_proj"] };
+    pub(super) const COMMON: Self = Self { module: "mlp", matrices: ["gate_proj", "up_proj", "down_proj"] };
 }
 
 impl Experts {
@@ -66,7 +65,10 @@ impl Experts {
             );
         }
         if chosen > experts {
-            bail!(Malformed, "num_experts_per_tok: at most the {experts} experts of {key} expected, found {chosen}");
+            bail!(
+                Malformed,
+                "num_experts_per_tok: at most the {experts} experts of {key} expected, found {chosen}"
+            );
         }
         Ok(Self {
             routing: RoutingSpec { experts, chosen, normalized: json.flag("norm_topk_prob") },
@@ -74,9 +76,9 @@ impl Experts {
             names: Names::COMMON,
             shared: None,
             layers: vec![true; layers],
-            loss: json.flag("output_router_logits").then(|| {
-                json.number("router_aux_loss_coef").unwrap_or(ROUTER_LOSS) as f32
-            }),
+            loss: json
+                .flag("output_router_logits")
+                .then(|| json.number("router_aux_loss_coef").unwrap_or(ROUTER_LOSS) as f32),
         })
     }
 

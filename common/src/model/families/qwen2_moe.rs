@@ -31,11 +31,7 @@ pub(super) const FAMILY: Family = Family {
         Transformer {
             qkv_bias: bias,
             windows: (0..layers).map(|layer| window.filter(|_| has_window(layer))).collect(),
-            experts: Some(Experts {
-                shared: Some(shared),
-                layers: sparse_layers(json, layers)?,
-                ..experts
-            }),
+            experts: Some(Experts { shared: Some(shared), layers: sparse_layers(json, layers)?, ..experts }),
             ..transformer
         }
         .config()

@@ -12,13 +12,17 @@ use crate::kernels::Write;
 use crate::{Result, error};
 
 pub(super) use stack::{Stack, dequantized_bytes};
-pub(in crate::kernels) use weight::{dense_bytes, upload};
+pub(in crate::kernels) use weight::{
+    DEQUANTIZED_BY_BLOCK, PART, dense_bytes, float16_bits, part, shift, upload,
+};
 
 pub(in crate::kernels) use lora::SOURCE as LORA;
 pub(super) use lora::bytes as adapter_bytes;
 
-pub(in crate::kernels) static SOURCE: KernelSource =
-    KernelSource::new("quantized", include_str!("../quantized.cu"));
+pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new(
+    "quantized",
+    concat!(include_str!("../quantized.cuh"), include_str!("../quantized.cu")),
+);
 
 fn stack(linear: &Linear) -> Result<&Stack> {
     linear

@@ -1,5 +1,6 @@
 //! A frozen weight on a GPU: 16-bit numbers, or 4 bits as they are stored.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
@@ -8,14 +9,14 @@ use rayon::prelude::*;
 use super::super::{Weight, WeightSpec};
 use super::SOURCE;
 use crate::checkpoint::Tensor;
-use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, View, ViewMut, buffer_bytes};
+use crate::device::cuda::{Argument, Float16, Gpu, GpuTensor, Grid, View, ViewMut, buffer_bytes};
 use crate::nf4::{Absmax, DynamicMap, NF4, Quantized, QuantizedSpec};
 use crate::{Result, error};
 
 /// Values that a block of threads dequantizes: 256 threads, four groups of eight.
-const DEQUANTIZED_BY_BLOCK: usize = 256 * 4 * 8;
-/// 64-bit words that describe a weight to the kernels of few rows.
-pub(super) const PART: usize = 8;
+pub(in crate::kernels) const DEQUANTIZED_BY_BLOCK: usize = 256 * 4 * 8;
+/// 64-bit words of a [`part`].
+pub(in crate::kernels) const PART: usize = 8;
 
 /// A frozen matrix [N, K].
 pub(super) enum Frozen {
@@ -111,24 +112,11 @@ impl Frozen {
         }
     }
 
-    /// The weight as `quantized.cu` has it in a `Part` that begins at column `first_column` of y: addresses that
+    /// The weight as `quantized.cuh` has it in a `Part` that begins at column `first_column` of y: addresses that
     /// hold for as long as the weight does.
     pub(super) fn part(&self, first_column: usize) -> Result<[u64; PART]> {
         let weight = self.quantized()?;
-        let two = |low: Argument<'_>, high: Argument<'_>| low.bits() | high.bits() << 32;
-        let [values, absmax, codes, map, offset, block_shift, nested_shift] = weight.scales();
-        let [rows, first_column] = Argument::ints([weight.shape[0], first_column])?;
-        let [values, absmax, codes, map] = [values, absmax, codes, map].map(Argument::bits);
-        Ok([
-            Argument::from(&weight.packed).bits(),
-            values,
-            absmax,
-            codes,
-            map,
-            two(offset, block_shift),
-            nested_shift.bits(),
-            two(rows, first_column),
-        ])
+        part((&weight.packed).into(), weight.scales(), weight.shape[0], first_column)
     }
 }
 
@@ -180,12 +168,32 @@ impl QuantizedWeight {
     }
 }
 
+/// A weight of `rows` rows as `quantized.cuh` has it in a `Part`, from the address of its codes and its
+/// [`QuantizedWeight::scales`].
+pub(in crate::kernels) fn part(
+    packed: Argument<'_>,
+    scales: [Argument<'_>; 7],
+    rows: usize,
+    first_column: usize,
+) -> Result<[u64; PART]> {
+    let two = |low: Argument<'_>, high: Argument<'_>| low.bits() | high.bits() << 32;
+    let [values, absmax, codes, map, offset, block_shift, nested_shift] = scales;
+    let [rows, first_column] = Argument::ints([rows, first_column])?;
+    let [packed, values, absmax, codes, map] = [packed, values, absmax, codes, map].map(Argument::bits);
+    let (offset, end) = (two(offset, block_shift), two(rows, first_column));
+    Ok([packed, values, absmax, codes, map, offset, nested_shift.bits(), end])
+}
+
 /// A matrix of any number type on a GPU, in the GPU's.
 pub(in crate::kernels) fn upload(gpu: &Arc<Gpu>, tensor: &Tensor) -> Result<GpuTensor> {
+    GpuTensor::from_bits(gpu, &float16_bits(tensor, gpu.float16())?, &tensor.shape)
+}
+
+/// A matrix of any number type as 16-bit numbers.
+pub(in crate::kernels) fn float16_bits(tensor: &Tensor, float16: Float16) -> Result<Cow<'_, [u16]>> {
     let [n, k] = [tensor.shape[0], tensor.shape[1]];
-    let float16 = gpu.float16();
     if let (true, Ok(values)) = (tensor.dtype == float16.dtype(), bytemuck::try_cast_slice(&tensor.bytes)) {
-        return GpuTensor::from_bits(gpu, values, &[n, k]);
+        return Ok(Cow::Borrowed(values));
     }
     let mut values = vec![0; n * k];
     values.par_chunks_mut(k.max(1)).enumerate().try_for_each(|(row, out)| -> Result<()> {
@@ -194,7 +202,7 @@ pub(in crate::kernels) fn upload(gpu: &Arc<Gpu>, tensor: &Tensor) -> Result<GpuT
         out.iter_mut().zip(&in_f32).for_each(|(out, value)| *out = float16.bits(*value));
         Ok(())
     })?;
-    GpuTensor::from_bits(gpu, &values, &[n, k])
+    Ok(Cow::Owned(values))
 }
 
 /// Bytes that [`upload`] takes for a matrix [N, K].
@@ -203,7 +211,7 @@ pub(in crate::kernels) fn dense_bytes([n, k]: [usize; 2]) -> u64 {
 }
 
 /// The logarithm of a block size, which the kernels shift by.
-fn shift(block_size: usize) -> Result<i32> {
+pub(in crate::kernels) fn shift(block_size: usize) -> Result<i32> {
     match block_size.is_power_of_two() {
         true => Ok(block_size.trailing_zeros() as i32),
         false => Err(error!(Unsupported, "a block size that is a power of 2 expected, found {block_size}")),

@@ -1,9 +1,9 @@
-// The instructions of sm_90a that Hopper's attention kernels are made of.
+// The instructions of sm_90a that Hopper's kernels are made of.
 //
 // A warpgroup, four warps in a row, multiplies A [64, 16] from shared memory or registers with B [16, N] from
 // shared memory, while its threads do something else (wgmma). Warp w of the four holds rows 16w .. of A and of
-// C [64, N], a lane what it holds of mma.sync's A and C (../instructions.cuh). Where a matrix lies in shared
-// memory is said by 64 bits: see `matrix` in tiles.cuh.
+// C [64, N], a lane what it holds of mma.sync's A and C (instructions.cuh). Where a matrix lies in shared
+// memory is said by 64 bits: see `matrix` in attention/hopper/tiles.cuh.
 
 #define PIECE(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define EIGHT_PIECES(c, n) \
@@ -14,6 +14,12 @@
 #define REGISTERS_32_TO_63 \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_64_TO_95 \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define REGISTERS_96_TO_127 \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA(shape) "wgmma.mma_async.sync.aligned." shape ".f32." FLOAT16 "." FLOAT16
 
 // Starts c [64, N] = a [64, 16] · b [N, 16]ᵀ + c, or without c where not `add`.
@@ -46,6 +52,17 @@ __device__ __forceinline__ void start_product(float (&c)[16][4], const unsigned 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+// Starts c [64, 256] = a [64, 16] · b [256, 16]ᵀ + c, or a · b [16, 256] + c where b is TRANSPOSED, which lies in memory
+// with its columns in a row; without c where not `add`.
+template <bool TRANSPOSED>
+__device__ __forceinline__ void start_wide_product(float (&c)[32][4], unsigned long long a, unsigned long long b, bool add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n" WGMMA("m64n256k16")
+                 " {" REGISTERS_0_TO_31 ", " REGISTERS_32_TO_63 ", " REGISTERS_64_TO_95 ", " REGISTERS_96_TO_127
+                 "}, %128, %129, add, 1, 1, 0, %131;\n}"
+                 : EIGHT_PIECES(c, 0), EIGHT_PIECES(c, 8), EIGHT_PIECES(c, 16), EIGHT_PIECES(c, 24)
+                 : "l"(a), "l"(b), "r"((int)add), "n"(TRANSPOSED ? 1 : 0));
+}
+
 // Before the first product, and before one whose registers were written since.
 __device__ __forceinline__ void fence_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
@@ -61,6 +78,18 @@ __device__ __forceinline__ void wait_for_group(float (&c)[COUNT][4]) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) asm volatile("" : "+f"(c[n][j])::"memory");
 }
+
+// Waits until all but the last `PENDING` groups have ended, whose results are not read yet.
+template <int PENDING>
+__device__ __forceinline__ void wait_for_groups() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// Gives registers of this warpgroup's threads away until each has COUNT, or takes them.
+template <int COUNT>
+__device__ __forceinline__ void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+template <int COUNT>
+__device__ __forceinline__ void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
 
 // Makes what this thread has written to shared memory visible to the tensor cores.
 __device__ __forceinline__ void publish_to_tensor_cores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

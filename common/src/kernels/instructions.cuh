@@ -1,4 +1,4 @@
-// The instructions of sm_80 and later that the attention kernels are made of.
+// The instructions of sm_80 and later that kernels of matrix products are made of.
 //
 // A warp multiplies matrices in pieces held by its 32 lanes. With g = lane / 4 and t = lane % 4,
 // and two float16 of neighbouring columns (A) or rows (B) in each register, a lane holds
@@ -44,6 +44,15 @@ __device__ __forceinline__ void copy_16_bytes(unsigned to, const void* from, boo
 // The same for 4 bytes.
 __device__ __forceinline__ void copy_4_bytes(unsigned to, const void* from, bool present) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(present ? 4 : 0) : "memory");
+}
+
+// The copies that this thread has started since the last call are a group.
+__device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until all but the last `PENDING` groups of copies of this thread have ended.
+template <int PENDING>
+__device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
 // Waits for all copies that this thread started.
