@@ -19,7 +19,7 @@ fn models() -> Vec<String> {
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
-    assert!(names.len() >= 18, "{names:?}");
+    assert!(names.len() >= 21, "{names:?}");
     names
 }
 
@@ -36,9 +36,7 @@ impl Golden {
     fn open(family: &str) -> Self {
         let directory = golden().join("models").join(family);
         let expected = Checkpoint::open_file(&directory.join("expected.safetensors")).unwrap();
-        // PEFT names the gradients of a text model within a larger one by their place in it.
-        let expected = expected.renamed(|name| name.replace(".model.language_model.", ".model.").into());
-        Self { directory, expected: expected.unwrap() }
+        Self { directory, expected }
     }
 
     /// The base, dense or quantized by bitsandbytes, with or without the adapter.
@@ -337,6 +335,6 @@ fn an_adapter_survives_a_round_trip() {
                 |tensor: Tensor| (tensor.name.clone(), (tensor.shape.clone(), tensor.to_f32().unwrap()));
             checkpoint.tensors().map(tensor).collect::<BTreeMap<_, _>>()
         };
-        assert_eq!(tensors(directory.path()), tensors(&golden.directory.join("adapter")), "{family}");
+        assert!(tensors(directory.path()) == tensors(&golden.directory.join("adapter")), "{family}");
     }
 }

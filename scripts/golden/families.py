@@ -8,7 +8,7 @@ Writes:  tests/golden/families.json: {NAME: {"prompt", "answer", "adapter_answer
              without sampling, without and with the adapter), "least_gap" (smallest lead of a chosen token's logit
              over its runner-up's), "losses" (of each of ROWS: mean over the answer's tokens and its end)}}
          tests/golden/families.safetensors: NAME/TENSOR F32 [2, K], the first and the last row of every weight of
-             layer 1 that the adapter changes, after PEFT's merge_and_unload
+             layer 0 that the adapter changes, after PEFT's merge_and_unload
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def loss(model: torch.nn.Module, question: str, reply: str) -> float:
 
 
 def merged_rows(model: PeftModel, folder: Path) -> dict[str, torch.Tensor]:
-    """Two rows of each changed weight of layer 1, under their names in a checkpoint."""
-    changed = {name.rsplit(".", 1)[1] for name in model.targeted_module_names}
+    """Two rows of each weight of layer 0 that the adapter changes, under their names in a checkpoint."""
+    before = load_file(folder / "model.safetensors")
     with tempfile.TemporaryDirectory() as saved:
         model.merge_and_unload().save_pretrained(saved)
         tensors = load_file(Path(saved) / "model.safetensors")
     return {
         f"{folder.name}/{name}": torch.stack([tensor[0], tensor[-1]])
         for name, tensor in tensors.items()
-        if tensor.dim() == 2 and name.split(".")[-2] in changed and ".layers.1." in f".{name}" and "vision_tower" not in name
+        if ".layers.0." in f".{name}" and not torch.equal(tensor, before[name].float())
     }
 
 

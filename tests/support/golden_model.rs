@@ -28,7 +28,7 @@ pub fn names() -> Vec<String> {
     let mut names: Vec<String> =
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort_unstable();
-    assert!(names.len() >= 17, "{names:?}");
+    assert!(names.len() >= 21, "{names:?}");
     names
 }
 

@@ -32,6 +32,11 @@ impl InitialAdapters {
                 let mut peft = adapter.config.clone();
                 peft.base_model_name_or_path = Some(base);
                 peft.lora_dropout = config.noise.dropout.unwrap_or(peft.lora_dropout);
+                if adapter.config.is_composite && !model.config().is_composite {
+                    // The pattern is made for the whole model, and this is its text model alone.
+                    let [modules, _] = model.adapters(&adapter)?.peft_targets();
+                    peft.target_modules = Some(TargetModules::Names(modules));
+                }
                 place_on(&mut peft, model);
                 let values = Values::Earlier(Box::new(adapter), path.display().to_string());
                 Ok(Self { config: peft, values })
@@ -99,8 +104,8 @@ fn named(targets: &[String], model: &ModelSpec) -> Vec<String> {
 /// Names the modules of an adapter as PEFT finds them in the whole model, of which the text model may be a part.
 /// The names of projections alone would be found in the part that reads images too.
 fn place_on(peft: &mut AdapterConfig, model: &ModelSpec) {
-    peft.is_composite = model.config().is_composite;
-    if let Some(TargetModules::Names(names)) = peft.target_modules.as_ref().filter(|_| peft.is_composite) {
+    let is_composite = model.config().is_composite;
+    if let Some(TargetModules::Names(names)) = peft.target_modules.as_ref().filter(|_| is_composite) {
         let escaped = |name: &String| name.strip_prefix("model.").unwrap_or(name).replace('.', r"\.");
         let names: Vec<String> = names.iter().map(escaped).collect();
         let pattern = format!(r"(?:.*\.)?language_model\.(?:.*\.)?(?:{})", names.join("|"));

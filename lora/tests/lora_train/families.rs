@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use common::adapter::Adapter;
-use common::checkpoint::Checkpoint;
+use common::checkpoint::{Checkpoint, Tensor, write_file};
 use common::device::Device;
-use common::model::Model;
+use common::model::{Config, Model, text_config, text_weights};
 use serde_json::json;
 use tests::golden_model;
 
@@ -22,6 +22,16 @@ impl Place {
         let rows = json!([{"instruction": "ab", "output": "cde"}, {"instruction": "x", "output": "yz"}]);
         place.write("rows.json", rows.to_string());
         place
+    }
+
+    /// Leaves the text model alone in the place of the larger model.
+    fn become_text_model(&self) {
+        let config = self.json("model/config.json");
+        let checkpoint = Checkpoint::open(&self.path("model")).unwrap();
+        let text = text_weights(checkpoint, &Config::parse(&config).unwrap()).unwrap();
+        let tensors: Vec<Tensor> = text.tensors().collect();
+        self.write("model/config.json", text_config(&config).unwrap().to_string());
+        write_file(&self.path("model/model.safetensors"), &tensors).unwrap();
     }
 
     /// The names of the tensors in an adapter's file, without layers and parts.
@@ -110,5 +120,14 @@ fn an_adapter_of_a_text_model_within_a_larger_one_is_named_as_peft_finds_it() {
         assert_eq!(place.json("more/adapter_config.json")["target_modules"], pattern);
         let [first, second] = ["out", "more"].map(|name| Adapter::load(&place.path(name)).unwrap().modules);
         assert!(first.keys().eq(second.keys()) && first != second);
+        // Onto the text model alone, where PEFT finds modules by their names.
+        place.become_text_model();
+        place.train(&format!("{RUN} --max-steps 1 --adapter-name-or-path out -o alone"));
+        let expected = modules.map(|module| format!("base_model.model.model.N.{module}"));
+        assert_eq!(place.modules("alone"), expected.into(), "{name}");
+        let names = modules.map(|module| module.rsplit('.').next().unwrap());
+        assert_eq!(place.json("alone/adapter_config.json")["target_modules"], json!(names), "{name}");
+        let alone = Adapter::load(&place.path("alone")).unwrap().modules;
+        assert!(alone == second, "{name}");
     }
 }
