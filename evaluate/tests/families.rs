@@ -1,4 +1,4 @@
-//! Losses of tiny models of every family against transformers (`scripts/golden/families.py`).
+//! Losses and log-probabilities of tiny models of every family against transformers (`scripts/golden/families.py`).
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
@@ -41,6 +41,33 @@ fn every_family_has_the_losses_of_transformers() {
         assert_eq!(found.len(), expected.len(), "{name}");
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-5 * expected, "{name}: {found}, not {expected}");
+        }
+    }
+}
+
+/// After a question that is longer than every window of these models.
+#[test]
+fn every_family_has_the_log_probabilities_of_transformers() {
+    for name in golden_model::names() {
+        let place = tempfile::tempdir().unwrap();
+        golden_model::write(&name, &place.path().join("model"));
+        for split in ["dev", "test"] {
+            let folder = place.path().join("mmlu").join(split);
+            fs_err::create_dir_all(&folder).unwrap();
+            fs_err::write(folder.join(format!("x_{split}.csv")), "q,1,2,3,4,A\n").unwrap();
+        }
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("evaluate"));
+        command
+            .current_dir(place.path())
+            .args(["model", "--data", "mmlu", "--shots", "0", "--device", "cpu"]);
+        command.args(["--details", "details.jsonl"]).assert().success();
+        let details = fs_err::read(place.path().join("details.jsonl")).unwrap();
+        let details: Value = serde_json::from_slice(&details).unwrap();
+        let [found, expected]: [Vec<f64>; 2] = [&details, &golden_model::expected(&name)]
+            .map(|of| serde_json::from_value(of["logprobs"].clone()).unwrap());
+        assert_eq!(found.len(), expected.len(), "{name}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-5 * expected.abs(), "{name}: {found}, not {expected}");
         }
     }
 }

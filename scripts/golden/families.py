@@ -1,4 +1,4 @@
-"""Golden answers, losses and merged weights of the tiny models of every family.
+"""Golden answers, losses, scores and merged weights of the tiny models of every family.
 
 Proves: through the tools themselves, every family answers, scores and merges as transformers and PEFT do.
 
@@ -6,7 +6,8 @@ Run:     python scripts/golden/families.py      (torch 2.15, transformers 5.24, 
          after scripts/golden/tiny_models.py, whose models it reads
 Writes:  tests/golden/families.json: {NAME: {"prompt", "answer", "adapter_answer" (ids of transformers' generate
              without sampling, without and with the adapter), "least_gap" (smallest lead of a chosen token's logit
-             over its runner-up's), "losses" (of each of ROWS: mean over the answer's tokens and its end)}}
+             over its runner-up's), "losses" (of each of ROWS: mean over the answer's tokens and its end),
+             "logprobs" (of " A" to " D" after QUESTION)}}
          tests/golden/families.safetensors: NAME/TENSOR F32 [2, K], the first and the last row of every weight of
              layer 0 that the adapter changes, after PEFT's merge_and_unload
 """
@@ -30,11 +31,14 @@ PROMPTS = ["What is 2?", "Name it.", "Who said so?", "abc", "In short: why?", "7
 CLEAR = 3e-4
 ROWS = [("ab", "cde"), ("Name it.", "x-y"), ("1+1=", "2")]
 LENGTH = 16
+# As lm-evaluation-harness asks the question "q" of the subject "x", without shots.
+QUESTION = "The following are multiple choice questions (with answers) about x.\n\nq\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:"
+NEWLINE, LETTERS = 95, [62, 64, 91, 93]
 
 
 def ids(text: str) -> list[int]:
     """The tokens of a text."""
-    return [ord(character) - 32 for character in text]
+    return [NEWLINE if character == "\n" else ord(character) - 32 for character in text]
 
 
 def answer(model: torch.nn.Module, text: str) -> tuple[list[int], float]:
@@ -58,6 +62,12 @@ def loss(model: torch.nn.Module, question: str, reply: str) -> float:
         return torch.nn.functional.cross_entropy(scores(model, tokens)[start - 1 : -1], tokens[start:]).item()
 
 
+def logprobs(model: torch.nn.Module) -> list[float]:
+    """The log-probabilities of the four letters after the question."""
+    with torch.inference_mode():
+        return scores(model, torch.tensor(ids(QUESTION)))[-1].log_softmax(-1)[LETTERS].tolist()
+
+
 def merged_rows(model: PeftModel, folder: Path) -> dict[str, torch.Tensor]:
     """Two rows of each weight of layer 0 that the adapter changes, under their names in a checkpoint."""
     before = load_file(folder / "model.safetensors")
@@ -78,7 +88,7 @@ def main() -> None:
     for name in sorted(families()):
         folder = OUT / name
         model = load(folder).eval()
-        losses = [loss(model, *row) for row in ROWS]
+        losses, letters = [loss(model, *row) for row in ROWS], logprobs(model)
         plain = [answer(model, prompt) for prompt in PROMPTS]
         adapted = PeftModel.from_pretrained(model, folder / "adapter").eval()
         trained = [answer(adapted, prompt) for prompt in PROMPTS]
@@ -87,7 +97,7 @@ def main() -> None:
         rows |= merged_rows(adapted, folder)
         found[name] = {
             "prompt": PROMPTS[chosen], "answer": plain[chosen][0], "adapter_answer": trained[chosen][0],
-            "least_gap": gaps[chosen], "losses": losses,
+            "least_gap": gaps[chosen], "losses": losses, "logprobs": letters,
         }  # fmt: skip
         print(name, found[name], flush=True)
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in found.items())

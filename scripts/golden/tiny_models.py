@@ -177,7 +177,7 @@ def families() -> dict[str, PretrainedConfig]:
         ),
         "ministral3": Ministral3Config(
             **SHAPE, intermediate_size=64, tie_word_embeddings=False, head_dim=32,
-            rope_parameters=YARN | {"original_max_position_embeddings": 32, "llama_4_scaling_beta": 0.1},
+            rope_parameters=YARN | {"original_max_position_embeddings": 112, "llama_4_scaling_beta": 0.1},
         ),
         "gemma3-vision": Gemma3Config(
             text_config=SHAPE | {

@@ -51,7 +51,8 @@ fn every_family_is_merged_as_peft_does_it() {
             }
         }
         let is_changed = |tensor: &Tensor| *tensor.bytes != *base.tensor(&tensor.name).unwrap().bytes;
-        let weights = written.tensors().filter(|tensor| tensor.name.contains("layers.0.") && is_changed(tensor));
+        let weights =
+            written.tensors().filter(|tensor| tensor.name.contains("layers.0.") && is_changed(tensor));
         assert_eq!(weights.count(), changed, "{name}");
         let config = parent.json(&format!("{name}/config.json"));
         let original = config_in(&golden_model::directory(&name));

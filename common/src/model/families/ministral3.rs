@@ -30,3 +30,21 @@ pub(super) const FAMILY: Family = Family {
         Ok(Config { max_positions: config.max_positions.min(unscaled), ..config })
     },
 };
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::model::Config;
+
+    #[test]
+    fn texts_end_where_queries_would_be_scaled() {
+        let mut json = json!({"model_type": "ministral3", "vocab_size": 96, "hidden_size": 64,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+            "max_position_embeddings": 262_144, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6,
+            "factor": 16.0, "original_max_position_embeddings": 16_384, "llama_4_scaling_beta": 0.1}});
+        assert_eq!(Config::parse(&json).unwrap().max_positions, 16_384);
+        json["rope_parameters"]["llama_4_scaling_beta"] = json!(0);
+        assert_eq!(Config::parse(&json).unwrap().max_positions, 262_144);
+    }
+}
