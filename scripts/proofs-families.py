@@ -6,9 +6,11 @@
 Every model of tests/golden/models is quantized, trained on for a few steps, and merged, by the tools in the given
 directory. A line says of each:
 
-quantized   transformers + bitsandbytes load it, a text model by itself, and miss no tensor
-adapter     PEFT loads it onto the base that it names and finds exactly the tensors that it expects; with it, the losses
-            of three rows are those of `evaluate`
+quantized   transformers + bitsandbytes load it, a text model by itself, and miss no tensor; experts of a mixture,
+            which transformers does not load in 4 bits, are dequantized by bitsandbytes before; the losses of three
+            rows are those of `evaluate`
+adapter     on all linear layers that PEFT can adapt, those of experts too; PEFT loads it onto the base that it names
+            and finds exactly the tensors that it expects; with it, the losses of three rows are those of `evaluate`
 merged      transformers loads it and misses no tensor; the losses are those of `evaluate`
 
 Losses may differ by 1e-4. Exits with 1 when a proof fails. Needs torch, transformers, peft, bitsandbytes and
@@ -32,9 +34,9 @@ try:
     from families import END, ROWS, loss
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
-    from proofs import in_f32_kernels, load, loads_whole
+    from proofs import in_f32, in_f32_kernels, load, loads_whole
     from safetensors.torch import load_file
-    from tiny_models import OUT, auto_class
+    from tiny_models import MIXTURES, OUT, auto_class, load_mixture
     from transformers import AutoConfig
     from transformers.utils import logging
 except ImportError as missing:
@@ -90,13 +92,21 @@ def proofs(tools: Path, folder: Path, source: Path) -> object:
     (folder / "rows.json").write_text(json.dumps(rows))
     options = ["--learning-rate", "1e-2", "--max-steps", "3", "--device", "cpu", "--data", "rows.json", "-o"]
 
+    config = AutoConfig.from_pretrained(base)
+    is_mixture = config.model_type in MIXTURES
     run(tools, folder, "quantize", "base", "-o", "quantized")
-    model, info = load(folder / "quantized")
-    yield "quantized", *loads_whole(info)
+    if is_mixture:
+        model = in_f32(load_mixture(folder / "quantized"))
+    else:
+        model, info = load(folder / "quantized")
+        yield "quantized", *loads_whole(info)
     yield "quantized", *same_losses(tools, folder, "quantized", model)
 
-    run(tools, folder, "lora-train", "base", *options, "adapter")
-    auto = auto_class(AutoConfig.from_pretrained(base))
+    targets = "all,experts" if is_mixture else "all"
+    if getattr(config, "mlp_only_layers", None):
+        targets = "attention,experts"  # PEFT takes gate, up and down of dense layers for those of experts.
+    run(tools, folder, "lora-train", "base", "--lora-target", targets, *options, "adapter")
+    auto = auto_class(config)
     adapted = PeftModel.from_pretrained(auto.from_pretrained(base, dtype="float32"), folder / "adapter")
     expected, found = get_peft_model_state_dict(adapted), load_file(folder / "adapter/adapter_model.safetensors")
     different = sorted(expected.keys() ^ found.keys())

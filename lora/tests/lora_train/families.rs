@@ -75,6 +75,7 @@ fn attention_is_a_name_for_its_projections() {
     for (name, projections) in [
         ("qwen3", vec!["q_proj", "k_proj", "v_proj", "o_proj"]),
         ("phi3-longrope", vec!["qkv_proj", "o_proj"]),
+        ("qwen2-moe", vec!["q_proj", "k_proj", "v_proj", "o_proj"]),
     ] {
         let place = Place::of_family(name);
         place.train(&format!("{RUN} --max-steps 1 --lora-target attention -o out"));

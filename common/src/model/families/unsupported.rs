@@ -17,12 +17,13 @@ const ALIKE: f64 = 0.75;
 /// there is one.
 const UNSUPPORTED: &[(&[&str], &str, Option<&str>)] = &[
     (
-        &["qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next"],
+        &["qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next", "kimi_linear", "minimax"],
         LINEAR_ATTENTION,
-        Some("qwen3"),
+        Some("qwen3_moe"),
     ),
-    (&["kimi_linear", "minimax", "olmo_hybrid"], LINEAR_ATTENTION, Some("qwen3")),
-    (&["gpt_oss"], "attention sinks, and experts with biases in MXFP4", Some("qwen3")),
+    (&["qwen3_5", "qwen3_5_text"], LINEAR_ATTENTION, Some("qwen3")),
+    (&["olmo_hybrid"], LINEAR_ATTENTION, Some("olmo2")),
+    (&["gpt_oss"], "attention sinks, and experts with biases in MXFP4", Some("qwen3_moe")),
     (
         &["gemma4", "gemma4_text", "gemma4_unified"],
         "heads of two sizes, layers that share keys and values, and embeddings of each layer",
@@ -35,26 +36,22 @@ const UNSUPPORTED: &[(&[&str], &str, Option<&str>)] = &[
     ),
     (&["gemma", "vaultgemma"], "a decoder without norms after its branches", Some("gemma2")),
     (&["t5gemma", "t5gemma2"], ENCODER_DECODER, Some("gemma2")),
+    (&["llama4", "llama4_text"], "attention in chunks, and layers without rotary embedding", Some("llama")),
     (
-        &["llama4", "llama4_text"],
-        "attention in chunks, layers without rotary embedding, and a mixture of experts",
-        Some("llama"),
-    ),
-    (
-        &["deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "minicpm3", "youtu"],
+        &["deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe_lite", "glm_moe_dsa"],
         LATENT_ATTENTION,
-        Some("qwen3"),
+        Some("qwen3_moe"),
     ),
-    (&["glm4_moe_lite", "glm_moe_dsa"], LATENT_ATTENTION, Some("glm4")),
+    (&["minicpm3", "youtu"], LATENT_ATTENTION, Some("llama")),
     (&["mistral4", "mistral_large4"], LATENT_ATTENTION, Some("mistral")),
     (
         &["glm4_moe", "ernie4_5_moe", "dots1", "hunyuan_v1_moe", "minimax_m2", "bailing_moe", "exaone_moe"],
         OTHER_EXPERTS,
-        None,
+        Some("qwen3_moe"),
     ),
     (&["granitemoe", "granitemoeshared"], OTHER_EXPERTS, Some("granite")),
-    (&["phimoe"], OTHER_EXPERTS, Some("phi3")),
-    (&["dbrx", "jetmoe", "arctic", "grok-1"], OTHER_EXPERTS, None),
+    (&["phimoe"], OTHER_EXPERTS, Some("mixtral")),
+    (&["dbrx", "jetmoe", "arctic", "grok-1"], OTHER_EXPERTS, Some("mixtral")),
     (&["granitemoehybrid"], STATE_SPACE_LAYERS, Some("granite")),
     (&["jamba", "bamba", "falcon_h1", "zamba", "zamba2", "nemotron_h"], STATE_SPACE_LAYERS, Some("llama")),
     (&["mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"], "recurrent layers in place of attention", None),
@@ -231,7 +228,7 @@ mod tests {
         let (said, hint) = refused(json!({"model_type": "qwen3_next"}));
         assert!(said.contains("\"qwen3_next\" is not supported: its models have layers of linear attention"));
         assert!(
-            hint.starts_with("the nearest is qwen3; supported are qwen2 (Qwen2, Qwen2.5), qwen3,"),
+            hint.starts_with("the nearest is qwen3_moe; supported are qwen2 (Qwen2, Qwen2.5), qwen3,"),
             "{hint}"
         );
         let (said, hint) = refused(json!({"model_type": "whisper"}));
