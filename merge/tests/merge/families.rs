@@ -3,6 +3,7 @@
 use common::checkpoint::{Checkpoint, Tensor};
 use common::model::{Config, text_weights};
 use tests::dir::Dir;
+use tests::experts::fuse_experts;
 use tests::golden_model;
 
 use crate::place::*;
@@ -57,6 +58,24 @@ fn every_family_is_merged_as_peft_does_it() {
         let config = parent.json(&format!("{name}/config.json"));
         let original = config_in(&golden_model::directory(&name));
         assert_eq!(config, original, "{name}");
+    }
+}
+
+/// The result has a tensor for each expert, whatever the base has, as transformers saves a model.
+#[test]
+fn both_layouts_of_experts_are_merged_to_the_same_weights() {
+    let parent = Dir::new();
+    for name in ["qwen2-moe", "mixtral"] {
+        let (separate, _) =
+            merged(&parent, name, &golden_model::directory(name), &format!("{name}-separate"));
+        let base = parent.path(&format!("{name}-base"));
+        golden_model::write(name, &base);
+        fuse_experts(&base);
+        let (fused, _) = merged(&parent, name, &base, &format!("{name}-fused"));
+        assert_eq!(sorted(&separate), sorted(&fused), "{name}");
+        for tensor in separate.tensors() {
+            assert!(*tensor.bytes == *fused.tensor(&tensor.name).unwrap().bytes, "{name}: {}", tensor.name);
+        }
     }
 }
 

@@ -8,9 +8,13 @@ use common::nf4::{Quantized, part_of};
 use common::weight_names::reads_images;
 use serde_json::{Value, json};
 use tests::dir::Dir;
+use tests::experts::fuse_experts;
 use tests::golden_model;
 
 use crate::model::*;
+
+/// The models that are mixtures of experts.
+const MIXTURES: [&str; 4] = ["qwen3-moe", "qwen2-moe", "mixtral", "olmoe"];
 
 #[test]
 fn every_family_becomes_what_bitsandbytes_makes_of_it() {
@@ -55,6 +59,30 @@ fn every_family_becomes_what_bitsandbytes_makes_of_it() {
             theirs["quantization_config"]["llm_int8_skip_modules"] = Value::Null;
         }
         assert_eq!(ours["quantization_config"], theirs["quantization_config"], "{name}");
+    }
+}
+
+#[test]
+fn both_layouts_of_experts_are_quantized_to_the_same_bytes() {
+    let parent = Dir::new();
+    for name in MIXTURES {
+        golden_model::write(name, &parent.path("source"));
+        let files = ["separate", "fused"].map(|layout| {
+            if layout == "fused" {
+                fuse_experts(&parent.path("source"));
+            }
+            let mut command = quantize(&parent);
+            let report = format!("{layout}.jsonl");
+            command.args(["source", "--force", "-o", layout, "--report", &report]).assert().success();
+            quantize(&parent).args(["--verify", layout, "--against", "source"]).assert().success();
+            (parent.bytes(&format!("{layout}/config.json")), Checkpoint::open(&parent.path(layout)).unwrap())
+        });
+        let [(separate_config, separate), (fused_config, fused)] = files;
+        assert!(separate_config == fused_config, "{name}");
+        assert_eq!(separate.names().count(), fused.names().count(), "{name}");
+        for tensor in separate.tensors() {
+            assert!(*tensor.bytes == *fused.tensor(&tensor.name).unwrap().bytes, "{name}: {}", tensor.name);
+        }
     }
 }
 
