@@ -123,7 +123,12 @@ fn loss_and_every_gradient_are_pefts() {
             let expected = golden.values(&format!("{base}.loss"))[0];
             assert!((loss.mean() as f32 - expected).abs() < 1e-5, "{family} {base}: loss {}", loss.mean());
             // Compared as PEFT would save them.
-            model.update_parameters(|values| Ok(*values = gradients)).unwrap();
+            model
+                .update_parameters(|values| {
+                    *values = gradients;
+                    Ok(())
+                })
+                .unwrap();
             let saved = tempfile::tempdir().unwrap();
             let config = AdapterConfig::read(&golden.directory.join("adapter")).unwrap();
             model.adapter(config).unwrap().save(saved.path()).unwrap();
