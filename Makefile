@@ -2,7 +2,7 @@
 # make install qlora, the tools by their names, man pages and completions below PREFIX, as `make` has built them
 # make uninstall   removes them again
 # make wheel   dist/*.whl, for pip install
-# make demo    a real small model through all five tools
+# make demo    a real small model through the tools
 # make test    every test that needs no GPU
 # make test-gpu   the tests that need an NVIDIA GPU
 # make check   formatting, lints and documentation
