@@ -1,4 +1,8 @@
-# make demo    a real small model through all five tools
+# make         the tools, and the program qlora that has all of them
+# make install qlora, the tools by their names, man pages and completions below PREFIX, as `make` has built them
+# make uninstall   removes them again
+# make wheel   dist/*.whl, for pip install
+# make demo    a real small model through the tools
 # make test    every test that needs no GPU
 # make test-gpu   the tests that need an NVIDIA GPU
 # make check   formatting, lints and documentation
@@ -12,10 +16,46 @@ NVRTC := target/nvrtc
 TEMPLATES := target/templates
 CARGO ?= cargo
 
-.PHONY: build demo test test-gpu check bench bench-gpu model clean-demo
+TOOLS := fetch quantize lora-train merge evaluate chat
+BUILT ?= $(or $(CARGO_TARGET_DIR),target)/release
+PREFIX ?= /usr/local
+INSTALLED = $(DESTDIR)$(PREFIX)
+# A compiler and linker for an older glibc, from PyPI, and the oldest glibc that the wheel runs with: that of RHEL 8,
+# Debian 11 and Ubuntu 20.04.
+ZIG := target/zig
+GLIBC := 2.28
+ZIG_TARGET := x86_64-unknown-linux-gnu
+
+.PHONY: build install uninstall wheel demo test test-gpu check bench bench-gpu model clean-demo
 
 build:
 	$(CARGO) build --release --workspace --locked
+
+# A file of another program is never replaced or removed: this project's files name it.
+install:
+	@test -x $(BUILT)/qlora || { echo 'install: run make first' >&2; exit 1; }
+	@for file in $(addprefix $(INSTALLED)/bin/,qlora $(TOOLS)); do \
+		if test -e $$file && ! grep -qs qlora-tools $$file; then \
+			echo "install: $$file is of another program; choose another PREFIX" >&2; exit 1; \
+		fi; \
+	done
+	$(BUILT)/qlora documents --quiet --output $(INSTALLED)/share
+	install -d $(INSTALLED)/bin
+	install -m 755 $(BUILT)/qlora $(INSTALLED)/bin/qlora
+	for tool in $(TOOLS); do install -m 755 scripts/launcher $(INSTALLED)/bin/$$tool || exit; done
+
+DOCUMENTS := man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d
+uninstall:
+	grep -ls 'made by qlora-tools' $(DOCUMENTS:%=$(INSTALLED)/share/%/*) | xargs -r rm -f
+	grep -ls qlora-tools $(addprefix $(INSTALLED)/bin/,qlora $(TOOLS)) | xargs -r rm -f
+
+wheel: $(ZIG)
+	PATH=$(CURDIR)/$(ZIG)/bin:$$PATH PYTHONPATH=$(CURDIR)/$(ZIG) \
+		$(CARGO) zigbuild --release --locked --package qlora --target $(ZIG_TARGET).$(GLIBC)
+	python3 scripts/wheel.py $(BUILT:%/release=%/$(ZIG_TARGET)/release)/qlora --glibc $(GLIBC) -o dist
+
+$(ZIG):
+	python3 -m pip install --quiet --target $@ cargo-zigbuild==0.24.1 ziglang==0.17.1
 
 demo: build
 	bash scripts/demo.sh

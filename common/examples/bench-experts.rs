@@ -182,12 +182,14 @@ impl Bench {
             }
             let of_down = backward((&dy, Rows::Tokens), down)?;
             time("d adapters of down", 0, &mut || {
-                let (of_y, of_x) = ((&dy, Rows::Tokens, &of_down), (&h, Rows::Slots, None));
+                let (of_y, of_x) =
+                    ((&dy, Rows::Tokens, of_down.d_lora_hidden.as_ref()), (&h, Rows::Slots, None));
                 grouped_linear::adapter_gradients(of_y, of_x, down, &routing, parameters, &mut sums)
             })?;
             let of_gate_up = backward((&y, Rows::Slots), gate_up)?;
             time("d adapters of gate_up", 0, &mut || {
-                let (of_y, of_x) = ((&y, Rows::Slots, &of_gate_up), (&x, Rows::Tokens, None));
+                let (of_y, of_x) =
+                    ((&y, Rows::Slots, of_gate_up.d_lora_hidden.as_ref()), (&x, Rows::Tokens, None));
                 grouped_linear::adapter_gradients(of_y, of_x, gate_up, &routing, parameters, &mut sums)
             })?;
             time("glu", 0, &mut || glu::forward_weighted(&y, Activation::Silu, weights).map(drop))?;
@@ -199,7 +201,7 @@ impl Bench {
             })?;
             let dweights = routing.weights();
             time("d routing", 0, &mut || {
-                routing::backward(dweights, &routing, &self.router, dy.clone()).map(drop)
+                routing::backward(dweights, None, &routing, &self.router, dy.clone()).map(drop)
             })?;
         }
         Ok(Value::Object(result))

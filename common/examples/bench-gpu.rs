@@ -1,13 +1,14 @@
 //! Speed and memory of training, scoring and decoding on a GPU, for `make bench-gpu`.
 //!
 //! ```text
-//! bench-gpu MODEL train LENGTHS VRAM_BUDGET_GIB [STEPS]
+//! bench-gpu MODEL train LENGTHS VRAM_BUDGET_GIB [STEPS [TARGETS]]
 //! bench-gpu MODEL score COUNTxTOKENS
 //! bench-gpu MODEL decode TOKENS
 //! ```
 //!
 //! LENGTHS is `16x155` (sequences times tokens of a step), or a JSON list of lengths, of which each
-//! step takes the next 16. Tokens are random, and every second half of a sequence is trained.
+//! step takes the next 16. Tokens are random, and every second half of a sequence is trained. TARGETS are those of
+//! `lora-train`, without which all linear layers but experts have adapters.
 //! Prints one JSON object.
 
 use std::path::Path;
@@ -49,15 +50,19 @@ fn run() -> Result<Value> {
     gpu.synchronize()?;
     let load_seconds = begun.elapsed().as_secs_f64();
     let mut result = match (*what, rest) {
-        ("train", [lengths, budget, steps @ ..]) => {
-            let steps = steps.first().map_or(10, |steps| steps.parse().unwrap_or(10));
-            train(&mut model, &outline, &gpu, lengths, budget.parse().unwrap_or(0.0), steps)?
+        ("train", [lengths, budget, rest @ ..]) => {
+            let steps = rest.first().map_or(10, |steps| steps.parse().unwrap_or(10));
+            let targets =
+                rest.get(1).map_or(Vec::new(), |names| names.split(',').map(str::to_owned).collect());
+            let settings = AdapterSettings { targets, ..AdapterSettings::default() };
+            let budget = budget.parse().unwrap_or(0.0);
+            train(&mut model, (&outline, &settings), &gpu, lengths, budget, steps)?
         }
         ("score", [shape]) => score(&mut model, &gpu, shape)?,
         ("decode", [tokens]) => decode(&model, tokens.parse().unwrap_or(64))?,
         _ => {
             return Err(Error::usage(
-                "expected train LENGTHS BUDGET [STEPS], score COUNTxTOKENS or decode TOKENS",
+                "expected train LENGTHS BUDGET [STEPS [TARGETS]], score COUNTxTOKENS or decode TOKENS",
             ));
         }
     };
@@ -91,7 +96,7 @@ fn sequences(random: &mut ChaCha8Rng, vocabulary: usize, lengths: &[usize]) -> V
 
 fn train(
     model: &mut Model,
-    outline: &ModelSpec,
+    (outline, settings): (&ModelSpec, &AdapterSettings),
     gpu: &Gpu,
     lengths: &str,
     budget_gib: f64,
@@ -99,10 +104,10 @@ fn train(
 ) -> Result<Value> {
     const WARM_UP: usize = 3;
     let device = model.device().clone();
-    let layout = outline.new_adapters(&AdapterSettings::default())?;
+    let layout = outline.new_adapters(settings)?;
     let of_moments = MomentsSpec::exact(layout.len);
     let held = outline.resident_on_gpu(&layout, &of_moments);
-    model.add_adapters(&AdapterSettings::default())?;
+    model.add_adapters(settings)?;
     let mut moments = Moments::of(&of_moments, &device)?;
     let mut gradients = Vector::zeros(layout.len, &device)?;
     gpu.synchronize()?;

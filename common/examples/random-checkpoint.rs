@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Files that stand beside the config.json (tokenizer and chat template) are copied. Weights are
-//! uniform with the standard deviation 0.02 that models begin their training with; norms are 1.
+//! uniform with the standard deviation 0.02 that models begin their training with; norms are 1. Weights of one
+//! shape are the same in all layers and experts, so that 30 billion of them are made in seconds.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,7 +49,7 @@ fn run() -> Result<()> {
 
     let mut weight_map = serde_json::Map::new();
     let files = config.layers.len() + 1;
-    let mut seed = 1;
+    let mut made = Made::default();
     for file in 0..files {
         let name = sharded_name(file + 1, files);
         let mut tensors = Vec::new();
@@ -56,12 +57,10 @@ fn run() -> Result<()> {
             0 => outer(&config),
             file => of_layer(&config.layers[file - 1]),
         };
-        for (tensor, shape, values) in planned {
-            seed += 1;
-            let made = random(&tensor, shape, values, seed);
+        for (name, shape, values) in planned {
             match values == Values::UniformLinear && kind == "nf4" {
-                true => tensors.extend(Quantized::quantize(&made, Scheme::default())?.to_tensors(&tensor)?),
-                false => tensors.push(made),
+                true => tensors.extend(made.quantized(shape)?.to_tensors(&name)?),
+                false => tensors.push(Tensor { name, ..made.dense(shape, values).clone() }),
             }
         }
         weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), json!(name))));
@@ -82,6 +81,38 @@ fn run() -> Result<()> {
 
 /// Name, shape, and values.
 type Planned = (String, Vec<usize>, Values);
+
+/// What was made, by shape and values.
+#[derive(Default)]
+struct Made {
+    dense: Vec<(Vec<usize>, Values, Tensor)>,
+    quantized: Vec<(Vec<usize>, Quantized)>,
+}
+
+impl Made {
+    fn dense(&mut self, shape: Vec<usize>, values: Values) -> &Tensor {
+        let place = self.dense.iter().position(|made| made.0 == shape && made.1 == values);
+        let place = place.unwrap_or_else(|| {
+            let tensor = random(&shape, values, self.dense.len() as u64 + 1);
+            self.dense.push((shape, values, tensor));
+            self.dense.len() - 1
+        });
+        &self.dense[place].2
+    }
+
+    fn quantized(&mut self, shape: Vec<usize>) -> Result<&Quantized> {
+        let place = match self.quantized.iter().position(|made| made.0 == shape) {
+            Some(place) => place,
+            None => {
+                let dense = self.dense(shape.clone(), Values::UniformLinear);
+                let quantized = Quantized::quantize(dense, Scheme::default())?;
+                self.quantized.push((shape, quantized));
+                self.quantized.len() - 1
+            }
+        };
+        Ok(&self.quantized[place].1)
+    }
+}
 
 /// The values of a tensor.
 #[derive(Clone, Copy, PartialEq)]
@@ -120,7 +151,7 @@ fn of_norm(norm: &NormWeight) -> Planned {
 }
 
 /// A bf16 tensor.
-fn random(name: &str, shape: Vec<usize>, values: Values, seed: u64) -> Tensor {
+fn random(shape: &[usize], values: Values, seed: u64) -> Tensor {
     const PIECE: usize = 1 << 16;
     let count: usize = shape.iter().product();
     let mut bytes = vec![0u8; 2 * count];
@@ -137,7 +168,7 @@ fn random(name: &str, shape: Vec<usize>, values: Values, seed: u64) -> Tensor {
             value.copy_from_slice(&bf16::from_f32(number).to_le_bytes());
         }
     });
-    Tensor { name: name.to_owned(), dtype: Dtype::BF16, shape, bytes: bytes.into() }
+    Tensor { name: String::new(), dtype: Dtype::BF16, shape: shape.to_vec(), bytes: bytes.into() }
 }
 
 /// Copies tokenizer and chat template.

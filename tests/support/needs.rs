@@ -9,9 +9,10 @@ use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The names that `QLORA_TEST_REQUIRE` may have.
-const NAMES: [&str; 5] = ["model", "nvrtc", "templates", "shared", "fetch"];
+const NAMES: [&str; 6] = ["model", "nvrtc", "templates", "shared", "fetch", "pip"];
 
 /// The directory of SmolLM2-135M-Instruct, which `make test` downloads.
 pub fn model() -> Option<PathBuf> {
@@ -37,6 +38,18 @@ pub fn fetch() -> Option<PathBuf> {
     let test = std::env::current_exe().expect("the path of this test");
     let built = test.ancestors().nth(2).expect("a folder of binaries").join("fetch");
     existing("fetch", &built, "`cargo test --workspace` or `cargo build -p fetch` builds it")
+}
+
+/// The directory of pip, which the Python of an environment runs as a program: `python DIRECTORY install …`. So an
+/// environment needs no pip of its own, which some systems cannot bring.
+pub fn pip() -> Option<PathBuf> {
+    let found = Command::new("python3").args(["-c", "import venv, pip; print(pip.__path__[0])"]).output();
+    let found = found.ok().filter(|found| found.status.success());
+    let path = found.and_then(|found| String::from_utf8(found.stdout).ok());
+    if path.is_none() {
+        skip("pip", "python3 has no venv or no pip; Debian's package python3-pip brings both");
+    }
+    path.map(|path| PathBuf::from(path.trim_end()))
 }
 
 /// NVIDIA's run-time compiler, from what was found when it was looked for.

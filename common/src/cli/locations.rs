@@ -1,6 +1,7 @@
 //! Places besides inputs and outputs: the user's cache, and the programs of the other tools.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::{Context, Result, error};
 
@@ -16,8 +17,18 @@ pub fn cache_directory(name: &str) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The path of another tool's program: beside this program, or else its name, to be found on the PATH.
-pub fn tool_path(name: &str) -> PathBuf {
-    let beside = std::env::current_exe().map(|this| this.with_file_name(name));
-    beside.ok().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
+/// Returns a command that runs another tool: this program where it is `qlora`, which has all tools; otherwise
+/// the tool's program beside this one, or the one on the PATH.
+pub fn tool_command(name: &str) -> Command {
+    let Ok(this) = std::env::current_exe() else { return Command::new(name) };
+    let beside = this.with_file_name(name);
+    if this.file_name().is_some_and(|program| program == "qlora") {
+        let mut command = Command::new(this);
+        command.arg(name);
+        command
+    } else if beside.is_file() {
+        Command::new(beside)
+    } else {
+        Command::new(name)
+    }
 }

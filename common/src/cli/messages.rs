@@ -102,12 +102,12 @@ pub(super) fn error(error: &Error) {
 }
 
 /// Prints what clap says: help and versions on stdout, mistakes with a hint on stderr.
-pub(super) fn usage(tool: Tool, mistake: &clap::Error) {
+pub(super) fn usage(program: &str, mistake: &clap::Error) {
     if !mistake.use_stderr() {
         let _ = mistake.print();
         return;
     }
     let text = secrets::hide_secrets(&mistake.render().to_string());
     write(format_args!("{}\n", escape::lines(text.trim_end())));
-    write(format_args!("hint: {} --help lists the options and shows examples\n", tool.name));
+    write(format_args!("hint: {program} --help lists the options and shows examples\n"));
 }

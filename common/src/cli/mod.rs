@@ -5,6 +5,7 @@
 //! place that prints.
 
 mod arguments;
+mod call;
 mod escape;
 mod input;
 mod interrupt;
@@ -17,6 +18,7 @@ mod size;
 mod stderr;
 mod stdout;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -28,10 +30,11 @@ use crate::host_memory::peak_resident_memory;
 use crate::{Error, Result};
 
 pub use arguments::Common;
+pub use call::in_both_spellings;
 pub use escape::{one_line, quoted, quoted_path};
 pub use input::{Input, Inputs, inputs, is_yaml};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
-pub use locations::{cache_directory, tool_path};
+pub use locations::{cache_directory, tool_command};
 pub use messages::{Tool, is_quiet, note, note_lines, prompt, verbose, warn};
 pub use output::{
     Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, file_version,
@@ -42,16 +45,18 @@ pub use secrets::{hide_secrets, keep_secret};
 pub use size::Size;
 pub use stdout::{answer, print_path, stdout};
 
-/// Parses the arguments, does the work and turns its outcome into the exit code.
+/// Parses a command line, does the work and turns its outcome into the exit code.
 ///
-/// The tool's name begins every message. A closed pipe downstream is not an error.
-pub fn run<A: Parser + AsRef<Common>>(tool: Tool, work: impl FnOnce(A) -> crate::Result<()>) -> ExitCode {
-    let arguments = match A::try_parse() {
+/// The first word of `line` is how the tool was called: the path of its program, or `qlora` and a command. The
+/// tool's name begins every message. A closed pipe downstream is not an error.
+pub fn run<A: Parser + AsRef<Common>>(
+    tool: Tool,
+    line: Vec<OsString>,
+    work: impl FnOnce(A) -> crate::Result<()>,
+) -> ExitCode {
+    let arguments = match call::parse::<A>(tool.name, line) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            messages::usage(tool, &error);
-            return ExitCode::from(u8::from(error.use_stderr()) * 2);
-        }
+        Err(mistake) => return usage(tool.name, &mistake),
     };
     let common: &Common = arguments.as_ref();
     messages::begin(tool, common.quiet, common.verbose);
@@ -79,6 +84,13 @@ fn because_of_changes(outcome: Result<()>) -> Result<()> {
         }
         (Ok(()), outcome) => outcome,
     }
+}
+
+/// Prints what clap says of a command line: help and versions on stdout, mistakes on stderr. Returns the exit
+/// code.
+pub fn usage(program: &str, mistake: &clap::Error) -> ExitCode {
+    messages::usage(program, mistake);
+    ExitCode::from(u8::from(mistake.use_stderr()) * 2)
 }
 
 fn end(error: &Error) -> ExitCode {

@@ -34,12 +34,12 @@ fn commit_of(directory: &Path) -> Option<String> {
 }
 
 fn fetch(repository: &str, directory: &Path, include: &[String]) -> Result<()> {
-    let tool = cli::tool_path("fetch");
     let is_there = commit_of(directory).is_some();
     if !is_there {
         cli::note(format_args!("downloading {repository} into {}", directory.display()));
     }
-    let mut command = Command::new(&tool);
+    let mut command = cli::tool_command("fetch");
+    let program = PathBuf::from(command.get_program());
     command.args(["--repo-type", "dataset", "--output"]).arg(directory);
     for glob in include {
         command.arg("--include").arg(glob);
@@ -60,11 +60,11 @@ fn fetch(repository: &str, directory: &Path, include: &[String]) -> Result<()> {
         Err(problem) if is_there && problem.kind() == std::io::ErrorKind::NotFound => {
             cli::warn(format_args!(
                 "there is no {}: whether {repository} has changed on the hub is not known",
-                tool.display()
+                program.display()
             ));
             Ok(())
         }
-        Err(problem) => Err(Error::from(problem).context(format!("cannot run {}", tool.display())))
+        Err(problem) => Err(Error::from(problem).context(format!("cannot run {}", program.display())))
             .hint("put fetch beside this program or on the PATH: cargo build --release"),
     }
 }

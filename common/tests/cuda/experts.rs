@@ -258,10 +258,11 @@ fn experts(check: &mut Check, case: Case, kind: Kind, load: Load) {
         gradients(check, &what_up, (&glu.dgate_up, Rows::Slots), from, &layers, Which::GateUp, routings);
     let gdx = routing::sum_slots(&gdx, &grouting, None).unwrap();
     let dweights = glu.dweights.to_vec().unwrap();
-    let dx = routing::backward(&Vector::Cpu(dweights), &routing, &layers.router[0], on_host(&gdx)).unwrap();
+    let dx =
+        routing::backward(&Vector::Cpu(dweights), None, &routing, &layers.router[0], on_host(&gdx)).unwrap();
     // Beside a tensor that another shares, whose sum is rounded twice, and over one.
-    let shared = routing::backward(&glu.dweights, &grouting, &layers.router[1], gdx.clone()).unwrap();
-    let gdx = routing::backward(&glu.dweights, &grouting, &layers.router[1], gdx).unwrap();
+    let shared = routing::backward(&glu.dweights, None, &grouting, &layers.router[1], gdx.clone()).unwrap();
+    let gdx = routing::backward(&glu.dweights, None, &grouting, &layers.router[1], gdx).unwrap();
     check.same(&format!("routing dx {what}"), &dx, &gdx, 2.0 * check.bound);
     check.same(&format!("routing dx of shared {what}"), &dx, &shared, 2.0 * check.bound);
 }
@@ -336,11 +337,11 @@ fn gradients(
 
     let before = check.values(layers.parameters[0].len(), 0.5);
     let mut sums = Vector::Cpu(before.clone());
-    let (of_y, of_x) = ((&dy, dy_rows, &expected), (&x, x_rows, None));
+    let (of_y, of_x) = ((&dy, dy_rows, expected.d_lora_hidden.as_ref()), (&x, x_rows, None));
     grouped_linear::adapter_gradients(of_y, of_x, linear, routing, host, &mut sums).unwrap();
     let [kept, computed] = [ghidden, None].map(|hidden| {
         let mut sums = Vector::from_vec(before.clone(), &check.cuda).unwrap();
-        let (of_y, of_x) = ((gdy, dy_rows, &found), (gx, x_rows, hidden));
+        let (of_y, of_x) = ((gdy, dy_rows, found.d_lora_hidden.as_ref()), (gx, x_rows, hidden));
         grouped_linear::adapter_gradients(of_y, of_x, glinear, grouting, gpu, &mut sums).unwrap();
         sums.to_vec().unwrap()
     });

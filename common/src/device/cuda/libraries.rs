@@ -84,14 +84,28 @@ fn directories() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = toolkits
         .flat_map(|root| ["lib64", "lib", "targets/x86_64-linux/lib"].map(|lib| root.join(lib)))
         .collect();
-    for environment in ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable) {
-        for python in subdirectories(&environment.join("lib")) {
-            for package in subdirectories(&python.join("site-packages/nvidia")) {
-                found.push(package.join("lib"));
-            }
-        }
-    }
+    let program = std::env::current_exe().ok();
+    let own = program.as_deref().and_then(environment_of).map(PathBuf::from);
+    let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable);
+    found.extend(own.into_iter().chain(active).flat_map(|environment| pip_directories(&environment)));
     found
+}
+
+/// Returns the Python environment that a program is installed in: the directory above its `bin`. pipx and
+/// `uv tool` install into an environment that is never active, with the packages of the extra `cuda` in it.
+fn environment_of(program: &Path) -> Option<&Path> {
+    let bin = program.parent().filter(|directory| directory.ends_with("bin"))?;
+    bin.parent()
+}
+
+/// Returns the directories of libraries that pip's `nvidia-*` packages have in a Python environment. What Debian's
+/// pip installs for everyone is below `/usr/local`, in `dist-packages`.
+fn pip_directories(environment: &Path) -> Vec<PathBuf> {
+    let pythons = subdirectories(&environment.join("lib")).into_iter();
+    let packages =
+        pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|name| python.join(name)));
+    let packages = packages.flat_map(|packages| subdirectories(&packages.join("nvidia")));
+    packages.map(|package| package.join("lib")).collect()
 }
 
 fn subdirectories(directory: &Path) -> Vec<PathBuf> {
@@ -99,4 +113,26 @@ fn subdirectories(directory: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     found.sort();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_lie_in_the_environment_of_the_program() {
+        let tools = tempfile::tempdir().unwrap();
+        let environment = tools.path().join("qlora-tools");
+        let packages = environment.join("lib/python3.12/site-packages/nvidia");
+        for package in ["cu13/lib", "nccl/lib"] {
+            fs_err::create_dir_all(packages.join(package)).unwrap();
+        }
+        let program = environment.join("bin/qlora");
+        let found = pip_directories(environment_of(&program).unwrap());
+        assert_eq!(found, [packages.join("cu13/lib"), packages.join("nccl/lib")]);
+        let debian = environment.join("lib/python3.9/dist-packages/nvidia/cu13/lib");
+        fs_err::create_dir_all(&debian).unwrap();
+        assert!(pip_directories(&environment).contains(&debian));
+        assert_eq!(environment_of(Path::new("/src/target/release/qlora")), None);
+    }
 }

@@ -36,7 +36,7 @@ pub use libraries::find_compiler;
 pub use memory::Memory;
 pub(crate) use memory::buffer_bytes;
 pub(crate) use product::{Number, Product};
-pub(crate) use scratch::ScratchSizes;
+pub(crate) use scratch::{ScratchSizes, WeightId};
 pub use tensor::GpuTensor;
 pub(crate) use tensor::SOURCE as TENSOR;
 pub use utilization::Utilization;

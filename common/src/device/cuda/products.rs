@@ -149,12 +149,28 @@ impl Gpu {
         }
         self.bind()?;
         let descriptors = Descriptors::new(&product, self.float16)?;
-        let algorithm = self.algorithm(&product)?;
+        let key = product.key();
+        let exact = Key { shape: product.shape, ..key };
+        // What the library chose for a few tokens more it may refuse to do for these, where a matrix has one column.
+        let run = |key: Key| self.run(&product, &descriptors, &self.algorithm(&product, key)?);
+        match run(key) {
+            Err(refusal) if exact != key => run(exact).map_err(|_| refusal),
+            done => done,
+        }
+        .map_err(|error| error.context(format!("product {m} x {n} x {k}")))
+    }
+
+    fn run(
+        &self,
+        product: &Checked,
+        descriptors: &Descriptors,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+    ) -> Result<()> {
         let beta: f32 = if product.added.is_some() { 1.0 } else { 0.0 };
         let [a, b, out] = product.addresses;
-        // SAFETY: descriptors live to the end of this function. Addresses, extents and strides are those of
-        // views, which `Checked` has compared with each other, so that only numbers of the borrowed buffers are
-        // read and written; work on buffers runs in the order of the calls.
+        // SAFETY: descriptors outlive the call. Addresses, extents and strides are those of views, which `Checked` has
+        // compared with each other, so that only numbers of buffers that `Gpu::product` borrows are read and written;
+        // work on buffers runs in the order of the calls.
         #[allow(unsafe_code)]
         unsafe {
             result::matmul(
@@ -170,19 +186,17 @@ impl Gpu {
                 descriptors.out,
                 out as *mut c_void,
                 descriptors.out,
-                &raw const algorithm,
+                std::ptr::from_ref(algorithm),
                 address(&self.products.workspace) as *mut c_void,
                 WORKSPACE,
                 self.stream.cu_stream().cast(),
             )
         }
         .map_err(refused)
-        .map_err(|error| error.context(format!("product {m} x {n} x {k}")))
     }
 
-    /// The library's first choice for this shape.
-    fn algorithm(&self, product: &Checked) -> Result<sys::cublasLtMatmulAlgo_t> {
-        let key = product.key();
+    /// The library's first choice for products of this key.
+    fn algorithm(&self, product: &Checked, key: Key) -> Result<sys::cublasLtMatmulAlgo_t> {
         let mut algorithms = self.products.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(algorithm) = algorithms.get(&key) {
             return Ok(*algorithm);

@@ -1,7 +1,10 @@
 //! Two scratch buffers that quantized weights are dequantized into: while a product reads one, the next weight
 //! is dequantized into the other on the second stream. The first holds the largest weight, the second the
-//! largest of the others, since the largest weight's neighbours in a model are smaller.
+//! largest of the others, since the largest weight's neighbours in a model are smaller. A weight that is asked for
+//! again while a buffer still holds it, as in the backward of a block right after its recompute, is not dequantized
+//! again.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream};
@@ -33,6 +36,18 @@ impl ScratchSizes {
     }
 }
 
+/// Tells the quantized weights of a layer from all others there have been.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct WeightId(u64);
+
+impl WeightId {
+    /// An identity that no other weights have or had.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// The two buffers and which was used last.
 pub(super) struct DoubleBuffer {
     halves: [Half; 2],
@@ -41,6 +56,8 @@ pub(super) struct DoubleBuffer {
 
 struct Half {
     weights: CudaSlice<u16>,
+    /// What was dequantized into it, whole, which the stream that computes has waited for.
+    holds: Option<u64>,
     events: Events,
 }
 
@@ -66,6 +83,7 @@ impl DoubleBuffer {
                 // SAFETY: never read before a weight is dequantized into it.
                 #[allow(unsafe_code)]
                 weights: unsafe { stream.alloc(ScratchSizes::NONE.0[0]) }.map_err(failed)?,
+                holds: None,
                 events: Events {
                     free: context.new_event(None).map_err(failed)?,
                     ready: context.new_event(None).map_err(failed)?,
@@ -92,30 +110,32 @@ impl Gpu {
         }
         // A buffer is freed on the stream that computes, which need not have met the other stream.
         buffer.halves.iter().try_for_each(|half| half.events.wait())?;
-        if first > now.0[0] {
+        let (grown, len) = if first > now.0[0] { (0, first) } else { (1, second) };
+        if grown == 0 {
             // The first buffer is now the second largest.
             buffer.halves.swap(0, 1);
-            buffer.halves[0].weights = self.allocate(first)?;
-        } else {
-            buffer.halves[1].weights = self.allocate(second)?;
         }
+        buffer.halves[grown].holds = None;
+        buffer.halves[grown].weights = self.allocate(len)?;
         // The other stream may write to the new buffer at once.
         self.synchronize()
     }
 
-    /// Runs `dequantize` on the second stream, which writes `len` numbers of scratch, then `multiply` with them
-    /// after it on the stream that computes. The scratch has been reserved before.
+    /// Runs `dequantize` on the second stream, which writes the `len` numbers of these weights to scratch, then
+    /// `multiply` with them after it on the stream that computes. Where scratch still holds the weights, `multiply`
+    /// runs alone. The scratch has been reserved before.
     pub(crate) fn with_dequantized(
         &self,
-        len: usize,
+        (weight, len): (&WeightId, usize),
         dequantize: impl FnOnce(&CudaStream, ViewMut<'_, u16>) -> Result<()>,
         multiply: impl FnOnce(View<'_, u16>) -> Result<()>,
     ) -> Result<()> {
         let mut buffer = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let other = 1 - buffer.last;
-        let turn = if buffer.halves[other].weights.len() >= len { other } else { 0 };
+        let held = buffer.halves.iter().position(|half| half.holds == Some(weight.0));
+        let turn = held.unwrap_or(if buffer.halves[other].weights.len() >= len { other } else { 0 });
         buffer.last = turn;
-        let Half { weights, events } = &mut buffer.halves[turn];
+        let Half { weights, holds, events } = &mut buffer.halves[turn];
         if weights.len() < len {
             return Err(error!(
                 Bug,
@@ -123,9 +143,18 @@ impl Gpu {
                 weights.len()
             ));
         }
-        let mut turn = Turn::begin(Streams { gpu: self, events })?;
-        dequantize(&self.ahead, ViewMut::from(&mut *weights).columns(0..len)?)?;
-        turn.hand_over()?;
+        let order = Streams { gpu: self, events };
+        let turn = match held {
+            Some(_) => Turn::again(order),
+            None => {
+                *holds = None;
+                let mut turn = Turn::begin(order)?;
+                dequantize(&self.ahead, ViewMut::from(&mut *weights).columns(0..len)?)?;
+                turn.hand_over()?;
+                *holds = Some(weight.0);
+                turn
+            }
+        };
         multiply(View::from(&*weights).columns(0..len)?)?;
         turn.end()
     }
@@ -180,6 +209,11 @@ impl<O: Order> Turn<O> {
     fn begin(order: O) -> Result<Self> {
         order.begin()?;
         Ok(Self { order, is_handed_over: false, is_over: false })
+    }
+
+    /// A use of what an earlier one handed over.
+    fn again(order: O) -> Self {
+        Self { order, is_handed_over: true, is_over: false }
     }
 
     fn hand_over(&mut self) -> Result<()> {

@@ -11,7 +11,7 @@ use cudarc::driver::CudaSlice;
 
 use super::{GroupedLinear, GroupedLinearSpec, Routing, Rows, Weight};
 use crate::device::GpuVector;
-use crate::device::cuda::{Gpu, GpuTensor, View, ViewMut, buffer_bytes};
+use crate::device::cuda::{Gpu, GpuTensor, View, ViewMut, WeightId, buffer_bytes};
 use crate::{Result, error};
 
 use adapters::Adapters16;
@@ -26,6 +26,7 @@ const FEW_TOKENS: usize = 8;
 
 /// The frozen weights of a layer on a GPU, and its adapter in 16 bits.
 pub(super) struct Experts {
+    id: WeightId,
     weights: Weights,
     /// Quantized weights in 16 bits, where memory is left for that.
     dequantized: Option<CudaSlice<u16>>,
@@ -39,7 +40,7 @@ impl Experts {
         if weights.is_quantized() {
             gpu.reserve_scratch(weights.len())?;
         }
-        Ok(Self { weights, dequantized: None, adapters: None })
+        Ok(Self { id: WeightId::new(), weights, dequantized: None, adapters: None })
     }
 
     /// Bytes that [`Experts::new`] takes, without scratch.
@@ -80,7 +81,7 @@ impl Experts {
             return multiply(View::from(weights).columns(0..len)?.matrix(rows, k)?);
         }
         gpu.with_dequantized(
-            len,
+            (&self.id, len),
             |stream, scratch| self.weights.dequantize(gpu, stream, scratch),
             |scratch| multiply(scratch.matrix(rows, k)?),
         )

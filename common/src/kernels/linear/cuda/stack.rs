@@ -12,7 +12,9 @@ use super::SOURCE;
 use super::lora::Adapters16;
 use super::weight::{Frozen, PART};
 use crate::device::GpuVector;
-use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, Number, Product, View, ViewMut, buffer_bytes};
+use crate::device::cuda::{
+    Argument, Gpu, GpuTensor, Grid, Number, Product, View, ViewMut, WeightId, buffer_bytes,
+};
 use crate::kernels::Write;
 use crate::{Result, error};
 
@@ -23,6 +25,7 @@ const WARPS_OF_BLOCK: usize = 4;
 
 /// The frozen part of a stack on a GPU.
 pub(in super::super) struct Stack {
+    id: WeightId,
     weights: Vec<Frozen>,
     /// [ΣN] in 16 bits; zero where a projection has none.
     bias: Option<CudaSlice<u16>>,
@@ -47,7 +50,8 @@ impl Stack {
             });
             bias = Some(gpu.upload(&values.map(|value| gpu.float16().bits(value)).collect::<Vec<_>>())?);
         }
-        let mut stack = Self { weights, bias, parts: None, dequantized: None, adapters: None };
+        let mut stack =
+            Self { id: WeightId::new(), weights, bias, parts: None, dequantized: None, adapters: None };
         if stack.is_quantized() {
             gpu.reserve_scratch(stack.len())?;
             let parts = stack.columns().map(|(columns, weight)| weight.part(columns.start));
@@ -219,7 +223,7 @@ impl Stack {
             return multiply(0..n, View::from(dequantized).matrix(n, k)?);
         }
         gpu.with_dequantized(
-            n * k,
+            (&self.id, n * k),
             |stream, scratch| self.dequantize(gpu, stream, scratch),
             |scratch| multiply(0..n, scratch.matrix(n, k)?),
         )

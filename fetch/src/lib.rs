@@ -20,17 +20,25 @@ mod repository;
 mod select;
 mod transfer;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::{Command, CommandFactory};
 use common::{Context, Error, Result};
 
 use crate::config::Config;
 use crate::hub::Repository;
 use crate::select::source::DownloadSource;
 
-fn main() -> ExitCode {
-    common::cli::run(common::cli::Tool { name: "fetch", hint: |_| None }, work)
+/// Runs the tool on a command line, the first word of which is the program.
+pub fn main(line: Vec<OsString>) -> ExitCode {
+    common::cli::run(common::cli::Tool { name: "fetch", hint: |_| None }, line, work)
+}
+
+/// Returns the tool's command line, from which help, man pages and completions are made.
+pub fn command() -> Command {
+    cli::Arguments::command()
 }
 
 fn work(arguments: cli::Arguments) -> Result<()> {

@@ -8,10 +8,12 @@ mod shard;
 mod verify;
 mod work;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Command, CommandFactory, Parser, ValueEnum};
+use common::Result;
 use common::cli::{self, Tool};
 use common::nf4::{BLOCK_SIZES, QuantType, Scheme};
 
@@ -81,7 +83,7 @@ impl ComputeDtype {
     }
 }
 
-fn block_size(text: &str) -> Result<usize, String> {
+fn block_size(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(size) if BLOCK_SIZES.contains(&size) => Ok(size),
         _ => Err(format!("expected one of {BLOCK_SIZES:?}")),
@@ -123,15 +125,23 @@ The result loads in transformers with bitsandbytes, and in lora-train, evaluate,
 The head, embeddings, norms and biases stay as they are.
 Run the same command again to go on after an interruption.";
 
-fn main() -> ExitCode {
-    cli::run(Tool { name: "quantize", hint: |_| None }, |arguments: Arguments| {
-        if let (Some(directory), Some(source)) = (&arguments.verify, &arguments.against) {
-            verify::verify(directory, source)?;
-            return cli::print_path(directory);
-        }
-        let inputs = cli::inputs(&arguments.model)?;
-        let options = arguments.options();
-        let result = work::quantize(inputs, &options, arguments.common.output, arguments.common.force)?;
-        cli::print_path(&result)
-    })
+/// Runs the tool on a command line, the first word of which is the program.
+pub fn main(line: Vec<OsString>) -> ExitCode {
+    cli::run(Tool { name: "quantize", hint: |_| None }, line, run)
+}
+
+/// Returns the tool's command line, from which help, man pages and completions are made.
+pub fn command() -> Command {
+    Arguments::command()
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if let (Some(directory), Some(source)) = (&arguments.verify, &arguments.against) {
+        verify::verify(directory, source)?;
+        return cli::print_path(directory);
+    }
+    let inputs = cli::inputs(&arguments.model)?;
+    let options = arguments.options();
+    let result = work::quantize(inputs, &options, arguments.common.output, arguments.common.force)?;
+    cli::print_path(&result)
 }

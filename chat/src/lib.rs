@@ -2,14 +2,14 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`arguments`] | the command line |
-//! | [`infer`] | LLaMA-Factory's infer.yaml |
-//! | [`talk`] | takes turns on a terminal, or answers line by line |
-//! | [`printer`] | prints the answers of a session as they come |
-//! | [`input`] | what the user types |
-//! | [`command`] | the commands that begin with `/` |
-//! | [`conversation`] | how a conversation begins, and how a line of JSON says it |
-//! | [`save`] | writes conversations as training data |
+//! | `arguments` | the command line |
+//! | `infer` | LLaMA-Factory's infer.yaml |
+//! | `talk` | takes turns on a terminal, or answers line by line |
+//! | `printer` | prints the answers of a session as they come |
+//! | `input` | what the user types |
+//! | `command` | the commands that begin with `/` |
+//! | `conversation` | how a conversation begins, and how a line of JSON says it |
+//! | `save` | writes conversations as training data |
 
 mod arguments;
 mod command;
@@ -20,11 +20,13 @@ mod printer;
 mod save;
 mod talk;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::{Command, CommandFactory};
 use common::cli::{self, Tool};
 use common::generate::{ChatFormat, GenerationSettings, ModelEngine, Overrides, Session};
 use common::model::{Model, is_adapter};
@@ -38,8 +40,14 @@ use infer::Infer;
 use printer::AnswerPrinter;
 use talk::Talk;
 
-fn main() -> ExitCode {
-    cli::run(Tool { name: "chat", hint: models::hint }, run)
+/// Runs the tool on a command line, the first word of which is the program.
+pub fn main(line: Vec<OsString>) -> ExitCode {
+    cli::run(Tool { name: "chat", hint: models::hint }, line, run)
+}
+
+/// Returns the tool's command line, from which help, man pages and completions are made.
+pub fn command() -> Command {
+    Arguments::command()
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {

@@ -11,10 +11,12 @@ mod request;
 mod verify;
 mod work;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Command, CommandFactory, Parser};
+use common::Result;
 use common::cli::{self, Tool};
 
 /// Fold LoRA adapters into a model's weights
@@ -64,10 +66,18 @@ Examples:
 
 The result is a plain model directory. From a 4-bit base the weights are dequantized first.";
 
-fn main() -> ExitCode {
-    cli::run(Tool { name: "merge", hint: |_| None }, |arguments: Arguments| {
-        let paths = cli::inputs(&arguments.adapter)?.directories_or_yaml()?;
-        let request = request::Request::new(paths, arguments)?;
-        cli::print_path(&work::merge(&request)?)
-    })
+/// Runs the tool on a command line, the first word of which is the program.
+pub fn main(line: Vec<OsString>) -> ExitCode {
+    cli::run(Tool { name: "merge", hint: |_| None }, line, run)
+}
+
+/// Returns the tool's command line, from which help, man pages and completions are made.
+pub fn command() -> Command {
+    Arguments::command()
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let paths = cli::inputs(&arguments.adapter)?.directories_or_yaml()?;
+    let request = request::Request::new(paths, arguments)?;
+    cli::print_path(&work::merge(&request)?)
 }
