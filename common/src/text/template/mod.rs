@@ -92,6 +92,7 @@ impl ChatTemplate {
         environment.add_filter("tojson", python::tojson);
         environment.add_test("string", python::is_string);
         environment.add_test("number", python::is_number);
+        environment.add_test("iterable", python::is_iterable);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| clock::strftime_now(&format));
         guard::set(&mut environment);

@@ -29,6 +29,14 @@ fn python_methods_and_loop_controls_and_slices() {
 }
 
 #[test]
+fn none_cannot_be_iterated_over() {
+    // Qwen3-Coder asks so for tools, which are none where a conversation has none.
+    let source = "{{ tools is iterable and tools | length > 0 }} {{ messages is iterable }} \
+        {{ missing is iterable }} {{ 'text' is iterable }} {{ 1 is iterable }}";
+    assert_eq!(render(source, &[Message::new("user", "x")]), "False True True True False");
+}
+
+#[test]
 fn a_refusal_says_what_the_template_says() {
     let template = template("{{ raise_exception('roles must alternate') }}");
     let error = template.render(&[Message::new("user", "x")], &[], false).unwrap_err();
