@@ -165,6 +165,12 @@ impl Tokenizer {
         self.inner.id_to_token(id).is_some_and(|token| self.special_contents.contains(&token))
     }
 
+    /// Whether [`decode`](Self::decode) omits `id`, because it is a special token or none at all.
+    pub(crate) fn is_omitted(&self, id: u32) -> bool {
+        let is_special = |token: String| self.inner.get_added_vocabulary().is_special_token(&token);
+        self.inner.id_to_token(id).is_none_or(is_special)
+    }
+
     /// Whether `id` is a special token that only a template may write, which is any except the unknown
     /// token.
     pub(crate) fn is_control(&self, id: u32) -> bool {
