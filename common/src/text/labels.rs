@@ -97,7 +97,7 @@ pub fn encode_conversation(
     if !conversation.messages.iter().any(Message::is_assistant) {
         bail!(Row, "no assistant turn, so nothing to train");
     }
-    let specials = if options.split_special_tokens { tokenizer.special_contents() } else { &[] };
+    let specials = options.split_special_tokens.then(|| tokenizer.specials());
     let (conversation, has_specials) = marks::mark_specials(conversation, specials);
     let rendered = template.render(&conversation.messages, &conversation.tools, false)?;
     let enough = match conversation.messages.len() > LONG && !options.mask_history {
@@ -167,7 +167,7 @@ pub fn encode_prompt(
     template: &ChatTemplate,
     conversation: &Conversation,
 ) -> Result<Vec<u32>> {
-    let (conversation, _) = marks::mark_specials(conversation, tokenizer.special_contents());
+    let (conversation, _) = marks::mark_specials(conversation, Some(tokenizer.specials()));
     let rendered = template.render(&conversation.messages, &conversation.tools, true)?;
     let unmarked = marks::unmark(&rendered, &[]);
     let origin = || Origin::rendered(template, &conversation, &rendered, true);
@@ -177,7 +177,7 @@ pub fn encode_prompt(
 /// Encodes a plain text, as a base model is prompted, with the tokens that the tokenizer puts around a
 /// text. Special tokens in it are encoded as ordinary text.
 pub fn encode_document(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    let literal = marks::literal_specials(text, tokenizer.special_contents());
+    let literal = marks::literal_specials(text, tokenizer.specials());
     let tokens = origin::encode(tokenizer, text, &literal, &[], || Origin::data(text))?;
     tokenizer.as_document(tokens)
 }
