@@ -19,8 +19,7 @@ pub(crate) struct Specials {
 impl Specials {
     /// The special tokens with these texts. Empty texts are dropped.
     pub(crate) fn new(contents: impl IntoIterator<Item = String>) -> Result<Self> {
-        let contents: HashSet<String> =
-            contents.into_iter().filter(|content| !content.is_empty()).collect();
+        let contents: HashSet<String> = contents.into_iter().filter(|content| !content.is_empty()).collect();
         if contents.len() > SPECIAL_TOKENS {
             bail!(TooLarge, "{} special tokens, expected at most {SPECIAL_TOKENS}", contents.len());
         }
