@@ -7,7 +7,8 @@
 //!
 //! - a turn begins where the text of the messages before it ends, rendered with the generation prompt,
 //!   which is exactly what the model is given when it has to answer;
-//! - it ends where the text of the messages up to it ends.
+//! - it ends where the text of the messages up to it ends, or with the special token of the next turn where
+//!   the template closes answers with none.
 //!
 //! Some templates write a turn differently once others follow (they drop its reasoning, say). Then the
 //! turn is found by rendering the conversation once more with marks around its content.
@@ -133,7 +134,17 @@ pub fn encode_conversation(
         .iter()
         .map(|turn| {
             let at = |position: usize| tokens.offsets.partition_point(|token| token.start < position);
-            at(turn.start)..at(turn.end)
+            let mut range = at(turn.start)..at(turn.end);
+            // Where only the last turn is closed by the end of text, as by Phi-3's template, `<|` is what that has in
+            // common with the `<|` of the next turn.
+            let is_cut = |at: &usize| {
+                let token = &tokens.offsets[*at];
+                tokenizer.is_control(tokens.ids[*at])
+                    && token.start + text[token.clone()].trim_end().len() > turn.end
+            };
+            range.end -= usize::from(range.clone().next_back().as_ref().is_some_and(is_cut));
+            range.end += usize::from(is_ended_by_next(tokenizer, &tokens.ids, &range));
+            range
         })
         .collect();
     let is_unwritten =
@@ -148,6 +159,13 @@ pub fn encode_conversation(
         has_special_text,
         ..encoded
     })
+}
+
+/// Whether an answer is ended by the special token that the next turn begins with, because the template
+/// closes answers with none, as GLM's does.
+fn is_ended_by_next(tokenizer: &Tokenizer, ids: &[u32], turn: &Range<usize>) -> bool {
+    let is_control = |&id: &u32| tokenizer.is_control(id);
+    !ids[turn.clone()].iter().any(is_control) && ids.get(turn.end).is_some_and(is_control)
 }
 
 /// A position in the rendered text after everything that the cutoff keeps, with a margin for tokens that

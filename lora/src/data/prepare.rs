@@ -75,7 +75,14 @@ impl DataArguments {
         }
         let end = match Ending::of(&tokenizer, &template) {
             Some(Ending::Token(id)) => Some((id, tokenizer.decode_with_special(&[id])?)),
-            _ => None,
+            Some(Ending::Text(_)) => None,
+            None => {
+                cli::warn(
+                    "the chat template writes nothing after the last answer, so the model is not trained to end \
+                     it: --template chooses another template",
+                );
+                None
+            }
         };
         let template = self.template.as_ref().map(|_| template.source().to_owned());
         let texts = Texts { template, end };

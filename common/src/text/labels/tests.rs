@@ -2,6 +2,7 @@ use serde_json::{Map, json};
 
 use super::*;
 use crate::text::tokenizer::tests::byte_tokenizer;
+use crate::text::{Ending, ending};
 
 const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
     {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
@@ -85,6 +86,22 @@ fn templates_without_a_generation_prompt() {
         labels(HEADER, &TWO_TURNS),
         "user: one\nassistant: «first\n»user: two\nassistant: «汉字 second\n»"
     );
+}
+
+#[test]
+fn the_next_turn_ends_an_answer_that_nothing_else_ends() {
+    // GLM's template, with the marks of ChatML.
+    let source = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    assert_eq!(
+        labels(source, &TWO_TURNS),
+        "<|im_start|>user\none<|im_start|>assistant\n«first<|im_start|>»\
+         user\ntwo<|im_start|>assistant\n«汉字 second»"
+    );
+    let template = ChatTemplate::from_source(source, Map::new()).unwrap();
+    let tokenizer = byte_tokenizer();
+    assert_eq!(Ending::of(&tokenizer, &template), None);
+    assert_eq!(ending::next_turn(&tokenizer, &template), tokenizer.token_id("<|im_start|>"));
 }
 
 #[test]
