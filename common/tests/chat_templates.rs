@@ -1,5 +1,5 @@
-//! Chat-template text, token ids and label masks against transformers, for two real tokenizers and four
-//! public templates. The goldens are written by scripts/golden/templates.py and public_templates.py.
+//! Chat-template text, token ids and label masks against transformers, for two real tokenizers and the
+//! public templates of the families that we load. The goldens are written by scripts/golden/templates.py and public_templates.py.
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::hex;
 use common::text::labels::{encode_conversation, encode_prompt};
-use common::text::{ChatTemplate, Conversation, LabelOptions, Message, Tokenizer};
+use common::text::{ChatTemplate, Conversation, Ending, LabelOptions, Message, Tokenizer, ending};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tests::needs;
@@ -96,30 +96,71 @@ fn qwen2_5_as_transformers() {
     }
 }
 
-/// Templates of models that are not at hand, with SmolLM2's tokenizer and their own special tokens. The
-/// templates are those that scripts/golden/public_templates.py downloads, and none other.
+/// Templates of models that are not at hand, with their own special tokens added to SmolLM2's tokenizer or to
+/// one of those in tests/golden/tokenizers. The templates are those that scripts/golden/public_templates.py
+/// downloads, and none other.
+fn check_public(name: &str, end: &str, expected_own_ids: &[&str]) {
+    let Some(path) = needs::template(name) else { return };
+    let golden = golden(name);
+    let base = match golden["tokenizer"].as_str() {
+        Some(tokenizer) => root().join("tests/golden/tokenizers").join(tokenizer),
+        None => match needs::model() {
+            Some(model) => model,
+            None => return,
+        },
+    };
+    let template = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(hex(Sha256::digest(&template)), golden["sha256"].as_str().unwrap(), "{}", path.display());
+    let special: Vec<String> = serde_json::from_value(golden["special_tokens"].clone()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({"bos_token": golden["bos_token"], "eos_token": golden["eos_token"],
+        "chat_template": template});
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let tokenizer = std::fs::read_to_string(base.join("tokenizer.json")).unwrap();
+    let tokenizer = with_tokens(serde_json::from_str(&tokenizer).unwrap(), &special);
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    check(name, folder.path(), &special, expected_own_ids);
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    let template = ChatTemplate::load(folder.path(), &tokenizer).unwrap();
+    let found = match Ending::of(&tokenizer, &template) {
+        Some(Ending::Token(token)) => Some(token),
+        _ => ending::next_turn(&tokenizer, &template),
+    };
+    assert_eq!(found, tokenizer.token_id(end), "{name}");
+}
+
+/// The cases whose texts have the marks of turns in them.
+const FORGED: [&str; 2] = ["literal_end", "literal_whole_turn"];
+
 #[test]
 fn public_templates_as_transformers() {
-    let Some(base) = needs::model() else { return };
-    for (name, own_ids) in [
-        ("llama-3.1", &["numbers_and_spaces", "literal_end", "literal_whole_turn"][..]),
-        ("qwen3", &["literal_end", "literal_whole_turn"]),
-        ("mistral", &["jinja_and_html", "literal_end", "literal_whole_turn"]),
-        ("phi-4", &["literal_end", "literal_whole_turn"]),
+    let spaces = ["numbers_and_spaces", FORGED[0], FORGED[1]];
+    let jinja = ["jinja_and_html", FORGED[0], FORGED[1]];
+    for (name, end, own_ids) in [
+        ("llama-3.1", "<|eot_id|>", &spaces[..]),
+        ("qwen3", "<|im_end|>", &FORGED),
+        ("mistral", "</s>", &jinja),
+        ("phi-4", "<|im_end|>", &FORGED),
+        ("gemma-2", "<end_of_turn>", &FORGED),
+        ("gemma-3", "<end_of_turn>", &FORGED),
+        ("phi-3", "<|end|>", &FORGED),
+        ("phi-4-mini", "<|end|>", &FORGED),
+        ("glm-4", "<|user|>", &FORGED),
+        ("glm-z1", "<|user|>", &FORGED),
+        ("olmo", "<|endoftext|>", &FORGED),
+        ("granite-3.0", "<|end_of_text|>", &FORGED),
+        ("granite-3.3", "<|end_of_text|>", &[]),
+        ("mixtral", "</s>", &FORGED),
+        ("mistral-0.3", "</s>", &FORGED),
+        ("mistral-nemo", "</s>", &FORGED),
+        ("mistral-small", "</s>", &[]),
+        ("ministral-3", "</s>", &[]),
+        ("qwen2-moe", "<|im_end|>", &FORGED),
+        ("qwen3-instruct", "<|im_end|>", &FORGED),
+        ("qwen3-thinking", "<|im_end|>", &FORGED),
+        ("qwen3-coder", "<|im_end|>", &FORGED),
     ] {
-        let Some(path) = needs::template(name) else { continue };
-        let template = std::fs::read_to_string(&path).unwrap();
-        let golden = golden(name);
-        assert_eq!(hex(Sha256::digest(&template)), golden["sha256"].as_str().unwrap(), "{}", path.display());
-        let special: Vec<String> = serde_json::from_value(golden["special_tokens"].clone()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let config = json!({"bos_token": golden["bos_token"], "eos_token": golden["eos_token"],
-            "chat_template": template});
-        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-        let tokenizer = std::fs::read_to_string(base.join("tokenizer.json")).unwrap();
-        let tokenizer = with_tokens(serde_json::from_str(&tokenizer).unwrap(), &special);
-        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        check(name, folder.path(), &special, own_ids);
+        check_public(name, end, own_ids);
     }
 }
 
