@@ -2,11 +2,12 @@
 
 Proves: a template named in train.yaml gives LLaMA-Factory's text, what it trains included.
 
-Run:     python scripts/golden/named_templates.py LLAMAFACTORY      (0.9.5, torch 2.11, transformers 5.23)
+Run:     python scripts/golden/named_templates.py LLAMAFACTORY      (0.9.5, torch 2.15, transformers 5.24)
          LLAMAFACTORY is the directory of the Python package llamafactory, whose templates are run; modules
          for sound and video that it imports and these templates do not need may be missing
 Writes:  tests/golden/named_templates.json: [{"template", "name", "messages", "tools" (or null),
-         "pairs": [[prompt, answer], ...]}], with <s> and </s> for the tokenizer's bos and eos
+         "pairs": [[prompt, answer], ...]}], with <s> and </s> for the tokenizer's bos and eos, and the date
+         of a run in the texts of llama3 with tools
 """
 
 from __future__ import annotations
@@ -25,6 +26,15 @@ NAMES = [
     "qwen", "qwen3", "qwen3_nothink", "smollm", "smollm2",
 ]  # fmt: skip
 WITH_TOOLS = ["qwen", "qwen3", "qwen3_nothink"]
+# Templates with few cases, all with tools.
+MORE = [
+    "chatml_de", "deepseek", "deepseek3", "deepseekr1", "empty", "fewshot", "gemma", "gemma2", "gemma3", "gemma3n",
+    "glm4", "glmz1", "granite3", "llama2_zh", "ministral", "ministral3", "mistral_small", "olmo", "openchat",
+    "openchat-3.6", "opencoder", "phi", "phi4", "phi4_mini", "phi_small", "sailor", "seed_coder", "solar", "vicuna",
+    "yi", "zephyr",
+]  # fmt: skip
+TOOLS_OF_MORE = ["llama3", "mistral", *MORE]
+FEW = ["system", "empty_system", "multi_turn"]
 CASES = ["one_turn", "system", "empty_system", "multi_turn", "empty_user", "chinese", "emoji", "numbers_and_spaces"]
 THINKING = [
     {"role": "user", "content": "Which sea?"},
@@ -69,15 +79,28 @@ def main() -> None:
     from llamafactory.data.template import TEMPLATES
 
     tokenizer, golden = Characters(), []
-    for name in NAMES:
-        cases = [(case, CONVERSATIONS[case], None) for case in CASES] + [("thinking", THINKING, None)]
-        if name in WITH_TOOLS:
-            cases += [(case, TOOL_CONVERSATIONS[case], [TIDE_TOOL]) for case in ("tools_unused", "tool_call")]
+    rich_tool = json.loads(json.dumps(TIDE_TOOL))
+    rich_tool["function"]["parameters"]["properties"] |= {
+        "unit": {"type": "string", "enum": ["m", "ft"]},
+        "days": {"type": "array", "description": "days", "items": {"type": "string"}},
+    }
+    plan = [(name, CASES, True, WITH_TOOLS, [TIDE_TOOL]) for name in NAMES]
+    plan += [(name, [], False, TOOLS_OF_MORE, [rich_tool, TIDE_TOOL["function"]]) for name in ("llama3", "mistral")]
+    plan += [(name, FEW, True, MORE, [rich_tool, TIDE_TOOL["function"]]) for name in MORE]
+    for name, chosen, thinks, with_tools, known in plan:
+        cases = [(case, CONVERSATIONS[case], None) for case in chosen]
+        cases += [("thinking", THINKING, None)] if thinks else []
+        if name in with_tools:
+            cases += [(case, TOOL_CONVERSATIONS[case], known) for case in ("tools_unused", "tool_call")]
         for case, messages, tools in cases:
             system, turns = converted(messages)
-            text = json.dumps(tools) if tools else None
+            text = json.dumps(tools, ensure_ascii=False) if tools else None
             pairs = TEMPLATES[name].encode_multiturn(tokenizer, turns, system, text)
             pairs = [[tokenizer.text(part) for part in pair] for pair in pairs]
+            if TEMPLATES[name].efficient_eos:
+                # The end of text that SupervisedDatasetProcessor adds. Where it teaches the end of an earlier answer,
+                # it does so in the place of the next turn's first token, which stays as it is.
+                pairs[-1][1] += "</s>"
             golden.append({"template": name, "name": case, "messages": messages, "tools": tools, "pairs": pairs})
     lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in golden)
     OUT.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

@@ -135,14 +135,6 @@ pub fn encode_conversation(
         .map(|turn| {
             let at = |position: usize| tokens.offsets.partition_point(|token| token.start < position);
             let mut range = at(turn.start)..at(turn.end);
-            // Where only the last turn is closed by the end of text, as by Phi-3's template, `<|` is what that has in
-            // common with the `<|` of the next turn.
-            let is_cut = |at: &usize| {
-                let token = &tokens.offsets[*at];
-                tokenizer.is_control(tokens.ids[*at])
-                    && token.start + text[token.clone()].trim_end().len() > turn.end
-            };
-            range.end -= usize::from(range.clone().next_back().as_ref().is_some_and(is_cut));
             range.end += usize::from(is_ended_by_next(tokenizer, &tokens.ids, &range));
             range
         })
@@ -281,24 +273,28 @@ impl Turns<'_> {
         }
         // What the template closes the turn with when it is the last one is what it has in common
         // with the text after the content here.
+        let eos = self.template.eos_token().unwrap_or_default();
         let Some((place, within_space)) = self.place(index) else {
             // Without content, as a call of a tool: the turn is the most of the text here that the text of
-            // the last turn ends with.
+            // the last turn ends with, which the end of the whole conversation may follow.
             let (rest, as_last) = (&self.rendered[begin..], as_last?);
-            let lengths = rest.char_indices().map(|(at, c)| at + c.len_utf8());
-            let fits = |len: &usize| as_last.ends_with(&rest[..*len]);
-            return lengths
-                .take_while(|&len| len <= as_last.len())
-                .filter(fits)
-                .last()
-                .map(|len| begin + len);
+            let longest = |ending: &str| {
+                let lengths = rest.char_indices().map(|(at, c)| at + c.len_utf8());
+                let lengths = lengths.take_while(|&len| len <= ending.len());
+                lengths.filter(|&len| ending.ends_with(&rest[..len])).last()
+            };
+            return longest(&as_last).or_else(|| longest(as_last.strip_suffix(eos)?)).map(|len| begin + len);
         };
         let end = place.end?;
         let mut last = upto.to_vec();
         last[index] = mark_content(message, within_space)?;
         let last = find_content(&self.render(&last, false)?);
         let closing = &last.text[last.end?..];
-        Some(end + common_prefix(closing, &self.rendered[end..]))
+        let shared = common_prefix(closing, &self.rendered[end..]);
+        // An end of text that only the whole conversation has, as in Phi-3's template, may begin like the next turn.
+        let cut_eos =
+            closing.match_indices(eos).map(|(at, _)| at).find(|&at| at < shared && shared < at + eos.len());
+        Some(end + cut_eos.unwrap_or(shared))
     }
 
     /// The place of a message's content, and whether its marks had to be put within its white space. `None`

@@ -125,6 +125,11 @@ impl ChatTemplate {
         self.source.contains(name)
     }
 
+    /// The text of the tokenizer's end of text, which templates write.
+    pub(crate) fn eos_token(&self) -> Option<&str> {
+        self.special_tokens.get("eos_token").and_then(Value::as_str)
+    }
+
     /// The names and texts that the template mentions.
     pub(crate) fn words(&self) -> &Words {
         &self.words

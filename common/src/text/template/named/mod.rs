@@ -1,5 +1,13 @@
 //! The templates that LLaMA-Factory has by name (`data/template.py`, 0.9.5), for models without one and
 //! for training with another. Each renders the same text as LLaMA-Factory.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `turns`, `turns.jinja` | templates that differ only in the texts around the turns |
+//! | `tools/` | how tools and calls of them are written |
+//! | other `.jinja` files | templates by themselves |
+
+mod turns;
 
 use super::ChatTemplate;
 use crate::text::Tokenizer;
@@ -12,14 +20,12 @@ macro_rules! with {
     };
 }
 
-/// The name and Jinja text of each template.
-const TEMPLATES: [(&str, &str); 11] = [
+/// The name and Jinja text of each template with a file of its own.
+const FILES: [(&str, &str); 9] = [
     ("alpaca", include_str!("alpaca.jinja")),
     ("chatml", with!("default_system = ''", "chatml.jinja")),
     ("default", include_str!("default.jinja")),
     ("llama2", include_str!("llama2.jinja")),
-    ("llama3", include_str!("llama3.jinja")),
-    ("mistral", include_str!("mistral.jinja")),
     (
         "qwen",
         with!(
@@ -41,21 +47,39 @@ const TEMPLATES: [(&str, &str); 11] = [
     ),
 ];
 
-/// The names of all templates.
+/// The number of names that are proposed in place of an unknown one.
+const PROPOSALS: usize = 3;
+
+/// The names of all templates, in alphabetical order.
 pub(super) fn names() -> Vec<&'static str> {
-    TEMPLATES.iter().map(|(name, _)| *name).collect()
+    let files = FILES.iter().map(|(name, _)| *name);
+    let mut names: Vec<&str> = files.chain(turns::TEMPLATES.iter().map(|(name, _)| *name)).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The known names that are most like `name`, the nearest first.
+fn nearest(name: &str) -> Vec<&'static str> {
+    let mut names = names();
+    let likeness = |known: &&str| strsim::jaro_winkler(name, known);
+    names.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    names.truncate(PROPOSALS);
+    names
 }
 
 impl ChatTemplate {
     /// The template that LLaMA-Factory calls `name`.
     pub fn named(name: &str, tokenizer: &Tokenizer) -> Result<Self> {
-        let Some((_, source)) = TEMPLATES.iter().find(|(known, _)| *known == name) else {
+        let file = FILES.iter().find(|(known, _)| *known == name).map(|(_, source)| (*source).to_owned());
+        let turns = || turns::TEMPLATES.iter().find(|(known, _)| *known == name);
+        let Some(source) = file.or_else(|| turns().map(|(_, turns)| turns.source())) else {
             return Err(Error::usage(format!("no template is called {name:?}")).hint(format_args!(
-                "the names are {}; without a name, the template of the model is used",
+                "the nearest names are {}; all names are {}; without a name, the template of the model is used",
+                nearest(name).join(", "),
                 names().join(", ")
             )));
         };
-        Self::from_source(*source, tokenizer.special_tokens().clone())
+        Self::from_source(source, tokenizer.special_tokens().clone())
     }
 }
 
@@ -67,6 +91,14 @@ mod tests {
     use crate::text::labels::encode_conversation;
     use crate::text::tokenizer::tests::byte_tokenizer_json;
     use crate::text::{Conversation, LabelOptions};
+
+    /// The text without the date of today, which llama3 writes before tools.
+    fn undated(text: &str) -> String {
+        match text.split_once("Today Date: ") {
+            Some((before, after)) => format!("{before}{}", &after["26 Nov 2026".len()..]),
+            None => text.to_owned(),
+        }
+    }
 
     /// `scripts/golden/named_templates.py` runs LLaMA-Factory's.
     #[test]
@@ -86,10 +118,12 @@ mod tests {
             };
             let Conversation { messages, tools } = &conversation;
             let template = ChatTemplate::named(name, &tokenizer).unwrap();
-            assert_eq!(template.render(messages, tools, false).unwrap(), pairs.concat().concat(), "{label}");
+            let rendered = template.render(messages, tools, false).unwrap();
+            assert_eq!(undated(&rendered), undated(&pairs.concat().concat()), "{label}");
             let (last, before) = pairs.split_last().unwrap();
             let prompt = template.render(&messages[..messages.len() - 1], tools, true).unwrap();
-            assert_eq!(prompt, before.concat().concat() + &last[0], "{label}: the prompt");
+            let expected = before.concat().concat() + &last[0];
+            assert_eq!(undated(&prompt), undated(&expected), "{label}: the prompt");
 
             let options = LabelOptions::answers(usize::MAX);
             let example =
@@ -99,7 +133,7 @@ mod tests {
             let answers: String = pairs.iter().map(|[_, answer]| answer.as_str()).collect();
             assert_eq!(tokenizer.decode_with_special(&trained).unwrap(), answers, "{label}");
         }
-        for (name, _) in TEMPLATES {
+        for name in names() {
             assert!(golden.iter().any(|case| case["template"] == name), "{name}");
         }
     }
@@ -107,7 +141,17 @@ mod tests {
     #[test]
     fn an_unknown_name_is_told_the_known_ones() {
         let tokenizer = crate::text::tokenizer::tests::byte_tokenizer();
-        let error = ChatTemplate::named("qwn", &tokenizer).err().unwrap();
-        assert!(error.hint_text().unwrap().contains("mistral, qwen, qwen3"), "{error}");
+        for (unknown, nearest) in [
+            ("qwn", "are qwen, qwen3, "),
+            ("gemma-3", "are gemma3, "),
+            ("phi4-mini", "are phi4_mini, phi4, "),
+            ("Granite3", "are granite3, "),
+            ("", "are alpaca, "),
+        ] {
+            let error = ChatTemplate::named(unknown, &tokenizer).err().unwrap();
+            let hint = error.hint_text().unwrap().to_owned();
+            assert!(hint.contains(nearest), "{unknown}: {hint}");
+            assert!(hint.contains("qwen, qwen3, qwen3_nothink, "), "{unknown}: {hint}");
+        }
     }
 }
