@@ -200,3 +200,26 @@ fn the_template_called_qwen_is_qwens() {
         assert_eq!(template.render(&messages, &tools, false).unwrap(), case["text"].as_str().unwrap());
     }
 }
+
+/// Ids and labels of LLaMA-Factory, with the tokenizers in tests/golden/tokenizers.
+#[test]
+fn named_templates_encode_as_llama_factory() {
+    let golden = std::fs::read_to_string(root().join("tests/golden/named_ids.json")).unwrap();
+    for case in serde_json::from_str::<Vec<Value>>(&golden).unwrap() {
+        let label = format!("{}, {}", case["template"], case["name"]);
+        let shape = case["tokenizer"].as_str().unwrap();
+        let tokenizer = Tokenizer::load(&root().join("tests/golden/tokenizers").join(shape)).unwrap();
+        let template = ChatTemplate::named(case["template"].as_str().unwrap(), &tokenizer).unwrap();
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let conversation = Conversation { messages, tools: Vec::new() };
+        let options = LabelOptions::answers(usize::MAX);
+        let example = encode_conversation(&tokenizer, &template, &conversation, &options).unwrap().example;
+        let ids: Vec<i64> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let labels: Vec<i64> = serde_json::from_value(case["labels"].clone()).unwrap();
+        assert_eq!(example.tokens.iter().map(|&id| i64::from(id)).collect::<Vec<_>>(), ids, "{label}");
+        // LLaMA-Factory teaches the end of text in the place of the next turn's first token too, where its
+        // template ends only the last answer with it.
+        let expected: Vec<bool> = ids.iter().zip(&labels).map(|(id, label)| id == label).collect();
+        assert_eq!(example.trained, expected, "{label}");
+    }
+}

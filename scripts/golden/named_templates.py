@@ -1,6 +1,7 @@
-"""Golden texts of LLaMA-Factory's named templates.
+"""Golden texts and token ids of LLaMA-Factory's named templates.
 
-Proves: a template named in train.yaml gives LLaMA-Factory's text, what it trains included.
+Proves: a template named in train.yaml gives LLaMA-Factory's text, what it trains included, and with the
+small tokenizers of byte_fallback.py its token ids and labels.
 
 Run:     python scripts/golden/named_templates.py LLAMAFACTORY      (0.9.5, torch 2.15, transformers 5.24)
          LLAMAFACTORY is the directory of the Python package llamafactory, whose templates are run; modules
@@ -8,6 +9,7 @@ Run:     python scripts/golden/named_templates.py LLAMAFACTORY      (0.9.5, torc
 Writes:  tests/golden/named_templates.json: [{"template", "name", "messages", "tools" (or null),
          "pairs": [[prompt, answer], ...]}], with <s> and </s> for the tokenizer's bos and eos, and the date
          of a run in the texts of llama3 with tools
+         tests/golden/named_ids.json: [{"template", "tokenizer", "name", "messages", "ids", "labels"}]
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 
 from templates import CONVERSATIONS, TIDE_TOOL, TOOL_CONVERSATIONS
 
-OUT = Path(__file__).parents[2] / "tests/golden/named_templates.json"
+GOLDEN = Path(__file__).parents[2] / "tests/golden"
 NAMES = [
     "alpaca", "chatml", "default", "llama2", "llama3", "mistral",
     "qwen", "qwen3", "qwen3_nothink", "smollm", "smollm2",
@@ -36,6 +38,9 @@ MORE = [
 TOOLS_OF_MORE = ["llama3", "mistral", *MORE]
 FEW = ["system", "empty_system", "multi_turn"]
 CASES = ["one_turn", "system", "empty_system", "multi_turn", "empty_user", "chinese", "emoji", "numbers_and_spaces"]
+# Templates with a tokenizer for which it makes no difference that LLaMA-Factory encodes a text in parts, and
+# which it leaves as it is (of Phi-3's <|end|> it forgets that the white space behind it belongs to it).
+TOKENIZERS = [("gemma", "gemma"), ("gemma2", "gemma"), ("mistral", "mistral")]
 THINKING = [
     {"role": "user", "content": "Which sea?"},
     {"role": "assistant", "content": "<think>\nCold.\n</think>\n\nThe Grey Sea."},
@@ -102,9 +107,38 @@ def main() -> None:
                 # it does so in the place of the next turn's first token, which stays as it is.
                 pairs[-1][1] += "</s>"
             golden.append({"template": name, "name": case, "messages": messages, "tools": tools, "pairs": pairs})
-    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in golden)
-    OUT.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    print(OUT, len(golden))
+    write("named_templates.json", golden)
+    write("named_ids.json", encoded())
+
+
+def encoded() -> list[dict]:
+    """Token ids and labels of LLaMA-Factory's processor."""
+    from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+    from llamafactory.data.template import TEMPLATES
+    from transformers import PreTrainedTokenizerFast
+
+    arguments = types.SimpleNamespace(mask_history=False, train_on_prompt=False, cutoff_len=1 << 20)
+    golden = []
+    for name, shape in TOKENIZERS:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(GOLDEN / "tokenizers" / shape)
+        size = len(tokenizer)
+        TEMPLATES[name].fix_special_tokens(tokenizer)
+        assert len(tokenizer) == size, "no token is new"
+        processor = SupervisedDatasetProcessor(TEMPLATES[name], tokenizer, None, arguments)
+        for case in CASES:
+            messages = CONVERSATIONS[case]
+            system, turns = converted(messages)
+            ids, labels = processor._encode_data_example(turns[:-1], turns[-1:], system, None, [], [], [])
+            case = {"template": name, "tokenizer": shape, "name": case, "messages": messages}
+            golden.append(case | {"ids": ids, "labels": labels})
+    return golden
+
+
+def write(name: str, cases: list[dict]) -> None:
+    """One case a line."""
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
+    (GOLDEN / name).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    print(name, len(cases))
 
 
 if __name__ == "__main__":
