@@ -31,6 +31,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
 
+    /// Whether a reasoning model thinks before it answers; its chat template decides where nothing is said
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub enable_thinking: Option<bool>,
+
     #[command(flatten)]
     pub sampling: SamplingArguments,
 

@@ -7,8 +7,8 @@ Run:     python scripts/golden/named_templates.py LLAMAFACTORY      (0.9.5, torc
          LLAMAFACTORY is the directory of the Python package llamafactory, whose templates are run; modules
          for sound and video that it imports and these templates do not need may be missing
 Writes:  tests/golden/named_templates.json: [{"template", "name", "messages", "tools" (or null),
-         "pairs": [[prompt, answer], ...]}], with <s> and </s> for the tokenizer's bos and eos, and the date
-         of a run in the texts of llama3 with tools
+         "pairs": [[prompt, answer], ...], "enable_thinking" and "preserve_thinking" where they are false}],
+         with <s> and </s> for the tokenizer's bos and eos, and the date of a run in the texts of llama3 with tools
          tests/golden/named_ids.json: [{"template", "tokenizer", "name", "messages", "ids", "labels"}]
 """
 
@@ -37,6 +37,8 @@ MORE = [
 ]  # fmt: skip
 TOOLS_OF_MORE = ["llama3", "mistral", *MORE]
 FEW = ["system", "empty_system", "multi_turn"]
+# Templates of models that think.
+THINKERS = ["qwen3", "deepseekr1", "glmz1"]
 CASES = ["one_turn", "system", "empty_system", "multi_turn", "empty_user", "chinese", "emoji", "numbers_and_spaces"]
 # Templates with a tokenizer for which it makes no difference that LLaMA-Factory encodes a text in parts, and
 # which it leaves as it is (of Phi-3's <|end|> it forgets that the white space behind it belongs to it).
@@ -89,10 +91,14 @@ def main() -> None:
         "unit": {"type": "string", "enum": ["m", "ft"]},
         "days": {"type": "array", "description": "days", "items": {"type": "string"}},
     }
-    plan = [(name, CASES, True, WITH_TOOLS, [TIDE_TOOL]) for name in NAMES]
-    plan += [(name, [], False, TOOLS_OF_MORE, [rich_tool, TIDE_TOOL["function"]]) for name in ("llama3", "mistral")]
-    plan += [(name, FEW, True, MORE, [rich_tool, TIDE_TOOL["function"]]) for name in MORE]
-    for name, chosen, thinks, with_tools, known in plan:
+    plan = [(name, CASES, True, WITH_TOOLS, [TIDE_TOOL], {}) for name in NAMES]
+    plan += [(name, [], False, TOOLS_OF_MORE, [rich_tool, TIDE_TOOL["function"]], {}) for name in ("llama3", "mistral")]
+    plan += [(name, FEW, True, MORE, [rich_tool, TIDE_TOOL["function"]], {}) for name in MORE]
+    for variables in ({"enable_thinking": False}, {"preserve_thinking": False}):
+        plan += [(name, ["multi_turn"], True, THINKERS, [TIDE_TOOL], variables) for name in THINKERS]
+    for name, chosen, thinks, with_tools, known, variables in plan:
+        template = TEMPLATES[name]
+        template.enable_thinking = variables.get("enable_thinking", True)
         cases = [(case, CONVERSATIONS[case], None) for case in chosen]
         cases += [("thinking", THINKING, None)] if thinks else []
         if name in with_tools:
@@ -100,13 +106,19 @@ def main() -> None:
         for case, messages, tools in cases:
             system, turns = converted(messages)
             text = json.dumps(tools, ensure_ascii=False) if tools else None
-            pairs = TEMPLATES[name].encode_multiturn(tokenizer, turns, system, text)
+            # As SupervisedDatasetProcessor does where only the last answer is trained.
+            drops = {} if variables.get("preserve_thinking", True) else {"discarding_history_cot": True}
+            pairs = template.encode_multiturn(tokenizer, turns, system, text, **drops)
             pairs = [[tokenizer.text(part) for part in pair] for pair in pairs]
-            if TEMPLATES[name].efficient_eos:
+            if drops:
+                prompt, answer = template.encode_oneturn(tokenizer, turns, system, text)
+                assert "".join(map("".join, pairs)) == tokenizer.text(prompt + answer), "trained as it answers"
+            if template.efficient_eos:
                 # The end of text that SupervisedDatasetProcessor adds. Where it teaches the end of an earlier answer,
                 # it does so in the place of the next turn's first token, which stays as it is.
                 pairs[-1][1] += "</s>"
-            golden.append({"template": name, "name": case, "messages": messages, "tools": tools, "pairs": pairs})
+            case = {"template": name, "name": case, "messages": messages, "tools": tools, "pairs": pairs}
+            golden.append(case | variables)
     write("named_templates.json", golden)
     write("named_ids.json", encoded())
 

@@ -99,6 +99,8 @@ pub fn encode_conversation(
         bail!(Row, "no assistant turn, so nothing to train");
     }
     let specials = options.split_special_tokens.then(|| tokenizer.specials());
+    let thoughtless = template.drops_thoughts().then(|| conversation.without_thoughts());
+    let conversation = thoughtless.as_ref().unwrap_or(conversation);
     let (conversation, has_specials) = marks::mark_specials(conversation, specials);
     let rendered = template.render(&conversation.messages, &conversation.tools, false)?;
     let enough = match conversation.messages.len() > LONG && !options.mask_history {
@@ -177,6 +179,8 @@ pub fn encode_prompt(
     template: &ChatTemplate,
     conversation: &Conversation,
 ) -> Result<Vec<u32>> {
+    let thoughtless = template.drops_thoughts().then(|| conversation.without_thoughts());
+    let conversation = thoughtless.as_ref().unwrap_or(conversation);
     let (conversation, _) = marks::mark_specials(conversation, Some(tokenizer.specials()));
     let rendered = template.render(&conversation.messages, &conversation.tools, true)?;
     let unmarked = marks::unmark(&rendered, &[]);

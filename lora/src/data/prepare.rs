@@ -52,6 +52,9 @@ impl DataArguments {
             Some(name) => ChatTemplate::named(name, &tokenizer)?,
             None => ChatTemplate::load(directory, &tokenizer)?,
         };
+        let template = template.with_thinking(self.enable_thinking);
+        let template = if self.mask_history { template.without_earlier_thoughts() } else { template };
+        template.unread_thinking().iter().for_each(cli::warn);
         missing_tokens(&tokenizer, &template).iter().for_each(cli::warn);
         let preparation = Preparation {
             arguments: self,
@@ -167,6 +170,9 @@ impl Preparation<'_> {
         part(VERSION.as_bytes());
         part(&TextFiles::of(self.model, None).digest()?);
         part(self.template.source().as_bytes());
+        if let Some(thinking) = self.arguments.enable_thinking {
+            part(format!("enable_thinking {thinking}").as_bytes());
+        }
         part(format!("{:?} {}", self.options, self.arguments.strict).as_bytes());
         for source in sources {
             part(source.reading().as_bytes());

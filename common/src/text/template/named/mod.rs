@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `turns`, `turns.jinja` | templates that differ only in the texts around the turns |
 //! | `tools/` | how tools and calls of them are written |
+//! | `thoughts.jinja` | how the thoughts of reasoning models are written |
 //! | other `.jinja` files | templates by themselves |
 
 mod turns;
@@ -13,10 +14,10 @@ use super::ChatTemplate;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
-/// The Jinja text of a file after settings that it reads.
+/// The Jinja text of files after settings that they read.
 macro_rules! with {
-    ($settings:literal, $file:literal) => {
-        concat!("{%- set ", $settings, " -%}\n", include_str!($file))
+    ($settings:literal, $($file:literal),+) => {
+        concat!("{%- set ", $settings, " -%}\n", $(include_str!($file)),+)
     };
 }
 
@@ -29,14 +30,20 @@ const FILES: [(&str, &str); 9] = [
     (
         "qwen",
         with!(
-            "default_system, empty_thought = \
-             'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.', ''",
+            "default_system, thought = \
+             'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.', none",
             "qwen.jinja"
         ),
     ),
-    // An answer without a thought is trained to begin with an empty one.
-    ("qwen3", with!("default_system, empty_thought = '', '<think>\\n\\n</think>\\n\\n'", "qwen.jinja")),
-    ("qwen3_nothink", with!("default_system, empty_thought = '', ''", "qwen.jinja")),
+    (
+        "qwen3",
+        with!(
+            "default_system, thought = '', ['<think>\\n', '\\n</think>\\n\\n']",
+            "thoughts.jinja",
+            "qwen.jinja"
+        ),
+    ),
+    ("qwen3_nothink", with!("default_system, thought = '', none", "qwen.jinja")),
     ("smollm", with!("default_system = ''", "chatml.jinja")),
     (
         "smollm2",
@@ -74,9 +81,9 @@ impl ChatTemplate {
         let turns = || turns::TEMPLATES.iter().find(|(known, _)| *known == name);
         let Some(source) = file.or_else(|| turns().map(|(_, turns)| turns.source())) else {
             return Err(Error::usage(format!("no template is called {name:?}")).hint(format_args!(
-                "the nearest names are {}; all names are {}; without a name, the template of the model is used",
-                nearest(name).join(", "),
-                names().join(", ")
+                "the names are {}; the nearest are {}; without a name, the template of the model is used",
+                names().join(", "),
+                nearest(name).join(", ")
             )));
         };
         Self::from_source(source, tokenizer.special_tokens().clone())
@@ -116,21 +123,27 @@ mod tests {
                 messages: serde_json::from_value(case["messages"].clone()).unwrap(),
                 tools: serde_json::from_value(case["tools"].clone()).unwrap_or_default(),
             };
-            let Conversation { messages, tools } = &conversation;
             let template = ChatTemplate::named(name, &tokenizer).unwrap();
-            let rendered = template.render(messages, tools, false).unwrap();
+            let template = template.with_thinking(case["enable_thinking"].as_bool());
+            let drops_earlier = case["preserve_thinking"] == false;
+            let template = if drops_earlier { template.without_earlier_thoughts() } else { template };
+            let thoughtless = conversation.without_thoughts();
+            let written = if template.drops_thoughts() { &thoughtless } else { &conversation };
+            let rendered = template.render(&written.messages, &written.tools, false).unwrap();
             assert_eq!(undated(&rendered), undated(&pairs.concat().concat()), "{label}");
-            let (last, before) = pairs.split_last().unwrap();
-            let prompt = template.render(&messages[..messages.len() - 1], tools, true).unwrap();
-            let expected = before.concat().concat() + &last[0];
+            let before = &written.messages[..written.messages.len() - 1];
+            let prompt = template.render(before, &written.tools, true).unwrap();
+            let (last, pairs_before) = pairs.split_last().unwrap();
+            let expected = pairs_before.concat().concat() + &last[0];
             assert_eq!(undated(&prompt), undated(&expected), "{label}: the prompt");
 
-            let options = LabelOptions::answers(usize::MAX);
+            let options = LabelOptions { mask_history: drops_earlier, ..LabelOptions::answers(usize::MAX) };
             let example =
                 encode_conversation(&tokenizer, &template, &conversation, &options).unwrap().example;
             let trained = example.tokens.iter().zip(&example.trained).filter(|(_, trained)| **trained);
             let trained: Vec<u32> = trained.map(|(token, _)| *token).collect();
-            let answers: String = pairs.iter().map(|[_, answer]| answer.as_str()).collect();
+            let answers = pairs.iter().map(|[_, answer]| answer.as_str());
+            let answers: String = answers.skip(if drops_earlier { pairs.len() - 1 } else { 0 }).collect();
             assert_eq!(tokenizer.decode_with_special(&trained).unwrap(), answers, "{label}");
         }
         for name in names() {
@@ -142,11 +155,11 @@ mod tests {
     fn an_unknown_name_is_told_the_known_ones() {
         let tokenizer = crate::text::tokenizer::tests::byte_tokenizer();
         for (unknown, nearest) in [
-            ("qwn", "are qwen, qwen3, "),
-            ("gemma-3", "are gemma3, "),
-            ("phi4-mini", "are phi4_mini, phi4, "),
-            ("Granite3", "are granite3, "),
-            ("", "are alpaca, "),
+            ("qwn", "nearest are qwen, qwen3, "),
+            ("gemma-3", "nearest are gemma3, "),
+            ("phi4-mini", "nearest are phi4_mini, phi4, "),
+            ("Granite3", "nearest are granite3, "),
+            ("", "nearest are alpaca, "),
         ] {
             let error = ChatTemplate::named(unknown, &tokenizer).err().unwrap();
             let hint = error.hint_text().unwrap().to_owned();

@@ -350,7 +350,8 @@ impl Turns {
             ("thought", self.thought.map_or("none".to_owned(), pair)),
         ];
         let settings = settings.map(|(name, value)| format!("{{%- set {name} = {value} -%}}\n"));
-        settings.concat() + self.tools.macros() + include_str!("turns.jinja")
+        let thoughts = if self.thought.is_some() { include_str!("thoughts.jinja") } else { "" };
+        settings.concat() + self.tools.macros() + thoughts + include_str!("turns.jinja")
     }
 }
 
