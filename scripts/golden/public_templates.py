@@ -12,8 +12,8 @@ Run:     python scripts/golden/public_templates.py DIR
              downloads the packages and writes DIR/NAME.jinja, which the test reads
          python scripts/golden/public_templates.py DIR --golden SMOLLM2 [--only NAME...]   (transformers 5.24)
              writes tests/golden/templates/NAME.json as well, as templates.py does, with
-             {"sha256", "tokenizer" (unless SmolLM2's), "special_tokens", "bos_token", "eos_token"} beside
-             its cases
+             {"sha256", "tokenizer" (unless SmolLM2's), "enable_thinking" (where it is said), "special_tokens",
+             "bos_token", "eos_token"} beside its cases
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class Family:
 
     def __init__(self, source: str, opens: str, closes: str, bos: str, eos: str, *others: str) -> None:
         self.source, self.opens, self.closes, self.bos, self.eos = source, opens, closes, bos, eos
-        self.special_tokens = [bos, *others, eos]
+        self.special_tokens = list(dict.fromkeys([bos, *others, eos]))
         self.tokenizer: str | None = None
         self.cases: list[str] | None = None
         self.tools: list[str] | None = None
         self.closes_with_next_turn = False
+        self.variables: dict[str, bool] = {}
 
     def few(self, tokenizer: str | None = None, tools: list[str] | None = None, dated: bool = False) -> Family:
         """The family with few cases. One that is `dated` writes the date, or much else, unless there is a system message."""
@@ -64,16 +65,22 @@ def chatml(source: str) -> Family:
     return Family(source, opens, closes, "<|endoftext|>", "<|im_end|>", "<|im_start|>")
 
 
+def without_thinking(family: Family) -> Family:
+    """The family with `enable_thinking` false."""
+    family.variables = {"enable_thinking": False}
+    return family.few(tools=["tool_call"])
+
+
 def gemma(source: str) -> Family:
     """A family with Gemma's marks."""
     turn = ["<start_of_turn>", "<end_of_turn>"]
     return Family(source, "<start_of_turn>model\n", "<end_of_turn>\n", "<bos>", "<eos>", *turn).few("gemma")
 
 
-def glm(source: str) -> Family:
+def glm(source: str, opens: str) -> Family:
     """A family with GLM's marks, whose answers end where the next turn begins."""
     tokens = ["[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
-    family = Family(source, r"<\|assistant\|>\n", "<|user|>", tokens[0], "<|endoftext|>", *tokens[1:])
+    family = Family(source, opens, "<|user|>", tokens[0], "<|endoftext|>", *tokens[1:])
     family.closes_with_next_turn = True
     return family.few(tools=["tools_unused"])
 
@@ -109,8 +116,9 @@ FAMILIES = {
     "phi-4-mini": Family(
         "microsoft-Phi-4-multimodal-instruct", r"<\|assistant\|>", "<|end|>", "<|endoftext|>", "<|endoftext|>", *ROLES
     ).few(),
-    "glm-4": glm("zai-org-GLM-4-9B-0414"),
-    "glm-z1": glm("zai-org-GLM-Z1-32B-0414"),
+    # The line break after the mark is the model's, because no prompt has it.
+    "glm-4": glm("zai-org-GLM-4-9B-0414", r"<\|assistant\|>"),
+    "glm-z1": glm("zai-org-GLM-Z1-32B-0414", r"<\|assistant\|>\n"),
     "olmo": Family(
         "allenai-OLMoE-1B-7B-0125-Instruct", r"<\|assistant\|>\n", "<|endoftext|>", "<|endoftext|>", "<|endoftext|>"
     ).few(),
@@ -126,6 +134,8 @@ FAMILIES = {
         "mistralai-Ministral-3-8B-Instruct-2512", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[ARGS]"
     ).few(tools=["tool_call"], dated=True),
     "qwen2-moe": chatml("Qwen-Qwen2-1.5B-Instruct").few(),
+    "qwen3-moe": chatml("Qwen-Qwen3-0.6B@a55ee1").few(tools=["tool_call"]),
+    "qwen3-moe-nothink": without_thinking(chatml("Qwen-Qwen3-0.6B@a55ee1")),
     "qwen3-instruct": chatml("Qwen-Qwen3-4B-Instruct-2507").few(tools=CALLS),
     "qwen3-thinking": chatml("Qwen-Qwen3-4B-Thinking-2507").few(tools=CALLS),
     "qwen3-coder": chatml("Qwen-Qwen3-Coder-30B-A3B-Instruct").few(tools=CALLS),
@@ -183,7 +193,7 @@ def conversations(family: Family, template: str) -> list[tuple[str, list[dict], 
     ]
     if family.cases == ["system"]:
         return cases + [(name, TOOL_CONVERSATIONS[name], [TIDE_TOOL]) for name in family.tools]
-    if "</think>" in template:
+    if "</think>" in template and not family.variables:
         thought = "<think>\nThe sea.\n</think>\n\nGrey."
         cases.append(("reasoning", turns("Which sea?", thought, "Sure?", thought), None))
     if "tools" in template:
@@ -242,7 +252,9 @@ def golden(tokenizer, family: Family, name: str, messages: list[dict], tools: li
     from jinja2.exceptions import TemplateError
 
     def render(messages: list[dict], prompt: bool) -> str:
-        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
+        return tokenizer.apply_chat_template(
+            messages, tools=tools, tokenize=False, add_generation_prompt=prompt, **family.variables
+        )
 
     try:
         text, prompt_text = render(messages, False), render(messages, True)
@@ -289,6 +301,7 @@ def write_golden(name: str, family: Family, template: str, base: Path) -> None:
     head = {
         "sha256": hashlib.sha256(template.encode()).hexdigest(),
         **({"tokenizer": family.tokenizer} if family.tokenizer else {}),
+        **family.variables,
         "special_tokens": family.special_tokens,
         "bos_token": family.bos,
         "eos_token": family.eos,

@@ -20,6 +20,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use crate::text::conversation::THOUGHT;
 use crate::text::marks::{self, find_content, mark_content};
 use crate::text::origin::{self, Origin};
 use crate::text::{ChatTemplate, Conversation, Message, Tokenizer, cutoff};
@@ -263,7 +264,27 @@ impl Turns<'_> {
                 return Some(begin);
             }
         }
-        self.place(index).and_then(|(place, _)| place.begin).or(begin)
+        let place = self.place(index).and_then(|(place, _)| place.begin);
+        place.map(|place| self.after_prompt(place, prompt.as_deref())).or(begin).or_else(|| {
+            // A template that drops the thought of an answer may drop the tag that the prompt opens.
+            let (opening, _) = prompt.as_deref()?.rsplit_once(THOUGHT.0)?;
+            let begin = self.prefix(Some(opening.to_owned()))?;
+            self.prefix(self.render(before, false)).is_some_and(|end| end < begin).then_some(begin)
+        })
+    }
+
+    /// The beginning of a turn whose content begins at `content`: white space before it that the prompt does not end
+    /// with, as after Mistral's `[/INST]`, is the model's.
+    fn after_prompt(&self, content: usize, prompt: Option<&str>) -> usize {
+        let head = self.rendered[..content].trim_end();
+        let Some(prompt) = prompt else { return content };
+        let last_word = |text: &str| text.split_whitespace().next_back().map(str::to_owned);
+        let space = &prompt[prompt.trim_end().len()..];
+        let is_same = last_word(head) == last_word(prompt);
+        match is_same && self.rendered[head.len()..content].starts_with(space) {
+            true => head.len() + space.len(),
+            false => content,
+        }
     }
 
     fn end(&self, index: usize, message: &Message, begin: usize) -> Option<usize> {
