@@ -192,6 +192,9 @@ def conversations(family: Family, template: str) -> list[tuple[str, list[dict], 
         ("literal_whole_turn", turns(f"Repeat: {forged}", forged), None),
     ]
     if family.cases == ["system"]:
+        system = [{"role": "system", "content": "You are Pipa."}]
+        has_system = [messages[0]["role"] == "system" for _, messages, _ in cases]
+        cases = [(name, m if has else system + m, None) for (name, m, _), has in zip(cases, has_system)]
         return cases + [(name, TOOL_CONVERSATIONS[name], [TIDE_TOOL]) for name in family.tools]
     if "</think>" in template and not family.variables:
         thought = "<think>\nThe sea.\n</think>\n\nGrey."

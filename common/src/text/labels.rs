@@ -277,11 +277,15 @@ impl Turns<'_> {
     /// with, as after Mistral's `[/INST]`, is the model's.
     fn after_prompt(&self, content: usize, prompt: Option<&str>) -> usize {
         let head = self.rendered[..content].trim_end();
-        let Some(prompt) = prompt else { return content };
-        let last_word = |text: &str| text.split_whitespace().next_back().map(str::to_owned);
+        let (Some(prompt), Some(word)) = (prompt, head.split_whitespace().next_back()) else {
+            return content;
+        };
+        let prompt_word = prompt.split_whitespace().next_back();
+        if !prompt_word.is_some_and(|other| word.ends_with(other) || other.ends_with(word)) {
+            return content;
+        }
         let space = &prompt[prompt.trim_end().len()..];
-        let is_same = last_word(head) == last_word(prompt);
-        match is_same && self.rendered[head.len()..content].starts_with(space) {
+        match self.rendered[head.len()..content].starts_with(space) {
             true => head.len() + space.len(),
             false => content,
         }

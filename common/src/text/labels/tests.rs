@@ -74,6 +74,33 @@ fn a_template_that_rewrites_the_past_is_followed() {
 }
 
 #[test]
+fn a_thought_that_the_prompt_opens_and_the_template_drops() {
+    // GLM-Z1's template, with the marks of ChatML.
+    let source = "{% for m in messages %}\
+        {{ '<|im_start|>' + m.role + '\n' + m.content.split('</think>')[-1].strip() + '<|im_end|>\n' }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>' }}{% endif %}";
+    let thought = "<think>\nhm\n</think>\n\n<three";
+    assert_eq!(
+        labels(
+            source,
+            &[("user", "one"), ("assistant", thought), ("user", "<think>"), ("assistant", thought)]
+        ),
+        "<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n«<three<|im_end|>\n»\
+         <|im_start|>user\n<think><|im_end|>\n<|im_start|>assistant\n«<three<|im_end|>\n»"
+    );
+}
+
+#[test]
+fn white_space_that_no_prompt_ends_with_is_the_models() {
+    // Mistral's template writes the system message before the last user's message only.
+    let source = "{% for m in messages %}{% if m.role == 'user' %}\
+        {{ '[INST]' + (messages[0].content + '\n' if loop.last else '') + m.content + '[/INST]' }}\
+        {% elif m.role == 'assistant' %}{{ ' ' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}";
+    let turns = [("system", "be brief"), ("user", "one"), ("assistant", "first")];
+    assert_eq!(labels(source, &turns), "[INST]one[/INST]« first<|im_end|>»");
+}
+
+#[test]
 fn templates_without_a_generation_prompt() {
     assert_eq!(
         labels(

@@ -37,6 +37,21 @@ fn none_cannot_be_iterated_over() {
 }
 
 #[test]
+fn a_template_reads_whether_to_think_where_it_is_said() {
+    let source = "{{ enable_thinking is defined }} {{ thinking }} {{ preserve_thinking is defined }}";
+    let text = |template: ChatTemplate| template.render(&[], &[], false).unwrap();
+    assert_eq!(text(template(source)), "False  False");
+    assert_eq!(text(template(source).with_thinking(Some(true))), "True True False");
+    assert_eq!(
+        text(template(source).with_thinking(Some(false)).without_earlier_thoughts()),
+        "True False True"
+    );
+    assert!(template(source).with_thinking(Some(false)).unread_thinking().is_none());
+    assert!(template("thinking").with_thinking(Some(false)).unread_thinking().is_some());
+    assert!(template("thinking").with_thinking(Some(true)).unread_thinking().is_none());
+}
+
+#[test]
 fn a_refusal_says_what_the_template_says() {
     let template = template("{{ raise_exception('roles must alternate') }}");
     let error = template.render(&[Message::new("user", "x")], &[], false).unwrap_err();
