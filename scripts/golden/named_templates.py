@@ -20,7 +20,7 @@ import sys
 import types
 from pathlib import Path
 
-from templates import CONVERSATIONS, TIDE_TOOL, TOOL_CONVERSATIONS
+from templates import CONVERSATIONS, TIDE_CALL, TIDE_TOOL, TOOL_CONVERSATIONS
 
 GOLDEN = Path(__file__).parents[2] / "tests/golden"
 NAMES = [
@@ -43,6 +43,12 @@ CASES = ["one_turn", "system", "empty_system", "multi_turn", "empty_user", "chin
 # Templates with a tokenizer for which it makes no difference that LLaMA-Factory encodes a text in parts, and
 # which it leaves as it is (of Phi-3's <|end|> it forgets that the white space behind it belongs to it).
 TOKENIZERS = [("gemma", "gemma"), ("gemma2", "gemma"), ("mistral", "mistral")]
+TWO_CALLS = [
+    {"role": "user", "content": "Tides, please."},
+    {"role": "assistant", "content": "", "tool_calls": [TIDE_CALL, TIDE_CALL]},
+    {"role": "tool", "content": "2.5"},
+    {"role": "assistant", "content": "Both 2.5."},
+]
 THINKING = [
     {"role": "user", "content": "Which sea?"},
     {"role": "assistant", "content": "<think>\nCold.\n</think>\n\nThe Grey Sea."},
@@ -103,6 +109,8 @@ def main() -> None:
         cases += [("thinking", THINKING, None)] if thinks else []
         if name in with_tools:
             cases += [(case, TOOL_CONVERSATIONS[case], known) for case in ("tools_unused", "tool_call")]
+            # GLM-4 has one call at a time.
+            cases += [("two_calls", TWO_CALLS, known)] if name not in ("glm4", "glmz1") else []
         for case, messages, tools in cases:
             system, turns = converted(messages)
             text = json.dumps(tools, ensure_ascii=False) if tools else None
