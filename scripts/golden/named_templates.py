@@ -30,10 +30,10 @@ NAMES = [
 WITH_TOOLS = ["qwen", "qwen3", "qwen3_nothink"]
 # Templates with few cases, all with tools.
 MORE = [
-    "chatml_de", "deepseek", "deepseek3", "deepseekr1", "empty", "fewshot", "gemma", "gemma2", "gemma3", "gemma3n",
-    "glm4", "glmz1", "granite3", "llama2_zh", "ministral", "ministral3", "mistral_small", "olmo", "openchat",
-    "openchat-3.6", "opencoder", "phi", "phi4", "phi4_mini", "phi_small", "sailor", "seed_coder", "solar", "vicuna",
-    "yi", "zephyr",
+    "breeze", "chatml_de", "deepseek", "deepseek3", "deepseekcoder", "deepseekr1", "empty", "fewshot", "gemma",
+    "gemma2", "gemma3", "gemma3n", "glm4", "glmz1", "granite3", "llama2_zh", "ministral", "ministral3", "mistral_small",
+    "olmo", "openchat", "openchat-3.6", "opencoder", "phi", "phi4", "phi4_mini", "phi_small", "sailor", "seed_coder",
+    "solar", "vicuna", "yi", "zephyr",
 ]  # fmt: skip
 TOOLS_OF_MORE = ["llama3", "mistral", *MORE]
 FEW = ["system", "empty_system", "multi_turn"]

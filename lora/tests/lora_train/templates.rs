@@ -107,7 +107,7 @@ fn a_model_without_a_template_is_told_the_names() {
         "{said}"
     );
     assert!(
-        said.contains("choose a template with --template: alpaca, chatml, chatml_de, deepseek, "),
+        said.contains("choose a template with --template: alpaca, breeze, chatml, chatml_de, "),
         "{said}"
     );
 }

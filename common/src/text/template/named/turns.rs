@@ -79,11 +79,34 @@ const CHATML: Turns = Turns {
     ..PLAIN
 };
 
+const BREEZE: Turns = Turns {
+    prefix: "{bos}",
+    user: ["[INST] ", " [/INST] "],
+    answer: ["", ""],
+    call: ["", ""],
+    result: ["[INST] ", " [/INST] "],
+    ends_once: true,
+    ..PLAIN
+};
+
 const DEEPSEEK3: Turns = Turns {
     prefix: "{bos}",
     user: ["<｜User｜>", ""],
     header: "<｜Assistant｜>",
     result: ["<｜User｜>", ""],
+    ..PLAIN
+};
+
+const DEEPSEEKCODER: Turns = Turns {
+    prefix: "{bos}",
+    default_system: "You are an AI programming assistant, utilizing the DeepSeek Coder model, developed by DeepSeek \
+                     Company, and you only answer questions related to computer science. For politically \
+                     sensitive questions, security and privacy issues, and other non-computer science questions, \
+                     you will refuse to answer.\n",
+    user: ["### Instruction:\n", "\n### Response:"],
+    answer: ["\n", "\n<|EOT|>\n"],
+    call: ["\n", "\n<|EOT|>\n"],
+    result: ["### Instruction:\n", "\n### Response:"],
     ..PLAIN
 };
 
@@ -263,7 +286,8 @@ const ZEPHYR: Turns = Turns {
 };
 
 /// The templates by name.
-pub(super) const TEMPLATES: [(&str, Turns); 33] = [
+pub(super) const TEMPLATES: [(&str, Turns); 35] = [
+    ("breeze", BREEZE),
     (
         "chatml_de",
         Turns {
@@ -284,6 +308,7 @@ pub(super) const TEMPLATES: [(&str, Turns); 33] = [
         },
     ),
     ("deepseek3", DEEPSEEK3),
+    ("deepseekcoder", DEEPSEEKCODER),
     ("deepseekr1", Turns { thought: THINK, ..DEEPSEEK3 }),
     ("empty", Turns { answer: ["", ""], call: ["", ""], ..PLAIN }),
     ("fewshot", Turns { answer: ["", "\n\n"], call: ["", "\n\n"], ends_once: true, ..PLAIN }),
