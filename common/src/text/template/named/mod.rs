@@ -3,11 +3,13 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `turns`, `turns.jinja` | templates that differ only in the texts around the turns |
+//! | `registered` | the templates that differ only in the texts around the turns |
+//! | `turns`, `turns.jinja` | what such a template is made of, and its Jinja text |
 //! | `tools/` | how tools and calls of them are written |
 //! | `thoughts.jinja` | how the thoughts of reasoning models are written |
 //! | other `.jinja` files | templates by themselves |
 
+mod registered;
 mod turns;
 
 use super::ChatTemplate;
@@ -60,7 +62,7 @@ const PROPOSALS: usize = 3;
 /// The names of all templates, in alphabetical order.
 pub(super) fn names() -> Vec<&'static str> {
     let files = FILES.iter().map(|(name, _)| *name);
-    let mut names: Vec<&str> = files.chain(turns::TEMPLATES.iter().map(|(name, _)| *name)).collect();
+    let mut names: Vec<&str> = files.chain(registered::TEMPLATES.iter().map(|(name, _)| *name)).collect();
     names.sort_unstable();
     names
 }
@@ -78,7 +80,7 @@ impl ChatTemplate {
     /// The template that LLaMA-Factory calls `name`.
     pub fn named(name: &str, tokenizer: &Tokenizer) -> Result<Self> {
         let file = FILES.iter().find(|(known, _)| *known == name).map(|(_, source)| (*source).to_owned());
-        let turns = || turns::TEMPLATES.iter().find(|(known, _)| *known == name);
+        let turns = || registered::TEMPLATES.iter().find(|(known, _)| *known == name);
         let Some(source) = file.or_else(|| turns().map(|(_, turns)| turns.source())) else {
             return Err(Error::usage(format!("no template is called {name:?}")).hint(format_args!(
                 "the names are {}; the nearest are {}; without a name, the template of the model is used",
