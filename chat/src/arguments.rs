@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     pub system: Option<String>,
 
     /// Whether a reasoning model thinks before it answers; its chat template decides where nothing is said
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL")]
     pub enable_thinking: Option<bool>,
 
     #[command(flatten)]

@@ -130,7 +130,7 @@ fn a_model_thinks_as_the_options_or_the_file_say() {
     );
     assert_ne!(thinks, thinks_not, "the prompt has an empty thought");
     assert_eq!(answer(&["infer.yaml"]), thinks_not);
-    assert_eq!(answer(&["infer.yaml", "--enable-thinking"]), thinks);
+    assert_eq!(answer(&["infer.yaml", "--enable-thinking", "true"]), thinks);
     let mut command = place.chat(&["model", "--enable-thinking", "false", "--max-new-tokens", "1"]);
     let run = command.write_stdin("Hello\n").assert().success();
     let said = String::from_utf8(run.get_output().stderr.clone()).unwrap();

@@ -73,7 +73,7 @@ pub struct DataArguments {
 
     /// Whether a reasoning model thinks before it answers; false drops thoughts in the data, and the template
     /// writes an empty one that is not trained; the template decides where nothing is said
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL")]
     pub enable_thinking: Option<bool>,
 
     /// Train prompts as well as answers
