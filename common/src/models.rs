@@ -56,12 +56,13 @@ impl ModelArguments {
         Ok(TextFiles::of(directory, self.base_of(directory)?.as_deref()))
     }
 
-    /// Returns the chat template that `--template` asks for, or the model's own.
+    /// Returns the chat template that `--template` asks for, or the model's own, for a model that answers.
     pub fn chat_template(&self, files: &TextFiles, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
-        match &self.template {
+        let template = match &self.template {
             Some(name) => ChatTemplate::named(name, tokenizer),
             None => ChatTemplate::load(files.template_directory(), tokenizer),
-        }
+        };
+        Ok(template?.without_earlier_thoughts())
     }
 }
 

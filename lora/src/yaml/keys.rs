@@ -386,11 +386,6 @@ const LIMITED: &[Limited] = &[
         keys: &["use_dft_loss", "use_asft_loss", "use_eaft_loss"],
     },
     Limited {
-        harmless: &["true"],
-        hint: "the model's own chat template writes what its reasoning looks like",
-        keys: &["enable_thinking"],
-    },
-    Limited {
         harmless: &["false"],
         hint: "the model's own chat template writes what its reasoning looks like",
         keys: &["preserve_thinking"],
