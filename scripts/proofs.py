@@ -75,19 +75,21 @@ def base_of(adapter: Path, base: Path | None) -> Path:
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, dict]:
-    """The model in f32 throughout, and what transformers says about its tensors.
-
-    transformers keeps a quantized checkpoint's own dtype whatever it is asked for, so the
-    other weights are widened here.
-    """
+    """The model in f32 throughout, and what transformers says about its tensors."""
     model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    return in_f32(model), info
+
+
+def in_f32(model: torch.nn.Module) -> torch.nn.Module:
+    """A model computing in f32: transformers keeps a quantized checkpoint's own dtype whatever it is asked for, so
+    the weights that are not quantized are widened here."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.float()
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.compute_dtype = torch.float32
-    return in_f32_kernels(model), info
+    return in_f32_kernels(model)
 
 
 def in_f32_kernels(model: torch.nn.Module) -> torch.nn.Module:

@@ -62,6 +62,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let inputs: Vec<PathBuf> = given.into_iter().chain([directory.clone()]).chain(base).collect();
     let output = arguments.common.output.as_ref();
     let output = output.map(|output| save::begin(output, &inputs, arguments.common.force)).transpose()?;
+    arguments.model.expect_supported(&directory)?;
     let (format, settings) = text(&directory, &overrides, &arguments)?;
     let mut models = Models::new(&arguments.model)?;
     let model = models.load(&directory)?;

@@ -21,6 +21,7 @@
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
 //! | [`panics`] | panics of libraries, as errors |
 //! | [`text`] | tokenizer, chat templates, label masks |
+//! | [`weight_names`] | the names of a text model's weights, and the others under which they are found |
 
 pub mod adapter;
 pub mod chart;
@@ -41,6 +42,7 @@ pub mod models;
 pub mod nf4;
 pub mod panics;
 pub mod text;
+pub mod weight_names;
 
 pub use error::{Context, Error, Result};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::adapter::Adapter;
 use crate::device::{Device, DeviceChoice};
 use crate::error::Kind;
-use crate::model::{Model, base_of_adapter, is_adapter};
+use crate::model::{Config, Model, base_of_adapter, is_adapter};
 use crate::text::{ChatTemplate, TextFiles, Tokenizer};
 use crate::{Context, Result, cli, hub_cache};
 use clap::Args;
@@ -48,6 +48,12 @@ impl ModelArguments {
             Some(base) => Ok(Some(hub_cache::resolve(base))),
             None => base_of_adapter(directory).map(Some),
         }
+    }
+
+    /// Refuses a model, or the base of an adapter, by its config.json, before anything else is done.
+    pub fn expect_supported(&self, directory: &Path) -> Result<()> {
+        let base = self.base_of(directory)?;
+        Config::read(base.as_deref().unwrap_or(directory)).map(drop)
     }
 
     /// Returns the files that hold the tokenizer, the template and the generation settings of a model; for
@@ -102,6 +108,7 @@ impl<'a> Models<'a> {
             Some(kept) => kept,
             None => {
                 let mut model = Model::load(&base, &self.device)?;
+                model.config().note_unused(&base);
                 if let (Device::Cuda(gpu), true) = (&self.device, self.scores) {
                     model.cache_dequantized(gpu.memory()?.free / 2, true)?;
                 }

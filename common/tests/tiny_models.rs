@@ -19,7 +19,7 @@ fn models() -> Vec<String> {
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
-    assert!(names.len() >= 18, "{names:?}");
+    assert!(names.len() >= 21, "{names:?}");
     names
 }
 
@@ -123,7 +123,12 @@ fn loss_and_every_gradient_are_pefts() {
             let expected = golden.values(&format!("{base}.loss"))[0];
             assert!((loss.mean() as f32 - expected).abs() < 1e-5, "{family} {base}: loss {}", loss.mean());
             // Compared as PEFT would save them.
-            model.update_parameters(|values| Ok(*values = gradients)).unwrap();
+            model
+                .update_parameters(|values| {
+                    *values = gradients;
+                    Ok(())
+                })
+                .unwrap();
             let saved = tempfile::tempdir().unwrap();
             let config = AdapterConfig::read(&golden.directory.join("adapter")).unwrap();
             model.adapter(config).unwrap().save(saved.path()).unwrap();
@@ -335,6 +340,6 @@ fn an_adapter_survives_a_round_trip() {
                 |tensor: Tensor| (tensor.name.clone(), (tensor.shape.clone(), tensor.to_f32().unwrap()));
             checkpoint.tensors().map(tensor).collect::<BTreeMap<_, _>>()
         };
-        assert_eq!(tensors(directory.path()), tensors(&golden.directory.join("adapter")), "{family}");
+        assert!(tensors(directory.path()) == tensors(&golden.directory.join("adapter")), "{family}");
     }
 }

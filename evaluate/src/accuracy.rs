@@ -6,7 +6,6 @@ use std::time::Instant;
 use common::checkpoint::check_unchanged;
 use common::cli::{self, OutputFile, Progress, Unit};
 use common::data::hub;
-use common::model::Config;
 use common::models::Models;
 use common::text::Tokenizer;
 use common::{Context, Error, Result};
@@ -28,8 +27,7 @@ use crate::texts::Texts;
 pub fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments) -> Result<()> {
     // A model that cannot be read is refused before questions are fetched.
     for directory in directories {
-        let base = arguments.model.base_of(directory)?;
-        Config::read(base.as_deref().unwrap_or(directory))?;
+        arguments.model.expect_supported(directory)?;
     }
     let place = ReportPlace::new(directories, arguments.common.output.as_deref());
     let data = match &arguments.data {

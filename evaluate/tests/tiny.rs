@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use assert_cmd::Command;
 use common::checkpoint::{Checkpoint, Tensor, write_file};
 use common::model::{EMBEDDING, HEAD};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A directory with a model of 96 tokens and 128 positions, and questions that fit it.
@@ -18,16 +18,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let fixture = Self { directory: tempfile::tempdir().unwrap() };
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/llama");
-        for name in ["config.json", "model.safetensors"] {
-            fs_err::create_dir_all(fixture.path("model")).unwrap();
-            fs_err::copy(golden.join(name), fixture.path("model").join(name)).unwrap();
-        }
-        fixture.write("model/tokenizer.json", &tokenizer().to_string());
-        let template =
-            "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}~{% endif %}{% endfor %}";
-        let config = json!({"eos_token": "~", "chat_template": template});
-        fixture.write("model/tokenizer_config.json", &config.to_string());
+        tests::golden_model::write("llama", &fixture.path("model"));
         for (split, rows) in [("dev", "d,1,2,3,4,A\n"), ("test", "q,1,2,3,4,A\nr,5,6,7,8,B\ns s,1,2,3,4,C\n")]
         {
             for subject in ["x", "virology"] {
@@ -67,31 +58,6 @@ impl Fixture {
     fn evaluate(&self, more: &[&str]) -> Command {
         self.run(&[&["model", "--data", "mmlu", "--shots", "0"], more].concat())
     }
-}
-
-/// Printable characters, newline and four tokens for answers.
-fn tokenizer() -> Value {
-    let mut vocabulary: Map<String, Value> =
-        (32u8..127).enumerate().map(|(id, byte)| (char::from(byte).to_string(), json!(id))).collect();
-    for removed in ["^", "`", "{", "}"] {
-        vocabulary.remove(removed);
-    }
-    vocabulary.insert("\n".into(), json!(95));
-    let added = |id: usize, content: &str, special: bool| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": special})
-    };
-    let answers = [(62, " A"), (64, " B"), (91, " C"), (93, " D")].map(|(id, text)| {
-        vocabulary.insert(text.into(), json!(id));
-        added(id, text, false)
-    });
-    let added_tokens = [&answers[..], &[added(94, "~", true)]].concat();
-    json!({
-        "version": "1.0", "normalizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
-        "added_tokens": added_tokens,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false},
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "?"},
-    })
 }
 
 fn stdout(command: &mut Command) -> String {

@@ -1,13 +1,16 @@
 //! The base model that adapters are folded into: its weights by name, dense or in 4 bits.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use common::checkpoint::{Checkpoint, Dtype, TensorSpec};
 use common::kernels::linear::Weight;
 use common::model::{
-    Config, check_config, expect_readable, has_own_head, with_canonical_names, with_separate_experts,
+    Config, canonical_name, check_config, expect_readable, has_own_head, is_composite, with_canonical_names,
+    with_separate_experts,
 };
 use common::nf4::{Quantized, part_of};
+use common::weight_names::within_larger_model;
 use common::{Context, Result, files};
 use serde_json::Value;
 
@@ -18,6 +21,8 @@ pub(crate) struct Base {
     /// The content of its config.json.
     pub config: Value,
     checkpoint: Checkpoint,
+    /// The name of each tensor in the files, by the name that it has here, in a model that also reads images.
+    stored: HashMap<String, String>,
 }
 
 impl Base {
@@ -29,12 +34,16 @@ impl Base {
         check_config(&config).with_context(|| path.display().to_string())?;
         expect_readable(&config, directory).with_context(|| path.display().to_string())?;
         let checkpoint = Checkpoint::open(directory)?;
+        let stored = match is_composite(&config) {
+            true => checkpoint.names().map(|name| (canonical_name(name).into(), name.into())).collect(),
+            false => HashMap::new(),
+        };
         // Models of families that are not known are merged by the names of their tensors.
         let checkpoint = match Config::parse(&config) {
             Ok(config) => with_separate_experts(checkpoint, &config)?,
             Err(_) => with_canonical_names(checkpoint)?,
         };
-        Ok(Self { directory: directory.to_path_buf(), config, checkpoint })
+        Ok(Self { directory: directory.to_path_buf(), config, checkpoint, stored })
     }
 
     /// The paths of the weight files.
@@ -47,6 +56,16 @@ impl Base {
         self.checkpoint.names().filter(|name| part_of(&self.checkpoint, name).is_none())
     }
 
+    /// The name that a weight has in the result: the one that it has in the files of a model that also reads
+    /// images, so that the result is such a model too.
+    pub(crate) fn name_in_result(&self, name: &str) -> String {
+        match self.stored.get(name) {
+            Some(stored) => stored.clone(),
+            None if self.stored.is_empty() => name.to_string(),
+            None => within_larger_model(name).into_owned(),
+        }
+    }
+
     /// Whether there is a weight of that name.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.checkpoint.contains(name)
@@ -57,9 +76,10 @@ impl Base {
         self.weight(name).ok().map(|(spec, _)| spec.shape)
     }
 
-    /// Whether config.json ties the head to the embedding table.
+    /// Whether config.json ties the head to the embedding table, or says nothing in a family that does.
     pub(crate) fn says_tied(&self) -> bool {
-        self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)
+        let written = || self.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
+        Config::parse(&self.config).map_or_else(|_| written(), |config| config.tied_head)
     }
 
     /// Whether the checkpoint has a head that differs from the embedding table, whatever config.json says.

@@ -45,7 +45,7 @@ impl OutputTensor<'_> {
         for (lora, counts) in &self.updates {
             // [rows, r] · [r, columns]
             let b = Matrix::new(&lora.b[rows.start * lora.rank..rows.end * lora.rank], rows.len(), lora.rank);
-            let a = Matrix::new(&lora.a, lora.rank, columns);
+            let a = Matrix::new(lora.a, lora.rank, columns);
             let out = MatrixMut::new(out, rows.len(), columns);
             product(out, Write::Add, lora.scale * counts, b, a, Threads::One);
         }

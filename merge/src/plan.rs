@@ -114,6 +114,9 @@ impl<'a> MergePlan<'a> {
             brought.is_some_and(|brought| Some(brought) != shape.as_ref())
         });
         let vocabulary = resized_by.and_then(|_| rows(EMBEDDING));
+        for tensor in &mut tensors {
+            tensor.spec.name = base.name_in_result(&tensor.spec.name);
+        }
         Ok(Self { files: cut(tensors, shard_size)?, untied, vocabulary, resized_by })
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use common::adapter::{AdapterConfig, find_base};
 use common::checkpoint::{Tensor, cast_from_f32};
 use common::kernels::linear::Weight;
+use common::model::canonical_name;
 use common::nf4::{Quantized, Scheme};
 use common::{Result, cli};
 
@@ -65,10 +66,11 @@ fn made_from(directory: &Path) -> Option<PathBuf> {
 pub(crate) fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| !tensor.updates.is_empty()) {
-        if !counterpart.contains(&tensor.spec.name) {
+        let name = canonical_name(&tensor.spec.name);
+        if !counterpart.contains(&name) {
             continue;
         }
-        let (spec, weight) = counterpart.weight(&tensor.spec.name)?;
+        let (spec, weight) = counterpart.weight(&name)?;
         let other = OutputTensor { spec, weight, updates: Vec::new(), rows: None, requantize: false };
         if other.spec.shape != tensor.spec.shape {
             continue;

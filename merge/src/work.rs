@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use common::adapter::{Adapter, CONFIG};
 use common::checkpoint::{ADAPTER, Companions, FileWriter, INDEX, Index};
 use common::cli::{self, Begun, Destination, OutputDirectory, Progress, Unit};
+use common::model::is_composite;
 use common::text::files::TOKENIZER;
 use common::text::{Tokenizer, ending};
 use common::{Context, Error, Result};
@@ -97,6 +98,9 @@ fn recipe(request: &Request, base: &Base, beside: &Companions) -> Result<Value> 
 fn describe(request: &Request, base: &Base, plan: &MergePlan<'_>) -> Result<Value> {
     let kind = if is_quantized(base) { "dequantized" } else { "original" };
     cli::note(format_args!("base: {} ({kind} weights)", base.directory.display()));
+    if is_composite(&base.config) {
+        cli::note("the adapter changes the text model; the weights that read images stay as they are");
+    }
     let mut quality = json!({ "directory": base.directory, "weights": kind });
     let other = counterpart(base, &request.adapters[0]);
     let sums = match &other {
@@ -181,7 +185,11 @@ fn write_rest(
             config.insert("tie_word_embeddings".into(), json!(false));
         }
         if let Some(rows) = plan.vocabulary {
-            config.insert("vocab_size".into(), json!(rows));
+            let text = match config.get_mut("text_config") {
+                Some(Value::Object(text)) => text,
+                _ => config,
+            };
+            text.insert("vocab_size".into(), json!(rows));
         }
     }
     beside.files.iter().try_for_each(|companion| companion.copy(directory))?;

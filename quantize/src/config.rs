@@ -8,7 +8,8 @@ use common::nf4::Scheme;
 use common::{Context, Result, error, files};
 use serde_json::{Value, json};
 
-/// Reads a model's config.json, as it is written and what it describes, and refuses what cannot be quantized.
+/// Reads a model's config.json, as it is written and what it describes, and refuses what cannot be quantized. Of a
+/// model that also reads images it is the config.json of the text model, which alone is quantized.
 pub(crate) fn read(path: &Path) -> Result<(Value, model::Config)> {
     let config: Value = files::read_json(path, files::CONFIG)?;
     let parsed = model::Config::parse(&config).with_context(|| path.display().to_string())?;
@@ -21,6 +22,7 @@ pub(crate) fn read(path: &Path) -> Result<(Value, model::Config)> {
         )
         .hint("it is ready for lora-train as it is; to quantize anew, begin with the original model"));
     }
+    let config = model::text_config(&config)?.into_owned();
     Ok((config, parsed))
 }
 
@@ -79,7 +81,7 @@ pub(crate) fn with_quantization(
     Ok(serde_json::to_string_pretty(&config)? + "\n")
 }
 
-/// Opens the weights of a directory, each matrix of an expert as a tensor of its own.
+/// Opens the weights of a directory's text model, each matrix of an expert as a tensor of its own.
 pub(crate) fn open_weights(directory: &Path) -> Result<Checkpoint> {
-    model::with_separate_experts(Checkpoint::open(directory)?, &model::Config::read(directory)?)
+    model::text_weights(Checkpoint::open(directory)?, &model::Config::read(directory)?)
 }

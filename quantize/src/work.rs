@@ -8,7 +8,7 @@ use common::checkpoint::{self, Checkpoint, Companions, INDEX, Index};
 use common::cli::{
     self, Begun, Destination, Input, Inputs, OutputDirectory, OutputFile, Progress, Size, Unit,
 };
-use common::model::{EMBEDDING, canonical_name, has_own_head, with_separate_experts};
+use common::model::{EMBEDDING, canonical_name, has_own_head, text_weights};
 use common::nf4::Scheme;
 use common::{Context, Error, Result, bail, error, files, hex};
 use serde_json::{Value, json};
@@ -212,7 +212,8 @@ impl<'a> Work<'a> {
         output: OutputDirectory,
         report: Option<OutputFile>,
     ) -> Self {
-        Self { plan, source, output, report, written: BTreeMap::new(), kept: Vec::new(), source_bytes: 0 }
+        let (written, kept) = (BTreeMap::new(), Vec::new());
+        Self { plan, source, output, report, written, kept, source_bytes: 0 }
     }
 
     fn finish(mut self, mut inputs: Inputs, config: Value, options: &Options) -> Result<PathBuf> {
@@ -235,9 +236,8 @@ impl<'a> Work<'a> {
             }
         }
         // Each file was valid; now all of them have to match the index.
-        let checkpoint =
-            with_separate_experts(Checkpoint::open(&self.source.directory)?, self.plan.config())?;
-        let is_tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
+        let checkpoint = text_weights(Checkpoint::open(&self.source.directory)?, self.plan.config())?;
+        let is_tied = self.plan.config().tied_head;
         let own_head = is_tied && checkpoint.contains(EMBEDDING) && has_own_head(&checkpoint)?;
         self.write_rest(config, options, own_head)?;
         let text = match &self.report {
@@ -265,8 +265,9 @@ impl<'a> Work<'a> {
         progress.set_total(self.total_bytes(&shards)?);
         progress.message(file.clone());
         let from = cli::file_version(&path)?;
-        let tensors = with_separate_experts(Checkpoint::open_file(&path)?, self.plan.config())?;
+        let tensors = text_weights(Checkpoint::open_file(&path)?, self.plan.config())?;
         if self.written.is_empty() {
+            self.note_left_out();
             self.expect_linear(&tensors)?;
         }
         let specs = shard::output_specs(&tensors, self.plan)?;
@@ -279,14 +280,27 @@ impl<'a> Work<'a> {
             progress.add(size);
         } else {
             self.output.check_space(size_of(&specs))?;
-            shard::quantize(&tensors, self.plan, &self.output.path().join(&file), progress)
-                .with_context(|| path.display().to_string())
-                .hint("run the same command again; what is done is kept")?;
+            // A file of weights that read images alone has nothing in the result.
+            if !specs.is_empty() {
+                shard::quantize(&tensors, self.plan, &self.output.path().join(&file), progress)
+                    .with_context(|| path.display().to_string())
+                    .hint("run the same command again; what is done is kept")?;
+            }
             self.output.finish_part(&file, from)?;
         }
         self.source_bytes += size;
         self.written.insert(file, specs);
         Ok(true)
+    }
+
+    /// Says that the result is the text model alone, where there is more.
+    fn note_left_out(&self) {
+        if self.plan.config().is_composite {
+            cli::note(
+                "the result is the text model alone, which transformers loads by itself; \
+                 the weights that read images are left out",
+            );
+        }
     }
 
     /// Fails where the model has no linear weight that could be quantized, because its names are others.

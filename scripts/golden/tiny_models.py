@@ -9,6 +9,7 @@ sequences counts its loss over all supervised tokens.
 Run:     python scripts/golden/tiny_models.py [NAME ...]
          (torch 2.11, transformers 5.23, peft 0.21.2, bitsandbytes 0.50.2, CPU, all in f32;
          from mistral-window on: torch 2.15, transformers 5.24)
+         The names that end in -vision are text models beside a part that reads images.
 
 Mixtures of experts: the adapter is on attention, the experts (PEFT's target_parameters) and a shared expert. In
 nf4/ the experts are quantized by bitsandbytes' functions, a tensor an expert, because transformers 5 leaves them in
@@ -45,12 +46,16 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     BitsAndBytesConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     Glm4Config,
     GraniteConfig,
     LlamaConfig,
+    Ministral3Config,
+    Mistral3Config,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
@@ -64,9 +69,12 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from transformers.utils import ModelOutput
 
 OUT = Path(__file__).parents[2] / "tests/golden/models"
 VOCABULARY, SEQUENCE, LENGTHS = 96, 19, (11, 7, 16)
+# The parts of a composite that are not quantized.
+IMAGES = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Where some of them are one matrix.
 FUSED = {
@@ -89,6 +97,10 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+
+VISION = dict(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4,
+)  # fmt: skip
 
 
 YARN = {
@@ -163,6 +175,25 @@ def families() -> dict[str, PretrainedConfig]:
             **SHAPE | {"num_key_value_heads": 1}, intermediate_size=64, num_experts=5, num_experts_per_tok=2,
             tie_word_embeddings=False,
         ),
+        "ministral3": Ministral3Config(
+            **SHAPE, intermediate_size=64, tie_word_embeddings=False, head_dim=32,
+            rope_parameters=YARN | {"original_max_position_embeddings": 112, "llama_4_scaling_beta": 0.1},
+        ),
+        "gemma3-vision": Gemma3Config(
+            text_config=SHAPE | {
+                "intermediate_size": 64, "head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 5,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            vision_config=VISION, mm_tokens_per_image=4, image_token_index=95, boi_token_index=93, eoi_token_index=94,
+        ),
+        "mistral3-vision": Mistral3Config(
+            text_config=SHAPE | {
+                "model_type": "mistral", "intermediate_size": 64, "head_dim": 32, "sliding_window": None,
+                "tie_word_embeddings": False,
+            },
+            vision_config=VISION | {"model_type": "pixtral", "head_dim": 8}, image_token_index=95,
+            tie_word_embeddings=False,
+        ),
     }  # fmt: skip
 
 
@@ -176,12 +207,12 @@ def randomize(model: PreTrainedModel, generator: torch.Generator) -> None:
 
 def save_checkpoints(config: PretrainedConfig, folder: Path, generator: torch.Generator) -> None:
     """The bf16 checkpoint and, from it, the NF4 one."""
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = auto_class(config).from_config(config, dtype=torch.float32)
     randomize(model, generator)
     model.to(torch.bfloat16).save_pretrained(folder)
     double_quantized = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=IMAGES if is_composite(config) else None,
     )  # fmt: skip
     load(folder, quantization_config=double_quantized).save_pretrained(folder / "nf4")
     if config.model_type in MIXTURES:
@@ -237,6 +268,8 @@ def save_adapter(folder: Path, generator: torch.Generator) -> None:
     """A PEFT adapter with Gaussian A and B."""
     model = load(folder)
     targets = projections(model)
+    if is_composite(model.config):
+        targets = rf".*language_model\..*\.({'|'.join(targets)})"
     experts = EXPERTS if model.config.model_type in MIXTURES else None
     config = LoraConfig(
         r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets, target_parameters=experts, task_type="CAUSAL_LM"
@@ -255,9 +288,31 @@ def projections(model: torch.nn.Module) -> list[str]:
     return (FUSED | MIXTURES).get(model.config.model_type, PROJECTIONS)
 
 
+def is_composite(config: PretrainedConfig) -> bool:
+    """Whether a model is a text model beside a part that reads images."""
+    return hasattr(config, "vision_config")
+
+
+def auto_class(config: PretrainedConfig) -> type:
+    """The class that makes and loads such a model."""
+    return AutoModelForImageTextToText if is_composite(config) else AutoModelForCausalLM
+
+
 def load(folder: Path, **options: object) -> PreTrainedModel:
     """A model computing in f32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
+    auto = auto_class(AutoConfig.from_pretrained(folder))
+    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
+
+
+def outputs(model: torch.nn.Module, ids: torch.Tensor) -> ModelOutput:
+    """What a model makes of one sequence. In training mode Gemma 3 wants to be told which tokens are images."""
+    texts = {"token_type_ids": torch.zeros_like(ids[None])} if model.config.model_type == "gemma3" else {}
+    return model(input_ids=ids[None], **texts)
+
+
+def scores(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The logits of one sequence."""
+    return outputs(model, ids).logits[0]
 
 
 def load_any(folder: Path) -> PreTrainedModel:
@@ -269,7 +324,7 @@ def load_any(folder: Path) -> PreTrainedModel:
 def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """All logits of one sequence."""
     with torch.inference_mode():
-        return model(input_ids=ids[None]).logits[0].clone()
+        return scores(model, ids).clone()
 
 
 def batch(generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -289,10 +344,10 @@ def loss(model: torch.nn.Module, data: dict[str, torch.Tensor]) -> torch.Tensor:
     balance over all sequences together, where config.json asks for it."""
     total, count, routers = torch.zeros(()), 0, []
     for ids, labels in zip(data["batch.input_ids"].split(LENGTHS), data["batch.labels"].split(LENGTHS), strict=True):
-        found = model(input_ids=ids[None])
-        scores = found.logits[0, :-1]
+        found = outputs(model, ids)
+        predicted = found.logits[0, :-1]
         routers.append(getattr(found, "router_logits", None))
-        total = total + torch.nn.functional.cross_entropy(scores, labels[1:], ignore_index=-100, reduction="sum")
+        total = total + torch.nn.functional.cross_entropy(predicted, labels[1:], ignore_index=-100, reduction="sum")
         count += int((labels[1:] != -100).sum())
     if routers[0] is None:
         return total / count

@@ -1,6 +1,8 @@
 //! What tests of several tools share.
 
 pub mod dir;
+pub mod experts;
+pub mod golden_model;
 pub mod hostile;
 pub mod hub;
 pub mod kill;

@@ -64,6 +64,10 @@ pub struct AdapterConfig {
     /// The tokens whose rows of the embedding table were trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trainable_token_indices: Option<TokenIndices>,
+    /// Whether the base is a text model within a larger one, where PEFT finds its modules below
+    /// `model.language_model`. The names of the tensors say it, and no key of the file.
+    #[serde(skip)]
+    pub is_composite: bool,
     /// All other keys of the file.
     #[serde(flatten, skip_serializing)]
     other: Map<String, Value>,
@@ -125,6 +129,7 @@ impl AdapterConfig {
             target_modules: Some(TargetModules::Names(targets)),
             target_parameters: None,
             trainable_token_indices: None,
+            is_composite: false,
             other: Map::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! The tensors of an adapter.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use super::experts::{self, ExpertsLora};
 use super::tokens::TokenRows;
 use super::{AdapterConfig, CONFIG};
 use crate::checkpoint::{self, Checkpoint, Tensor};
+use crate::weight_names::{canonical_name, is_within_larger_model, within_larger_model};
 use crate::{Result, bail, cli, error};
 
 /// The low-rank update of one linear layer: `W + scale · B · A`.
@@ -90,7 +92,7 @@ const PREFIX: &str = "base_model.model.";
 impl Adapter {
     /// Reads the adapter in a directory.
     pub fn load(directory: &Path) -> Result<Self> {
-        let config = AdapterConfig::read(directory)?;
+        let mut config = AdapterConfig::read(directory)?;
         let file = directory.join(checkpoint::ADAPTER);
         if !file.exists() {
             // Says what there is instead, and what to do about it.
@@ -103,11 +105,14 @@ impl Adapter {
         let mut replacements = BTreeMap::new();
         let mut tokens = BTreeMap::new();
         for tensor in checkpoint.tensors() {
-            let Some(name) = tensor.name.strip_prefix(PREFIX) else {
+            let Some(stored) = tensor.name.strip_prefix(PREFIX) else {
                 bail!(Malformed, "{}: tensor {} does not begin with {PREFIX}", file.display(), tensor.name);
             };
-            if let Some(module) = module(name, "lora_A") {
-                a.insert(module.to_string(), tensor);
+            config.is_composite |= is_within_larger_model(stored);
+            let name = &*canonical_name(stored);
+            if let Some(stored) = module(stored, "lora_A") {
+                let module = module(name, "lora_A").unwrap_or(stored);
+                a.insert(module.to_string(), (stored.to_string(), tensor));
             } else if let Some(module) = module(name, "lora_B") {
                 b.insert(module.to_string(), tensor);
             } else if name.contains("lora_") {
@@ -131,7 +136,7 @@ impl Adapter {
         let (mut modules, mut experts) = (BTreeMap::new(), BTreeMap::new());
         let inner: BTreeSet<String> =
             a.keys().filter_map(|path| path.strip_suffix(".base_layer")).map(str::to_owned).collect();
-        for (module, a) in a {
+        for (module, (stored, a)) in a {
             let Some(b) = b.remove(&module) else {
                 bail!(Malformed, "{} has lora_A of {module} without lora_B", file.display());
             };
@@ -141,7 +146,7 @@ impl Adapter {
                     experts.insert(name, lora);
                 }
                 None => {
-                    modules.insert(module.clone(), Lora::new(&config, &module, &a, &b)?);
+                    modules.insert(module, Lora::new(&config, &stored, &a, &b)?);
                 }
             }
         }
@@ -150,8 +155,13 @@ impl Adapter {
 
     /// Writes an adapter that PEFT loads into `directory`, which must exist. Each file appears whole.
     pub fn save(&self, directory: &Path) -> Result<()> {
+        let stored = |name| match self.config.is_composite {
+            true => within_larger_model(name),
+            false => Cow::Borrowed(name),
+        };
         let mut tensors = Vec::with_capacity(2 * self.modules.len());
         for (module, lora) in &self.modules {
+            let module = stored(module);
             let name = |part| format!("{PREFIX}{module}.{part}.weight");
             tensors.push(Tensor::from_f32(name("lora_A"), vec![lora.rank, lora.inputs], &lora.a));
             tensors.push(Tensor::from_f32(name("lora_B"), vec![lora.outputs, lora.rank], &lora.b));
@@ -161,10 +171,10 @@ impl Adapter {
             tensors.extend(lora.tensors(&format!("{PREFIX}{wrapper}")));
         }
         for (name, tensor) in &self.replacements {
-            tensors.push(Tensor { name: format!("{PREFIX}{name}"), ..tensor.clone() });
+            tensors.push(Tensor { name: format!("{PREFIX}{}", stored(name)), ..tensor.clone() });
         }
         for (name, rows) in &self.tokens {
-            let module = name.trim_end_matches(".weight");
+            let module = stored(name.trim_end_matches(".weight"));
             let name = format!("{PREFIX}{module}.token_adapter.trainable_tokens_delta");
             tensors.push(Tensor { name, ..rows.values.clone() });
         }

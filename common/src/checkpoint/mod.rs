@@ -151,6 +151,14 @@ impl Checkpoint {
         Ok(self)
     }
 
+    /// Leaves out the tensors that `is_left_out` chooses by their names.
+    pub fn without(mut self, is_left_out: impl Fn(&str) -> bool) -> Self {
+        self.entries.retain(|(_, entry)| !is_left_out(&entry.name));
+        let names = self.entries.iter().map(|(_, entry)| entry.name.clone());
+        self.by_name = names.enumerate().map(|(position, name)| (name, position)).collect();
+        self
+    }
+
     /// Replaces the tensor `name` by the parts that it consists of, one after the other: each a name and a shape.
     /// Fails where the parts do not make up the tensor, or one of their names is taken.
     pub fn split(&mut self, name: &str, parts: impl Iterator<Item = (String, Vec<usize>)>) -> Result<()> {

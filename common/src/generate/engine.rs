@@ -18,6 +18,10 @@ pub trait Engine {
     fn is_stretched(&self, _tokens: usize) -> bool {
         false
     }
+    /// Returns whether all of a text is encoded anew, and once, when it grows to `tokens` tokens.
+    fn switches_at(&self, _tokens: usize) -> bool {
+        false
+    }
     /// Adds tokens to the text, and returns the logits `[V]` after the last of them.
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
@@ -51,6 +55,10 @@ impl Engine for ModelEngine<'_> {
 
     fn is_stretched(&self, tokens: usize) -> bool {
         self.model.config().is_stretched(tokens)
+    }
+
+    fn switches_at(&self, tokens: usize) -> bool {
+        self.model.config().switches_at(tokens)
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
@@ -92,6 +100,10 @@ pub(super) mod tests {
 
         fn is_stretched(&self, tokens: usize) -> bool {
             self.unstretched.is_some_and(|most| tokens > most)
+        }
+
+        fn switches_at(&self, tokens: usize) -> bool {
+            self.unstretched.is_some_and(|most| tokens == most + 1)
         }
 
         fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {

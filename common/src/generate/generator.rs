@@ -147,8 +147,12 @@ impl<E: Engine> Generator<E> {
             if self.text.len() + 1 >= self.engine.max_tokens() {
                 return Ok(false);
             }
-            answer.logits = self.engine.feed(&[last])?;
-            self.text.push(last);
+            let known = if self.engine.switches_at(self.text.len() + 1) { 0 } else { self.text.len() };
+            let mut tokens = self.text.split_off(known);
+            tokens.push(last);
+            self.engine.truncate(known);
+            answer.logits = self.engine.feed(&tokens)?;
+            self.text.extend(tokens);
         }
         Ok(true)
     }
@@ -227,6 +231,15 @@ mod tests {
         assert_eq!(feed(700), [700]);
         assert_eq!(feed(100), [100]);
         assert_eq!(feed(110), [10], "a hundred are known");
+    }
+
+    #[test]
+    fn an_answer_that_grows_beyond_the_switch_is_encoded_anew_once() {
+        let engine = Counting { most: 50, unstretched: Some(4), ..Counting::default() };
+        let fed = engine.fed.clone();
+        let mut generator = Generator::new(engine, 0);
+        answer(&mut generator, &[1, 2, 3], &greedy(4, &[]));
+        assert_eq!(fed.take(), [3, 1, 5, 1, 1]);
     }
 
     #[test]

@@ -18,6 +18,13 @@ use crate::device::{Device, Vector};
 use crate::kernels::linear::AdapterSlot;
 use crate::{Error, Result, error};
 
+/// The name of all linear layers of blocks but those of a mixture's experts, as adapters are targeted.
+pub const ALL: &str = "all";
+/// The name of the projections of attention, as adapters are targeted.
+pub const ATTENTION: &str = "attention";
+/// The name of the layers of a mixture's experts, as adapters are targeted.
+pub const EXPERTS: &str = "experts";
+
 /// More ranks than any weight has.
 const MOST_RANKS: usize = 1 << 16;
 
@@ -153,7 +160,7 @@ impl AdapterLayout {
                 "lora target {:?} names no linear layer",
                 options.targets[missed]
             ))
-            .hint(format!("targets are {}, or all", all_targets(stacks))));
+            .hint(format!("targets are {}, attention, or all", all_targets(stacks))));
         }
         if options.rank > full {
             return Err(Error::usage(format!(
@@ -397,11 +404,6 @@ impl Adapters {
         Ok(position.and_then(|position| self.tensors.iter().find(|tensor| tensor.range.contains(&position))))
     }
 }
-
-/// The name of the layers of a mixture's experts among the targets of adapters.
-const EXPERTS: &str = "experts";
-/// The name of all other layers, beside the experts.
-const ALL: &str = "all";
 
 /// Whether the names of targets name this one; marks them as met. No name at all means every layer but those of
 /// experts, as LLaMA-Factory's `all` does.

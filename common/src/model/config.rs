@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::composite::{is_composite, text_config};
 use super::config_json::ConfigJson;
 use super::keys::check_keys;
 use super::{LayerConfig, Rope, expect_readable, families};
-use crate::{Context, Result, files};
+use crate::{Context, Result, cli, files};
 
 /// The shape of a decoder and the constants of its operations.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +40,8 @@ pub struct Config {
     pub tied_head: bool,
     /// Positions that the model is made for: tokens of the longest sequence.
     pub max_positions: usize,
+    /// Whether the model lies in a larger one, beside a part that reads images and is not used.
+    pub is_composite: bool,
 }
 
 impl Config {
@@ -55,8 +58,10 @@ impl Config {
 
     /// Reads the values of a config.json.
     pub fn parse(json: &Value) -> Result<Self> {
-        check_keys(json)?;
-        families::parse(ConfigJson(json))
+        let text = text_config(json)?;
+        check_keys(&text)?;
+        let config = families::parse(ConfigJson(&text))?;
+        Ok(Config { is_composite: is_composite(json), ..config })
     }
 
     /// The longest sequence, for messages: `8192 positions`.
@@ -64,10 +69,25 @@ impl Config {
         format!("{} positions", self.max_positions)
     }
 
+    /// Prints a note about what is not used of the model in `directory`, if there is such a part.
+    pub fn note_unused(&self, directory: &Path) {
+        if self.is_composite {
+            cli::note(format_args!(
+                "{}: the text model is used; the part that reads images is left alone",
+                directory.display()
+            ));
+        }
+    }
+
     /// Whether a text of this length has rotary angles of its own, so that keys that were computed for a shorter
     /// beginning of it cannot be used again.
     pub fn is_stretched(&self, tokens: usize) -> bool {
         self.ropes.iter().any(|rope| rope.is_stretched(tokens))
+    }
+
+    /// Whether a text that grows to this length is encoded anew, with the angles of all longer texts.
+    pub fn switches_at(&self, tokens: usize) -> bool {
+        self.ropes.iter().any(|rope| rope.switches_at(tokens))
     }
 }
 

@@ -116,8 +116,10 @@ impl Model {
         Ok(kept)
     }
 
-    /// The adapters as PEFT writes them.
-    pub fn adapter(&self, config: AdapterConfig) -> Result<Adapter> {
+    /// The adapters as PEFT writes them, named as it finds them in the whole model, of which the text model may be a
+    /// part.
+    pub fn adapter(&self, mut config: AdapterConfig) -> Result<Adapter> {
+        config.is_composite = self.config.is_composite;
         self.adapters.to_adapter(self.stacks(), config)
     }
 

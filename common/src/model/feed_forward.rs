@@ -20,7 +20,7 @@ pub(super) struct FeedForward {
 }
 
 enum Kind {
-    Gated(Gated),
+    Gated(Box<Gated>),
     Mixture(Box<Mixture>),
 }
 
@@ -40,7 +40,7 @@ enum KeptKind {
 impl FeedForward {
     pub(super) fn load(config: &FeedForwardConfig, weights: &WeightReader) -> Result<Self> {
         let kind = match &config.kind {
-            FeedForwardKind::Gated(gated) => Kind::Gated(Gated::load(gated, weights)?),
+            FeedForwardKind::Gated(gated) => Kind::Gated(Box::new(Gated::load(gated, weights)?)),
             FeedForwardKind::Mixture(mixture) => Kind::Mixture(Box::new(Mixture::load(mixture, weights)?)),
         };
         Ok(Self { residual: Residual::load(&config.residual, weights)?, kind })

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::composite::text_config;
 use super::families::FAMILIES;
 use crate::json::kind_of;
 use crate::{Context, Result, bail};
@@ -96,6 +97,7 @@ const ROPE: &[(&str, Expected)] = &[
     ("mscale", Expected::NotNegative),
     ("mscale_all_dim", Expected::NotNegative),
     ("truncate", Expected::Flag),
+    ("llama_4_scaling_beta", Expected::NotNegative),
     ("short_factor", Expected::Positives),
     ("long_factor", Expected::Positives),
 ];
@@ -121,6 +123,8 @@ pub(super) fn check_keys(json: &Value) -> Result<()> {
 pub fn check_config(json: &Value) -> Result<()> {
     let map = object(json)?;
     check(map, &KEYS[..1])?;
+    let text = text_config(json)?;
+    let map = object(&text)?;
     match map.get("model_type").and_then(Value::as_str) {
         Some(name) if FAMILIES.iter().any(|family| family.model_type == name) => check(map, KEYS),
         _ => Ok(()),

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `config`, `layer`, `modules` | a model as data: its layers, and the one list of its weights |
 //! | `families/` | config.json of each family as such data |
+//! | `composite` | config.json of a text model within a model that also reads images |
 //! | `rope/` | the angles of rotary embedding, and their settings |
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
 //! | `gated`, `mixture` | what a feed-forward computes: a gated linear unit, or a mixture of experts |
@@ -23,6 +24,7 @@ mod attention;
 mod batch;
 mod block;
 mod cache;
+mod composite;
 mod config;
 mod config_json;
 mod decoder;
@@ -49,9 +51,13 @@ mod tape;
 mod weight_reader;
 mod weights;
 
-pub use adapters::{AdapterLayout, AdapterSettings, AdapterTensor, Adapters, Initialization};
+pub use crate::weight_names::{EMBEDDING, HEAD, canonical_name};
+pub use adapters::{
+    ALL, ATTENTION, AdapterLayout, AdapterSettings, AdapterTensor, Adapters, EXPERTS, Initialization,
+};
 pub use batch::{Batch, Sequence};
 pub use cache::{Cache, KeyValueCache};
+pub use composite::{is_composite, text_config};
 pub use config::Config;
 pub use decoder::Model;
 pub use families::LINEAR_LAYERS;
@@ -70,9 +76,7 @@ pub use rope::Rope;
 pub use spec::{ModelSpec, ResidentBytes};
 pub use stack::Stack;
 pub use tape::Tape;
-pub use weights::{
-    EMBEDDING, HEAD, Weights, canonical_name, has_own_head, with_canonical_names, with_separate_experts,
-};
+pub use weights::{Weights, has_own_head, text_weights, with_canonical_names, with_separate_experts};
 
 /// The directories of the tiny models of every family, for tests.
 #[cfg(test)]

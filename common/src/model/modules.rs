@@ -122,6 +122,19 @@ impl Config {
         names
     }
 
+    /// The short names of the projections of attention in all blocks, each once, in the order of the forward: what
+    /// `--lora-target attention` means.
+    pub fn attention_targets(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        let attentions = self.layers.iter().map(|layer| &layer.attention);
+        for module in attentions.flat_map(|attention| attention.qkv.iter().chain(&attention.output)) {
+            if !names.contains(&module.short_name()) {
+                names.push(module.short_name());
+            }
+        }
+        names
+    }
+
     /// The matrices of all experts in the order of the forward, a layer's gate and up before its down.
     pub fn experts(&self) -> impl Iterator<Item = &ExpertModules> {
         let mixtures = self.layers.iter().filter_map(|layer| layer.feed_forward.kind.mixture());

@@ -417,7 +417,8 @@ mod tests {
     fn on_the_host_weights_take_what_their_files_do() {
         for directory in directories() {
             let spec = ModelSpec::read(&directory, None).unwrap();
-            let checkpoint = Checkpoint::open(&directory).unwrap();
+            let checkpoint =
+                crate::model::text_weights(Checkpoint::open(&directory).unwrap(), &spec.config).unwrap();
             let is_used = |name: &str| !name.contains("quant_state") && !name.ends_with(".quant_map");
             let tensors = checkpoint.tensors().filter(|tensor| is_used(&tensor.name));
             // Norms and biases are widened to f32.

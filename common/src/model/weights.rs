@@ -1,8 +1,7 @@
 //! A model's directory, opened: its configuration and its weights, under the names that transformers
 //! gives them in a causal language model.
 //!
-//! As transformers 5 does, names are also read without `model.` in front (a model that was saved without
-//! its head), and a head that config.json calls tied is one of its own where the file stores another.
+//! As transformers 5 does, a head that config.json calls tied is one of its own where the file stores another.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -11,15 +10,8 @@ use rayon::prelude::*;
 
 use super::{Config, quantization};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::weight_names::{EMBEDDING, HEAD, canonical_name, reads_images};
 use crate::{Result, error};
-
-/// The embedding table.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The projection to the vocabulary.
-pub const HEAD: &str = "lm_head.weight";
-
-/// The parts of a model, with which transformers' names begin after `model.`.
-const PARTS: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
 
 /// Prefixes that a wrapper around a model leaves in the names of its weights, what the wrapper is, and
 /// what saves the model inside it.
@@ -47,7 +39,7 @@ impl Weights {
     /// Opens a model's directory.
     pub fn open(directory: &Path) -> Result<Self> {
         let mut config = Config::read(directory)?;
-        let mut checkpoint = with_separate_experts(Checkpoint::open(directory)?, &config)?;
+        let mut checkpoint = text_weights(Checkpoint::open(directory)?, &config)?;
         if config.tied_head {
             // One stored table serves as both, whichever it is.
             if !checkpoint.contains(EMBEDDING) {
@@ -62,6 +54,12 @@ impl Weights {
         }
         Ok(Self { config, checkpoint })
     }
+}
+
+/// The weights of the text model that `config` describes, as [`with_separate_experts`] has them: those that read
+/// images are left out.
+pub fn text_weights(checkpoint: Checkpoint, config: &Config) -> Result<Checkpoint> {
+    Ok(with_separate_experts(checkpoint, config)?.without(reads_images))
 }
 
 /// A checkpoint's tensors under their names in a causal language model of transformers. Names that some
@@ -92,19 +90,6 @@ pub fn with_separate_experts(checkpoint: Checkpoint, config: &Config) -> Result<
         checkpoint.split(&modules.name, matrices.map(|module| (module.weight(), module.shape.to_vec())))?;
     }
     Ok(checkpoint)
-}
-
-/// The name of a tensor in a causal language model of transformers: `model.layers.0…` for `layers.0…`.
-pub fn canonical_name(name: &str) -> Cow<'_, str> {
-    let bare = name.trim_start_matches("model.");
-    if bare.starts_with("lm_head.") {
-        return Cow::Borrowed(bare);
-    }
-    let is_canonical = name.strip_prefix("model.") == Some(bare);
-    match PARTS.iter().any(|part| bare.starts_with(part)) && !is_canonical {
-        true => Cow::Owned(format!("model.{bare}")),
-        false => Cow::Borrowed(name),
-    }
 }
 
 fn expect_unwrapped(name: &str, file: &Path) -> Result<()> {
@@ -160,22 +145,6 @@ fn are_equal(left: &Tensor, right: &Tensor) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_transformers_reads() {
-        for (name, canonical) in [
-            ("layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
-            ("norm.weight", "model.norm.weight"),
-            ("embed_tokens.weight", EMBEDDING),
-            (EMBEDDING, EMBEDDING),
-            ("model.model.norm.weight", "model.norm.weight"),
-            ("model.lm_head.weight", HEAD),
-            (HEAD, HEAD),
-            ("normal.weight", "normal.weight"),
-        ] {
-            assert_eq!(canonical_name(name), canonical);
-        }
-    }
 
     #[test]
     fn names_that_wrappers_leave() {

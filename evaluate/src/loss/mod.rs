@@ -24,6 +24,7 @@ use file_loss::FileLoss;
 
 /// Prints the losses of all models, best first, and writes them where -o says.
 pub fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result<()> {
+    directories.iter().try_for_each(|directory| arguments.model.expect_supported(directory))?;
     let (mut output, mut details) = loss_files(directories, file, arguments)?;
     let mut models = Models::new(&arguments.model)?.for_scoring();
     // The details have a line for each example, so each example has a pass of its own.

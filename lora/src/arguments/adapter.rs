@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use common::model::{AdapterSettings, Initialization, LINEAR_LAYERS};
+use common::model::{ALL, ATTENTION, AdapterSettings, EXPERTS, Initialization, LINEAR_LAYERS};
 use common::nf4::{QuantType, Scheme};
 use common::{Error, Result, cli};
 
@@ -26,7 +26,8 @@ pub struct AdapterArguments {
     #[arg(long, value_name = "SHARE")]
     pub lora_dropout: Option<f64>,
 
-    /// Linear layers with an adapter: names separated by commas, all, or experts for those of a mixture
+    /// Linear layers with an adapter: names separated by commas, attention for its projections, experts for those of
+    /// a mixture, or all others
     #[arg(long, value_name = "NAMES", default_value = "all", value_delimiter = ',')]
     pub lora_target: Vec<String>,
 
@@ -139,19 +140,20 @@ impl AdapterArguments {
 /// The names of `--lora-target`; none for `all`, beside which no name may stand that it does not mean.
 fn targets(names: &[String]) -> Result<Vec<String>> {
     let names: Vec<&str> = names.iter().map(|name| name.trim()).collect();
-    if !names.contains(&"all") {
+    if !names.contains(&ALL) {
         return Ok(names.into_iter().map(str::to_owned).collect());
     }
-    let experts = names.contains(&"experts");
+    let experts = names.contains(&EXPERTS);
     let is_meant = |name: &str| {
-        ["all", "experts"].contains(&name) || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name))
+        [ALL, ATTENTION, EXPERTS].contains(&name)
+            || LINEAR_LAYERS.contains(&name.rsplit('.').next().unwrap_or(name))
     };
     match names.into_iter().find(|name| !is_meant(name)) {
         Some(other) => {
             Err(Error::usage(format!("--lora-target: {other:?} beside all is no linear layer of the blocks"))
                 .hint("all means every linear layer of the blocks, and only these are trained"))
         }
-        None if experts => Ok(vec!["all".into(), "experts".into()]),
+        None if experts => Ok(vec![ALL.into(), EXPERTS.into()]),
         None => Ok(Vec::new()),
     }
 }

@@ -1,7 +1,7 @@
 //! The adapters that a run begins with: new ones, or those of an earlier run.
 
-use common::adapter::{Adapter, AdapterConfig};
-use common::model::{AdapterLayout, AdapterSettings, Initialization, Model, ModelSpec};
+use common::adapter::{Adapter, AdapterConfig, TargetModules};
+use common::model::{ATTENTION, AdapterLayout, AdapterSettings, Initialization, Model, ModelSpec};
 use common::{Context, Error, Result};
 use serde_json::json;
 
@@ -32,11 +32,18 @@ impl InitialAdapters {
                 let mut peft = adapter.config.clone();
                 peft.base_model_name_or_path = Some(base);
                 peft.lora_dropout = config.noise.dropout.unwrap_or(peft.lora_dropout);
+                if adapter.config.is_composite && !model.config().is_composite {
+                    // The pattern is made for the whole model, and this is its text model alone.
+                    let [modules, _] = model.adapters(&adapter)?.peft_targets();
+                    peft.target_modules = Some(TargetModules::Names(modules));
+                }
+                place_on(&mut peft, model);
                 let values = Values::Earlier(Box::new(adapter), path.display().to_string());
                 Ok(Self { config: peft, values })
             }
             None => {
-                let settings = config.adapter.clone();
+                let mut settings = config.adapter.clone();
+                settings.targets = named(&settings.targets, model);
                 let [modules, parameters] = model.new_adapters(&settings)?.peft_targets();
                 // Names that the user chose stay as they are where all of them are modules.
                 let targets = match settings.targets.is_empty() || !parameters.is_empty() {
@@ -49,6 +56,7 @@ impl InitialAdapters {
                 }
                 let mut peft = AdapterConfig::new(base, settings.rank, settings.alpha, targets);
                 peft.target_parameters = (!parameters.is_empty()).then_some(parameters);
+                place_on(&mut peft, model);
                 peft.use_rslora = settings.rank_stabilized;
                 peft.lora_dropout = config.noise.dropout.unwrap_or(0.0);
                 if settings.initialization == Initialization::Gaussian {
@@ -73,5 +81,34 @@ impl InitialAdapters {
             Values::New(settings) => model.add_adapters(settings),
             Values::Earlier(adapter, path) => model.set_adapter(adapter).with_context(|| path.clone()),
         }
+    }
+}
+
+/// The targets by their names in the model, where `attention` stands for all projections of attention.
+fn named(targets: &[String], model: &ModelSpec) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for target in targets {
+        let meant = match target.as_str() {
+            ATTENTION => model.config().attention_targets(),
+            name => vec![name],
+        };
+        for name in meant {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_string());
+            }
+        }
+    }
+    names
+}
+
+/// Names the modules of an adapter as PEFT finds them in the whole model, of which the text model may be a part.
+/// The names of projections alone would be found in the part that reads images too.
+fn place_on(peft: &mut AdapterConfig, model: &ModelSpec) {
+    let is_composite = model.config().is_composite;
+    if let Some(TargetModules::Names(names)) = peft.target_modules.as_ref().filter(|_| is_composite) {
+        let escaped = |name: &String| name.strip_prefix("model.").unwrap_or(name).replace('.', r"\.");
+        let names: Vec<String> = names.iter().map(escaped).collect();
+        let pattern = format!(r"(?:.*\.)?language_model\.(?:.*\.)?(?:{})", names.join("|"));
+        peft.target_modules = Some(TargetModules::Pattern(pattern));
     }
 }

@@ -59,6 +59,7 @@ impl Setup {
         held_out: Option<Arc<Examples>>,
     ) -> Result<Self> {
         let spec = ModelSpec::read(&config.model.path, config.model.quantization)?;
+        spec.config().note_unused(&config.model.path);
         if config.model.router_loss.is_some() && spec.config().experts().next().is_none() {
             return Err(Error::usage(format!(
                 "--moe-aux-loss-coef: {} has no experts",

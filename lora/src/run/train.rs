@@ -7,7 +7,7 @@ use common::cli::{self, GrowingDirectory, Unit, interrupted, note};
 use common::device::cuda::Float16;
 use common::device::{Device, Vector};
 use common::kernels::adamw::Moments;
-use common::model::{Model, Noise};
+use common::model::{self, Model, Noise};
 use common::{Error, Result};
 use serde_json::Value;
 
@@ -53,6 +53,8 @@ pub(super) struct Run {
 /// Trains and returns the directory of the adapter; `None` for a dry run.
 pub fn train(config: Config) -> Result<Option<PathBuf>> {
     let destination = output::destination(&config)?;
+    // A model that is not supported is refused before its data is encoded.
+    model::Config::read(&config.model.path)?;
     let Prepared { examples, held_out, texts } =
         config.data.prepare(&config.model.path, config.random.seed)?;
     let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());

@@ -5,6 +5,7 @@
 mod bounds;
 mod data;
 mod datasets;
+mod families;
 mod hostile;
 mod memory;
 mod mixtures;

@@ -2,6 +2,7 @@
 
 use common::checkpoint::{Checkpoint, Tensor, write_file};
 use serde_json::{Value, json};
+use tests::experts::fuse_experts;
 
 use crate::place::Place;
 use crate::training::RUN;
@@ -23,24 +24,6 @@ fn families() -> [Value; 4] {
         json!({"model_type": "mixtral", "num_local_experts": 4}),
         json!({"model_type": "olmoe", "num_experts": 6, "num_experts_per_tok": 3}),
     ]
-}
-
-impl Place {
-    /// Stores the matrices of all experts of a layer as one tensor, as transformers 5 has them in memory.
-    fn fuse_experts(&self, config: &common::model::Config) {
-        let checkpoint = Checkpoint::open(&self.path("model")).unwrap();
-        let mut tensors: Vec<Tensor> = checkpoint.tensors().collect();
-        for modules in config.experts() {
-            let (mut values, [n, k]) = (Vec::new(), modules.shape);
-            for module in modules.experts.iter().flatten() {
-                let place = tensors.iter().position(|tensor| tensor.name == module.weight()).unwrap();
-                values.extend(tensors.remove(place).to_f32().unwrap());
-            }
-            let shape = vec![modules.experts.len(), n, k];
-            tensors.push(Tensor::from_f32(&modules.name, shape, &values));
-        }
-        write_file(&self.path("model/model.safetensors"), &tensors).unwrap();
-    }
 }
 
 /// `all` is what LLaMA-Factory finds in transformers 5: every linear layer, and no parameter of experts.
@@ -76,13 +59,12 @@ fn all_leaves_experts_out_and_experts_names_them() {
 fn both_layouts_of_experts_give_the_same_adapter() {
     for keys in families() {
         let place = Place::new();
-        let config = place.become_family(&keys);
         for quantized in ["--quantization-bit 4", ""] {
             let run = format!("{RUN} --max-steps 2 --force -o out --lora-target experts,o_proj {quantized}");
             place.become_family(&keys);
             place.train(&run);
             let (losses, adapter) = (place.losses("out"), place.adapter("out"));
-            place.fuse_experts(&config);
+            fuse_experts(&place.path("model"));
             place.train(&run);
             assert_eq!((place.losses("out"), place.adapter("out")), (losses, adapter), "{keys} {quantized}");
         }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
+mod families;
 mod folding;
 mod heads;
 mod hostile;

@@ -15,7 +15,34 @@ fn what_cannot_be_quantized_is_refused_by_name() {
         assert_eq!(parent.names(""), ["source"]);
         stderr_of(&assert)
     };
-    assert!(error_of(r#"{"model_type": "gpt2"}"#).contains("unknown model_type \"gpt2\""));
+    assert!(error_of(r#"{"model_type": "gpt2x"}"#).contains("unknown model_type \"gpt2x\""));
+    let error = error_of(r#"{"model_type": "gpt2"}"#);
+    assert!(error.contains("\"gpt2\" is not supported: its models have learned positions"), "{error}");
+    assert!(error.contains("hint: the nearest is llama; supported are qwen2 (Qwen2, Qwen2.5), "), "{error}");
+    for (model_type, what, nearest) in [
+        ("qwen2_vl", "reads images or sound", "qwen2"),
+        ("llama4", "attention in chunks", "llama"),
+        ("whisper", "an encoder of sound", ""),
+        ("qwen3_next", "linear attention", "qwen3_moe"),
+        ("qwen3_5", "linear attention", "qwen3"),
+        ("gpt_oss", "attention sinks", "qwen3_moe"),
+        ("gemma4", "heads of two sizes", "gemma3_text"),
+        ("gemma3n", "embeddings of each layer", "gemma3_text"),
+        ("deepseek_v3", "latent attention (MLA)", "qwen3_moe"),
+        ("glm4_moe_lite", "latent attention (MLA)", "qwen3_moe"),
+        ("glm4_moe", "a mixture of experts of a kind of its own", "qwen3_moe"),
+        ("jamba", "state-space layers (Mamba)", "llama"),
+        ("falcon_h1", "state-space layers (Mamba)", "llama"),
+        ("granitemoehybrid", "state-space layers (Mamba)", "granite"),
+        ("lfm2", "layers of convolution", "qwen3"),
+        ("bert", "an encoder, which generates no text", ""),
+        ("t5", "an encoder before its decoder", ""),
+    ] {
+        let error = error_of(&format!(r#"{{"model_type": "{model_type}"}}"#));
+        assert!(error.contains(&format!("{model_type:?} is not supported: its models have ")), "{error}");
+        let nearest = if nearest.is_empty() { String::new() } else { format!("the nearest is {nearest}; ") };
+        assert!(error.contains(what) && error.contains(&format!("hint: {nearest}supported are ")), "{error}");
+    }
     let with = |more: &str| CONFIG.replacen('{', &format!("{{{more}, "), 1);
     let gptq =
         error_of(&with(r#""quantization_config": {"quant_method": "gptq"}, "_name_or_path": "a/model""#));

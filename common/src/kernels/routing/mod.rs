@@ -42,7 +42,7 @@ enum Chosen {
     /// On the host.
     Cpu(cpu::Chosen),
     /// On a GPU.
-    Cuda(cuda::Chosen),
+    Cuda(Box<cuda::Chosen>),
 }
 
 /// Which rows a matrix has beside a [`Routing`].
@@ -142,7 +142,7 @@ pub fn forward(x: &Tensor, router: &Linear, spec: RoutingSpec) -> Result<Routing
         }
         Tensor::Cuda(x) => {
             let (chosen, weights) = cuda::forward(x, router, spec)?;
-            Ok(Routing { spec, tokens, weights, chosen: Chosen::Cuda(chosen) })
+            Ok(Routing { spec, tokens, weights, chosen: Chosen::Cuda(Box::new(chosen)) })
         }
     }
 }

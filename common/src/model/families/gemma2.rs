@@ -43,6 +43,7 @@ fn config(json: ConfigJson) -> Result<Config> {
         softcap: cap(json, "attn_logit_softcapping", SCORE_CAP),
         windows: has_window.into_iter().map(|has_window| window.filter(|_| has_window)).collect(),
         embedding_scale: (width as f32).sqrt(),
+        tied_head: true,
         logit_softcap: cap(json, "final_logit_softcapping", LOGIT_CAP),
         ..transformer
     }

@@ -55,6 +55,7 @@ fn config(json: ConfigJson) -> Result<Config> {
         attention_scale: Some(scalar.powf(-0.5) as f32),
         windows: has_window.iter().map(|has_window| has_window.then_some(window)).collect(),
         embedding_scale: (width as f32).sqrt(),
+        tied_head: true,
         ..transformer
     }
     .config_with(ropes)?;

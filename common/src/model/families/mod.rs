@@ -7,6 +7,7 @@ mod gemma3;
 mod glm4;
 mod granite;
 mod llama;
+mod ministral3;
 mod mistral;
 mod mixtral;
 mod olmo2;
@@ -17,6 +18,7 @@ mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 mod transformer;
+mod unsupported;
 
 use serde_json::Value;
 
@@ -24,7 +26,7 @@ pub use transformer::LINEAR_LAYERS;
 
 use super::Config;
 use super::config_json::ConfigJson;
-use crate::{Result, bail, error};
+use crate::{Result, bail};
 
 /// A family of models.
 pub(super) struct Family {
@@ -37,11 +39,12 @@ pub(super) struct Family {
 }
 
 /// Every family, in the order of messages.
-pub(super) static FAMILIES: [Family; 14] = [
+pub(super) static FAMILIES: [Family; 15] = [
     qwen2::FAMILY,
     qwen3::FAMILY,
     llama::FAMILY,
     mistral::FAMILY,
+    ministral3::FAMILY,
     gemma2::FAMILY,
     gemma3::FAMILY,
     phi3::FAMILY,
@@ -59,9 +62,7 @@ pub(super) fn parse(json: ConfigJson) -> Result<Config> {
     let model_type = json.text("model_type").unwrap_or_default();
     match FAMILIES.iter().find(|family| family.model_type == model_type) {
         Some(family) => (family.config)(json),
-        None => {
-            Err(error!("unknown model_type {model_type:?}").hint(format_args!("supported are {}", names())))
-        }
+        None => Err(unsupported::error(json, model_type)),
     }
 }
 
@@ -77,17 +78,4 @@ fn layer_types(json: ConfigJson, layers: usize) -> Result<Option<Vec<bool>>> {
         _ => bail!(Unsupported, "layer_types: full_attention or sliding_attention expected, found {kind}"),
     };
     types.iter().map(is_sliding).collect::<Result<_>>().map(Some)
-}
-
-/// The families as a sentence names them.
-fn names() -> String {
-    let name = |family: &Family| match family.models {
-        "" => family.model_type.to_string(),
-        models => format!("{} ({models})", family.model_type),
-    };
-    let names: Vec<String> = FAMILIES.iter().map(name).collect();
-    match names.split_last() {
-        Some((last, first)) => format!("{} and {last}", first.join(", ")),
-        None => String::new(),
-    }
 }

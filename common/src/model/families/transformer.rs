@@ -79,6 +79,8 @@ pub(super) struct Transformer<'a> {
     pub logit_scale: f32,
     /// See [`Config::logit_softcap`].
     pub logit_softcap: Option<f32>,
+    /// Whether the head is the embedding table where config.json does not say it.
+    pub tied_head: bool,
     /// Added to the mean of squares in norms where config.json does not say it.
     pub epsilon: f64,
 }
@@ -133,6 +135,7 @@ impl<'a> Transformer<'a> {
             input_scale: 1.0,
             logit_scale: 1.0,
             logit_softcap: None,
+            tied_head: false,
             epsilon: 1e-6,
         })
     }
@@ -165,9 +168,10 @@ impl<'a> Transformer<'a> {
             logit_scale: self.logit_scale,
             logit_softcap: self.logit_softcap,
             router_loss: self.experts.as_ref().and_then(|experts| experts.loss),
-            tied_head: json.flag("tie_word_embeddings"),
+            tied_head: json.get("tie_word_embeddings").map_or(self.tied_head, |tied| tied == true),
             max_positions: ropes.iter().map(|rope| rope.positions).min().unwrap_or(0),
             ropes,
+            is_composite: false,
         })
     }
 

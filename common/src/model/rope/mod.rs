@@ -150,6 +150,13 @@ impl Rope {
         self.longer.as_ref().is_some_and(|longer| tokens > longer.trained)
     }
 
+    /// Whether this is the length from which on a text has other angles, the same for all longer ones (LongRoPE).
+    pub fn switches_at(&self, tokens: usize) -> bool {
+        let switches =
+            |longer: &Longer| matches!(longer.scaling, Scaling::Long(_)) && tokens == longer.trained + 1;
+        self.longer.as_ref().is_some_and(switches)
+    }
+
     /// The angles of the tokens of a batch.
     pub(super) fn angles(&self, batch: &Batch, device: &Device) -> Result<Angles> {
         let parts = self.parts(batch);
