@@ -21,6 +21,7 @@
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
 //! | [`panics`] | panics of libraries, as errors |
 //! | [`text`] | tokenizer, chat templates, label masks |
+//! | [`world`] | runs of several processes, one on each GPU |
 
 pub mod adapter;
 pub mod chart;
@@ -41,6 +42,7 @@ pub mod models;
 pub mod nf4;
 pub mod panics;
 pub mod text;
+pub mod world;
 
 pub use error::{Context, Error, Result};
 

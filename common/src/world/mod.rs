@@ -1,0 +1,246 @@
+//! A run of several processes, its ranks: on each GPU one. Rank 0 alone writes results and speaks.
+//!
+//! A [`World`] of one process is inert, so that no caller asks how many there are.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `environment` | the place of a process in its run, as launchers say it |
+//! | `launch` | starts this program once for each GPU |
+//! | `rendezvous` | how ranks find each other |
+//! | `star` | their connections: gather on rank 0, spread from rank 0 |
+//! | `frame` | the bytes on a connection |
+//! | `ending` | why a run ends early |
+//! | `devices` | the GPU of each rank, and sums over the ranks of what is on it |
+//! | [`deal`](mod@deal) | deals work to ranks by weight |
+
+pub mod deal;
+mod devices;
+mod ending;
+mod environment;
+mod frame;
+mod launch;
+mod rendezvous;
+mod star;
+
+use std::cell::OnceCell;
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::device::DeviceChoice;
+use crate::device::cuda::Communicator;
+use crate::error::Kind;
+use crate::{Context, Error, Result, cli, error};
+
+use ending::Reason;
+use environment::{Environment, Place};
+use star::Star;
+
+/// The seconds that ranks wait for each other at the start, unless `QLORA_RENDEZVOUS_SECONDS` says otherwise.
+const RENDEZVOUS_SECONDS: usize = 600;
+/// The bytes of a file that are sent at a time.
+const CHUNK: u64 = 4 << 20;
+
+/// All processes of a run, seen from one of them.
+pub struct World {
+    rank: usize,
+    size: usize,
+    local_rank: usize,
+    /// The machine of every rank.
+    hosts: Vec<String>,
+    /// The connections to other ranks; `None` where there are none.
+    star: Option<Star>,
+    /// What adds up values on GPUs, once [`World::connect`] has made it.
+    communicator: OnceCell<Communicator>,
+}
+
+/// Runs `work` as a rank of the run that a launcher has begun; or else, where `choice` leaves all GPUs of this
+/// machine to use and there are several, once on each of them in processes of their own; or else here, alone.
+pub fn run(choice: DeviceChoice, work: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let environment = Environment(variable);
+    let Some(place) = environment.place()? else {
+        return match launch::Processes::wanted(&environment, choice)? {
+            Some(processes) => processes.run(),
+            None => work(&World::alone()),
+        };
+    };
+    launch::end_with_parent(&environment)?;
+    let seconds = environment.number("QLORA_RENDEZVOUS_SECONDS", usize::MAX)?.unwrap_or(RENDEZVOUS_SECONDS);
+    let world = World::join(&place, Duration::from_secs(seconds as u64))?;
+    let outcome = work(&world);
+    world.conclude(outcome)
+}
+
+impl World {
+    /// A run of one process.
+    pub fn alone() -> Self {
+        Self::new(0, 1, 0, Vec::new(), None)
+    }
+
+    fn new(rank: usize, size: usize, local_rank: usize, hosts: Vec<String>, star: Option<Star>) -> Self {
+        Self { rank, size, local_rank, hosts, star, communicator: OnceCell::new() }
+    }
+
+    /// Joins the other ranks. From then on, rank 0 alone speaks.
+    fn join(place: &Place, patience: Duration) -> Result<Self> {
+        let &Place { rank, size, local_rank, .. } = place;
+        if size == 1 {
+            return Ok(Self::new(rank, size, local_rank, Vec::new(), None));
+        }
+        let (star, hosts) = rendezvous::meet(place, patience)?;
+        if rank != 0 {
+            cli::mute();
+        }
+        Ok(Self::new(rank, size, local_rank, hosts, Some(star)))
+    }
+
+    /// The number of this process, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The number of processes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether this is rank 0, which alone writes results.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// The parts of all ranks, in the order of the ranks.
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, part: T) -> Result<Vec<T>> {
+        let Some(star) = &self.star else { return Ok(vec![part]) };
+        let parts = star.gather(serde_json::to_vec(&part)?)?;
+        let whole = star.spread(parts.join(&b'\n'))?;
+        whole.split(|byte| *byte == b'\n').map(|part| Ok(serde_json::from_slice(part)?)).collect()
+    }
+
+    /// What rank 0 makes, on all ranks.
+    pub fn from_first<T: Serialize + DeserializeOwned>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(star) = &self.star else { return make() };
+        let made = if self.is_first() { serde_json::to_vec(&make()?)? } else { Vec::new() };
+        Ok(serde_json::from_slice(&star.spread(made)?)?)
+    }
+
+    /// Waits until all ranks have come here.
+    pub fn meet(&self) -> Result<()> {
+        self.gather(()).map(|_| ())
+    }
+
+    /// The sums over all ranks, added in the order of the ranks.
+    pub fn sums<const N: usize>(&self, values: [f64; N]) -> Result<[f64; N]> {
+        let parts = self.gather(values.map(f64::to_bits).to_vec())?;
+        let mut sums = values;
+        for (index, sum) in sums.iter_mut().enumerate().filter(|_| self.size > 1) {
+            *sum = parts.iter().map(|part| part.get(index).map_or(0.0, |bits| f64::from_bits(*bits))).sum();
+        }
+        Ok(sums)
+    }
+
+    /// Whether the run stops here: a signal has asked a rank to stop, or a rank was lost.
+    pub fn stops(&self) -> bool {
+        let stops = cli::interrupted();
+        self.gather(stops).map_or(true, |all| all.contains(&true))
+    }
+
+    /// An error where ranks differ in one of these settings, which names it.
+    pub fn expect_same(&self, settings: &Map<String, Value>) -> Result<()> {
+        let all = self.gather(settings.clone())?;
+        let Some((first, others)) = all.split_first() else { return Ok(()) };
+        for (rank, other) in (1..).zip(others) {
+            let keys = first.keys().chain(other.keys());
+            if let Some(key) = keys.into_iter().find(|key| first.get(*key) != other.get(*key)) {
+                let shown = |settings: &Map<String, Value>| {
+                    settings.get(key).map_or("not set".to_owned(), |value| value.to_string())
+                };
+                let host = self.host(rank);
+                return Err(error!(
+                    "ranks differ in {key}: it is {} on rank 0 and {} on rank {rank}, on {host}",
+                    shown(first),
+                    shown(other)
+                )
+                .hint("start all ranks with the same settings, and the same model on every machine"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what rank 0 reads from `from` to `to` on all other ranks.
+    pub fn copy(&self, from: &mut dyn Read, to: &mut dyn Write) -> Result<()> {
+        let Some(star) = &self.star else { return Ok(()) };
+        loop {
+            let mut chunk = Vec::new();
+            if self.is_first() {
+                from.take(CHUNK).read_to_end(&mut chunk).context("cannot read what other ranks need")?;
+            }
+            let chunk = star.spread(chunk)?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            if !self.is_first() {
+                to.write_all(&chunk).context("cannot keep what rank 0 sends")?;
+            }
+        }
+    }
+
+    /// The machine of a rank.
+    fn host(&self, rank: usize) -> &str {
+        self.hosts.get(rank).map_or("this machine", String::as_str)
+    }
+
+    /// Ends the run on this rank. The other ranks are told of an error, which one rank reports.
+    fn conclude(&self, outcome: Result<()>) -> Result<()> {
+        let Some(star) = &self.star else { return outcome };
+        let error = match outcome {
+            Ok(()) => {
+                star.done();
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        // A rank that was told to stop because of another ends with an error of that kind, which is not its own.
+        let is_told = star.reason().is_some_and(|reason| !reason.is_interruption());
+        let is_own = error.kind() != Kind::Interrupted || !is_told;
+        if is_own {
+            star.failed(&error);
+        }
+        let reason = star.reason();
+        if matches!(reason, Some(Reason::Lost { rank: 0, .. })) && self.rank == 1 {
+            cli::speak();
+        }
+        match reason {
+            Some(reason) if !is_own || !self.is_first() => {
+                if self.is_first() {
+                    star.failed(&error);
+                }
+                Err(reason.error(&error))
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_world_of_one_is_inert() {
+        let world = World::alone();
+        assert_eq!((world.rank(), world.size(), world.is_first()), (0, 1, true));
+        assert_eq!(world.gather(7).unwrap(), [7]);
+        assert_eq!(world.from_first(|| Ok("it".to_owned())).unwrap(), "it");
+        let sums = world.sums([-0.0, f64::NAN]).unwrap();
+        assert!(sums[0].is_sign_negative() && sums[1].is_nan());
+        world.meet().unwrap();
+        world.expect_same(&Map::new()).unwrap();
+        world.copy(&mut &b"abc"[..], &mut Vec::new()).unwrap();
+        assert!(world.conclude(Err(Error::usage("no"))).unwrap_err().to_string().contains("no"));
+    }
+}
