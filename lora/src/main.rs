@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use common::cli::{self, Tool};
 use common::error::Kind;
+use common::world;
 use lora::arguments::Arguments;
 use lora::yaml;
 
@@ -25,9 +26,12 @@ fn hint(kind: Kind) -> Option<&'static str> {
 fn main() -> ExitCode {
     cli::run(Tool { name: "lora-train", hint }, |_: Arguments| {
         let (arguments, options) = yaml::complete(std::env::args_os().collect())?;
-        match lora::run::train::train(arguments.config(options)?)? {
-            Some(output) => cli::print_path(&output),
-            None => Ok(()),
-        }
+        world::run(arguments.device(), |world| {
+            let config = arguments.config(options, world.size())?;
+            match lora::run::train::train(config, world)? {
+                Some(output) => cli::print_path(&output),
+                None => Ok(()),
+            }
+        })
     })
 }

@@ -46,7 +46,7 @@ pub fn interrupted() -> bool {
 }
 
 /// Asks the tool to stop at the next safe point, as a first signal does.
-pub fn stop() {
+pub(crate) fn stop() {
     STOPPED.store(true, Ordering::SeqCst);
 }
 

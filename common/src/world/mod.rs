@@ -33,7 +33,7 @@ use serde_json::{Map, Value};
 use crate::device::DeviceChoice;
 use crate::device::cuda::Communicator;
 use crate::error::Kind;
-use crate::{Context, Error, Result, cli, error};
+use crate::{Context, Result, cli, error};
 
 use ending::Reason;
 use environment::{Environment, Place};
@@ -149,9 +149,17 @@ impl World {
         self.gather(stops).map_or(true, |all| all.contains(&true))
     }
 
-    /// An error where ranks differ in one of these settings, which names it.
-    pub fn expect_same(&self, settings: &Map<String, Value>) -> Result<()> {
-        let all = self.gather(settings.clone())?;
+    /// An error where the run ends because of another rank.
+    pub fn check(&self) -> Result<()> {
+        self.star.as_ref().map_or(Ok(()), Star::check)
+    }
+
+    /// An error where ranks differ in one of `settings`, which names it.
+    pub fn expect_same(&self, settings: impl FnOnce() -> Result<Map<String, Value>>) -> Result<()> {
+        if self.star.is_none() {
+            return Ok(());
+        }
+        let all = self.gather(settings()?)?;
         let Some((first, others)) = all.split_first() else { return Ok(()) };
         for (rank, other) in (1..).zip(others) {
             let keys = first.keys().chain(other.keys());
@@ -229,6 +237,7 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn a_world_of_one_is_inert() {
@@ -239,7 +248,7 @@ mod tests {
         let sums = world.sums([-0.0, f64::NAN]).unwrap();
         assert!(sums[0].is_sign_negative() && sums[1].is_nan());
         world.meet().unwrap();
-        world.expect_same(&Map::new()).unwrap();
+        world.expect_same(|| Err(Error::usage("not asked for"))).unwrap();
         world.copy(&mut &b"abc"[..], &mut Vec::new()).unwrap();
         assert!(world.conclude(Err(Error::usage("no"))).unwrap_err().to_string().contains("no"));
     }

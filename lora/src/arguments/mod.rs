@@ -107,14 +107,20 @@ impl AsRef<Common> for Arguments {
 }
 
 impl Arguments {
+    /// Where to compute.
+    pub fn device(&self) -> DeviceChoice {
+        if self.use_cpu { DeviceChoice::Cpu } else { self.device }
+    }
+
     /// Checks all options, waits for the model's path where it comes through a pipe, and returns the settings
-    /// of the run. `options` has every option with its value.
-    pub fn config(self, options: Options) -> Result<Config> {
+    /// of the run on `ranks` devices. `options` has every option with its value.
+    pub fn config(self, options: Options, ranks: usize) -> Result<Config> {
         let Self { data, adapter, optimization, reporting, .. } = &self;
         let random = optimization.random();
         let new_adapter = adapter.settings(random.seed)?;
         let noise = adapter.noise(optimization.neftune_alpha()?)?;
-        let (rates, length, batch) = (optimization.rates()?, optimization.length()?, optimization.batch()?);
+        let (rates, length) = (optimization.rates()?, optimization.length()?);
+        let batch = optimization.batch(ranks)?;
         let (schedule, optimizer) = (optimization.schedule()?, optimization.optimizer()?);
         data::check(data, optimization)?;
         reporting.check(data)?;
@@ -125,7 +131,7 @@ impl Arguments {
         };
         Ok(Config {
             model,
-            data: data::settings(data, optimization),
+            data: data::settings(data, optimization, batch),
             adapter: new_adapter,
             earlier_adapter: adapter.earlier_adapter()?.map(fs_err::canonicalize).transpose()?,
             noise,
@@ -140,7 +146,7 @@ impl Arguments {
             best: reporting.best(),
             saving: reporting.saving()?,
             device: DeviceSettings {
-                choice: if self.use_cpu { DeviceChoice::Cpu } else { self.device },
+                choice: self.device(),
                 vram_budget: self.vram_budget.map(|size| size.0),
             },
             output,

@@ -15,7 +15,7 @@ fn config(folder: &Path, options: &str) -> Config {
         option => option.into(),
     }));
     let (arguments, options) = crate::yaml::complete(line).unwrap();
-    arguments.config(options).unwrap()
+    arguments.config(options, 1).unwrap()
 }
 
 /// The recipe as `made-by.json` has it, with FOLDER for the folder of the model.

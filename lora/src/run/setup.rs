@@ -9,6 +9,7 @@ use common::device::Device;
 use common::device::cuda::Gpu;
 use common::kernels::adamw::MomentsSpec;
 use common::model::ModelSpec;
+use common::world::World;
 use serde_json::Value;
 
 use crate::config::Config;
@@ -57,6 +58,7 @@ impl Setup {
         recipe: Value,
         examples: Arc<Examples>,
         held_out: Option<Arc<Examples>>,
+        world: &World,
     ) -> Result<Self> {
         let spec = ModelSpec::read(&config.model.path, config.model.quantization)?;
         for examples in [Some(&examples), held_out.as_ref()].into_iter().flatten() {
@@ -77,7 +79,7 @@ impl Setup {
         };
         let schedule =
             Schedule::new(config.schedule, config.rates.peak, config.length.steps(order.steps_per_epoch())?);
-        let resumed = match resume::checkpoint(&config)? {
+        let resumed = match world.from_first(|| resume::checkpoint(&config))? {
             Some(path) => {
                 let progress = resume::progress(&path, &recipe, schedule.total)?;
                 Some((path, progress))
@@ -93,10 +95,11 @@ impl Setup {
         if config.optimizer.name.is_paged() {
             moments = moments.paged();
         }
-        let device = config.device.choice.open_in(config.model.float16)?;
+        let device = world.device(config.device.choice)?.open_in(config.model.float16)?;
+        world.connect(&device)?;
         let dropout = adapters.config.lora_dropout > 0.0;
         let request = pass_request(&config, &training, &order, &layout, dropout, &device);
-        let memory = MemoryPlan::new(&config, spec, &layout, &moments, request, &device)?;
+        let memory = MemoryPlan::new(&config, spec, &layout, &moments, request, &device, world)?;
         let parameters = layout.len;
         Ok(Self {
             config,
@@ -121,7 +124,7 @@ impl Setup {
 
     /// Shows the lines that users of LLaMA-Factory look for, and the plan of the memory.
     pub fn header(&self) {
-        let BatchSettings { micro_batch, accumulation } = self.config.batch;
+        let BatchSettings { micro_batch, accumulation, ranks } = self.config.batch;
         let neftune_alpha = self.config.noise.neftune_alpha;
         note("***** Running training *****");
         note(format_args!("  Num examples = {}", self.order.len()));
@@ -135,6 +138,9 @@ impl Setup {
         note(format_args!("  Num Epochs = {epochs}"));
         note(format_args!("  Instantaneous batch size per device = {micro_batch}"));
         note(format_args!("  Gradient Accumulation steps = {accumulation}"));
+        if ranks > 1 {
+            note(format_args!("  Number of devices = {ranks}, each with its part of every step"));
+        }
         note(format_args!("  Total train batch size = {}", self.config.batch.effective()));
         note(format_args!("  Total optimization steps = {}", self.schedule.total));
         note(format_args!("  Number of trainable parameters = {}", self.parameters));
