@@ -33,8 +33,8 @@ pub use input::{Input, Inputs, inputs, is_yaml};
 pub(crate) use interrupt::stop;
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use locations::{cache_directory, tool_path};
-pub(crate) use messages::{hint_of, mute, say_error, speak, tool_name};
 pub use messages::{Tool, is_quiet, note, note_lines, prompt, verbose, warn};
+pub(crate) use messages::{hint_of, mute, say_error, speak, tool_name};
 pub use output::{
     Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, file_version,
     is_unfinished, made_otherwise, no_follow, parts_of, recipe_of, temporary, write_file,

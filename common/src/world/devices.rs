@@ -66,7 +66,12 @@ impl World {
                 let parts = star.gather(bytemuck::cast_slice(values).to_vec())?;
                 for part in parts.iter().skip(1) {
                     if part.len() != size_of_val(&values[..]) {
-                        return Err(error!(Bug, "sums of {} values and of {} bytes", values.len(), part.len()));
+                        return Err(error!(
+                            Bug,
+                            "sums of {} values and of {} bytes",
+                            values.len(),
+                            part.len()
+                        ));
                     }
                     let part = part.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
                     values.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);

@@ -3,12 +3,12 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt, parent_id};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::environment::{DEFAULT_PORT, Environment, LOOPBACK};
 use crate::device::DeviceChoice;
@@ -111,9 +111,8 @@ fn pass_on(mut inputs: Vec<ChildStdin>) {
         match io::stdin().read(&mut buffer) {
             Ok(0) | Err(_) => return,
             // A process that does not read, because its arguments name its input, has closed its end.
-            Ok(count) => inputs.retain_mut(|input| {
-                input.write_all(&buffer[..count]).and_then(|()| input.flush()).is_ok()
-            }),
+            Ok(count) => inputs
+                .retain_mut(|input| input.write_all(&buffer[..count]).and_then(|()| input.flush()).is_ok()),
         }
     }
 }
@@ -191,14 +190,21 @@ impl Drop for Children {
     }
 }
 
-/// Has the system end this process with the one that started it, where that is this program.
+/// Stops the work of this process, as a signal does, once the process that started it is gone, where that was
+/// this program.
 pub(super) fn end_with_parent<F: Fn(&str) -> Option<String>>(environment: &Environment<F>) -> Result<()> {
-    match environment.text(RUN) {
-        Some(_) => set_parent_process_death_signal(Some(Signal::TERM))
-            .map_err(io::Error::from)
-            .context("cannot watch the process that has started this one"),
-        None => Ok(()),
+    if environment.text(RUN).is_none() {
+        return Ok(());
     }
+    let parent = parent_id();
+    let watch = move || {
+        while parent_id() == parent {
+            thread::sleep(10 * LOOK);
+        }
+        cli::stop();
+    };
+    let thread = thread::Builder::new().name("parent".to_owned()).spawn(watch);
+    thread.map(|_| ()).context("cannot watch the process that has started this one")
 }
 
 #[cfg(test)]

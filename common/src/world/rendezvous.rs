@@ -126,10 +126,8 @@ fn listen(place: &Place) -> Result<TcpListener> {
     let address = if is_loopback { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     let port = place.port;
     let listener = TcpListener::bind((address, port)).map_err(|problem| match problem.kind() {
-        io::ErrorKind::AddrInUse => {
-            error!("port {port}, at which rank 0 waits for the others, is in use")
-                .hint("set MASTER_PORT to another on all ranks; the port after it is the one that is used")
-        }
+        io::ErrorKind::AddrInUse => error!("port {port}, at which rank 0 waits for the others, is in use")
+            .hint("set MASTER_PORT to another on all ranks; the port after it is the one that is used"),
         _ => Error::from(problem)
             .context(format!("rank 0 cannot wait for the others at port {port}"))
             .hint("set MASTER_PORT to another on all ranks"),
@@ -272,11 +270,10 @@ fn knock(stream: &mut TcpStream, hello: &[u8]) -> Result<Option<Vec<String>>> {
             cli::mute();
             Err(error!("rank 0 has ended the run").hint("the message of rank 0 says why"))
         }
-        Ok((Kind::Refused, why)) => Err(error!(
-            "rank 0 lets this process not join: {}",
-            String::from_utf8_lossy(&why)
-        )
-        .hint("set MASTER_PORT to a port that no other run uses, on all ranks")),
+        Ok((Kind::Refused, why)) => {
+            Err(error!("rank 0 lets this process not join: {}", String::from_utf8_lossy(&why))
+                .hint("set MASTER_PORT to a port that no other run uses, on all ranks"))
+        }
         _ => Ok(None),
     }
 }

@@ -58,8 +58,7 @@ impl Star {
         for ((stream, rank, host), writer) in connections.into_iter().zip(&writers) {
             let (sender, parts) = mpsc::channel();
             let all = if is_first { writers.clone() } else { Vec::new() };
-            let reader =
-                Reader { stream, rank, host, parts: sender, ending: Arc::clone(&ending), all };
+            let reader = Reader { stream, rank, host, parts: sender, ending: Arc::clone(&ending), all };
             let thread = thread::Builder::new().name(format!("rank {rank}"));
             thread.spawn(move || reader.read()).context("cannot listen to other ranks")?;
             peers.push(Peer { writer: Arc::clone(writer), parts });

@@ -30,7 +30,8 @@ impl Share {
             false => deal(&lengths, world.size()),
         };
         let own = dealt.get(world.rank()).map_or(&[][..], Vec::as_slice);
-        let before = own.first().filter(|_| has_noise).map_or(0, |&first| lengths[..first].iter().sum::<usize>());
+        let before =
+            own.first().filter(|_| has_noise).map_or(0, |&first| lengths[..first].iter().sum::<usize>());
         let examples = examples.into_iter().enumerate();
         let examples = examples.filter(|(index, _)| own.binary_search(index).is_ok());
         Self {

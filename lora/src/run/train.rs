@@ -75,8 +75,7 @@ pub fn train(config: Config, world: &World) -> Result<Option<PathBuf>> {
         preview::show(&setup);
         return Ok(None);
     }
-    let directory =
-        destination.map(|destination| output::open(&setup.config, &destination)).transpose()?;
+    let directory = destination.map(|destination| output::open(&setup.config, &destination)).transpose()?;
     setup.header();
     let first_step = setup.first_step();
     let mut run = Run::load(setup, texts, directory, world)?;

@@ -4,9 +4,9 @@ use common::checkpoint::check_unchanged;
 use common::cli::{interrupted, note};
 use common::data::passes::{pack, passes};
 use common::device::Vector;
+use common::error::Kind;
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
 use common::model::{Adapters, Batch, Loss, Model, Noise, PassPlan, Supervised};
-use common::error::Kind;
 use common::world::World;
 use common::{Context, Error, Result, error};
 

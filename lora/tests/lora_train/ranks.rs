@@ -112,7 +112,8 @@ fn every_number_of_ranks_has_the_same_losses() {
         place.train(&format!("{} {options} -o {}", run_of(1), output(1)));
         for size in [2, 3, 4] {
             let said = train(&place, size, &format!("{} {options} -o {}", run_of(size), output(size)));
-            for line in [format!("Number of devices = {size}, "), "Total train batch size = 12\n".to_owned()] {
+            for line in [format!("Number of devices = {size}, "), "Total train batch size = 12\n".to_owned()]
+            {
                 assert!(said.contains(&line), "{line}: {said}");
             }
             for field in ["loss", "eval_loss", "lr", "total_tokens"] {
@@ -139,8 +140,283 @@ fn a_number_of_ranks_gives_the_same_bytes_every_time_and_one_rank_those_without_
     train(&place, 1, &format!("{} -o launched", run_of(1)));
     place.train(&format!("{} -o alone", run_of(1)));
     assert_eq!(place.adapter("launched"), place.adapter("alone"));
-    assert_eq!(
-        place.bytes("launched/checkpoint-4/progress.json").len(),
-        place.bytes("alone/checkpoint-4/progress.json").len()
+    let progress = |output: &str| place.json(&format!("{output}/checkpoint-4/progress.json"));
+    assert_eq!((progress("a")["ranks"].as_u64(), progress("launched").get("ranks")), (Some(2), None));
+}
+
+#[test]
+fn a_run_is_resumed_by_as_many_ranks_exactly_and_by_another_number_nearly() {
+    let place = place();
+    let run = |ranks: usize, output: &str| format!("{} {NOISE} --save-steps 2 -o {output}", run_of(ranks));
+    train(&place, 2, &run(2, "whole"));
+    let from = "--resume-from-checkpoint whole/checkpoint-2";
+    let said = train(&place, 2, &format!("{} {from}", run(2, "same")));
+    assert!(!said.contains("was trained by"), "{said}");
+    assert_eq!(place.adapter("same"), place.adapter("whole"));
+    assert_eq!(place.losses("same"), place.losses("whole"));
+    let said = train(&place, 3, &format!("{} {from}", run(3, "more")));
+    assert!(
+        said.contains("it was trained by 2 devices, and now by 3 devices: the losses are the same"),
+        "{said}"
     );
+    place.train(&format!("{} {from}", run(1, "one")));
+    for output in ["more", "one"] {
+        assert_close(output, &place.losses(output), &place.losses("whole"));
+        assert_same_adapter(&place, output, "whole");
+    }
+    // With another global batch it would be another run.
+    let runs = ranks(&place, 3, &format!("{} {from}", run(2, "other")));
+    assert!(runs[0].stderr.contains("effective_batch was 12, now 18"), "{}", runs[0].stderr);
+}
+
+#[test]
+fn ranks_on_a_machine_without_the_data_get_the_tokens_of_rank_0() {
+    let place = place();
+    let run = format!("{} --eval-data held-out.json", run_of(2).replace("--val-size 5", ""));
+    place.write("held-out.json", place.bytes("data.json"));
+    train(&place, 2, &format!("{run} -o here"));
+    let (listener, port) = free_port();
+    drop(listener);
+    let mut other = rank(&place, 1, 2, port, &format!("{run} -o there"));
+    // Nothing that rank 0 tokenizes can be read there, nor the data.
+    let elsewhere = place.make("elsewhere");
+    std::os::unix::fs::symlink(place.path("model"), elsewhere.join("model")).unwrap();
+    other.current_dir(elsewhere).env("XDG_CACHE_HOME", place.path("elsewhere/cache"));
+    let mut first = rank(&place, 0, 2, port, &format!("{run} -o there"));
+    // Where the cache cannot be made, the tokens of rank 0 have no name.
+    first.env("XDG_CACHE_HOME", place.path("data.json"));
+    together([first, other]).iter().for_each(|run| run.assert_code(0));
+    assert_eq!(place.adapter("there"), place.adapter("here"));
+    assert!(!place.path("elsewhere/there").exists(), "rank 0 alone writes");
+}
+
+/// Runs that fail: rank 0 says this, with a hint, and the others nothing; nothing is left.
+fn assert_one_error(place: &Place, runs: &[Run], code: i32, error: &str) {
+    for (index, run) in runs.iter().enumerate() {
+        assert_eq!(run.code, Some(code), "rank {index}: {}", run.stderr);
+        assert_eq!(run.stdout, "", "rank {index}");
+    }
+    let said = &runs[0].stderr;
+    assert!(said.contains(error), "{error}: {said}");
+    assert_eq!((said.matches("error:").count(), said.matches("hint:").count()), (1, 1), "{said}");
+    assert!(runs[1..].iter().all(|run| run.stderr.is_empty()), "{runs:?}");
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn ranks_that_differ_end_with_one_error_that_names_the_difference() {
+    let place = place();
+    tests::tiny_model::write(&place.path("other/model"), 8);
+    place.write("other/data.json", place.bytes("data.json"));
+    let run = format!("{} -o out", run_of(2));
+    let (listener, port) = free_port();
+    drop(listener);
+    let runs = together([
+        rank(&place, 0, 2, port, &run),
+        rank(&place, 1, 2, port, &run.replace("--max-steps 4", "--max-steps 5")),
+    ]);
+    assert_one_error(&place, &runs, 1, "ranks differ in max_steps: it is 4 on rank 0 and 5 on rank 1");
+    let mut other = rank(&place, 1, 2, port, &run);
+    other.current_dir(place.path("other"));
+    let runs = together([rank(&place, 0, 2, port, &run), other]);
+    assert_one_error(&place, &runs, 1, "ranks differ in the model: it is \"");
+    let mut other = rank(&place, 1, 2, port, &run);
+    other.env("WORLD_SIZE", "3");
+    let runs = together([rank(&place, 0, 2, port, &run), other]);
+    assert_one_error(&place, &runs, 1, "counts 3 ranks, and rank 0 counts 2");
+}
+
+#[test]
+fn an_error_of_one_rank_or_of_all_is_said_once() {
+    let place = place();
+    let run = format!("{} -o out", run_of(2));
+    let (listener, port) = free_port();
+    drop(listener);
+    let mut other = rank(&place, 1, 2, port, &run);
+    other.current_dir(place.make("empty"));
+    let runs = together([rank(&place, 0, 2, port, &run), other]);
+    assert_one_error(&place, &runs, 1, "rank 1 on ");
+    assert!(runs[0].stderr.contains("model"), "{}", runs[0].stderr);
+    let runs = ranks(&place, 3, &run.replace("--learning-rate 1e-2", "--learning-rate 0"));
+    assert_one_error(&place, &runs, 2, "--learning-rate: a positive number expected");
+    let runs = ranks(&place, 3, &run.replace("--data data.json", "--data none.json"));
+    assert_one_error(&place, &runs, 1, "none.json");
+    let runs =
+        ranks(&place, 2, &run.replace("1e-2", "1e30 --max-grad-norm 0").replace("steps 4", "steps 40"));
+    assert!(runs[0].stderr.contains("step ") && runs[0].stderr.contains("is NaN"), "{}", runs[0].stderr);
+    assert_eq!((runs[0].code, runs[1].code, runs[1].stderr.as_str()), (Some(1), Some(1), ""));
+}
+
+#[test]
+fn a_beginning_that_fails_says_who_is_missing() {
+    let place = place();
+    let run = format!("{} -o out", run_of(3));
+    let soon = |mut command: Command| {
+        command.env("QLORA_RENDEZVOUS_SECONDS", "1");
+        command
+    };
+    let (listener, port) = free_port();
+    // Another program has the port.
+    let said = end(start(rank(&place, 0, 3, port, &run)));
+    let expected = format!("port {}, at which rank 0 waits for the others, is in use", port + 1);
+    assert_one_error(&place, &[said], 1, &expected);
+    drop(listener);
+    let missing: Vec<Run> = together([0, 2].map(|index| soon(rank(&place, index, 3, port, &run))));
+    assert_one_error(&place, &missing, 1, "waiting for rank 1 of 3; here: 0 on ");
+    let alone = end(start(soon(rank(&place, 1, 3, port, &run))));
+    // One rank of each machine says that rank 0 is missing.
+    assert_eq!((alone.code, alone.stderr.as_str()), (Some(1), ""));
+    let mut first_of_its_machine = soon(rank(&place, 1, 3, port, &run));
+    first_of_its_machine.env("LOCAL_RANK", "0");
+    let alone = end(start(first_of_its_machine));
+    assert_one_error(&place, &[alone], 1, "rank 1 cannot reach rank 0 at 127.0.0.1:");
+}
+
+#[test]
+fn wrong_variables_are_wrong_usage() {
+    let place = place();
+    for (name, value, said) in [
+        ("MASTER_ADDR", "", "WORLD_SIZE is set and MASTER_ADDR is not"),
+        ("RANK", "2", "RANK: a number below 2 expected, found \"2\""),
+        ("WORLD_SIZE", "two", "WORLD_SIZE: a number below 65537 expected, found \"two\""),
+        ("MASTER_PORT", "99999", "MASTER_PORT"),
+    ] {
+        let mut command = rank(&place, 0, 2, 29500, &format!("{} -o out", run_of(2)));
+        command.env(name, value);
+        assert_one_error(&place, &[end(start(command))], 2, said);
+    }
+}
+
+/// Reads what a process says until a line has `text` in it.
+fn wait_for(said: &mut impl BufRead, text: &str) {
+    let mut line = String::new();
+    while !line.contains(text) {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "{text:?} was never said");
+    }
+}
+
+fn signal(id: u32, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// A run that takes long enough to be disturbed.
+fn long(ranks: usize, output: &str) -> String {
+    let run =
+        run_of(ranks).replace("--max-steps 4", "--max-steps 60").replace("--eval-steps 2", "--eval-steps 60");
+    format!("{} -o {output}", run.replace("--logging-steps 1", "--logging-steps 10"))
+}
+
+#[test]
+fn a_rank_that_is_lost_ends_the_run_and_what_was_saved_resumes() {
+    let place = place();
+    train(&place, 3, &long(3, "whole"));
+    for lost in [2, 0] {
+        let output = format!("without-{lost}");
+        let (listener, port) = free_port();
+        drop(listener);
+        let run = format!("{} --save-steps 5", long(3, &output));
+        let mut children: Vec<Child> =
+            (0..3).map(|index| start(rank(&place, index, 3, port, &run))).collect();
+        let mut said = BufReader::new(children[0].stderr.take().unwrap());
+        wait_for(&mut said, "step 20/60");
+        signal(children[lost].id(), "KILL");
+        let begun = Instant::now();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+        let runs: Vec<Run> = children.into_iter().map(end).collect();
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        for (index, run) in runs.iter().enumerate().filter(|(index, _)| *index != lost) {
+            assert_eq!(run.code, Some(1), "rank {index}: {text}{}", run.stderr);
+        }
+        let (speaker, silent) = if lost == 0 { (&runs[1].stderr, &runs[2]) } else { (&text, &runs[1]) };
+        assert!(speaker.contains(&format!("error: rank {lost} on ")), "{speaker}");
+        assert!(
+            speaker.contains("was lost: its connection has ended") && speaker.contains("hint:"),
+            "{speaker}"
+        );
+        assert_eq!(silent.stderr, "", "one rank says it");
+        // Rank 0 saves the last step that all have taken.
+        assert_eq!(speaker.contains(" is saved"), lost != 0, "{speaker}");
+        let resumed = format!("{} --save-steps 5 --resume", long(3, &output));
+        train(&place, 3, &resumed);
+        assert_eq!(place.adapter(&output), place.adapter("whole"));
+        assert_eq!(place.losses(&output), place.losses("whole"));
+    }
+}
+
+#[test]
+fn a_signal_to_one_rank_stops_all_at_the_same_step() {
+    let place = place();
+    train(&place, 2, &long(2, "whole"));
+    let (listener, port) = free_port();
+    drop(listener);
+    let mut children: Vec<Child> =
+        (0..2).map(|index| start(rank(&place, index, 2, port, &long(2, "stopped")))).collect();
+    let mut said = BufReader::new(children[0].stderr.take().unwrap());
+    wait_for(&mut said, "step 10/60");
+    signal(children[1].id(), "TERM");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+    let runs: Vec<Run> = children.into_iter().map(end).collect();
+    assert_eq!(runs.iter().map(|run| run.code).collect::<Vec<_>>(), [Some(130), Some(130)], "{text}");
+    assert!(text.contains("error: interrupted; stopped/checkpoint-"), "{text}");
+    assert_eq!(runs[1].stderr, "");
+    train(&place, 2, &format!("{} --resume", long(2, "stopped")));
+    assert_eq!(place.adapter("stopped"), place.adapter("whole"));
+}
+
+/// The tool as one command that starts its own processes.
+fn launcher(place: &Place, processes: usize, arguments: &str) -> Command {
+    let mut command = std::ops::Deref::deref(place).command(env!("CARGO_BIN_EXE_lora-train"));
+    command.args(arguments.split_whitespace()).env("XDG_CACHE_HOME", place.path("cache"));
+    command.env("NPROC_PER_NODE", processes.to_string());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn one_command_starts_a_process_for_each_device() {
+    let place = place();
+    train(&place, 2, &format!("{} -o ranks", run_of(2)));
+    let run = end(start(launcher(&place, 2, &format!("{} -o out", run_of(2)))));
+    run.assert_code(0);
+    assert_eq!(run.stdout, "out\n");
+    assert_eq!(run.stderr.matches("Running training").count(), 1, "one log: {}", run.stderr);
+    assert_eq!(place.adapter("out"), place.adapter("ranks"));
+    // The path of the model comes through a pipe, to every process.
+    let arguments = format!("{} -o piped", run_of(2)).replacen("model ", "", 1);
+    let mut command = launcher(&place, 2, &arguments);
+    place.write("paths", "model\n");
+    command.stdin(std::fs::File::open(place.path("paths")).unwrap());
+    let run = end(start(command));
+    run.assert_code(0);
+    assert_eq!(place.adapter("piped"), place.adapter("ranks"));
+    let run = end(start(launcher(&place, 2, &format!("{} -o none --lora-target z_proj", run_of(2)))));
+    run.assert_code(2);
+    assert_eq!(run.stderr.matches("error:").count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn one_command_passes_signals_on_and_ends_all_processes_with_itself() {
+    let place = place();
+    train(&place, 2, &long(2, "whole"));
+    for name in ["TERM", "KILL"] {
+        let output = format!("stopped-{name}");
+        let mut child = start(launcher(&place, 2, &format!("{} --save-steps 5", long(2, &output))));
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        wait_for(&mut said, "step 10/60");
+        signal(child.id(), name);
+        let mut text = String::new();
+        // It ends when the last process has.
+        std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+        let code = child.wait().unwrap().code();
+        assert_eq!(code, if name == "TERM" { Some(130) } else { None }, "{text}");
+        assert!(text.contains(&format!("error: interrupted; {output}/checkpoint-")), "{text}");
+        assert_eq!(text.matches("error:").count(), 1, "{text}");
+        end(start(launcher(&place, 2, &format!("{} --save-steps 5 --resume", long(2, &output)))))
+            .assert_code(0);
+        assert_eq!(place.adapter(&output), place.adapter("whole"));
+    }
 }

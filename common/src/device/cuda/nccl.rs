@@ -57,7 +57,8 @@ struct Functions {
     get_unique_id: unsafe extern "C" fn(*mut UniqueId) -> c_int,
     init: unsafe extern "C" fn(*mut Handle, c_int, UniqueId, c_int, *mut Config) -> c_int,
     async_error: unsafe extern "C" fn(Handle, *mut c_int) -> c_int,
-    all_reduce: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, CUstream) -> c_int,
+    all_reduce:
+        unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, CUstream) -> c_int,
     abort: unsafe extern "C" fn(Handle) -> c_int,
     error_string: unsafe extern "C" fn(c_int) -> *const c_char,
     last_error: unsafe extern "C" fn(Handle) -> *const c_char,
@@ -83,8 +84,12 @@ impl Functions {
                 .get::<unsafe extern "C" fn(*mut c_int) -> c_int>(b"ncclGetVersion\0")
                 .map_err(missing)?;
             if get_version(&mut version) != SUCCESS || version < OLDEST {
-                return Err(error!("NCCL {} or newer is needed, found {}", Version(OLDEST), Version(version))
-                    .hint(libraries::NCCL_HINT));
+                return Err(error!(
+                    "NCCL {} or newer is needed, found {}",
+                    Version(OLDEST),
+                    Version(version)
+                )
+                .hint(libraries::NCCL_HINT));
             }
             Ok(Self {
                 get_unique_id: *library.get(b"ncclGetUniqueId\0").map_err(missing)?,
