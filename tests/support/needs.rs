@@ -10,8 +10,10 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use common::device::cuda::Gpu;
+
 /// The names that `QLORA_TEST_REQUIRE` may have.
-const NAMES: [&str; 5] = ["model", "nvrtc", "templates", "shared", "fetch"];
+const NAMES: [&str; 6] = ["model", "nvrtc", "templates", "shared", "fetch", "gpus"];
 
 /// The directory of SmolLM2-135M-Instruct, which `make test` downloads.
 pub fn model() -> Option<PathBuf> {
@@ -37,6 +39,17 @@ pub fn fetch() -> Option<PathBuf> {
     let test = std::env::current_exe().expect("the path of this test");
     let built = test.ancestors().nth(2).expect("a folder of binaries").join("fetch");
     existing("fetch", &built, "`cargo test --workspace` or `cargo build -p fetch` builds it")
+}
+
+/// At least `count` GPUs in this machine.
+pub fn gpus(count: usize) -> Option<()> {
+    match Gpu::count() {
+        found if found >= count => Some(()),
+        found => {
+            skip("gpus", &format!("there are {found} GPUs, and it needs {count}"));
+            None
+        }
+    }
 }
 
 /// NVIDIA's run-time compiler, from what was found when it was looked for.
