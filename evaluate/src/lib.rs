@@ -10,6 +10,8 @@
 //! | [`texts`] | the prompts of a model as tokens |
 //! | [`score`] | log-probabilities of the letters; what prompts begin with alike is computed once |
 //! | [`scored`] | the scores of a subject's questions |
+//! | [`parts`] | which passes of which subjects each rank scores |
+//! | [`collector`] | the scores of all subjects, as ranks find them |
 //! | [`report`] | accuracies as a table, as JSON and as a chart |
 //! | [`ranking`] | several models in one table, best first |
 //! | [`compare`] | two reports question by question |
@@ -19,11 +21,13 @@
 
 pub mod accuracy;
 pub mod arguments;
+pub mod collector;
 pub mod compare;
 pub mod identity;
 pub mod journal;
 pub mod loss;
 pub mod outputs;
+pub mod parts;
 pub mod questions;
 pub mod ranking;
 pub mod report;

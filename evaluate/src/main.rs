@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use common::cli::{self, Tool};
 use common::error::Kind;
+use common::world::{self, World};
 use common::{Error, Result, error, models};
 use evaluate::accuracy::rank_by_accuracy;
 use evaluate::arguments::Arguments;
@@ -40,6 +41,11 @@ fn run(arguments: Arguments) -> Result<()> {
             Error::usage(format!("--style hendrycks asks MMLU, not {task}")).hint("leave --style out")
         );
     }
+    world::run(arguments.model.device, |world| rank_models(&arguments, world))
+}
+
+/// Prints the accuracies or the losses of models, which all ranks compute together.
+fn rank_models(arguments: &Arguments, world: &World) -> Result<()> {
     let directories = cli::inputs(&arguments.models)?.directories_or_yaml()?;
     if directories.is_empty() {
         return Err(error!("no directory among the inputs").hint("name the directory of a model"));
@@ -48,7 +54,7 @@ fn run(arguments: Arguments) -> Result<()> {
         return Err(Error::usage("--details: one model expected").hint("name the models one by one"));
     }
     match &arguments.loss {
-        Some(file) => rank_by_loss(&directories, file, &arguments),
-        None => rank_by_accuracy(&directories, &arguments),
+        Some(file) => rank_by_loss(&directories, file, arguments, world),
+        None => rank_by_accuracy(&directories, arguments, world),
     }
 }

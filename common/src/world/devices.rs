@@ -22,17 +22,17 @@ impl World {
         device(choice, self.local_rank, self.size, Gpu::count)
     }
 
-    /// Makes sums over the ranks of values on `device` possible. Called on all ranks, before the free memory of
-    /// the device is looked at.
-    pub fn connect(&self, device: &Device) -> Result<()> {
-        let Some(star) = &self.star else { return Ok(()) };
+    /// Fails where ranks share a GPU, or where only some have one. Called on all ranks.
+    pub fn compare(&self, device: &Device) -> Result<()> {
+        if self.star.is_none() {
+            return Ok(());
+        }
         let card = match device {
             Device::Cpu => Card { name: None, identity: String::new() },
             Device::Cuda(gpu) => Card { name: Some(gpu.name().to_owned()), identity: gpu.identity()? },
         };
         let cards = self.gather(card)?;
         check(&cards, &self.hosts)?;
-        let Device::Cuda(gpu) = device else { return Ok(()) };
         let others: Vec<&Card> = cards.iter().filter(|card| card.name != cards[0].name).collect();
         if let [other, ..] = others[..] {
             let name = |card: &Card| card.name.clone().unwrap_or_default();
@@ -42,6 +42,14 @@ impl World {
                 name(other)
             ));
         }
+        Ok(())
+    }
+
+    /// Makes sums over the ranks of values on `device` possible. Called on all ranks, before the free memory of
+    /// the device is looked at. Fails as [`World::compare`] does.
+    pub fn connect(&self, device: &Device) -> Result<()> {
+        self.compare(device)?;
+        let (Some(star), Device::Cuda(gpu)) = (&self.star, device) else { return Ok(()) };
         let id = self.from_first(Communicator::unique_id)?;
         let communicator = Communicator::new(gpu, &id, self.rank, self.size, &|| star.check())?;
         let mut one = Vector::from_vec(vec![1.0], device)?;

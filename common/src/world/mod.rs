@@ -41,6 +41,8 @@ use star::Star;
 
 /// The seconds that ranks wait for each other at the start, unless `QLORA_RENDEZVOUS_SECONDS` says otherwise.
 const RENDEZVOUS_SECONDS: usize = 600;
+/// The time between two looks for what other ranks have sent.
+const MOMENT: Duration = Duration::from_millis(2);
 /// The bytes of a file that are sent at a time.
 const CHUNK: u64 = 4 << 20;
 
@@ -177,6 +179,26 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Sends something to rank 0, which asks for it with [`World::sent_by`]. Called on other ranks than 0.
+    pub fn send<T: Serialize>(&self, item: &T) -> Result<()> {
+        match &self.star {
+            Some(star) => star.gather(serde_json::to_vec(item)?).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// The next thing that another rank has sent to this one, rank 0; `None` where nothing has come yet.
+    pub fn sent_by<T: DeserializeOwned>(&self, rank: usize) -> Result<Option<T>> {
+        let part = self.star.as_ref().map_or(Ok(None), |star| star.received(rank))?;
+        Ok(part.map(|part| serde_json::from_slice(&part)).transpose()?)
+    }
+
+    /// Waits a moment for other ranks; an error where the run ends.
+    pub fn wait_a_moment(&self) -> Result<()> {
+        std::thread::sleep(MOMENT);
+        self.check()
     }
 
     /// Copies what rank 0 reads from `from` to `to` on all other ranks.

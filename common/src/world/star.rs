@@ -4,7 +4,7 @@
 //! each connection, so that a rank that is lost is noticed at once, whatever the others are doing.
 
 use std::net::TcpStream;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -86,6 +86,16 @@ impl Star {
             return Ok(whole);
         }
         self.peers.first().map_or(Ok(whole), |first| self.receive(first))
+    }
+
+    /// The part that a rank has sent to this one, rank 0; `None` where none has come yet.
+    pub(super) fn received(&self, rank: usize) -> Result<Option<Vec<u8>>> {
+        let peer = rank.checked_sub(1).and_then(|index| self.peers.get(index));
+        match peer.map(|peer| peer.parts.try_recv()) {
+            Some(Ok(part)) => Ok(Some(part)),
+            Some(Err(TryRecvError::Disconnected)) => self.wait_for_the_end(),
+            Some(Err(TryRecvError::Empty)) | None => self.check().map(|()| None),
+        }
     }
 
     /// Sends a part. What fails shows at the other end of the connection too, where a thread reads it.

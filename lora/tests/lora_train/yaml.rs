@@ -56,7 +56,7 @@ fn a_file_trains_and_what_it_came_to_trains_the_same() {
         "Total optimization steps = 6\n",
         "Number of trainable parameters = 1792\n",
         "preprocessing_num_workers: no effect here: all cores are used",
-        "ddp_timeout: no effect here: one process trains",
+        "ddp_timeout: no effect here: ranks wait for each other for as long as all are there",
     ] {
         assert!(said.contains(line), "{line} is missing from {said}");
     }
