@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     cli::run(Tool { name: "lora-train", hint }, |_: Arguments| {
         let (arguments, options) = yaml::complete(std::env::args_os().collect())?;
         world::run(arguments.device(), |world| {
-            let config = arguments.config(options, world.size())?;
+            let config = arguments.config(options, world)?;
             match lora::run::train::train(config, world)? {
                 Some(output) => cli::print_path(&output),
                 None => Ok(()),

@@ -29,6 +29,7 @@ use crate::{Error, Result};
 
 pub use arguments::Common;
 pub use escape::{one_line, quoted, quoted_path};
+pub(crate) use input::from_stdin;
 pub use input::{Input, Inputs, inputs, is_yaml};
 pub(crate) use interrupt::stop;
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};

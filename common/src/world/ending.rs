@@ -12,7 +12,7 @@ use crate::{Error, cli};
 
 /// The time in which a rank ends by itself after another was lost. A process that waits for a device or a disk
 /// is ended then.
-const GRACE: Duration = Duration::from_secs(25);
+pub(super) const GRACE: Duration = Duration::from_secs(17);
 
 /// An error as ranks tell it each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

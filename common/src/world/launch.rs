@@ -1,10 +1,9 @@
-//! Starts this program once for each GPU of the machine, as torchrun would: passes signals and standard input
-//! on, and ends all processes when one fails. Rank 0 alone writes to standard output, and alone speaks.
+//! Starts this program once for each GPU of the machine, as torchrun would: passes signals on, and ends all
+//! processes when one fails. Rank 0 alone has standard input and output, and alone speaks.
 
-use std::io::{self, IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::{CommandExt, ExitStatusExt, parent_id};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,6 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::environment::{DEFAULT_PORT, Environment, LOOPBACK};
 use crate::device::DeviceChoice;
-use crate::device::cuda::Gpu;
 use crate::error::Kind;
 use crate::{Context, Error, Result, cli, error};
 
@@ -21,7 +19,7 @@ const RUN: &str = "QLORA_RUN";
 /// The time between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(20);
 /// The time that the others have to end by themselves after one has failed.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(28);
 /// More processes than a machine has GPUs.
 const MOST_PROCESSES: usize = 1 << 10;
 /// More machines than a run has.
@@ -42,13 +40,14 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// The processes to start, as LLaMA-Factory counts them: one for each GPU that can be seen, or
+    /// The processes to start, as LLaMA-Factory counts them: one for each of the `gpus` that can be seen, or
     /// `NPROC_PER_NODE`, on each of `NNODES` machines. `None` where this process is all.
     pub(super) fn wanted<F: Fn(&str) -> Option<String>>(
         environment: &Environment<F>,
         choice: DeviceChoice,
+        gpus: impl Fn() -> usize,
     ) -> Result<Option<Self>> {
-        let gpus = || if choice == DeviceChoice::Auto { Gpu::count().max(1) } else { 1 };
+        let gpus = || if choice == DeviceChoice::Auto { gpus().max(1) } else { 1 };
         let per_node = environment.number("NPROC_PER_NODE", MOST_PROCESSES)?;
         let nodes = environment.number("NNODES", MOST_NODES)?.unwrap_or(1).max(1);
         let node = environment.number("NODE_RANK", nodes)?.unwrap_or(0);
@@ -77,9 +76,7 @@ impl Processes {
             if self.nodes > 1 { format!("; {size} on {} machines", self.nodes) } else { String::new() }
         ));
         let run = if self.nodes > 1 { String::from("nodes") } else { std::process::id().to_string() };
-        let reads_paths = !io::stdin().is_terminal();
         let mut children = Children(Vec::with_capacity(self.per_node));
-        let mut inputs = Vec::new();
         for local_rank in 0..self.per_node {
             let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
             command.args(std::env::args_os().skip(1));
@@ -88,32 +85,14 @@ impl Processes {
             command.env("LOCAL_RANK", local_rank.to_string());
             command.env("LOCAL_WORLD_SIZE", self.per_node.to_string());
             command.env("MASTER_ADDR", &self.address).env("MASTER_PORT", port.to_string()).env(RUN, &run);
-            command.stdin(if reads_paths { Stdio::piped() } else { Stdio::inherit() });
             if rank > 0 {
-                command.stdout(Stdio::null());
+                command.stdin(Stdio::null()).stdout(Stdio::null());
             }
             // Signals of the terminal come to this process alone, which passes them on.
             command.process_group(0);
-            let mut child = command.spawn().context("cannot start a process for each GPU")?;
-            inputs.extend(child.stdin.take());
-            children.0.push(Some(child));
+            children.0.push(Some(command.spawn().context("cannot start a process for each GPU")?));
         }
-        // It ends with its input; the processes do not wait for it.
-        let _ = thread::Builder::new().name("input".to_owned()).spawn(move || pass_on(inputs));
         children.wait(self.node == 0)
-    }
-}
-
-/// Gives all processes what comes through standard input.
-fn pass_on(mut inputs: Vec<ChildStdin>) {
-    let mut buffer = vec![0; 1 << 16];
-    while !inputs.is_empty() {
-        match io::stdin().read(&mut buffer) {
-            Ok(0) | Err(_) => return,
-            // A process that does not read, because its arguments name its input, has closed its end.
-            Ok(count) => inputs
-                .retain_mut(|input| input.write_all(&buffer[..count]).and_then(|()| input.flush()).is_ok()),
-        }
     }
 }
 
@@ -211,17 +190,21 @@ pub(super) fn end_with_parent<F: Fn(&str) -> Option<String>>(environment: &Envir
 mod tests {
     use super::*;
 
+    /// The processes that are started where three GPUs can be seen.
     fn wanted(variables: &[(&str, &str)], choice: DeviceChoice) -> Result<Option<Processes>> {
         let of = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, v)| (*v).to_owned());
-        Processes::wanted(&Environment(of), choice)
+        Processes::wanted(&Environment(of), choice, || 3)
     }
 
     #[test]
     fn processes_are_counted_as_llama_factory_counts_them() {
-        assert_eq!(wanted(&[], DeviceChoice::Cuda(0)).unwrap(), None, "one GPU is named");
+        assert_eq!(wanted(&[], DeviceChoice::Auto).unwrap().unwrap().per_node, 3, "one for each GPU");
+        for choice in [DeviceChoice::Cuda(0), DeviceChoice::Cpu] {
+            assert_eq!(wanted(&[], choice).unwrap(), None, "one device is named");
+        }
         assert_eq!(wanted(&[("NPROC_PER_NODE", "1")], DeviceChoice::Auto).unwrap(), None);
-        let found = wanted(&[("NPROC_PER_NODE", "3")], DeviceChoice::Cpu).unwrap().unwrap();
-        assert_eq!((found.per_node, found.nodes, found.node, found.port), (3, 1, 0, None));
+        let found = wanted(&[("NPROC_PER_NODE", "5")], DeviceChoice::Cpu).unwrap().unwrap();
+        assert_eq!((found.per_node, found.nodes, found.node, found.port), (5, 1, 0, None));
         let nodes = [("NNODES", "2"), ("NODE_RANK", "1"), ("NPROC_PER_NODE", "4")];
         let error = wanted(&nodes, DeviceChoice::Auto).unwrap_err();
         assert!(error.to_string().contains("NNODES is 2 and MASTER_ADDR is not set"), "{error}");

@@ -24,14 +24,16 @@ mod star;
 
 use std::cell::OnceCell;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::cli::Inputs;
 use crate::device::DeviceChoice;
-use crate::device::cuda::Communicator;
+use crate::device::cuda::{Communicator, Gpu};
 use crate::error::Kind;
 use crate::{Context, Result, cli, error};
 
@@ -65,7 +67,7 @@ pub fn run(choice: DeviceChoice, work: impl FnOnce(&World) -> Result<()>) -> Res
     let variable = |name: &str| std::env::var(name).ok();
     let environment = Environment(variable);
     let Some(place) = environment.place()? else {
-        return match launch::Processes::wanted(&environment, choice)? {
+        return match launch::Processes::wanted(&environment, choice, Gpu::count)? {
             Some(processes) => processes.run(),
             None => work(&World::alone()),
         };
@@ -128,6 +130,16 @@ impl World {
         let Some(star) = &self.star else { return make() };
         let made = if self.is_first() { serde_json::to_vec(&make()?)? } else { Vec::new() };
         Ok(serde_json::from_slice(&star.spread(made)?)?)
+    }
+
+    /// The directories and YAML files that the tool is called with. Those that come through a pipe are read by
+    /// rank 0 for all ranks, because launchers give the pipe to one process.
+    pub fn inputs(&self, arguments: &[PathBuf]) -> Result<Inputs> {
+        if self.star.is_none() || !cli::from_stdin(arguments) {
+            return cli::inputs(arguments);
+        }
+        let paths = self.from_first(|| cli::inputs(arguments)?.directories_or_yaml())?;
+        Ok(Inputs::from_arguments(paths))
     }
 
     /// Waits until all ranks have come here.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::ending;
 use super::environment::Place;
 use super::frame::{self, Kind};
 use super::star::Star;
@@ -20,9 +21,12 @@ const GREETING: Duration = Duration::from_secs(2);
 /// The time of waiting after which rank 0 says who is missing.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The time after which a machine that does not answer any more is lost.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(12);
 /// The time after which a silent machine is asked whether it is there, and asked again.
-const QUESTION: Duration = Duration::from_secs(5);
+const QUESTION: Duration = Duration::from_secs(3);
+
+/// A lost rank ends the run everywhere within 30 s, even where a process waits for a device that hangs.
+const _: () = assert!(SILENCE.as_secs() + ending::GRACE.as_secs() < 30);
 
 /// Who a process is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,5 +279,32 @@ fn knock(stream: &mut TcpStream, hello: &[u8]) -> Result<Option<Vec<String>>> {
                 .hint("set MASTER_PORT to a port that no other run uses, on all ranks"))
         }
         _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_here_and_who_is_missing_is_named() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let there = |host: &str| {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            Some((stream, host.to_owned()))
+        };
+        let own = |size: usize| Hello {
+            tool: "lora-train".into(),
+            version: "1".into(),
+            run: String::new(),
+            rank: 0,
+            size,
+            host: "a".into(),
+        };
+        assert_eq!(waiting(&own(3), &[None, there("b")]), "waiting for rank 1 of 3; here: 0 on a, 2 on b");
+        assert_eq!(
+            waiting(&own(4), &[None, there("b"), None]),
+            "waiting for ranks 1, 3 of 4; here: 0 on a, 2 on b"
+        );
     }
 }
