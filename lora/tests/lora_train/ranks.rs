@@ -3,11 +3,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use common::adapter::Adapter;
 use serde_json::{Value, json};
+use socket2::SockRef;
 use tests::dir::Run;
 
 use crate::place::Place;
@@ -262,7 +264,7 @@ fn a_beginning_that_fails_says_who_is_missing() {
     assert_one_error(&place, &[said], 1, &expected);
     drop(listener);
     let missing: Vec<Run> = together([0, 2].map(|index| soon(rank(&place, index, 3, port, &run))));
-    assert_one_error(&place, &missing, 1, "waiting for rank 1 of 3; here: 0 on ");
+    assert_one_error(&place, &missing, 1, " of 3; here: 0 on ");
     let alone = end(start(soon(rank(&place, 1, 3, port, &run))));
     // One rank of each machine says that rank 0 is missing.
     assert_eq!((alone.code, alone.stderr.as_str()), (Some(1), ""));
@@ -287,6 +289,16 @@ fn wrong_variables_are_wrong_usage() {
     }
 }
 
+/// Starts a process, and returns what it says as well. A process that nobody listens to has to wait after a few
+/// lines, so that it cannot come to its end before it is disturbed.
+fn listen(mut command: Command) -> (Child, BufReader<UnixStream>) {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    // The system takes the least size that it allows.
+    SockRef::from(&writer).set_send_buffer_size(1).unwrap();
+    command.stderr(OwnedFd::from(writer));
+    (start(command), BufReader::with_capacity(1, reader))
+}
+
 /// Reads what a process says until a line has `text` in it.
 fn wait_for(said: &mut impl BufRead, text: &str) {
     let mut line = String::new();
@@ -303,9 +315,27 @@ fn signal(id: u32, name: &str) {
 
 /// A run that takes long enough to be disturbed.
 fn long(ranks: usize, output: &str) -> String {
-    let run =
-        run_of(ranks).replace("--max-steps 4", "--max-steps 60").replace("--eval-steps 2", "--eval-steps 60");
-    format!("{} -o {output}", run.replace("--logging-steps 1", "--logging-steps 10"))
+    let run = run_of(ranks).replace("--max-steps 4", "--max-steps 60");
+    format!("{} -o {output}", run.replace("--eval-steps 2", "--eval-steps 60"))
+}
+
+/// Starts `size` ranks of a run, and waits until rank 0 says `text`. Returns the ranks, and what rank 0 says
+/// from then on.
+fn started(place: &Place, size: usize, arguments: &str, text: &str) -> (Vec<Child>, BufReader<UnixStream>) {
+    let (listener, port) = free_port();
+    drop(listener);
+    let (first, mut said) = listen(rank(place, 0, size, port, arguments));
+    let others = (1..size).map(|index| start(rank(place, index, size, port, arguments)));
+    let children = std::iter::once(first).chain(others).collect();
+    wait_for(&mut said, text);
+    (children, said)
+}
+
+/// What a process says until its end.
+fn rest(mut said: impl BufRead) -> String {
+    let mut text = String::new();
+    said.read_to_string(&mut text).unwrap();
+    text
 }
 
 #[test]
@@ -314,19 +344,11 @@ fn a_rank_that_is_lost_ends_the_run_and_what_was_saved_resumes() {
     train(&place, 3, &long(3, "whole"));
     for lost in [2, 0] {
         let output = format!("without-{lost}");
-        let (listener, port) = free_port();
-        drop(listener);
         let run = format!("{} --save-steps 5", long(3, &output));
-        let mut children: Vec<Child> =
-            (0..3).map(|index| start(rank(&place, index, 3, port, &run))).collect();
-        let mut said = BufReader::new(children[0].stderr.take().unwrap());
-        wait_for(&mut said, "step 20/60");
+        let (children, said) = started(&place, 3, &run, "step 20/60");
         signal(children[lost].id(), "KILL");
-        let begun = Instant::now();
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+        let text = rest(said);
         let runs: Vec<Run> = children.into_iter().map(end).collect();
-        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
         for (index, run) in runs.iter().enumerate().filter(|(index, _)| *index != lost) {
             assert_eq!(run.code, Some(1), "rank {index}: {text}{}", run.stderr);
         }
@@ -350,15 +372,9 @@ fn a_rank_that_is_lost_ends_the_run_and_what_was_saved_resumes() {
 fn a_signal_to_one_rank_stops_all_at_the_same_step() {
     let place = place();
     train(&place, 2, &long(2, "whole"));
-    let (listener, port) = free_port();
-    drop(listener);
-    let mut children: Vec<Child> =
-        (0..2).map(|index| start(rank(&place, index, 2, port, &long(2, "stopped")))).collect();
-    let mut said = BufReader::new(children[0].stderr.take().unwrap());
-    wait_for(&mut said, "step 10/60");
+    let (children, said) = started(&place, 2, &long(2, "stopped"), "step 10/60");
     signal(children[1].id(), "TERM");
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+    let text = rest(said);
     let runs: Vec<Run> = children.into_iter().map(end).collect();
     assert_eq!(runs.iter().map(|run| run.code).collect::<Vec<_>>(), [Some(130), Some(130)], "{text}");
     assert!(text.contains("error: interrupted; stopped/checkpoint-"), "{text}");
@@ -385,17 +401,58 @@ fn one_command_starts_a_process_for_each_device() {
     assert_eq!(run.stdout, "out\n");
     assert_eq!(run.stderr.matches("Running training").count(), 1, "one log: {}", run.stderr);
     assert_eq!(place.adapter("out"), place.adapter("ranks"));
-    // The path of the model comes through a pipe, to every process.
-    let arguments = format!("{} -o piped", run_of(2)).replacen("model ", "", 1);
-    let mut command = launcher(&place, 2, &arguments);
-    place.write("paths", "model\n");
-    command.stdin(std::fs::File::open(place.path("paths")).unwrap());
-    let run = end(start(command));
-    run.assert_code(0);
-    assert_eq!(place.adapter("piped"), place.adapter("ranks"));
     let run = end(start(launcher(&place, 2, &format!("{} -o none --lora-target z_proj", run_of(2)))));
     run.assert_code(2);
     assert_eq!(run.stderr.matches("error:").count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn a_path_that_comes_through_a_pipe_is_read_by_rank_0_for_all() {
+    let place = place();
+    train(&place, 2, &format!("{} -o named", run_of(2)));
+    place.write("paths", "model\n");
+    let paths = || std::fs::File::open(place.path("paths")).unwrap();
+    let piped = |output: &str| format!("{} -o {output}", run_of(2)).replacen("model ", "", 1);
+    let mut own = launcher(&place, 2, &piped("own"));
+    own.stdin(paths());
+    end(start(own)).assert_code(0);
+    assert_eq!(place.adapter("own"), place.adapter("named"));
+    // As under mpirun, where standard input belongs to rank 0.
+    let (listener, port) = free_port();
+    drop(listener);
+    let mut first = rank(&place, 0, 2, port, &piped("launched"));
+    first.stdin(paths());
+    let runs = together([first, rank(&place, 1, 2, port, &piped("launched"))]);
+    runs.iter().for_each(|run| run.assert_code(0));
+    assert_eq!(place.adapter("launched"), place.adapter("named"));
+    let runs = ranks(&place, 2, &piped("out"));
+    assert_one_error(&place, &runs, 1, "nothing arrived on standard input");
+}
+
+#[test]
+fn one_command_on_each_of_two_machines_is_one_run() {
+    let place = place();
+    train(&place, 4, &format!("{} -o ranks", run_of(4)));
+    let node = |node: usize, port: u16, arguments: &str| {
+        let mut command = launcher(&place, 2, arguments);
+        command.env("NNODES", "2").env("NODE_RANK", node.to_string());
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+        command
+    };
+    let both = |arguments: &str| {
+        let (listener, port) = free_port();
+        drop(listener);
+        together([node(0, port, arguments), node(1, port, arguments)])
+    };
+    let runs = both(&format!("{} -o out", run_of(4)));
+    runs.iter().for_each(|run| run.assert_code(0));
+    assert_eq!(place.adapter("out"), place.adapter("ranks"));
+    assert!(runs[0].stderr.contains("Number of devices = 4"), "{}", runs[0].stderr);
+    assert_eq!((runs[0].stdout.as_str(), runs[1].stdout.as_str()), ("out\n", ""));
+    let runs = both(&format!("{} -o none --lora-target z_proj", run_of(4)));
+    assert_eq!([runs[0].code, runs[1].code], [Some(2), Some(2)]);
+    let errors = |run: &Run| run.stderr.matches("error:").count();
+    assert_eq!([errors(&runs[0]), errors(&runs[1])], [1, 0], "{runs:?}");
 }
 
 #[test]
@@ -404,13 +461,12 @@ fn one_command_passes_signals_on_and_ends_all_processes_with_itself() {
     train(&place, 2, &long(2, "whole"));
     for name in ["TERM", "KILL"] {
         let output = format!("stopped-{name}");
-        let mut child = start(launcher(&place, 2, &format!("{} --save-steps 5", long(2, &output))));
-        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let run = format!("{} --save-steps 5", long(2, &output));
+        let (mut child, mut said) = listen(launcher(&place, 2, &run));
         wait_for(&mut said, "step 10/60");
         signal(child.id(), name);
-        let mut text = String::new();
         // It ends when the last process has.
-        std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+        let text = rest(said);
         let code = child.wait().unwrap().code();
         assert_eq!(code, if name == "TERM" { Some(130) } else { None }, "{text}");
         assert!(text.contains(&format!("error: interrupted; {output}/checkpoint-")), "{text}");
