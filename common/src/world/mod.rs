@@ -10,6 +10,7 @@
 //! | `star` | their connections: gather on rank 0, spread from rank 0 |
 //! | `frame` | the bytes on a connection |
 //! | `ending` | why a run ends early |
+//! | `files` | files of rank 0 on all ranks |
 //! | `devices` | the GPU of each rank, and sums over the ranks of what is on it |
 //! | [`deal`](mod@deal) | deals work to ranks by weight |
 
@@ -17,13 +18,13 @@ pub mod deal;
 mod devices;
 mod ending;
 mod environment;
+mod files;
 mod frame;
 mod launch;
 mod rendezvous;
 mod star;
 
 use std::cell::OnceCell;
-use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,18 +36,18 @@ use crate::cli::Inputs;
 use crate::device::DeviceChoice;
 use crate::device::cuda::{Communicator, Gpu};
 use crate::error::Kind;
-use crate::{Context, Result, cli, error};
+use crate::{Result, cli, error};
 
 use ending::Reason;
 use environment::{Environment, Place};
 use star::Star;
 
+pub use files::DirectoryOfFirst;
+
 /// The seconds that ranks wait for each other at the start, unless `QLORA_RENDEZVOUS_SECONDS` says otherwise.
 const RENDEZVOUS_SECONDS: usize = 600;
 /// The time between two looks for what other ranks have sent.
 const MOMENT: Duration = Duration::from_millis(2);
-/// The bytes of a file that are sent at a time.
-const CHUNK: u64 = 4 << 20;
 
 /// All processes of a run, seen from one of them.
 pub struct World {
@@ -142,11 +143,6 @@ impl World {
         Ok(Inputs::from_arguments(paths))
     }
 
-    /// Waits until all ranks have come here.
-    pub fn meet(&self) -> Result<()> {
-        self.gather(()).map(|_| ())
-    }
-
     /// The sums over all ranks, added in the order of the ranks.
     pub fn sums<const N: usize>(&self, values: [f64; N]) -> Result<[f64; N]> {
         let parts = self.gather(values.map(f64::to_bits).to_vec())?;
@@ -213,24 +209,6 @@ impl World {
         self.check()
     }
 
-    /// Copies what rank 0 reads from `from` to `to` on all other ranks.
-    pub fn copy(&self, from: &mut dyn Read, to: &mut dyn Write) -> Result<()> {
-        let Some(star) = &self.star else { return Ok(()) };
-        loop {
-            let mut chunk = Vec::new();
-            if self.is_first() {
-                from.take(CHUNK).read_to_end(&mut chunk).context("cannot read what other ranks need")?;
-            }
-            let chunk = star.spread(chunk)?;
-            if chunk.is_empty() {
-                return Ok(());
-            }
-            if !self.is_first() {
-                to.write_all(&chunk).context("cannot keep what rank 0 sends")?;
-            }
-        }
-    }
-
     /// The machine of a rank.
     fn host(&self, rank: usize) -> &str {
         self.hosts.get(rank).map_or("this machine", String::as_str)
@@ -270,6 +248,8 @@ impl World {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::Error;
 
@@ -281,7 +261,7 @@ mod tests {
         assert_eq!(world.from_first(|| Ok("it".to_owned())).unwrap(), "it");
         let sums = world.sums([-0.0, f64::NAN]).unwrap();
         assert!(sums[0].is_sign_negative() && sums[1].is_nan());
-        world.meet().unwrap();
+        assert_eq!(world.directory(Path::new("a")).unwrap().path(), Path::new("a"));
         world.expect_same(|| Err(Error::usage("not asked for"))).unwrap();
         world.copy(&mut &b"abc"[..], &mut Vec::new()).unwrap();
         assert!(world.conclude(Err(Error::usage("no"))).unwrap_err().to_string().contains("no"));

@@ -64,7 +64,7 @@ pub struct Arguments {
     #[arg(long)]
     pub overwrite_output_dir: bool,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: auto (every GPU, or the CPU), cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 

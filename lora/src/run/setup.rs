@@ -1,6 +1,5 @@
 //! A run before its model is loaded: everything that is decided by then, and the header that shows it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::Result;
@@ -9,7 +8,7 @@ use common::device::Device;
 use common::device::cuda::Gpu;
 use common::kernels::adamw::MomentsSpec;
 use common::model::ModelSpec;
-use common::world::World;
+use common::world::{DirectoryOfFirst, World};
 use serde_json::Value;
 
 use crate::config::Config;
@@ -48,7 +47,7 @@ pub struct Setup {
     /// The recipe of the run.
     pub recipe: Value,
     /// The checkpoint that the run continues, and its progress; `None` where it begins at step 0.
-    pub resumed: Option<(PathBuf, Progress)>,
+    pub resumed: Option<(DirectoryOfFirst, Progress)>,
 }
 
 impl Setup {
@@ -81,8 +80,9 @@ impl Setup {
             Schedule::new(config.schedule, config.rates.peak, config.length.steps(order.steps_per_epoch())?);
         let resumed = match world.from_first(|| resume::checkpoint(&config))? {
             Some(path) => {
-                let progress = resume::progress(&path, &recipe, schedule.total)?;
-                Some((path, progress))
+                let directory = world.directory(&path)?;
+                let progress = resume::progress(directory.path(), &recipe, schedule.total)?;
+                Some((directory, progress))
             }
             None => None,
         };

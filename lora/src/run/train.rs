@@ -79,8 +79,6 @@ pub fn train(config: Config, world: &World) -> Result<Option<PathBuf>> {
     setup.header();
     let first_step = setup.first_step();
     let mut run = Run::load(setup, texts, directory, world)?;
-    // What an earlier run has left stays until all ranks have read it.
-    world.meet()?;
     run.begin()?;
     let last_step = run.steps(first_step);
     // An interrupted or failed run is drawn too.
@@ -107,8 +105,9 @@ impl<'a> Run<'a> {
         let scaler = in_fp16.then(LossScaler::default);
         let mut progress =
             Progress { step: 0, history: History::default(), scaler, ranks: config.batch.ranks };
-        if let Some((path, saved)) = resumed {
-            checkpoint::load(&path, saved.step, &mut model, &mut moments)?;
+        if let Some((directory, saved)) = resumed {
+            let path = directory.path();
+            checkpoint::load(path, saved.step, &mut model, &mut moments)?;
             note(format_args!("continuing {} after step {}", path.display(), saved.step));
             if saved.ranks != config.batch.ranks {
                 note(format_args!(

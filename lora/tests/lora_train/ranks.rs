@@ -172,24 +172,30 @@ fn a_run_is_resumed_by_as_many_ranks_exactly_and_by_another_number_nearly() {
 }
 
 #[test]
-fn ranks_on_a_machine_without_the_data_get_the_tokens_of_rank_0() {
+fn ranks_on_a_machine_without_data_and_checkpoints_get_those_of_rank_0() {
     let place = place();
-    let run = format!("{} --eval-data held-out.json", run_of(2).replace("--val-size 5", ""));
+    let run = run_of(2).replace("--val-size 5", "--eval-data held-out.json --save-steps 2");
     place.write("held-out.json", place.bytes("data.json"));
     train(&place, 2, &format!("{run} -o here"));
-    let (listener, port) = free_port();
-    drop(listener);
-    let mut other = rank(&place, 1, 2, port, &format!("{run} -o there"));
-    // Nothing that rank 0 tokenizes can be read there, nor the data.
+    // Nothing that rank 0 reads or writes can be read there but the model.
     let elsewhere = place.make("elsewhere");
     std::os::unix::fs::symlink(place.path("model"), elsewhere.join("model")).unwrap();
-    other.current_dir(elsewhere).env("XDG_CACHE_HOME", place.path("elsewhere/cache"));
-    let mut first = rank(&place, 0, 2, port, &format!("{run} -o there"));
-    // Where the cache cannot be made, the tokens of rank 0 have no name.
-    first.env("XDG_CACHE_HOME", place.path("data.json"));
-    together([first, other]).iter().for_each(|run| run.assert_code(0));
+    let apart = |arguments: &str| {
+        let (listener, port) = free_port();
+        drop(listener);
+        let mut other = rank(&place, 1, 2, port, arguments);
+        other.current_dir(&elsewhere).env("XDG_CACHE_HOME", elsewhere.join("cache"));
+        let mut first = rank(&place, 0, 2, port, arguments);
+        // Where the cache cannot be made, the tokens of rank 0 have no name.
+        first.env("XDG_CACHE_HOME", place.path("data.json"));
+        together([first, other]).iter().for_each(|run| run.assert_code(0));
+    };
+    apart(&format!("{run} -o there"));
     assert_eq!(place.adapter("there"), place.adapter("here"));
-    assert!(!place.path("elsewhere/there").exists(), "rank 0 alone writes");
+    apart(&format!("{run} -o resumed --resume-from-checkpoint there/checkpoint-2"));
+    assert_eq!(place.adapter("resumed"), place.adapter("here"));
+    let left: Vec<String> = place.names("elsewhere").into_iter().filter(|name| name != "cache").collect();
+    assert_eq!(left, ["model"], "rank 0 alone writes");
 }
 
 /// Runs that fail: rank 0 says this, with a hint, and the others nothing; nothing is left.
