@@ -8,7 +8,7 @@
 //! | MPICH, Intel MPI | `PMI_RANK`, `PMI_SIZE`, `MPI_LOCALRANKID`, `MPI_LOCALNRANKS` |
 //! | srun | `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS`, `SLURM_LOCALID`, `SLURM_STEP_NODELIST`, `SLURM_JOB_ID` |
 
-use crate::{Error, Result};
+use crate::{Error, Result, cli};
 
 /// The port that torchrun uses where none is named.
 pub(super) const DEFAULT_PORT: u16 = 29500;
@@ -77,7 +77,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
             Some(address) => address,
             None if size == 1 => LOOPBACK.to_owned(),
             None => {
-                return Err(Error::usage("WORLD_SIZE is set and MASTER_ADDR is not")
+                return Err(said_by_first(rank, "WORLD_SIZE is set and MASTER_ADDR is not")
                     .hint("set MASTER_ADDR to the host of rank 0, or start with torchrun --no-python"));
             }
         };
@@ -97,10 +97,12 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
             Some(address) => address,
             None if is_one_machine || size == 1 => LOOPBACK.to_owned(),
             None => {
-                return Err(Error::usage(format!(
+                let problem = format!(
                     "{size_name} says that {size} ranks are on several machines, and MASTER_ADDR is not set"
-                ))
-                .hint("name the host of rank 0: mpirun -x MASTER_ADDR=HOST"));
+                );
+                return Err(
+                    said_by_first(rank, problem).hint("name the host of rank 0: mpirun -x MASTER_ADDR=HOST")
+                );
             }
         };
         let port = self.port(DEFAULT_PORT)?;
@@ -114,7 +116,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         let nodes = self.text("SLURM_STEP_NODELIST").or_else(|| self.text("SLURM_NODELIST"));
         let address = self.text("MASTER_ADDR").or_else(|| first_host(&nodes?));
         let address = address.ok_or_else(|| {
-            Error::usage("SLURM_STEP_NODELIST names no host, and MASTER_ADDR is not set")
+            said_by_first(rank, "SLURM_STEP_NODELIST names no host, and MASTER_ADDR is not set")
                 .hint("set MASTER_ADDR to the host of rank 0")
         })?;
         let job = self.text("SLURM_JOB_ID").unwrap_or_default();
@@ -163,6 +165,14 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
                 .hint(format_args!("start with a launcher that sets both, or unset {because}"))
         })
     }
+}
+
+/// An error that all ranks find alike, so that rank 0 alone says it.
+fn said_by_first(rank: usize, problem: impl Into<String>) -> Error {
+    if rank != 0 {
+        cli::mute();
+    }
+    Error::usage(problem.into())
 }
 
 /// The first host of a list of Slurm: `host` of `host,other`, `host5` of `host[5-9,12]`.

@@ -212,10 +212,10 @@ fn join(place: &Place, patience: Duration) -> Result<(Vec<TcpStream>, Vec<String
     loop {
         cli::check_interrupted()?;
         let problem = match connect(place) {
-            Ok(mut stream) => match knock(&mut stream, &hello)? {
+            // Rank 0 waits no longer than this after it has answered.
+            Ok(mut stream) => match knock(&mut stream, &hello, patience + GREETING)? {
                 Some(hosts) => return Ok((vec![stream], hosts)),
-                // Whatever listened there has gone before all had come.
-                None => "it ended before all ranks had come".to_owned(),
+                None => "what listens there has let this rank in, but not all others".to_owned(),
             },
             Err(problem) => problem.to_string(),
         };
@@ -251,8 +251,9 @@ fn connect(place: &Place) -> io::Result<TcpStream> {
 }
 
 /// Says who this is, and waits until all ranks have come: for the machines of all. `None` where the connection
-/// ends.
-fn knock(stream: &mut TcpStream, hello: &[u8]) -> Result<Option<Vec<String>>> {
+/// ends, or where nothing has come in the time of `patience`, because something other than rank 0 listens there.
+fn knock(stream: &mut TcpStream, hello: &[u8], patience: Duration) -> Result<Option<Vec<String>>> {
+    let begun = Instant::now();
     if frame::write(stream, Kind::Hello, hello).is_err() {
         return Ok(None);
     }
@@ -263,7 +264,7 @@ fn knock(stream: &mut TcpStream, hello: &[u8]) -> Result<Option<Vec<String>>> {
         match stream.peek(&mut first) {
             Ok(0) => return Ok(None),
             Ok(_) => break,
-            Err(problem) if problem.kind() == io::ErrorKind::WouldBlock => {}
+            Err(problem) if problem.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < patience => {}
             Err(_) => return Ok(None),
         }
     }

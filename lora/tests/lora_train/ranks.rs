@@ -268,6 +268,11 @@ fn a_beginning_that_fails_says_who_is_missing() {
     let said = end(start(rank(&place, 0, 3, port, &run)));
     let expected = format!("port {}, at which rank 0 waits for the others, is in use", port + 1);
     assert_one_error(&place, &[said], 1, &expected);
+    // It answers nothing to another rank, which gives up.
+    let mut unanswered = soon(rank(&place, 1, 3, port, &run));
+    unanswered.env("LOCAL_RANK", "0");
+    let said = end(start(unanswered));
+    assert_one_error(&place, &[said], 1, "rank 1 cannot reach rank 0 at 127.0.0.1:");
     drop(listener);
     let missing: Vec<Run> = together([0, 2].map(|index| soon(rank(&place, index, 3, port, &run))));
     assert_one_error(&place, &missing, 1, " of 3; here: 0 on ");
@@ -293,6 +298,12 @@ fn wrong_variables_are_wrong_usage() {
         command.env(name, value);
         assert_one_error(&place, &[end(start(command))], 2, said);
     }
+    let without_address = [0, 1].map(|index| {
+        let mut command = rank(&place, index, 2, 29500, &format!("{} -o out", run_of(2)));
+        command.env_remove("MASTER_ADDR");
+        command
+    });
+    assert_one_error(&place, &together(without_address), 2, "WORLD_SIZE is set and MASTER_ADDR is not");
 }
 
 /// Starts a process, and returns what it says as well. A process that nobody listens to has to wait after a few

@@ -83,14 +83,8 @@ impl Functions {
             let get_version = *library
                 .get::<unsafe extern "C" fn(*mut c_int) -> c_int>(b"ncclGetVersion\0")
                 .map_err(missing)?;
-            if get_version(&mut version) != SUCCESS || version < OLDEST {
-                return Err(error!(
-                    "NCCL {} or newer is needed, found {}",
-                    Version(OLDEST),
-                    Version(version)
-                )
-                .hint(libraries::NCCL_HINT));
-            }
+            get_version(&mut version);
+            check_version(version)?;
             Ok(Self {
                 get_unique_id: *library.get(b"ncclGetUniqueId\0").map_err(missing)?,
                 init: *library.get(b"ncclCommInitRankConfig\0").map_err(missing)?,
@@ -136,6 +130,15 @@ fn prefer_no_multicast() {
             std::env::set_var(NAME, "0");
         }
     }
+}
+
+/// Fails where NCCL is older than what is used of it.
+fn check_version(version: c_int) -> Result<()> {
+    if version >= OLDEST {
+        return Ok(());
+    }
+    let (oldest, found) = (Version(OLDEST), Version(version));
+    Err(error!("NCCL {oldest} or newer is needed, found {found}").hint(libraries::NCCL_HINT))
 }
 
 /// A version of NCCL, shown as 2.18.3 for 21803.
@@ -300,6 +303,14 @@ mod tests {
         for (version, shown) in [(2_708, "2.7.8"), (21_803, "2.18.3"), (22_803, "2.28.3")] {
             assert_eq!(Version(version).to_string(), shown);
         }
+    }
+
+    #[test]
+    fn an_old_version_is_refused_with_the_way_to_a_newer_one() {
+        check_version(OLDEST).unwrap();
+        let error = check_version(21_705).unwrap_err();
+        assert_eq!(error.to_string(), "NCCL 2.18.0 or newer is needed, found 2.17.5");
+        assert!(error.hint_text().unwrap().contains("pip install nvidia-nccl-cu12"));
     }
 
     #[test]
