@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::print_stderr)] // says what a rank has found
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -16,16 +15,15 @@ use common::model::{AdapterSettings, Batch, Model, Sequence};
 use common::world::{self, World, deal};
 use common::{Result, error};
 use tests::needs;
+use tests::ranks::{make_rank, master_port};
 
 /// Starts `size` ranks of the test `name`, each with a GPU of its own.
 fn start(name: &str, size: usize) -> Vec<Child> {
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = master_port();
     let rank = |rank: usize| {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", name, "--ignored", "--nocapture"]);
-        child.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
-        child.env("WORLD_SIZE", size.to_string()).env("MASTER_ADDR", "127.0.0.1");
-        child.env("MASTER_PORT", (port - 1).to_string()).env("QLORA_RENDEZVOUS_SECONDS", "60");
+        make_rank(&mut child, rank, size, port);
         child.spawn().unwrap()
     };
     (0..size).map(rank).collect()

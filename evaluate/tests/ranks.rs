@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use tests::dir::{Dir, Run};
+use tests::ranks::{make_rank, master_port};
 
 /// The options of an evaluation with many passes.
 const ASK: &str = "model --data mmlu --style llamafactory --shots 1 --pass-tokens 300 --device cpu";
@@ -36,20 +36,14 @@ fn evaluate(place: &Dir, arguments: &str, rank: Option<(usize, usize, u16)>) -> 
     let mut command = place.command(env!("CARGO_BIN_EXE_evaluate"));
     command.args(arguments.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some((rank, size, port)) = rank {
-        command.env("RANK", rank.to_string()).env("WORLD_SIZE", size.to_string());
-        command.env("LOCAL_RANK", rank.to_string()).env("MASTER_ADDR", "127.0.0.1");
-        command.env("MASTER_PORT", port.to_string()).env("QLORA_RENDEZVOUS_SECONDS", "60");
+        make_rank(&mut command, rank, size, port);
     }
     command
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port() - 1
-}
-
 /// Runs `size` ranks to their ends.
 fn ranks(place: &Dir, size: usize, arguments: &str) -> Vec<Run> {
-    let port = free_port();
+    let port = master_port();
     let start = |rank| evaluate(place, arguments, Some((rank, size, port))).spawn().unwrap();
     let children: Vec<Child> = (0..size).map(start).collect();
     children.into_iter().map(|child| Run::of_output(child.wait_with_output().unwrap())).collect()
@@ -129,7 +123,7 @@ fn what_ranks_have_scored_is_continued_by_one_and_by_others() {
     let details = |name: &str| place.text(name);
     alone(&place, &format!("{ASK} -o whole.json --details whole.jsonl"));
     // A name that is taken stops the run when all is scored: the journal stays.
-    let port = free_port();
+    let port = master_port();
     let mut children: Vec<Child> = (0..2)
         .map(|rank| {
             let run = format!("{ASK} -o out.json --details out.jsonl");
@@ -168,7 +162,7 @@ fn other_questions_on_another_machine_are_named() {
     place.write("there/mmlu/dev/virology_dev.csv", "one,1,2,3,4,A\n");
     place.write("there/mmlu/test/virology_test.csv", "two,1,2,3,4,A\n");
     std::os::unix::fs::symlink(place.path("model"), place.path("there/model")).unwrap();
-    let port = free_port();
+    let port = master_port();
     let first = evaluate(&place, ASK, Some((0, 2, port))).spawn().unwrap();
     let mut other = evaluate(&place, ASK, Some((1, 2, port)));
     let other = other.current_dir(place.path("there")).spawn().unwrap();

@@ -96,10 +96,14 @@ impl Processes {
     }
 }
 
-/// A port of this machine after which another is free.
+/// A port of this machine after which another is free. The system gives neither of them to a connection, which
+/// could have it before rank 0 does.
 fn free_port() -> Result<u16> {
-    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().map(|address| address.port());
-    Ok(free().context("cannot find a free port")? - 1)
+    let first = 10_000 + (std::process::id() % 10_000) as u16;
+    let mut ports = first..first + 10_000;
+    ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok()).ok_or_else(|| {
+        error!("no free port found from {first} on").hint("set MASTER_PORT to one that is free")
+    })
 }
 
 /// Processes that are running.

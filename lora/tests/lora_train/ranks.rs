@@ -11,6 +11,7 @@ use common::adapter::Adapter;
 use serde_json::{Value, json};
 use socket2::SockRef;
 use tests::dir::Run;
+use tests::ranks::{make_rank, master_port};
 
 use crate::place::Place;
 
@@ -35,21 +36,11 @@ fn run_of(ranks: usize) -> String {
     format!("{RUN} --gradient-accumulation-steps {}", 12 / ranks)
 }
 
-/// A port of this machine that nothing uses, and the one before it, which launchers name.
-fn free_port() -> (TcpListener, u16) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    (listener, port - 1)
-}
-
 /// The tool as a rank of a launcher like torchrun.
 fn rank(place: &Place, rank: usize, size: usize, port: u16, arguments: &str) -> Command {
     let mut command = std::ops::Deref::deref(place).command(env!("CARGO_BIN_EXE_lora-train"));
     command.args(arguments.split_whitespace()).env("XDG_CACHE_HOME", place.path("cache"));
-    command.env("RANK", rank.to_string()).env("WORLD_SIZE", size.to_string());
-    command.env("LOCAL_RANK", rank.to_string()).env("LOCAL_WORLD_SIZE", size.to_string());
-    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-    command.env("OMP_NUM_THREADS", "1").env("QLORA_RENDEZVOUS_SECONDS", "60");
+    make_rank(&mut command, rank, size, port);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -70,8 +61,7 @@ fn together(commands: impl IntoIterator<Item = Command>) -> Vec<Run> {
 
 /// Runs `size` ranks to their ends.
 fn ranks(place: &Place, size: usize, arguments: &str) -> Vec<Run> {
-    let (listener, port) = free_port();
-    drop(listener);
+    let port = master_port();
     together((0..size).map(|index| rank(place, index, size, port, arguments)))
 }
 
@@ -181,8 +171,7 @@ fn ranks_on_a_machine_without_data_and_checkpoints_get_those_of_rank_0() {
     let elsewhere = place.make("elsewhere");
     std::os::unix::fs::symlink(place.path("model"), elsewhere.join("model")).unwrap();
     let apart = |arguments: &str| {
-        let (listener, port) = free_port();
-        drop(listener);
+        let port = master_port();
         let mut other = rank(&place, 1, 2, port, arguments);
         other.current_dir(&elsewhere).env("XDG_CACHE_HOME", elsewhere.join("cache"));
         let mut first = rank(&place, 0, 2, port, arguments);
@@ -217,8 +206,7 @@ fn ranks_that_differ_end_with_one_error_that_names_the_difference() {
     tests::tiny_model::write(&place.path("other/model"), 8);
     place.write("other/data.json", place.bytes("data.json"));
     let run = format!("{} -o out", run_of(2));
-    let (listener, port) = free_port();
-    drop(listener);
+    let port = master_port();
     let runs = together([
         rank(&place, 0, 2, port, &run),
         rank(&place, 1, 2, port, &run.replace("--max-steps 4", "--max-steps 5")),
@@ -238,8 +226,7 @@ fn ranks_that_differ_end_with_one_error_that_names_the_difference() {
 fn an_error_of_one_rank_or_of_all_is_said_once() {
     let place = place();
     let run = format!("{} -o out", run_of(2));
-    let (listener, port) = free_port();
-    drop(listener);
+    let port = master_port();
     let mut other = rank(&place, 1, 2, port, &run);
     other.current_dir(place.make("empty"));
     let runs = together([rank(&place, 0, 2, port, &run), other]);
@@ -263,8 +250,9 @@ fn a_beginning_that_fails_says_who_is_missing() {
         command.env("QLORA_RENDEZVOUS_SECONDS", "1");
         command
     };
-    let (listener, port) = free_port();
+    let port = master_port();
     // Another program has the port.
+    let listener = TcpListener::bind(("127.0.0.1", port + 1)).unwrap();
     let said = end(start(rank(&place, 0, 3, port, &run)));
     let expected = format!("port {}, at which rank 0 waits for the others, is in use", port + 1);
     assert_one_error(&place, &[said], 1, &expected);
@@ -339,8 +327,7 @@ fn long(ranks: usize, output: &str) -> String {
 /// Starts `size` ranks of a run, and waits until rank 0 says `text`. Returns the ranks, and what rank 0 says
 /// from then on.
 fn started(place: &Place, size: usize, arguments: &str, text: &str) -> (Vec<Child>, BufReader<UnixStream>) {
-    let (listener, port) = free_port();
-    drop(listener);
+    let port = master_port();
     let (first, mut said) = listen(rank(place, 0, size, port, arguments));
     let others = (1..size).map(|index| start(rank(place, index, size, port, arguments)));
     let children = std::iter::once(first).chain(others).collect();
@@ -435,8 +422,7 @@ fn a_path_that_comes_through_a_pipe_is_read_by_rank_0_for_all() {
     end(start(own)).assert_code(0);
     assert_eq!(place.adapter("own"), place.adapter("named"));
     // As under mpirun, where standard input belongs to rank 0.
-    let (listener, port) = free_port();
-    drop(listener);
+    let port = master_port();
     let mut first = rank(&place, 0, 2, port, &piped("launched"));
     first.stdin(paths());
     let runs = together([first, rank(&place, 1, 2, port, &piped("launched"))]);
@@ -457,8 +443,7 @@ fn one_command_on_each_of_two_machines_is_one_run() {
         command
     };
     let both = |arguments: &str| {
-        let (listener, port) = free_port();
-        drop(listener);
+        let port = master_port();
         together([node(0, port, arguments), node(1, port, arguments)])
     };
     let runs = both(&format!("{} -o out", run_of(4)));
