@@ -102,12 +102,21 @@ impl Reason {
 }
 
 /// The reason why the run ends, once there is one.
-#[derive(Debug, Default)]
-pub(super) struct Ending(Mutex<Option<Reason>>);
+#[derive(Debug)]
+pub(super) struct Ending {
+    reason: Mutex<Option<Reason>>,
+    /// Whether this rank says that rank 0 was lost.
+    reports_first: bool,
+}
 
 impl Ending {
+    /// A run that does not end. `reports_first` says whether this rank speaks where rank 0 was lost.
+    pub(super) fn new(reports_first: bool) -> Self {
+        Self { reason: Mutex::new(None), reports_first }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Reason>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The reason why the run ends; `None` while it does not.
@@ -123,6 +132,9 @@ impl Ending {
             return false;
         }
         let is_interruption = reason.is_interruption();
+        if matches!(reason, Reason::Lost { rank: 0, .. }) && self.reports_first {
+            cli::speak();
+        }
         *place = Some(reason);
         cli::stop();
         if is_interruption {

@@ -38,7 +38,6 @@ use crate::device::cuda::{Communicator, Gpu};
 use crate::error::Kind;
 use crate::{Result, cli, error};
 
-use ending::Reason;
 use environment::{Environment, Place};
 use star::Star;
 
@@ -90,16 +89,13 @@ impl World {
         Self { rank, size, local_rank, hosts, star, communicator: OnceCell::new() }
     }
 
-    /// Joins the other ranks. From then on, rank 0 alone speaks.
+    /// Joins the other ranks.
     fn join(place: &Place, patience: Duration) -> Result<Self> {
         let &Place { rank, size, local_rank, .. } = place;
         if size == 1 {
             return Ok(Self::new(rank, size, local_rank, Vec::new(), None));
         }
         let (star, hosts) = rendezvous::meet(place, patience)?;
-        if rank != 0 {
-            cli::mute();
-        }
         Ok(Self::new(rank, size, local_rank, hosts, Some(star)))
     }
 
@@ -230,11 +226,7 @@ impl World {
         if is_own {
             star.failed(&error);
         }
-        let reason = star.reason();
-        if matches!(reason, Some(Reason::Lost { rank: 0, .. })) && self.rank == 1 {
-            cli::speak();
-        }
-        match reason {
+        match star.reason() {
             Some(reason) if !is_own || !self.is_first() => {
                 if self.is_first() {
                     star.failed(&error);

@@ -58,19 +58,23 @@ fn host() -> String {
     if name.trim().is_empty() { "this machine".to_owned() } else { name.trim().to_owned() }
 }
 
-/// Connects all ranks of a run within `patience`. Returns the connections, and the machine of every rank.
+/// Connects all ranks of a run within `patience`. From then on, rank 0 alone speaks. Returns the connections, and
+/// the machine of every rank.
 pub(super) fn meet(place: &Place, patience: Duration) -> Result<(Star, Vec<String>)> {
     let (streams, hosts) = match place.rank {
         0 => wait_for_others(place, patience)?,
         _ => join(place, patience)?,
     };
+    if place.rank != 0 {
+        cli::mute();
+    }
     let mut connections = Vec::with_capacity(streams.len());
     for (index, stream) in streams.into_iter().enumerate() {
         let rank = if place.rank == 0 { index + 1 } else { 0 };
         watch(&stream).context("cannot watch a connection")?;
         connections.push((stream, rank, hosts.get(rank).cloned().unwrap_or_default()));
     }
-    Ok((Star::new(connections, place.rank == 0)?, hosts))
+    Ok((Star::new(connections, place)?, hosts))
 }
 
 /// Has the system notice a machine that is gone, and send small frames at once.

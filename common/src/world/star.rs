@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::ending::{Ending, Failure, Reason};
+use super::environment::Place;
 use super::frame::{self, Kind};
 use crate::{Context, Error, Result, cli, error};
 
@@ -48,8 +49,10 @@ struct Reader {
 
 impl Star {
     /// Takes over the connections of a run that has begun, each with the rank at its other end and its machine.
-    pub(super) fn new(connections: Vec<(TcpStream, usize, String)>, is_first: bool) -> Result<Self> {
-        let ending = Arc::new(Ending::default());
+    pub(super) fn new(connections: Vec<(TcpStream, usize, String)>, place: &Place) -> Result<Self> {
+        let is_first = place.rank == 0;
+        // One rank of each machine: those beside rank 0 may be gone with it.
+        let ending = Arc::new(Ending::new(place.rank == 1 || place.local_rank == 0));
         let mut writers = Vec::with_capacity(connections.len());
         for (stream, ..) in &connections {
             writers.push(Arc::new(Mutex::new(stream.try_clone()?)));

@@ -324,13 +324,12 @@ fn long(ranks: usize, output: &str) -> String {
     format!("{} -o {output}", run.replace("--eval-steps 2", "--eval-steps 60"))
 }
 
-/// Starts `size` ranks of a run, and waits until rank 0 says `text`. Returns the ranks, and what rank 0 says
-/// from then on.
-fn started(place: &Place, size: usize, arguments: &str, text: &str) -> (Vec<Child>, BufReader<UnixStream>) {
-    let port = master_port();
-    let (first, mut said) = listen(rank(place, 0, size, port, arguments));
-    let others = (1..size).map(|index| start(rank(place, index, size, port, arguments)));
-    let children = std::iter::once(first).chain(others).collect();
+/// Starts the ranks of a run, and waits until rank 0 says `text`. Returns the ranks, and what rank 0 says from then
+/// on.
+fn started(ranks: impl IntoIterator<Item = Command>, text: &str) -> (Vec<Child>, BufReader<UnixStream>) {
+    let mut ranks = ranks.into_iter();
+    let (first, mut said) = listen(ranks.next().unwrap());
+    let children = std::iter::once(first).chain(ranks.map(start)).collect();
     wait_for(&mut said, text);
     (children, said)
 }
@@ -345,28 +344,34 @@ fn rest(mut said: impl BufRead) -> String {
 #[test]
 fn a_rank_that_is_lost_ends_the_run_and_what_was_saved_resumes() {
     let place = place();
-    train(&place, 3, &long(3, "whole"));
-    for lost in [2, 0] {
+    train(&place, 4, &long(4, "whole"));
+    for lost in [3, 0] {
         let output = format!("without-{lost}");
-        let run = format!("{} --save-steps 5", long(3, &output));
-        let (children, said) = started(&place, 3, &run, "step 20/60");
+        let run = format!("{} --save-steps 5", long(4, &output));
+        let port = master_port();
+        // Two machines of two ranks each.
+        let ranks = (0..4).map(|index| {
+            let mut command = rank(&place, index, 4, port, &run);
+            command.env("LOCAL_RANK", (index % 2).to_string());
+            command
+        });
+        let (children, said) = started(ranks, "step 20/60");
         signal(children[lost].id(), "KILL");
         let text = rest(said);
-        let runs: Vec<Run> = children.into_iter().map(end).collect();
+        let mut runs: Vec<Run> = children.into_iter().map(end).collect();
+        runs[0].stderr = text;
+        // Where rank 0 is lost, one rank of each machine says it.
+        let speakers = if lost == 0 { &[1, 2][..] } else { &[0] };
         for (index, run) in runs.iter().enumerate().filter(|(index, _)| *index != lost) {
-            assert_eq!(run.code, Some(1), "rank {index}: {text}{}", run.stderr);
+            assert_eq!(run.code, Some(1), "rank {index}: {}", run.stderr);
+            let error = format!("error: rank {lost} on ");
+            assert_eq!(run.stderr.contains(&error), speakers.contains(&index), "rank {index}: {runs:?}");
         }
-        let (speaker, silent) = if lost == 0 { (&runs[1].stderr, &runs[2]) } else { (&text, &runs[1]) };
-        assert!(speaker.contains(&format!("error: rank {lost} on ")), "{speaker}");
-        assert!(
-            speaker.contains("was lost: its connection has ended") && speaker.contains("hint:"),
-            "{speaker}"
-        );
-        assert_eq!(silent.stderr, "", "one rank says it");
+        let said = &runs[speakers[0]].stderr;
+        assert!(said.contains("was lost: its connection has ended") && said.contains("hint:"), "{said}");
         // Rank 0 saves the last step that all have taken.
-        assert_eq!(speaker.contains(" is saved"), lost != 0, "{speaker}");
-        let resumed = format!("{} --save-steps 5 --resume", long(3, &output));
-        train(&place, 3, &resumed);
+        assert_eq!(said.contains(" is saved"), lost != 0, "{said}");
+        train(&place, 4, &format!("{run} --resume"));
         assert_eq!(place.adapter(&output), place.adapter("whole"));
         assert_eq!(place.losses(&output), place.losses("whole"));
     }
@@ -376,7 +381,9 @@ fn a_rank_that_is_lost_ends_the_run_and_what_was_saved_resumes() {
 fn a_signal_to_one_rank_stops_all_at_the_same_step() {
     let place = place();
     train(&place, 2, &long(2, "whole"));
-    let (children, said) = started(&place, 2, &long(2, "stopped"), "step 10/60");
+    let port = master_port();
+    let ranks = (0..2).map(|index| rank(&place, index, 2, port, &long(2, "stopped")));
+    let (children, said) = started(ranks, "step 10/60");
     signal(children[1].id(), "TERM");
     let text = rest(said);
     let runs: Vec<Run> = children.into_iter().map(end).collect();
