@@ -64,7 +64,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let output = output.map(|output| save::begin(output, &inputs, arguments.common.force)).transpose()?;
     arguments.model.expect_supported(&directory)?;
     let (format, settings) = text(&directory, &overrides, &arguments)?;
-    let mut models = Models::new(&arguments.model)?;
+    let mut models = Models::new(&arguments.model, arguments.model.device.open()?);
     let model = models.load(&directory)?;
     let mut talk = Talk {
         printers: printers(model, &format, &settings, &arguments),

@@ -83,9 +83,9 @@ pub struct Models<'a> {
 }
 
 impl<'a> Models<'a> {
-    /// Opens the device.
-    pub fn new(arguments: &'a ModelArguments) -> Result<Self> {
-        Ok(Self { arguments, device: arguments.device.open()?, scores: false, base: None })
+    /// Models that are loaded as `arguments` say, onto `device`.
+    pub fn new(arguments: &'a ModelArguments, device: Device) -> Self {
+        Self { arguments, device, scores: false, base: None }
     }
 
     /// Leaves half of the free GPU memory to passes of many tokens; the other half may keep dequantized
