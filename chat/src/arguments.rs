@@ -31,6 +31,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
 
+    /// Whether a reasoning model thinks before it answers; its chat template decides where nothing is said
+    #[arg(long, value_name = "BOOL")]
+    pub enable_thinking: Option<bool>,
+
     #[command(flatten)]
     pub sampling: SamplingArguments,
 

@@ -19,6 +19,8 @@ pub(crate) struct Infer {
     pub template: Option<String>,
     /// The system message.
     pub default_system: Option<String>,
+    /// Whether a reasoning model thinks before it answers.
+    pub enable_thinking: Option<bool>,
     do_sample: Option<bool>,
     temperature: Option<f32>,
     top_p: Option<f32>,

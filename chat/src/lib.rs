@@ -64,7 +64,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let output = output.map(|output| save::begin(output, &inputs, arguments.common.force)).transpose()?;
     arguments.model.expect_supported(&directory)?;
     let (format, settings) = text(&directory, &overrides, &arguments)?;
-    let mut models = Models::new(&arguments.model)?;
+    let mut models = Models::new(&arguments.model, arguments.model.device.open()?);
     let model = models.load(&directory)?;
     let mut talk = Talk {
         printers: printers(model, &format, &settings, &arguments),
@@ -100,6 +100,7 @@ fn source(given: &[PathBuf], arguments: &mut Arguments) -> Result<(PathBuf, Over
     arguments.model.base = arguments.model.base.take().or(base);
     arguments.model.template = arguments.model.template.take().or(infer.template);
     arguments.system = arguments.system.take().or(infer.default_system);
+    arguments.enable_thinking = arguments.enable_thinking.or(infer.enable_thinking);
     Ok((directory, overrides))
 }
 
@@ -111,7 +112,9 @@ fn text(
 ) -> Result<(ChatFormat, GenerationSettings)> {
     let files = arguments.model.text_files(directory)?;
     let tokenizer = Tokenizer::of(&files)?;
-    let template = arguments.model.chat_template(&files, &tokenizer)?;
+    let template =
+        arguments.model.chat_template(&files, &tokenizer)?.with_thinking(arguments.enable_thinking);
+    template.unread_thinking().iter().for_each(cli::warn);
     missing_tokens(&tokenizer, &template).iter().for_each(cli::warn);
     let format = ChatFormat::new(tokenizer, template);
     arguments::check(overrides)?;

@@ -117,6 +117,27 @@ fn chat_takes_llama_factorys_file() {
 }
 
 #[test]
+fn a_model_thinks_as_the_options_or_the_file_say() {
+    let place = Place::new();
+    place.write("infer.yaml", "model_name_or_path: model\ntemplate: qwen3\nenable_thinking: false\n");
+    let answer = |arguments: &[&str]| {
+        let arguments = [arguments, &["--max-new-tokens", "16", "--temperature", "0"]].concat();
+        stdout(place.chat(&arguments).write_stdin("Hello\n"))
+    };
+    let (thinks, thinks_not) = (
+        answer(&["model", "--template", "qwen3"]),
+        answer(&["model", "--template", "qwen3", "--enable-thinking", "false"]),
+    );
+    assert_ne!(thinks, thinks_not, "the prompt has an empty thought");
+    assert_eq!(answer(&["infer.yaml"]), thinks_not);
+    assert_eq!(answer(&["infer.yaml", "--enable-thinking", "true"]), thinks);
+    let mut command = place.chat(&["model", "--enable-thinking", "false", "--max-new-tokens", "1"]);
+    let run = command.write_stdin("Hello\n").assert().success();
+    let said = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+    assert!(said.contains("enable_thinking: the chat template does not read it"), "{said}");
+}
+
+#[test]
 fn chat_refuses_what_does_not_fit() {
     let place = Place::new();
     let long = "a".repeat(5000) + "\n";

@@ -10,16 +10,19 @@
 //! step takes the next 16. Tokens are random, and every second half of a sequence is trained. TARGETS are those of
 //! `lora-train`, without which all linear layers but experts have adapters.
 //! Prints one JSON object.
+//!
+//! Training runs on all GPUs that can be seen, each with a step of LENGTHS; `NPROC_PER_NODE=1` trains on one.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use common::device::cuda::{Float16, Gpu};
-use common::device::{Device, Vector};
+use common::device::cuda::Gpu;
+use common::device::{Device, DeviceChoice, Vector};
 use common::kernels::adamw::{AdamW, Moments, MomentsSpec, clip_factor, gradient_norm};
 use common::model::{AdapterSettings, Batch, Cache, KeyValueCache, Model, ModelSpec, PassRequest, Sequence};
-use common::{Error, Result, cli};
+use common::world::{self, World};
+use common::{Error, Result, cli, error};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -28,8 +31,15 @@ use serde_json::{Value, json};
 const BATCH: usize = 16;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(result) => cli::answer(result).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let choice = if arguments.contains(&"train") { DeviceChoice::Auto } else { DeviceChoice::Cuda(0) };
+    let outcome = world::run(choice, |world| {
+        let result = run(&arguments, choice, world)?;
+        if world.is_first() { cli::answer(result) } else { Ok(()) }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             cli::warn(format_args!("{error}"));
             ExitCode::FAILURE
@@ -37,16 +47,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<Value> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [model, what, rest @ ..] = arguments.as_slice() else {
+fn no_gpu() -> Error {
+    error!("a GPU expected, found none").hint("nvidia-smi lists the GPUs of a machine")
+}
+
+fn run(arguments: &[&str], choice: DeviceChoice, world: &World) -> Result<Value> {
+    let [model, what, rest @ ..] = arguments else {
         return Err(Error::usage("expected MODEL, then train, score or decode"));
     };
-    let gpu = Gpu::open(0, Float16::Bf16)?;
+    let device = world.device(choice)?.open()?;
+    let Device::Cuda(gpu) = &device else { return Err(no_gpu()) };
+    world.connect(&device)?;
     let outline = ModelSpec::read(Path::new(model), None)?;
     let begun = Instant::now();
-    let mut model = Model::load(Path::new(model), &Device::Cuda(gpu.clone()))?;
+    let mut model = Model::load(Path::new(model), &device)?;
     gpu.synchronize()?;
     let load_seconds = begun.elapsed().as_secs_f64();
     let mut result = match (*what, rest) {
@@ -56,9 +70,9 @@ fn run() -> Result<Value> {
                 rest.get(1).map_or(Vec::new(), |names| names.split(',').map(str::to_owned).collect());
             let settings = AdapterSettings { targets, ..AdapterSettings::default() };
             let budget = budget.parse().unwrap_or(0.0);
-            train(&mut model, (&outline, &settings), &gpu, lengths, budget, steps)?
+            train(&mut model, (&outline, &settings), world, lengths, budget, steps)?
         }
-        ("score", [shape]) => score(&mut model, &gpu, shape)?,
+        ("score", [shape]) => score(&mut model, gpu, shape)?,
         ("decode", [tokens]) => decode(&model, tokens.parse().unwrap_or(64))?,
         _ => {
             return Err(Error::usage(
@@ -67,6 +81,7 @@ fn run() -> Result<Value> {
         }
     };
     result["gpu"] = json!(gpu.name());
+    result["gpus"] = json!(world.size());
     result["load_seconds"] = json!(load_seconds);
     let memory = gpu.memory()?;
     result["peak_mib"] = json!(memory.peak >> 20);
@@ -97,13 +112,14 @@ fn sequences(random: &mut ChaCha8Rng, vocabulary: usize, lengths: &[usize]) -> V
 fn train(
     model: &mut Model,
     (outline, settings): (&ModelSpec, &AdapterSettings),
-    gpu: &Gpu,
+    world: &World,
     lengths: &str,
     budget_gib: f64,
     steps: usize,
 ) -> Result<Value> {
     const WARM_UP: usize = 3;
     let device = model.device().clone();
+    let Device::Cuda(gpu) = &device else { return Err(no_gpu()) };
     let layout = outline.new_adapters(settings)?;
     let of_moments = MomentsSpec::exact(layout.len);
     let held = outline.resident_on_gpu(&layout, &of_moments);
@@ -126,12 +142,14 @@ fn train(
     let plan = model.config().plan_on_gpu(&wanted, budget.saturating_sub(held.total()));
     let spent = model.cache_dequantized(plan.spare(), true)?;
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut random = ChaCha8Rng::seed_from_u64(1 + world.rank() as u64);
     let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
     for (step, lengths) in lengths.iter().enumerate() {
         let examples = sequences(&mut random, model.config().vocabulary, lengths);
         let supervised: usize =
             examples.iter().map(|(_, trained)| trained.iter().skip(1).filter(|t| **t).count()).sum();
+        // Every rank has as many.
+        let supervised = world.size() * supervised;
         let begun = Instant::now();
         gradients.fill_zero()?;
         let (mut loss, mut first) = (0.0, 0);
@@ -149,6 +167,8 @@ fn train(
             loss += model.loss_and_gradients(&batch, scale, recomputed, &mut gradients)?.sum;
             first = last;
         }
+        let [loss] = world.sums([loss])?;
+        world.add_up(&mut gradients)?;
         let clip = clip_factor(gradient_norm(&gradients)?, 1.0);
         model.update_parameters(|parameters| {
             optimizer.step(parameters, &gradients, clip, &mut moments, 1e-4)
@@ -157,7 +177,7 @@ fn train(
         losses.push(loss / supervised as f64);
         if step >= WARM_UP {
             seconds.push(begun.elapsed().as_secs_f64());
-            tokens += lengths.iter().sum::<usize>();
+            tokens += world.size() * lengths.iter().sum::<usize>();
         }
     }
     let total: f64 = seconds.iter().sum();

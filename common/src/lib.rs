@@ -22,6 +22,7 @@
 //! | [`panics`] | panics of libraries, as errors |
 //! | [`text`] | tokenizer, chat templates, label masks |
 //! | [`weight_names`] | the names of a text model's weights, and the others under which they are found |
+//! | [`world`] | runs of several processes, one on each GPU |
 
 pub mod adapter;
 pub mod chart;
@@ -43,6 +44,7 @@ pub mod nf4;
 pub mod panics;
 pub mod text;
 pub mod weight_names;
+pub mod world;
 
 pub use error::{Context, Error, Result};
 

@@ -62,12 +62,13 @@ impl ModelArguments {
         Ok(TextFiles::of(directory, self.base_of(directory)?.as_deref()))
     }
 
-    /// Returns the chat template that `--template` asks for, or the model's own.
+    /// Returns the chat template that `--template` asks for, or the model's own, for a model that answers.
     pub fn chat_template(&self, files: &TextFiles, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
-        match &self.template {
+        let template = match &self.template {
             Some(name) => ChatTemplate::named(name, tokenizer),
             None => ChatTemplate::load(files.template_directory(), tokenizer),
-        }
+        };
+        Ok(template?.without_earlier_thoughts())
     }
 }
 
@@ -82,9 +83,9 @@ pub struct Models<'a> {
 }
 
 impl<'a> Models<'a> {
-    /// Opens the device.
-    pub fn new(arguments: &'a ModelArguments) -> Result<Self> {
-        Ok(Self { arguments, device: arguments.device.open()?, scores: false, base: None })
+    /// Models that are loaded as `arguments` say, onto `device`.
+    pub fn new(arguments: &'a ModelArguments, device: Device) -> Self {
+        Self { arguments, device, scores: false, base: None }
     }
 
     /// Leaves half of the free GPU memory to passes of many tokens; the other half may keep dequantized

@@ -10,6 +10,8 @@
 //! | [`texts`] | the prompts of a model as tokens |
 //! | [`score`] | log-probabilities of the letters; what prompts begin with alike is computed once |
 //! | [`scored`] | the scores of a subject's questions |
+//! | [`parts`] | which passes of which subjects each rank scores |
+//! | [`collector`] | the scores of all subjects, as ranks find them |
 //! | [`report`] | accuracies as a table, as JSON and as a chart |
 //! | [`ranking`] | several models in one table, best first |
 //! | [`compare`] | two reports question by question |
@@ -19,11 +21,13 @@
 
 pub mod accuracy;
 pub mod arguments;
+pub mod collector;
 pub mod compare;
 pub mod identity;
 pub mod journal;
 pub mod loss;
 pub mod outputs;
+pub mod parts;
 pub mod questions;
 pub mod ranking;
 pub mod report;
@@ -38,6 +42,7 @@ use std::process::ExitCode;
 use clap::{Command, CommandFactory};
 use common::cli::{self, Tool};
 use common::error::Kind;
+use common::world::{self, World};
 use common::{Error, Result, error, models};
 
 use crate::accuracy::rank_by_accuracy;
@@ -79,7 +84,12 @@ fn run(arguments: Arguments) -> Result<()> {
             Error::usage(format!("--style hendrycks asks MMLU, not {task}")).hint("leave --style out")
         );
     }
-    let directories = cli::inputs(&arguments.models)?.directories_or_yaml()?;
+    world::run(arguments.model.device, |world| rank_models(&arguments, world))
+}
+
+/// Prints the accuracies or the losses of models, which all ranks compute together.
+fn rank_models(arguments: &Arguments, world: &World) -> Result<()> {
+    let directories = world.inputs(&arguments.models)?.directories_or_yaml()?;
     if directories.is_empty() {
         return Err(error!("no directory among the inputs").hint("name the directory of a model"));
     }
@@ -87,7 +97,7 @@ fn run(arguments: Arguments) -> Result<()> {
         return Err(Error::usage("--details: one model expected").hint("name the models one by one"));
     }
     match &arguments.loss {
-        Some(file) => rank_by_loss(&directories, file, &arguments),
-        None => rank_by_accuracy(&directories, &arguments),
+        Some(file) => rank_by_loss(&directories, file, arguments, world),
+        None => rank_by_accuracy(&directories, arguments, world),
     }
 }

@@ -9,6 +9,8 @@ use common::model::{Batch, Cache, KeyValueCache, Model, Sequence};
 use common::{Result, bail};
 use rayon::prelude::*;
 
+use crate::parts::PassPlace;
+
 /// A model that gives logits of prompts, with a memory of the tokens that they share.
 pub trait Scorer {
     /// What the model remembers of a prefix.
@@ -70,12 +72,14 @@ pub struct Passes {
 }
 
 /// Returns the log-probabilities of `answers` after each of `prompts`, in their order: a log-softmax over
-/// the whole vocabulary. `scored` is called after every pass with the number of prompts in it.
+/// the whole vocabulary. Nothing is returned for the prompts of passes that are not `own`. `scored` is called
+/// after every pass with the number of prompts in it.
 pub fn score<S: Scorer>(
     model: &S,
     prompts: &[Vec<u32>],
     answers: &[u32],
     passes: Passes,
+    own: impl Fn(PassPlace) -> bool,
     mut scored: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<f32>>> {
     if let Some(long) = prompts.iter().find(|prompt| prompt.len() > model.max_tokens()) {
@@ -86,14 +90,25 @@ pub fn score<S: Scorer>(
         true => shared_prefix(prompts),
         false => 0,
     };
-    let prefix = if shared > 0 { Some(model.prefix(&prompts[0][..shared])?) } else { None };
+    let mut prefix = None;
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(prompts[index].len()));
     let mut scores = vec![Vec::new(); prompts.len()];
     let mut rest = order.as_slice();
+    let all = prompts.iter().map(|prompt| prompt.len() - shared).sum();
+    let mut before = 0;
     while !rest.is_empty() {
         let (pass, later) = rest.split_at(pass_size(rest, prompts, shared, passes.tokens));
+        rest = later;
         let tokens: Vec<&[u32]> = pass.iter().map(|&index| &prompts[index][shared..]).collect();
+        let place = PassPlace { before, tokens: tokens.iter().map(|prompt| prompt.len()).sum(), all };
+        before += place.tokens;
+        if !own(place) {
+            continue;
+        }
+        if shared > 0 && prefix.is_none() {
+            prefix = Some(model.prefix(&prompts[0][..shared])?);
+        }
         let logits = model.last_logits(prefix.as_ref(), &tokens)?;
         let vocabulary = logits.len() / pass.len();
         let rows = logits.par_chunks_exact(vocabulary).map(|row| logprobs(row, answers));
@@ -101,7 +116,6 @@ pub fn score<S: Scorer>(
             scores[index] = row;
         }
         scored(pass.len())?;
-        rest = later;
     }
     Ok(scores)
 }
@@ -162,7 +176,7 @@ mod tests {
 
     fn scores(fake: &Fake, tokens: usize, share_prefix: bool) -> Vec<Vec<f32>> {
         let prompts = PROMPTS.map(<[u32]>::to_vec);
-        score(fake, &prompts, &[0, 1, 2, 3], Passes { tokens, share_prefix }, |_| Ok(())).unwrap()
+        score(fake, &prompts, &[0, 1, 2, 3], Passes { tokens, share_prefix }, |_| true, |_| Ok(())).unwrap()
     }
 
     #[test]
@@ -171,6 +185,21 @@ mod tests {
         assert_eq!(scores(&shared, 10, true), scores(&alone, 10, false));
         assert_eq!(*shared.passes.borrow(), [vec![2], vec![6, 4], vec![1, 1]]);
         assert_eq!(*alone.passes.borrow(), [vec![8], vec![6, 3], vec![3]]);
+    }
+
+    #[test]
+    fn passes_of_other_ranks_do_not_run_and_own_ones_stay_the_same() {
+        let fake = Fake::default();
+        let prompts = PROMPTS.map(<[u32]>::to_vec);
+        let passes = Passes { tokens: 10, share_prefix: true };
+        let own = |place: PassPlace| place.before >= 10;
+        let found = score(&fake, &prompts, &[0, 1, 2, 3], passes, own, |_| Ok(())).unwrap();
+        assert_eq!(*fake.passes.borrow(), [vec![2], vec![1, 1]]);
+        let whole = scores(&Fake::default(), 10, true);
+        assert_eq!(found, [whole[0].clone(), vec![], vec![], whole[3].clone()]);
+        let none = Fake::default();
+        score(&none, &prompts, &[0, 1, 2, 3], passes, |_| false, |_| Ok(())).unwrap();
+        assert!(none.passes.borrow().is_empty(), "not even the prefix");
     }
 
     #[test]
@@ -197,9 +226,9 @@ mod tests {
     fn what_cannot_be_scored_is_said() {
         let fake = Fake::default();
         let passes = Passes { tokens: 1, share_prefix: true };
-        let error = score(&fake, &[vec![0; 51]], &[0, 1, 2, 3], passes, |_| Ok(())).unwrap_err();
+        let error = score(&fake, &[vec![0; 51]], &[0, 1, 2, 3], passes, |_| true, |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("51 tokens exceeds the model's 50 positions"), "{error}");
-        let error = score(&fake, &[vec![1]], &[0, 1, 2, 5], passes, |_| Ok(())).unwrap_err();
+        let error = score(&fake, &[vec![1]], &[0, 1, 2, 5], passes, |_| true, |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("token 5"), "{error}");
     }
 }

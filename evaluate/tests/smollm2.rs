@@ -66,7 +66,7 @@ fn logprobs_as_transformers() {
     for subject in &subjects {
         let prompts = texts.encode(subject, 8192).unwrap();
         let passes = Passes { tokens: 2048, share_prefix: true };
-        let logprobs = score(&model, &prompts, &answers, passes, |_| Ok(())).unwrap();
+        let logprobs = score(&model, &prompts, &answers, passes, |_| true, |_| Ok(())).unwrap();
         let of_subject = |case: &&Value| case["subject"] == subject.name;
         let cases: Vec<&Value> = golden["questions"].as_array().unwrap().iter().filter(of_subject).collect();
         let lengths: Vec<&Value> = cases.iter().map(|case| &case["tokens"]).collect();
@@ -96,7 +96,7 @@ fn mmlu_as_transformers(step: usize) {
             let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
             assert_eq!(case["tokens"], Value::from(lengths), "{place}");
             let passes = Passes { tokens: 2048, share_prefix: true };
-            let logprobs = score(&model, &prompts, &answers, passes, |_| Ok(())).unwrap();
+            let logprobs = score(&model, &prompts, &answers, passes, |_| true, |_| Ok(())).unwrap();
             compare(&place, &logprobs, &serde_json::from_value::<Vec<_>>(case["logprobs"].clone()).unwrap());
         }
     }

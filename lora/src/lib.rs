@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Command, CommandFactory};
 use common::cli::{self, Tool};
 use common::error::Kind;
+use common::world;
 
 use crate::arguments::Arguments;
 
@@ -33,10 +34,13 @@ use crate::arguments::Arguments;
 pub fn main(line: Vec<OsString>) -> ExitCode {
     cli::run(Tool { name: "lora-train", hint }, line.clone(), |_: Arguments| {
         let (arguments, options) = yaml::complete(line)?;
-        match run::train::train(arguments.config(options)?)? {
-            Some(output) => cli::print_path(&output),
-            None => Ok(()),
-        }
+        world::run(arguments.device(), |world| {
+            let config = arguments.config(options, world)?;
+            match run::train::train(config, world)? {
+                Some(output) => cli::print_path(&output),
+                None => Ok(()),
+            }
+        })
     })
 }
 

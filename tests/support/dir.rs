@@ -143,7 +143,15 @@ impl Run {
     ///
     /// Where it cannot be run, panics, or writes something that is no text.
     pub fn of(command: &mut Command) -> Self {
-        let Output { status, stdout, stderr } = command.output().expect("a process");
+        Self::of_output(command.output().expect("a process"))
+    }
+
+    /// What a program has written that has ended.
+    ///
+    /// # Panics
+    ///
+    /// Where it panics, or writes something that is no text.
+    pub fn of_output(Output { status, stdout, stderr }: Output) -> Self {
         let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).expect("a text"));
         assert!(!stderr.contains("panicked"), "{stderr}");
         Self { code: status.code(), stdout, stderr }

@@ -7,5 +7,6 @@ pub mod hostile;
 pub mod hub;
 pub mod kill;
 pub mod needs;
+pub mod ranks;
 pub mod tiny_model;
 pub mod tolerance;

@@ -11,8 +11,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::device::cuda::Gpu;
+
 /// The names that `QLORA_TEST_REQUIRE` may have.
-const NAMES: [&str; 6] = ["model", "nvrtc", "templates", "shared", "fetch", "pip"];
+const NAMES: [&str; 7] = ["model", "nvrtc", "templates", "shared", "fetch", "pip", "gpus"];
 
 /// The directory of SmolLM2-135M-Instruct, which `make test` downloads.
 pub fn model() -> Option<PathBuf> {
@@ -50,6 +52,17 @@ pub fn pip() -> Option<PathBuf> {
         skip("pip", "python3 has no venv or no pip; Debian's package python3-pip brings both");
     }
     path.map(|path| PathBuf::from(path.trim_end()))
+}
+
+/// At least `count` GPUs in this machine.
+pub fn gpus(count: usize) -> Option<()> {
+    match Gpu::count() {
+        found if found >= count => Some(()),
+        found => {
+            skip("gpus", &format!("there are {found} GPUs, and it needs {count}"));
+            None
+        }
+    }
 }
 
 /// NVIDIA's run-time compiler, from what was found when it was looked for.

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod companions;
+mod fingerprint;
 mod header;
 mod index;
 mod tensor;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use crate::files::check_unchanged;
 pub use bytes::Bytes;
 pub use companions::{Companion, Companions};
+pub use fingerprint::fingerprint;
 pub use index::{INDEX, Index, SINGLE};
 pub use safetensors::Dtype;
 pub use tensor::{Tensor, cast_from_f32};

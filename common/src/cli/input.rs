@@ -32,10 +32,14 @@ enum PathSource {
     Lines(Box<dyn Iterator<Item = std::io::Result<String>>>),
 }
 
+/// Whether the paths of a tool come on stdin: where its arguments name none, or only `-`.
+pub(crate) fn from_stdin(arguments: &[PathBuf]) -> bool {
+    arguments.is_empty() || arguments == [Path::new("-")]
+}
+
 /// The paths given as arguments, or on stdin where there are none or the only one is `-`.
 pub fn inputs(arguments: &[PathBuf]) -> Result<Inputs> {
-    let from_stdin = arguments.is_empty() || arguments == [Path::new("-")];
-    if !from_stdin {
+    if !from_stdin(arguments) {
         return Ok(Inputs::from_arguments(arguments.to_vec()));
     }
     if arguments.is_empty() && std::io::stdin().is_terminal() {

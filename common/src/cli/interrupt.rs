@@ -10,6 +10,8 @@ use signal_hook::iterator::Signals;
 use crate::{Context, Error, Result};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Whether something other than a signal has asked the tool to stop.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Installs the signal handler.
 #[allow(clippy::exit)] // a second signal must end the process from the handler's thread
@@ -38,9 +40,14 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether a signal has asked the tool to stop.
+/// Whether a signal or [`stop`] has asked the tool to stop.
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+    INTERRUPTED.load(Ordering::Relaxed) || STOPPED.load(Ordering::Relaxed)
+}
+
+/// Asks the tool to stop at the next safe point, as a first signal does.
+pub(crate) fn stop() {
+    STOPPED.store(true, Ordering::SeqCst);
 }
 
 /// Whether a signal has asked to stop, which is then forgotten: for a tool that stops one answer and

@@ -6,6 +6,7 @@
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{escape, secrets};
 use crate::Error;
@@ -28,13 +29,30 @@ struct Running {
 }
 
 static RUNNING: OnceLock<Running> = OnceLock::new();
+/// Whether another process of the same run speaks for this one.
+static MUTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process says nothing, because another process of the same run speaks for it.
+pub(crate) fn mute() {
+    MUTED.store(true, Ordering::SeqCst);
+}
+
+/// From now on this process speaks again.
+pub(crate) fn speak() {
+    MUTED.store(false, Ordering::SeqCst);
+}
+
+fn is_muted() -> bool {
+    MUTED.load(Ordering::SeqCst)
+}
 
 pub(super) fn begin(tool: Tool, quiet: bool, verbose: bool) {
     // Set once per process; a second tool in one process would keep the first one's name.
     let _ = RUNNING.set(Running { tool, quiet, verbose });
 }
 
-fn tool_name() -> &'static str {
+/// The name of the running tool.
+pub(crate) fn tool_name() -> &'static str {
     RUNNING.get().map_or("qlora", |running| running.tool.name)
 }
 
@@ -45,6 +63,9 @@ fn write(text: impl Display) {
 }
 
 fn say(message: impl Display) {
+    if is_muted() {
+        return;
+    }
     let line = format!("{}: {}\n", tool_name(), one_line(message));
     super::progress::above_bars(|| write(line));
 }
@@ -89,16 +110,21 @@ pub fn prompt(text: &str) {
 
 /// Whether the user wants errors and warnings only (`--quiet`).
 pub fn is_quiet() -> bool {
-    RUNNING.get().is_none_or(|running| running.quiet)
+    is_muted() || RUNNING.get().is_none_or(|running| running.quiet)
 }
 
 /// Prints the error that ends the tool, and its hint.
-pub(super) fn error(error: &Error) {
+pub(crate) fn say_error(error: &Error) {
     say(format_args!("error: {error}"));
-    let of_kind = || RUNNING.get().and_then(|running| (running.tool.hint)(error.kind()));
-    if let Some(hint) = error.hint_text().or_else(of_kind).or_else(|| error.kind().hint()) {
+    if let Some(hint) = hint_of(error).filter(|_| !is_muted()) {
         write(format_args!("hint: {}\n", one_line(hint)));
     }
+}
+
+/// The hint of an error: its own, or that of the tool or of all tools for its kind.
+pub(crate) fn hint_of(error: &Error) -> Option<String> {
+    let of_kind = || RUNNING.get().and_then(|running| (running.tool.hint)(error.kind()));
+    error.hint_text().or_else(of_kind).or_else(|| error.kind().hint()).map(str::to_owned)
 }
 
 /// Prints what clap says: help and versions on stdout, mistakes with a hint on stderr.

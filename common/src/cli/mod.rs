@@ -32,10 +32,13 @@ use crate::{Error, Result};
 pub use arguments::Common;
 pub use call::in_both_spellings;
 pub use escape::{one_line, quoted, quoted_path};
+pub(crate) use input::from_stdin;
 pub use input::{Input, Inputs, inputs, is_yaml};
+pub(crate) use interrupt::stop;
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use locations::{cache_directory, tool_command};
 pub use messages::{Tool, is_quiet, note, note_lines, prompt, verbose, warn};
+pub(crate) use messages::{hint_of, mute, say_error, speak, tool_name};
 pub use output::{
     Begun, Destination, GrowingDirectory, OutputDirectory, OutputFile, create_new, expect_ours, file_version,
     is_unfinished, made_otherwise, no_follow, parts_of, recipe_of, temporary, write_file,
@@ -95,12 +98,17 @@ pub fn usage(program: &str, mistake: &clap::Error) -> ExitCode {
 
 fn end(error: &Error) -> ExitCode {
     if error.kind() != Kind::ClosedPipe {
-        messages::error(error);
+        say_error(error);
     }
-    match error.kind() {
-        Kind::Usage => ExitCode::from(2),
-        Kind::Interrupted => ExitCode::from(130),
-        Kind::ClosedPipe => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    ExitCode::from(exit_code(error.kind()))
+}
+
+/// The exit code of a tool that ends with an error of a kind.
+pub(crate) fn exit_code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Usage => 2,
+        Kind::Interrupted => 130,
+        Kind::ClosedPipe => 0,
+        _ => 1,
     }
 }

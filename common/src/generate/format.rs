@@ -1,7 +1,7 @@
 //! How a conversation becomes the prompt of a model, and what ends the answer to it.
 
 use crate::text::labels::encode_prompt;
-use crate::text::{ChatTemplate, Conversation, Ending, Tokenizer};
+use crate::text::{ChatTemplate, Conversation, Ending, Tokenizer, ending};
 use crate::{Result, error};
 
 /// The tokenizer and the chat template of a model, and what the template ends an answer with.
@@ -27,7 +27,7 @@ impl ChatFormat {
         let (end, stop_text) = match Ending::of(&tokenizer, &template) {
             Some(Ending::Token(token)) => (Some(token), None),
             Some(Ending::Text(text)) => (None, Some(text)),
-            None => (None, None),
+            None => (ending::next_turn(&tokenizer, &template), None),
         };
         let stop_tokens = tokenizer.eos_token_id().into_iter().chain(end).collect();
         Self { tokenizer, template, stop_tokens, stop_text }
@@ -38,7 +38,8 @@ impl ChatFormat {
         &self.tokenizer
     }
 
-    /// Returns the tokens that end an answer: the tokenizer's end of text and the template's own.
+    /// Returns the tokens that end an answer: the tokenizer's end of text and the template's own, or that of
+    /// the next turn where the template has none.
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stop_tokens
     }

@@ -31,6 +31,9 @@ impl Message {
     }
 }
 
+/// The tags around a thought, as Qwen3 and most reasoning models write them.
+pub(super) const THOUGHT: (&str, &str) = ("<think>", "</think>");
+
 /// Messages in order, and the tools that the assistant may call in them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Conversation {
@@ -39,4 +42,45 @@ pub struct Conversation {
     /// JSON schemas of tools, as the template expects them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<Value>,
+}
+
+impl Conversation {
+    /// The conversation without the thoughts of the assistant.
+    pub fn without_thoughts(&self) -> Self {
+        let mut conversation = self.clone();
+        for message in conversation.messages.iter_mut().filter(|message| message.is_assistant()) {
+            message.extra.shift_remove("reasoning_content");
+            let Some(content) = &mut message.content else { continue };
+            while let Some((before, after)) = content.split_once(THOUGHT.0)
+                && let Some((_, after)) = after.split_once(THOUGHT.1)
+            {
+                *content = before.to_owned() + after.trim_start_matches('\n');
+            }
+        }
+        conversation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_thoughts_are_dropped() {
+        let messages = json!([
+            {"role": "user", "content": "<think>kept</think>"},
+            {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes.", "reasoning_content": "hm"},
+            {"role": "assistant", "content": "a <think>b</think>c<think>d", "tool_calls": []},
+        ]);
+        let conversation =
+            Conversation { messages: serde_json::from_value(messages).unwrap(), tools: Vec::new() };
+        let thoughtless = conversation.without_thoughts();
+        let contents: Vec<&str> =
+            thoughtless.messages.iter().filter_map(|message| message.content.as_deref()).collect();
+        assert_eq!(contents, ["<think>kept</think>", "Yes.", "a c<think>d"]);
+        let has = |index: usize, key: &str| thoughtless.messages[index].extra.contains_key(key);
+        assert!(!has(1, "reasoning_content") && has(2, "tool_calls"));
+    }
 }

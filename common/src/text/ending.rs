@@ -44,6 +44,18 @@ impl Ending {
     }
 }
 
+/// The special token that begins the turn after an answer, as `<|user|>` in GLM's template, where the template
+/// itself closes answers with nothing. A model with such a template ends its answers with it.
+pub fn next_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
+    let messages = [("user", "a"), ("assistant", "b"), ("user", "c")];
+    let messages = messages.map(|(role, content)| Message::new(role, content)).to_vec();
+    let conversation = Conversation { messages, tools: Vec::new() };
+    let options = LabelOptions::answers(usize::MAX);
+    let example = encode_conversation(tokenizer, template, &conversation, &options).ok()?.example;
+    let last = example.trained.iter().rposition(|&trained| trained)?;
+    Some(example.tokens[last]).filter(|&token| tokenizer.is_special(token))
+}
+
 /// The warning about a template that writes special tokens which the tokenizer lacks, so that they are
 /// trained as ordinary text. `None` where the tokenizer has all of them.
 pub fn missing_tokens(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<String> {

@@ -7,7 +7,8 @@
 //!
 //! - a turn begins where the text of the messages before it ends, rendered with the generation prompt,
 //!   which is exactly what the model is given when it has to answer;
-//! - it ends where the text of the messages up to it ends.
+//! - it ends where the text of the messages up to it ends, or with the special token of the next turn where
+//!   the template closes answers with none.
 //!
 //! Some templates write a turn differently once others follow (they drop its reasoning, say). Then the
 //! turn is found by rendering the conversation once more with marks around its content.
@@ -16,19 +17,19 @@
 //! `apply_chat_template(tokenize=True)`. Only where a token would reach across the beginning of a turn is
 //! the text cut there, as it is when the model answers.
 
-use std::cell::Cell;
+mod turns;
+
 use std::ops::Range;
 
-use crate::text::marks::{self, find_content, mark_content};
+use crate::text::marks;
 use crate::text::origin::{self, Origin};
 use crate::text::{ChatTemplate, Conversation, Message, Tokenizer, cutoff};
 use crate::{Result, bail};
+use turns::Turns;
 
 /// The number of messages above which turns are searched only as far as the cutoff reaches, because each
 /// turn takes the rendering of all messages before it.
 const LONG: usize = 64;
-/// Most messages that may be rendered to find the turns of one conversation.
-const WORK: usize = 4_000_000;
 
 /// The tokens of one conversation, and which of them are supervised.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,15 +98,16 @@ pub fn encode_conversation(
     if !conversation.messages.iter().any(Message::is_assistant) {
         bail!(Row, "no assistant turn, so nothing to train");
     }
-    let specials = if options.split_special_tokens { tokenizer.special_contents() } else { &[] };
+    let specials = options.split_special_tokens.then(|| tokenizer.specials());
+    let thoughtless = template.drops_thoughts().then(|| conversation.without_thoughts());
+    let conversation = thoughtless.as_ref().unwrap_or(conversation);
     let (conversation, has_specials) = marks::mark_specials(conversation, specials);
     let rendered = template.render(&conversation.messages, &conversation.tools, false)?;
     let enough = match conversation.messages.len() > LONG && !options.mask_history {
         true => beyond_cutoff(tokenizer, &rendered, options.cutoff_len)?,
         false => rendered.len(),
     };
-    let turns = Turns { template, conversation: &conversation, rendered: &rendered, work: Cell::new(0) };
-    let turns = turns.find(enough)?;
+    let turns = Turns::new(template, &conversation, &rendered).find(enough)?;
     let answers = || conversation.messages.iter().filter(|message| message.is_assistant());
     let left_out = answers().count() - turns.len();
     let edges: Vec<usize> = turns.iter().flat_map(|turn| [turn.start, turn.end]).collect();
@@ -133,7 +135,9 @@ pub fn encode_conversation(
         .iter()
         .map(|turn| {
             let at = |position: usize| tokens.offsets.partition_point(|token| token.start < position);
-            at(turn.start)..at(turn.end)
+            let mut range = at(turn.start)..at(turn.end);
+            range.end += usize::from(is_ended_by_next(tokenizer, &tokens.ids, &range));
+            range
         })
         .collect();
     let is_unwritten =
@@ -148,6 +152,13 @@ pub fn encode_conversation(
         has_special_text,
         ..encoded
     })
+}
+
+/// Whether an answer is ended by the special token that the next turn begins with, because the template
+/// closes answers with none, as GLM's does.
+fn is_ended_by_next(tokenizer: &Tokenizer, ids: &[u32], turn: &Range<usize>) -> bool {
+    let is_control = |&id: &u32| tokenizer.is_control(id);
+    !ids[turn.clone()].iter().any(is_control) && ids.get(turn.end).is_some_and(is_control)
 }
 
 /// A position in the rendered text after everything that the cutoff keeps, with a margin for tokens that
@@ -167,7 +178,9 @@ pub fn encode_prompt(
     template: &ChatTemplate,
     conversation: &Conversation,
 ) -> Result<Vec<u32>> {
-    let (conversation, _) = marks::mark_specials(conversation, tokenizer.special_contents());
+    let thoughtless = template.drops_thoughts().then(|| conversation.without_thoughts());
+    let conversation = thoughtless.as_ref().unwrap_or(conversation);
+    let (conversation, _) = marks::mark_specials(conversation, Some(tokenizer.specials()));
     let rendered = template.render(&conversation.messages, &conversation.tools, true)?;
     let unmarked = marks::unmark(&rendered, &[]);
     let origin = || Origin::rendered(template, &conversation, &rendered, true);
@@ -177,126 +190,9 @@ pub fn encode_prompt(
 /// Encodes a plain text, as a base model is prompted, with the tokens that the tokenizer puts around a
 /// text. Special tokens in it are encoded as ordinary text.
 pub fn encode_document(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    let literal = marks::literal_specials(text, tokenizer.special_contents());
+    let literal = marks::literal_specials(text, tokenizer.specials());
     let tokens = origin::encode(tokenizer, text, &literal, &[], || Origin::data(text))?;
     tokenizer.as_document(tokens)
-}
-
-/// Finds the assistant turns in a rendered conversation.
-struct Turns<'a> {
-    template: &'a ChatTemplate,
-    conversation: &'a Conversation,
-    rendered: &'a str,
-    /// The number of messages that were rendered to find the turns.
-    work: Cell<usize>,
-}
-
-impl Turns<'_> {
-    /// The byte ranges of the assistant turns in `rendered`, ascending, up to the first that begins after
-    /// `enough`.
-    fn find(&self, enough: usize) -> Result<Vec<Range<usize>>> {
-        let messages = &self.conversation.messages;
-        let mut turns: Vec<Range<usize>> = Vec::new();
-        for (index, message) in messages.iter().enumerate().filter(|(_, m)| m.is_assistant()) {
-            let begin = self.begin(index, message);
-            let found = begin.and_then(|begin| Some(begin..self.end(index, message, begin)?));
-            if self.work.get() > WORK {
-                bail!(
-                    Row,
-                    "{} messages, whose turns cannot be found in the chat template's text in reasonable time",
-                    messages.len()
-                );
-            }
-            let after = turns.last().map_or(0, |turn| turn.end);
-            match found {
-                Some(turn) if after <= turn.start && turn.start <= turn.end => {
-                    turns.push(turn.clone());
-                    if turn.start > enough {
-                        break;
-                    }
-                }
-                _ => bail!(
-                    Unsupported,
-                    "the chat template rewrites message {}, an assistant turn, so that it cannot be found in the text",
-                    index + 1
-                ),
-            }
-        }
-        Ok(turns)
-    }
-
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Option<String> {
-        self.work.set(self.work.get() + messages.len());
-        // A template may refuse a part of a conversation that it accepts as a whole.
-        self.template.render(messages, &self.conversation.tools, add_generation_prompt).ok()
-    }
-
-    /// The length of `part`, if the rendered conversation begins with it.
-    fn prefix(&self, part: Option<String>) -> Option<usize> {
-        part.filter(|part| self.rendered.starts_with(part.as_str())).map(|part| part.len())
-    }
-
-    fn begin(&self, index: usize, message: &Message) -> Option<usize> {
-        let before = &self.conversation.messages[..index];
-        let prompt = self.render(before, true);
-        let begin = self.prefix(prompt.clone());
-        let content = message.content.as_deref().unwrap_or_default().trim();
-        if let Some(begin) = begin {
-            let follows = !content.is_empty() && self.rendered[begin..].trim_start().starts_with(content);
-            // Without a generation prompt, the text up to the content is the template's, not the
-            // model's.
-            if follows || prompt != self.render(before, false) {
-                return Some(begin);
-            }
-        }
-        self.place(index).and_then(|(place, _)| place.begin).or(begin)
-    }
-
-    fn end(&self, index: usize, message: &Message, begin: usize) -> Option<usize> {
-        let upto = &self.conversation.messages[..=index];
-        if index + 1 == self.conversation.messages.len() {
-            return Some(self.rendered.len());
-        }
-        let as_last = self.render(upto, false);
-        if let Some(end) = self.prefix(as_last.clone()) {
-            return Some(end);
-        }
-        // What the template closes the turn with when it is the last one is what it has in common
-        // with the text after the content here.
-        let Some((place, within_space)) = self.place(index) else {
-            // Without content, as a call of a tool: the turn is the most of the text here that the text of
-            // the last turn ends with.
-            let (rest, as_last) = (&self.rendered[begin..], as_last?);
-            let lengths = rest.char_indices().map(|(at, c)| at + c.len_utf8());
-            let fits = |len: &usize| as_last.ends_with(&rest[..*len]);
-            return lengths
-                .take_while(|&len| len <= as_last.len())
-                .filter(fits)
-                .last()
-                .map(|len| begin + len);
-        };
-        let end = place.end?;
-        let mut last = upto.to_vec();
-        last[index] = mark_content(message, within_space)?;
-        let last = find_content(&self.render(&last, false)?);
-        let closing = &last.text[last.end?..];
-        Some(end + common_prefix(closing, &self.rendered[end..]))
-    }
-
-    /// The place of a message's content, and whether its marks had to be put within its white space. `None`
-    /// where marks change what the template writes.
-    fn place(&self, index: usize) -> Option<(marks::ContentPlace, bool)> {
-        [false, true].into_iter().find_map(|within_space| {
-            let mut messages = self.conversation.messages.clone();
-            messages[index] = mark_content(&messages[index], within_space)?;
-            let place = find_content(&self.render(&messages, false)?);
-            (place.text == self.rendered).then_some((place, within_space))
-        })
-    }
-}
-
-fn common_prefix(a: &str, b: &str) -> usize {
-    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }
 
 /// Applies the cutoff to the turns one by one, as LLaMA-Factory does: each turn, with the prompt before it,

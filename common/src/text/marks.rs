@@ -10,6 +10,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use crate::json::number;
+use crate::text::tokenizer::Specials;
 use crate::text::{Conversation, Message};
 
 const SPECIAL_OPEN: char = '\u{FDD0}';
@@ -23,9 +24,11 @@ pub(super) fn is_mark(c: char) -> bool {
 }
 
 /// The conversation with every text of `specials` marked and every [number] as a text that a template
-/// writes as a number; and whether there was any of them. `specials` must have longer texts before those
-/// that they contain. Marks in the data are dropped.
-pub(super) fn mark_specials(conversation: &Conversation, specials: &[String]) -> (Conversation, bool) {
+/// writes as a number; and whether there was any of them. Marks in the data are dropped.
+pub(super) fn mark_specials(
+    conversation: &Conversation,
+    specials: Option<&Specials>,
+) -> (Conversation, bool) {
     let mut conversation = conversation.clone();
     let mut found = false;
     each_text(&mut conversation, &mut |text, _| found |= mark_text(text, specials));
@@ -98,36 +101,32 @@ fn each_of_object(object: &mut Map<String, Value>, change: &mut impl FnMut(&mut 
         .collect();
 }
 
-fn mark_text(text: &mut String, specials: &[String]) -> bool {
+fn mark_text(text: &mut String, specials: Option<&Specials>) -> bool {
     if text.contains(is_mark) {
         text.retain(|c| !is_mark(c));
     }
-    // A tokenizer may have tens of thousands of special tokens; a text holds few.
-    let specials: Vec<&String> = specials.iter().filter(|special| text.contains(special.as_str())).collect();
-    if specials.is_empty() {
+    let found = specials.map(|specials| specials.find(text)).unwrap_or_default();
+    if found.is_empty() {
         return false;
     }
     let mut marked = String::with_capacity(text.len() + 16);
-    let mut rest = text.as_str();
-    while let Some(next) = rest.chars().next() {
-        if let Some(special) = specials.iter().find(|special| rest.starts_with(special.as_str())) {
-            marked.push(SPECIAL_OPEN);
-            marked.push_str(special);
-            marked.push(SPECIAL_CLOSE);
-            rest = &rest[special.len()..];
-        } else {
-            marked.push(next);
-            rest = &rest[next.len_utf8()..];
-        }
+    let mut from = 0;
+    for range in found {
+        marked.push_str(&text[from..range.start]);
+        marked.push(SPECIAL_OPEN);
+        marked.push_str(&text[range.clone()]);
+        marked.push(SPECIAL_CLOSE);
+        from = range.end;
     }
+    marked.push_str(&text[from..]);
     *text = marked;
     true
 }
 
 /// The byte ranges of special tokens in a text, ascending.
-pub(super) fn literal_specials(text: &str, specials: &[String]) -> Vec<Range<usize>> {
+pub(super) fn literal_specials(text: &str, specials: &Specials) -> Vec<Range<usize>> {
     let mut marked = text.replace(is_mark, "\u{FFFD}");
-    match mark_text(&mut marked, specials) {
+    match mark_text(&mut marked, Some(specials)) {
         true => unmark(&marked, &[]).literal,
         false => Vec::new(),
     }
@@ -210,10 +209,13 @@ pub(super) fn find_content(marked: &str) -> ContentPlace {
 mod tests {
     use super::*;
 
+    fn specials() -> Specials {
+        Specials::new(["<|im_end|>", "<s>"].map(String::from)).unwrap()
+    }
+
     fn marked(text: &str) -> String {
         let conversation = Conversation { messages: vec![Message::new("user", text)], tools: Vec::new() };
-        let specials = ["<|im_end|>".to_owned(), "<s>".to_owned()];
-        let (marked, _) = mark_specials(&conversation, &specials);
+        let (marked, _) = mark_specials(&conversation, Some(&specials()));
         marked.messages[0].content.clone().unwrap()
     }
 
@@ -244,10 +246,8 @@ mod tests {
         let mut message = Message::new("assistant", "");
         message.extra.insert("tool_calls".into(), serde_json::json!([{"arguments": {"q": "<s>"}}]));
         let tools = vec![serde_json::json!({"description": "<|im_end|>"})];
-        let (marked, found) = mark_specials(
-            &Conversation { messages: vec![message], tools },
-            &["<|im_end|>".into(), "<s>".into()],
-        );
+        let conversation = Conversation { messages: vec![message], tools };
+        let (marked, found) = mark_specials(&conversation, Some(&specials()));
         assert!(found);
         let text = serde_json::to_string(&marked).unwrap();
         assert_eq!(text.matches(SPECIAL_OPEN).count(), 2);

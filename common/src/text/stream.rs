@@ -32,6 +32,10 @@ impl<'a> StreamDecoder<'a> {
 
     /// Adds a token, and returns the text that it completes, which is empty while a character is unfinished.
     pub fn push(&mut self, id: u32) -> Result<String> {
+        // A token without text is no context: after it alone, some decoders drop the space of the next one.
+        if self.tokenizer.is_omitted(id) {
+            return Ok(String::new());
+        }
         self.ids.push(id);
         let text = self.tokenizer.decode(&self.ids)?;
         let unfinished = unfinished(&text);

@@ -7,8 +7,9 @@ use common::cli;
 use common::data::{DataSource, Encoder, EncodingCounts, Malformed, RowPlace, records};
 use common::model::Loss;
 use common::text::{ChatTemplate, Example, LabelOptions, Tokenizer};
-use common::{Error, Result, error};
+use common::{Error, Result, error, hex};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 /// Examples that have tokens to predict.
 #[derive(Debug, Default)]
@@ -49,6 +50,17 @@ impl Examples {
             true => Err(nothing(file, &counts)),
             false => Ok(found),
         }
+    }
+
+    /// Returns the SHA-256 of the tokens and of which of them count.
+    pub fn identity(&self) -> String {
+        let mut hash = Sha256::new();
+        for example in &self.examples {
+            hash.update((example.tokens.len() as u64).to_le_bytes());
+            example.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+            example.trained.iter().for_each(|trained| hash.update([u8::from(*trained)]));
+        }
+        hex(hash.finalize())
     }
 
     /// Returns a line of JSON for each example; `losses` are in the order of the examples.

@@ -12,8 +12,10 @@ use common::data::passes;
 use common::model::{Loss, Model};
 use common::models::Models;
 use common::text::{Example, Tokenizer};
+use common::world::World;
+use common::world::deal::deal;
 use common::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::arguments::Arguments;
 use crate::identity::identity;
@@ -22,11 +24,22 @@ use crate::ranking;
 pub use examples::Examples;
 use file_loss::FileLoss;
 
-/// Prints the losses of all models, best first, and writes them where -o says.
-pub fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments) -> Result<()> {
+/// Prints the losses of all models, best first, and writes them where -o says. All ranks compute together; rank 0
+/// prints and writes.
+pub fn rank_by_loss(
+    directories: &[PathBuf],
+    file: &Path,
+    arguments: &Arguments,
+    world: &World,
+) -> Result<()> {
     directories.iter().try_for_each(|directory| arguments.model.expect_supported(directory))?;
-    let (mut output, mut details) = loss_files(directories, file, arguments)?;
-    let mut models = Models::new(&arguments.model)?.for_scoring();
+    let (mut output, mut details) = match world.is_first() {
+        true => loss_files(directories, file, arguments)?,
+        false => (None, None),
+    };
+    let device = world.device(arguments.model.device)?.open()?;
+    world.compare(&device)?;
+    let mut models = Models::new(&arguments.model, device).for_scoring();
     // The details have a line for each example, so each example has a pass of its own.
     let tokens = if arguments.details.is_some() { 1 } else { arguments.pass_tokens(models.device()) };
     let (mut found, mut entries) = (Vec::new(), Vec::new());
@@ -40,7 +53,8 @@ pub fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments)
             Some(_) => identity(directory, arguments.model.base_of(directory)?.as_deref())?,
             None => Value::Null,
         };
-        let passes = losses(models.load(directory)?, &examples.examples, tokens)
+        world.expect_same(|| shared(directory, &examples, tokens, arguments))?;
+        let passes = losses(models.load(directory)?, &examples.examples, tokens, world)
             .with_context(|| directory.display().to_string())?;
         if let Some(details) = &mut details {
             details.fill(|path| Ok(fs_err::write(path, examples.details(&passes))?))?;
@@ -60,6 +74,9 @@ pub fn rank_by_loss(directories: &[PathBuf], file: &Path, arguments: &Arguments)
     if let Some(output) = &mut output {
         let report = json!({"data": file.display().to_string(), "cutoff_len": arguments.cutoff_len, "models": entries});
         output.fill(|path| Ok(fs_err::write(path, serde_json::to_string_pretty(&report)? + "\n")?))?;
+    }
+    if !world.is_first() {
+        return Ok(());
     }
     output.iter_mut().chain(&mut details).try_for_each(OutputFile::place)?;
     output.into_iter().chain(details).for_each(OutputFile::finish);
@@ -86,12 +103,34 @@ fn loss_files(
     Ok((output.map(|output| begin(output, &inputs)).transpose()?, details))
 }
 
+/// What must be the same on all ranks.
+fn shared(
+    directory: &Path,
+    examples: &Examples,
+    pass_tokens: usize,
+    arguments: &Arguments,
+) -> Result<Map<String, Value>> {
+    let model = identity(directory, arguments.model.base_of(directory)?.as_deref())?;
+    let mut shared = Map::new();
+    shared.insert("the model".into(), model["fingerprint"].clone());
+    shared.insert("the base".into(), model["base"]["fingerprint"].clone());
+    shared.insert("the tokens of the data".into(), examples.identity().into());
+    shared.insert("pass_tokens".into(), pass_tokens.into());
+    Ok(shared)
+}
+
 /// Computes the losses of `model` on `examples`, one for each pass of at most `pass_tokens` tokens; an example
-/// that is longer has a pass of its own.
-fn losses(model: &Model, examples: &[Example], pass_tokens: usize) -> Result<Vec<Loss>> {
-    let progress = Progress::new("computing the loss", examples.len() as u64, Unit::Items("examples"));
-    let mut losses = Vec::new();
-    passes::losses(model, examples, pass_tokens, |count, loss| {
+/// that is longer has a pass of its own. The passes are dealt to all ranks.
+fn losses(model: &Model, examples: &[Example], pass_tokens: usize, world: &World) -> Result<Vec<Loss>> {
+    let passes: Vec<&[Example]> = passes::passes(examples, pass_tokens).collect();
+    let tokens = |pass: &&[Example]| pass.iter().map(|example| example.tokens.len()).sum();
+    let dealt = deal(&passes.iter().map(tokens).collect::<Vec<usize>>(), world.size());
+    let own = dealt.get(world.rank()).map_or(&[][..], Vec::as_slice);
+    let total: usize = own.iter().map(|&index| passes[index].len()).sum();
+    let progress = Progress::new("computing the loss", total as u64, Unit::Items("examples"));
+    let mut found = Vec::with_capacity(own.len());
+    for &index in own {
+        let loss = model.loss(&passes::pack(passes[index]))?;
         check_unchanged()?;
         if !loss.sum.is_finite() {
             bail!(
@@ -100,9 +139,11 @@ fn losses(model: &Model, examples: &[Example], pass_tokens: usize) -> Result<Vec
                 loss.sum
             );
         }
-        losses.push(loss);
-        progress.add(count as u64);
-        cli::check_interrupted()
-    })?;
-    Ok(losses)
+        found.push((index, loss.sum.to_bits(), loss.tokens));
+        progress.add(passes[index].len() as u64);
+        cli::check_interrupted()?;
+    }
+    let mut all = world.gather(found)?.concat();
+    all.sort_unstable_by_key(|(index, ..)| *index);
+    Ok(all.into_iter().map(|(_, sum, tokens)| Loss { sum: f64::from_bits(sum), tokens }).collect())
 }

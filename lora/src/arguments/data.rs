@@ -4,6 +4,7 @@ use common::{Error, Result};
 
 use super::checks::at_least_0;
 use super::optimization::OptimizationArguments;
+use crate::config::optimization::BatchSettings;
 use crate::data::DataArguments;
 
 /// Fails where options of the data have values that they cannot have, alone or together.
@@ -36,12 +37,14 @@ pub(super) fn check(data: &DataArguments, optimization: &OptimizationArguments) 
 
 /// The data of a run. With `--streaming` no more is read of it than the steps and the held-out examples need
 /// and a buffer to choose from.
-pub(super) fn settings(data: &DataArguments, optimization: &OptimizationArguments) -> DataArguments {
+pub(super) fn settings(
+    data: &DataArguments,
+    optimization: &OptimizationArguments,
+    batch: BatchSettings,
+) -> DataArguments {
     let mut data = data.clone();
     let Some(steps) = optimization.steps().filter(|_| data.streaming) else { return data };
-    let batch =
-        optimization.per_device_train_batch_size.saturating_mul(optimization.gradient_accumulation_steps);
-    let seen = steps.saturating_mul(batch as u64).saturating_add(data.buffer_size);
+    let seen = steps.saturating_mul(batch.effective() as u64).saturating_add(data.buffer_size);
     let rows = match data.val_size {
         share if share < 1.0 => (seen as f64 / (1.0 - share)).ceil() as u64,
         number => seen.saturating_add(number as u64),

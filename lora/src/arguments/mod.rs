@@ -21,6 +21,7 @@ use clap::{Arg, ArgAction, Parser};
 use common::cli::Common;
 use common::device::DeviceChoice;
 use common::device::cuda::Float16;
+use common::world::World;
 use common::{Error, Result};
 
 use crate::config::model::{DeviceSettings, ModelSettings};
@@ -63,7 +64,7 @@ pub struct Arguments {
     #[arg(long)]
     pub overwrite_output_dir: bool,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: auto (every GPU, or the CPU), cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
@@ -107,25 +108,31 @@ impl AsRef<Common> for Arguments {
 }
 
 impl Arguments {
+    /// Where to compute.
+    pub fn device(&self) -> DeviceChoice {
+        if self.use_cpu { DeviceChoice::Cpu } else { self.device }
+    }
+
     /// Checks all options, waits for the model's path where it comes through a pipe, and returns the settings
-    /// of the run. `options` has every option with its value.
-    pub fn config(self, options: Options) -> Result<Config> {
+    /// of the run on the ranks of `world`. `options` has every option with its value.
+    pub fn config(self, options: Options, world: &World) -> Result<Config> {
         let Self { data, adapter, optimization, reporting, .. } = &self;
         let random = optimization.random();
         let new_adapter = adapter.settings(random.seed)?;
         let noise = adapter.noise(optimization.neftune_alpha()?)?;
-        let (rates, length, batch) = (optimization.rates()?, optimization.length()?, optimization.batch()?);
+        let (rates, length) = (optimization.rates()?, optimization.length()?);
+        let batch = optimization.batch(world.size())?;
         let (schedule, optimizer) = (optimization.schedule()?, optimization.optimizer()?);
         data::check(data, optimization)?;
         reporting.check(data)?;
-        let model = self.model()?;
+        let model = self.model(world)?;
         let output = match &self.common.output {
             Some(output) => output.clone(),
             None => default_output(&model.path)?,
         };
         Ok(Config {
             model,
-            data: data::settings(data, optimization),
+            data: data::settings(data, optimization, batch),
             adapter: new_adapter,
             earlier_adapter: adapter.earlier_adapter()?.map(fs_err::canonicalize).transpose()?,
             noise,
@@ -140,7 +147,7 @@ impl Arguments {
             best: reporting.best(),
             saving: reporting.saving()?,
             device: DeviceSettings {
-                choice: if self.use_cpu { DeviceChoice::Cpu } else { self.device },
+                choice: self.device(),
                 vram_budget: self.vram_budget.map(|size| size.0),
             },
             output,
@@ -151,8 +158,8 @@ impl Arguments {
     }
 
     /// The frozen model, whose path may come through a pipe.
-    fn model(&self) -> Result<ModelSettings> {
-        let path = fs_err::canonicalize(common::cli::inputs(&self.model)?.directory()?)?;
+    fn model(&self, world: &World) -> Result<ModelSettings> {
+        let path = fs_err::canonicalize(world.inputs(&self.model)?.directory()?)?;
         if common::model::is_adapter(&path) {
             return Err(Error::usage(format!("{} is an adapter, not a model", path.display()))
                 .hint("name the base as MODEL and the adapter with --adapter-name-or-path"));

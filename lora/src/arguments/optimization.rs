@@ -31,7 +31,7 @@ pub struct OptimizationArguments {
     #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
     pub max_steps: Option<i64>,
 
-    /// Examples per micro-batch; an optimizer step sees this × --gradient-accumulation-steps
+    /// Examples per micro-batch; an optimizer step sees this × --gradient-accumulation-steps × GPUs
     #[arg(long, value_name = "EXAMPLES", default_value_t = 1)]
     pub per_device_train_batch_size: usize,
 
@@ -123,18 +123,19 @@ impl OptimizationArguments {
         }
     }
 
-    /// The examples of a step.
-    pub fn batch(&self) -> Result<BatchSettings> {
+    /// The examples of a step on `ranks` devices.
+    pub fn batch(&self, ranks: usize) -> Result<BatchSettings> {
         let (examples, batches) = (self.per_device_train_batch_size, self.gradient_accumulation_steps);
         let micro_batch = at_least_1("--per-device-train-batch-size", examples)?;
         let accumulation = at_least_1("--gradient-accumulation-steps", batches)?;
-        if examples.checked_mul(batches).is_none_or(|batch| batch > LARGEST_BATCH) {
+        let batch = examples.checked_mul(batches).and_then(|batch| batch.checked_mul(ranks));
+        if batch.is_none_or(|batch| batch > LARGEST_BATCH) {
             return Err(Error::usage(format!(
                 "--per-device-train-batch-size × --gradient-accumulation-steps: at most {LARGEST_BATCH} examples of a step expected, found {examples} × {batches}"
             ))
             .hint("a step that sees all of the data needs no more than there are examples"));
         }
-        Ok(BatchSettings { micro_batch, accumulation })
+        Ok(BatchSettings { micro_batch, accumulation, ranks })
     }
 
     /// How the learning rate rises and falls.

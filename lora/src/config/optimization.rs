@@ -19,17 +19,19 @@ pub struct LearningRates {
 /// The examples of an optimizer step.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchSettings {
-    /// Examples per micro-batch. Only the product with `accumulation` matters, because memory decides how a
-    /// step is cut into passes.
+    /// Examples per micro-batch. Only the product with the others matters, because memory decides how a step is
+    /// cut into passes.
     pub micro_batch: usize,
-    /// Micro-batches per optimizer step.
+    /// Micro-batches of every device per optimizer step.
     pub accumulation: usize,
+    /// The number of devices that train together.
+    pub ranks: usize,
 }
 
 impl BatchSettings {
     /// The number of examples of an optimizer step.
     pub fn effective(self) -> usize {
-        self.micro_batch.saturating_mul(self.accumulation)
+        self.micro_batch.saturating_mul(self.accumulation).saturating_mul(self.ranks)
     }
 }
 

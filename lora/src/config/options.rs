@@ -31,6 +31,13 @@ impl Options {
         Self(options.collect())
     }
 
+    /// The options that must be the same on all ranks of a run.
+    pub fn shared(&self) -> Map<String, Value> {
+        let mut shared = self.0.clone();
+        shared.retain(|name, _| name != "device");
+        shared
+    }
+
     /// The text of the file, with the model and the output that the run had.
     pub fn text(&self, model: &Path, output: &Path) -> Result<String> {
         let mut keys = Map::new();

@@ -6,9 +6,10 @@
 use std::path::Path;
 
 use common::Result;
+use common::checkpoint::fingerprint;
 use common::model::{AdapterSettings, Initialization};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Config;
 use super::every::Every;
@@ -65,6 +66,17 @@ struct Choice<'a> {
 }
 
 impl Config {
+    /// The settings that must be the same on all ranks of a run, with what tells the model and the adapter that
+    /// it starts from apart from others. The data need not be: all ranks train on what rank 0 reads.
+    pub fn shared(&self) -> Result<Map<String, Value>> {
+        let mut shared = self.options.shared();
+        shared.insert("the model".into(), fingerprint(&self.model.path)?.into());
+        if let Some(adapter) = &self.earlier_adapter {
+            shared.insert("the adapter it starts from".into(), fingerprint(adapter)?.into());
+        }
+        Ok(shared)
+    }
+
     /// The recipe of the run. `examples` and `held_out` identify the tokenized data.
     pub fn recipe(&self, examples: &str, held_out: Option<&str>) -> Result<Value> {
         let choice = self.best.decides().then_some(Choice {

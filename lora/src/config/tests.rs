@@ -2,6 +2,8 @@ use std::ffi::OsString;
 
 use std::path::Path;
 
+use common::world::World;
+
 use super::*;
 
 /// The configuration of a run on a model in `folder/model`.
@@ -15,7 +17,7 @@ fn config(folder: &Path, options: &str) -> Config {
         option => option.into(),
     }));
     let (arguments, options) = crate::yaml::complete(line).unwrap();
-    arguments.config(options).unwrap()
+    arguments.config(options, &World::alone()).unwrap()
 }
 
 /// The recipe as `made-by.json` has it, with FOLDER for the folder of the model.

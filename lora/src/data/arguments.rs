@@ -71,6 +71,11 @@ pub struct DataArguments {
     #[arg(long, value_name = "NAME")]
     pub template: Option<String>,
 
+    /// Whether a reasoning model thinks before it answers; false drops thoughts in the data, and the template
+    /// writes an empty one that is not trained; the template decides where nothing is said
+    #[arg(long, value_name = "BOOL")]
+    pub enable_thinking: Option<bool>,
+
     /// Train prompts as well as answers
     #[arg(long)]
     pub train_on_prompt: bool,

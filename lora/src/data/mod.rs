@@ -6,6 +6,7 @@
 //! | [`prepare`] | all data of a run, tokenized or found again in the cache |
 //! | [`encode`] | encodes records into a file of examples |
 //! | [`demands`] | what the examples demand of a model |
+//! | `share` | the data that rank 0 has prepared, on all ranks |
 //! | [`store`] | tokenized examples in a file |
 //! | `show` | an example as text |
 //! | `untrained` | the warnings about answers that are not trained |
@@ -14,6 +15,7 @@ pub mod arguments;
 pub mod demands;
 pub mod encode;
 pub mod prepare;
+mod share;
 mod show;
 pub mod store;
 mod untrained;

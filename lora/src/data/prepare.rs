@@ -52,6 +52,9 @@ impl DataArguments {
             Some(name) => ChatTemplate::named(name, &tokenizer)?,
             None => ChatTemplate::load(directory, &tokenizer)?,
         };
+        let template = template.with_thinking(self.enable_thinking);
+        let template = if self.mask_history { template.without_earlier_thoughts() } else { template };
+        template.unread_thinking().iter().for_each(cli::warn);
         missing_tokens(&tokenizer, &template).iter().for_each(cli::warn);
         let preparation = Preparation {
             arguments: self,
@@ -75,7 +78,14 @@ impl DataArguments {
         }
         let end = match Ending::of(&tokenizer, &template) {
             Some(Ending::Token(id)) => Some((id, tokenizer.decode_with_special(&[id])?)),
-            _ => None,
+            Some(Ending::Text(_)) => None,
+            None => {
+                cli::warn(
+                    "the chat template writes nothing after the last answer, so the model is not trained to end \
+                     it: --template chooses another template",
+                );
+                None
+            }
         };
         let template = self.template.as_ref().map(|_| template.source().to_owned());
         let texts = Texts { template, end };
@@ -160,6 +170,9 @@ impl Preparation<'_> {
         part(VERSION.as_bytes());
         part(&TextFiles::of(self.model, None).digest()?);
         part(self.template.source().as_bytes());
+        if let Some(thinking) = self.arguments.enable_thinking {
+            part(format!("enable_thinking {thinking}").as_bytes());
+        }
         part(format!("{:?} {}", self.options, self.arguments.strict).as_bytes());
         for source in sources {
             part(source.reading().as_bytes());

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use common::text::Example;
@@ -100,7 +100,7 @@ impl Writer {
             Some(path) => file.persist(path).map_err(|failed| failed.error)?,
             None => file.into_file(),
         };
-        Examples::new(file, summary, self.lengths)
+        Examples::new(file, path, summary, self.lengths)
     }
 }
 
@@ -108,13 +108,15 @@ impl Writer {
 #[derive(Debug)]
 pub struct Examples {
     file: Mutex<File>,
+    /// Where the file is; `None` where it has no name.
+    path: Option<PathBuf>,
     /// The index of the first token of each example in the file, and of the end of the last.
     starts: Vec<u64>,
     summary: Summary,
 }
 
 impl Examples {
-    fn new(file: File, summary: Summary, lengths: Vec<u32>) -> Result<Self> {
+    fn new(file: File, path: Option<&Path>, summary: Summary, lengths: Vec<u32>) -> Result<Self> {
         let mut starts = Vec::with_capacity(lengths.len() + 1);
         let mut end = 0;
         starts.push(end);
@@ -125,16 +127,22 @@ impl Examples {
         if end != summary.tokens || starts.len() != summary.examples + 1 {
             bail!(Malformed, "lengths that do not add up");
         }
-        Ok(Self { file: Mutex::new(file), starts, summary })
+        Ok(Self { file: Mutex::new(file), path: path.map(PathBuf::from), starts, summary })
     }
 
     /// Opens a file that [`Writer`] wrote.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(path).with_context(|| path.display().to_string())
+        let read = || Self::read(File::open(path)?, Some(path));
+        read().with_context(|| path.display().to_string())
     }
 
-    fn read(path: &Path) -> Result<Self> {
-        let mut file = File::open(path)?;
+    /// Reads a file without a name that another process has written.
+    pub(super) fn of_file(mut file: File) -> Result<Self> {
+        file.seek(SeekFrom::Start(0))?;
+        Self::read(file, None)
+    }
+
+    fn read(mut file: File, path: Option<&Path>) -> Result<Self> {
         let size = file.metadata()?.len();
         let (mut magic, mut length) = ([0; 8], [0; 8]);
         file.read_exact(&mut magic)?;
@@ -161,7 +169,19 @@ impl Examples {
             bytes.read_exact(&mut length).map(|()| u32::from_le_bytes(length))
         });
         let lengths = lengths.collect::<std::io::Result<_>>()?;
-        Self::new(file, summary, lengths)
+        Self::new(file, path, summary, lengths)
+    }
+
+    /// Where the file is; `None` where it has no name.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Gives `read` the file from its beginning.
+    pub(super) fn with_file<T>(&self, read: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(0))?;
+        read(&mut file)
     }
 
     /// The numbers and warnings of all examples together.

@@ -8,6 +8,7 @@ use common::host_memory::available_memory;
 use common::kernels::adamw::MomentsSpec;
 use common::model::{AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, ResidentBytes};
 use common::nf4::Scheme;
+use common::world::World;
 use common::{Result, error};
 
 use crate::config::Config;
@@ -52,15 +53,16 @@ struct Budget {
 }
 
 impl Budget {
-    fn of(gpu: &Gpu, asked: Option<u64>) -> Result<Self> {
+    /// The memory that a run may take on every GPU: what the GPU with the least has.
+    fn of(gpu: &Gpu, asked: Option<u64>, world: &World) -> Result<Self> {
         let memory = gpu.memory()?;
-        let available = memory.used + memory.free;
+        let available = world.least(memory.used + memory.free)?;
         let bytes = asked.unwrap_or(available.saturating_sub(GPU_MARGIN)).min(available);
         Ok(Self { bytes, available, is_asked: asked.is_some_and(|asked| asked <= available) })
     }
 }
 
-/// What is asked of the passes of a run. On a GPU a pass should hold a whole effective batch.
+/// What is asked of the passes of a run. On a GPU a pass should hold all that a device has of an effective batch.
 pub fn pass_request(
     config: &Config,
     training: &Selection,
@@ -76,7 +78,8 @@ pub fn pass_request(
         Device::Cuda(_) => {
             // Half as much again as a batch has on average.
             let all: usize = lengths.into_iter().sum();
-            let batch = (all / order.len().max(1)).saturating_mul(config.batch.effective());
+            let batch = config.batch.effective().div_ceil(config.batch.ranks);
+            let batch = (all / order.len().max(1)).saturating_mul(batch);
             (batch.saturating_mul(3) / 2).min(GPU_PASS_TOKENS).max(longest)
         }
     };
@@ -92,6 +95,7 @@ impl MemoryPlan {
         moments: &MomentsSpec,
         request: PassRequest,
         device: &Device,
+        world: &World,
     ) -> Result<Self> {
         let (resident, passes, budget) = match device {
             Device::Cpu => {
@@ -100,7 +104,7 @@ impl MemoryPlan {
                 (resident, spec.config().plan_on_host(&request, budget), None)
             }
             Device::Cuda(gpu) => {
-                let budget = Budget::of(gpu, config.device.vram_budget)?;
+                let budget = Budget::of(gpu, config.device.vram_budget, world)?;
                 let resident = spec.resident_on_gpu(layout, moments);
                 (resident, fit(&spec, &resident, &request, budget)?, Some(budget))
             }

@@ -34,6 +34,22 @@ pub struct Progress {
     pub history: History,
     /// The loss scale of a run in fp16.
     pub scaler: Option<LossScaler>,
+    /// The number of devices that trained together.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ranks: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(ranks: &usize) -> bool {
+    *ranks == 1
+}
+
+/// A number of devices in words.
+pub fn devices(ranks: usize) -> String {
+    if ranks == 1 { "one device".to_owned() } else { format!("{ranks} devices") }
 }
 
 /// Everything that a checkpoint is written from.
@@ -148,5 +164,7 @@ mod tests {
         assert_eq!(progress.history.pending, [0.25, 0.1]);
         assert_eq!(progress.scaler.map(|scaler| (scaler.scale(), scaler.overflows())), Some((32768.0, 1)));
         assert_eq!(serde_json::to_string(&progress).unwrap(), WRITTEN);
+        let of_four = serde_json::to_string(&Progress { ranks: 4, ..progress }).unwrap();
+        assert!(of_four.ends_with(r#","ranks":4}"#), "{of_four}");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use common::Result;
 use common::data::passes;
 use common::model::Loss;
+use common::world::deal::deal;
 
 use crate::data::store::Selection;
 use crate::logs::trainer_log::Evaluation;
@@ -13,14 +14,15 @@ use crate::run::trainer::Trainer;
 /// The number of held-out examples that are in memory at a time.
 const LOADED: usize = 256;
 
-impl Trainer {
+impl Trainer<'_> {
     /// The mean loss over all supervised tokens of `examples`, without noise or dropout.
     pub fn evaluate(&self, examples: &Selection) -> Result<Evaluation> {
         let begun = Instant::now();
         let mut loss = Loss { sum: 0.0, tokens: 0 };
-        let mut count = 0;
-        let positions: Vec<usize> = (0..examples.len()).collect();
-        for some in positions.chunks(LOADED) {
+        let mut count = 0u32;
+        let dealt = deal(&examples.lengths(), self.world.size());
+        let own = dealt.get(self.world.rank()).map_or(&[][..], Vec::as_slice);
+        for some in own.chunks(LOADED) {
             passes::losses(
                 &self.model,
                 &examples.get(some.iter().copied())?,
@@ -28,11 +30,13 @@ impl Trainer {
                 |_, found| {
                     loss += found;
                     count += 1;
-                    Ok(())
+                    self.world.check()
                 },
             )?;
         }
+        let [sum, tokens, passes] = self.world.sums([loss.sum, loss.tokens as f64, f64::from(count)])?;
+        let loss = Loss { sum, tokens: tokens as usize };
         let seconds = begun.elapsed().as_secs_f64();
-        Ok(Evaluation { loss: loss.mean(), examples: examples.len(), passes: count, seconds })
+        Ok(Evaluation { loss: loss.mean(), examples: examples.len(), passes: passes as usize, seconds })
     }
 }

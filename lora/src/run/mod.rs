@@ -6,6 +6,7 @@
 //! | [`setup`] | everything that is known before the model is loaded, and the header that shows it |
 //! | [`preview`] | what `--dry-run` shows |
 //! | [`adapters`] | the adapters that a run begins with |
+//! | [`share`] | the part of a step that falls to one rank |
 //! | [`trainer`] | an optimizer step: the passes over a batch and the update |
 //! | [`evaluation`] | the loss on the held-out examples |
 //! | [`scaler`] | the loss scale of gradients in fp16 |
@@ -25,5 +26,6 @@ mod results;
 pub mod resume;
 pub mod scaler;
 pub mod setup;
+pub mod share;
 pub mod train;
 pub mod trainer;

@@ -15,30 +15,34 @@ use crate::logs::plot;
 use crate::run::checkpoint::{self, Progress, State};
 use crate::run::train::Run;
 
-impl Run {
-    /// Saves a checkpoint after `step` steps, and removes those beyond the limit.
-    pub(super) fn save(&mut self, step: u64) -> Result<PathBuf> {
+impl Run<'_> {
+    /// Saves a checkpoint after `step` steps, and removes those beyond the limit. `None` on every rank but 0,
+    /// which alone writes.
+    pub(super) fn save(&mut self, step: u64) -> Result<Option<PathBuf>> {
         let best = self.best(Some(step));
-        let scaler = self.trainer.scaler;
+        let Some(directory) = &mut self.directory else { return Ok(None) };
+        let (scaler, ranks) = (self.trainer.scaler, self.config.batch.ranks);
         let state = State {
             model: &self.trainer.model,
             adapter: &self.adapter,
             moments: &self.trainer.moments,
-            progress: Progress { step, history: self.log.history().clone(), scaler },
+            progress: Progress { step, history: self.log.history().clone(), scaler, ranks },
             trainer_state: &self.log.trainer_state(step, &self.config, best.as_ref()),
             recipe: &self.recipe,
         };
-        let path = checkpoint::save(&mut self.directory, &self.config.model.path, &self.texts, &state)
+        let path = checkpoint::save(directory, &self.config.model.path, &self.texts, &state)
             .context("cannot save a checkpoint")?;
         self.rotate(best)?;
-        Ok(path)
+        Ok(Some(path))
     }
 
     /// Removes the oldest checkpoints beyond the limit, but not `best` where the run ends with it.
     pub(super) fn rotate(&mut self, best: Option<BestCheckpoint>) -> Result<()> {
-        let Some(limit) = self.config.saving.limit else { return Ok(()) };
+        let (Some(limit), Some(directory)) = (self.config.saving.limit, &mut self.directory) else {
+            return Ok(());
+        };
         let kept = best.filter(|_| self.config.best.load).map(|best| best.step);
-        checkpoint::rotate(&mut self.directory, &self.config.output, limit, kept)
+        checkpoint::rotate(directory, &self.config.output, limit, kept)
             .context("cannot remove an old checkpoint")
     }
 
@@ -52,19 +56,22 @@ impl Run {
     pub(super) fn plot(&mut self) {
         let log_history = &self.log.history().log_history;
         if self.config.logging.plot
-            && let Err(problem) = plot::save(&mut self.directory, &self.config.output, log_history)
+            && let Some(directory) = &mut self.directory
+            && let Err(problem) = plot::save(directory, &self.config.output, log_history)
         {
             cli::warn(problem);
         }
     }
 
-    /// Writes the adapter and the summaries, and marks the directory as complete after `last` steps.
-    pub(super) fn finish(mut self, last: u64) -> Result<PathBuf> {
+    /// Writes the adapter and the summaries, and marks the directory as complete after `last` steps. `None` on
+    /// every rank but 0, which alone writes.
+    pub(super) fn finish(mut self, last: u64) -> Result<Option<PathBuf>> {
         let best = self.best(None);
+        let Some(mut directory) = self.directory.take() else { return Ok(None) };
         if let Some(best) = best.as_ref().filter(|_| self.config.best.load) {
             self.trainer.model.set_adapter(&Adapter::load(&best.path)?)?;
         }
-        let Self { config, trainer, mut log, adapter, texts, mut directory, .. } = self;
+        let Self { config, trainer, mut log, adapter, texts, .. } = self;
         let mut summary = log.summary(last, config.batch.effective());
         log.finish(last, &summary)?;
         let stage = directory.stage()?;
@@ -89,6 +96,6 @@ impl Run {
         if let Some(BestCheckpoint { eval_loss, path, .. }) = best {
             note(format_args!("the best checkpoint is {} with eval_loss {eval_loss:.4}", path.display()));
         }
-        Ok(config.output)
+        Ok(Some(config.output))
     }
 }

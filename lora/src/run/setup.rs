@@ -1,6 +1,5 @@
 //! A run before its model is loaded: everything that is decided by then, and the header that shows it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::cli::note;
@@ -8,6 +7,7 @@ use common::device::Device;
 use common::device::cuda::Gpu;
 use common::kernels::adamw::MomentsSpec;
 use common::model::ModelSpec;
+use common::world::{DirectoryOfFirst, World};
 use common::{Error, Result};
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ pub struct Setup {
     /// The recipe of the run.
     pub recipe: Value,
     /// The checkpoint that the run continues, and its progress; `None` where it begins at step 0.
-    pub resumed: Option<(PathBuf, Progress)>,
+    pub resumed: Option<(DirectoryOfFirst, Progress)>,
 }
 
 impl Setup {
@@ -57,6 +57,7 @@ impl Setup {
         recipe: Value,
         examples: Arc<Examples>,
         held_out: Option<Arc<Examples>>,
+        world: &World,
     ) -> Result<Self> {
         let spec = ModelSpec::read(&config.model.path, config.model.quantization)?;
         spec.config().note_unused(&config.model.path);
@@ -85,10 +86,11 @@ impl Setup {
         };
         let schedule =
             Schedule::new(config.schedule, config.rates.peak, config.length.steps(order.steps_per_epoch())?);
-        let resumed = match resume::checkpoint(&config)? {
+        let resumed = match world.from_first(|| resume::checkpoint(&config))? {
             Some(path) => {
-                let progress = resume::progress(&path, &recipe, schedule.total)?;
-                Some((path, progress))
+                let directory = world.directory(&path)?;
+                let progress = resume::progress(directory.path(), &recipe, schedule.total)?;
+                Some((directory, progress))
             }
             None => None,
         };
@@ -101,10 +103,11 @@ impl Setup {
         if config.optimizer.name.is_paged() {
             moments = moments.paged();
         }
-        let device = config.device.choice.open_in(config.model.float16)?;
+        let device = world.device(config.device.choice)?.open_in(config.model.float16)?;
+        world.connect(&device)?;
         let dropout = adapters.config.lora_dropout > 0.0;
         let request = pass_request(&config, &training, &order, &layout, dropout, &device);
-        let memory = MemoryPlan::new(&config, spec, &layout, &moments, request, &device)?;
+        let memory = MemoryPlan::new(&config, spec, &layout, &moments, request, &device, world)?;
         let parameters = layout.len;
         Ok(Self {
             config,
@@ -129,7 +132,7 @@ impl Setup {
 
     /// Shows the lines that users of LLaMA-Factory look for, and the plan of the memory.
     pub fn header(&self) {
-        let BatchSettings { micro_batch, accumulation } = self.config.batch;
+        let BatchSettings { micro_batch, accumulation, ranks } = self.config.batch;
         let neftune_alpha = self.config.noise.neftune_alpha;
         note("***** Running training *****");
         note(format_args!("  Num examples = {}", self.order.len()));
@@ -143,6 +146,9 @@ impl Setup {
         note(format_args!("  Num Epochs = {epochs}"));
         note(format_args!("  Instantaneous batch size per device = {micro_batch}"));
         note(format_args!("  Gradient Accumulation steps = {accumulation}"));
+        if ranks > 1 {
+            note(format_args!("  Number of devices = {ranks}, each with its part of every step"));
+        }
         note(format_args!("  Total train batch size = {}", self.config.batch.effective()));
         note(format_args!("  Total optimization steps = {}", self.schedule.total));
         note(format_args!("  Number of trainable parameters = {}", self.parameters));

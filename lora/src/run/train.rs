@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use common::adapter::AdapterConfig;
-use common::cli::{self, GrowingDirectory, Unit, interrupted, note};
+use common::cli::{self, GrowingDirectory, Unit, note};
 use common::device::cuda::Float16;
 use common::device::{Device, Vector};
 use common::kernels::adamw::Moments;
 use common::model::{self, Model, Noise};
+use common::world::World;
 use common::{Error, Result};
 use serde_json::Value;
 
@@ -28,13 +29,16 @@ use crate::run::output;
 use crate::run::preview;
 use crate::run::scaler::LossScaler;
 use crate::run::setup::Setup;
+use crate::run::share::Share;
 use crate::run::trainer::Trainer;
 use crate::schedule::Schedule;
 
 /// Everything a run needs, and where it stands.
-pub(super) struct Run {
+pub(super) struct Run<'a> {
+    /// The ranks that train together.
+    pub(super) world: &'a World,
     pub(super) config: Config,
-    pub(super) trainer: Trainer,
+    pub(super) trainer: Trainer<'a>,
     /// PEFT's configuration of the adapters.
     pub(super) adapter: AdapterConfig,
     training: Selection,
@@ -46,42 +50,52 @@ pub(super) struct Run {
     pub(super) recipe: Value,
     /// What the adapter's files say about its texts.
     pub(super) texts: Texts,
-    /// The directory that the run grows in.
-    pub(super) directory: GrowingDirectory,
+    /// The directory that the run grows in, on rank 0, which alone writes.
+    pub(super) directory: Option<GrowingDirectory>,
 }
 
-/// Trains and returns the directory of the adapter; `None` for a dry run.
-pub fn train(config: Config) -> Result<Option<PathBuf>> {
-    let destination = output::destination(&config)?;
+/// Trains and returns the directory of the adapter; `None` for a dry run, and on every rank but 0.
+pub fn train(config: Config, world: &World) -> Result<Option<PathBuf>> {
+    world.expect_same(|| config.shared())?;
+    let destination = if world.is_first() { Some(output::destination(&config)?) } else { None };
     // A model that is not supported is refused before its data is encoded.
     model::Config::read(&config.model.path)?;
     let Prepared { examples, held_out, texts } =
-        config.data.prepare(&config.model.path, config.random.seed)?;
+        Prepared::on_all_ranks(world, || config.data.prepare(&config.model.path, config.random.seed))?;
     let held_out_identity = held_out.as_ref().map(|examples| examples.summary().identity.clone());
     let recipe = config.recipe(&examples.summary().identity, held_out_identity.as_deref())?;
-    if !config.dry_run && output::is_complete(&config, &destination, &recipe)? {
-        return Ok(Some(config.output));
+    let is_complete = world.from_first(|| match &destination {
+        Some(destination) if !config.dry_run => output::is_complete(&config, destination, &recipe),
+        _ => Ok(false),
+    })?;
+    if is_complete {
+        return Ok(world.is_first().then_some(config.output));
     }
-    let setup = Setup::new(config, recipe, examples, held_out)?;
+    let setup = Setup::new(config, recipe, examples, held_out, world)?;
     if setup.config.dry_run {
         setup.header();
         preview::show(&setup);
         return Ok(None);
     }
-    let directory = output::open(&setup.config, &destination)?;
+    let directory = destination.map(|destination| output::open(&setup.config, &destination)).transpose()?;
     setup.header();
     let first_step = setup.first_step();
-    let mut run = Run::load(setup, texts, directory)?;
+    let mut run = Run::load(setup, texts, directory, world)?;
     run.begin()?;
     let last_step = run.steps(first_step);
     // An interrupted or failed run is drawn too.
     run.plot();
-    run.finish(last_step?).map(Some)
+    run.finish(last_step?)
 }
 
-impl Run {
+impl<'a> Run<'a> {
     /// Loads the model and puts it where the run begins or continues.
-    fn load(setup: Setup, texts: Texts, directory: GrowingDirectory) -> Result<Self> {
+    fn load(
+        setup: Setup,
+        texts: Texts,
+        directory: Option<GrowingDirectory>,
+        world: &'a World,
+    ) -> Result<Self> {
         let Setup { config, device, adapters, moments, mut memory, order, schedule, resumed, .. } = setup;
         let mut model = match config.model.quantization {
             Some(scheme) => Model::load_quantized(&config.model.path, scheme, &device)?,
@@ -94,14 +108,23 @@ impl Run {
         let mut moments = Moments::of(&moments, &device)?;
         let in_fp16 = matches!(&device, Device::Cuda(gpu) if gpu.float16() == Float16::Fp16);
         let scaler = in_fp16.then(LossScaler::default);
-        let mut progress = Progress { step: 0, history: History::default(), scaler };
-        if let Some((path, saved)) = resumed {
-            checkpoint::load(&path, saved.step, &mut model, &mut moments)?;
+        let mut progress =
+            Progress { step: 0, history: History::default(), scaler, ranks: config.batch.ranks };
+        if let Some((directory, saved)) = resumed {
+            let path = directory.path();
+            checkpoint::load(path, saved.step, &mut model, &mut moments)?;
             note(format_args!("continuing {} after step {}", path.display(), saved.step));
+            if saved.ranks != config.batch.ranks {
+                note(format_args!(
+                    "it was trained by {}, and now by {}: the losses are the same but for rounding",
+                    checkpoint::devices(saved.ranks),
+                    checkpoint::devices(config.batch.ranks)
+                ));
+            }
             progress = saved;
         }
         memory.settle(&mut model)?;
-        let Progress { step: first, history, scaler } = progress;
+        let Progress { step: first, history, scaler, .. } = progress;
         let embedding = model.config().vocabulary * model.config().width;
         let parameters = model.parameter_count().saturating_sub(embedding);
         let log = TrainerLog::new(schedule.total, first, order.steps_per_epoch(), parameters, history);
@@ -114,6 +137,7 @@ impl Run {
             neftune_alpha: config.noise.neftune_alpha as f32,
         };
         let trainer = Trainer {
+            world,
             model,
             moments,
             scaler,
@@ -125,6 +149,7 @@ impl Run {
             gradient_check: GradientCheck::default(),
         };
         Ok(Self {
+            world,
             config,
             trainer,
             adapter: adapters.config,
@@ -142,10 +167,11 @@ impl Run {
 
     /// Begins the files of the run.
     fn begin(&mut self) -> Result<()> {
-        output::begin(&mut self.directory, &self.config, &self.recipe)?;
+        let Some(directory) = &mut self.directory else { return Ok(()) };
+        output::begin(directory, &self.config, &self.recipe)?;
         // A run that was killed between its last checkpoint and the removal of an old one has one too many.
         self.rotate(self.best(None))?;
-        let Self { config, directory, log, .. } = self;
+        let Self { config, directory: Some(directory), log, .. } = self else { return Ok(()) };
         directory.write("training_args.yaml", &config.options.text(&config.model.path, &config.output)?)?;
         log.begin(directory, config.logging.tensorboard.as_deref())
     }
@@ -161,13 +187,14 @@ impl Run {
         let mut pace = Pace::new(self.trainer.model.device());
         for index in first..total {
             let examples = self.training.get(self.order.step(index))?;
+            let share = Share::of(examples, self.world, self.trainer.has_noise());
             let learning_rate = self.schedule.rate(index);
-            let Some(step) = self.trainer.step(index, &examples, learning_rate)? else {
+            let Some(step) = self.trainer.step(index, &share, learning_rate)? else {
                 return Err(self.interrupt(index)?);
             };
             self.log.step(step);
             // From here on the run has something to show, however it ends.
-            self.directory.keep();
+            self.directory.iter_mut().for_each(GrowingDirectory::keep);
             if let Some(jump) = self.loss_watch.check(step.number, step.loss) {
                 cli::warn(jump);
             }
@@ -195,7 +222,7 @@ impl Run {
                 note(format_args!("step {number}: the held-out loss has not improved; stopping early"));
                 return Ok(number);
             }
-            if interrupted() && !is_last {
+            if self.world.stops() && !is_last {
                 return Err(self.interrupt(number)?);
             }
         }
@@ -241,8 +268,10 @@ impl Run {
             return Ok(Error::interrupted("interrupted before the end of the first step; nothing is saved")
                 .hint("the same command begins again"));
         }
-        let path = self.save(step)?;
-        Ok(Error::interrupted(format!("interrupted; {} is saved", path.display()))
-            .hint("the same command with --resume continues it"))
+        let saved = match self.save(step)? {
+            Some(path) => format!("interrupted; {} is saved", path.display()),
+            None => "interrupted".to_owned(),
+        };
+        Ok(Error::interrupted(saved).hint("the same command with --resume continues it"))
     }
 }

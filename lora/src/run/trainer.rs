@@ -4,18 +4,22 @@ use common::checkpoint::check_unchanged;
 use common::cli::{interrupted, note};
 use common::data::passes::{pack, passes};
 use common::device::Vector;
+use common::error::Kind;
 use common::kernels::adamw::{Moments, clip_factor, gradient_norm};
 use common::model::{Adapters, Batch, Loss, Model, Noise, PassPlan, Supervised};
-use common::text::Example;
+use common::world::World;
 use common::{Context, Error, Result, error};
 
 use crate::config::optimization::{LearningRates, OptimizerSettings};
 use crate::logs::step::StepReport;
 use crate::run::gradient_check::GradientCheck;
 use crate::run::scaler::LossScaler;
+use crate::run::share::Share;
 
 /// The model and everything else that an optimizer step changes.
-pub struct Trainer {
+pub struct Trainer<'a> {
+    /// The ranks that train together.
+    pub(super) world: &'a World,
     /// The frozen model with the adapters that are trained.
     pub model: Model,
     /// The moments of the optimizer.
@@ -33,34 +37,23 @@ pub struct Trainer {
     pub(super) gradient_check: GradientCheck,
 }
 
-/// The sums over the examples of a step, of which the gradients are in [`Trainer`].
-struct StepSums {
-    loss: Loss,
-    /// The number of tokens, prompts included.
-    tokens: usize,
-    /// The number of supervised tokens.
-    supervised: usize,
+/// The mean loss over the supervised tokens of a step; 0 where there are none.
+fn mean(loss: Loss) -> f64 {
+    if loss.tokens == 0 { 0.0 } else { loss.mean() }
 }
 
-impl StepSums {
-    /// The mean loss over the supervised tokens; 0 where there are none.
-    fn mean_loss(&self) -> f64 {
-        if self.loss.tokens == 0 { 0.0 } else { self.loss.mean() }
-    }
-}
-
-impl Trainer {
-    /// Takes step `index`, counted from 0, on an effective batch of `examples`. `None` where a signal came
-    /// between two passes: then nothing has changed.
-    pub fn step(
-        &mut self,
-        index: u64,
-        examples: &[Example],
-        learning_rate: f64,
-    ) -> Result<Option<StepReport>> {
+impl Trainer<'_> {
+    /// Takes step `index`, counted from 0, on an effective batch of which this rank has `share`. `None` where a
+    /// signal came between two passes of a rank, or where a rank was lost: then nothing has changed.
+    pub fn step(&mut self, index: u64, share: &Share, learning_rate: f64) -> Result<Option<StepReport>> {
         let number = index + 1;
-        let Some((sums, norm)) = self.finite_gradients(index, examples)? else { return Ok(None) };
-        if self.gradient_check.is_needed() && sums.supervised > 0 {
+        let (loss, norm) = match self.finite_gradients(index, share) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == Kind::Interrupted => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if self.gradient_check.is_needed() && share.supervised > 0 {
             let Adapters { tensors, values } = self.model.adapters();
             let (values, gradients) = (values.to_vec()?, self.gradients.to_vec()?);
             self.gradient_check
@@ -71,21 +64,21 @@ impl Trainer {
         self.update(norm, learning_rate)?;
         Ok(Some(StepReport {
             number,
-            loss: sums.mean_loss(),
+            loss: mean(loss),
             grad_norm: norm,
             learning_rate,
-            tokens: sums.tokens,
-            supervised: sums.supervised,
+            tokens: share.tokens,
+            supervised: share.supervised,
         }))
     }
 
     /// Computes the gradients of a step, again at a lower loss scale for as long as they overflow fp16, and
-    /// returns the sums of the step and the norm of its gradient.
-    fn finite_gradients(&mut self, index: u64, examples: &[Example]) -> Result<Option<(StepSums, f64)>> {
+    /// returns the loss of the step and the norm of its gradient.
+    fn finite_gradients(&mut self, index: u64, share: &Share) -> Result<Option<(Loss, f64)>> {
         let number = index + 1;
         loop {
-            let Some(sums) = self.accumulate(index, examples)? else { return Ok(None) };
-            let mean = sums.mean_loss();
+            let Some(loss) = self.accumulate(index, share)? else { return Ok(None) };
+            let mean = mean(loss);
             if !mean.is_finite() {
                 return Err(error!("step {number}: the loss is {mean}").hint(self.hint_of_infinity()));
             }
@@ -98,31 +91,37 @@ impl Trainer {
                         "step {number}: gradients overflow fp16 ({count} so far); again at a loss scale of {scale}"
                     ));
                 }
-                _ if norm.is_finite() => return Ok(Some((sums, norm))),
+                _ if norm.is_finite() => return Ok(Some((loss, norm))),
                 _ => return Err(self.not_finite(number)?),
             }
         }
     }
 
-    /// Runs all passes of a step and adds up their gradients and losses: the one place where the sums over
-    /// an effective batch come together. The gradients are those of the mean loss over its supervised
-    /// tokens, times the loss scale. `None` where a signal came between two passes.
-    fn accumulate(&mut self, index: u64, examples: &[Example]) -> Result<Option<StepSums>> {
-        let tokens = examples.iter().map(|example| example.tokens.len()).sum();
-        let supervised: usize = examples.iter().map(Example::supervised).sum();
-        let scale = self.loss_scale() / supervised.max(1) as f32;
+    /// Runs all passes of a step and adds up their gradients and losses, over the ranks too: the one place where
+    /// the sums over an effective batch come together. The gradients are those of the mean loss over its
+    /// supervised tokens, times the loss scale. `None` where a signal came between two passes of a rank.
+    fn accumulate(&mut self, index: u64, share: &Share) -> Result<Option<Loss>> {
+        let scale = self.loss_scale() / share.supervised.max(1) as f32;
         self.gradients.fill_zero()?;
         let mut loss = Loss { sum: 0.0, tokens: 0 };
-        let mut noise = Noise { step: index as u32, ..self.noise };
-        for (count, pass) in passes(examples, self.passes.tokens).enumerate() {
-            if count > 0 && interrupted() {
-                return Ok(None);
+        let mut noise = Noise { step: index as u32, first_token: share.first_token, ..self.noise };
+        let mut stops = false;
+        for (count, pass) in passes(&share.examples, self.passes.tokens).enumerate() {
+            stops = count > 0 && interrupted();
+            if stops {
+                break;
             }
             let batch = pack(pass).with_noise(noise);
             noise.first_token += batch.len() as u32;
             loss += self.pass(&batch, scale)?;
         }
-        Ok(Some(StepSums { loss, tokens, supervised }))
+        let own = [loss.sum, loss.tokens as f64, f64::from(u8::from(stops))];
+        let [sum, tokens, stopping] = self.world.sums(own)?;
+        if stopping > 0.0 {
+            return Ok(None);
+        }
+        self.world.add_up(&mut self.gradients)?;
+        Ok(Some(Loss { sum, tokens: tokens as usize }))
     }
 
     /// Runs one pass forward and backward: adds the gradients of `scale` times the sum of its loss, and
@@ -145,6 +144,11 @@ impl Trainer {
             scaler.succeed();
         }
         Ok(())
+    }
+
+    /// Whether random values are drawn in training.
+    pub(super) fn has_noise(&self) -> bool {
+        self.noise.dropout > 0.0 || self.noise.neftune_alpha > 0.0
     }
 
     fn loss_scale(&self) -> f32 {

@@ -49,29 +49,45 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
         ],
     },
     WithoutEffect {
-        why: "one process trains",
+        why: "ranks wait for each other for as long as all are there; one that is lost ends the run",
+        keys: &["ddp_timeout"],
+    },
+    WithoutEffect {
+        why: "the gradients of all GPUs are summed at once, over NCCL; every trained tensor has one",
         keys: &[
-            "ddp_timeout",
             "ddp_find_unused_parameters",
             "ddp_bucket_cap_mb",
             "ddp_broadcast_buffers",
             "ddp_static_graph",
             "ddp_backend",
-            "local_rank",
-            "average_tokens_across_devices",
+        ],
+    },
+    WithoutEffect {
+        why: "every supervised token of a step counts alike, on whichever GPU it is",
+        keys: &["average_tokens_across_devices"],
+    },
+    WithoutEffect {
+        why: "launchers say it in environment variables, such as RANK and MASTER_ADDR",
+        keys: &["local_rank", "master_addr", "master_port"],
+    },
+    WithoutEffect {
+        why: "rank 0 alone writes and logs",
+        keys: &["save_on_each_node", "log_on_each_node", "log_level_replica"],
+    },
+    WithoutEffect {
+        why: "rank 0 sends its tokens to ranks that cannot read them",
+        keys: &["data_shared_file_system"],
+    },
+    WithoutEffect {
+        why: "one process trains on each GPU, started by torchrun, mpirun, srun or lora-train itself",
+        keys: &[
             "accelerator_config",
-            "save_on_each_node",
-            "log_on_each_node",
-            "log_level_replica",
             "ray_run_name",
             "ray_storage_path",
             "ray_storage_filesystem",
             "ray_num_workers",
             "ray_init_kwargs",
             "resources_per_worker",
-            "master_addr",
-            "master_port",
-            "data_shared_file_system",
             "placement_strategy",
         ],
     },
@@ -386,11 +402,6 @@ const LIMITED: &[Limited] = &[
         keys: &["use_dft_loss", "use_asft_loss", "use_eaft_loss"],
     },
     Limited {
-        harmless: &["true"],
-        hint: "the model's own chat template writes what its reasoning looks like",
-        keys: &["enable_thinking"],
-    },
-    Limited {
         harmless: &["false"],
         hint: "the model's own chat template writes what its reasoning looks like",
         keys: &["preserve_thinking"],
@@ -402,7 +413,7 @@ const LIMITED: &[Limited] = &[
     },
     Limited {
         harmless: &[],
-        hint: "remove it: one process trains, and memory is planned without it",
+        hint: "remove it: every GPU holds the whole model in 4 bits, and memory is planned without it",
         keys: &["deepspeed", "fsdp", "parallelism_config"],
     },
     Limited {

@@ -53,6 +53,32 @@ fn a_template_by_name_goes_with_the_adapter() {
 }
 
 #[test]
+fn a_model_that_is_not_to_think_is_given_an_empty_thought() {
+    let place = place();
+    let row = json!({"ask": "q", "say": "<think>\nhm\n</think>\n\na", "before": [["h", "i"]]});
+    place.write("words.json", json!([row]).to_string());
+    let said = train(&place, "--template qwen3 --show-examples 1");
+    let thought = "assistant\n«<think>\n\n</think>\n\ni<|im_end|>\n»<|im_start|>user\nq<|im_end|>\n\
+        <|im_start|>assistant\n«<think>\nhm\n</think>\n\na<|im_end|>\n»";
+    assert!(said.contains(thought), "{said}");
+    let thoughtless = "assistant\n<think>\n\n</think>\n\n«i<|im_end|>\n»<|im_start|>user\nq<|im_end|>\n\
+        <|im_start|>assistant\n<think>\n\n</think>\n\n«a<|im_end|>\n»";
+    let said = train(&place, "--template qwen3 --show-examples 1 --enable-thinking false");
+    assert!(said.contains(thoughtless) && !said.contains("enable_thinking: the chat template"), "{said}");
+    let said = train(&place, "--template qwen3 --show-examples 1 --mask-history");
+    assert!(said.contains("assistant\ni<|im_end|>\n") && said.contains("«<think>\nhm\n"), "{said}");
+    place.write(
+        "train.yaml",
+        "model_name_or_path: model\ndataset: words\ndataset_dir: .\nenable_thinking: false\nmax_steps: 1\n",
+    );
+    let (_, said) = place.run("train.yaml -o of-yaml --show-examples 1");
+    assert!(
+        said.contains("«a<|im_end|>\n»") && said.contains("enable_thinking: the chat template"),
+        "{said}"
+    );
+}
+
+#[test]
 fn tokens_are_kept_until_something_changes() {
     let place = place();
     let tokenized_before =
@@ -61,9 +87,14 @@ fn tokens_are_kept_until_something_changes() {
     assert!(tokenized_before(""));
     assert!(tokenized_before("--learning-rate 1e-3"), "tokens do not depend on it");
     assert!(!tokenized_before("--overwrite-cache"));
-    for change in
-        ["--cutoff-len 20", "--train-on-prompt", "--mask-history", "--template default", "--max-samples 6"]
-    {
+    for change in [
+        "--cutoff-len 20",
+        "--train-on-prompt",
+        "--mask-history",
+        "--template default",
+        "--enable-thinking false",
+        "--max-samples 6",
+    ] {
         assert!(!tokenized_before(change), "{change}");
         assert!(tokenized_before(change), "{change}");
     }

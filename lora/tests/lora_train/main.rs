@@ -14,6 +14,7 @@ mod noise;
 mod optimizer;
 mod output;
 mod place;
+mod ranks;
 mod reporting;
 mod rows;
 mod survival;

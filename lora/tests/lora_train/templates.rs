@@ -106,7 +106,10 @@ fn a_model_without_a_template_is_told_the_names() {
         said.contains("tokenizer_config.json has no chat_template, and there is no chat_template.jinja"),
         "{said}"
     );
-    assert!(said.contains("choose a template with --template: alpaca, chatml, default, llama2"), "{said}");
+    assert!(
+        said.contains("choose a template with --template: alpaca, breeze, chatml, chatml_de, "),
+        "{said}"
+    );
 }
 
 /// A tokenizer that changes texts, in front of the tokens that a template writes.

@@ -56,7 +56,7 @@ fn a_file_trains_and_what_it_came_to_trains_the_same() {
         "Total optimization steps = 6\n",
         "Number of trainable parameters = 1792\n",
         "preprocessing_num_workers: no effect here: all cores are used",
-        "ddp_timeout: no effect here: one process trains",
+        "ddp_timeout: no effect here: ranks wait for each other for as long as all are there",
     ] {
         assert!(said.contains(line), "{line} is missing from {said}");
     }
@@ -197,7 +197,7 @@ fn a_key_that_cannot_be_honoured_is_never_passed_over() {
         ("stage: dpo", "stage: dpo is not supported", "stage: sft"),
         ("finetuning_type: full", "finetuning_type: full", "finetuning_type: lora"),
         ("do_train: false", "do_train", "chat and evaluate"),
-        ("deepspeed: ds.json", "deepspeed", "one process"),
+        ("deepspeed: ds.json", "deepspeed", "every GPU holds the whole model"),
         ("use_dora: true", "use_dora", "rsLoRA"),
         ("lora_dropout: 1", "--lora-dropout", "from 0 to below 1"),
         ("neftune_noise_alpha: -5", "--neftune-noise-alpha", "at least 0"),

@@ -1,5 +1,6 @@
 //! Finds the libraries that a GPU needs: the driver, and, from a CUDA installation or from pip's
-//! `nvidia-*` packages, the run-time compiler (NVRTC) and the matrix products (cuBLASLt).
+//! `nvidia-*` packages, the run-time compiler (NVRTC), the matrix products (cuBLASLt), and for runs on
+//! several GPUs their sums (NCCL).
 //!
 //! Nothing is linked. A library that the loader does not find by itself is opened here by its path;
 //! the loader then knows it by its name when cudarc asks for it.
@@ -45,6 +46,28 @@ fn find(name: &str, is_present: impl Fn() -> bool) -> Result<()> {
              or set CUDA_HOME, or use --device cpu",
         )),
     }
+}
+
+/// The name that all versions 2 of NCCL have.
+const NCCL: &str = "libnccl.so.2";
+/// How to get NCCL.
+pub(super) const NCCL_HINT: &str = "python3 -m pip install nvidia-nccl-cu12 (or -cu13) in an active environment, or \
+     install it with CUDA and set CUDA_HOME, or name one GPU with --device cuda:0";
+
+/// Opens NCCL: the one that the loader finds, or else one where CUDA is usually installed.
+pub(super) fn open_nccl() -> Result<Library> {
+    let places = directories().into_iter().map(|directory| directory.join(NCCL)).filter(|path| path.exists());
+    let mut problem = None;
+    for path in std::iter::once(PathBuf::from(NCCL)).chain(places) {
+        // SAFETY: opening a library runs its initializers; this one is NVIDIA's by its name.
+        #[allow(unsafe_code)]
+        match unsafe { Library::open(Some(&path), RTLD_NOW) } {
+            Ok(library) => return Ok(library),
+            Err(error) => problem = Some(error),
+        }
+    }
+    let problem = problem.map_or(String::new(), |problem| format!(": {problem}"));
+    Err(error!("several GPUs need NCCL, and {NCCL} cannot be opened{problem}").hint(NCCL_HINT))
 }
 
 /// Opens every version of lib`name` that stands where CUDA is usually installed. What NVRTC itself

@@ -12,6 +12,7 @@ mod float16;
 mod launch;
 mod libraries;
 mod memory;
+mod nccl;
 mod product;
 mod products;
 mod scratch;
@@ -35,6 +36,7 @@ pub(crate) use launch::{Argument, Grid};
 pub use libraries::find_compiler;
 pub use memory::Memory;
 pub(crate) use memory::buffer_bytes;
+pub use nccl::Communicator;
 pub(crate) use product::{Number, Product};
 pub(crate) use scratch::{ScratchSizes, WeightId};
 pub use tensor::GpuTensor;
@@ -149,6 +151,13 @@ impl Gpu {
     /// The number type that the GPU computes with.
     pub fn float16(&self) -> Float16 {
         self.float16
+    }
+
+    /// What tells the GPU from all others: its UUID, as nvidia-smi shows it.
+    pub(crate) fn identity(&self) -> Result<String> {
+        let digits = crate::hex(self.context.uuid().map_err(failed)?.bytes.map(|byte| byte as u8));
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| digits[range].to_owned());
+        Ok(format!("GPU-{}", parts.join("-")))
     }
 
     /// The index of the GPU among those of the machine.

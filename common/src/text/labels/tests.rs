@@ -2,6 +2,7 @@ use serde_json::{Map, json};
 
 use super::*;
 use crate::text::tokenizer::tests::byte_tokenizer;
+use crate::text::{Ending, ending};
 
 const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
     {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
@@ -73,6 +74,33 @@ fn a_template_that_rewrites_the_past_is_followed() {
 }
 
 #[test]
+fn a_thought_that_the_prompt_opens_and_the_template_drops() {
+    // GLM-Z1's template, with the marks of ChatML.
+    let source = "{% for m in messages %}\
+        {{ '<|im_start|>' + m.role + '\n' + m.content.split('</think>')[-1].strip() + '<|im_end|>\n' }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>' }}{% endif %}";
+    let thought = "<think>\nhm\n</think>\n\n<three";
+    assert_eq!(
+        labels(
+            source,
+            &[("user", "one"), ("assistant", thought), ("user", "<think>"), ("assistant", thought)]
+        ),
+        "<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n«<three<|im_end|>\n»\
+         <|im_start|>user\n<think><|im_end|>\n<|im_start|>assistant\n«<three<|im_end|>\n»"
+    );
+}
+
+#[test]
+fn white_space_that_no_prompt_ends_with_is_the_models() {
+    // Mistral's template writes the system message before the last user's message only.
+    let source = "{% for m in messages %}{% if m.role == 'user' %}\
+        {{ '[INST]' + (messages[0].content + '\n' if loop.last else '') + m.content + '[/INST]' }}\
+        {% elif m.role == 'assistant' %}{{ ' ' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}";
+    let turns = [("system", "be brief"), ("user", "one"), ("assistant", "first")];
+    assert_eq!(labels(source, &turns), "[INST]one[/INST]« first<|im_end|>»");
+}
+
+#[test]
 fn templates_without_a_generation_prompt() {
     assert_eq!(
         labels(
@@ -85,6 +113,22 @@ fn templates_without_a_generation_prompt() {
         labels(HEADER, &TWO_TURNS),
         "user: one\nassistant: «first\n»user: two\nassistant: «汉字 second\n»"
     );
+}
+
+#[test]
+fn the_next_turn_ends_an_answer_that_nothing_else_ends() {
+    // GLM's template, with the marks of ChatML.
+    let source = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    assert_eq!(
+        labels(source, &TWO_TURNS),
+        "<|im_start|>user\none<|im_start|>assistant\n«first<|im_start|>»\
+         user\ntwo<|im_start|>assistant\n«汉字 second»"
+    );
+    let template = ChatTemplate::from_source(source, Map::new()).unwrap();
+    let tokenizer = byte_tokenizer();
+    assert_eq!(Ending::of(&tokenizer, &template), None);
+    assert_eq!(ending::next_turn(&tokenizer, &template), tokenizer.token_id("<|im_start|>"));
 }
 
 #[test]

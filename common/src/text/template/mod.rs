@@ -57,6 +57,10 @@ pub struct ChatTemplate {
     source: String,
     /// Whether the model has a second template, which is rendered where there are tools.
     with_tools: bool,
+    /// Whether the model is to think before it answers, where the user has said it.
+    thinking: Option<bool>,
+    /// Whether earlier answers keep their thoughts, where the template can drop them.
+    keeps_earlier_thoughts: bool,
     special_tokens: Map<String, Value>,
     words: Words,
 }
@@ -92,6 +96,7 @@ impl ChatTemplate {
         environment.add_filter("tojson", python::tojson);
         environment.add_test("string", python::is_string);
         environment.add_test("number", python::is_number);
+        environment.add_test("iterable", python::is_iterable);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| clock::strftime_now(&format));
         guard::set(&mut environment);
@@ -110,7 +115,15 @@ impl ChatTemplate {
                 .add_template_owned(name, ready.text)
                 .map_err(|problem| unreadable(describe(&problem)))?;
         }
-        Ok(Self { environment, source, with_tools, special_tokens, words })
+        Ok(Self {
+            environment,
+            source,
+            with_tools,
+            thinking: None,
+            keeps_earlier_thoughts: true,
+            special_tokens,
+            words,
+        })
     }
 
     /// The Jinja text of the template.
@@ -118,10 +131,40 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The template that tells a reasoning model whether to think before it answers (`enable_thinking`, in some
+    /// templates `thinking`). With `false`, thoughts in conversations are dropped. `None` leaves it to the template.
+    pub fn with_thinking(self, thinking: Option<bool>) -> Self {
+        Self { thinking, ..self }
+    }
+
+    /// The template that drops the thoughts of all answers but the last, if it can (`preserve_thinking`), as
+    /// LLaMA-Factory does where the model answers and where only the last answer is trained.
+    pub fn without_earlier_thoughts(self) -> Self {
+        Self { keeps_earlier_thoughts: false, ..self }
+    }
+
+    /// The warning about a model that is not to think, and a template that has no setting for it.
+    pub fn unread_thinking(&self) -> Option<&'static str> {
+        let is_read = ["enable_thinking", "thinking"].iter().any(|name| self.words.names.contains(*name));
+        (self.drops_thoughts() && !is_read).then_some(
+            "enable_thinking: the chat template does not read it, so the model may think all the same",
+        )
+    }
+
+    /// Whether the thoughts of all answers are dropped.
+    pub(crate) fn drops_thoughts(&self) -> bool {
+        self.thinking == Some(false)
+    }
+
     /// Whether the template mentions a variable or a field such as `tools` or `tool_calls`, which some
     /// templates omit from the text.
     pub fn reads(&self, name: &str) -> bool {
         self.source.contains(name)
+    }
+
+    /// The text of the tokenizer's end of text, which templates write.
+    pub(crate) fn eos_token(&self) -> Option<&str> {
+        self.special_tokens.get("eos_token").and_then(Value::as_str)
     }
 
     /// The names and texts that the template mentions.
@@ -151,8 +194,22 @@ impl ChatTemplate {
         let special_tokens = minijinja::Value::from(Serde(&self.special_tokens));
         let messages = Serde(messages);
         let room = guard::room(&size).to_vec();
-        let context =
-            context! { messages, tools, add_generation_prompt, __bounded_room => room, ..special_tokens };
+        // What is not said is up to the template.
+        let thinking = self.thinking.map_or(minijinja::Value::UNDEFINED, minijinja::Value::from);
+        let preserve_thinking = match self.keeps_earlier_thoughts {
+            true => minijinja::Value::UNDEFINED,
+            false => false.into(),
+        };
+        let context = context! {
+            messages,
+            tools,
+            add_generation_prompt,
+            enable_thinking => thinking.clone(),
+            thinking,
+            preserve_thinking,
+            __bounded_room => room,
+            ..special_tokens
+        };
         template.render(context).map_err(|problem| match problem.kind() {
             ErrorKind::OutOfFuel => error!(
                 Row,

@@ -33,6 +33,11 @@ pub(super) fn is_number(value: &Value) -> bool {
         || value.as_str().is_some_and(|text| text.starts_with(number::MARK))
 }
 
+/// Whether a value can be iterated over. `None` cannot, so that a template may ask before it takes a length.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
 /// Most spaces of an indent.
 const WIDEST: usize = 1000;
 

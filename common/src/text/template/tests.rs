@@ -29,6 +29,29 @@ fn python_methods_and_loop_controls_and_slices() {
 }
 
 #[test]
+fn none_cannot_be_iterated_over() {
+    // Qwen3-Coder asks so for tools, which are none where a conversation has none.
+    let source = "{{ tools is iterable and tools | length > 0 }} {{ messages is iterable }} \
+        {{ missing is iterable }} {{ 'text' is iterable }} {{ 1 is iterable }}";
+    assert_eq!(render(source, &[Message::new("user", "x")]), "False True True True False");
+}
+
+#[test]
+fn a_template_reads_whether_to_think_where_it_is_said() {
+    let source = "{{ enable_thinking is defined }} {{ thinking }} {{ preserve_thinking is defined }}";
+    let text = |template: ChatTemplate| template.render(&[], &[], false).unwrap();
+    assert_eq!(text(template(source)), "False  False");
+    assert_eq!(text(template(source).with_thinking(Some(true))), "True True False");
+    assert_eq!(
+        text(template(source).with_thinking(Some(false)).without_earlier_thoughts()),
+        "True False True"
+    );
+    assert!(template(source).with_thinking(Some(false)).unread_thinking().is_none());
+    assert!(template("thinking").with_thinking(Some(false)).unread_thinking().is_some());
+    assert!(template("thinking").with_thinking(Some(true)).unread_thinking().is_none());
+}
+
+#[test]
 fn a_refusal_says_what_the_template_says() {
     let template = template("{{ raise_exception('roles must alternate') }}");
     let error = template.render(&[Message::new("user", "x")], &[], false).unwrap_err();

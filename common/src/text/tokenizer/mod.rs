@@ -9,13 +9,14 @@
 //! | `check` | bounds on a tokenizer.json, before the library builds anything of it |
 //! | `guard` | a bound on the library's time, and its panics as errors |
 //! | `steps`, `pattern` | the steps around the model and their expressions, within bounds |
-//! | `names` | the names of special tokens |
+//! | `names`, `specials` | the names of special tokens, and their texts |
 
 mod check;
 mod encode;
 mod guard;
 mod names;
 mod pattern;
+mod specials;
 mod steps;
 
 use std::collections::HashSet;
@@ -27,17 +28,15 @@ use tokenizers::{ModelWrapper, PostProcessorWrapper, TokenizerImpl};
 
 use crate::text::TextFiles;
 use crate::text::files::TOKENIZER;
-use crate::{Context, Error, Result, bail, error, files};
+use crate::{Context, Error, Result, error, files};
 pub use encode::Tokens;
 use guard::Guard;
+pub(crate) use specials::Specials;
 use steps::{BoundedDecoder, BoundedNormalizer, BoundedPreTokenizer};
 
 /// The library's tokenizer with bounded steps around its model.
 type Inner =
     TokenizerImpl<ModelWrapper, BoundedNormalizer, BoundedPreTokenizer, PostProcessorWrapper, BoundedDecoder>;
-
-/// Most special tokens of a tokenizer, since every text is searched for each of them.
-const SPECIAL_TOKENS: usize = 1 << 15;
 
 /// The tokenizer of a model.
 pub struct Tokenizer {
@@ -48,8 +47,7 @@ pub struct Tokenizer {
     guard: Guard,
     post_processor: Option<PostProcessorWrapper>,
     special_tokens: Map<String, Value>,
-    /// The texts of all special tokens, longest first.
-    special_contents: Vec<String>,
+    specials: Specials,
     /// The ids of all special tokens except the unknown token.
     controls: HashSet<u32>,
     /// Whether the tokenizer puts a space in front of a text, as SentencePiece does.
@@ -89,29 +87,19 @@ impl Tokenizer {
         inner.with_padding(None);
         let post_processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        let mut special_contents: Vec<String> = inner
-            .get_added_tokens_decoder()
+        let added = inner.get_added_tokens_decoder();
+        let added = added.into_values().filter(|token| token.special).map(|token| token.content);
+        let named = special_tokens
             .values()
-            .filter(|token| token.special)
-            .map(|token| token.content.clone())
-            .collect();
-        for value in special_tokens.values() {
-            let named = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-            special_contents.extend(named.iter().filter_map(Value::as_str).map(str::to_owned));
-        }
-        special_contents.retain(|content| !content.is_empty());
-        special_contents.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        special_contents.dedup();
-        if special_contents.len() > SPECIAL_TOKENS {
-            let found = special_contents.len();
-            bail!(TooLarge, "{found} special tokens, expected at most {SPECIAL_TOKENS}");
-        }
+            .flat_map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice));
+        let named = named.filter_map(Value::as_str).map(str::to_owned);
+        let specials = Specials::new(added.chain(named))?;
         let mut tokenizer = Self {
             inner,
             guard,
             post_processor,
             special_tokens,
-            special_contents,
+            specials,
             controls: HashSet::new(),
             adds_prefix_space: false,
         };
@@ -129,7 +117,7 @@ impl Tokenizer {
 
     fn find_controls(&self) -> Result<HashSet<u32>> {
         let mut controls: HashSet<u32> =
-            self.special_contents.iter().filter_map(|content| self.token_id(content)).collect();
+            self.specials.contents().filter_map(|content| self.token_id(content)).collect();
         let unknown = self.special_tokens.get("unk_token").and_then(Value::as_str);
         unknown.and_then(|unknown| self.token_id(unknown)).map(|unknown| controls.remove(&unknown));
         // A character that no vocabulary has.
@@ -162,7 +150,13 @@ impl Tokenizer {
 
     /// Whether `id` is a special token, such as `<|im_end|>`.
     pub fn is_special(&self, id: u32) -> bool {
-        self.inner.id_to_token(id).is_some_and(|token| self.special_contents.contains(&token))
+        self.inner.id_to_token(id).is_some_and(|token| self.specials.contains(&token))
+    }
+
+    /// Whether [`decode`](Self::decode) omits `id`, because it is a special token or none at all.
+    pub(crate) fn is_omitted(&self, id: u32) -> bool {
+        let is_special = |token: String| self.inner.get_added_vocabulary().is_special_token(&token);
+        self.inner.id_to_token(id).is_none_or(is_special)
     }
 
     /// Whether `id` is a special token that only a template may write, which is any except the unknown
@@ -177,9 +171,9 @@ impl Tokenizer {
         &self.special_tokens
     }
 
-    /// The texts of all special tokens, longest first.
-    pub(crate) fn special_contents(&self) -> &[String] {
-        &self.special_contents
+    /// The texts of all special tokens.
+    pub(crate) fn specials(&self) -> &Specials {
+        &self.specials
     }
 
     /// The id of the token that ends a text, where the model names one.
