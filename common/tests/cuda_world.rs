@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::print_stderr)] // says what a rank has found
 
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,9 @@ use common::error::Kind;
 use common::model::{AdapterSettings, Batch, Model, Sequence};
 use common::world::{self, World, deal};
 use common::{Result, error};
+use serde_json::json;
 use tests::needs;
+use tests::random_model::write_model;
 use tests::ranks::{make_rank, master_port};
 
 /// Starts `size` ranks of the test `name`, each with a GPU of its own.
@@ -81,8 +82,12 @@ fn a_batch_that_is_dealt_has_the_gradients_of_the_whole() {
     let work = |world: &World| {
         let device = world.device(DeviceChoice::Auto)?.open()?;
         world.connect(&device)?;
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/llama");
-        let mut model = Model::load(&directory, &device)?;
+        let directory = tempfile::tempdir()?;
+        let shape = json!({"model_type": "llama", "vocab_size": 96, "hidden_size": 256, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 192,
+            "max_position_embeddings": 4096});
+        write_model(&shape, directory.path());
+        let mut model = Model::load(directory.path(), &device)?;
         model.add_adapters(&AdapterSettings { seed: 5, ..AdapterSettings::default() })?;
         let lengths = [31, 7, 64, 12, 40, 3, 55, 20];
         let sequences: Vec<Vec<u32>> =

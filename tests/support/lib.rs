@@ -7,6 +7,7 @@ pub mod hostile;
 pub mod hub;
 pub mod kill;
 pub mod needs;
+pub mod random_model;
 pub mod ranks;
 pub mod tiny_model;
 pub mod tolerance;

@@ -86,7 +86,8 @@ __device__ __forceinline__ void forward_weighted(float16* h, const float16* gate
     const float16* row = gate_up + (int64)t * 2 * f;
     const float weight = weights[t];
     Eight gate = load_eight(row + i), up = load_eight(row + f + i);
-    for (int j = 0; j < 8; j++) up.values[j] *= weight * Activation::value(gate.values[j]);
+    // In the order of the backward, which computes the same bits again.
+    for (int j = 0; j < 8; j++) up.values[j] = weight * (up.values[j] * Activation::value(gate.values[j]));
     store_eight(h + (int64)t * f + i, up);
 }
 
