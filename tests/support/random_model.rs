@@ -18,7 +18,7 @@ pub fn write_model(json: &Value, directory: &Path) {
     for module in config.modules() {
         let [n, k] = module.shape;
         let bound = if module.role == Role::Router { 8.0 } else { 1.7 / (k as f32).sqrt() };
-        tensors.push(Tensor::from_f32(&module.weight(), vec![n, k], &values(n * k, bound)));
+        tensors.push(Tensor::from_f32(module.weight(), vec![n, k], &values(n * k, bound)));
         tensors.extend(module.bias().map(|name| Tensor::from_f32(&name, vec![n], &values(n, 0.1))));
     }
     write_file(&directory.join("model.safetensors"), &tensors).expect("weights");
