@@ -40,7 +40,7 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether a signal or [`stop`] has asked the tool to stop.
+/// Whether a signal has asked the tool to stop, or another rank of the run.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed) || STOPPED.load(Ordering::Relaxed)
 }
