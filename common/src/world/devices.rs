@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::World;
+use super::exchange::World;
 use crate::device::cuda::{Communicator, Gpu};
 use crate::device::{Device, DeviceChoice, Vector};
 use crate::{Error, Result, cli, error};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use fs_err::File;
 use tempfile::TempDir;
 
-use super::World;
+use super::exchange::World;
 use crate::{Context, Result, error};
 
 /// The bytes of a file that are sent at a time.

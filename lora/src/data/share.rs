@@ -8,8 +8,8 @@ use common::world::World;
 use common::{Context, Result, error};
 use serde::{Deserialize, Serialize};
 
+use super::prepare::{Prepared, Texts};
 use super::store::Examples;
-use super::{Prepared, Texts};
 
 /// What other ranks need to know about the examples of rank 0.
 #[derive(Serialize, Deserialize)]
