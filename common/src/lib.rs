@@ -11,6 +11,7 @@
 //! | [`disk`] | directories, free space, and bringing bytes to the disk |
 //! | [`mod@error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`files`] | reads files of other programs: regular ones of a bounded size, and memory maps |
+//! | [`gguf`] | GGUF files: blocks of 4 to 8 bits, streaming writer, reader |
 //! | [`generate`] | answers token by token: sessions, sampling, stops |
 //! | [`host_memory`] | the memory of the machine and of this process |
 //! | [`hub_cache`] | the hub's own cache, and the models in it |
@@ -32,6 +33,7 @@ pub mod disk;
 pub mod error;
 pub mod files;
 pub mod generate;
+pub mod gguf;
 pub mod host_memory;
 pub mod hub_cache;
 pub mod json;
