@@ -14,8 +14,9 @@ Writes into tests/golden/gguf/:
                                {key: [type, value]}, the tensors as {name: [type, shape, SHA-256 of the bytes]}
       adapter-FAMILY.json      of their adapters: the same, from convert_lora_to_gguf.py
       types.json               the types that llama-quantize gives the tensors of models of several shapes, by --quantize
-      smollm2.json             of SmolLM2-135M-Instruct: the metadata, with the SHA-256 of the JSON of long lists, and the
-                               tensors' types and hashes as bf16 and for each --quantize
+      smollm2.json             of SmolLM2-135M-Instruct as bf16, q8_0 and q4_k_m: the metadata (of the others, what differs
+                               from bf16), with the SHA-256 of the JSON of long lists, and the SHA-256 of a line "name type
+                               hash" for each tensor, sorted by name
 """
 
 from __future__ import annotations
@@ -173,8 +174,8 @@ def quantize(source: Path, out: Path, kind: str) -> None:
     subprocess.run([BUILD / "bin/llama-quantize", source, out, kind, "1"], check=True, capture_output=True)
 
 
-def write(name: str, content: object) -> None:
-    (OUT / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+def write(name: str, content: object, indent: int | None = 1) -> None:
+    (OUT / name).write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
 def families() -> None:
@@ -229,31 +230,35 @@ def types() -> None:
             model_class(config).save_pretrained(directory)
             convert(directory, dense, "ALL_F32", "smollm")
             found[name] = {"config": json.loads((directory / "config.json").read_text()), "types": {}}
-            for kind in QUANTIZATIONS:
+            for kind in ["Q4_K_M"] if name == "deep" else QUANTIZATIONS:
                 quantize(dense, Path(folder) / "out.gguf", kind)
                 tensors = described(Path(folder) / "out.gguf")["tensors"]
                 shapes = {tensor: entry[1] for tensor, entry in tensors.items()}
                 found[name]["types"][kind.lower()] = {tensor: entry[0] for tensor, entry in tensors.items()}
                 found[name]["shapes"] = shapes
-    write("types.json", found)
+    write("types.json", found, indent=None)
 
 
 def smollm2() -> None:
     """The real model, whose pre-tokenizer the converter knows."""
     model = ROOT / "demo/model/SmolLM2-135M-Instruct"
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         dense, out = Path(folder) / "dense.gguf", Path(folder) / "out.gguf"
         convert(model, dense, "MOSTLY_BF16")
-        found = {"bf16": described(dense, long=64)}
-        for kind in QUANTIZATIONS:
-            quantize(dense, out, kind)
-            found[kind.lower()] = described(out, long=64)
-        for kind in found:
+        for kind in ["bf16", "q8_0", "q4_k_m"]:
             if kind != "bf16":
-                metadata = found[kind]["metadata"]
-                same = found["bf16"]["metadata"]
-                found[kind]["metadata"] = {key: value for key, value in metadata.items() if same.get(key) != value}
-        write("smollm2.json", found)
+                quantize(dense, out, kind.upper())
+            whole = described(dense if kind == "bf16" else out, long=64)
+            lines = "".join(f"{name} {kind} {hash}\n" for name, (kind, _, hash) in whole["tensors"].items())
+            digest = hashlib.sha256(lines.encode()).hexdigest()
+            found[kind] = {"metadata": whole["metadata"], "tensors": digest}
+    for kind in found:
+        if kind != "bf16":
+            same = found["bf16"]["metadata"]
+            metadata = found[kind]["metadata"]
+            found[kind]["metadata"] = {key: value for key, value in metadata.items() if same.get(key) != value}
+    write("smollm2.json", found)
 
 
 if __name__ == "__main__":

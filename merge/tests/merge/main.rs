@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
 mod folding;
+mod gguf;
 mod heads;
 mod hostile;
 mod inputs;

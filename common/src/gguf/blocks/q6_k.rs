@@ -42,7 +42,7 @@ pub(super) fn q6_k(x: &[f32; 256], out: &mut [u8; 210]) {
     let scales = stored.map(|scale| whole * f32::from(scale));
     for (levels, values) in levels.iter_mut().zip(&values) {
         for lane in 0..LANES {
-            let level = nearest(values[lane] / scales[lane]).max(-BELOW).min(BELOW - 1.0) + BELOW;
+            let level = nearest(values[lane] / scales[lane]).clamp(-BELOW, BELOW - 1.0) + BELOW;
             levels[lane] = if scales[lane] == 0.0 { levels[lane] } else { level };
         }
     }
@@ -82,7 +82,7 @@ fn fit(x: &[Lanes; ELEMENTS]) -> (Lanes, [Lanes; ELEMENTS]) {
         for i in 0..ELEMENTS {
             for lane in 0..LANES {
                 let x = x[i][lane];
-                let level = nearest(inverse[lane] * x).max(-BELOW).min(BELOW - 1.0);
+                let level = nearest(inverse[lane] * x).clamp(-BELOW, BELOW - 1.0);
                 levels[i][lane] = level + BELOW;
                 let weight = x * x;
                 sum_lx[lane] += weight * x * level;
