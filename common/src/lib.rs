@@ -17,6 +17,7 @@
 //! | [`hub_cache`] | the hub's own cache, and the models in it |
 //! | [`json`] | JSON as Python reads it, numbers of any size included |
 //! | [`kernels`] | the operations of the model, forward beside backward |
+//! | [`llama_cpp`] | models as llama.cpp names and stores them: GGUF files read as directories are |
 //! | [`model`] | the decoder: forward, hand-written backward, adapters |
 //! | [`models`] | the options that say how models are loaded; adapters of one base together |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
@@ -38,6 +39,7 @@ pub mod host_memory;
 pub mod hub_cache;
 pub mod json;
 pub mod kernels;
+pub mod llama_cpp;
 pub mod model;
 pub mod models;
 pub mod nf4;

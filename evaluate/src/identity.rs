@@ -4,7 +4,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use common::checkpoint::Companions;
-use common::{Result, files, hex};
+use common::{Result, files, hex, llama_cpp};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -27,6 +27,9 @@ pub fn identity(directory: &Path, base: Option<&Path>) -> Result<Value> {
 /// Returns a SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files; small
 /// files are sampled whole. Hashing all of a large model would take longer than some evaluations.
 fn fingerprint(directory: &Path) -> Result<String> {
+    if llama_cpp::is_file(directory) {
+        return fingerprint_of(&[directory.to_path_buf()]);
+    }
     let weights = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
     let mut files: Vec<PathBuf> =
         fs_err::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -35,9 +38,13 @@ fn fingerprint(directory: &Path) -> Result<String> {
     let settings = ["config.json", "adapter_config.json"].map(|name| directory.join(name));
     files.extend(settings.into_iter().filter(|path| path.exists()));
     files.sort();
+    fingerprint_of(&files)
+}
+
+fn fingerprint_of(paths: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    for path in files {
-        let mut file = files::open(&path)?;
+    for path in paths {
+        let mut file = files::open(path)?;
         let size = file.metadata()?.len();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         hash.update(format!("{name}\0{size}\0"));

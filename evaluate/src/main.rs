@@ -40,7 +40,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Error::usage(format!("--style hendrycks asks MMLU, not {task}")).hint("leave --style out")
         );
     }
-    let directories = cli::inputs(&arguments.models)?.directories_or_yaml()?;
+    let directories = cli::inputs(&arguments.models)?.models()?;
     if directories.is_empty() {
         return Err(error!("no directory among the inputs").hint("name the directory of a model"));
     }

@@ -9,7 +9,7 @@ use common::{Error, Result};
 
 use crate::Arguments;
 use crate::export::Export;
-use crate::gguf::{Content, is_gguf};
+use crate::gguf::Content;
 
 /// The request of one merge.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Request {
 /// What the result is to hold, where it is a GGUF file: because its name ends in `.gguf`, or an option says so.
 fn content(arguments: &Arguments, exported: Option<&Path>) -> Result<Option<Content>> {
     let output = arguments.common.output.as_deref().or(exported);
-    let is_named = output.is_some_and(is_gguf);
+    let is_named = output.is_some_and(cli::is_gguf);
     let option = match (arguments.adapter_gguf, arguments.quantize) {
         (true, _) => "--adapter-gguf",
         (false, Some(_)) => "--quantize",

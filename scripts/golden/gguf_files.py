@@ -9,9 +9,11 @@ Run:  python scripts/golden/gguf_files.py LLAMA_CPP BUILD
 
 Writes into tests/golden/gguf/:
       blocks.safetensors       values F32 [rows, 256] and, for each type, the bytes that ggml_quantize_chunk makes of them
+      dequantized.json         the SHA-256 of the F32 that gguf.dequantize makes of these bytes, by type
       tokenizers/{bpe,spm}/    two tiny tokenizers of 96 tokens: byte-level BPE, and SentencePiece with tokenizer.model
       FAMILY.json              of the models in tests/golden/models, with one of these tokenizers, as f16: the metadata as
                                {key: [type, value]}, the tensors as {name: [type, shape, SHA-256 of the bytes]}
+      llama.gguf               the file of the family llama itself
       adapter-FAMILY.json      of their adapters: the same, from convert_lora_to_gguf.py
       types.json               the types that llama-quantize gives the tensors of models of several shapes, by --quantize
       smollm2.json             of SmolLM2-135M-Instruct as bf16, q8_0 and q4_k_m: the metadata (of the others, what differs
@@ -77,13 +79,17 @@ def blocks() -> None:
         ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
     ]  # fmt: skip
     tensors = {"values": torch.from_numpy(values)}
+    dequantized = {}
     for name in TYPES:
         kind = gguf.GGMLQuantizationType[name]
         elements, size = gguf.GGML_QUANT_SIZES[kind]
         out = np.zeros((len(values), 256 // elements * size), np.uint8)
         library.ggml_quantize_chunk(kind, values.ctypes.data, out.ctypes.data, 0, len(values), 256, None)
         tensors[name] = torch.from_numpy(out)
+        numbers = np.ascontiguousarray(gguf.dequantize(out, kind).astype(np.float32))
+        dequantized[name] = hashlib.sha256(numbers.tobytes()).hexdigest()
     save_file(tensors, OUT / "blocks.safetensors")
+    write("dequantized.json", dequantized)
 
 
 def tokenizers() -> None:
@@ -196,6 +202,8 @@ def families() -> None:
                 print(f"{model.name} {config['model_type']}: {problem!r}", file=sys.stderr)
                 continue
             write(f"{model.name}.json", {"tokenizer": tokenizer, **described(out)})
+            if model.name == "llama":
+                shutil.copy(out, OUT / "llama.gguf")
             if (model / "adapter").is_dir():
                 with contextlib.suppress(subprocess.CalledProcessError):
                     convert_adapter(model / "adapter", directory, out)

@@ -49,6 +49,11 @@ pub fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
+/// Whether a file is a model in GGUF by its name.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf")
+}
+
 impl Inputs {
     /// Paths from the command line.
     pub fn from_arguments(paths: Vec<PathBuf>) -> Self {
@@ -74,18 +79,32 @@ impl Inputs {
         Ok(directories)
     }
 
-    /// The one directory of a tool that takes no more than one.
-    pub fn directory(self) -> Result<PathBuf> {
-        let mut directories = self.directories_or_yaml()?;
-        match (directories.pop(), directories.is_empty()) {
-            (Some(directory), true) => Ok(directory),
-            (None, _) => {
-                Err(error!("no directory among the inputs").hint("name the directory that holds the file"))
-            }
-            (Some(second), false) => {
-                Err(Error::usage(format!("one directory expected, another found: {}", second.display())))
+    /// As [`Inputs::directories_or_yaml`], with GGUF files that are named by themselves.
+    pub fn models(self) -> Result<Vec<PathBuf>> {
+        let are_streamed = matches!(self.source, PathSource::Lines(_));
+        let mut models: Vec<PathBuf> = Vec::new();
+        for input in self {
+            match input? {
+                Input::Directory(path) => {
+                    // The files of a directory have arrived before it.
+                    models.retain(|model| !(are_streamed && is_gguf(model) && model.starts_with(&path)));
+                    models.push(path);
+                }
+                Input::File(path) if is_yaml(&path) || is_gguf(&path) => models.push(path),
+                Input::File(_) => {}
             }
         }
+        Ok(models)
+    }
+
+    /// The one directory of a tool that takes no more than one.
+    pub fn directory(self) -> Result<PathBuf> {
+        only(self.directories_or_yaml()?)
+    }
+
+    /// The one model of a tool that takes no more than one: a directory, a YAML file or a GGUF file.
+    pub fn model(self) -> Result<PathBuf> {
+        only(self.models()?)
     }
 
     fn next_path(&mut self) -> Option<Result<PathBuf>> {
@@ -118,6 +137,19 @@ impl Inputs {
     }
 }
 
+/// The one path of a list.
+fn only(mut paths: Vec<PathBuf>) -> Result<PathBuf> {
+    match (paths.pop(), paths.is_empty()) {
+        (Some(path), true) => Ok(path),
+        (None, _) => {
+            Err(error!("no directory among the inputs").hint("name the directory that holds the file"))
+        }
+        (Some(second), false) => {
+            Err(Error::usage(format!("one directory expected, another found: {}", second.display())))
+        }
+    }
+}
+
 impl Iterator for Inputs {
     type Item = Result<Input>;
 
@@ -147,7 +179,8 @@ impl Iterator for Inputs {
             }
             Input::Directory(path)
         } else {
-            if matches!(self.source, PathSource::Lines(_)) {
+            // A GGUF file is a model of its own.
+            if matches!(self.source, PathSource::Lines(_)) && !is_gguf(&path) {
                 self.open = Some(path.clone());
             }
             Input::File(path)

@@ -29,7 +29,7 @@ use crate::{Error, Result};
 
 pub use arguments::Common;
 pub use escape::{one_line, quoted, quoted_path};
-pub use input::{Input, Inputs, inputs, is_yaml};
+pub use input::{Input, Inputs, inputs, is_gguf, is_yaml};
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use locations::{cache_directory, tool_path};
 pub use messages::{Tool, is_quiet, note, note_lines, prompt, verbose, warn};

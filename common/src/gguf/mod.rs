@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `metadata` | the keys and values in front of the tensors |
 //! | `tensor_type` | the types of tensors, and the bytes of a row of each |
-//! | `blocks` | numbers to blocks: what each type stores |
+//! | `blocks` | numbers to blocks and back: what each type stores |
 //! | `writer` | a file, tensor by tensor, with only a few rows in memory |
 //! | `reader` | the header of a file, and the bytes of its tensors |
 //!
@@ -17,7 +17,7 @@ mod reader;
 mod tensor_type;
 mod writer;
 
-pub use blocks::encode_rows;
+pub use blocks::{decode_rows, encode_rows};
 pub use metadata::{Metadata, Value};
 pub use reader::GgufFile;
 pub use tensor_type::{TensorInfo, TensorType};

@@ -21,7 +21,7 @@ pub struct GgufFile {
 }
 
 impl GgufFile {
-    /// Opens a file that this process or another run of the tools has written.
+    /// Opens a file and checks that all its tensors are within it, in whole blocks.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = Bytes::map(path)?;
         Self::parse(path, &bytes).with_context(|| format!("cannot read {} as GGUF", path.display()))
@@ -74,6 +74,15 @@ impl GgufFile {
         let start = (position as u64).next_multiple_of(ALIGNMENT);
         let mut tensors = HashMap::new();
         for (info, offset) in infos {
+            if !info.columns().is_multiple_of(info.kind.block_elements()) {
+                bail!(
+                    Malformed,
+                    "tensor {} {:?} is not of whole blocks of {}",
+                    info.name,
+                    info.shape,
+                    info.kind
+                );
+            }
             let range = info.size().and_then(|size| {
                 let begin = start.checked_add(offset)?;
                 Some(usize::try_from(begin).ok()?..usize::try_from(begin.checked_add(size)?).ok()?)
@@ -84,6 +93,11 @@ impl GgufFile {
             tensors.insert(info.name.clone(), (info, bytes));
         }
         Ok(Self { path: path.to_path_buf(), metadata, tensors })
+    }
+
+    /// The path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The information about a tensor, and its bytes.

@@ -36,7 +36,7 @@ struct Layout {
 }
 
 /// Every type.
-const ALL: [TensorType; 10] = [
+pub(super) const ALL: [TensorType; 10] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::BF16,

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::config_json::ConfigJson;
 use super::keys::check_keys;
 use super::{LayerConfig, Rope, expect_readable, families};
-use crate::{Context, Result, files};
+use crate::gguf::GgufFile;
+use crate::{Context, Result, files, llama_cpp};
 
 /// The shape of a decoder and the constants of its operations.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +41,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `directory/config.json`.
+    /// Reads `directory/config.json`, or what a GGUF file says in its place.
     pub fn read(directory: &Path) -> Result<Self> {
+        if llama_cpp::is_file(directory) {
+            let (json, _) = llama_cpp::config_json(&GgufFile::open(directory)?)?;
+            return Self::parse(&json).with_context(|| directory.display().to_string());
+        }
         let path = directory.join("config.json");
         let bytes = files::read(&path, files::CONFIG)
             .hint("a model directory holds config.json, model.safetensors and tokenizer.json")?;

@@ -55,14 +55,14 @@ pub use keys::check_config;
 pub use layer::{AttentionConfig, FeedForwardConfig, HeadNormsConfig, LayerConfig, ResidualConfig};
 pub use load::{base_of_adapter, is_adapter};
 pub use memory::{PassPlan, PassRequest};
-pub use modules::{Module, NormWeight, Role};
+pub use modules::{EMBEDDING, HEAD, Module, NormWeight, Role};
 pub use noise::Noise;
 pub use objective::{Loss, Objective, Supervised};
 pub use quantization::expect_readable;
 pub use rope::Rope;
 pub use spec::{ModelSpec, ResidentBytes};
 pub use tape::Tape;
-pub use weights::{EMBEDDING, HEAD, Weights, canonical_name, has_own_head, with_canonical_names};
+pub use weights::{Weights, canonical_name, has_own_head, with_canonical_names};
 
 /// The directories of the tiny models of every family, for tests.
 #[cfg(test)]

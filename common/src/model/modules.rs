@@ -3,6 +3,11 @@
 
 use super::Config;
 
+/// The embedding table.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The projection to the vocabulary.
+pub const HEAD: &str = "lm_head.weight";
+
 /// A matrix of a model: a linear layer or the embedding table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {

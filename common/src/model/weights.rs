@@ -9,14 +9,11 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::modules::{EMBEDDING, HEAD};
 use super::{Config, quantization};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
-use crate::{Result, error};
-
-/// The embedding table.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The projection to the vocabulary.
-pub const HEAD: &str = "lm_head.weight";
+use crate::gguf::GgufFile;
+use crate::{Context, Result, error, llama_cpp};
 
 /// The parts of a model, with which transformers' names begin after `model.`.
 const PARTS: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
@@ -44,8 +41,15 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Opens a model's directory.
+    /// Opens a model's directory, or a GGUF file.
     pub fn open(directory: &Path) -> Result<Self> {
+        if llama_cpp::is_file(directory) {
+            let file = GgufFile::open(directory)?;
+            let (json, family) = llama_cpp::config_json(&file)?;
+            let config = Config::parse(&json).with_context(|| directory.display().to_string())?;
+            let head = config.layers.first().map_or(0, |layer| layer.attention.spec.heads.size);
+            return Ok(Self { checkpoint: llama_cpp::checkpoint(&file, family, head)?, config });
+        }
         let mut config = Config::read(directory)?;
         let mut checkpoint = with_canonical_names(Checkpoint::open(directory)?)?;
         if config.tied_head {

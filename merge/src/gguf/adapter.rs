@@ -5,12 +5,11 @@ use std::path::Path;
 use common::adapter::{Adapter, Lora};
 use common::cli::{Progress, Unit};
 use common::gguf::{GgufWriter, Metadata, TensorInfo, TensorType, encode_rows};
+use common::llama_cpp::{Family, Named, neighbours};
 use common::model::Config;
 use common::{Result, bail, error};
 
-use super::architectures::Architecture;
 use super::general;
-use super::tensors::{Named, neighbours};
 
 /// The matrices A and B of an adapter's modules.
 pub(super) struct AdapterTensors {
@@ -20,12 +19,7 @@ pub(super) struct AdapterTensors {
 
 impl AdapterTensors {
     /// The tensors of `adapter`, an adapter of a model of this family, for a file of this name.
-    pub(super) fn new(
-        adapter: &Adapter,
-        architecture: &Architecture,
-        config: &Config,
-        file: &Path,
-    ) -> Result<Self> {
+    pub(super) fn new(adapter: &Adapter, family: &Family, config: &Config, file: &Path) -> Result<Self> {
         if let Some(name) = adapter.replacements.keys().chain(adapter.tokens.keys()).next() {
             return Err(error!(
                 "the adapter brings a {name} of its own, which llama.cpp takes from no adapter"
@@ -34,20 +28,20 @@ impl AdapterTensors {
         }
         let mut metadata = Metadata::default();
         let alpha = adapter.config.lora_alpha as f32;
-        general::write_adapter_keys(architecture.name, file, alpha, &mut metadata);
+        general::write_adapter_keys(family.name, file, alpha, &mut metadata);
         let size = config.layers.first().map_or(0, |layer| layer.attention.spec.heads.size);
         let mut tensors = Vec::new();
         for (module, lora) in &adapter.modules {
             let weight = format!("{module}.weight");
-            let Some(Named { name, .. }) = Named::of(&weight, architecture) else {
+            let Some(Named { name, .. }) = family.named(&weight) else {
                 bail!(
                     Unsupported,
                     "the adapter's module {module} has no name in GGUF files of {}",
-                    architecture.name
+                    family.name
                 );
             };
             let mut b = scaled(lora, alpha);
-            if architecture.reorders(&weight) {
+            if family.reorders(&weight) {
                 if size == 0 || !lora.outputs.is_multiple_of(size) {
                     bail!(Mismatch, "the adapter's module {module} is not of heads of {size} rows");
                 }

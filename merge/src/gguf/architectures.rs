@@ -1,7 +1,7 @@
-//! The families that llama.cpp knows: its name for each, what it wants to know of config.json, and its names of the
-//! norms. Each follows its class in llama.cpp's converter (`conversion/*.py`).
+//! The families that llama.cpp knows, and what it wants to know of the config.json of each. Each follows its class in llama.cpp's converter (`conversion/*.py`).
 
 use common::gguf::{Metadata, Value as Entry};
+use common::llama_cpp::{Family, families};
 use common::model::Config;
 use common::{Result, bail, cli, error};
 use serde_json::Value;
@@ -9,92 +9,38 @@ use serde_json::Value;
 use super::rope::RopeSettings;
 use super::vocabulary::Kind;
 
-/// A family of models as llama.cpp knows it.
+/// What the converter writes for a family.
 pub(super) struct Architecture {
-    /// `model_type` in config.json.
-    model_type: &'static str,
-    /// llama.cpp's name.
-    pub name: &'static str,
-    /// The names of the norms around the branches of a layer, in a checkpoint and in GGUF.
-    pub norms: &'static [(&'static str, &'static str)],
-    /// Whether rows of queries and keys are in another order: pairs that rotate together are neighbours.
-    pub pairs_are_neighbours: bool,
-    /// What is added to the weights of norms.
-    pub norm_offset: f32,
+    /// The names of the family and of its tensors.
+    pub family: &'static Family,
     /// How texts become tokens.
     pub vocabulary: Kind,
-    /// Writes the keys that begin with the name.
+    /// Writes the keys that begin with the family's name.
     keys: fn(&Keys, &mut Metadata) -> Result<()>,
 }
 
-/// The norms of Llama and of most others.
-const NORMS: &[(&str, &str)] = &[("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")];
-/// The norms of Gemma 2 and 3, and of OLMo 2, which has two of them.
-const NORMS_AFTER: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-];
-/// The norms of GLM-4-0414.
-const NORMS_OF_GLM: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_self_attn_layernorm", "post_attention_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("post_mlp_layernorm", "post_ffw_norm"),
-];
-
-/// What most families have.
-const USUAL: Architecture = Architecture {
-    model_type: "",
-    name: "",
-    norms: NORMS,
-    pairs_are_neighbours: false,
-    norm_offset: 0.0,
-    vocabulary: Kind::Any,
-    keys: |_, _| Ok(()),
-};
-
 /// Every family.
 static ARCHITECTURES: [Architecture; 10] = [
-    Architecture { model_type: "qwen2", name: "qwen2", keys: qwen2, ..USUAL },
-    Architecture { model_type: "qwen3", name: "qwen3", keys: qwen3, ..USUAL },
-    Architecture { model_type: "llama", name: "llama", keys: llama, ..LLAMA },
-    Architecture { model_type: "mistral", name: "llama", keys: llama, ..LLAMA },
-    Architecture { model_type: "granite", name: "granite", keys: granite, ..LLAMA },
-    Architecture { model_type: "gemma2", name: "gemma2", keys: gemma2, ..GEMMA },
-    Architecture { model_type: "gemma3_text", name: "gemma3", keys: gemma3, ..GEMMA },
-    Architecture { model_type: "phi3", name: "phi3", keys: phi3, vocabulary: Kind::Phi, ..USUAL },
-    Architecture {
-        model_type: "glm4",
-        name: "glm4",
-        norms: NORMS_OF_GLM,
-        keys: glm4,
-        vocabulary: Kind::Glm,
-        ..USUAL
-    },
-    Architecture {
-        model_type: "olmo2",
-        name: "olmo2",
-        norms: NORMS_AFTER,
-        keys: olmo2,
-        vocabulary: Kind::BytePairs,
-        ..USUAL
-    },
+    Architecture { family: &families::QWEN2, keys: qwen2, vocabulary: Kind::Any },
+    Architecture { family: &families::QWEN3, keys: qwen3, vocabulary: Kind::Any },
+    Architecture { family: &families::LLAMA, keys: llama, vocabulary: Kind::Llama },
+    Architecture { family: &families::MISTRAL, keys: llama, vocabulary: Kind::Llama },
+    Architecture { family: &families::GRANITE, keys: granite, vocabulary: Kind::Llama },
+    Architecture { family: &families::GEMMA2, keys: gemma2, vocabulary: Kind::SentencePieces },
+    Architecture { family: &families::GEMMA3, keys: gemma3, vocabulary: Kind::SentencePieces },
+    Architecture { family: &families::PHI3, keys: phi3, vocabulary: Kind::Phi },
+    Architecture { family: &families::GLM4, keys: glm4, vocabulary: Kind::Glm },
+    Architecture { family: &families::OLMO2, keys: olmo2, vocabulary: Kind::BytePairs },
 ];
-
-const LLAMA: Architecture = Architecture { pairs_are_neighbours: true, vocabulary: Kind::Llama, ..USUAL };
-const GEMMA: Architecture =
-    Architecture { norms: NORMS_AFTER, norm_offset: 1.0, vocabulary: Kind::SentencePieces, ..USUAL };
 
 impl Architecture {
     /// The family of a model. Fails where llama.cpp does not know it, or would compute something else.
     pub(super) fn of(json: &Value) -> Result<&'static Self> {
         let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        match ARCHITECTURES.iter().find(|known| known.model_type == model_type) {
+        match ARCHITECTURES.iter().find(|known| known.family.model_type == model_type) {
             Some(found) => Ok(found),
             None => {
-                let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.model_type).collect();
+                let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.family.model_type).collect();
                 Err(error!("model_type {model_type:?} is not written as GGUF")
                     .hint(format_args!("GGUF files are made of {}; merge without .gguf", known.join(", "))))
             }
@@ -104,7 +50,7 @@ impl Architecture {
     /// Fails, or warns, where llama.cpp would compute something else than this model.
     pub(super) fn check(&self, config: &Config) -> Result<()> {
         let windows = || config.layers.iter().map(|layer| layer.attention.spec.window).enumerate();
-        let has_window_of_family: Option<fn(usize) -> bool> = match self.name {
+        let has_window_of_family: Option<fn(usize) -> bool> = match self.family.name {
             "gemma2" => Some(|layer| layer % 2 == 0),
             "gemma3" => Some(|layer| !(layer + 1).is_multiple_of(6)),
             "phi3" => None,
@@ -112,7 +58,7 @@ impl Architecture {
                 if let Some(window) = windows().find_map(|(_, window)| window) {
                     cli::warn(format_args!(
                         "llama.cpp has no sliding windows for {}: beyond {window} tokens its answers differ",
-                        self.model_type
+                        self.family.model_type
                     ));
                 }
                 return Ok(());
@@ -132,7 +78,7 @@ impl Architecture {
 
     /// Writes the keys that describe the model.
     pub(super) fn write_keys(&self, json: &Value, config: &Config, out: &mut Metadata) -> Result<()> {
-        (self.keys)(&Keys { name: self.name, json, config }, out)
+        (self.keys)(&Keys { name: self.family.name, json, config }, out)
     }
 }
 

@@ -57,11 +57,6 @@ pub(crate) enum Content {
     Adapter,
 }
 
-/// Whether a path names a GGUF file.
-pub(crate) fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "gguf")
-}
-
 /// Writes the file, and returns its path.
 pub(crate) fn export(request: &Request, content: Content) -> Result<PathBuf> {
     let base = Base::open(&request.base)?;
@@ -86,7 +81,7 @@ pub(crate) fn export(request: &Request, content: Content) -> Result<PathBuf> {
                 .hint("make a file of each, or leave the option out for the merged model"));
             };
             let config = Config::parse(&base.config)?;
-            let tensors = AdapterTensors::new(adapter, architecture, &config, &request.output)?;
+            let tensors = AdapterTensors::new(adapter, architecture.family, &config, &request.output)?;
             let mut output = OutputFile::begin(&destination, request.force, "merge")?;
             output.fill(|path| tensors.write(path))?;
             output.place()?;
@@ -120,11 +115,11 @@ fn write_model(
     let config = Config::parse(&json)?;
     architecture.check(&config)?;
     let quantization = quantization.unwrap_or_else(|| sixteen_bits(&plan));
-    let tensors = tensors::tensors(&plan, architecture, &json, &config, quantization)?;
+    let tensors = tensors::tensors(&plan, architecture.family, &json, &config, quantization)?;
     let infos: Vec<TensorInfo> = tensors.iter().map(|tensor| tensor.info.clone()).collect();
     let mut metadata = Metadata::default();
     general::write_keys(
-        architecture.name,
+        architecture.family.name,
         &request.output,
         &texts,
         &infos,

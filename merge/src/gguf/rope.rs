@@ -1,8 +1,7 @@
 //! Rotary embeddings as llama.cpp wants them: settings of config.json, and factors of the angles that it takes from
 //! tensors.
 
-use std::f32::consts::PI;
-
+use common::llama_cpp::llama3_factors;
 use common::model::Config;
 use serde_json::{Map, Value};
 
@@ -68,17 +67,6 @@ pub(super) fn factors(architecture: &str, json: &Value, config: &Config) -> Vec<
     let (factor, low, high) =
         (number("factor", 8.0), number("low_freq_factor", 1.0), number("high_freq_factor", 4.0));
     let trained = rope.trained(json).unwrap_or(8192) as f32;
-    let of_pair = |pair: usize| {
-        let frequency = 1.0 / rope.theta.powf(2.0 * pair as f32 / size as f32);
-        let wavelength = 2.0 * PI / frequency;
-        if wavelength < trained / high {
-            1.0
-        } else if wavelength > trained / low {
-            factor
-        } else {
-            let smooth = (trained / wavelength - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
-    };
-    vec![("rope_freqs.weight".into(), (0..size / 2).map(of_pair).collect())]
+    let factors = llama3_factors(size / 2, rope.theta, factor, low, high, trained);
+    vec![("rope_freqs.weight".into(), factors)]
 }

@@ -2,8 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use common::gguf::{GgufFile, Value as Entry};
+use common::device::Device;
+use common::gguf::{GgufFile, TensorType, Value as Entry};
 use common::hex;
+use common::llama_cpp::text_files;
+use common::model::{Batch, Cache, Model};
+use common::text::Tokenizer;
 use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
@@ -30,6 +34,14 @@ fn copy_all(from: &Path, to: &Path) {
             std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
         }
     }
+}
+
+/// Copies the tokenizer and its settings, and writes a config.json that says nothing.
+fn copy_texts(from: &Path, to: &Path) {
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    std::fs::write(to.join("config.json"), "{}").unwrap();
 }
 
 /// A file as the references describe it.
@@ -73,6 +85,22 @@ fn expect_same(case: &str, found: &Value, expected: &Value) {
     }
 }
 
+/// The families with references whose files are read, and that lose nothing in them.
+const READ: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+
+/// Compares the logits of some tokens.
+fn expect_same_logits(case: &str, models: &[Model; 2], tolerance: f32) {
+    let tokens = [3, 1, 4, 15, 9, 26, 5, 35, 8, 9, 7, 9];
+    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+    let [expected, found] =
+        models.each_ref().map(|model| model.logits(&Batch::prompt(&tokens, 0), &rows, Cache::None).unwrap());
+    let largest = expected.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
+    assert!(largest > 0.01 && expected.len() == found.len(), "{case}");
+    for (expected, found) in expected.iter().zip(&found) {
+        assert!((expected - found).abs() <= tolerance * largest, "{case}: {expected} {found}");
+    }
+}
+
 fn expected(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden("gguf").join(format!("{name}.json"))).unwrap()).unwrap()
 }
@@ -94,17 +122,22 @@ fn files_of_every_family_are_those_of_the_converter() {
         let architecture = Architecture::of(&base.config).unwrap();
         let config = Config::parse(&base.config).unwrap();
         let tensors =
-            tensors::tensors(&plan, architecture, &base.config, &config, Quantization::F16).unwrap();
+            tensors::tensors(&plan, architecture.family, &base.config, &config, Quantization::F16).unwrap();
         let infos: Vec<TensorInfo> = tensors.iter().map(|tensor| tensor.info.clone()).collect();
         let path = place.path().join(format!("{family}.gguf"));
         let mut metadata = Metadata::default();
         let file_type = Quantization::F16.file_type();
-        general::write_keys(architecture.name, &path, &texts, &infos, file_type, &mut metadata).unwrap();
+        general::write_keys(architecture.family.name, &path, &texts, &infos, file_type, &mut metadata)
+            .unwrap();
         architecture.write_keys(&base.config, &config, &mut metadata).unwrap();
         vocabulary::write(&texts, architecture.vocabulary, config.vocabulary, Some("smollm"), &mut metadata)
             .unwrap();
         write_tensors(&path, &metadata, &tensors, &infos).unwrap();
         expect_same(family, &described(&GgufFile::open(&path).unwrap()), &expected);
+        if READ.contains(&family.as_str()) {
+            let models = [golden("models").join(family), path];
+            expect_same_logits(family, &models.map(|model| Model::load(&model, &Device::Cpu).unwrap()), 1e-5);
+        }
     }
 }
 
@@ -130,12 +163,19 @@ fn files_of_smollm2_are_those_of_the_converter_and_llama_quantize() {
             verify: false,
             force: false,
         };
-        let file = GgufFile::open(&export(&request, content).unwrap()).unwrap();
+        let path = export(&request, content).unwrap();
+        let file = GgufFile::open(&path).unwrap();
         let mut found = described(&file);
         for (_, entry) in found["metadata"].as_object_mut().unwrap() {
             if entry[1].as_array().is_some_and(|list| list.len() > 64) {
                 entry[1] = hex(Sha256::digest(entry[1].to_string())).into();
             }
+        }
+        // Weights of 16 bits are read as they are. Those of q8_0 are off by half a step of 8 bits, through 30 layers.
+        let tolerance = [("bf16", 1e-5), ("q8_0", 0.1)].iter().find(|(named, _)| *named == kind);
+        if let Some((_, tolerance)) = tolerance {
+            let models = [&model, &path].map(|model| Model::load(model, &Device::Cpu).unwrap());
+            expect_same_logits(kind, &models, *tolerance);
         }
         let tensors = found["tensors"].as_object().unwrap().iter();
         let mut lines: Vec<(&String, &Value)> = tensors.collect();
@@ -156,6 +196,55 @@ fn files_of_smollm2_are_those_of_the_converter_and_llama_quantize() {
     }
 }
 
+/// What is written of a tokenizer and read again makes the same tokens of texts as the tokenizer itself.
+#[test]
+fn tokenizers_are_read_again_as_they_were() {
+    let qwen = ::tests::needs::shared("data/qwen2.5-tokenizer");
+    let models = [(::tests::needs::model(), "llama", 49_152), (qwen, "qwen2", 151_936)];
+    for (directory, family, rows) in models {
+        let Some(directory) = directory else { continue };
+        let place = tempfile::tempdir().unwrap();
+        copy_texts(&directory, place.path());
+        let mut metadata = Metadata::default();
+        metadata.set_text("general.architecture", family);
+        let counts = [
+            "embedding_length",
+            "block_count",
+            "feed_forward_length",
+            "attention.head_count",
+            "attention.head_count_kv",
+            "context_length",
+        ];
+        counts.iter().for_each(|key| metadata.set_count(format!("{family}.{key}"), 1).unwrap());
+        metadata.set(format!("{family}.attention.layer_norm_rms_epsilon"), Entry::F32(1e-6));
+        let kind = Architecture::of(&json!({"model_type": family})).unwrap().vocabulary;
+        vocabulary::write(place.path(), kind, rows, None, &mut metadata).unwrap();
+        let info =
+            TensorInfo { name: "token_embd.weight".into(), shape: vec![rows, 1], kind: TensorType::F32 };
+        let path = place.path().join("x.gguf");
+        let writer = GgufWriter::create(&path, &metadata, std::slice::from_ref(&info)).unwrap();
+        writer.write_part(&info.name, 0, &vec![0; 4 * rows]).unwrap();
+        writer.finish().unwrap();
+
+        let texts = text_files(&path).unwrap();
+        let (found, expected) = (Tokenizer::of(&texts).unwrap(), Tokenizer::load(&directory).unwrap());
+        for text in [
+            " I've 3 33 3333 \n\n \t\t  🦙🦙 ✅ កាន់ нещо 我想在apple工作 'RE ````\"\"\" ......!! ",
+            "<|im_start|>user\nWhat's 1234567890?<|im_end|>\n",
+            "fn main() {\n\tprintln!(\"é\u{301} ＡＢＣ\");\n}\n",
+        ] {
+            let ids = expected.encode(text).unwrap();
+            assert_eq!(found.encode(text).unwrap(), ids, "{family}: {text}");
+            assert_eq!(
+                found.encode_data(text).unwrap(),
+                expected.encode_data(text).unwrap(),
+                "{family}: {text}"
+            );
+            assert_eq!(found.decode_with_special(&ids).unwrap(), expected.decode_with_special(&ids).unwrap());
+        }
+    }
+}
+
 #[test]
 fn adapters_of_every_family_are_those_of_the_converter() {
     for family in &families() {
@@ -166,7 +255,7 @@ fn adapters_of_every_family_are_those_of_the_converter() {
         let (architecture, config) = (Architecture::of(&json).unwrap(), Config::parse(&json).unwrap());
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("adapter.gguf");
-        AdapterTensors::new(&adapter, architecture, &config, &path).unwrap().write(&path).unwrap();
+        AdapterTensors::new(&adapter, architecture.family, &config, &path).unwrap().write(&path).unwrap();
         let found = described(&GgufFile::open(&path).unwrap());
         expect_same(family, &found, &expected(&format!("adapter-{family}")));
     }

@@ -3,10 +3,11 @@
 use common::cli::{self, Progress};
 use common::gguf::{GgufWriter, encode_rows};
 use common::kernels::linear::Weight;
+use common::llama_cpp::neighbours;
 use common::{Result, bail, error};
 use rayon::prelude::*;
 
-use super::tensors::{GgufTensor, Source, neighbours};
+use super::tensors::{GgufTensor, Source};
 use crate::base::release;
 use crate::plan::OutputTensor;
 

@@ -5,6 +5,7 @@
 //! on their order. The sub-blocks of a block are searched side by side, one in each lane, which changes the order
 //! of no sum.
 
+mod decode;
 mod k_quants;
 mod plain;
 mod q6_k;
@@ -45,6 +46,38 @@ pub fn encode_rows(kind: TensorType, values: &[f32], out: &mut [u8]) -> Option<u
     None
 }
 
+/// Decodes whole blocks: `bytes` are those of any number of rows, and `out` takes their values.
+pub fn decode_rows(kind: TensorType, bytes: &[u8], out: &mut [f32]) {
+    match kind {
+        TensorType::F32 => each_decoded(bytes, out, decode::f32),
+        TensorType::F16 => each_decoded(bytes, out, decode::f16),
+        TensorType::BF16 => each_decoded(bytes, out, decode::bf16),
+        TensorType::Q4_0 => each_decoded(bytes, out, decode::q4_0),
+        TensorType::Q5_0 => each_decoded(bytes, out, decode::q5_0),
+        TensorType::Q5_1 => each_decoded(bytes, out, decode::q5_1),
+        TensorType::Q8_0 => each_decoded(bytes, out, decode::q8_0),
+        TensorType::Q4K => each_decoded(bytes, out, decode::q4_k),
+        TensorType::Q5K => each_decoded(bytes, out, decode::q5_k),
+        TensorType::Q6K => each_decoded(bytes, out, decode::q6_k),
+    }
+}
+
+/// Decodes block by block, compiled for the widest instruction set there is.
+fn each_decoded<const BYTES: usize, const ELEMENTS: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    decode: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
+) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                decode(block, out);
+            }
+        },
+    );
+}
+
 /// Encodes block by block, compiled for the widest instruction set there is.
 fn each<const ELEMENTS: usize, const BYTES: usize>(
     values: &[f32],
@@ -78,8 +111,12 @@ fn half(value: f32) -> [u8; 2] {
 mod tests {
     use std::path::Path;
 
+    use sha2::{Digest, Sha256};
+
+    use super::super::tensor_type::ALL;
     use super::*;
     use crate::checkpoint::Checkpoint;
+    use crate::hex;
 
     /// The blocks of ggml, of values of many distributions.
     #[test]
@@ -106,6 +143,24 @@ mod tests {
             {
                 assert_eq!(found, expected, "{kind}, row {row}");
             }
+        }
+    }
+
+    /// The numbers that gguf-py computes of the same blocks, by the SHA-256 of their bytes.
+    #[test]
+    fn numbers_of_blocks_are_gguf_pys() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gguf");
+        let golden = Checkpoint::open_file(&folder.join("blocks.safetensors")).unwrap();
+        let hashes = std::fs::read(folder.join("dequantized.json")).unwrap();
+        let hashes: std::collections::BTreeMap<String, String> = serde_json::from_slice(&hashes).unwrap();
+        assert_eq!(hashes.len(), 7);
+        for (name, expected) in hashes {
+            let kind = ALL.into_iter().find(|kind| kind.to_string() == name).unwrap();
+            let blocks = golden.tensor(&name).unwrap();
+            let mut values = vec![0.0; blocks.shape[0] * 256];
+            decode_rows(kind, &blocks.bytes, &mut values);
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!(hex(Sha256::digest(bytes)), expected, "{name}");
         }
     }
 
