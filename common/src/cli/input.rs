@@ -207,6 +207,19 @@ mod tests {
     }
 
     #[test]
+    fn a_gguf_file_is_a_model_unless_its_directory_follows() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("model.gguf");
+        std::fs::write(&file, "GGUF").unwrap();
+        let (folder, text) = (directory.path().to_path_buf(), format!("{}\n", file.display()));
+        assert_eq!(lines(text.clone()).model().unwrap(), file);
+        assert_eq!(lines(format!("{text}{}\n", folder.display())).models().unwrap(), [folder.clone()]);
+        let named = Inputs::from_arguments(vec![file.clone(), folder.clone()]);
+        assert_eq!(named.models().unwrap(), [file, folder.clone()]);
+        assert_eq!(lines(format!("{text}{}\n", folder.display())).directory().unwrap(), folder);
+    }
+
+    #[test]
     fn a_stream_without_its_directory_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.json");
