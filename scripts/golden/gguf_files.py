@@ -11,6 +11,7 @@ Writes into tests/golden/gguf/:
       blocks.safetensors       values F32 [rows, 256] and, for each type, the bytes that ggml_quantize_chunk makes of them
       dequantized.json         the SHA-256 of the F32 that gguf.dequantize makes of these bytes, by type
       tokenizers/{bpe,spm}/    two tiny tokenizers of 96 tokens: byte-level BPE, and SentencePiece with tokenizer.model
+      pieces.json              what SentencePiece makes of some texts with spm/tokenizer.model
       FAMILY.json              of the models in tests/golden/models, with one of these tokenizers, as f16: the metadata as
                                {key: [type, value]}, the tensors as {name: [type, shape, SHA-256 of the bytes]}
       llama.gguf               the file of the family llama itself
@@ -117,7 +118,10 @@ def tokenizers() -> None:
         normalization_rule_name="identity",
     )  # fmt: skip
     (spm / "tokenizer.vocab").unlink()
-    count = sentencepiece.SentencePieceProcessor(str(spm / "tokenizer.model")).vocab_size()
+    processor = sentencepiece.SentencePieceProcessor(str(spm / "tokenizer.model"))
+    count = processor.vocab_size()
+    texts = ["the quick brown fox", "a model of words and 1 2 3", "lazy dogs, lazy foxes", "order", "the border ands"]
+    write("pieces.json", {text: processor.encode(text) for text in texts})
     decoder = {
         "0": ("<unk>", True), "1": ("<s>", True), "2": ("</s>", True), str(count): ("<start_of_turn>", True),
         str(count + 1): ("▁▁", False), str(count + 2): ("<unused1>", False),
@@ -126,8 +130,7 @@ def tokenizers() -> None:
     added = [{"id": int(id), **entry} for id, entry in entries.items()]
     added = [{**entry, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False} for entry in added]
     # Only the added tokens of this file are read; the pieces come from tokenizer.model.
-    pieces = sentencepiece.SentencePieceProcessor(str(spm / "tokenizer.model"))
-    vocabulary = {pieces.id_to_piece(id): id for id in range(count)}
+    vocabulary = {processor.id_to_piece(id): id for id in range(count)}
     model = {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": "<unk>"}
     (spm / "tokenizer.json").write_text(
         json.dumps({"version": "1.0", "added_tokens": added, "model": model}, indent=1, ensure_ascii=False) + "\n"

@@ -186,6 +186,14 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Floats.
+    pub(super) fn floats(&self, key: &str) -> Result<&'a [f32]> {
+        match self.get(key)? {
+            Entry::F32s(floats) => Ok(floats),
+            _ => Err(self.missing(key, "another type than a list of floats of 32 bits")),
+        }
+    }
+
     /// Signed numbers.
     pub(super) fn numbers(&self, key: &str) -> Result<&'a [i32]> {
         match self.get(key)? {

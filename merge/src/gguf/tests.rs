@@ -36,14 +36,6 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// Copies the tokenizer and its settings, and writes a config.json that says nothing.
-fn copy_texts(from: &Path, to: &Path) {
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(from.join(name), to.join(name)).unwrap();
-    }
-    std::fs::write(to.join("config.json"), "{}").unwrap();
-}
-
 /// A file as the references describe it.
 fn described(file: &GgufFile) -> Value {
     let keys = file.metadata.iter().map(|(key, value)| {
@@ -196,38 +188,43 @@ fn files_of_smollm2_are_those_of_the_converter_and_llama_quantize() {
     }
 }
 
-/// What is written of a tokenizer and read again makes the same tokens of texts as the tokenizer itself.
-#[test]
-fn tokenizers_are_read_again_as_they_were() {
-    let qwen = ::tests::needs::shared("data/qwen2.5-tokenizer");
-    let models = [(::tests::needs::model(), "llama", 49_152), (qwen, "qwen2", 151_936)];
-    for (directory, family, rows) in models {
-        let Some(directory) = directory else { continue };
-        let place = tempfile::tempdir().unwrap();
-        copy_texts(&directory, place.path());
-        let mut metadata = Metadata::default();
-        metadata.set_text("general.architecture", family);
-        let counts = [
-            "embedding_length",
-            "block_count",
-            "feed_forward_length",
-            "attention.head_count",
-            "attention.head_count_kv",
-            "context_length",
-        ];
-        counts.iter().for_each(|key| metadata.set_count(format!("{family}.{key}"), 1).unwrap());
-        metadata.set(format!("{family}.attention.layer_norm_rms_epsilon"), Entry::F32(1e-6));
-        let kind = Architecture::of(&json!({"model_type": family})).unwrap().vocabulary;
-        vocabulary::write(place.path(), kind, rows, None, &mut metadata).unwrap();
-        let info =
-            TensorInfo { name: "token_embd.weight".into(), shape: vec![rows, 1], kind: TensorType::F32 };
-        let path = place.path().join("x.gguf");
-        let writer = GgufWriter::create(&path, &metadata, std::slice::from_ref(&info)).unwrap();
-        writer.write_part(&info.name, 0, &vec![0; 4 * rows]).unwrap();
-        writer.finish().unwrap();
+/// The tokenizer in `directory`, written into a GGUF file of this family with this number of rows, and read again.
+fn read_again(directory: &Path, family: &str, rows: usize) -> Tokenizer {
+    let place = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json", "tokenizer.model"] {
+        if let Ok(bytes) = std::fs::read(directory.join(name)) {
+            std::fs::write(place.path().join(name), bytes).unwrap();
+        }
+    }
+    std::fs::write(place.path().join("config.json"), "{}").unwrap();
+    let mut metadata = Metadata::default();
+    metadata.set_text("general.architecture", family);
+    let counts = [
+        "embedding_length",
+        "block_count",
+        "feed_forward_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "context_length",
+    ];
+    counts.iter().for_each(|key| metadata.set_count(format!("{family}.{key}"), 1).unwrap());
+    metadata.set(format!("{family}.attention.layer_norm_rms_epsilon"), Entry::F32(1e-6));
+    let kind = Architecture::of(&json!({"model_type": family})).unwrap().vocabulary;
+    vocabulary::write(place.path(), kind, rows, None, &mut metadata).unwrap();
+    let info = TensorInfo { name: "token_embd.weight".into(), shape: vec![rows, 1], kind: TensorType::F32 };
+    let path = place.path().join("x.gguf");
+    let writer = GgufWriter::create(&path, &metadata, std::slice::from_ref(&info)).unwrap();
+    writer.write_part(&info.name, 0, &vec![0; 4 * rows]).unwrap();
+    writer.finish().unwrap();
+    Tokenizer::of(&text_files(&path).unwrap()).unwrap()
+}
 
-        let texts = text_files(&path).unwrap();
-        let (found, expected) = (Tokenizer::of(&texts).unwrap(), Tokenizer::load(&directory).unwrap());
+#[test]
+fn byte_level_tokenizers_are_read_again_as_they_were() {
+    let qwen = ::tests::needs::shared("data/qwen2.5-tokenizer");
+    for (directory, family, rows) in [(::tests::needs::model(), "llama", 49_152), (qwen, "qwen2", 151_936)] {
+        let Some(directory) = directory else { continue };
+        let (found, expected) = (read_again(&directory, family, rows), Tokenizer::load(&directory).unwrap());
         for text in [
             " I've 3 33 3333 \n\n \t\t  🦙🦙 ✅ កាន់ нещо 我想在apple工作 'RE ````\"\"\" ......!! ",
             "<|im_start|>user\nWhat's 1234567890?<|im_end|>\n",
@@ -235,13 +232,22 @@ fn tokenizers_are_read_again_as_they_were() {
         ] {
             let ids = expected.encode(text).unwrap();
             assert_eq!(found.encode(text).unwrap(), ids, "{family}: {text}");
-            assert_eq!(
-                found.encode_data(text).unwrap(),
-                expected.encode_data(text).unwrap(),
-                "{family}: {text}"
-            );
+            let as_data = expected.encode_data(text).unwrap();
+            assert_eq!(found.encode_data(text).unwrap(), as_data, "{family}: {text}");
             assert_eq!(found.decode_with_special(&ids).unwrap(), expected.decode_with_special(&ids).unwrap());
         }
+    }
+}
+
+/// The pieces that SentencePiece itself makes of texts.
+#[test]
+fn sentence_pieces_are_read_again_as_they_were() {
+    let found = read_again(&golden("gguf/tokenizers/spm"), "llama", 96);
+    let expected = expected("pieces");
+    for (text, ids) in expected.as_object().unwrap() {
+        let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
+        assert_eq!(found.encode(text).unwrap(), ids, "{text}");
+        assert_eq!(found.decode_with_special(&ids).unwrap(), *text);
     }
 }
 
