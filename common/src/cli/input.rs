@@ -213,7 +213,8 @@ mod tests {
         std::fs::write(&file, "GGUF").unwrap();
         let (folder, text) = (directory.path().to_path_buf(), format!("{}\n", file.display()));
         assert_eq!(lines(text.clone()).model().unwrap(), file);
-        assert_eq!(lines(format!("{text}{}\n", folder.display())).models().unwrap(), [folder.clone()]);
+        let streamed = lines(format!("{text}{}\n", folder.display())).models().unwrap();
+        assert_eq!(streamed, std::slice::from_ref(&folder));
         let named = Inputs::from_arguments(vec![file.clone(), folder.clone()]);
         assert_eq!(named.models().unwrap(), [file, folder.clone()]);
         assert_eq!(lines(format!("{text}{}\n", folder.display())).directory().unwrap(), folder);
