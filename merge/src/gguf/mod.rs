@@ -107,8 +107,9 @@ fn write_model(
     work::warn_of_missing_tokenizer(&plan, resized);
     let modelfile_path = request.output.with_extension("Modelfile");
     let modelfile_destination = Destination::file(&modelfile_path, inputs)?;
-    let mut output = OutputFile::begin(destination, request.force, "merge")?;
+    // What is finished last begins first, so that a run after a kill finds what that has left.
     let mut modelfile_output = OutputFile::begin(&modelfile_destination, request.force, "merge")?;
+    let mut output = OutputFile::begin(destination, request.force, "merge")?;
     let texts = output.folder()?;
     work::write_texts(base, &plan, &beside, &texts, request)?;
     let json: Value = files::read_json(&texts.join("config.json"), files::CONFIG)?;
@@ -136,10 +137,10 @@ fn write_model(
     let from = format!("./{}", request.output.file_name().unwrap_or_default().to_string_lossy());
     let modelfile = modelfile(&texts, &from);
     output.place()?;
-    output.finish();
     if let Some(text) = modelfile {
         modelfile_output.write(&text)?;
     }
+    output.finish();
     modelfile_output.finish();
     Ok(())
 }

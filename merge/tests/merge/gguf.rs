@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use common::checkpoint::{Checkpoint, Tensor, write_file};
 use common::gguf::{GgufFile, Value};
@@ -99,4 +101,34 @@ fn what_cannot_be_a_gguf_file_is_refused_and_leaves_nothing() {
     let error = stderr_of(&run(&parent, &["base", "-o", "x.gguf"]).code(1));
     assert!(error.contains("x.gguf exists") && error.contains("\nhint: "), "{error}");
     assert_eq!(parent.bytes("x.gguf"), b"mine");
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing_or_the_whole() {
+    let parent = workplace();
+    let arguments = ["base", "-q", "-o", "model.gguf", "--quantize", "q8_0"];
+    let begun = Instant::now();
+    run(&parent, &arguments).success();
+    let (whole, expected) = (begun.elapsed(), parent.bytes("model.gguf"));
+    let beside = parent.names(".");
+    for kill in 0..20 {
+        for name in ["model.gguf", "model.Modelfile"] {
+            fs::remove_file(parent.path(name)).unwrap();
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_merge"));
+        let mut child =
+            command.current_dir(parent.path("")).args(arguments).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(whole.mul_f64(f64::from(kill) / 20.0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let is_placed = parent.path("model.gguf").exists();
+        assert!(!is_placed || parent.bytes("model.gguf") == expected, "kill {kill}");
+        // The same command makes both, or says that they are there.
+        let left = parent.names(".");
+        let again = run(&parent, &arguments);
+        let stderr = stderr_of(&again);
+        assert!(stderr.is_empty() || is_placed && stderr.contains(" exists\nhint: "), "{left:?}: {stderr}");
+        assert_eq!(parent.names("."), beside, "kill {kill}: {left:?}");
+        assert!(parent.bytes("model.gguf") == expected, "kill {kill}");
+    }
 }
