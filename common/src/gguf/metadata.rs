@@ -116,10 +116,10 @@ impl Value {
         }
     }
 
-    /// Reads a value; `take` gives the next bytes of the file.
-    pub(super) fn read<'a>(take: &mut impl FnMut(usize) -> Result<&'a [u8]>) -> Result<Self> {
+    /// Reads a value; `take` gives the next bytes of the file. Values of types that no [`Value`] has are passed over.
+    pub(super) fn read<'a>(take: &mut impl FnMut(usize) -> Result<&'a [u8]>) -> Result<Option<Self>> {
         let kind = read_u32(take)?;
-        Ok(match kind {
+        Ok(Some(match kind {
             U32 => Self::U32(read_u32(take)?),
             I32 => Self::I32(read_u32(take)? as i32),
             F32 => Self::F32(f32::from_bits(read_u32(take)?)),
@@ -135,12 +135,30 @@ impl Value {
                     ),
                     BOOL => Self::Bools((0..count).map(|_| Ok(take(1)?[0] != 0)).collect::<Result<_>>()?),
                     TEXT => Self::Texts((0..count).map(|_| read_text(take)).collect::<Result<_>>()?),
-                    other => bail!(Unsupported, "an array of values of type {other}"),
+                    other => {
+                        let bytes = count.saturating_mul(number_size(other)? as u64);
+                        take(usize::try_from(bytes).unwrap_or(usize::MAX))?;
+                        return Ok(None);
+                    }
                 }
             }
-            other => bail!(Unsupported, "a value of type {other}"),
-        })
+            other => {
+                take(number_size(other)?)?;
+                return Ok(None);
+            }
+        }))
     }
+}
+
+/// The bytes of a number of a type.
+fn number_size(kind: u32) -> Result<usize> {
+    Ok(match kind {
+        0 | 1 => 1,
+        2 | 3 => 2,
+        U32 | I32 | F32 => 4,
+        10..=12 => 8,
+        other => bail!(Unsupported, "a value of type {other}"),
+    })
 }
 
 /// Writes the length of a text and its bytes.
@@ -168,5 +186,52 @@ pub(super) fn read_text<'a>(take: &mut impl FnMut(usize) -> Result<&'a [u8]>) ->
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
         Err(problem) => bail!(Malformed, "a text is not UTF-8: {problem}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<(Option<Value>, usize)> {
+        let mut position = 0;
+        let mut take = |count: usize| -> Result<&[u8]> {
+            let Some(found) = bytes.get(position..).and_then(|rest| rest.get(..count)) else {
+                bail!(Malformed, "the end")
+            };
+            position += count;
+            Ok(found)
+        };
+        let value = Value::read(&mut take)?;
+        Ok((value, position))
+    }
+
+    #[test]
+    fn values_are_read_as_they_were_written_and_others_passed_over() {
+        let values = [
+            Value::U32(7),
+            Value::I32(-7),
+            Value::F32(0.5),
+            Value::Bool(true),
+            Value::Text("é".into()),
+            Value::I32s(vec![1, -1]),
+            Value::F32s(vec![0.25]),
+            Value::Bools(vec![false, true]),
+            Value::Texts(vec![String::new(), "b".into()]),
+        ];
+        for value in values {
+            let mut bytes = Vec::new();
+            value.write(&mut bytes);
+            assert_eq!(read(&bytes).unwrap(), (Some(value.clone()), bytes.len()), "{value:?}");
+            assert!(read(&bytes[..bytes.len() - 1]).is_err(), "{value:?}");
+        }
+        // A number of 64 bits, and two of 16.
+        assert_eq!(read(&[&[10, 0, 0, 0][..], &[1; 8]].concat()).unwrap(), (None, 12));
+        let list = [&[9, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0][..], &[1; 4]].concat();
+        assert_eq!(read(&list).unwrap(), (None, 20));
+        assert!(
+            read(&[13, 0, 0, 0]).is_err()
+                && read(&[9, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err()
+        );
     }
 }

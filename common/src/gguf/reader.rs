@@ -10,8 +10,10 @@ use crate::{Context, Result, bail};
 
 /// Most dimensions of a tensor.
 const DIMENSIONS: u32 = 4;
+/// Most keys; files have dozens.
+const MOST_KEYS: u64 = 4096;
 
-/// A GGUF file of version 3 with the alignment that most files have.
+/// A GGUF file of version 3.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -27,15 +29,15 @@ impl GgufFile {
         Self::parse(path, &bytes).with_context(|| format!("cannot read {} as GGUF", path.display()))
     }
 
-    fn parse(path: &Path, file: &Bytes) -> Result<Self> {
+    /// Reads the bytes of the file `path`.
+    pub(crate) fn parse(path: &Path, file: &Bytes) -> Result<Self> {
         let mut position = 0;
         let mut take = |count: usize| -> Result<&[u8]> {
-            let bytes = file.get(position..).and_then(|rest| rest.get(..count));
+            let Some(bytes) = file.get(position..).and_then(|rest| rest.get(..count)) else {
+                bail!(Malformed, "the file ends within its header");
+            };
             position += count;
-            match bytes {
-                Some(bytes) => Ok(bytes),
-                None => bail!(Malformed, "the file ends within its header"),
-            }
+            Ok(bytes)
         };
         if take(MAGIC.len())? != MAGIC {
             bail!(Malformed, "the file does not begin with GGUF");
@@ -45,11 +47,15 @@ impl GgufFile {
             bail!(Unsupported, "version {VERSION} expected, found {version}");
         }
         let (tensor_count, key_count) = (read_u64(&mut take)?, read_u64(&mut take)?);
+        if key_count > MOST_KEYS {
+            bail!(TooLarge, "{key_count} keys, expected at most {MOST_KEYS}");
+        }
         let mut metadata = Metadata::default();
         for _ in 0..key_count {
             let key = read_text(&mut take)?;
-            let value = Value::read(&mut take).with_context(|| key.clone())?;
-            metadata.set(key, value);
+            if let Some(value) = Value::read(&mut take).with_context(|| key.clone())? {
+                metadata.set(key, value);
+            }
         }
         let mut infos = Vec::new();
         for _ in 0..tensor_count {
@@ -65,13 +71,20 @@ impl GgufFile {
             for _ in 0..dimensions {
                 shape.insert(0, read_u64(&mut take)? as usize);
             }
+            if shape.is_empty() || shape.contains(&0) {
+                bail!(Malformed, "tensor {name} {shape:?} has no elements");
+            }
             let id = read_u32(&mut take)?;
             let Some(kind) = TensorType::from_id(id) else {
                 bail!(Unsupported, "tensor {name} is of type {id}");
             };
             infos.push((TensorInfo { name, shape, kind }, read_u64(&mut take)?));
         }
-        let start = (position as u64).next_multiple_of(ALIGNMENT);
+        let alignment = match metadata.get("general.alignment") {
+            Some(Value::U32(alignment)) => u64::from(*alignment).max(1),
+            _ => ALIGNMENT,
+        };
+        let start = (position as u64).next_multiple_of(alignment);
         let mut tensors = HashMap::new();
         for (info, offset) in infos {
             if !info.columns().is_multiple_of(info.kind.block_elements()) {
@@ -90,7 +103,9 @@ impl GgufFile {
             let Some(bytes) = range.and_then(|range| file.slice(range)) else {
                 bail!(Malformed, "the file ends within tensor {}", info.name);
             };
-            tensors.insert(info.name.clone(), (info, bytes));
+            if let Some((info, _)) = tensors.insert(info.name.clone(), (info, bytes)) {
+                bail!(Malformed, "tensor {} is there twice", info.name);
+            }
         }
         Ok(Self { path: path.to_path_buf(), metadata, tensors })
     }

@@ -31,7 +31,8 @@ pub fn text_files(path: &Path) -> Result<TextFiles> {
     Ok(TextFiles::of_temporary(directory))
 }
 
-fn write(file: &GgufFile, directory: &Path) -> Result<()> {
+/// Writes the text files of a GGUF file into a directory.
+pub(super) fn write(file: &GgufFile, directory: &Path) -> Result<()> {
     let (config, _) = config_json(file)?;
     let keys = Keys { file, prefix: "tokenizer.ggml" };
     let write = |name: &str, json: &Value| -> Result<()> {
