@@ -19,11 +19,13 @@ Examples:
   chat Qwen2.5-7B-Instruct-nf4
   chat out --compare
   chat infer.yaml
+  chat model.gguf
   echo 'What is the capital of France?' | chat merged --temperature 0.7 --seed 1
   chat merged --json < conversations.jsonl > answers.jsonl"
 )]
 pub(crate) struct Arguments {
-    /// A model, an adapter or LLaMA-Factory's infer.yaml; read from standard input where none is given
+    /// A model (a directory or a GGUF file), an adapter or LLaMA-Factory's infer.yaml; read from standard input where
+    /// none is given
     #[arg(value_name = "MODEL")]
     pub source: Option<PathBuf>,
 

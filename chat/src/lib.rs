@@ -89,7 +89,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
 /// Returns the directory of the model or adapter, and what the command line says about generation. An
 /// infer.yaml completes both, and the other arguments.
 fn source(given: &[PathBuf], arguments: &mut Arguments) -> Result<(PathBuf, Overrides)> {
-    let source = cli::inputs(given)?.directory()?;
+    let source = cli::inputs(given)?.model()?;
     let options = arguments.sampling.overrides();
     if !cli::is_yaml(&source) {
         return Ok((source, options));

@@ -257,3 +257,39 @@ fn an_adapter_answers_under_the_settings_of_its_base() {
     let own = settings("adapter");
     assert!(own.contains("temperature: 0.0") && own.contains("stops: [257, 258]"), "{own}");
 }
+
+/// The file of a tiny model as llama.cpp's converter made it, and the model's directory.
+#[test]
+fn a_gguf_file_answers_as_its_model_does() {
+    let place = Place::new();
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    for from in ["models/llama", "gguf/tokenizers/bpe"] {
+        for entry in fs_err::read_dir(golden.join(from)).unwrap() {
+            let path = entry.unwrap().path();
+            fs_err::create_dir_all(place.path("llama")).unwrap();
+            if path.is_file() {
+                fs_err::copy(&path, place.path("llama").join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+    let file = fs_err::read(golden.join("gguf/llama.gguf")).unwrap();
+    fs_err::write(place.path("llama.gguf"), &file).unwrap();
+    let answer = |model: &str| {
+        let mut chat = place.chat(&[model, "--max-new-tokens", "12", "--temperature", "0"]);
+        stdout(chat.write_stdin("the quick brown fox\n"))
+    };
+    assert_eq!(answer("llama.gguf"), answer("llama"));
+    assert!(answer("llama.gguf").len() > 3);
+
+    for length in [3, 20, 1000, 5000, file.len() - 4] {
+        fs_err::write(place.path("cut.gguf"), &file[..length]).unwrap();
+        let error = failure(place.chat(&["cut.gguf"]).write_stdin("x\n"), 1);
+        assert!(error.contains("cut.gguf") && error.contains("\nhint: "), "{length}: {error}");
+    }
+    let at = file.windows(5).position(|bytes| bytes == b"llama").unwrap();
+    let mut mamba = file.clone();
+    mamba[at..at + 5].copy_from_slice(b"mamba");
+    fs_err::write(place.path("mamba.gguf"), &mamba).unwrap();
+    let error = failure(place.chat(&["mamba.gguf"]).write_stdin("x\n"), 1);
+    assert!(error.contains("\"mamba\" are not read") && error.contains("\nhint: those of llama"), "{error}");
+}

@@ -11,11 +11,13 @@
 //! | [`disk`] | directories, free space, and bringing bytes to the disk |
 //! | [`mod@error`] | the one error type: what went wrong, and the `hint:` that mends it |
 //! | [`files`] | reads files of other programs: regular ones of a bounded size, and memory maps |
+//! | [`gguf`] | GGUF files: blocks of 4 to 8 bits, streaming writer, reader |
 //! | [`generate`] | answers token by token: sessions, sampling, stops |
 //! | [`host_memory`] | the memory of the machine and of this process |
 //! | [`hub_cache`] | the hub's own cache, and the models in it |
 //! | [`json`] | JSON as Python reads it, numbers of any size included |
 //! | [`kernels`] | the operations of the model, forward beside backward |
+//! | [`llama_cpp`] | models as llama.cpp names and stores them: GGUF files read as directories are |
 //! | [`model`] | the decoder: forward, hand-written backward, adapters |
 //! | [`models`] | the options that say how models are loaded; adapters of one base together |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
@@ -34,10 +36,12 @@ pub mod disk;
 pub mod error;
 pub mod files;
 pub mod generate;
+pub mod gguf;
 pub mod host_memory;
 pub mod hub_cache;
 pub mod json;
 pub mod kernels;
+pub mod llama_cpp;
 pub mod model;
 pub mod models;
 pub mod nf4;

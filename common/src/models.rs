@@ -8,7 +8,7 @@ use crate::device::{Device, DeviceChoice};
 use crate::error::Kind;
 use crate::model::{Config, Model, base_of_adapter, is_adapter};
 use crate::text::{ChatTemplate, TextFiles, Tokenizer};
-use crate::{Context, Result, cli, hub_cache};
+use crate::{Context, Result, cli, hub_cache, llama_cpp};
 use clap::Args;
 
 /// Returns what to do about an error of a kind, in terms of [`ModelArguments`].
@@ -59,7 +59,10 @@ impl ModelArguments {
     /// Returns the files that hold the tokenizer, the template and the generation settings of a model; for
     /// each that an adapter lacks, the one of its base.
     pub fn text_files(&self, directory: &Path) -> Result<TextFiles> {
-        Ok(TextFiles::of(directory, self.base_of(directory)?.as_deref()))
+        match llama_cpp::is_file(directory) {
+            true => llama_cpp::text_files(directory),
+            false => Ok(TextFiles::of(directory, self.base_of(directory)?.as_deref())),
+        }
     }
 
     /// Returns the chat template that `--template` asks for, or the model's own, for a model that answers.

@@ -29,11 +29,12 @@ Examples:
   evaluate out --data mmlu.zip --subjects astronomy,virology --limit 20 --details answers.jsonl
   evaluate out/checkpoint-* --task cmmlu --style llamafactory
   evaluate out/checkpoint-* --loss held-out.json
+  evaluate merged model.gguf --loss held-out.json
   merge out -o merged | evaluate --data mmlu
   evaluate --compare before.json after.json"
 )]
 pub struct Arguments {
-    /// Models or adapters; read from standard input where none is given
+    /// Models (directories or GGUF files) or adapters; read from standard input where none is given
     #[arg(value_name = "MODEL")]
     pub models: Vec<PathBuf>,
 

@@ -89,7 +89,7 @@ fn run(arguments: Arguments) -> Result<()> {
 
 /// Prints the accuracies or the losses of models, which all ranks compute together.
 fn rank_models(arguments: &Arguments, world: &World) -> Result<()> {
-    let directories = world.inputs(&arguments.models)?.directories_or_yaml()?;
+    let directories = world.inputs(&arguments.models)?.models()?;
     if directories.is_empty() {
         return Err(error!("no directory among the inputs").hint("name the directory of a model"));
     }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use common::checkpoint::{Checkpoint, Tensor, write_file};
@@ -461,4 +461,32 @@ fn a_loss_that_is_not_a_number_fails() {
     fs_err::write(&weights, bytes).unwrap();
     let error = failure(&mut fixture.run(&["model", "--loss", "rows.json"]), 1);
     assert!(error.contains("model: the model's loss is NaN") && error.contains("hint: "), "{error}");
+}
+
+/// The file of the tiny model as llama.cpp's converter made it, with the tokenizer in it.
+#[test]
+fn a_gguf_file_is_evaluated_as_a_model() {
+    let fixture = Fixture::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gguf");
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        fs_err::copy(golden.join("tokenizers/bpe").join(name), fixture.path("model").join(name)).unwrap();
+    }
+    fs_err::copy(golden.join("llama.gguf"), fixture.path("model.gguf")).unwrap();
+    fixture.write("rows.json", r#"[{"instruction": "a fox", "output": "runs over the dog"}]"#);
+    stdout(&mut fixture.run(&["model", "model.gguf", "--loss", "rows.json", "-o", "loss.json"]));
+    let report: Value = serde_json::from_str(&fixture.read("loss.json")).unwrap();
+    let models = report["models"].as_array().unwrap();
+    let losses: Vec<f64> = models.iter().map(|model| model["loss"].as_f64().unwrap()).collect();
+    assert!((losses[0] - losses[1]).abs() < 1e-4 && losses[0] > 1.0, "{losses:?}");
+    assert_eq!(models[1]["model"]["path"], "model.gguf");
+    assert_ne!(models[0]["model"]["fingerprint"], models[1]["model"]["fingerprint"]);
+
+    let mut evaluate = fixture.run(&["--data", "mmlu", "--shots", "1", "-o", "report.json"]);
+    let piped = format!("{}\n", fixture.path("model.gguf").display());
+    stdout(evaluate.write_stdin(piped));
+    let again =
+        stdout(&mut fixture.run(&["model.gguf", "--data", "mmlu", "--shots", "1", "-o", "other.json"]));
+    assert!(again.contains("x"), "{again}");
+    let table = stdout(&mut fixture.run(&["--compare", "report.json", "other.json"]));
+    assert!(table.contains("+0.00  difference"), "{table}");
 }

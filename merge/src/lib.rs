@@ -4,6 +4,7 @@ mod base;
 mod companions;
 mod export;
 mod fold;
+mod gguf;
 mod modelfile;
 mod plan;
 mod quality;
@@ -42,6 +43,14 @@ struct Arguments {
     #[arg(long)]
     requantize: bool,
 
+    /// Type of the weights in a GGUF file [default: 16 bits, as the base has them]
+    #[arg(long, value_enum, value_name = "TYPE", conflicts_with = "adapter_gguf")]
+    quantize: Option<gguf::Quantization>,
+
+    /// Write the adapter alone as a GGUF file, for llama-cli --lora
+    #[arg(long)]
+    adapter_gguf: bool,
+
     /// Compute a sample of rows again from the written files and compare
     #[arg(long)]
     verify: bool,
@@ -62,9 +71,13 @@ Examples:
   merge out --base Qwen2.5-7B-Instruct        onto the original weights instead of the quantized ones
   merge export.yaml                           as LLaMA-Factory's export does
   merge A B --weights 0.7,0.3 -o both         several adapters
+  merge out -o model.gguf --quantize q4_k_m   one file for llama.cpp and Ollama
+  merge Qwen2.5-7B-Instruct -o model.gguf     a model without an adapter, in 16 bits
+  merge out -o adapter.gguf --adapter-gguf    the adapter alone
   lora-train q --data d.json -o out | merge -o merged | evaluate --data mmlu
 
-The result is a plain model directory. From a 4-bit base the weights are dequantized first.";
+The result is a plain model directory, or a GGUF file where -o ends in .gguf; beside it, NAME.Modelfile for
+Ollama. From a 4-bit base the weights are dequantized first.";
 
 /// Runs the tool on a command line, the first word of which is the program.
 pub fn main(line: Vec<OsString>) -> ExitCode {
@@ -79,5 +92,8 @@ pub fn command() -> Command {
 fn run(arguments: Arguments) -> Result<()> {
     let paths = cli::inputs(&arguments.adapter)?.directories_or_yaml()?;
     let request = request::Request::new(paths, arguments)?;
-    cli::print_path(&work::merge(&request)?)
+    cli::print_path(&match request.gguf {
+        Some(content) => gguf::export(&request, content)?,
+        None => work::merge(&request)?,
+    })
 }

@@ -12,11 +12,11 @@ use common::{Result, cli};
 const PARAMETERS: &str = "PARAMETER num_ctx 4096\n";
 const MARKS: [&str; 4] = ["\u{1}system\u{1}", "\u{1}user\u{1}", "\u{1}assistant\u{1}", "\u{1}again\u{1}"];
 
-/// The Modelfile of the model in `directory`; `None` where it has no chat template.
-pub(crate) fn modelfile(directory: &Path) -> Option<String> {
+/// The Modelfile of the weights `from` of the model in `directory`; `None` where it has no chat template.
+pub(crate) fn modelfile(directory: &Path, from: &str) -> Option<String> {
     let tokenizer = Tokenizer::load(directory).ok()?;
     let template = ChatTemplate::load(directory, &tokenizer).ok()?;
-    let mut text = "FROM .\n".to_string();
+    let mut text = format!("FROM {from}\n");
     if let Ok(Some(turns)) = Turns::of(&template) {
         if !turns.are_plain() {
             cli::warn(

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use common::adapter::{Adapter, TokenRows, Update};
 use common::checkpoint::{Dtype, SINGLE, Tensor, TensorSpec, sharded_name};
 use common::kernels::linear::Weight;
-use common::model::{EMBEDDING, HEAD};
 use common::nf4::Quantized;
+use common::weight_names::{EMBEDDING, HEAD};
 use common::{Result, bail};
 
 use crate::base::{Base, is_float};

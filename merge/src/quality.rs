@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use common::adapter::{AdapterConfig, find_base};
 use common::checkpoint::{Tensor, cast_from_f32};
 use common::kernels::linear::Weight;
-use common::model::canonical_name;
 use common::nf4::{Quantized, Scheme};
+use common::weight_names::canonical_name;
 use common::{Result, cli};
 
 use crate::base::{Base, release};

@@ -1,18 +1,20 @@
 //! The request of a merge, from the command line and a LLaMA-Factory file, checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::adapter::{AdapterConfig, find_base};
 use common::cli;
+use common::model::is_adapter;
 use common::{Error, Result};
 
 use crate::Arguments;
 use crate::export::Export;
+use crate::gguf::Content;
 
 /// The request of one merge.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// The directories of the adapters, at least one.
+    /// The directories of the adapters: at least one, except for a GGUF file of a model as it is.
     pub adapters: Vec<PathBuf>,
     /// The export.yaml that named them, if one did.
     pub file: Option<PathBuf>,
@@ -20,8 +22,10 @@ pub(crate) struct Request {
     pub weights: Vec<f32>,
     /// The model to fold into.
     pub base: PathBuf,
-    /// The directory to make.
+    /// The directory or the GGUF file to make.
     pub output: PathBuf,
+    /// The content of the GGUF file, if the result is one.
+    pub gguf: Option<Content>,
     /// The most bytes of a weight file; a larger tensor has a file of its own.
     pub shard_size: u64,
     /// Whether the merged weights are quantized again (`--requantize`).
@@ -42,17 +46,22 @@ impl Request {
             [path] if cli::is_yaml(path) => Export::read(path)?,
             _ => Export { adapters: paths, ..Export::default() },
         };
-        let Some(first) = export.adapters.first() else {
+        let gguf = content(&arguments, export.output.as_deref())?;
+        let Some(first) = export.adapters.first().cloned() else {
             return Err(Error::usage("no adapter given").hint("name an adapter's directory"));
         };
         if let Some(yaml) = export.adapters.iter().find(|path| cli::is_yaml(path)) {
             return Err(Error::usage(format!("{} has to be the only input", yaml.display())));
         }
+        // A GGUF file is also made of a model without an adapter.
+        let is_model =
+            export.adapters.len() == 1 && matches!(gguf, Some(Content::Model(_))) && !is_adapter(&first);
+        let adapters = if is_model { Vec::new() } else { export.adapters };
         let weights = match arguments.weights.len() {
-            0 => vec![1.0; export.adapters.len()],
-            count if count == export.adapters.len() => arguments.weights,
+            0 => vec![1.0; adapters.len()],
+            count if count == adapters.len() => arguments.weights,
             count => {
-                let adapters = export.adapters.len();
+                let adapters = adapters.len();
                 return Err(Error::usage(format!("--weights has {count} numbers for {adapters} adapters")));
             }
         };
@@ -61,21 +70,23 @@ impl Request {
         }
         let base = match arguments.base {
             Some(base) => common::hub_cache::resolve(&base),
+            None if is_model => first.clone(),
             None => {
-                let mut config = AdapterConfig::read(first)?;
+                let mut config = AdapterConfig::read(&first)?;
                 if let Some(model) = export.model {
                     config.base_model_name_or_path = Some(model);
                 }
-                find_base(first, &config)?
+                find_base(&first, &config)?
             }
         };
         let output = match arguments.common.output.or(export.output) {
             Some(output) => output,
-            None => default_output(first)?,
+            None => default_output(&first, gguf)?,
         };
         Ok(Self {
-            adapters: export.adapters,
+            adapters,
             file,
+            gguf,
             weights,
             base,
             output,
@@ -91,12 +102,45 @@ impl Request {
     }
 }
 
-/// The output directory where none is named: `./NAME-merged`, with the name of the adapter.
-fn default_output(adapter: &std::path::Path) -> Result<PathBuf> {
-    let directory = fs_err::canonicalize(adapter)?;
-    match directory.file_name().and_then(|name| name.to_str()) {
-        Some(name) => Ok(PathBuf::from(format!("{name}-merged"))),
-        None => Err(Error::usage("the adapter's directory has no name").hint("name the result with -o")),
+/// What the result is to hold, where it is a GGUF file: because its name ends in `.gguf`, or an option says so.
+fn content(arguments: &Arguments, exported: Option<&Path>) -> Result<Option<Content>> {
+    let output = arguments.common.output.as_deref().or(exported);
+    let is_named = output.is_some_and(cli::is_gguf);
+    let option = match (arguments.adapter_gguf, arguments.quantize) {
+        (true, _) => "--adapter-gguf",
+        (false, Some(_)) => "--quantize",
+        (false, None) if is_named => "-o NAME.gguf",
+        (false, None) => return Ok(None),
+    };
+    if let Some(output) = output.filter(|_| !is_named) {
+        return Err(Error::usage(format!(
+            "{option} makes a GGUF file, and {} does not end in .gguf",
+            output.display()
+        ))
+        .hint("name the file with -o NAME.gguf; the tool `quantize` makes NF4 directories"));
+    }
+    let others = [
+        ("--requantize", arguments.requantize),
+        ("--shard-size", arguments.shard_size.is_some()),
+        ("--verify", arguments.verify),
+    ];
+    if let Some((other, _)) = others.iter().find(|(_, is_set)| *is_set) {
+        return Err(Error::usage(format!("{option} makes a GGUF file, for which there is no {other}"))
+            .hint("leave one of the two out"));
+    }
+    Ok(Some(match arguments.adapter_gguf {
+        true => Content::Adapter,
+        false => Content::Model(arguments.quantize),
+    }))
+}
+
+/// The result where none is named: `./NAME-merged`, with the name of the adapter or model, or `./NAME.gguf`.
+fn default_output(input: &Path, gguf: Option<Content>) -> Result<PathBuf> {
+    let directory = fs_err::canonicalize(input)?;
+    match (directory.file_name().and_then(|name| name.to_str()), gguf) {
+        (Some(name), None) => Ok(PathBuf::from(format!("{name}-merged"))),
+        (Some(name), Some(_)) => Ok(PathBuf::from(format!("{name}.gguf"))),
+        (None, _) => Err(Error::usage("the adapter's directory has no name").hint("name the result with -o")),
     }
 }
 

@@ -33,13 +33,7 @@ pub(crate) fn merge(request: &Request) -> Result<PathBuf> {
     let resized = plan.resized_by.map(|index| request.adapters[index].as_path());
     let beside = companions(&base.directory, &request.adapters, resized)?;
     beside.expect_inside()?;
-    if let Some(adapter) = resized.filter(|adapter| !adapter.join(TOKENIZER).exists()) {
-        cli::warn(format_args!(
-            "{} has a vocabulary of {} and no {TOKENIZER}: the result's tokenizer is that of the base",
-            adapter.display(),
-            plan.vocabulary.unwrap_or_default()
-        ));
-    }
+    warn_of_missing_tokenizer(&plan, resized);
     let inputs: Vec<PathBuf> =
         request.adapters.iter().chain(&request.file).cloned().chain([base.directory.clone()]).collect();
     let destination = Destination::directory(&request.output, &inputs)?;
@@ -66,6 +60,17 @@ pub(crate) fn merge(request: &Request) -> Result<PathBuf> {
         verify(&plan, &output.path())?;
     }
     output.commit()
+}
+
+/// Warns where the adapter with a resized vocabulary, in the directory `resized`, has no tokenizer for it.
+pub(crate) fn warn_of_missing_tokenizer(plan: &MergePlan<'_>, resized: Option<&Path>) {
+    if let Some(adapter) = resized.filter(|adapter| !adapter.join(TOKENIZER).exists()) {
+        cli::warn(format_args!(
+            "{} has a vocabulary of {} and no {TOKENIZER}: the result's tokenizer is that of the base",
+            adapter.display(),
+            plan.vocabulary.unwrap_or_default()
+        ));
+    }
 }
 
 /// The recipe of the result: everything that its bytes depend on.
@@ -95,7 +100,7 @@ fn recipe(request: &Request, base: &Base, beside: &Companions) -> Result<Value> 
 }
 
 /// Prints which base is used and how it differs from its counterpart, and returns that for the record.
-fn describe(request: &Request, base: &Base, plan: &MergePlan<'_>) -> Result<Value> {
+pub(crate) fn describe(request: &Request, base: &Base, plan: &MergePlan<'_>) -> Result<Value> {
     let kind = if is_quantized(base) { "dequantized" } else { "original" };
     cli::note(format_args!("base: {} ({kind} weights)", base.directory.display()));
     if is_composite(&base.config) {
@@ -160,7 +165,7 @@ fn write_weights(plan: &MergePlan<'_>, beside: u64, output: &mut OutputDirectory
     Ok(())
 }
 
-/// Writes all files of the result except the weights.
+/// Writes all files of the result except the weight files.
 fn write_rest(
     base: &Base,
     plan: &MergePlan<'_>,
@@ -176,6 +181,22 @@ fn write_rest(
         index.metadata.total_size = Some(plan.size()?);
         cli::write_file(&directory.join(INDEX), &index.to_json()?)?;
     }
+    write_texts(base, plan, beside, directory, request)?;
+    beside.note_others();
+    if let Some(text) = modelfile(directory, ".") {
+        cli::write_file(&directory.join("Modelfile"), &text)?;
+    }
+    Ok(())
+}
+
+/// Writes config.json, the tokenizer, chat templates and settings of generation of the result.
+pub(crate) fn write_texts(
+    base: &Base,
+    plan: &MergePlan<'_>,
+    beside: &Companions,
+    directory: &Path,
+    request: &Request,
+) -> Result<()> {
     let mut config = base.config.clone();
     if let Some(config) = config.as_object_mut() {
         if !request.requantize {
@@ -200,12 +221,7 @@ fn write_rest(
             ending::name_in_config(config, id);
         }
     }
-    cli::write_file(&directory.join("config.json"), &(serde_json::to_string_pretty(&config)? + "\n"))?;
-    beside.note_others();
-    if let Some(text) = modelfile(directory) {
-        cli::write_file(&directory.join("Modelfile"), &text)?;
-    }
-    Ok(())
+    cli::write_file(&directory.join("config.json"), &(serde_json::to_string_pretty(&config)? + "\n"))
 }
 
 /// The end-of-text token of the adapters, where it is another than that of the base.

@@ -12,20 +12,28 @@ use crate::{Result, files, hex};
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: usize = 1 << 16;
 
-/// Returns a SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files; small
-/// files are sampled whole. Hashing all of a large model would take longer than some evaluations.
-pub fn fingerprint(directory: &Path) -> Result<String> {
+/// Returns a SHA-256 over the names, the sizes and a spread sample of the bytes of a model's files, or of the one
+/// file that it is; small files are sampled whole. Hashing all of a large model would take longer than some
+/// evaluations.
+pub fn fingerprint(model: &Path) -> Result<String> {
+    if model.is_file() {
+        return fingerprint_of(&[model.to_path_buf()]);
+    }
     let weights = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
     let mut files: Vec<PathBuf> =
-        fs_err::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        fs_err::read_dir(model)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     files.retain(weights);
-    files.extend(Companions::of_text(directory)?.files.into_iter().map(|companion| companion.path));
-    let settings = ["config.json", "adapter_config.json"].map(|name| directory.join(name));
+    files.extend(Companions::of_text(model)?.files.into_iter().map(|companion| companion.path));
+    let settings = ["config.json", "adapter_config.json"].map(|name| model.join(name));
     files.extend(settings.into_iter().filter(|path| path.exists()));
     files.sort();
+    fingerprint_of(&files)
+}
+
+fn fingerprint_of(paths: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    for path in files {
-        let mut file = files::open(&path)?;
+    for path in paths {
+        let mut file = files::open(path)?;
         let size = file.metadata()?.len();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         hash.update(format!("{name}\0{size}\0"));

@@ -104,6 +104,25 @@ impl Checkpoint {
         Self::open_files(file, &[file.to_path_buf()])
     }
 
+    /// The tensors of a file in another format, with the path of that file.
+    pub fn of_tensors(path: &Path, tensors: Vec<Tensor>) -> Result<Self> {
+        let mut checkpoint = Self {
+            path: path.to_path_buf(),
+            files: Vec::new(),
+            entries: Vec::new(),
+            by_name: HashMap::new(),
+        };
+        for Tensor { name, dtype, shape, bytes } in tensors {
+            if checkpoint.by_name.insert(name.clone(), checkpoint.entries.len()).is_some() {
+                bail!(Malformed, "tensor {name} is twice in {}", path.display());
+            }
+            let entry = TensorEntry { name, dtype, shape, range: 0..bytes.len() };
+            checkpoint.entries.push((checkpoint.files.len(), entry));
+            checkpoint.files.push((path.to_path_buf(), bytes));
+        }
+        Ok(checkpoint)
+    }
+
     fn open_files(path: &Path, paths: &[PathBuf]) -> Result<Self> {
         let mut checkpoint = Self {
             path: path.to_path_buf(),

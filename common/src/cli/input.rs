@@ -53,6 +53,11 @@ pub fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
+/// Whether a file is a model in GGUF by its name.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf")
+}
+
 impl Inputs {
     /// Paths from the command line.
     pub fn from_arguments(paths: Vec<PathBuf>) -> Self {
@@ -78,18 +83,32 @@ impl Inputs {
         Ok(directories)
     }
 
-    /// The one directory of a tool that takes no more than one.
-    pub fn directory(self) -> Result<PathBuf> {
-        let mut directories = self.directories_or_yaml()?;
-        match (directories.pop(), directories.is_empty()) {
-            (Some(directory), true) => Ok(directory),
-            (None, _) => {
-                Err(error!("no directory among the inputs").hint("name the directory that holds the file"))
-            }
-            (Some(second), false) => {
-                Err(Error::usage(format!("one directory expected, another found: {}", second.display())))
+    /// As [`Inputs::directories_or_yaml`], with GGUF files that are named by themselves.
+    pub fn models(self) -> Result<Vec<PathBuf>> {
+        let are_streamed = matches!(self.source, PathSource::Lines(_));
+        let mut models: Vec<PathBuf> = Vec::new();
+        for input in self {
+            match input? {
+                Input::Directory(path) => {
+                    // The files of a directory have arrived before it.
+                    models.retain(|model| !(are_streamed && is_gguf(model) && model.starts_with(&path)));
+                    models.push(path);
+                }
+                Input::File(path) if is_yaml(&path) || is_gguf(&path) => models.push(path),
+                Input::File(_) => {}
             }
         }
+        Ok(models)
+    }
+
+    /// The one directory of a tool that takes no more than one.
+    pub fn directory(self) -> Result<PathBuf> {
+        only(self.directories_or_yaml()?)
+    }
+
+    /// The one model of a tool that takes no more than one: a directory, a YAML file or a GGUF file.
+    pub fn model(self) -> Result<PathBuf> {
+        only(self.models()?)
     }
 
     fn next_path(&mut self) -> Option<Result<PathBuf>> {
@@ -122,6 +141,19 @@ impl Inputs {
     }
 }
 
+/// The one path of a list.
+fn only(mut paths: Vec<PathBuf>) -> Result<PathBuf> {
+    match (paths.pop(), paths.is_empty()) {
+        (Some(path), true) => Ok(path),
+        (None, _) => {
+            Err(error!("no directory among the inputs").hint("name the directory that holds the file"))
+        }
+        (Some(second), false) => {
+            Err(Error::usage(format!("one directory expected, another found: {}", second.display())))
+        }
+    }
+}
+
 impl Iterator for Inputs {
     type Item = Result<Input>;
 
@@ -151,7 +183,8 @@ impl Iterator for Inputs {
             }
             Input::Directory(path)
         } else {
-            if matches!(self.source, PathSource::Lines(_)) {
+            // A GGUF file is a model of its own.
+            if matches!(self.source, PathSource::Lines(_)) && !is_gguf(&path) {
                 self.open = Some(path.clone());
             }
             Input::File(path)
@@ -175,6 +208,20 @@ mod tests {
         let text = format!("{}\r\n\n{}\n", file.display(), directory.path().display());
         let found: Vec<Input> = lines(text).map(Result::unwrap).collect();
         assert_eq!(found, [Input::File(file), Input::Directory(directory.path().into())]);
+    }
+
+    #[test]
+    fn a_gguf_file_is_a_model_unless_its_directory_follows() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("model.gguf");
+        std::fs::write(&file, "GGUF").unwrap();
+        let (folder, text) = (directory.path().to_path_buf(), format!("{}\n", file.display()));
+        assert_eq!(lines(text.clone()).model().unwrap(), file);
+        let streamed = lines(format!("{text}{}\n", folder.display())).models().unwrap();
+        assert_eq!(streamed, std::slice::from_ref(&folder));
+        let named = Inputs::from_arguments(vec![file.clone(), folder.clone()]);
+        assert_eq!(named.models().unwrap(), [file, folder.clone()]);
+        assert_eq!(lines(format!("{text}{}\n", folder.display())).directory().unwrap(), folder);
     }
 
     #[test]

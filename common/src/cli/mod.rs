@@ -33,7 +33,7 @@ pub use arguments::Common;
 pub use call::in_both_spellings;
 pub use escape::{one_line, quoted, quoted_path};
 pub(crate) use input::from_stdin;
-pub use input::{Input, Inputs, inputs, is_yaml};
+pub use input::{Input, Inputs, inputs, is_gguf, is_yaml};
 pub(crate) use interrupt::stop;
 pub use interrupt::{check_interrupted, interrupted, take_interrupted};
 pub use locations::{cache_directory, tool_command};

@@ -8,7 +8,8 @@ use super::composite::{is_composite, text_config};
 use super::config_json::ConfigJson;
 use super::keys::check_keys;
 use super::{LayerConfig, Rope, expect_readable, families};
-use crate::{Context, Result, cli, files};
+use crate::gguf::GgufFile;
+use crate::{Context, Result, cli, files, llama_cpp};
 
 /// The shape of a decoder and the constants of its operations.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,8 +46,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `directory/config.json`.
+    /// Reads `directory/config.json`, or what a GGUF file says in its place.
     pub fn read(directory: &Path) -> Result<Self> {
+        if llama_cpp::is_file(directory) {
+            let (json, _) = llama_cpp::config_json(&GgufFile::open(directory)?)?;
+            return Self::parse(&json).with_context(|| directory.display().to_string());
+        }
         let path = directory.join("config.json");
         let bytes = files::read(&path, files::CONFIG)
             .hint("a model directory holds config.json, model.safetensors and tokenizer.json")?;

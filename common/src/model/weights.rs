@@ -10,8 +10,9 @@ use rayon::prelude::*;
 
 use super::{Config, quantization};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::gguf::GgufFile;
 use crate::weight_names::{EMBEDDING, HEAD, canonical_name, reads_images};
-use crate::{Result, error};
+use crate::{Context, Result, error, llama_cpp};
 
 /// Prefixes that a wrapper around a model leaves in the names of its weights, what the wrapper is, and
 /// what saves the model inside it.
@@ -36,8 +37,15 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Opens a model's directory.
+    /// Opens a model's directory, or a GGUF file.
     pub fn open(directory: &Path) -> Result<Self> {
+        if llama_cpp::is_file(directory) {
+            let file = GgufFile::open(directory)?;
+            let (json, family) = llama_cpp::config_json(&file)?;
+            let config = Config::parse(&json).with_context(|| directory.display().to_string())?;
+            let head = config.layers.first().map_or(0, |layer| layer.attention.spec.heads.size);
+            return Ok(Self { checkpoint: llama_cpp::checkpoint(&file, family, head)?, config });
+        }
         let mut config = Config::read(directory)?;
         let mut checkpoint = text_weights(Checkpoint::open(directory)?, &config)?;
         if config.tied_head {

@@ -2,9 +2,11 @@
 //! an adapter and of its base.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use crate::checkpoint::Companions;
 use crate::{Result, files};
@@ -24,12 +26,35 @@ pub const GENERATION_CONFIG: &str = "generation_config.json";
 pub struct TextFiles {
     /// The directories, in the order in which files are looked for.
     directories: Vec<PathBuf>,
+    /// What removes the directory once nothing reads it any longer.
+    temporary: Option<Temporary>,
 }
+
+/// A directory that is removed with the last of its owners.
+#[derive(Debug, Clone)]
+struct Temporary(Arc<TempDir>);
+
+impl PartialEq for Temporary {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.path() == other.0.path()
+    }
+}
+
+impl Eq for Temporary {}
 
 impl TextFiles {
     /// The text files of the model in `directory`, or of the adapter there and of its `base`.
     pub fn of(directory: &Path, base: Option<&Path>) -> Self {
-        Self { directories: [Some(directory), base].into_iter().flatten().map(Path::to_path_buf).collect() }
+        let directories = [Some(directory), base].into_iter().flatten().map(Path::to_path_buf).collect();
+        Self { directories, temporary: None }
+    }
+
+    /// The text files in a directory that is removed when nothing reads them any longer.
+    pub fn of_temporary(directory: TempDir) -> Self {
+        Self {
+            directories: vec![directory.path().to_path_buf()],
+            temporary: Some(Temporary(Arc::new(directory))),
+        }
     }
 
     /// The path of the file of a name; where there is none, the path where it would be.

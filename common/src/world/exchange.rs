@@ -88,7 +88,7 @@ impl World {
         if self.star.is_none() || !cli::from_stdin(arguments) {
             return cli::inputs(arguments);
         }
-        let paths = self.from_first(|| cli::inputs(arguments)?.directories_or_yaml())?;
+        let paths = self.from_first(|| cli::inputs(arguments)?.models())?;
         Ok(Inputs::from_arguments(paths))
     }
 

@@ -4,6 +4,7 @@
 
 mod families;
 mod folding;
+mod gguf;
 mod heads;
 mod hostile;
 mod inputs;

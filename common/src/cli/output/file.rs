@@ -53,6 +53,14 @@ impl OutputFile {
         self.scratch.journal()
     }
 
+    /// A new directory for files that are of use until the file has been finished or dropped.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let folder = self.scratch.new_result();
+        remove(&folder)?;
+        fs_err::create_dir(&folder)?;
+        Ok(folder)
+    }
+
     /// Sets whether the journal is kept when the run is stopped, so that the next run continues from it.
     pub fn keep_journal(&mut self, is_of_use: bool) {
         self.scratch.keeps = is_of_use;

@@ -1,0 +1,178 @@
+//! Encodes numbers as the types of GGUF store them, with the bytes of llama.cpp's `ggml-quants.c` without an
+//! importance matrix.
+//!
+//! Each file follows the reference function of its types operation by operation, because sums of floats depend
+//! on their order. The sub-blocks of a block are searched side by side, one in each lane, which changes the order
+//! of no sum.
+
+mod decode;
+mod k_quants;
+mod plain;
+mod q6_k;
+
+use half::{bf16, f16};
+
+use super::TensorType;
+use crate::kernels::simd::vectorized;
+
+/// Encodes whole rows: `values` are rows of any number of blocks, and `out` takes their bytes. Returns the index of
+/// the first value that the type cannot hold: one that is not finite, or too large for 16 bits.
+pub fn encode_rows(kind: TensorType, values: &[f32], out: &mut [u8]) -> Option<usize> {
+    let most = match kind {
+        TensorType::F32 => f32::MAX,
+        TensorType::BF16 => f32::from(bf16::MAX),
+        _ => f32::from(f16::MAX),
+    };
+    let fits = |value: &f32| value.abs() <= most;
+    if let Some(index) = values.iter().position(|value| !fits(value)) {
+        return Some(index);
+    }
+    match kind {
+        TensorType::F32 => each::<1, 4>(values, out, |[value], out| *out = value.to_le_bytes()),
+        TensorType::F16 => {
+            each::<1, 2>(values, out, |[value], out| *out = f16::from_f32(*value).to_le_bytes());
+        }
+        TensorType::BF16 => {
+            each::<1, 2>(values, out, |[value], out| *out = bf16::from_f32(*value).to_le_bytes());
+        }
+        TensorType::Q4_0 => each(values, out, plain::q4_0),
+        TensorType::Q5_0 => each(values, out, plain::q5_0),
+        TensorType::Q5_1 => each(values, out, plain::q5_1),
+        TensorType::Q8_0 => each(values, out, plain::q8_0),
+        TensorType::Q4K => each(values, out, k_quants::q4_k),
+        TensorType::Q5K => each(values, out, k_quants::q5_k),
+        TensorType::Q6K => each(values, out, q6_k::q6_k),
+    }
+    None
+}
+
+/// Decodes whole blocks: `bytes` are those of any number of rows, and `out` takes their values.
+pub fn decode_rows(kind: TensorType, bytes: &[u8], out: &mut [f32]) {
+    match kind {
+        TensorType::F32 => each_decoded(bytes, out, decode::f32),
+        TensorType::F16 => each_decoded(bytes, out, decode::f16),
+        TensorType::BF16 => each_decoded(bytes, out, decode::bf16),
+        TensorType::Q4_0 => each_decoded(bytes, out, decode::q4_0),
+        TensorType::Q5_0 => each_decoded(bytes, out, decode::q5_0),
+        TensorType::Q5_1 => each_decoded(bytes, out, decode::q5_1),
+        TensorType::Q8_0 => each_decoded(bytes, out, decode::q8_0),
+        TensorType::Q4K => each_decoded(bytes, out, decode::q4_k),
+        TensorType::Q5K => each_decoded(bytes, out, decode::q5_k),
+        TensorType::Q6K => each_decoded(bytes, out, decode::q6_k),
+    }
+}
+
+/// Decodes block by block, compiled for the widest instruction set there is.
+fn each_decoded<const BYTES: usize, const ELEMENTS: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    decode: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
+) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                decode(block, out);
+            }
+        },
+    );
+}
+
+/// Encodes block by block, compiled for the widest instruction set there is.
+fn each<const ELEMENTS: usize, const BYTES: usize>(
+    values: &[f32],
+    out: &mut [u8],
+    encode: impl Fn(&[f32; ELEMENTS], &mut [u8; BYTES]),
+) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (block, out) in values.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                encode(block, out);
+            }
+        },
+    );
+}
+
+/// The nearest whole number, and of two equally near the even one, of a magnitude below 2²².
+#[inline(always)]
+fn nearest(value: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (value + SHIFT) - SHIFT
+}
+
+/// The bytes of a half-precision float.
+#[inline(always)]
+fn half(value: f32) -> [u8; 2] {
+    f16::from_f32(value).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sha2::{Digest, Sha256};
+
+    use super::super::tensor_type::ALL;
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::hex;
+
+    /// The blocks of ggml, of values of many distributions.
+    #[test]
+    fn blocks_are_ggmls() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gguf/blocks.safetensors");
+        let golden = Checkpoint::open_file(&file).unwrap();
+        let values = golden.tensor("values").unwrap();
+        let (rows, values) = (values.shape[0], values.to_f32().unwrap());
+        for kind in [
+            TensorType::Q4_0,
+            TensorType::Q5_0,
+            TensorType::Q5_1,
+            TensorType::Q8_0,
+            TensorType::Q4K,
+            TensorType::Q5K,
+            TensorType::Q6K,
+        ] {
+            let expected = golden.tensor(&kind.to_string()).unwrap();
+            let row_bytes = kind.row_bytes(256);
+            let mut found = vec![0; rows * row_bytes];
+            assert_eq!(encode_rows(kind, &values, &mut found), None);
+            for (row, (found, expected)) in
+                found.chunks(row_bytes).zip(expected.bytes.chunks(row_bytes)).enumerate()
+            {
+                assert_eq!(found, expected, "{kind}, row {row}");
+            }
+        }
+    }
+
+    /// The numbers that gguf-py computes of the same blocks, by the SHA-256 of their bytes.
+    #[test]
+    fn numbers_of_blocks_are_gguf_pys() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gguf");
+        let golden = Checkpoint::open_file(&folder.join("blocks.safetensors")).unwrap();
+        let hashes = std::fs::read(folder.join("dequantized.json")).unwrap();
+        let hashes: std::collections::BTreeMap<String, String> = serde_json::from_slice(&hashes).unwrap();
+        assert_eq!(hashes.len(), 7);
+        for (name, expected) in hashes {
+            let kind = ALL.into_iter().find(|kind| kind.to_string() == name).unwrap();
+            let blocks = golden.tensor(&name).unwrap();
+            let mut values = vec![0.0; blocks.shape[0] * 256];
+            decode_rows(kind, &blocks.bytes, &mut values);
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!(hex(Sha256::digest(bytes)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_16_bits_cannot_hold_is_found() {
+        let mut out = [0; 68];
+        let mut values = [1.0; 64];
+        values[40] = f32::NAN;
+        assert_eq!(encode_rows(TensorType::Q8_0, &values, &mut out), Some(40));
+        values[40] = 70_000.0;
+        assert_eq!(encode_rows(TensorType::Q8_0, &values, &mut out), Some(40));
+        assert_eq!(encode_rows(TensorType::BF16, &values[..34], &mut out), None);
+        assert_eq!(encode_rows(TensorType::F32, &[f32::INFINITY], &mut out), Some(0));
+    }
+}

@@ -1,0 +1,279 @@
+//! Files of tiny models of every family, compared with those of llama.cpp's converter.
+
+use std::path::{Path, PathBuf};
+
+use common::device::Device;
+use common::gguf::{GgufFile, TensorType, Value as Entry};
+use common::hex;
+use common::llama_cpp::text_files;
+use common::model::{Batch, Cache, Model};
+use common::text::Tokenizer;
+use serde_json::{Map, json};
+use sha2::{Digest, Sha256};
+
+use super::*;
+
+/// The families with references.
+fn families() -> Vec<String> {
+    let files = std::fs::read_dir(golden("gguf")).unwrap();
+    let names =
+        files.filter_map(|file| Some(file.ok()?.file_name().to_str()?.strip_suffix(".json")?.to_owned()));
+    let found: Vec<String> = names.filter(|name| golden("models").join(name).exists()).collect();
+    assert!(!found.is_empty());
+    found
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+/// A file as the references describe it.
+fn described(file: &GgufFile) -> Value {
+    let keys = file.metadata.iter().map(|(key, value)| {
+        let (kind, value) = match value {
+            Entry::U32(value) => ("UINT32", json!(value)),
+            Entry::I32(value) => ("INT32", json!(value)),
+            Entry::F32(value) => ("FLOAT32", json!(f64::from(*value))),
+            Entry::Bool(value) => ("BOOL", json!(value)),
+            Entry::Text(text) => ("STRING", json!(text)),
+            Entry::I32s(values) => ("ARRAY/INT32", json!(values)),
+            Entry::F32s(values) => {
+                ("ARRAY/FLOAT32", values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>().into())
+            }
+            Entry::Bools(values) => ("ARRAY/BOOL", json!(values)),
+            Entry::Texts(texts) => ("ARRAY/STRING", json!(texts)),
+        };
+        (key.to_owned(), json!([kind, value]))
+    });
+    let metadata: Map<String, Value> = keys.collect();
+    let mut tensors = Map::new();
+    for info in file.tensors() {
+        let (_, bytes) = file.tensor(&info.name).unwrap();
+        tensors.insert(
+            info.name.clone(),
+            json!([info.kind.to_string(), info.shape, hex(Sha256::digest(&**bytes))]),
+        );
+    }
+    json!({"metadata": metadata, "tensors": tensors})
+}
+
+fn expect_same(case: &str, found: &Value, expected: &Value) {
+    for part in ["metadata", "tensors"] {
+        let (found, expected) = (found[part].as_object().unwrap(), expected[part].as_object().unwrap());
+        for (name, value) in expected {
+            assert_eq!(found.get(name), Some(value), "{case}: {name}");
+        }
+        let more: Vec<&String> = found.keys().filter(|name| !expected.contains_key(*name)).collect();
+        assert!(more.is_empty(), "{case}: {more:?}");
+    }
+}
+
+/// The families with references whose files are read, and that lose nothing in them.
+const READ: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+
+/// Compares the logits of some tokens.
+fn expect_same_logits(case: &str, models: &[Model; 2], tolerance: f32) {
+    let tokens = [3, 1, 4, 15, 9, 26, 5, 35, 8, 9, 7, 9];
+    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+    let [expected, found] =
+        models.each_ref().map(|model| model.logits(&Batch::prompt(&tokens, 0), &rows, Cache::None).unwrap());
+    let largest = expected.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
+    assert!(largest > 0.01 && expected.len() == found.len(), "{case}");
+    for (expected, found) in expected.iter().zip(&found) {
+        assert!((expected - found).abs() <= tolerance * largest, "{case}: {expected} {found}");
+    }
+}
+
+fn expected(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden("gguf").join(format!("{name}.json"))).unwrap()).unwrap()
+}
+
+#[test]
+fn files_of_every_family_are_those_of_the_converter() {
+    for family in &families() {
+        let expected = expected(family);
+        let place = tempfile::tempdir().unwrap();
+        let texts = place.path().join("texts");
+        std::fs::create_dir(&texts).unwrap();
+        copy_all(&golden("gguf/tokenizers").join(expected["tokenizer"].as_str().unwrap()), &texts);
+        std::fs::copy(golden("models").join(family).join("config.json"), texts.join("config.json")).unwrap();
+        let sampling = json!({"temperature": 0.7, "top_p": 0.8, "top_k": 20});
+        std::fs::write(texts.join("generation_config.json"), sampling.to_string()).unwrap();
+
+        let base = Base::open(&golden("models").join(family)).unwrap();
+        let plan = MergePlan::new(&base, &[], &[], u64::MAX, false).unwrap();
+        let architecture = Architecture::of(&base.config).unwrap();
+        let config = Config::parse(&base.config).unwrap();
+        let tensors =
+            tensors::tensors(&plan, architecture.family, &base.config, &config, Quantization::F16).unwrap();
+        let infos: Vec<TensorInfo> = tensors.iter().map(|tensor| tensor.info.clone()).collect();
+        let path = place.path().join(format!("{family}.gguf"));
+        let mut metadata = Metadata::default();
+        let file_type = Quantization::F16.file_type();
+        general::write_keys(architecture.family.name, &path, &texts, &infos, file_type, &mut metadata)
+            .unwrap();
+        architecture.write_keys(&base.config, &config, &mut metadata).unwrap();
+        vocabulary::write(&texts, architecture.vocabulary, config.vocabulary, Some("smollm"), &mut metadata)
+            .unwrap();
+        write_tensors(&path, &metadata, &tensors, &infos).unwrap();
+        expect_same(family, &described(&GgufFile::open(&path).unwrap()), &expected);
+        if READ.contains(&family.as_str()) {
+            let models = [golden("models").join(family), path];
+            expect_same_logits(family, &models.map(|model| Model::load(&model, &Device::Cpu).unwrap()), 1e-5);
+        }
+    }
+}
+
+/// A model with a real tokenizer; the references have hashes of long lists and of all tensors together.
+#[test]
+fn files_of_smollm2_are_those_of_the_converter_and_llama_quantize() {
+    let Some(model) = ::tests::needs::model() else { return };
+    let expected = expected("smollm2");
+    for (kind, quantization) in
+        [("bf16", None), ("q8_0", Some(Quantization::Q8_0)), ("q4_k_m", Some(Quantization::Q4KM))]
+    {
+        let place = tempfile::tempdir().unwrap();
+        let content = Content::Model(quantization);
+        let request = Request {
+            adapters: Vec::new(),
+            file: None,
+            weights: Vec::new(),
+            base: model.clone(),
+            output: place.path().join("SmolLM2-135M-Instruct.gguf"),
+            gguf: Some(content),
+            shard_size: u64::MAX,
+            requantize: false,
+            verify: false,
+            force: false,
+        };
+        let path = export(&request, content).unwrap();
+        let file = GgufFile::open(&path).unwrap();
+        let mut found = described(&file);
+        for (_, entry) in found["metadata"].as_object_mut().unwrap() {
+            if entry[1].as_array().is_some_and(|list| list.len() > 64) {
+                entry[1] = hex(Sha256::digest(entry[1].to_string())).into();
+            }
+        }
+        // Weights of 16 bits are read as they are. Those of q8_0 are off by half a step of 8 bits, through 30 layers.
+        let tolerance = [("bf16", 1e-5), ("q8_0", 0.1)].iter().find(|(named, _)| *named == kind);
+        if let Some((_, tolerance)) = tolerance {
+            let models = [&model, &path].map(|model| Model::load(model, &Device::Cpu).unwrap());
+            expect_same_logits(kind, &models, *tolerance);
+        }
+        let tensors = found["tensors"].as_object().unwrap().iter();
+        let mut lines: Vec<(&String, &Value)> = tensors.collect();
+        lines.sort_unstable_by_key(|(name, _)| *name);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let lines: String = lines
+            .iter()
+            .map(|(name, entry)| format!("{name} {} {}\n", text(&entry[0]), text(&entry[2])))
+            .collect();
+        let mut metadata = expected["bf16"]["metadata"].as_object().unwrap().clone();
+        metadata.extend(expected[kind]["metadata"].as_object().unwrap().clone());
+        let hash = json!({"all": hex(Sha256::digest(lines))});
+        expect_same(
+            kind,
+            &json!({"metadata": found["metadata"], "tensors": hash}),
+            &json!({"metadata": metadata, "tensors": {"all": expected[kind]["tensors"]}}),
+        );
+    }
+}
+
+/// The tokenizer in `directory`, written into a GGUF file of this family with this number of rows, and read again.
+fn read_again(directory: &Path, family: &str, rows: usize) -> Tokenizer {
+    let place = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json", "tokenizer.model"] {
+        if let Ok(bytes) = std::fs::read(directory.join(name)) {
+            std::fs::write(place.path().join(name), bytes).unwrap();
+        }
+    }
+    std::fs::write(place.path().join("config.json"), "{}").unwrap();
+    let mut metadata = Metadata::default();
+    metadata.set_text("general.architecture", family);
+    let counts = [
+        "embedding_length",
+        "block_count",
+        "feed_forward_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "context_length",
+    ];
+    counts.iter().for_each(|key| metadata.set_count(format!("{family}.{key}"), 1).unwrap());
+    metadata.set(format!("{family}.attention.layer_norm_rms_epsilon"), Entry::F32(1e-6));
+    let kind = Architecture::of(&json!({"model_type": family})).unwrap().vocabulary;
+    vocabulary::write(place.path(), kind, rows, None, &mut metadata).unwrap();
+    let info = TensorInfo { name: "token_embd.weight".into(), shape: vec![rows, 1], kind: TensorType::F32 };
+    let path = place.path().join("x.gguf");
+    let writer = GgufWriter::create(&path, &metadata, std::slice::from_ref(&info)).unwrap();
+    writer.write_part(&info.name, 0, &vec![0; 4 * rows]).unwrap();
+    writer.finish().unwrap();
+    Tokenizer::of(&text_files(&path).unwrap()).unwrap()
+}
+
+#[test]
+fn byte_level_tokenizers_are_read_again_as_they_were() {
+    let qwen = ::tests::needs::shared("data/qwen2.5-tokenizer");
+    for (directory, family, rows) in [(::tests::needs::model(), "llama", 49_152), (qwen, "qwen2", 151_936)] {
+        let Some(directory) = directory else { continue };
+        let (found, expected) = (read_again(&directory, family, rows), Tokenizer::load(&directory).unwrap());
+        for text in [
+            " I've 3 33 3333 \n\n \t\t  🦙🦙 ✅ កាន់ нещо 我想在apple工作 'RE ````\"\"\" ......!! ",
+            "<|im_start|>user\nWhat's 1234567890?<|im_end|>\n",
+            "fn main() {\n\tprintln!(\"é\u{301} ＡＢＣ\");\n}\n",
+        ] {
+            let ids = expected.encode(text).unwrap();
+            assert_eq!(found.encode(text).unwrap(), ids, "{family}: {text}");
+            let as_data = expected.encode_data(text).unwrap();
+            assert_eq!(found.encode_data(text).unwrap(), as_data, "{family}: {text}");
+            assert_eq!(found.decode_with_special(&ids).unwrap(), expected.decode_with_special(&ids).unwrap());
+        }
+    }
+}
+
+/// The pieces that SentencePiece itself makes of texts.
+#[test]
+fn sentence_pieces_are_read_again_as_they_were() {
+    let found = read_again(&golden("gguf/tokenizers/spm"), "llama", 96);
+    let expected = expected("pieces");
+    for (text, ids) in expected.as_object().unwrap() {
+        let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
+        assert_eq!(found.encode(text).unwrap(), ids, "{text}");
+        assert_eq!(found.decode_with_special(&ids).unwrap(), *text);
+    }
+}
+
+#[test]
+fn adapters_of_every_family_are_those_of_the_converter() {
+    for family in &families() {
+        let directory = golden("models").join(family);
+        let json: Value =
+            serde_json::from_slice(&std::fs::read(directory.join("config.json")).unwrap()).unwrap();
+        let adapter = Adapter::load(&directory.join("adapter")).unwrap();
+        let (architecture, config) = (Architecture::of(&json).unwrap(), Config::parse(&json).unwrap());
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("adapter.gguf");
+        AdapterTensors::new(&adapter, architecture.family, &config, &path).unwrap().write(&path).unwrap();
+        let found = described(&GgufFile::open(&path).unwrap());
+        expect_same(family, &found, &expected(&format!("adapter-{family}")));
+    }
+}
+
+#[test]
+fn unknown_families_and_windows_are_refused_by_name() {
+    let error = Architecture::of(&json!({"model_type": "mamba"})).err().unwrap();
+    assert!(error.to_string().contains("mamba") && error.hint_text().unwrap().contains("qwen2"), "{error}");
+    let json: Value =
+        serde_json::from_slice(&std::fs::read(golden("models/gemma3/config.json")).unwrap()).unwrap();
+    let config = Config::parse(&json).unwrap();
+    let error = Architecture::of(&json).unwrap().check(&config).unwrap_err().to_string();
+    assert!(error.contains("layer 1") && error.contains("window"), "{error}");
+}
