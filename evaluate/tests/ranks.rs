@@ -147,12 +147,15 @@ fn what_ranks_have_scored_is_continued_by_one_and_by_others() {
     let runs: Vec<Run> =
         children.into_iter().map(|child| Run::of_output(child.wait_with_output().unwrap())).collect();
     let was_killed = runs[0].code.is_none();
-    if was_killed {
+    // Rank 1 may have done its part before.
+    if was_killed && runs[1].code != Some(0) {
         assert_eq!(runs[1].code, Some(1));
         assert!(runs[1].stderr.contains("error: rank 0 on "), "{}", runs[1].stderr);
     }
+    // It may have written its report before it was killed.
+    let is_partial = was_killed && !place.path("out.json").exists();
     let said = ranks(&place, 3, &format!("{ASK} -o out.json --details out.jsonl"))[0].stderr.clone();
-    assert!(!was_killed || said.contains("of 3 subjects are scored already"), "{said}");
+    assert!(!is_partial || said.contains("of 3 subjects are scored already"), "{said}");
     assert_eq!(details("out.jsonl"), details("whole.jsonl"));
 }
 
