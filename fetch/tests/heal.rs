@@ -3,6 +3,8 @@
 
 mod run;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use run::Fetch;
 use tests::hub::{Fault, Hub, HubFile, Seen, noise};
 
@@ -48,12 +50,16 @@ fn a_file_whose_ranges_are_altered_on_the_way_ends_right() {
 fn a_server_that_is_wrong_a_third_of_the_time_is_outvoted() {
     let files = vec![HubFile::new("model.safetensors", 3 * MIB, 5)];
     let hub = Hub::start(files.clone());
-    hub.faults(|seen| match seen.number % 3 {
-        2 => Fault::WrongByte(17),
+    // The beginning of the file, in however many ranges the rest comes.
+    let sent = AtomicUsize::new(0);
+    hub.faults(move |seen| match seen.range.as_deref().is_none_or(|range| range.starts_with("bytes=0-")) {
+        true if sent.fetch_add(1, Ordering::Relaxed) % 3 == 0 => Fault::WrongByte(17),
         _ => Fault::None,
     });
     let fetch = Fetch::new();
-    fetch.run(&hub, &["owner/name", "-c", "1"]).assert_code(0);
+    let run = fetch.run(&hub, &["owner/name", "-c", "1"]);
+    run.assert_code(0);
+    assert!(run.stderr.contains("the content is wrong"), "{}", run.stderr);
     fetch.assert_holds("name", &files);
 }
 
