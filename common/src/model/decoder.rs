@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use super::block::Block;
+use super::blocks::Blocks;
 use super::head::Head;
-use super::{AdapterSettings, Adapters, Config, Stack};
+use super::{AdapterSettings, Adapters, Config, Places, Stack};
 use crate::Result;
 use crate::adapter::{Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
@@ -33,7 +34,7 @@ pub struct Model {
     pub(super) config: Config,
     pub(super) device: Device,
     pub(super) embedding: Embedding,
-    pub(super) blocks: Vec<Block>,
+    pub(super) blocks: Blocks,
     pub(super) head: Head,
     pub(super) adapters: Adapters,
 }
@@ -47,7 +48,18 @@ impl Model {
     /// Loads a model directory and quantizes the linear layers of its blocks where they are not in
     /// 4 bits already.
     pub fn load_quantized(directory: &Path, scheme: Scheme, device: &Device) -> Result<Self> {
-        super::load::load_base(directory, Some(scheme), device)
+        super::load::load_base(directory, Some(scheme), device, None)
+    }
+
+    /// Loads a model directory with the weights of its blocks where `places` says, quantized where `quantization` asks
+    /// for that. On the host they always stay in the memory maps of their files.
+    pub fn load_to(
+        directory: &Path,
+        quantization: Option<Scheme>,
+        device: &Device,
+        places: &Places,
+    ) -> Result<Self> {
+        super::load::load_base(directory, quantization, device, Some(places))
     }
 
     /// Loads an adapter on another base than the one it names.

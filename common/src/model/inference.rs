@@ -1,6 +1,8 @@
 //! The forward without a tape: logits of chosen rows, with or without tokens that came before, and losses
 //! for evaluation.
 
+use super::block::Block;
+use super::blocks::Direction;
 use super::pass::Pass;
 use super::{Batch, Cache, Loss, Model};
 use crate::device::{Tensor, Vector};
@@ -37,13 +39,16 @@ impl Model {
             return Err(error!(Bug, "a cache is extended by one sequence at a time"));
         }
         let mut x = self.embed(batch)?;
-        for (index, block) in self.blocks.iter().enumerate() {
-            let (y, kept) = block.forward(&x, &pass, cache.past(index))?;
-            if let Cache::Extend(cache) = &mut cache {
-                let begun = block.remember(&kept, cache.layers.get_mut(index))?;
-                cache.layers.extend(begun);
-            }
-            x = y;
+        for index in 0..self.blocks.len() {
+            let forward = |block: &Block| {
+                let (y, kept) = block.forward(&x, &pass, cache.past(index))?;
+                if let Cache::Extend(cache) = &mut cache {
+                    let begun = block.remember(&kept, cache.layers.get_mut(index))?;
+                    cache.layers.extend(begun);
+                }
+                Ok(y)
+            };
+            x = self.blocks.visit(index, Direction::Forward, forward)?;
         }
         if let Cache::Extend(cache) = cache {
             cache.len += batch.len();

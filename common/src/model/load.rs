@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::block::Block;
+use super::blocks::Blocks;
 use super::head::Head;
 use super::weight_reader::WeightReader;
-use super::{Adapters, Model, Weights};
+use super::{Adapters, Model, ModelSpec, Places, Weights};
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::device::Device;
 use crate::kernels::embedding::Embedding;
@@ -25,21 +25,31 @@ pub fn base_of_adapter(directory: &Path) -> Result<PathBuf> {
 
 pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Result<Model> {
     if !is_adapter(directory) {
-        return load_base(directory, None, device);
+        return load_base(directory, None, device, None);
     }
     let base = match base {
         Some(base) => base.to_path_buf(),
         None => base_of_adapter(directory)?,
     };
-    let mut model = load_base(&base, None, device)?;
+    let mut model = load_base(&base, None, device, None)?;
     let adapter = Adapter::load(directory)?;
     model.set_adapter(&adapter).with_context(|| directory.display().to_string())?;
     Ok(model)
 }
 
-pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: &Device) -> Result<Model> {
+/// Loads a base; without `places`, all of its weights stay on the device.
+pub(super) fn load_base(
+    directory: &Path,
+    quantization: Option<Scheme>,
+    device: &Device,
+    places: Option<&Places>,
+) -> Result<Model> {
+    let slot_bytes = match places.filter(|places| places.streamed() > 0) {
+        Some(places) => places.slot_bytes(&ModelSpec::read(directory, quantization)?.block_bytes()),
+        None => 0,
+    };
     let Weights { config, checkpoint } = Weights::open(directory)?;
-    let weights = WeightReader { checkpoint: &checkpoint, quantization, device };
+    let weights = WeightReader { checkpoint: &checkpoint, quantization, device, block: None };
     let table = weights.weight(&config.embedding())?;
     let head = Projection {
         name: "lm_head".into(),
@@ -60,6 +70,7 @@ pub(super) fn load_base(directory: &Path, quantization: Option<Scheme>, device: 
         true => Embedding::tied(table, config.embedding_scale, &head.projection),
         false => Embedding::new(table, config.embedding_scale),
     };
-    let blocks = config.layers.iter().map(|layer| Block::load(layer, &weights)).collect::<Result<_>>()?;
+    let resident = Places::resident(config.layers.len());
+    let blocks = Blocks::load(&config.layers, weights, places.unwrap_or(&resident), slot_bytes)?;
     Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::none(), config })
 }

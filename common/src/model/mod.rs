@@ -13,7 +13,8 @@
 //! | `rope/` | the angles of rotary embedding, and their settings |
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
 //! | `gated`, `mixture` | what a feed-forward computes: a gated linear unit, or a mixture of experts |
-//! | `decoder`, `load`, `weight_reader` | the whole model and its weights |
+//! | `decoder`, `blocks`, `load`, `weight_reader` | the whole model and its weights |
+//! | `places` | where the weights of blocks lie, and how many a GPU has room for |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
 //! | `adapters` | the trainable parameters |
 //! | `spec`, `memory` | what a model and its passes take, before anything is loaded |
@@ -23,6 +24,7 @@ mod adapters;
 mod attention;
 mod batch;
 mod block;
+mod blocks;
 mod cache;
 mod composite;
 mod config;
@@ -42,6 +44,7 @@ mod modules;
 mod noise;
 mod objective;
 mod pass;
+mod places;
 mod quantization;
 mod residual;
 mod rope;
@@ -71,6 +74,7 @@ pub use memory::{PassPlan, PassRequest};
 pub use modules::{Module, NormWeight, Role};
 pub use noise::Noise;
 pub use objective::{Loss, Objective, Supervised};
+pub use places::{Place, Places};
 pub use quantization::expect_readable;
 pub use rope::Rope;
 pub use spec::{ModelSpec, ResidentBytes};

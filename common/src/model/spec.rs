@@ -5,7 +5,9 @@ use std::path::Path;
 
 use super::stack::Target;
 use super::weight_reader::vector_of;
-use super::{AdapterLayout, AdapterSettings, Config, LayerConfig, Module, NormWeight, StackConfig, Weights};
+use super::{
+    AdapterLayout, AdapterSettings, Config, LayerConfig, Module, NormWeight, Places, StackConfig, Weights,
+};
 use crate::Result;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
@@ -136,6 +138,20 @@ impl ModelSpec {
         norms.sum::<u64>() + stacks + others.map(LinearSpec::gpu_bytes).sum::<u64>()
     }
 
+    /// Bytes of each block's frozen weights that are streamed where they do not stay on a GPU.
+    pub fn block_bytes(&self) -> Vec<u64> {
+        let mut stacks = self.stacks.iter().map(StackSpec::weight_bytes_on_gpu);
+        let bytes = |layer: &LayerConfig| stacks.by_ref().take(layer.stacks().count()).sum();
+        self.config.layers.iter().map(bytes).collect()
+    }
+
+    /// Bytes of the weights on a GPU that has those of blocks where `places` says, and of the slots that the others are
+    /// streamed through.
+    pub fn gpu_bytes_at(&self, places: &Places) -> u64 {
+        let blocks = self.block_bytes();
+        self.gpu_bytes() - blocks.iter().sum::<u64>() + places.bytes_on_gpu(&blocks)
+    }
+
     /// What training these adapters holds on a GPU, where the embedding table is not, unless it is the head.
     pub fn resident_on_gpu(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> ResidentBytes {
         let values = Vector::gpu_bytes(adapters.len);
@@ -211,6 +227,13 @@ impl StackSpec {
         }
     }
 
+    fn weight_bytes_on_gpu(&self) -> u64 {
+        match self {
+            Self::Linear(linear) => linear.weight_bytes_on_gpu(),
+            Self::Experts(linear) => linear.weight_bytes_on_gpu(),
+        }
+    }
+
     fn scratch_sizes(&self, others: ScratchSizes) -> ScratchSizes {
         match self {
             Self::Linear(linear) => linear.scratch_sizes(others),
@@ -253,7 +276,7 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::kernels::linear::{Linear, Weight};
-    use crate::model::{HeadNormsConfig, Model, Stack};
+    use crate::model::{HeadNormsConfig, Model, Place, Stack};
     use crate::nf4::{Absmax, QuantType};
     use std::path::PathBuf;
 
@@ -286,25 +309,12 @@ mod tests {
     /// Lengths in bytes of all that is copied to a GPU of a loaded model, each a buffer.
     fn copied(model: &Model) -> Vec<usize> {
         let mut buffers = vec![4 * model.head.norm.len()];
-        for block in &model.blocks {
+        for block in model.blocks.iter() {
             buffers.extend(block.norms().map(|norm| 4 * norm.len()));
         }
         for linear in linears(model).chain([&model.head.projection]) {
             let projections = linear.projections();
-            for projection in projections {
-                match &projection.weight {
-                    Weight::Dense(tensor) => buffers.push(2 * tensor.element_count()),
-                    Weight::Quantized(weight) => {
-                        buffers.extend([weight.packed().len(), 4 * weight.quant_type().values().len()]);
-                        match weight.absmax() {
-                            Absmax::Plain(absmax) => buffers.push(4 * absmax.len()),
-                            Absmax::Nested { codes, map, absmax, .. } => {
-                                buffers.extend([codes.len(), 4 * map.len(), 4 * absmax.len()]);
-                            }
-                        }
-                    }
-                }
-            }
+            buffers.extend(copied_weights(linear));
             if projections.iter().any(|projection| projection.bias.is_some()) {
                 buffers.push(2 * linear.outputs());
             }
@@ -312,11 +322,29 @@ mod tests {
                 buffers.push(64 * projections.len());
             }
         }
-        for block in &model.blocks {
+        for block in model.blocks.iter() {
             buffers.extend(block.router().map(|router| 2 * router.inputs() * router.outputs()));
         }
         buffers.extend(model.stacks().flat_map(copied_experts));
         buffers
+    }
+
+    /// Lengths in bytes of the buffers of the weights of a stack.
+    fn copied_weights(linear: &Linear) -> Vec<usize> {
+        let of_weight = |weight: &Weight| match weight {
+            Weight::Dense(tensor) => vec![2 * tensor.element_count()],
+            Weight::Quantized(weight) => {
+                let codes = [weight.packed().len(), 4 * weight.quant_type().values().len()];
+                let absmax = match weight.absmax() {
+                    Absmax::Plain(absmax) => vec![4 * absmax.len()],
+                    Absmax::Nested { codes, map, absmax, .. } => {
+                        vec![codes.len(), 4 * map.len(), 4 * absmax.len()]
+                    }
+                };
+                [&codes[..], &absmax[..]].concat()
+            }
+        };
+        linear.projections().iter().flat_map(|projection| of_weight(&projection.weight)).collect()
     }
 
     /// Lengths in bytes of the buffers of experts, of which each holds a part of all weights.
@@ -358,6 +386,38 @@ mod tests {
         }
         let all = 3 * directories().len();
         assert!((1..all).contains(&tied) && (1..all).contains(&quantized), "{tied} {quantized}");
+    }
+
+    /// What a block streams are the weights of its stacks; biases, norms, routers and tables of addresses stay.
+    #[test]
+    fn headers_say_what_a_block_streams() {
+        for directory in directories() {
+            for scheme in schemes() {
+                let (spec, model) = (ModelSpec::read(&directory, scheme).unwrap(), load(&directory, scheme));
+                let streamed = |stack: Stack| {
+                    let buffers = match stack {
+                        Stack::Linear(linear) => copied_weights(linear),
+                        Stack::Experts(_) => {
+                            let mut buffers = copied_experts(stack);
+                            buffers.truncate(4);
+                            buffers
+                        }
+                    };
+                    buffers.iter().map(|bytes| bytes.next_multiple_of(512) as u64).sum::<u64>()
+                };
+                let expected: Vec<u64> =
+                    model.blocks.iter().map(|block| block.stacks().map(streamed).sum()).collect();
+                let found = spec.block_bytes();
+                assert_eq!(found, expected, "{} {scheme:?}", directory.display());
+
+                let all = found.iter().sum::<u64>();
+                let at = |places| spec.gpu_bytes_at(&places);
+                assert_eq!(at(Places::resident(found.len())), spec.gpu_bytes());
+                let places = Places::streaming(found.len(), found.len(), 1, Place::File);
+                let largest = found.iter().max().unwrap();
+                assert_eq!(at(places), spec.gpu_bytes() - all + largest);
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A forward that remembers what its backward needs, and the backward.
 
-use super::block::Kept;
+use super::block::{Block, Kept};
+use super::blocks::Direction;
 use super::pass::Pass;
 use super::{Batch, Loss, Model, Objective, Supervised};
 use crate::device::{Tensor, Vector};
@@ -32,8 +33,9 @@ impl Model {
         let mut hidden = self.embed(batch)?;
         let (mut inputs, mut kept) = (Vec::new(), Vec::new());
         let mut balance = self.config.router_loss.map(|_| Balance::default());
-        for (index, block) in self.blocks.iter().enumerate() {
-            let (y, saved) = block.forward(&hidden, &pass, None)?;
+        for index in 0..self.blocks.len() {
+            let forward = |block: &Block| block.forward(&hidden, &pass, None);
+            let (y, saved) = self.blocks.visit(index, Direction::ForwardOfTape, forward)?;
             if let (Some(balance), Some(routing)) = (&mut balance, saved.routing()) {
                 balance.add(routing)?;
             }
@@ -75,13 +77,15 @@ impl Model {
         let (loss, drows) = self.head.loss_and_gradient(&rows, &batch.targets, objective)?;
         let mut dx = drows.scatter_rows(&batch.supervised, batch.len())?;
         for index in (first..self.blocks.len()).rev() {
-            let block = &self.blocks[index];
             let (Some(x), Some(saved)) = (inputs.pop(), kept.pop()) else { break };
-            let saved = match saved {
-                Some(saved) => saved,
-                None => block.recompute(&x, &pass)?,
+            let backward = |block: &Block| {
+                let saved = match saved {
+                    Some(saved) => saved,
+                    None => block.recompute(&x, &pass)?,
+                };
+                block.backward(&dx, &x, saved, &pass, gradients, index > first)
             };
-            match block.backward(&dx, &x, saved, &pass, gradients, index > first)? {
+            match self.blocks.visit(index, Direction::Backward { first }, backward)? {
                 Some(below) => dx = below,
                 None => break,
             }

@@ -3,6 +3,7 @@
 use super::ExpertModules;
 use super::modules::{Module, NormWeight};
 use crate::checkpoint::{Checkpoint, Tensor};
+use crate::device::cuda::StreamedBlock;
 use crate::device::{Device, Vector};
 use crate::kernels::grouped_linear::GroupedLinear;
 use crate::kernels::linear::{Linear, Projection, Weight};
@@ -10,11 +11,14 @@ use crate::nf4::Scheme;
 use crate::{Result, error};
 
 /// Reads the weights of a checkpoint to where they are used.
+#[derive(Clone, Copy)]
 pub(super) struct WeightReader<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     /// How linear layers of blocks that are not in 4 bits in the checkpoint are quantized.
     pub(super) quantization: Option<Scheme>,
     pub(super) device: &'a Device,
+    /// The streamed block that linear layers become part of; without one they stay on the device.
+    pub(super) block: Option<&'a StreamedBlock>,
 }
 
 impl WeightReader<'_> {
@@ -44,7 +48,7 @@ impl WeightReader<'_> {
     /// Linear layers of one input, stacked.
     pub(super) fn stack(&self, modules: &[Module]) -> Result<Linear> {
         let projections = modules.iter().map(|module| self.projection(module));
-        Linear::new(projections.collect::<Result<_>>()?)?.to_device(self.device)
+        Linear::new(projections.collect::<Result<_>>()?)?.into_block(self.device, self.block)
     }
 
     fn projection(&self, module: &Module) -> Result<Projection> {
@@ -57,7 +61,7 @@ impl WeightReader<'_> {
         let weights = modules.experts.iter();
         let weights = weights.map(|modules| modules.iter().map(|module| self.quantized(module)).collect());
         let weights = weights.collect::<Result<_>>()?;
-        GroupedLinear::new(modules.name.clone(), weights)?.to_device(self.device)
+        GroupedLinear::new(modules.name.clone(), weights)?.into_block(self.device, self.block)
     }
 
     /// The router of a mixture, which is never quantized. A weight that is no number would send tokens anywhere.

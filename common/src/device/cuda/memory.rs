@@ -4,12 +4,14 @@ use std::ffi::c_void;
 
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaSlice, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result, sys,
 };
 
 use super::launch::address;
 use super::{Gpu, failed};
+use crate::checkpoint::Bytes;
 use crate::{Context, Result, error};
 
 /// What a GPU's memory holds, in bytes.
@@ -107,28 +109,35 @@ impl Gpu {
         Ok(slice)
     }
 
-    /// A buffer of `len` values: those of the parts, one after the other.
-    pub(crate) fn concatenate<T: DeviceRepr, V: AsRef<[T]>>(
+    /// A buffer of `len` values, whose bytes are those of the parts, one after the other.
+    pub(crate) fn concatenate<T: DeviceRepr + Pod>(
         &self,
         len: usize,
-        parts: impl IntoIterator<Item = Result<V>>,
+        parts: impl IntoIterator<Item = Result<Bytes>>,
     ) -> Result<CudaSlice<T>> {
-        let (mut slice, mut filled) = (self.allocate(len)?, 0);
+        let (slice, bytes, mut filled) = (self.allocate(len)?, len * size_of::<T>(), 0);
+        self.bind()?;
         for part in parts {
             let part = part?;
-            let values = part.as_ref();
-            let end = filled + values.len();
-            if end > len {
-                return Err(error!(Bug, "parts of {len} values expected, found {end} and more"));
+            let end = filled + part.len();
+            if end > bytes {
+                return Err(error!(Bug, "parts of {bytes} bytes expected, found {end} and more"));
             }
-            if !values.is_empty() {
-                self.stream.memcpy_htod(values, &mut slice.slice_mut(filled..end)).map_err(failed)?;
+            if !part.is_empty() {
+                // SAFETY: the buffer has room up to `end`, and nothing reads it before it is returned. The driver has read
+                // memory that is not page-locked when the call returns.
+                #[allow(unsafe_code)]
+                unsafe {
+                    let place = address(&slice) + filled as u64;
+                    result::memcpy_htod_async(place, &part, self.stream.cu_stream())
+                }
+                .map_err(failed)?;
             }
             filled = end;
         }
-        match filled == len {
+        match filled == bytes {
             true => Ok(slice),
-            false => Err(error!(Bug, "parts of {len} values expected, found {filled}")),
+            false => Err(error!(Bug, "parts of {bytes} bytes expected, found {filled}")),
         }
     }
 

@@ -2,9 +2,9 @@
 //! are cuBLASLt's. Built without CUDA; libraries are looked for when a GPU is opened.
 //!
 //! Order on the device: everything runs on one stream, so that work and the freeing of buffers
-//! follow the order of the calls. The one exception is a second stream, `Gpu::ahead`, on which the next
+//! follow the order of the calls. There are two exceptions. On a second stream, `Gpu::ahead`, the next
 //! weight is dequantized while a product runs; it meets the first through the events of
-//! `Gpu::with_dequantized`.
+//! `Gpu::with_dequantized`. On a third, weights that have no room on the GPU are copied to it ([`streaming`]).
 
 mod buffer;
 mod compile;
@@ -16,6 +16,7 @@ mod nccl;
 mod product;
 mod products;
 mod scratch;
+pub(crate) mod streaming;
 mod tensor;
 mod utilization;
 mod view;
@@ -39,6 +40,8 @@ pub(crate) use memory::buffer_bytes;
 pub use nccl::Communicator;
 pub(crate) use product::{Number, Product};
 pub(crate) use scratch::{ScratchSizes, WeightId};
+pub use streaming::Place;
+pub(crate) use streaming::{FrozenBuffer, GpuMemory, StreamedBlock, Streaming, StreamingLoader, Way};
 pub use tensor::GpuTensor;
 pub(crate) use tensor::SOURCE as TENSOR;
 pub use utilization::Utilization;
@@ -116,8 +119,8 @@ impl Gpu {
         libraries::find_compiler()?;
         libraries::find_products()?;
         // SAFETY: cudarc's events would order a buffer's uses on several streams. Here all work on buffers runs on
-        // one stream in the order of the calls, and the scratch that a second stream writes is ordered by the
-        // events in `scratch.rs`.
+        // one stream in the order of the calls. The scratch that a second stream writes is ordered by the events in
+        // `scratch.rs`, and the slots that a third one writes by those in `streaming`.
         #[allow(unsafe_code)]
         unsafe {
             context.disable_event_tracking();

@@ -8,6 +8,7 @@ mod spec;
 
 use super::linear::{AdapterSlot, Parameters, Weight};
 use super::routing::{Routing, Rows};
+use crate::device::cuda::{GpuMemory, StreamedBlock};
 use crate::device::{Device, Tensor, Vector};
 use crate::{Result, error};
 
@@ -44,9 +45,15 @@ impl GroupedLinear {
     }
 
     /// Copies the weights to where they are multiplied; on the host they stay as they are mapped.
-    pub fn to_device(mut self, device: &Device) -> Result<Self> {
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        self.into_block(device, None)
+    }
+
+    /// As [`GroupedLinear::to_device`]; on a GPU the weights become part of the block where one is given, and are
+    /// streamed with it.
+    pub(crate) fn into_block(mut self, device: &Device, block: Option<&StreamedBlock>) -> Result<Self> {
         if let Device::Cuda(gpu) = device {
-            self.on_gpu = Some(cuda::Experts::new(gpu, &self.name, &self.weights)?);
+            self.on_gpu = Some(cuda::Experts::new(GpuMemory::new(gpu, block), &self.name, &self.weights)?);
         }
         Ok(self)
     }

@@ -42,9 +42,14 @@ impl GroupedLinearSpec {
         self.all().all(|weight| matches!(weight, WeightSpec::Quantized(_)))
     }
 
-    /// Bytes of the weights on a GPU.
+    /// Bytes of the weights on a GPU, or of a slot where they are streamed.
+    pub(crate) fn weight_bytes_on_gpu(&self) -> u64 {
+        cuda::Experts::weight_bytes(self)
+    }
+
+    /// Bytes of the weights on a GPU, and of the table of their addresses.
     pub(crate) fn gpu_bytes(&self) -> u64 {
-        cuda::Experts::bytes(self)
+        cuda::Experts::weight_bytes(self) + cuda::Experts::table_bytes(self)
     }
 
     /// Scratch that the weights are dequantized into on a GPU, where `others` is what other layers need.

@@ -14,7 +14,7 @@ mod weight;
 use std::ops::Range;
 
 use super::dropout::Dropout;
-use crate::device::cuda::GpuTensor;
+use crate::device::cuda::{GpuMemory, GpuTensor, StreamedBlock};
 use crate::device::{Device, Tensor, Vector};
 use crate::{Result, error};
 
@@ -99,9 +99,15 @@ impl Linear {
     }
 
     /// Copies the weights to where they are multiplied; on the host they stay as they are mapped.
-    pub fn to_device(mut self, device: &Device) -> Result<Self> {
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        self.into_block(device, None)
+    }
+
+    /// As [`Linear::to_device`]; on a GPU the weights become part of the block where one is given, and are streamed
+    /// with it.
+    pub(crate) fn into_block(mut self, device: &Device, block: Option<&StreamedBlock>) -> Result<Self> {
         if let Device::Cuda(gpu) = device {
-            self.on_gpu = Some(cuda::Stack::new(gpu, &self.projections)?);
+            self.on_gpu = Some(cuda::Stack::new(GpuMemory::new(gpu, block), &self.projections)?);
         }
         Ok(self)
     }

@@ -39,9 +39,14 @@ impl LinearSpec {
         self.weights.iter().map(WeightSpec::bytes).sum::<u64>() + bias as u64
     }
 
+    /// Bytes of the weights on a GPU, or of a slot where they are streamed.
+    pub(crate) fn weight_bytes_on_gpu(&self) -> u64 {
+        cuda::Stack::weight_bytes(self)
+    }
+
     /// Bytes of weights and biases on a GPU.
     pub(crate) fn gpu_bytes(&self) -> u64 {
-        cuda::Stack::bytes(self)
+        cuda::Stack::weight_bytes(self) + cuda::Stack::other_bytes(self)
     }
 
     /// Scratch that the weights are dequantized into on a GPU, where `others` is what other stacks need.

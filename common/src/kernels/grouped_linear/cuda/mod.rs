@@ -5,13 +5,11 @@ mod adapters;
 mod products;
 mod weights;
 
-use std::sync::Arc;
-
 use cudarc::driver::CudaSlice;
 
 use super::{GroupedLinear, GroupedLinearSpec, Routing, Rows, Weight};
 use crate::device::GpuVector;
-use crate::device::cuda::{Gpu, GpuTensor, View, ViewMut, WeightId, buffer_bytes};
+use crate::device::cuda::{Gpu, GpuMemory, GpuTensor, View, ViewMut, WeightId, buffer_bytes};
 use crate::{Result, error};
 
 use adapters::Adapters16;
@@ -28,6 +26,7 @@ const FEW_TOKENS: usize = 8;
 pub(super) struct Experts {
     id: WeightId,
     weights: Weights,
+    is_streamed: bool,
     /// Quantized weights in 16 bits, where memory is left for that.
     dequantized: Option<CudaSlice<u16>>,
     /// The adapter in 16 bits, as it was when [`Experts::refresh_adapters`] was called last.
@@ -35,17 +34,23 @@ pub(super) struct Experts {
 }
 
 impl Experts {
-    pub(super) fn new(gpu: &Arc<Gpu>, name: &str, weights: &[Vec<Weight>]) -> Result<Self> {
-        let weights = Weights::upload(gpu, name, weights)?;
+    pub(super) fn new(memory: GpuMemory, name: &str, weights: &[Vec<Weight>]) -> Result<Self> {
+        let weights = Weights::load(memory, name, weights)?;
         if weights.is_quantized() {
-            gpu.reserve_scratch(weights.len())?;
+            memory.gpu().reserve_scratch(weights.len())?;
         }
-        Ok(Self { id: WeightId::new(), weights, dequantized: None, adapters: None })
+        let is_streamed = memory.is_streamed();
+        Ok(Self { id: WeightId::new(), weights, is_streamed, dequantized: None, adapters: None })
     }
 
-    /// Bytes that [`Experts::new`] takes, without scratch.
-    pub(super) fn bytes(spec: &GroupedLinearSpec) -> u64 {
+    /// Bytes of the weights, which are streamed where they do not stay on the GPU.
+    pub(super) fn weight_bytes(spec: &GroupedLinearSpec) -> u64 {
         Weights::bytes(spec)
+    }
+
+    /// Bytes that [`Experts::new`] takes besides the weights, without scratch.
+    pub(super) fn table_bytes(spec: &GroupedLinearSpec) -> u64 {
+        Weights::table_bytes(spec)
     }
 
     /// Copies the adapter of `linear`, to which these experts belong, to 16 bits.
@@ -62,10 +67,12 @@ impl Experts {
         Ok(())
     }
 
-    /// Dequantizes quantized weights for good, where that takes no more than `budget` bytes; returns the bytes.
+    /// Dequantizes quantized weights that are not streamed for good, where that takes no more than `budget` bytes; returns
+    /// the bytes.
     pub(super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
         let bytes = dequantized_bytes(self.weights.len());
-        if !self.weights.is_quantized() || self.dequantized.is_some() || bytes > budget {
+        let can_keep = self.weights.is_quantized() && !self.is_streamed;
+        if !can_keep || self.dequantized.is_some() || bytes > budget {
             return Ok(0);
         }
         let mut dequantized = gpu.allocate(self.weights.len())?;
@@ -77,8 +84,8 @@ impl Experts {
     /// Gives `multiply` the weights [E·N, K] in 16 bits.
     fn dequantized(&self, gpu: &Gpu, multiply: impl FnOnce(View<'_, u16>) -> Result<()>) -> Result<()> {
         let ([rows, k], len) = (self.weights.shape(), self.weights.len());
-        if let Some(weights) = self.weights.dense().or(self.dequantized.as_ref()) {
-            return multiply(View::from(weights).columns(0..len)?.matrix(rows, k)?);
+        if let Some(weights) = self.weights.dense()?.or(self.dequantized.as_ref().map(View::from)) {
+            return multiply(weights.columns(0..len)?.matrix(rows, k)?);
         }
         gpu.with_dequantized(
             (&self.id, len),

@@ -2,15 +2,16 @@
 //! they are stored.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::super::{GroupedLinearSpec, Routing, Rows, Weight};
-use crate::checkpoint;
-use crate::device::cuda::{Argument, Gpu, Grid, KernelSource, View, ViewMut, buffer_bytes};
+use crate::checkpoint::{self, Bytes};
+use crate::device::cuda::{
+    Argument, FrozenBuffer, Gpu, GpuMemory, Grid, KernelSource, View, ViewMut, buffer_bytes,
+};
 use crate::kernels::linear::WeightSpec;
-use crate::kernels::linear::cuda::{DEQUANTIZED_BY_BLOCK, PART, float16_bits, part, shift};
+use crate::kernels::linear::cuda::{DEQUANTIZED_BY_BLOCK, PART, float16_bytes, part, shift};
 use crate::nf4::{Absmax, DynamicMap, NF4, Quantized};
 use crate::{Result, error};
 
@@ -36,18 +37,18 @@ pub(super) struct Weights {
 }
 
 enum Values {
-    Dense(CudaSlice<u16>),
+    Dense(FrozenBuffer<u16>),
     Quantized(Box<QuantizedWeights>),
 }
 
 /// The parts of quantized weights, each of all weights of all experts.
 struct QuantizedWeights {
-    packed: CudaSlice<u8>,
-    absmax: CudaSlice<f32>,
+    packed: FrozenBuffer<u8>,
+    absmax: FrozenBuffer<f32>,
     /// The codes of the absmax, where they are quantized too.
-    codes: CudaSlice<u8>,
+    codes: FrozenBuffer<u8>,
     /// What codes stand for: tables that differ, one after the other.
-    tables: CudaSlice<f32>,
+    tables: FrozenBuffer<f32>,
     /// Where the parts of each weight lie, [`PART`] words for each.
     parts: CudaSlice<u64>,
     parts_of_expert: usize,
@@ -56,7 +57,7 @@ struct QuantizedWeights {
 }
 
 impl Weights {
-    pub(super) fn upload(gpu: &Arc<Gpu>, name: &str, weights: &[Vec<Weight>]) -> Result<Self> {
+    pub(super) fn load(memory: GpuMemory, name: &str, weights: &[Vec<Weight>]) -> Result<Self> {
         let first: &[Weight] = weights.first().map_or(&[], Vec::as_slice);
         let inputs = first.first().map_or(0, |weight| weight.shape()[1]);
         let outputs = first.iter().map(|weight| weight.shape()[0]).sum::<usize>();
@@ -71,9 +72,9 @@ impl Weights {
         let dense: Vec<_> = all().filter_map(Weight::dense).collect();
         let quantized: Vec<_> = all().filter_map(Weight::as_quantized).collect();
         let values = match (&dense[..], &quantized[..]) {
-            (dense, []) => Values::Dense(upload_dense(gpu, dense)?),
+            (dense, []) => Values::Dense(load_dense(memory, dense)?),
             ([], quantized) => {
-                Values::Quantized(Box::new(QuantizedWeights::upload(gpu, quantized, first.len())?))
+                Values::Quantized(Box::new(QuantizedWeights::load(memory, quantized, first.len())?))
             }
             (dense, quantized) => {
                 let (dense, quantized) = (dense.len(), quantized.len());
@@ -87,7 +88,7 @@ impl Weights {
         Ok(Self { experts, outputs, inputs, values })
     }
 
-    /// Bytes that [`Weights::upload`] takes.
+    /// Bytes that [`Weights::load`] takes, on the GPU or of a slot, without [`Weights::table_bytes`].
     pub(super) fn bytes(spec: &GroupedLinearSpec) -> u64 {
         if !spec.is_quantized() {
             return buffer_bytes::<u16>(spec.len());
@@ -105,7 +106,14 @@ impl Weights {
             + buffer_bytes::<f32>(quantized().map(|q| absmax(q.nested_blocks, q.blocks)).sum())
             + buffer_bytes::<u8>(codes)
             + buffer_bytes::<f32>(tables)
-            + buffer_bytes::<u64>(PART * quantized().count())
+    }
+
+    /// Bytes of the table of addresses, which stays on the GPU.
+    pub(super) fn table_bytes(spec: &GroupedLinearSpec) -> u64 {
+        match spec.is_quantized() {
+            true => buffer_bytes::<u64>(PART * spec.all().count()),
+            false => 0,
+        }
     }
 
     /// E·N and K.
@@ -122,11 +130,11 @@ impl Weights {
         matches!(self.values, Values::Quantized(_))
     }
 
-    /// The 16-bit numbers, where the weights are dense.
-    pub(super) fn dense(&self) -> Option<&CudaSlice<u16>> {
+    /// The 16-bit numbers in a row, where the weights are dense.
+    pub(super) fn dense(&self) -> Result<Option<View<'_, u16>>> {
         match &self.values {
-            Values::Dense(values) => Some(values),
-            Values::Quantized(_) => None,
+            Values::Dense(values) => values.view().map(Some),
+            Values::Quantized(_) => Ok(None),
         }
     }
 
@@ -140,6 +148,7 @@ impl Weights {
     /// Writes all weights in 16 bits to `out`, a row of E·N·K numbers.
     pub(super) fn dequantize(&self, gpu: &Gpu, stream: &CudaStream, out: ViewMut<'_, u16>) -> Result<()> {
         let weights = self.quantized()?;
+        weights.packed.expect_present()?;
         let largest = weights.most_rows * self.inputs;
         let grid = Grid {
             blocks: (largest.div_ceil(DEQUANTIZED_BY_BLOCK), self.experts * weights.parts_of_expert, 1),
@@ -149,7 +158,7 @@ impl Weights {
         let out = out.columns(0..self.len())?;
         let arguments = [out.into(), (&weights.parts).into(), Argument::int(self.inputs)?];
         // SAFETY: `dequantize_experts(weights [E·N, K], parts, K)` with the blocks of the largest part for each of the parts,
-        // whose addresses are those of these weights, as `QuantizedWeights::upload` lays them out, and whose rows are those of
+        // whose addresses are those of these weights, as `QuantizedWeights::load` lays them out, and whose rows are those of
         // `out`. `stream` is ordered with the one that computes by `Gpu::with_dequantized`, or is that one.
         #[allow(unsafe_code)]
         unsafe {
@@ -172,6 +181,7 @@ impl Weights {
         adds: bool,
     ) -> Result<()> {
         let weights = self.quantized()?;
+        weights.packed.expect_present()?;
         let slots = routing.slots();
         y.expect("rows of experts", [slots, self.outputs])?;
         x.expect("rows of experts: x", [routing.rows(rows), self.inputs])?;
@@ -207,60 +217,58 @@ impl Weights {
     }
 }
 
-fn upload_dense(gpu: &Gpu, weights: &[&checkpoint::Tensor]) -> Result<CudaSlice<u16>> {
+fn load_dense(memory: GpuMemory, weights: &[&checkpoint::Tensor]) -> Result<FrozenBuffer<u16>> {
     let len = weights.iter().map(|weight| weight.element_count()).sum();
-    gpu.concatenate(len, weights.iter().map(|weight| float16_bits(weight, gpu.float16())))
+    memory.concatenate(len, weights.iter().map(|weight| float16_bytes(weight, memory.gpu().float16())))
 }
 
 impl QuantizedWeights {
-    fn upload(gpu: &Gpu, weights: &[&Quantized], parts_of_expert: usize) -> Result<Self> {
+    fn load(memory: GpuMemory, weights: &[&Quantized], parts_of_expert: usize) -> Result<Self> {
         let layout = Layout::new(weights);
         let packed_len = weights.iter().map(|weight| weight.packed().len()).sum();
-        let mut uploaded = Self {
-            packed: gpu.concatenate(packed_len, weights.iter().map(|weight| Ok(&weight.packed()[..])))?,
-            absmax: gpu.upload(&layout.absmax)?,
-            codes: gpu.concatenate(
-                layout.codes_len,
-                weights.iter().filter_map(|weight| Some(Ok(codes(weight)?))),
-            )?,
-            tables: gpu.upload(&layout.tables.values)?,
-            parts: gpu.allocate(0)?,
+        let codes = weights.iter().filter_map(|weight| codes(weight)).cloned().map(Ok);
+        let mut loaded = Self {
+            packed: memory
+                .concatenate(packed_len, weights.iter().map(|weight| Ok(weight.packed().clone())))?,
+            absmax: memory.store(&layout.absmax)?,
+            codes: memory.concatenate(layout.codes_len, codes)?,
+            tables: memory.store(&layout.tables.values)?,
+            parts: memory.gpu().allocate(0)?,
             parts_of_expert,
             most_rows: weights.iter().map(|weight| weight.shape()[0]).max().unwrap_or(0),
         };
-        let parts = weights.iter().zip(&layout.places).map(|(weight, place)| uploaded.part(weight, place));
-        uploaded.parts = gpu.upload(&parts.collect::<Result<Vec<_>>>()?.concat())?;
-        Ok(uploaded)
+        let parts = weights.iter().zip(&layout.places).map(|(weight, place)| loaded.part(weight, place));
+        loaded.parts = memory.gpu().upload(&parts.collect::<Result<Vec<_>>>()?.concat())?;
+        Ok(loaded)
     }
 
     /// The weight as `quantized.cuh` has it in a `Part`: addresses that hold for as long as these buffers do.
     fn part(&self, weight: &Quantized, place: &Place) -> Result<[u64; PART]> {
-        let nested = |range: &Option<Range<usize>>| range.clone().unwrap_or(0..0);
-        let codes = View::from(&self.codes).columns(nested(&place.codes))?;
-        let map = View::from(&self.tables).columns(nested(&place.map))?;
+        let codes = place.codes.clone().map(|range| self.codes.address_of(range)).transpose()?;
+        let map = place.map.clone().map(|range| self.tables.address_of(range)).transpose()?;
         let (offset, nested_block) = match weight.absmax() {
             Absmax::Plain(_) => (0.0, 1),
             Absmax::Nested { offset, block_size, .. } => (*offset, *block_size),
         };
         let scales = [
-            View::from(&self.tables).columns(place.values.clone())?.into(),
-            View::from(&self.absmax).columns(place.absmax.clone())?.into(),
-            Argument::optional(place.codes.as_ref().map(|_| codes)),
-            Argument::optional(place.map.as_ref().map(|_| map)),
+            self.tables.address_of(place.values.clone())?,
+            self.absmax.address_of(place.absmax.clone())?,
+            codes.unwrap_or(Argument::null()),
+            map.unwrap_or(Argument::null()),
             offset.into(),
             shift(weight.block_size())?.into(),
             shift(nested_block)?.into(),
         ];
-        let packed = View::from(&self.packed).columns(place.packed.clone())?;
-        part(packed.into(), scales, weight.shape()[0], place.first_row)
+        let packed = self.packed.address_of(place.packed.clone())?;
+        part(packed, scales, weight.shape()[0], place.first_row)
     }
 }
 
 /// The codes of a weight's absmax, where they are quantized.
-fn codes(weight: &Quantized) -> Option<&[u8]> {
+fn codes(weight: &Quantized) -> Option<&Bytes> {
     match weight.absmax() {
         Absmax::Plain(_) => None,
-        Absmax::Nested { codes, .. } => Some(&codes[..]),
+        Absmax::Nested { codes, .. } => Some(codes),
     }
 }
 
@@ -373,7 +381,7 @@ mod tests {
                 + buffer_bytes::<u8>(layout.codes_len)
                 + buffer_bytes::<f32>(layout.tables.values.len())
                 + buffer_bytes::<u64>(PART * weights.len());
-            assert_eq!(Weights::bytes(&spec), found, "{scheme:?}");
+            assert_eq!(Weights::bytes(&spec) + Weights::table_bytes(&spec), found, "{scheme:?}");
         }
     }
 }

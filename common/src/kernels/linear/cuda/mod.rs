@@ -13,7 +13,7 @@ use crate::{Result, error};
 
 pub(super) use stack::{Stack, dequantized_bytes};
 pub(in crate::kernels) use weight::{
-    DEQUANTIZED_BY_BLOCK, PART, dense_bytes, float16_bits, part, shift, upload,
+    DEQUANTIZED_BY_BLOCK, PART, dense_bytes, float16_bytes, part, shift, upload,
 };
 
 pub(in crate::kernels) use lora::SOURCE as LORA;

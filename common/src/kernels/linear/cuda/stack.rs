@@ -2,10 +2,8 @@
 //! scratch, on a second stream while the product before it runs, and multiplied whole; for a few rows it is
 //! multiplied as it is.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use cudarc::driver::{CudaSlice, CudaStream};
+use std::ops::Range;
 
 use super::super::{Linear, LinearSpec, Projection};
 use super::SOURCE;
@@ -13,7 +11,7 @@ use super::lora::Adapters16;
 use super::weight::{Frozen, PART};
 use crate::device::GpuVector;
 use crate::device::cuda::{
-    Argument, Gpu, GpuTensor, Grid, Number, Product, View, ViewMut, WeightId, buffer_bytes,
+    Argument, Gpu, GpuMemory, GpuTensor, Grid, Number, Product, View, ViewMut, WeightId, buffer_bytes,
 };
 use crate::kernels::Write;
 use crate::{Result, error};
@@ -27,6 +25,7 @@ const WARPS_OF_BLOCK: usize = 4;
 pub(in super::super) struct Stack {
     id: WeightId,
     weights: Vec<Frozen>,
+    is_streamed: bool,
     /// [ΣN] in 16 bits; zero where a projection has none.
     bias: Option<CudaSlice<u16>>,
     /// Where the parts of quantized weights lie, for the kernels of few rows.
@@ -38,9 +37,10 @@ pub(in super::super) struct Stack {
 }
 
 impl Stack {
-    pub(in super::super) fn new(gpu: &Arc<Gpu>, projections: &[Projection]) -> Result<Self> {
+    pub(in super::super) fn new(memory: GpuMemory, projections: &[Projection]) -> Result<Self> {
+        let gpu = memory.gpu();
         let weights =
-            projections.iter().map(|p| Frozen::upload(gpu, &p.weight)).collect::<Result<Vec<_>>>()?;
+            projections.iter().map(|p| Frozen::load(memory, &p.weight)).collect::<Result<Vec<_>>>()?;
         let mut bias = None;
         if projections.iter().any(|projection| projection.bias.is_some()) {
             let values = projections.iter().flat_map(|projection| {
@@ -50,8 +50,15 @@ impl Stack {
             });
             bias = Some(gpu.upload(&values.map(|value| gpu.float16().bits(value)).collect::<Vec<_>>())?);
         }
-        let mut stack =
-            Self { id: WeightId::new(), weights, bias, parts: None, dequantized: None, adapters: None };
+        let mut stack = Self {
+            id: WeightId::new(),
+            weights,
+            is_streamed: memory.is_streamed(),
+            bias,
+            parts: None,
+            dequantized: None,
+            adapters: None,
+        };
         if stack.is_quantized() {
             gpu.reserve_scratch(stack.len())?;
             let parts = stack.columns().map(|(columns, weight)| weight.part(columns.start));
@@ -60,9 +67,14 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Bytes that [`Stack::new`] takes, without scratch.
-    pub(in super::super) fn bytes(spec: &LinearSpec) -> u64 {
-        let mut bytes = spec.weights.iter().map(Frozen::bytes).sum();
+    /// Bytes of the weights, which are streamed where they do not stay on the GPU.
+    pub(in super::super) fn weight_bytes(spec: &LinearSpec) -> u64 {
+        spec.weights.iter().map(Frozen::bytes).sum()
+    }
+
+    /// Bytes that [`Stack::new`] takes besides the weights, without scratch.
+    pub(in super::super) fn other_bytes(spec: &LinearSpec) -> u64 {
+        let mut bytes = 0;
         if spec.has_bias {
             bytes += buffer_bytes::<u16>(spec.outputs());
         }
@@ -164,6 +176,7 @@ impl Stack {
         write: Write,
         residual: Option<View<'_, u16>>,
     ) -> Result<()> {
+        self.weights.iter().try_for_each(Frozen::expect_present)?;
         let ([tokens, k], n) = (x.shape(), self.columns().last().map_or(0, |(columns, _)| columns.end));
         let largest = self.weights.iter().map(Frozen::rows).max().unwrap_or(0);
         let is_inside = self.weights.iter().all(|weight| weight.columns() == k);
@@ -248,10 +261,11 @@ impl Stack {
         self.shape().iter().product()
     }
 
-    /// Dequantizes quantized weights for good, where that takes no more than `budget` bytes; returns the bytes.
+    /// Dequantizes quantized weights that are not streamed for good, where that takes no more than `budget` bytes; returns
+    /// the bytes.
     pub(in super::super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
         let bytes = dequantized_bytes(self.len());
-        if !self.is_quantized() || self.dequantized.is_some() || bytes > budget {
+        if !self.is_quantized() || self.is_streamed || self.dequantized.is_some() || bytes > budget {
             return Ok(0);
         }
         let mut dequantized = gpu.allocate(self.len())?;

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream};
+use cudarc::driver::CudaStream;
 use rayon::prelude::*;
 
 use super::super::{Weight, WeightSpec};
 use super::SOURCE;
-use crate::checkpoint::Tensor;
-use crate::device::cuda::{Argument, Float16, Gpu, GpuTensor, Grid, View, ViewMut, buffer_bytes};
+use crate::checkpoint::{Bytes, Tensor};
+use crate::device::cuda::{
+    Argument, Float16, FrozenBuffer, Gpu, GpuMemory, GpuTensor, Grid, View, ViewMut, buffer_bytes,
+};
 use crate::nf4::{Absmax, DynamicMap, NF4, Quantized, QuantizedSpec};
 use crate::{Result, error};
 
@@ -21,34 +23,41 @@ pub(in crate::kernels) const PART: usize = 8;
 /// A frozen matrix [N, K].
 pub(super) enum Frozen {
     Dense(GpuTensor),
+    /// 16-bit numbers of a block that is streamed, and their shape.
+    Streamed(FrozenBuffer<u16>, [usize; 2]),
     Quantized(Box<QuantizedWeight>),
 }
 
 /// The parts of a [`Quantized`] weight, on a GPU.
 pub(super) struct QuantizedWeight {
     shape: [usize; 2],
-    packed: CudaSlice<u8>,
+    packed: FrozenBuffer<u8>,
     /// What the 16 codes stand for.
-    values: CudaSlice<f32>,
-    absmax: CudaSlice<f32>,
+    values: FrozenBuffer<f32>,
+    absmax: FrozenBuffer<f32>,
     /// Codes of the absmax and what they stand for, where they are quantized too.
-    nested: Option<(CudaSlice<u8>, CudaSlice<f32>)>,
+    nested: Option<(FrozenBuffer<u8>, FrozenBuffer<f32>)>,
     offset: f32,
     block_shift: i32,
     nested_shift: i32,
 }
 
 impl Frozen {
-    pub(super) fn upload(gpu: &Arc<Gpu>, weight: &Weight) -> Result<Self> {
+    pub(super) fn load(memory: GpuMemory, weight: &Weight) -> Result<Self> {
         match weight {
-            Weight::Dense(tensor) => Ok(Self::Dense(upload(gpu, tensor)?)),
+            Weight::Dense(tensor) if memory.is_streamed() => {
+                let bytes = float16_bytes(tensor, memory.gpu().float16())?;
+                let values = memory.concatenate(tensor.element_count(), [Ok(bytes)])?;
+                Ok(Self::Streamed(values, weight.shape()))
+            }
+            Weight::Dense(tensor) => Ok(Self::Dense(upload(memory.gpu(), tensor)?)),
             Weight::Quantized(quantized) => {
-                Ok(Self::Quantized(Box::new(QuantizedWeight::upload(gpu, quantized)?)))
+                Ok(Self::Quantized(Box::new(QuantizedWeight::load(memory, quantized)?)))
             }
         }
     }
 
-    /// Bytes that [`Frozen::upload`] takes.
+    /// Bytes that [`Frozen::load`] takes, on the GPU or of a slot.
     pub(super) fn bytes(spec: &WeightSpec) -> u64 {
         match spec {
             WeightSpec::Dense(shape, _) => dense_bytes(*shape),
@@ -60,6 +69,7 @@ impl Frozen {
     pub(super) fn rows(&self) -> usize {
         match self {
             Self::Dense(values) => values.shape()[0],
+            Self::Streamed(_, shape) => shape[0],
             Self::Quantized(weight) => weight.shape[0],
         }
     }
@@ -68,6 +78,7 @@ impl Frozen {
     pub(super) fn columns(&self) -> usize {
         match self {
             Self::Dense(values) => values.shape()[1],
+            Self::Streamed(_, shape) => shape[1],
             Self::Quantized(weight) => weight.shape[1],
         }
     }
@@ -78,7 +89,7 @@ impl Frozen {
 
     fn quantized(&self) -> Result<&QuantizedWeight> {
         match self {
-            Self::Dense(_) => {
+            Self::Dense(_) | Self::Streamed(..) => {
                 Err(error!(Unsupported, "a stack of quantized weights expected, found a dense one in it"))
             }
             Self::Quantized(weight) => Ok(weight),
@@ -89,6 +100,7 @@ impl Frozen {
     pub(super) fn dense(&self) -> Result<View<'_, u16>> {
         match self {
             Self::Dense(values) => values.view(),
+            Self::Streamed(values, [n, k]) => values.view()?.matrix(*n, *k),
             Self::Quantized(_) => {
                 Err(error!(Unsupported, "a stack of dense weights expected, found a quantized one in it"))
             }
@@ -98,11 +110,12 @@ impl Frozen {
     /// Writes the weight in 16 bits to `out` [N, K].
     pub(super) fn dequantize(&self, gpu: &Gpu, stream: &CudaStream, out: ViewMut<'_, u16>) -> Result<()> {
         let weight = self.quantized()?;
+        self.expect_present()?;
         let len = weight.shape[0] * weight.shape[1];
         out.expect("dequantize", weight.shape)?;
         let grid = Grid::new(len.div_ceil(DEQUANTIZED_BY_BLOCK), 256);
         let arguments =
-            [&[out.into(), (&weight.packed).into()], &weight.scales()[..], &[Argument::int64(len)]].concat();
+            [&[out.into(), weight.packed.address()], &weight.scales()[..], &[Argument::int64(len)]].concat();
         // SAFETY: `dequantize(weight [len], packed [len / 2], values [16], absmax, codes, map, offset, block shifts, len)`;
         // `out` has `len` numbers, and the parts are those that `Quantized` has checked for as many. `stream` is ordered
         // with the one that computes by `Gpu::with_dequantized`, or is that one.
@@ -112,27 +125,36 @@ impl Frozen {
         }
     }
 
+    /// Fails where the weight is streamed and its block is not visited.
+    pub(super) fn expect_present(&self) -> Result<()> {
+        match self {
+            Self::Dense(_) => Ok(()),
+            Self::Streamed(values, _) => values.expect_present(),
+            Self::Quantized(weight) => weight.packed.expect_present(),
+        }
+    }
+
     /// The weight as `quantized.cuh` has it in a `Part` that begins at column `first_column` of y: addresses that
     /// hold for as long as the weight does.
     pub(super) fn part(&self, first_column: usize) -> Result<[u64; PART]> {
         let weight = self.quantized()?;
-        part((&weight.packed).into(), weight.scales(), weight.shape[0], first_column)
+        part(weight.packed.address(), weight.scales(), weight.shape[0], first_column)
     }
 }
 
 impl QuantizedWeight {
-    fn upload(gpu: &Arc<Gpu>, quantized: &Quantized) -> Result<Self> {
+    fn load(memory: GpuMemory, quantized: &Quantized) -> Result<Self> {
         let (absmax, nested, offset, nested_block) = match quantized.absmax() {
             Absmax::Plain(absmax) => (absmax, None, 0.0, 1),
             Absmax::Nested { codes, map, absmax, offset, block_size } => {
-                (absmax, Some((gpu.upload(&codes[..])?, gpu.upload(&map[..])?)), *offset, *block_size)
+                (absmax, Some((memory.store_bytes(codes)?, memory.store(&map[..])?)), *offset, *block_size)
             }
         };
         Ok(Self {
             shape: quantized.shape(),
-            packed: gpu.upload(&quantized.packed()[..])?,
-            values: gpu.upload(quantized.quant_type().values())?,
-            absmax: gpu.upload(absmax)?,
+            packed: memory.store_bytes(quantized.packed())?,
+            values: memory.store(&quantized.quant_type().values()[..])?,
+            absmax: memory.store(absmax)?,
             nested,
             offset,
             block_shift: shift(quantized.block_size())?,
@@ -140,7 +162,7 @@ impl QuantizedWeight {
         })
     }
 
-    /// Bytes that [`QuantizedWeight::upload`] takes.
+    /// Bytes that [`QuantizedWeight::load`] takes.
     fn bytes(spec: &QuantizedSpec) -> u64 {
         let absmax = match spec.nested_blocks {
             None => buffer_bytes::<f32>(spec.blocks),
@@ -157,10 +179,10 @@ impl QuantizedWeight {
     fn scales(&self) -> [Argument<'_>; 7] {
         let nested = self.nested.as_ref();
         [
-            (&self.values).into(),
-            (&self.absmax).into(),
-            Argument::optional(nested.map(|(codes, _)| View::from(codes))),
-            Argument::optional(nested.map(|(_, map)| View::from(map))),
+            self.values.address(),
+            self.absmax.address(),
+            nested.map_or(Argument::null(), |(codes, _)| codes.address()),
+            nested.map_or(Argument::null(), |(_, map)| map.address()),
             self.offset.into(),
             self.block_shift.into(),
             self.nested_shift.into(),
@@ -190,7 +212,7 @@ pub(in crate::kernels) fn upload(gpu: &Arc<Gpu>, tensor: &Tensor) -> Result<GpuT
 }
 
 /// A matrix of any number type as 16-bit numbers.
-pub(in crate::kernels) fn float16_bits(tensor: &Tensor, float16: Float16) -> Result<Cow<'_, [u16]>> {
+fn float16_bits(tensor: &Tensor, float16: Float16) -> Result<Cow<'_, [u16]>> {
     let [n, k] = [tensor.shape[0], tensor.shape[1]];
     if let (true, Ok(values)) = (tensor.dtype == float16.dtype(), bytemuck::try_cast_slice(&tensor.bytes)) {
         return Ok(Cow::Borrowed(values));
@@ -203,6 +225,14 @@ pub(in crate::kernels) fn float16_bits(tensor: &Tensor, float16: Float16) -> Res
         Ok(())
     })?;
     Ok(Cow::Owned(values))
+}
+
+/// As [`float16_bits`], as bytes: those of the tensor where they need no conversion.
+pub(in crate::kernels) fn float16_bytes(tensor: &Tensor, float16: Float16) -> Result<Bytes> {
+    match float16_bits(tensor, float16)? {
+        Cow::Borrowed(_) => Ok(tensor.bytes.clone()),
+        Cow::Owned(values) => Ok(bytemuck::cast_slice(&values).to_vec().into()),
+    }
 }
 
 /// Bytes that [`upload`] takes for a matrix [N, K].

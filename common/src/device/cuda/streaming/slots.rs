@@ -1,0 +1,333 @@
+//! Which block each slot holds, and in which order copies and computations use the slots: decisions alone, which a GPU
+//! carries out and tests note down.
+
+use super::Way;
+use crate::{Result, error};
+
+/// What the streams of a GPU are asked for.
+pub(super) trait Copies {
+    /// Queues a copy of a block into a slot, after the work that was done with the slot when it was last released.
+    fn copy(&mut self, block: usize, slot: usize) -> Result<()>;
+    /// Makes what computes from here on wait for the last copy into a slot.
+    fn wait_for(&mut self, slot: usize) -> Result<()>;
+    /// Makes the next copy into a slot wait for what was queued to compute so far.
+    fn release(&mut self, slot: usize) -> Result<()>;
+    /// Waits until everything is done that was queued to compute.
+    fn drain(&mut self);
+}
+
+/// The slots that blocks are copied into. A block's slot is its number modulo the number of slots.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// The block that each slot holds or that a queued copy brings there.
+    holds: Vec<Option<usize>>,
+    blocks: usize,
+}
+
+impl Slots {
+    pub(super) fn new(slots: usize, blocks: usize) -> Self {
+        Self { holds: vec![None; slots], blocks }
+    }
+
+    /// Queues copies of the blocks that the first pass begins with.
+    pub(super) fn fill(&mut self, copies: &mut impl Copies) -> Result<()> {
+        self.fetch(0..self.blocks.min(self.holds.len()), copies)
+    }
+
+    /// Begins the visit of a block, which is copied now unless its slot holds it. Returns the slot.
+    pub(super) fn enter(&mut self, block: usize, copies: &mut impl Copies) -> Result<usize> {
+        if block >= self.blocks {
+            return Err(error!(Bug, "a visit of block {block} of {}", self.blocks));
+        }
+        let slot = self.slot_of(block);
+        if self.holds[slot] != Some(block) {
+            self.copy(block, copies)?;
+        }
+        copies.wait_for(slot)?;
+        Ok(slot)
+    }
+
+    /// Ends the visit of a block, also one whose computation has failed.
+    pub(super) fn release(&mut self, block: usize, copies: &mut impl Copies) -> Result<()> {
+        // Without the event, the next copy could overwrite what is still being read.
+        copies.release(self.slot_of(block)).inspect_err(|_| copies.drain())
+    }
+
+    /// Queues copies of the blocks that are visited after `block`, which has been released: as many as there are other
+    /// slots, so that the slots whose work is done first are written first.
+    pub(super) fn fetch_ahead(&mut self, block: usize, way: Way, copies: &mut impl Copies) -> Result<()> {
+        let ahead = self.holds.len() - 1;
+        self.fetch(way.upcoming(block, self.blocks).take(ahead), copies)
+    }
+
+    /// Queues copies of these blocks where slots do not hold them, up to a block whose slot another one needs before.
+    fn fetch(&mut self, upcoming: impl Iterator<Item = usize>, copies: &mut impl Copies) -> Result<()> {
+        let mut is_needed = vec![false; self.holds.len()];
+        for block in upcoming {
+            let slot = self.slot_of(block);
+            if self.holds[slot] != Some(block) {
+                if is_needed[slot] {
+                    break;
+                }
+                self.copy(block, copies)?;
+            }
+            is_needed[slot] = true;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, block: usize, copies: &mut impl Copies) -> Result<()> {
+        let slot = self.slot_of(block);
+        // A copy that fails may have written a part.
+        self.holds[slot] = None;
+        copies.copy(block, slot)?;
+        self.holds[slot] = Some(block);
+        Ok(())
+    }
+
+    fn slot_of(&self, block: usize) -> usize {
+        block % self.holds.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPUTE: usize = 0;
+    const COPY: usize = 1;
+
+    /// What a stream does.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Work {
+        /// A block's bytes are written to a slot; `None` where the copy fails on the way.
+        Write(Option<usize>),
+        /// The bytes of this block are read from a slot.
+        Read(usize),
+    }
+
+    /// Work of one of two streams, whose order is known only as far as events make it.
+    #[derive(Debug, Clone, Copy)]
+    struct Queued {
+        stream: usize,
+        slot: usize,
+        work: Work,
+        /// How many works its stream has done before it.
+        own: usize,
+        /// How many works the other stream is sure to have done before it.
+        other: usize,
+    }
+
+    impl Queued {
+        fn is_before(&self, later: &Self) -> bool {
+            match self.stream == later.stream {
+                true => self.own < later.own,
+                false => self.own < later.other,
+            }
+        }
+    }
+
+    /// Two streams that note what they are asked for, and a call that fails.
+    struct Notes {
+        queued: Vec<Queued>,
+        /// How many works each stream has, and how many of the other's it has waited for.
+        counts: [[usize; 2]; 2],
+        /// For each slot, how many works of the other stream its events stand for.
+        used: Vec<usize>,
+        copied: Vec<usize>,
+        copies: usize,
+        calls: usize,
+        fails_at: usize,
+    }
+
+    impl Notes {
+        fn new(slots: usize, fails_at: usize) -> Self {
+            Self {
+                queued: Vec::new(),
+                counts: [[0; 2]; 2],
+                used: vec![0; slots],
+                copied: vec![0; slots],
+                copies: 0,
+                calls: 0,
+                fails_at,
+            }
+        }
+
+        fn queue(&mut self, stream: usize, slot: usize, work: Work) {
+            let [own, other] = &mut self.counts[stream];
+            self.queued.push(Queued { stream, slot, work, own: *own, other: *other });
+            *own += 1;
+        }
+
+        fn wait(&mut self, stream: usize, works: usize) {
+            let other = &mut self.counts[stream][1];
+            *other = works.max(*other);
+        }
+
+        fn call(&mut self) -> Result<()> {
+            self.calls += 1;
+            if self.calls == self.fails_at { Err(error!(Gpu, "call {}", self.calls)) } else { Ok(()) }
+        }
+
+        /// No slot is written while it is read, and what is read is the block that is meant.
+        fn check(&self) {
+            for read in &self.queued {
+                let Work::Read(block) = read.work else { continue };
+                let writes = self.queued.iter().filter(|work| work.stream == COPY && work.slot == read.slot);
+                let mut found = None;
+                for write in writes {
+                    assert!(write.is_before(read) || read.is_before(write), "{write:?} beside {read:?}");
+                    found = if write.is_before(read) { Some(write.work) } else { found };
+                }
+                assert_eq!(found, Some(Work::Write(Some(block))), "{read:?}");
+            }
+        }
+    }
+
+    impl Copies for Notes {
+        fn copy(&mut self, block: usize, slot: usize) -> Result<()> {
+            self.wait(COPY, self.used[slot]);
+            if let Err(error) = self.call() {
+                self.queue(COPY, slot, Work::Write(None));
+                return Err(error);
+            }
+            self.copies += 1;
+            self.queue(COPY, slot, Work::Write(Some(block)));
+            self.copied[slot] = self.counts[COPY][0];
+            Ok(())
+        }
+
+        fn wait_for(&mut self, slot: usize) -> Result<()> {
+            self.call()?;
+            self.wait(COMPUTE, self.copied[slot]);
+            Ok(())
+        }
+
+        fn release(&mut self, slot: usize) -> Result<()> {
+            self.call()?;
+            self.used[slot] = self.counts[COMPUTE][0];
+            Ok(())
+        }
+
+        fn drain(&mut self) {
+            self.wait(COPY, self.counts[COMPUTE][0]);
+        }
+    }
+
+    /// A visit as `Streaming::visit` makes it; a computation that fails may have queued its work.
+    fn visit(slots: &mut Slots, notes: &mut Notes, block: usize, way: Way) -> Result<()> {
+        let slot = slots.enter(block, notes)?;
+        notes.queue(COMPUTE, slot, Work::Read(block));
+        let computed = notes.call();
+        let released = slots.release(block, notes);
+        computed?;
+        released?;
+        slots.fetch_ahead(block, way, notes)
+    }
+
+    fn forward(slots: &mut Slots, notes: &mut Notes, way: Way) -> Result<()> {
+        (0..slots.blocks).try_for_each(|block| visit(slots, notes, block, way))
+    }
+
+    fn train(slots: &mut Slots, notes: &mut Notes, last: usize) -> Result<()> {
+        forward(slots, notes, Way::ForwardOfTape)?;
+        let way = Way::Backward { last };
+        (last..slots.blocks).rev().try_for_each(|block| visit(slots, notes, block, way))
+    }
+
+    /// Slots and blocks of all sizes that matter.
+    fn sizes() -> impl Iterator<Item = (usize, usize)> {
+        (1..=3).flat_map(|slots| (1..=8).map(move |blocks| (slots, blocks)))
+    }
+
+    #[test]
+    fn every_block_computes_with_its_own_bytes() {
+        for (count, blocks) in sizes() {
+            for last in 0..blocks {
+                let (mut slots, mut notes) = (Slots::new(count, blocks), Notes::new(count, 0));
+                slots.fill(&mut notes).unwrap();
+                for _ in 0..2 {
+                    train(&mut slots, &mut notes, last).unwrap();
+                    forward(&mut slots, &mut notes, Way::Forward).unwrap();
+                }
+                notes.check();
+                let reads = notes.queued.iter().filter(|work| work.stream == COMPUTE).count();
+                assert_eq!(reads, 2 * (3 * blocks - last));
+            }
+        }
+    }
+
+    /// Whichever call fails, the passes after it compute with the right bytes.
+    #[test]
+    fn a_call_that_fails_leaves_no_slot_with_wrong_bytes() {
+        for (count, blocks) in sizes() {
+            for fails_at in 1.. {
+                let (mut slots, mut notes) = (Slots::new(count, blocks), Notes::new(count, fails_at));
+                let filled = slots.fill(&mut notes);
+                let passes = [train(&mut slots, &mut notes, 0), train(&mut slots, &mut notes, blocks / 2)];
+                forward(&mut slots, &mut notes, Way::Forward).ok();
+                train(&mut slots, &mut notes, 0).ok();
+                notes.check();
+                if notes.calls < fails_at {
+                    assert!(filled.is_ok() && passes.iter().all(Result::is_ok));
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Blocks whose slots are held at a turn are not copied again.
+    #[test]
+    fn turns_are_free() {
+        let (count, blocks) = (3, 10);
+        let (mut slots, mut notes) = (Slots::new(count, blocks), Notes::new(count, 0));
+        slots.fill(&mut notes).unwrap();
+        let mut copies = 0;
+        let mut made = |notes: &Notes| notes.copies - std::mem::replace(&mut copies, notes.copies);
+        assert_eq!(made(&notes), 3);
+        for _ in 0..3 {
+            train(&mut slots, &mut notes, 0).unwrap();
+            assert_eq!(made(&notes), 2 * (10 - 3), "the last blocks and the first serve twice");
+        }
+        forward(&mut slots, &mut notes, Way::Forward).unwrap();
+        assert_eq!(made(&notes), 10 - 3 + 2, "and two blocks of the next forward");
+    }
+
+    /// After the first visit of a pass, no visit begins with a copy, and every copy was queued before the visit in front
+    /// of it, so that it runs beside a computation.
+    #[test]
+    fn copies_run_ahead_of_visits() {
+        for (count, blocks) in [(2, 5), (2, 8), (3, 7), (3, 8), (3, 9)] {
+            let (mut slots, mut notes) = (Slots::new(count, blocks), Notes::new(count, 0));
+            slots.fill(&mut notes).unwrap();
+            for _ in 0..2 {
+                train(&mut slots, &mut notes, 0).unwrap();
+            }
+            let queued = &notes.queued;
+            for (at, read) in queued.iter().enumerate() {
+                let (Work::Read(block), true) = (read.work, read.own > 0) else { continue };
+                let brings = |work: &Queued| work.work == Work::Write(Some(block));
+                let copied = queued[..at].iter().rposition(brings).unwrap();
+                let before = queued[..at].iter().rposition(|work| work.stream == COMPUTE).unwrap();
+                // With two slots, the copy is queued when the visit in front of it has been: it waits for the one before.
+                let waits_for = queued[copied].other;
+                assert!(copied < before || count == 2, "{count} slots, block {block}");
+                assert!(
+                    waits_for < read.own,
+                    "{count} slots, block {block}: a copy waits for the visit before"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn two_slots_copy_the_next_block_while_one_computes() {
+        let (mut slots, mut notes) = (Slots::new(2, 4), Notes::new(2, 0));
+        slots.fill(&mut notes).unwrap();
+        forward(&mut slots, &mut notes, Way::ForwardOfTape).unwrap();
+        let order: Vec<_> = notes.queued.iter().map(|queued| queued.work).collect();
+        let (write, read) = (|block| Work::Write(Some(block)), Work::Read);
+        assert_eq!(order, [write(0), write(1), read(0), read(1), write(2), read(2), write(3), read(3)]);
+        assert_eq!(notes.queued[4].other, 1, "block 2 waits for block 0, whose slot it takes");
+    }
+}
