@@ -1,6 +1,14 @@
 //! The memory of the machine and of this process, as the kernel counts it. Each is `None` where the
 //! kernel does not tell.
 
+/// The bytes that are left to other programs where memory is page-locked, which the system cannot move.
+const LEFT_UNLOCKED: u64 = 2 << 30;
+
+/// The bytes that may be page-locked: those that programs can still take, less 2 GiB.
+pub fn lockable_memory() -> u64 {
+    available_memory().unwrap_or(0).saturating_sub(LEFT_UNLOCKED)
+}
+
 /// The bytes that programs can still take without swapping.
 pub fn available_memory() -> Option<u64> {
     kibibytes("/proc/meminfo", "MemAvailable:")

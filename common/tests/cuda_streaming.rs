@@ -186,6 +186,15 @@ fn a_streamed_model_takes_the_memory_that_is_planned() {
     }
 }
 
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn copies_have_a_rate() {
+    let _alone = alone();
+    let rate = Gpu::open(0, Float16::Bf16).unwrap().copy_rate().unwrap();
+    eprintln!("{:.1} GB/s", rate / 1e9);
+    assert!((1e8..1e13).contains(&rate), "{rate}");
+}
+
 /// A file that is cut short while weights are read from it gives wrong results, which are noticed, and nothing worse.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]

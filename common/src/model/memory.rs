@@ -81,7 +81,12 @@ impl PassPlan {
     /// Bytes of activations of a pass with nothing but the longest sequence and as many blocks recomputed
     /// as can be: no plan takes less.
     pub fn least(&self) -> u64 {
-        self.needs.bytes(self.longest, self.needs.most_recomputed())
+        self.least_of(self.longest)
+    }
+
+    /// Bytes of activations of a pass of `tokens` tokens with as many blocks recomputed as can be.
+    pub fn least_of(&self, tokens: usize) -> u64 {
+        self.needs.bytes(tokens, self.needs.most_recomputed())
     }
 
     /// Whether even the longest sequence stays within the budget.

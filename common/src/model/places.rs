@@ -97,6 +97,19 @@ impl Places {
         bytes.iter().zip(&self.blocks).filter(|(_, other)| **other == place).map(|(bytes, _)| bytes).sum()
     }
 
+    /// The bytes that a step's forward and backward copy to a GPU: every streamed block once for each, but for those that
+    /// the slots hold at the two turns.
+    pub fn bytes_copied(&self, bytes: &[u64]) -> u64 {
+        let streamed: Vec<u64> = (0..self.blocks.len())
+            .filter(|&index| self.is_streamed(index))
+            .map(|index| bytes[index])
+            .collect();
+        let held = self.slots.min(streamed.len());
+        let above_the_first: u64 = streamed[held..].iter().sum();
+        let below_the_last: u64 = streamed[..streamed.len() - held].iter().sum();
+        above_the_first + below_the_last
+    }
+
     fn is_streamed(&self, index: usize) -> bool {
         self.blocks[index] != Place::Gpu
     }
@@ -176,6 +189,16 @@ mod tests {
             let [least, most] = [gaps.iter().min(), gaps.iter().max()];
             assert!(least.zip(most).is_none_or(|(least, most)| most - least <= 1), "{gaps:?}");
         }
+    }
+
+    #[test]
+    fn blocks_in_the_slots_are_not_copied_at_turns() {
+        let bytes = [10, 20, 30, 40, 50];
+        let copied =
+            |streamed, slots| Places::streaming(5, streamed, slots, Place::File).bytes_copied(&bytes);
+        assert_eq!(copied(5, 2), (30 + 40 + 50) + (10 + 20 + 30));
+        assert_eq!((copied(3, 1), copied(3, 2)), ((40 + 50) + (20 + 40), 50 + 20), "blocks 1, 3 and 4");
+        assert_eq!((copied(5, 5), copied(0, 3)), (0, 0));
     }
 
     /// A model of few blocks is streamed only where that saves memory.

@@ -31,6 +31,7 @@
 
 mod buffer;
 mod image;
+mod rate;
 mod slots;
 mod source;
 mod way;
