@@ -4,9 +4,9 @@
 use common::cli::{Size, note, verbose};
 use common::device::Device;
 use common::device::cuda::Gpu;
-use common::host_memory::available_memory;
+use common::host_memory::{available_memory, lockable_memory};
 use common::kernels::adamw::MomentsSpec;
-use common::model::{AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, ResidentBytes};
+use common::model::{AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Place, Places, ResidentBytes};
 use common::nf4::Scheme;
 use common::world::World;
 use common::{Result, error};
@@ -29,6 +29,8 @@ const GPU_MARGIN: u64 = 1 << 30;
 pub struct MemoryPlan {
     /// Passes that fit beside everything that stays in memory.
     pub passes: PassPlan,
+    /// Where the frozen weights of each block lie.
+    pub places: Places,
     resident: ResidentBytes,
     spec: ModelSpec,
     request: PassRequest,
@@ -36,6 +38,8 @@ pub struct MemoryPlan {
     budget: Option<Budget>,
     /// The bytes of moments in unified memory.
     paged: u64,
+    /// The bytes that the GPU copies from page-locked memory in a second, where blocks are streamed.
+    copy_rate: Option<f64>,
     /// Whether passes would read the embedding table on a GPU if it were there.
     reads_table: bool,
     is_quantized_by_loading: bool,
@@ -87,7 +91,8 @@ pub fn pass_request(
 }
 
 impl MemoryPlan {
-    /// The plan of a run; a model that cannot be trained within the budget of a GPU is refused.
+    /// The plan of a run; a model that cannot be trained within the budget of a GPU, even with its blocks streamed from
+    /// the host, is refused.
     pub fn new(
         config: &Config,
         spec: ModelSpec,
@@ -97,27 +102,44 @@ impl MemoryPlan {
         device: &Device,
         world: &World,
     ) -> Result<Self> {
-        let (resident, passes, budget) = match device {
+        let is_quantized_by_loading = config.model.quantization.is_some();
+        let (placed, budget) = match device {
             Device::Cpu => {
                 let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
-                let resident = spec.resident_on_host(layout, moments);
-                (resident, spec.config().plan_on_host(&request, budget), None)
+                let passes = spec.config().plan_on_host(&request, budget);
+                let places = Places::resident(spec.config().layers.len());
+                (Placed { places, resident: spec.resident_on_host(layout, moments), passes }, None)
             }
             Device::Cuda(gpu) => {
                 let budget = Budget::of(gpu, config.device.vram_budget, world)?;
                 let resident = spec.resident_on_gpu(layout, moments);
-                (resident, fit(&spec, &resident, &request, budget)?, Some(budget))
+                // Weights that are quantized by loading lie in memory besides.
+                let quantized = match is_quantized_by_loading {
+                    true => spec.resident_on_host(layout, moments).weights,
+                    false => 0,
+                };
+                let on_host =
+                    world.least(lockable_memory().saturating_sub(quantized) / world.size() as u64)?;
+                (place(&spec, resident, &request, budget, on_host)?, Some(budget))
             }
+        };
+        let Placed { places, resident, passes } = placed;
+        let copy_rate = match device {
+            // Without page-locked memory there is no rate, and blocks are read from their files.
+            Device::Cuda(gpu) if places.streamed() > 0 => gpu.copy_rate().ok(),
+            _ => None,
         };
         Ok(Self {
             passes,
+            places,
             resident,
             spec,
             request,
             budget,
             paged: if moments.is_paged { moments.bytes() } else { 0 },
+            copy_rate,
             reads_table: config.noise.neftune_alpha == 0.0,
-            is_quantized_by_loading: config.model.quantization.is_some(),
+            is_quantized_by_loading,
         })
     }
 
@@ -134,7 +156,7 @@ impl MemoryPlan {
         ));
         if took > planned {
             self.resident.scratch += took - planned;
-            let passes = fit(&self.spec, &self.resident, &self.request, budget)?;
+            let passes = fit(&self.spec, &self.places, &self.resident, &self.request, budget)?;
             let of = |passes: &PassPlan| (passes.tokens, passes.recomputed(passes.most_tokens()));
             let is_other = of(&passes) != of(&self.passes);
             self.passes = passes;
@@ -157,6 +179,18 @@ impl MemoryPlan {
             (Some(_), _) => note(format_args!("  Weights = {weights} on the GPU")),
             (None, false) => note(format_args!("  Weights = {weights}, mapped from the model's files")),
             (None, true) => note(format_args!("  Weights = {weights}, in 4 bits when they are loaded")),
+        }
+        if self.places.streamed() > 0 {
+            note(self.streamed());
+        }
+        if let Some(rate) = self.copy_rate {
+            let copied = self.places.bytes_copied(&self.spec.block_bytes());
+            note(format_args!(
+                "  Copies = {} in each pass, {:.2} s at the measured {:.1} GB/s, beside the computations",
+                size(copied),
+                copied as f64 / rate,
+                rate / 1e9
+            ));
         }
         note(format_args!("  Adapters and their gradients = {adapters}, optimizer = {}", size(moments)));
         match (self.paged, self.budget) {
@@ -187,6 +221,23 @@ impl MemoryPlan {
         }
     }
 
+    /// The line of the blocks that are streamed, with the host memory that they take.
+    fn streamed(&self) -> String {
+        let (places, bytes) = (&self.places, self.spec.block_bytes());
+        let [locked, from_files] =
+            [Place::PageLocked, Place::File].map(|place| size(places.bytes_in(place, &bytes)));
+        let files = match places.count(Place::File) {
+            0 => String::new(),
+            count => format!(", {from_files} of {count} blocks read from their files in each pass"),
+        };
+        format!(
+            "  Streamed = {} of {} blocks through {} slots, from {locked} of page-locked host memory{files}",
+            places.streamed(),
+            bytes.len(),
+            places.slots(),
+        )
+    }
+
     fn activations(&self) -> String {
         let (passes, layers) = (&self.passes, self.spec.config().layers.len());
         let recomputed = passes.recomputed(passes.most_tokens());
@@ -204,9 +255,42 @@ impl MemoryPlan {
     }
 }
 
+/// Where weights lie, what stays in memory with that, and the passes that fit beside it.
+struct Placed {
+    places: Places,
+    resident: ResidentBytes,
+    passes: PassPlan,
+}
+
+/// Leaves all weights on the GPU where a pass fits beside them. Where none does, blocks are streamed: passes get the
+/// tokens that are asked for, as far as memory allows, because a copy then hides behind the computations of more tokens;
+/// what is left keeps blocks on the GPU. `on_host` bytes of the host may be page-locked.
+fn place(
+    spec: &ModelSpec,
+    resident: ResidentBytes,
+    request: &PassRequest,
+    budget: Budget,
+    on_host: u64,
+) -> Result<Placed> {
+    let bytes = spec.block_bytes();
+    let at = |places: Places| {
+        let resident = ResidentBytes { weights: spec.gpu_bytes_at(&places), ..resident };
+        let passes = fit(spec, &places, &resident, request, budget)?;
+        Ok(Placed { places, resident, passes })
+    };
+    if let Ok(placed) = at(Places::resident(bytes.len())) {
+        return Ok(placed);
+    }
+    let others = resident.total() - bytes.iter().sum::<u64>();
+    let passes = spec.config().plan_on_gpu(request, 0);
+    let left = budget.bytes.saturating_sub(others + passes.least_of(request.tokens.max(request.longest)));
+    at(Places::fit(&bytes, left, on_host))
+}
+
 /// The passes that fit into the budget beside what stays in memory, or the error that says what would help.
 fn fit(
     spec: &ModelSpec,
+    places: &Places,
     resident: &ResidentBytes,
     request: &PassRequest,
     budget: Budget,
@@ -218,7 +302,7 @@ fn fit(
         return Ok(passes);
     }
     let quantized = spec.quantized(Scheme::default());
-    let saved = spec.gpu_bytes().saturating_sub(quantized.gpu_bytes());
+    let saved = spec.gpu_bytes_at(places).saturating_sub(quantized.gpu_bytes_at(places));
     let mut hints = Vec::new();
     match needed <= budget.available {
         true => hints.push(format!("--vram-budget {}MiB would do", needed.div_ceil(1 << 20))),
@@ -256,6 +340,7 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use common::model::AdapterSettings;
+    use serde_json::{Map, Value, json};
     use std::path::Path;
 
     fn request() -> PassRequest {
@@ -263,8 +348,11 @@ mod tests {
     }
 
     fn resident(model: &str) -> (ModelSpec, ResidentBytes) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(model);
-        let spec = ModelSpec::read(&directory, None).unwrap();
+        of_directory(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(model))
+    }
+
+    fn of_directory(directory: &Path) -> (ModelSpec, ResidentBytes) {
+        let spec = ModelSpec::read(directory, None).unwrap();
         let layout = spec.new_adapters(&AdapterSettings::default()).unwrap();
         let resident = spec.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
         (spec, resident)
@@ -272,6 +360,74 @@ mod tests {
 
     fn budget(bytes: u64, available: u64) -> Budget {
         Budget { bytes, available, is_asked: bytes < available }
+    }
+
+    /// [`super::fit`] with all weights on the GPU.
+    fn fit(
+        spec: &ModelSpec,
+        resident: &ResidentBytes,
+        request: &PassRequest,
+        budget: Budget,
+    ) -> Result<PassPlan> {
+        super::fit(spec, &Places::resident(spec.config().layers.len()), resident, request, budget)
+    }
+
+    /// A model of 20 layers, whose file has a hole in the place of weights.
+    fn hollow(directory: &Path) -> (ModelSpec, ResidentBytes) {
+        let config = json!({"model_type": "llama", "vocab_size": 1000, "hidden_size": 512,
+            "num_hidden_layers": 20, "num_attention_heads": 8, "num_key_value_heads": 2,
+            "intermediate_size": 2048, "max_position_embeddings": 4096, "tie_word_embeddings": false});
+        let parsed = common::model::Config::parse(&config).unwrap();
+        let modules = parsed.modules().map(|module| (module.weight(), module.shape.to_vec()));
+        let norms = parsed.norms().map(|norm| (norm.name.clone(), vec![norm.len]));
+        let (mut header, mut end) = (Map::new(), 0);
+        for (name, shape) in modules.chain(norms) {
+            let size = 2 * shape.iter().product::<usize>();
+            header.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}));
+            end += size;
+        }
+        let header = Value::from(header).to_string();
+        let length = header.len() as u64;
+        std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
+        let path = directory.join("model.safetensors");
+        std::fs::write(&path, [&length.to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_len(8 + length + end as u64).unwrap();
+        of_directory(directory)
+    }
+
+    #[test]
+    fn blocks_are_streamed_where_no_pass_fits_beside_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let (spec, resident) = hollow(directory.path());
+        let bytes = spec.block_bytes();
+        let (all, block) = (bytes.iter().sum::<u64>(), bytes[0]);
+        let request = PassRequest { ranks: [24, 8, 16, 8].repeat(20), ..request() };
+        let passes = spec.config().plan_on_gpu(&request, 0);
+        let placed = |bytes| super::place(&spec, resident, &request, budget(bytes, 1 << 40), 1 << 40);
+
+        // A run that fits is planned as if nothing could be streamed.
+        let needed = resident.total() + passes.least();
+        let whole = placed(needed).unwrap();
+        assert_eq!((whole.places.streamed(), whole.resident), (0, resident));
+        assert_eq!(whole.passes, fit(&spec, &resident, &request, budget(needed, 1 << 40)).unwrap());
+
+        // One byte less: passes get all tokens that are asked for, and blocks what is left.
+        let streamed = placed(needed - 1).unwrap();
+        assert_eq!((streamed.passes.tokens, streamed.places.slots()), (1000, 3));
+        assert!((4..20).contains(&streamed.places.streamed()), "{:?}", streamed.places);
+        assert!(streamed.resident.total() + streamed.passes.activations() < needed);
+        assert_eq!(streamed.resident.weights, spec.gpu_bytes_at(&streamed.places));
+        let one_more = streamed.resident.total() + block + passes.least_of(1000);
+        assert!(one_more > needed - 1, "as many blocks stay as there is room for");
+
+        // As little as can be: two slots, and the tokens of the longest example.
+        let least = resident.total() - all + 2 * block + passes.least();
+        let short = placed(least).unwrap();
+        assert_eq!((short.places.streamed(), short.places.slots(), short.passes.tokens), (20, 2, 100));
+        let error = placed(least - 1).err().unwrap();
+        let would_do = least.div_ceil(1 << 20);
+        assert!(error.hint_text().unwrap().starts_with(&format!("--vram-budget {would_do}MiB would do; ")));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::config::every::Every;
+use crate::config::model::ModelSettings;
 use crate::data::store::Selection;
 use crate::data::{Prepared, Texts};
 use crate::logs::best;
@@ -97,10 +98,8 @@ impl<'a> Run<'a> {
         world: &'a World,
     ) -> Result<Self> {
         let Setup { config, device, adapters, moments, mut memory, order, schedule, resumed, .. } = setup;
-        let mut model = match config.model.quantization {
-            Some(scheme) => Model::load_quantized(&config.model.path, scheme, &device)?,
-            None => Model::load(&config.model.path, &device)?,
-        };
+        let ModelSettings { path, quantization, .. } = &config.model;
+        let mut model = Model::load_to(path, *quantization, &device, &memory.places)?;
         if let Some(coefficient) = config.model.router_loss {
             model.set_router_loss(coefficient);
         }
