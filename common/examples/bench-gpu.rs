@@ -2,25 +2,29 @@
 //!
 //! ```text
 //! bench-gpu MODEL train LENGTHS VRAM_BUDGET_GIB [STEPS [TARGETS]]
-//! bench-gpu MODEL score COUNTxTOKENS
-//! bench-gpu MODEL decode TOKENS
+//! bench-gpu MODEL score COUNTxTOKENS [VRAM_BUDGET_GIB]
+//! bench-gpu MODEL decode TOKENS [VRAM_BUDGET_GIB]
 //! ```
 //!
 //! LENGTHS is `16x155` (sequences times tokens of a step), or a JSON list of lengths, of which each
 //! step takes the next 16. Tokens are random, and every second half of a sequence is trained. TARGETS are those of
 //! `lora-train`, without which all linear layers but experts have adapters.
-//! Prints one JSON object.
+//! Where the budget (0 for all that is free) has no room for the weights, blocks are streamed. Prints one JSON object.
 //!
 //! Training runs on all GPUs that can be seen, each with a step of LENGTHS; `NPROC_PER_NODE=1` trains on one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use common::device::cuda::Gpu;
 use common::device::{Device, DeviceChoice, Vector};
+use common::host_memory::lockable_memory;
 use common::kernels::adamw::{AdamW, Moments, MomentsSpec, clip_factor, gradient_norm};
-use common::model::{AdapterSettings, Batch, Cache, KeyValueCache, Model, ModelSpec, PassRequest, Sequence};
+use common::model::{
+    AdapterSettings, Batch, Cache, InferenceRequest, KeyValueCache, Model, ModelSpec, PassRequest, Place,
+    Placement, Places, Sequence,
+};
 use common::world::{self, World};
 use common::{Error, Result, cli, error};
 use rand::{Rng, SeedableRng};
@@ -59,30 +63,28 @@ fn run(arguments: &[&str], choice: DeviceChoice, world: &World) -> Result<Value>
     let Device::Cuda(gpu) = &device else { return Err(no_gpu()) };
     world.connect(&device)?;
     let outline = ModelSpec::read(Path::new(model), None)?;
-    let begun = Instant::now();
-    let mut model = Model::load(Path::new(model), &device)?;
-    gpu.synchronize()?;
-    let load_seconds = begun.elapsed().as_secs_f64();
+    let bench = Bench { model: model.into(), outline, device: &device, gpu, world };
     let mut result = match (*what, rest) {
         ("train", [lengths, budget, rest @ ..]) => {
             let steps = rest.first().map_or(10, |steps| steps.parse().unwrap_or(10));
             let targets =
                 rest.get(1).map_or(Vec::new(), |names| names.split(',').map(str::to_owned).collect());
             let settings = AdapterSettings { targets, ..AdapterSettings::default() };
-            let budget = budget.parse().unwrap_or(0.0);
-            train(&mut model, (&outline, &settings), world, lengths, budget, steps)?
+            bench.train(&settings, lengths, bench.budget(budget)?, steps)?
         }
-        ("score", [shape]) => score(&mut model, gpu, shape)?,
-        ("decode", [tokens]) => decode(&model, tokens.parse().unwrap_or(64))?,
+        ("score", [shape, rest @ ..]) => bench.score(shape, bench.budget(rest.first().unwrap_or(&"0"))?)?,
+        ("decode", [tokens, rest @ ..]) => {
+            let budget = bench.budget(rest.first().unwrap_or(&"0"))?;
+            bench.decode(tokens.parse().unwrap_or(64), budget)?
+        }
         _ => {
             return Err(Error::usage(
-                "expected train LENGTHS BUDGET [STEPS [TARGETS]], score COUNTxTOKENS or decode TOKENS",
+                "expected train LENGTHS BUDGET [STEPS [TARGETS]], score COUNTxTOKENS [BUDGET] or decode TOKENS [BUDGET]",
             ));
         }
     };
     result["gpu"] = json!(gpu.name());
     result["gpus"] = json!(world.size());
-    result["load_seconds"] = json!(load_seconds);
     let memory = gpu.memory()?;
     result["peak_mib"] = json!(memory.peak >> 20);
     result["reserved_peak_mib"] = json!(memory.reserved_peak >> 20);
@@ -109,123 +111,178 @@ fn sequences(random: &mut ChaCha8Rng, vocabulary: usize, lengths: &[usize]) -> V
     lengths.iter().map(|&len| sequence(len)).collect()
 }
 
-fn train(
-    model: &mut Model,
-    (outline, settings): (&ModelSpec, &AdapterSettings),
-    world: &World,
-    lengths: &str,
-    budget_gib: f64,
-    steps: usize,
-) -> Result<Value> {
-    const WARM_UP: usize = 3;
-    let device = model.device().clone();
-    let Device::Cuda(gpu) = &device else { return Err(no_gpu()) };
-    let layout = outline.new_adapters(settings)?;
-    let of_moments = MomentsSpec::exact(layout.len);
-    let held = outline.resident_on_gpu(&layout, &of_moments);
-    model.add_adapters(settings)?;
-    let mut moments = Moments::of(&of_moments, &device)?;
-    let mut gradients = Vector::zeros(layout.len, &device)?;
-    gpu.synchronize()?;
-    let lengths = steps_of(lengths, steps + WARM_UP)?;
-    let memory = gpu.memory()?;
-    let budget = match budget_gib > 0.0 {
-        true => (budget_gib * f64::from(1 << 30)) as u64,
-        false => memory.used + memory.free - (1 << 30),
-    };
-    let wanted = PassRequest {
-        longest: lengths.iter().flatten().copied().max().unwrap_or(1),
-        tokens: lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1),
-        ranks: layout.ranks(),
-        dropout: false,
-    };
-    let plan = model.config().plan_on_gpu(&wanted, budget.saturating_sub(held.total()));
-    let spent = model.cache_dequantized(plan.spare(), true)?;
-    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-    let mut random = ChaCha8Rng::seed_from_u64(1 + world.rank() as u64);
-    let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
-    for (step, lengths) in lengths.iter().enumerate() {
-        let examples = sequences(&mut random, model.config().vocabulary, lengths);
-        let supervised: usize =
-            examples.iter().map(|(_, trained)| trained.iter().skip(1).filter(|t| **t).count()).sum();
-        // Every rank has as many.
-        let supervised = world.size() * supervised;
+/// A model and where it runs.
+struct Bench<'a> {
+    model: PathBuf,
+    outline: ModelSpec,
+    device: &'a Device,
+    gpu: &'a Gpu,
+    world: &'a World,
+}
+
+impl Bench<'_> {
+    /// The bytes of a budget in GiB, which is 0 for all that is free less a margin.
+    fn budget(&self, gib: &str) -> Result<u64> {
+        let gib: f64 = gib.parse().map_err(|error| Error::usage(format!("{gib}: {error}")))?;
+        let memory = self.gpu.memory()?;
+        Ok(match gib > 0.0 {
+            true => (gib * f64::from(1 << 30)) as u64,
+            false => memory.used + memory.free - (1 << 30),
+        })
+    }
+
+    /// The bytes of the host that a rank may page-lock.
+    fn on_host(&self) -> u64 {
+        lockable_memory() / self.world.size() as u64
+    }
+
+    /// The model with its weights in these places, and what is said of that.
+    fn load(&self, places: &Places) -> Result<(Model, Value)> {
+        let copy_rate = match places.streamed() {
+            0 => 0.0,
+            _ => self.gpu.copy_rate()? / 1e9,
+        };
         let begun = Instant::now();
-        gradients.fill_zero()?;
-        let (mut loss, mut first) = (0.0, 0);
-        while first < examples.len() {
-            let mut last = first + 1;
-            while last < examples.len()
-                && examples[first..=last].iter().map(|e| e.0.len()).sum::<usize>() <= plan.tokens
-            {
-                last += 1;
+        let model = Model::load_to(&self.model, None, self.device, places)?;
+        self.gpu.synchronize()?;
+        let load_seconds = begun.elapsed().as_secs_f64();
+        let said = json!({"load_seconds": load_seconds, "streamed": places.streamed(),
+            "blocks": places.of_blocks().len(), "slots": places.slots(), "copy_gb_per_second": copy_rate,
+            "page_locked_mib": places.bytes_in(Place::PageLocked, &self.outline.block_bytes()) >> 20});
+        Ok((model, said))
+    }
+
+    fn train(&self, settings: &AdapterSettings, lengths: &str, budget: u64, steps: usize) -> Result<Value> {
+        const WARM_UP: usize = 3;
+        let (gpu, device, world) = (self.gpu, self.device, self.world);
+        let layout = self.outline.new_adapters(settings)?;
+        let of_moments = MomentsSpec::exact(layout.len);
+        let lengths = steps_of(lengths, steps + WARM_UP)?;
+        let wanted = PassRequest {
+            longest: lengths.iter().flatten().copied().max().unwrap_or(1),
+            tokens: lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1),
+            ranks: layout.ranks(),
+            dropout: false,
+        };
+        let held = self.outline.resident_on_gpu(&layout, &of_moments);
+        let Placement { places, resident: held, passes: plan } =
+            self.outline.place(held, &wanted, budget, self.on_host());
+        let (mut model, said) = self.load(&places)?;
+        model.add_adapters(settings)?;
+        let mut moments = Moments::of(&of_moments, device)?;
+        let mut gradients = Vector::zeros(layout.len, device)?;
+        gpu.synchronize()?;
+        let memory = gpu.memory()?;
+        let spent = model.cache_dequantized(plan.spare(), true)?;
+        let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let mut random = ChaCha8Rng::seed_from_u64(1 + world.rank() as u64);
+        let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
+        for (step, lengths) in lengths.iter().enumerate() {
+            let examples = sequences(&mut random, model.config().vocabulary, lengths);
+            let supervised: usize =
+                examples.iter().map(|(_, trained)| trained.iter().skip(1).filter(|t| **t).count()).sum();
+            // Every rank has as many.
+            let supervised = world.size() * supervised;
+            let begun = Instant::now();
+            gradients.fill_zero()?;
+            let (mut loss, mut first) = (0.0, 0);
+            while first < examples.len() {
+                let mut last = first + 1;
+                while last < examples.len()
+                    && examples[first..=last].iter().map(|e| e.0.len()).sum::<usize>() <= plan.tokens
+                {
+                    last += 1;
+                }
+                let pass = examples[first..last].iter().map(|(tokens, trained)| Sequence { tokens, trained });
+                let batch = Batch::pack(pass, 0);
+                let scale = 1.0 / supervised as f32;
+                let recomputed = plan.recomputed(batch.len());
+                loss += model.loss_and_gradients(&batch, scale, recomputed, &mut gradients)?.sum;
+                first = last;
             }
-            let pass = examples[first..last].iter().map(|(tokens, trained)| Sequence { tokens, trained });
-            let batch = Batch::pack(pass, 0);
-            let scale = 1.0 / supervised as f32;
-            let recomputed = plan.recomputed(batch.len());
-            loss += model.loss_and_gradients(&batch, scale, recomputed, &mut gradients)?.sum;
-            first = last;
+            let [loss] = world.sums([loss])?;
+            world.add_up(&mut gradients)?;
+            let clip = clip_factor(gradient_norm(&gradients)?, 1.0);
+            model.update_parameters(|parameters| {
+                optimizer.step(parameters, &gradients, clip, &mut moments, 1e-4)
+            })?;
+            gpu.synchronize()?;
+            losses.push(loss / supervised as f64);
+            if step >= WARM_UP {
+                seconds.push(begun.elapsed().as_secs_f64());
+                tokens += world.size() * lengths.iter().sum::<usize>();
+            }
         }
-        let [loss] = world.sums([loss])?;
-        world.add_up(&mut gradients)?;
-        let clip = clip_factor(gradient_norm(&gradients)?, 1.0);
-        model.update_parameters(|parameters| {
-            optimizer.step(parameters, &gradients, clip, &mut moments, 1e-4)
-        })?;
-        gpu.synchronize()?;
-        losses.push(loss / supervised as f64);
-        if step >= WARM_UP {
-            seconds.push(begun.elapsed().as_secs_f64());
-            tokens += world.size() * lengths.iter().sum::<usize>();
-        }
+        let total: f64 = seconds.iter().sum();
+        let result = json!({
+            "what": "train", "tokens_per_second": tokens as f64 / total,
+            "step_seconds": median(&mut seconds), "pass_tokens": plan.tokens, "spent_mib": spent >> 20, "recomputed": plan.recomputed(plan.tokens),
+            "planned_held_mib": held.total() >> 20, "held_mib": memory.used >> 20,
+            "planned_mib": (held.total() + plan.activations()) >> 20, "first_loss": losses[0], "last_loss": losses.last(),
+        });
+        Ok(merged(result, said))
     }
-    let total: f64 = seconds.iter().sum();
-    Ok(json!({
-        "what": "train", "tokens_per_second": tokens as f64 / total,
-        "step_seconds": median(&mut seconds), "pass_tokens": plan.tokens, "spent_mib": spent >> 20, "recomputed": plan.recomputed(plan.tokens),
-        "planned_held_mib": held.total() >> 20, "held_mib": memory.used >> 20,
-        "planned_mib": (held.total() + plan.activations()) >> 20, "first_loss": losses[0], "last_loss": losses.last(),
-    }))
+
+    fn score(&self, shape: &str, budget: u64) -> Result<Value> {
+        let gpu = self.gpu;
+        let lengths = steps_of(shape, 1)?.remove(0);
+        let tokens = lengths.iter().sum();
+        let request = InferenceRequest { tokens, cached: 0, adapters: 0 };
+        let places = self.outline.place_for_inference(&request, budget, self.on_host());
+        let (mut model, said) = self.load(&places)?;
+        if places.streamed() == 0 {
+            model.cache_dequantized(gpu.memory()?.free / 2, true)?;
+        }
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut seconds = Vec::new();
+        for step in 0..8 {
+            let examples = sequences(&mut random, model.config().vocabulary, &lengths);
+            let batch = Batch::pack(examples.iter().map(|(tokens, _)| Sequence { tokens, trained: &[] }), 0);
+            let begun = Instant::now();
+            model.logits(&batch, &batch.last_rows(), Cache::None)?;
+            gpu.synchronize()?;
+            if step > 1 {
+                seconds.push(begun.elapsed().as_secs_f64());
+            }
+        }
+        let median = median(&mut seconds);
+        let result = json!({"what": "score", "tokens_per_second": tokens as f64 / median, "seconds": median});
+        Ok(merged(result, said))
+    }
+
+    fn decode(&self, tokens: usize, budget: u64) -> Result<Value> {
+        let request = InferenceRequest { tokens: 64, cached: 64 + tokens, adapters: 0 };
+        let places = self.outline.place_for_inference(&request, budget, self.on_host());
+        let (model, said) = self.load(&places)?;
+        let mut cache = KeyValueCache::new();
+        let prompt: Vec<u32> = (0..64).collect();
+        model.logits(&Batch::prompt(&prompt, 0), &[63], Cache::Extend(&mut cache))?;
+        let (mut next, mut seconds) = (1, Vec::new());
+        for step in 0..tokens + 8 {
+            let begun = Instant::now();
+            let logits =
+                model.logits(&Batch::prompt(&[next], cache.len()), &[0], Cache::Extend(&mut cache))?;
+            next = logits
+                .iter()
+                .enumerate()
+                .max_by(|a, b| a.1.total_cmp(b.1))
+                .map_or(0, |(index, _)| index as u32);
+            if step >= 8 {
+                seconds.push(begun.elapsed().as_secs_f64());
+            }
+        }
+        let median = median(&mut seconds);
+        let result = json!({"what": "decode", "tokens_per_second": 1.0 / median, "seconds": median});
+        Ok(merged(result, said))
+    }
 }
 
-fn score(model: &mut Model, gpu: &Gpu, shape: &str) -> Result<Value> {
-    model.cache_dequantized(gpu.memory()?.free / 2, true)?;
-    let lengths = steps_of(shape, 1)?.remove(0);
-    let mut random = ChaCha8Rng::seed_from_u64(1);
-    let mut seconds = Vec::new();
-    for step in 0..8 {
-        let examples = sequences(&mut random, model.config().vocabulary, &lengths);
-        let batch = Batch::pack(examples.iter().map(|(tokens, _)| Sequence { tokens, trained: &[] }), 0);
-        let begun = Instant::now();
-        model.logits(&batch, &batch.last_rows(), Cache::None)?;
-        gpu.synchronize()?;
-        if step > 1 {
-            seconds.push(begun.elapsed().as_secs_f64());
-        }
+/// An object with the keys of both.
+fn merged(mut result: Value, said: Value) -> Value {
+    if let (Some(result), Value::Object(said)) = (result.as_object_mut(), said) {
+        result.extend(said);
     }
-    let median = median(&mut seconds);
-    Ok(
-        json!({"what": "score", "tokens_per_second": lengths.iter().sum::<usize>() as f64 / median, "seconds": median}),
-    )
-}
-
-fn decode(model: &Model, tokens: usize) -> Result<Value> {
-    let mut cache = KeyValueCache::new();
-    let prompt: Vec<u32> = (0..64).collect();
-    model.logits(&Batch::prompt(&prompt, 0), &[63], Cache::Extend(&mut cache))?;
-    let (mut next, mut seconds) = (1, Vec::new());
-    for step in 0..tokens + 8 {
-        let begun = Instant::now();
-        let logits = model.logits(&Batch::prompt(&[next], cache.len()), &[0], Cache::Extend(&mut cache))?;
-        next =
-            logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index as u32);
-        if step >= 8 {
-            seconds.push(begun.elapsed().as_secs_f64());
-        }
-    }
-    let median = median(&mut seconds);
-    Ok(json!({"what": "decode", "tokens_per_second": 1.0 / median, "seconds": median}))
+    result
 }
 
 fn median(seconds: &mut [f64]) -> f64 {

@@ -20,6 +20,17 @@ pub struct PassRequest {
     pub dropout: bool,
 }
 
+/// The forwards that a tool runs without a backward on a GPU, and what lies beside the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InferenceRequest {
+    /// Tokens of the longest pass.
+    pub tokens: usize,
+    /// Tokens whose keys and values are kept.
+    pub cached: usize,
+    /// Bytes of an adapter, and of its 16-bit copies.
+    pub adapters: u64,
+}
+
 /// Passes that fit: how many tokens one has, and how many blocks run forward twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassPlan {
@@ -142,6 +153,28 @@ impl Config {
     /// As [`Config::plan_on_host`], on a GPU.
     pub fn plan_on_gpu(&self, request: &PassRequest, budget: u64) -> PassPlan {
         PassPlan::new(self.needs_on_gpu(request), request, budget)
+    }
+
+    /// Bytes that forwards without a backward take on a GPU: no more than the backward of one block would beside its
+    /// input and output, logits in f32 as far as they exist at a time, and keys and values, which are copied where a
+    /// cache grows.
+    pub fn forward_on_gpu(&self, request: &InferenceRequest) -> u64 {
+        let InferenceRequest { tokens, cached, adapters } = *request;
+        let passes = PassRequest { longest: tokens, tokens, ranks: Vec::new(), dropout: false };
+        let needs = self.needs_on_gpu(&passes);
+        let largest = needs.kept.iter().copied().max().unwrap_or(0);
+        let ends = ActivationSizes::GPU.values(2 * self.width);
+        let per_token = ends + largest + needs.working.max(needs.head[0]) + needs.gaps[0];
+        let of_layer = |layer: &LayerConfig| {
+            let heads = layer.attention.spec.heads;
+            ActivationSizes::GPU.values(2 * heads.keys * heads.size)
+        };
+        let keys_and_values = self.layers.iter().map(of_layer).sum::<u64>();
+        tokens as u64 * per_token
+            + 2 * needs.head[1]
+            + needs.gaps[1]
+            + 2 * cached as u64 * keys_and_values
+            + adapters
     }
 
     /// On a GPU, what a backward works with is part of the plan, and so are the logits.

@@ -14,7 +14,7 @@
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
 //! | `gated`, `mixture` | what a feed-forward computes: a gated linear unit, or a mixture of experts |
 //! | `decoder`, `blocks`, `load`, `weight_reader` | the whole model and its weights |
-//! | `places` | where the weights of blocks lie, and how many a GPU has room for |
+//! | `places`, `placement` | where the weights of blocks lie, and how many a GPU has room for |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
 //! | `adapters` | the trainable parameters |
 //! | `spec`, `memory` | what a model and its passes take, before anything is loaded |
@@ -44,6 +44,7 @@ mod modules;
 mod noise;
 mod objective;
 mod pass;
+mod placement;
 mod places;
 mod quantization;
 mod residual;
@@ -70,10 +71,11 @@ pub use layer::{
     LayerConfig, MixtureConfig, ResidualConfig, SharedExpertConfig, StackConfig,
 };
 pub use load::{base_of_adapter, is_adapter};
-pub use memory::{PassPlan, PassRequest};
+pub use memory::{InferenceRequest, PassPlan, PassRequest};
 pub use modules::{Module, NormWeight, Role};
 pub use noise::Noise;
 pub use objective::{Loss, Objective, Supervised};
+pub use placement::Placement;
 pub use places::{Place, Places};
 pub use quantization::expect_readable;
 pub use rope::Rope;

@@ -152,17 +152,21 @@ impl ModelSpec {
         self.gpu_bytes() - blocks.iter().sum::<u64>() + places.bytes_on_gpu(&blocks)
     }
 
+    /// Bytes that matrix products and dequantized weights work in on a GPU.
+    pub(super) fn scratch_on_gpu(&self) -> u64 {
+        let sizes = self.head.scratch_sizes(ScratchSizes::NONE);
+        scratch_bytes(self.stacks.iter().fold(sizes, |sizes, stack| stack.scratch_sizes(sizes)))
+    }
+
     /// What training these adapters holds on a GPU, where the embedding table is not, unless it is the head.
     pub fn resident_on_gpu(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> ResidentBytes {
         let values = Vector::gpu_bytes(adapters.len);
-        let sizes = self.head.scratch_sizes(ScratchSizes::NONE);
-        let sizes = self.stacks.iter().fold(sizes, |sizes, stack| stack.scratch_sizes(sizes));
         let copies = self.stacks.iter().zip(adapters.ranks()).map(|(stack, r)| stack.adapter_bytes(r));
         ResidentBytes {
             weights: self.gpu_bytes(),
             adapters: values + copies.sum::<u64>(),
             moments: moments.gpu_bytes(),
-            scratch: scratch_bytes(sizes),
+            scratch: self.scratch_on_gpu(),
             gradients: values,
         }
     }

@@ -6,7 +6,9 @@ use common::device::Device;
 use common::device::cuda::Gpu;
 use common::host_memory::{available_memory, lockable_memory};
 use common::kernels::adamw::MomentsSpec;
-use common::model::{AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Place, Places, ResidentBytes};
+use common::model::{
+    AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Place, Placement, Places, ResidentBytes,
+};
 use common::nf4::Scheme;
 use common::world::World;
 use common::{Result, error};
@@ -108,22 +110,22 @@ impl MemoryPlan {
                 let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
                 let passes = spec.config().plan_on_host(&request, budget);
                 let places = Places::resident(spec.config().layers.len());
-                (Placed { places, resident: spec.resident_on_host(layout, moments), passes }, None)
+                (Placement { places, resident: spec.resident_on_host(layout, moments), passes }, None)
             }
             Device::Cuda(gpu) => {
                 let budget = Budget::of(gpu, config.device.vram_budget, world)?;
                 let resident = spec.resident_on_gpu(layout, moments);
-                // Weights that are quantized by loading lie in memory besides.
+                // Weights that are quantized by loading lie in the memory of each rank besides.
                 let quantized = match is_quantized_by_loading {
                     true => spec.resident_on_host(layout, moments).weights,
                     false => 0,
                 };
-                let on_host =
-                    world.least(lockable_memory().saturating_sub(quantized) / world.size() as u64)?;
+                let of_rank = lockable_memory() / world.size() as u64;
+                let on_host = world.least(of_rank.saturating_sub(quantized))?;
                 (place(&spec, resident, &request, budget, on_host)?, Some(budget))
             }
         };
-        let Placed { places, resident, passes } = placed;
+        let Placement { places, resident, passes } = placed;
         let copy_rate = match device {
             // Without page-locked memory there is no rate, and blocks are read from their files.
             Device::Cuda(gpu) if places.streamed() > 0 => gpu.copy_rate().ok(),
@@ -255,36 +257,17 @@ impl MemoryPlan {
     }
 }
 
-/// Where weights lie, what stays in memory with that, and the passes that fit beside it.
-struct Placed {
-    places: Places,
-    resident: ResidentBytes,
-    passes: PassPlan,
-}
-
-/// Leaves all weights on the GPU where a pass fits beside them. Where none does, blocks are streamed: passes get the
-/// tokens that are asked for, as far as memory allows, because a copy then hides behind the computations of more tokens;
-/// what is left keeps blocks on the GPU. `on_host` bytes of the host may be page-locked.
+/// The placement of a model's weights within a budget, or the error that says what would help.
 fn place(
     spec: &ModelSpec,
     resident: ResidentBytes,
     request: &PassRequest,
     budget: Budget,
     on_host: u64,
-) -> Result<Placed> {
-    let bytes = spec.block_bytes();
-    let at = |places: Places| {
-        let resident = ResidentBytes { weights: spec.gpu_bytes_at(&places), ..resident };
-        let passes = fit(spec, &places, &resident, request, budget)?;
-        Ok(Placed { places, resident, passes })
-    };
-    if let Ok(placed) = at(Places::resident(bytes.len())) {
-        return Ok(placed);
-    }
-    let others = resident.total() - bytes.iter().sum::<u64>();
-    let passes = spec.config().plan_on_gpu(request, 0);
-    let left = budget.bytes.saturating_sub(others + passes.least_of(request.tokens.max(request.longest)));
-    at(Places::fit(&bytes, left, on_host))
+) -> Result<Placement> {
+    let placement = spec.place(resident, request, budget.bytes, on_host);
+    fit(spec, &placement.places, &placement.resident, request, budget)?;
+    Ok(placement)
 }
 
 /// The passes that fit into the budget beside what stays in memory, or the error that says what would help.
