@@ -143,7 +143,7 @@ impl Bench<'_> {
             _ => self.gpu.copy_rate()? / 1e9,
         };
         let begun = Instant::now();
-        let model = Model::load_to(&self.model, None, self.device, places)?;
+        let model = Model::load_to(&self.model, None, self.device, |_| Ok(places.clone()))?;
         self.gpu.synchronize()?;
         let load_seconds = begun.elapsed().as_secs_f64();
         let said = json!({"load_seconds": load_seconds, "streamed": places.streamed(),

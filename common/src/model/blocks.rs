@@ -83,6 +83,11 @@ impl Blocks {
         }
     }
 
+    /// Whether any block is streamed.
+    pub(super) fn are_streamed(&self) -> bool {
+        self.streaming.is_some()
+    }
+
     /// The number of blocks.
     pub(super) fn len(&self) -> usize {
         self.blocks.len()
@@ -127,11 +132,11 @@ mod tests {
         let count = resident.blocks.len();
         for place in [Place::PageLocked, Place::File] {
             let places = Places::streaming(count, count, 1, place);
-            let model = Model::load_to(directory, None, &Device::Cpu, &places).unwrap();
+            let model = Model::load_to(directory, None, &Device::Cpu, |_| Ok(places.clone())).unwrap();
             assert!(model.blocks.streaming.is_none());
             assert_eq!(model.logits(&batch, &[4], Cache::None).unwrap(), expected);
         }
-        let error = Model::load_to(directory, None, &Device::Cpu, &Places::resident(count + 1)).err();
+        let error = Model::load_to(directory, None, &Device::Cpu, |_| Ok(Places::resident(count + 1))).err();
         let expected = format!("places for {count} blocks expected, found {}", count + 1);
         assert!(error.unwrap().to_string().contains(&expected));
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::block::Block;
 use super::blocks::Blocks;
 use super::head::Head;
-use super::{AdapterSettings, Adapters, Config, Places, Stack};
+use super::{AdapterSettings, Adapters, Config, ModelSpec, Places, Stack};
 use crate::Result;
 use crate::adapter::{Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
@@ -51,15 +51,16 @@ impl Model {
         super::load::load_base(directory, Some(scheme), device, None)
     }
 
-    /// Loads a model directory with the weights of its blocks where `places` says, quantized where `quantization` asks
-    /// for that. On the host they always stay in the memory maps of their files.
+    /// Loads a model directory with the weights of its blocks where `place` says, which is told what the headers of the
+    /// files say, and quantized where `quantization` asks for that. On the host weights always stay in the memory maps
+    /// of their files.
     pub fn load_to(
         directory: &Path,
         quantization: Option<Scheme>,
         device: &Device,
-        places: &Places,
+        place: impl Fn(&ModelSpec) -> Result<Places>,
     ) -> Result<Self> {
-        super::load::load_base(directory, quantization, device, Some(places))
+        super::load::load_base(directory, quantization, device, Some(&place))
     }
 
     /// Loads an adapter on another base than the one it names.
@@ -80,6 +81,11 @@ impl Model {
     /// The device that computes.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Whether any weights are streamed to a GPU that has no room for them.
+    pub fn is_streamed(&self) -> bool {
+        self.blocks.are_streamed()
     }
 
     /// The trainable parameters; empty without adapters.

@@ -37,18 +37,27 @@ pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Re
     Ok(model)
 }
 
-/// Loads a base; without `places`, all of its weights stay on the device.
+/// Says where the weights of a model's blocks go.
+type Place<'a> = &'a dyn Fn(&ModelSpec) -> Result<Places>;
+
+/// Loads a base; without `place`, all of its weights stay on the device.
 pub(super) fn load_base(
     directory: &Path,
     quantization: Option<Scheme>,
     device: &Device,
-    places: Option<&Places>,
+    place: Option<Place>,
 ) -> Result<Model> {
-    let slot_bytes = match places.filter(|places| places.streamed() > 0) {
-        Some(places) => places.slot_bytes(&ModelSpec::read(directory, quantization)?.block_bytes()),
-        None => 0,
+    let opened = Weights::open(directory)?;
+    let (places, slot_bytes) = match place {
+        None => (Places::resident(opened.config.layers.len()), 0),
+        Some(place) => {
+            let spec = ModelSpec::of(&opened, quantization)?;
+            let places = place(&spec)?;
+            let slot_bytes = places.slot_bytes(&spec.block_bytes());
+            (places, slot_bytes)
+        }
     };
-    let Weights { config, checkpoint } = Weights::open(directory)?;
+    let Weights { config, checkpoint } = opened;
     let weights = WeightReader { checkpoint: &checkpoint, quantization, device, block: None };
     let table = weights.weight(&config.embedding())?;
     let head = Projection {
@@ -70,7 +79,6 @@ pub(super) fn load_base(
         true => Embedding::tied(table, config.embedding_scale, &head.projection),
         false => Embedding::new(table, config.embedding_scale),
     };
-    let resident = Places::resident(config.layers.len());
-    let blocks = Blocks::load(&config.layers, weights, places.unwrap_or(&resident), slot_bytes)?;
+    let blocks = Blocks::load(&config.layers, weights, &places, slot_bytes)?;
     Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::none(), config })
 }

@@ -1,5 +1,7 @@
 //! Where the frozen weights of each block lie, and how many blocks a GPU has room for.
 
+use crate::cli::Size;
+
 pub use crate::device::cuda::Place;
 
 /// Slots that blocks are streamed through: while one block computes, the next two are copied.
@@ -66,6 +68,20 @@ impl Places {
         &self.blocks
     }
 
+    /// The blocks that are streamed, of blocks of `bytes` bytes, and the host memory that they take, for people.
+    pub fn summary(&self, bytes: &[u64]) -> String {
+        let [locked, from_files] =
+            [Place::PageLocked, Place::File].map(|place| Size(self.bytes_in(place, bytes)).rounded_up());
+        let files = match self.count(Place::File) {
+            0 => String::new(),
+            count => format!(", {from_files} of {count} blocks read from their files in each pass"),
+        };
+        let (streamed, all, slots) = (self.streamed(), self.blocks.len(), self.slots);
+        format!(
+            "{streamed} of {all} blocks through {slots} slots, from {locked} of page-locked host memory{files}"
+        )
+    }
+
     /// The number of blocks that are streamed.
     pub fn streamed(&self) -> usize {
         self.blocks.len() - self.count(Place::Gpu)
@@ -83,8 +99,8 @@ impl Places {
 
     /// The bytes of a slot, which has room for each streamed block, of blocks of `bytes` bytes.
     pub fn slot_bytes(&self, bytes: &[u64]) -> u64 {
-        let streamed = (0..self.blocks.len()).filter(|&index| self.is_streamed(index));
-        streamed.map(|index| bytes[index]).max().unwrap_or(0)
+        let streamed = bytes.iter().zip(&self.blocks).filter(|(_, place)| **place != Place::Gpu);
+        streamed.map(|(bytes, _)| *bytes).max().unwrap_or(0)
     }
 
     /// The bytes that blocks of `bytes` bytes and the slots take on a GPU.
@@ -166,6 +182,16 @@ mod tests {
             before = resident;
         }
         assert!(before > 20);
+    }
+
+    #[test]
+    fn people_are_told_which_memory_is_taken() {
+        let summary = |on_host| Places::fit(&BYTES, 10 * 450 * MIB, on_host).summary(&BYTES);
+        let all = "73 of 80 blocks through 3 slots, from 32850 MiB of page-locked host memory";
+        assert_eq!(summary(u64::MAX), all);
+        let some = "73 of 80 blocks through 3 slots, from 13500 MiB of page-locked host memory, \
+                    19350 MiB of 43 blocks read from their files in each pass";
+        assert_eq!(summary(30 * 450 * MIB), some);
     }
 
     #[test]

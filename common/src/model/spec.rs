@@ -64,19 +64,28 @@ impl ModelSpec {
     /// Reads config.json and the headers in a model directory. Linear layers of blocks that are not in 4 bits
     /// will be quantized where that is asked for.
     pub fn read(directory: &Path, quantization: Option<Scheme>) -> Result<Self> {
-        let Weights { config, checkpoint } = Weights::open(directory)?;
-        let embedding = weight(&checkpoint, &config.embedding())?;
-        let head = linear(&checkpoint, &[config.head()])?;
-        let mut spec =
-            Self { embedding, head, norms: Vec::new(), stacks: Vec::new(), routers: Vec::new(), config };
-        let expect_norm = |norm: &NormWeight| vector_of(&checkpoint, &norm.name, norm.len).map(|_| ());
+        Self::of(&Weights::open(directory)?, quantization)
+    }
+
+    /// As [`ModelSpec::read`], of a model of which the headers have been read.
+    pub(super) fn of(weights: &Weights, quantization: Option<Scheme>) -> Result<Self> {
+        let Weights { config, checkpoint } = weights;
+        let mut spec = Self {
+            embedding: weight(checkpoint, &config.embedding())?,
+            head: linear(checkpoint, &[config.head()])?,
+            norms: Vec::new(),
+            stacks: Vec::new(),
+            routers: Vec::new(),
+            config: config.clone(),
+        };
+        let expect_norm = |norm: &NormWeight| vector_of(checkpoint, &norm.name, norm.len).map(|_| ());
         expect_norm(&spec.config.last_norm())?;
         for layer in &spec.config.layers {
             for stack in layer.stacks() {
-                spec.stacks.push(StackSpec::find(&checkpoint, stack)?);
+                spec.stacks.push(StackSpec::find(checkpoint, stack)?);
             }
             if let Some(router) = layer.router() {
-                spec.routers.push(linear(&checkpoint, std::slice::from_ref(router))?);
+                spec.routers.push(linear(checkpoint, std::slice::from_ref(router))?);
             }
             layer.norms().try_for_each(expect_norm)?;
             spec.norms.extend(layer.norm_lengths());
@@ -158,13 +167,18 @@ impl ModelSpec {
         scratch_bytes(self.stacks.iter().fold(sizes, |sizes, stack| stack.scratch_sizes(sizes)))
     }
 
+    /// Bytes of the values of these adapters on a GPU, and of their 16-bit copies.
+    pub fn adapters_on_gpu(&self, adapters: &AdapterLayout) -> u64 {
+        let copies = self.stacks.iter().zip(adapters.ranks()).map(|(stack, r)| stack.adapter_bytes(r));
+        Vector::gpu_bytes(adapters.len) + copies.sum::<u64>()
+    }
+
     /// What training these adapters holds on a GPU, where the embedding table is not, unless it is the head.
     pub fn resident_on_gpu(&self, adapters: &AdapterLayout, moments: &MomentsSpec) -> ResidentBytes {
         let values = Vector::gpu_bytes(adapters.len);
-        let copies = self.stacks.iter().zip(adapters.ranks()).map(|(stack, r)| stack.adapter_bytes(r));
         ResidentBytes {
             weights: self.gpu_bytes(),
-            adapters: values + copies.sum::<u64>(),
+            adapters: self.adapters_on_gpu(adapters),
             moments: moments.gpu_bytes(),
             scratch: self.scratch_on_gpu(),
             gradients: values,

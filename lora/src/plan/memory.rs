@@ -7,7 +7,7 @@ use common::device::cuda::Gpu;
 use common::host_memory::{available_memory, lockable_memory};
 use common::kernels::adamw::MomentsSpec;
 use common::model::{
-    AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Place, Placement, Places, ResidentBytes,
+    AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Placement, Places, ResidentBytes,
 };
 use common::nf4::Scheme;
 use common::world::World;
@@ -183,7 +183,7 @@ impl MemoryPlan {
             (None, true) => note(format_args!("  Weights = {weights}, in 4 bits when they are loaded")),
         }
         if self.places.streamed() > 0 {
-            note(self.streamed());
+            note(format_args!("  Streamed = {}", self.places.summary(&self.spec.block_bytes())));
         }
         if let Some(rate) = self.copy_rate {
             let copied = self.places.bytes_copied(&self.spec.block_bytes());
@@ -221,23 +221,6 @@ impl MemoryPlan {
         } else {
             note(self.activations());
         }
-    }
-
-    /// The line of the blocks that are streamed, with the host memory that they take.
-    fn streamed(&self) -> String {
-        let (places, bytes) = (&self.places, self.spec.block_bytes());
-        let [locked, from_files] =
-            [Place::PageLocked, Place::File].map(|place| size(places.bytes_in(place, &bytes)));
-        let files = match places.count(Place::File) {
-            0 => String::new(),
-            count => format!(", {from_files} of {count} blocks read from their files in each pass"),
-        };
-        format!(
-            "  Streamed = {} of {} blocks through {} slots, from {locked} of page-locked host memory{files}",
-            places.streamed(),
-            bytes.len(),
-            places.slots(),
-        )
     }
 
     fn activations(&self) -> String {
