@@ -4,12 +4,21 @@
 use std::path::{Path, PathBuf};
 
 use crate::adapter::Adapter;
+use crate::cli::Size;
+use crate::device::cuda::Gpu;
 use crate::device::{Device, DeviceChoice};
 use crate::error::Kind;
-use crate::model::{Config, Model, base_of_adapter, is_adapter};
+use crate::generate::PROMPT_PASS;
+use crate::host_memory::lockable_memory;
+use crate::model::{Config, InferenceRequest, Model, base_of_adapter, is_adapter};
 use crate::text::{ChatTemplate, TextFiles, Tokenizer};
 use crate::{Context, Result, cli, hub_cache, llama_cpp};
 use clap::Args;
+
+/// The bytes of GPU memory that are left alone, for the context, kernels, and what the pool cannot use.
+const GPU_MARGIN: u64 = 1 << 30;
+/// Tokens of a conversation whose keys and values have room beside streamed weights.
+const CHAT_TOKENS: usize = 8192;
 
 /// Returns what to do about an error of a kind, in terms of [`ModelArguments`].
 pub fn hint(kind: Kind) -> Option<&'static str> {
@@ -38,6 +47,10 @@ pub struct ModelArguments {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+
+    /// GPU memory to plan within, as 24GiB [default: what is free, less 1GiB]; weights without room there are streamed
+    #[arg(long, value_name = "SIZE")]
+    pub vram_budget: Option<Size>,
 }
 
 impl ModelArguments {
@@ -79,22 +92,47 @@ impl ModelArguments {
 pub struct Models<'a> {
     arguments: &'a ModelArguments,
     device: Device,
-    /// Whether passes are long, so that GPU memory is well spent on weights that are kept dequantized.
-    scores: bool,
+    /// The passes that models have room for beside their weights. Where they are long, GPU memory that is left is well
+    /// spent on weights that are kept dequantized.
+    passes: Passes,
+    /// The number of processes that run on the machine.
+    processes: usize,
     /// The last model, or the base of the last adapter with that adapter on it.
     base: Option<(PathBuf, Model)>,
+}
+
+/// The passes that a model is loaded for.
+#[derive(Debug, Clone, Copy)]
+enum Passes {
+    /// A conversation, of which a token is computed at a time.
+    Chat,
+    /// Passes of many tokens.
+    Scoring(usize),
+}
+
+impl Passes {
+    /// The forwards of a model of `config` beside adapters of `adapters` bytes.
+    fn request(self, config: &Config, adapters: u64) -> InferenceRequest {
+        match self {
+            Self::Chat => {
+                let cached = config.max_positions.min(CHAT_TOKENS);
+                InferenceRequest { tokens: PROMPT_PASS.min(cached), cached, adapters }
+            }
+            Self::Scoring(tokens) => InferenceRequest { tokens, cached: tokens, adapters },
+        }
+    }
 }
 
 impl<'a> Models<'a> {
     /// Models that are loaded as `arguments` say, onto `device`.
     pub fn new(arguments: &'a ModelArguments, device: Device) -> Self {
-        Self { arguments, device, scores: false, base: None }
+        Self { arguments, device, passes: Passes::Chat, processes: 1, base: None }
     }
 
-    /// Leaves half of the free GPU memory to passes of many tokens; the other half may keep dequantized
-    /// weights.
-    pub fn for_scoring(self) -> Self {
-        Self { scores: true, ..self }
+    /// Leaves half of the free GPU memory to passes of `tokens` tokens; the other half may keep dequantized
+    /// weights. `processes` processes do so on the machine.
+    pub fn for_scoring(self, tokens: usize, processes: usize) -> Self {
+        Self { passes: Passes::Scoring(tokens), processes, ..self }
     }
 
     /// Returns the device that computes.
@@ -110,10 +148,14 @@ impl<'a> Models<'a> {
         let (base, mut model) = match kept {
             Some(kept) => kept,
             None => {
-                let mut model = Model::load(&base, &self.device)?;
+                let mut model = self.load_base(&base, directory)?;
                 model.config().note_unused(&base);
-                if let (Device::Cuda(gpu), true) = (&self.device, self.scores) {
-                    model.cache_dequantized(gpu.memory()?.free / 2, true)?;
+                if let (Device::Cuda(gpu), Passes::Scoring(_), false) =
+                    (&self.device, self.passes, model.is_streamed())
+                {
+                    let memory = gpu.memory()?;
+                    let asked = self.arguments.vram_budget.map(|size| size.0.saturating_sub(memory.used));
+                    model.cache_dequantized(asked.unwrap_or(u64::MAX).min(memory.free) / 2, true)?;
                 }
                 cli::verbose(format_args!("loaded {}", base.display()));
                 (base, model)
@@ -125,5 +167,52 @@ impl<'a> Models<'a> {
         }
         let (_, model) = self.base.insert((base, model));
         Ok(model)
+    }
+
+    /// Loads a base for the model or adapter in `directory`. On a GPU, weights that have no room there are streamed.
+    fn load_base(&self, base: &Path, directory: &Path) -> Result<Model> {
+        let Device::Cuda(gpu) = &self.device else { return Model::load(base, &self.device) };
+        Model::load_to(base, None, &self.device, |spec| {
+            let adapters = match is_adapter(directory) {
+                true => spec.adapters_on_gpu(&spec.adapters(&Adapter::load(directory)?)?),
+                false => 0,
+            };
+            let request = self.passes.request(spec.config(), adapters);
+            let on_host = lockable_memory() / self.processes as u64;
+            let places = spec.place_for_inference(&request, self.budget(gpu)?, on_host);
+            if places.streamed() > 0 {
+                cli::note(format_args!("streamed: {}", places.summary(&spec.block_bytes())));
+            }
+            Ok(places)
+        })
+    }
+
+    /// The bytes of a GPU's memory that a model and its passes may take.
+    fn budget(&self, gpu: &Gpu) -> Result<u64> {
+        let memory = gpu.memory()?;
+        let available = memory.used + memory.free;
+        let asked = self.arguments.vram_budget.map(|size| size.0);
+        Ok(asked.unwrap_or(available.saturating_sub(GPU_MARGIN)).min(available))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_has_room_for_what_the_model_can_read_up_to_a_bound() {
+        let config = |positions: usize| {
+            let json = serde_json::json!({"model_type": "llama", "vocab_size": 100, "hidden_size": 64,
+                "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+                "intermediate_size": 128, "max_position_embeddings": positions});
+            Config::parse(&json).unwrap()
+        };
+        let request = |passes: Passes, positions| passes.request(&config(positions), 3);
+        let expected = |tokens, cached| InferenceRequest { tokens, cached, adapters: 3 };
+        assert_eq!(request(Passes::Chat, 131_072), expected(512, 8192));
+        assert_eq!(request(Passes::Chat, 2048), expected(512, 2048));
+        assert_eq!(request(Passes::Chat, 256), expected(256, 256));
+        assert_eq!(request(Passes::Scoring(4096), 2048), expected(4096, 4096));
     }
 }

@@ -49,7 +49,8 @@ pub fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments, world: &
     let subjects = questions::load(&data, &selection)?;
     let device = world.device(arguments.model.device)?.open()?;
     world.compare(&device)?;
-    let mut models = Models::new(&arguments.model, device).for_scoring();
+    let tokens = arguments.pass_tokens(&device);
+    let mut models = Models::new(&arguments.model, device).for_scoring(tokens, world.size());
     let mut found = Vec::new();
     for (index, directory) in directories.iter().enumerate() {
         let report = evaluate(directory, &place, &subjects, &mut models, arguments, world);

@@ -6,7 +6,7 @@ use super::settings::GenerationSettings;
 use crate::{Result, bail};
 
 /// Most tokens of a prompt that go through the model in one step.
-const PROMPT_PASS: usize = 512;
+pub(crate) const PROMPT_PASS: usize = 512;
 
 /// What one step of an answer has brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

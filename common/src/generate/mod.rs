@@ -53,6 +53,7 @@ pub mod stop_text;
 
 pub use engine::{Engine, ModelEngine};
 pub use format::{ChatFormat, Prompt};
+pub(crate) use generator::PROMPT_PASS;
 pub use generator::{Generator, Step, StopReason};
 pub use logprobs::logprobs;
 pub use sampler::Sampler;

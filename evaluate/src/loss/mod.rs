@@ -39,7 +39,8 @@ pub fn rank_by_loss(
     };
     let device = world.device(arguments.model.device)?.open()?;
     world.compare(&device)?;
-    let mut models = Models::new(&arguments.model, device).for_scoring();
+    let longest = arguments.pass_tokens(&device).max(arguments.cutoff_len);
+    let mut models = Models::new(&arguments.model, device).for_scoring(longest, world.size());
     // The details have a line for each example, so each example has a pass of its own.
     let tokens = if arguments.details.is_some() { 1 } else { arguments.pass_tokens(models.device()) };
     let (mut found, mut entries) = (Vec::new(), Vec::new());
