@@ -98,13 +98,18 @@ fn computed(mut model: Model) -> (Vec<f64>, Vec<f32>, Vec<f32>) {
     (losses, model.adapters().values.to_vec().unwrap(), logits)
 }
 
+/// Streamed blocks and slots of a model of `blocks` blocks.
+fn ways(blocks: usize) -> [(usize, usize); 5] {
+    [(blocks, 1), (blocks, 2), (blocks, 3), (blocks.div_ceil(2), 2), (1, 1)]
+}
+
 /// Streams the model in several ways, each of which must compute what the resident model does.
-fn expect_same(directory: &Path, scheme: Option<Scheme>, targets: &[&str]) {
+fn expect_same(directory: &Path, scheme: Option<Scheme>, targets: &[&str], ways: &[(usize, usize)]) {
     let device = gpu();
     let blocks = ModelSpec::read(directory, scheme).unwrap().config().layers.len();
     let resident = computed(load(directory, scheme, targets, &device, &Places::resident(blocks)));
     for place in [Place::PageLocked, Place::File] {
-        for (streamed, slots) in [(blocks, 1), (blocks, 2), (blocks, 3), (blocks.div_ceil(2), 2), (1, 1)] {
+        for &(streamed, slots) in ways {
             let places = Places::streaming(blocks, streamed, slots, place);
             let found = computed(load(directory, scheme, targets, &device, &places));
             let name =
@@ -123,7 +128,22 @@ fn a_streamed_model_computes_the_bits_of_a_resident_one() {
     let _alone = alone();
     let plain = Scheme { double_quant: false, ..Scheme::default() };
     for scheme in [Some(Scheme::default()), Some(plain), None] {
-        expect_same(&directory, scheme, &["all"]);
+        expect_same(&directory, scheme, &["all"], &ways(30));
+    }
+}
+
+/// Blocks that pass through the buffers of files in many pieces.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn large_blocks_compute_the_same_bits_too() {
+    let _alone = alone();
+    let json = json!({"model_type": "llama", "vocab_size": 500, "hidden_size": 4096, "num_hidden_layers": 4,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 11008,
+        "max_position_embeddings": 4096, "tie_word_embeddings": false});
+    let directory = tempfile::tempdir().unwrap();
+    write_model(&json, directory.path());
+    for scheme in [Some(Scheme::default()), None] {
+        expect_same(directory.path(), scheme, &["all"], &[(4, 1), (4, 2), (4, 3)]);
     }
 }
 
@@ -150,7 +170,7 @@ fn streamed_experts_compute_the_bits_of_resident_ones() {
         let directory = tempfile::tempdir().unwrap();
         write_model(&json, directory.path());
         for scheme in [Some(Scheme::default()), None] {
-            expect_same(directory.path(), scheme, &["all", "experts"]);
+            expect_same(directory.path(), scheme, &["all", "experts"], &ways(5));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Order on the device: everything runs on one stream, so that work and the freeing of buffers
 //! follow the order of the calls. There are two exceptions. On a second stream, `Gpu::ahead`, the next
 //! weight is dequantized while a product runs; it meets the first through the events of
-//! `Gpu::with_dequantized`. On a third, weights that have no room on the GPU are copied to it ([`streaming`]).
+//! `Gpu::with_dequantized`. On a third, weights that have no room on the GPU are copied to it (`streaming/`).
 
 mod buffer;
 mod compile;
