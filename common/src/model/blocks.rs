@@ -58,28 +58,27 @@ impl Blocks {
         Ok(Self { blocks, streamed, streaming })
     }
 
-    /// Computes with a block, whose weights are there until `work` returns.
+    /// Computes with a block, whose weights are there until `work` returns, on a pass of this way.
     pub(super) fn visit<T>(
         &self,
         index: usize,
-        direction: Direction,
+        way: Way,
         work: impl FnOnce(&Block) -> Result<T>,
     ) -> Result<T> {
         let block = self.blocks.get(index).ok_or_else(|| error!(Bug, "block {index} is visited"))?;
         match (&self.streaming, self.streamed[index]) {
-            (Some(streaming), Some(number)) => streaming.visit(number, self.way(direction), || work(block)),
+            (Some(streaming), Some(number)) => {
+                streaming.visit(number, self.among_streamed(way), || work(block))
+            }
             _ => work(block),
         }
     }
 
-    /// The way of a pass among the streamed blocks.
-    fn way(&self, direction: Direction) -> Way {
-        match direction {
-            Direction::Forward => Way::Forward,
-            Direction::ForwardOfTape => Way::ForwardOfTape,
-            Direction::Backward { first } => {
-                Way::Backward { last: self.streamed[..first].iter().flatten().count() }
-            }
+    /// The way of a pass in the numbers of the streamed blocks.
+    fn among_streamed(&self, way: Way) -> Way {
+        match way {
+            Way::Backward { last } => Way::Backward { last: self.streamed[..last].iter().flatten().count() },
+            Way::Forward | Way::ForwardOfTape => way,
         }
     }
 
@@ -102,20 +101,6 @@ impl Blocks {
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Block> {
         self.blocks.iter_mut()
     }
-}
-
-/// The direction in which a pass goes through all blocks.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Direction {
-    /// Upwards, without a backward.
-    Forward,
-    /// Upwards, before a backward.
-    ForwardOfTape,
-    /// Down to block `first`, the first one with an adapter.
-    Backward {
-        /// The index of the last block that is visited.
-        first: usize,
-    },
 }
 
 #[cfg(test)]
@@ -145,9 +130,9 @@ mod tests {
     fn a_backward_ends_with_the_first_streamed_block_above_the_first_adapter() {
         let streamed = [None, Some(0), None, Some(1), Some(2)].to_vec();
         let blocks = Blocks { blocks: Vec::new(), streamed, streaming: None };
-        let last = |first| blocks.way(Direction::Backward { first });
+        let last = |last| blocks.among_streamed(Way::Backward { last });
         let expected = [0, 0, 1, 1, 2, 3].map(|last| Way::Backward { last });
         assert_eq!([0, 1, 2, 3, 4, 5].map(last), expected);
-        assert_eq!(blocks.way(Direction::Forward), Way::Forward);
+        assert_eq!(blocks.among_streamed(Way::Forward), Way::Forward);
     }
 }

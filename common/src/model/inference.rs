@@ -2,9 +2,9 @@
 //! for evaluation.
 
 use super::block::Block;
-use super::blocks::Direction;
 use super::pass::Pass;
 use super::{Batch, Cache, Loss, Model};
+use crate::device::cuda::Way;
 use crate::device::{Tensor, Vector};
 use crate::kernels::embedding;
 use crate::{Result, error};
@@ -48,7 +48,7 @@ impl Model {
                 }
                 Ok(y)
             };
-            x = self.blocks.visit(index, Direction::Forward, forward)?;
+            x = self.blocks.visit(index, Way::Forward, forward)?;
         }
         if let Cache::Extend(cache) = cache {
             cache.len += batch.len();

@@ -1,9 +1,9 @@
 //! A forward that remembers what its backward needs, and the backward.
 
 use super::block::{Block, Kept};
-use super::blocks::Direction;
 use super::pass::Pass;
 use super::{Batch, Loss, Model, Objective, Supervised};
+use crate::device::cuda::Way;
 use crate::device::{Tensor, Vector};
 use crate::kernels::routing::Balance;
 use crate::{Result, error};
@@ -35,7 +35,7 @@ impl Model {
         let mut balance = self.config.router_loss.map(|_| Balance::default());
         for index in 0..self.blocks.len() {
             let forward = |block: &Block| block.forward(&hidden, &pass, None);
-            let (y, saved) = self.blocks.visit(index, Direction::ForwardOfTape, forward)?;
+            let (y, saved) = self.blocks.visit(index, Way::ForwardOfTape, forward)?;
             if let (Some(balance), Some(routing)) = (&mut balance, saved.routing()) {
                 balance.add(routing)?;
             }
@@ -85,7 +85,7 @@ impl Model {
                 };
                 block.backward(&dx, &x, saved, &pass, gradients, index > first)
             };
-            match self.blocks.visit(index, Direction::Backward { first }, backward)? {
+            match self.blocks.visit(index, Way::Backward { last: first }, backward)? {
                 Some(below) => dx = below,
                 None => break,
             }
