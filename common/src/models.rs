@@ -173,10 +173,12 @@ impl<'a> Models<'a> {
     fn load_base(&self, base: &Path, directory: &Path) -> Result<Model> {
         let Device::Cuda(gpu) = &self.device else { return Model::load(base, &self.device) };
         Model::load_to(base, None, &self.device, |spec| {
-            let adapters = match is_adapter(directory) {
-                true => spec.adapters_on_gpu(&spec.adapters(&Adapter::load(directory)?)?),
-                false => 0,
+            // An adapter that is damaged or of another model is refused when it is attached.
+            let layout = match is_adapter(directory) {
+                true => Adapter::load(directory).and_then(|adapter| spec.adapters(&adapter)).ok(),
+                false => None,
             };
+            let adapters = layout.map_or(0, |layout| spec.adapters_on_gpu(&layout));
             let request = self.passes.request(spec.config(), adapters);
             let on_host = lockable_memory() / self.processes as u64;
             let places = spec.place_for_inference(&request, self.budget(gpu)?, on_host);

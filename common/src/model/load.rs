@@ -38,14 +38,14 @@ pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Re
 }
 
 /// Says where the weights of a model's blocks go.
-type Place<'a> = &'a dyn Fn(&ModelSpec) -> Result<Places>;
+type Planner<'a> = &'a dyn Fn(&ModelSpec) -> Result<Places>;
 
-/// Loads a base; without `place`, all of its weights stay on the device.
+/// Loads a base, with the weights of its blocks where `place` says; without it, all weights stay on the device.
 pub(super) fn load_base(
     directory: &Path,
     quantization: Option<Scheme>,
     device: &Device,
-    place: Option<Place>,
+    place: Option<Planner>,
 ) -> Result<Model> {
     let opened = Weights::open(directory)?;
     let (places, slot_bytes) = match place {

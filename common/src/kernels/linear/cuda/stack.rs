@@ -2,8 +2,9 @@
 //! scratch, on a second stream while the product before it runs, and multiplied whole; for a few rows it is
 //! multiplied as it is.
 
-use cudarc::driver::{CudaSlice, CudaStream};
 use std::ops::Range;
+
+use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::super::{Linear, LinearSpec, Projection};
 use super::SOURCE;
