@@ -27,7 +27,8 @@ pub fn hint(kind: Kind) -> Option<&'static str> {
             Some("check that these files were made for each other; --base names an adapter's base")
         }
         Kind::OutOfMemory => Some(
-            "other programs may hold memory (nvidia-smi shows a GPU's); --device cpu computes without a GPU",
+            "other programs may hold memory (nvidia-smi shows a GPU's); with a smaller --vram-budget more weights are \
+             streamed; --device cpu computes without a GPU",
         ),
         _ => None,
     }
