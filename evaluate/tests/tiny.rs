@@ -100,7 +100,7 @@ fn the_prefix_cache_and_the_size_of_passes_change_nothing() {
         fixture.read("d").lines().flat_map(numbers).collect()
     };
     let cached = logprobs(&[]);
-    for other in [&["--no-prefix-cache"][..], &["--pass-tokens", "1"]] {
+    for other in [&["--no-prefix-cache"][..], &["--pass-tokens", "1"], &["--vram-budget", "1MiB"]] {
         for (cached, other) in cached.iter().zip(logprobs(other)) {
             assert!((cached - other).abs() < 1e-4, "{cached} and {other}");
         }
