@@ -120,9 +120,10 @@ impl<T: Copy> FrozenBuffer<T> {
             Self::Own(values) => values.into(),
             Self::InSlot(SlotPart { slot, bytes, .. }) => {
                 let first = address(&slot.memory) + bytes.start as u64;
-                // SAFETY: the bytes lie within the slot, which is freed after this. They are written by copies of blocks
-                // alone, and those wait for all work that was queued in the visit of the block that the slot held: work is
-                // queued after `expect_present`, which holds in that visit only.
+                // SAFETY: the bytes lie within the slot, which `StreamedBlock::into_image` checks before anything can be
+                // visited, and which is freed after this. They are written by copies of blocks alone, and those wait for all
+                // work that was queued in the visit of the block that the slot held: work is queued after `expect_present`,
+                // which holds in that visit only.
                 #[allow(unsafe_code)]
                 unsafe {
                     View::at(first, self.len(), StreamId::of(slot.memory.stream()))
