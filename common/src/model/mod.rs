@@ -15,7 +15,7 @@
 //! | `gated`, `mixture` | what a feed-forward computes: a gated linear unit, or a mixture of experts |
 //! | `decoder`, `load`, `weight_reader` | the whole model and its weights |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
-//! | `adapters` | the trainable parameters |
+//! | `adapters`, `detached` | the trainable parameters, and those of other adapters that take their place |
 //! | `spec`, `memory` | what a model and its passes take, before anything is loaded |
 
 mod activations;
@@ -28,6 +28,7 @@ mod composite;
 mod config;
 mod config_json;
 mod decoder;
+mod detached;
 mod families;
 mod feed_forward;
 mod gated;
@@ -60,6 +61,7 @@ pub use cache::{Cache, KeyValueCache};
 pub use composite::{is_composite, text_config};
 pub use config::Config;
 pub use decoder::Model;
+pub use detached::DetachedAdapters;
 pub use families::LINEAR_LAYERS;
 pub use keys::check_config;
 pub use layer::{
