@@ -14,7 +14,7 @@ use crate::serve::ServeArguments;
 ///
 /// On a terminal the conversation goes on until /quit; Ctrl-C stops an answer. Otherwise every line
 /// of standard input is a prompt of its own. With -o, what was said is written as training data. With
-/// --serve, programs ask over HTTP.
+/// --serve, programs ask over HTTP, and people on a page.
 #[derive(Parser)]
 #[command(
     version,

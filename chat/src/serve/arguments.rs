@@ -13,7 +13,7 @@ const API_KEY: &str = "QLORA_API_KEY";
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServeArguments {
-    /// Answer OpenAI's API over HTTP at this address; port 0 takes a free port
+    /// Answer OpenAI's API, and show a page to talk on, at this address; port 0 takes a free port
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["json", "compare", "output"])]
     pub serve: Option<String>,
 

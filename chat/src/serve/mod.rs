@@ -1,4 +1,4 @@
-//! `chat --serve`: answers OpenAI's API over HTTP.
+//! `chat --serve`: answers OpenAI's API over HTTP, and shows a page to talk on.
 //!
 //! Requests are read and answers are sent by a few threads of tokio. One thread computes: it owns the weights and lets
 //! all answers take turns, token by token.
@@ -17,6 +17,7 @@
 //! | `weights` | the base and its adapters, which take turns on it |
 //! | `reply` | the way back: whole answers, and server-sent events |
 //! | `metrics` | what the server has done so far |
+//! | `page` | the page at `/` |
 
 mod arguments;
 mod body;
@@ -25,6 +26,7 @@ mod connections;
 mod guard;
 mod metrics;
 mod openai;
+mod page;
 mod queue;
 mod reply;
 mod scheduler;

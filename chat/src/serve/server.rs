@@ -20,6 +20,7 @@ use super::catalog::Catalog;
 use super::guard::Guard;
 use super::metrics::Metrics;
 use super::openai::{self, Chat, Completions, Endpoint, Fields, Problem, Sampling};
+use super::page;
 use super::queue::{Job, Queue};
 use super::reply::Reply;
 
@@ -54,6 +55,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     let open = Router::new().route("/health", get(async || json_response(&json!({"status": "ok"}))));
     protected
         .merge(open)
+        .merge(page::router())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(server.clone(), expect_host))

@@ -5,5 +5,6 @@
 mod answers;
 mod bounds;
 mod client;
+mod page;
 mod requests;
 mod start;
