@@ -1,16 +1,20 @@
 //! The command line of `chat`.
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser};
 use common::generate::{OutOfRange, Overrides};
 use common::models::ModelArguments;
 use common::{Error, Result, cli};
 
+use crate::serve::ServeArguments;
+
 /// Talk to a model or an adapter.
 ///
 /// On a terminal the conversation goes on until /quit; Ctrl-C stops an answer. Otherwise every line
-/// of standard input is a prompt of its own. With -o, what was said is written as training data.
+/// of standard input is a prompt of its own. With -o, what was said is written as training data. With
+/// --serve, programs ask over HTTP, and people on a page.
 #[derive(Parser)]
 #[command(
     version,
@@ -21,7 +25,8 @@ Examples:
   chat infer.yaml
   chat model.gguf
   echo 'What is the capital of France?' | chat merged --temperature 0.7 --seed 1
-  chat merged --json < conversations.jsonl > answers.jsonl"
+  chat merged --json < conversations.jsonl > answers.jsonl
+  chat Qwen2.5-7B-Instruct-nf4 --adapter tuned=out --serve 127.0.0.1:8000"
 )]
 pub(crate) struct Arguments {
     /// A model (a directory or a GGUF file), an adapter or LLaMA-Factory's infer.yaml; read from standard input where
@@ -57,6 +62,19 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     pub common: cli::Common,
+
+    // The last, because options after it would come under its heading.
+    #[command(flatten)]
+    pub serve: ServeArguments,
+}
+
+impl Arguments {
+    /// Returns the seed of random choices: that of the command line, or else one by the clock.
+    pub(crate) fn seed(&self) -> u64 {
+        let clock =
+            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        self.seed.unwrap_or_else(clock)
+    }
 }
 
 impl AsRef<cli::Common> for Arguments {

@@ -10,6 +10,7 @@
 //! | `command` | the commands that begin with `/` |
 //! | `conversation` | how a conversation begins, and how a line of JSON says it |
 //! | `save` | writes conversations as training data |
+//! | `serve/` | answers over HTTP |
 
 mod arguments;
 mod command;
@@ -18,21 +19,21 @@ mod infer;
 mod input;
 mod printer;
 mod save;
+mod serve;
 mod talk;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Command, CommandFactory};
 use common::cli::{self, Tool};
 use common::generate::{ChatFormat, GenerationSettings, ModelEngine, Overrides, Session};
 use common::model::{Model, is_adapter};
-use common::models::{self, Models};
-use common::text::Tokenizer;
+use common::models::{self, ModelArguments, Models};
 use common::text::ending::missing_tokens;
+use common::text::{TextFiles, Tokenizer};
 use common::{Error, Result};
 
 use arguments::Arguments;
@@ -57,6 +58,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.compare && !is_adapter(&directory) {
         return Err(Error::usage(format!("--compare: {} is not an adapter", directory.display()))
             .hint("name the directory that lora-train wrote"));
+    }
+    if let Some(address) = &arguments.serve.serve {
+        return serve::serve(address, &directory, &overrides, &arguments);
     }
     let base = arguments.model.base_of(&directory)?;
     let inputs: Vec<PathBuf> = given.into_iter().chain([directory.clone()]).chain(base).collect();
@@ -111,15 +115,19 @@ fn text(
     arguments: &Arguments,
 ) -> Result<(ChatFormat, GenerationSettings)> {
     let files = arguments.model.text_files(directory)?;
-    let tokenizer = Tokenizer::of(&files)?;
-    let template =
-        arguments.model.chat_template(&files, &tokenizer)?.with_thinking(arguments.enable_thinking);
-    template.unread_thinking().iter().for_each(cli::warn);
-    missing_tokens(&tokenizer, &template).iter().for_each(cli::warn);
-    let format = ChatFormat::new(tokenizer, template);
+    let format = format(&files, &arguments.model, arguments.enable_thinking)?;
     arguments::check(overrides)?;
     let settings = GenerationSettings::load(&files, overrides, format.stop_tokens())?;
     Ok((format, settings))
+}
+
+/// Reads how a model writes conversations, and warns of what the user may not expect of it.
+fn format(files: &TextFiles, model: &ModelArguments, enable_thinking: Option<bool>) -> Result<ChatFormat> {
+    let tokenizer = Tokenizer::of(files)?;
+    let template = model.chat_template(files, &tokenizer)?.with_thinking(enable_thinking);
+    template.unread_thinking().iter().for_each(cli::warn);
+    missing_tokens(&tokenizer, &template).iter().for_each(cli::warn);
+    Ok(ChatFormat::new(tokenizer, template))
 }
 
 /// Returns the answerers to every message: the model, or with `--compare` the adapter and its base.
@@ -129,8 +137,7 @@ fn printers<'a>(
     settings: &GenerationSettings,
     arguments: &Arguments,
 ) -> Vec<AnswerPrinter<'a>> {
-    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-    let seed = arguments.seed.unwrap_or_else(clock);
+    let seed = arguments.seed();
     cli::verbose(format_args!("seed {seed}, {settings:?}"));
     let printer = |name, without_adapters| AnswerPrinter {
         name,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use common::adapter::AdapterConfig;
 use common::checkpoint::{Checkpoint, Tensor};
 use common::device::{Device, Vector};
-use common::model::{Batch, Cache, KeyValueCache, Model, Noise, Objective, Sequence};
+use common::model::{AdapterSettings, Batch, Cache, KeyValueCache, Model, Noise, Objective, Sequence};
 use tests::tolerance::difference;
 
 /// Every model of `scripts/golden/tiny_models.py`.
@@ -322,6 +322,32 @@ fn the_cache_changes_nothing() {
             let difference = difference(logits, &expected[(tokens.len() - 1) * v..]);
             assert!(difference < 1e-5, "{family}: the shared prefix differs by {difference:e}");
         }
+    }
+}
+
+/// Adapters that were taken off a model give the same bits when they are put back, whatever was there meanwhile.
+#[test]
+fn adapters_take_turns_on_one_model() {
+    for family in models() {
+        let mut model = Golden::open(&family).model("dense", true);
+        let batch = Batch::prompt(&[3, 1, 4, 1, 5], 0);
+        let logits = |model: &Model| model.logits(&batch, &[4], Cache::None).unwrap();
+        let (first, of_base) = (logits(&model), model.base_logits(&batch, &[4], Cache::None).unwrap());
+        let adapter = model.detach_adapters();
+        assert!(first != of_base && logits(&model) == of_base, "{family}: the base is left");
+        model.add_adapters(&AdapterSettings { rank: 2, ..AdapterSettings::default() }).unwrap();
+        let fill = |values: &mut Vector| {
+            values.host_mut()?.fill(0.1);
+            Ok(())
+        };
+        model.update_parameters(fill).unwrap();
+        let second = logits(&model);
+        assert!(second != first && second != of_base, "{family}: another adapter");
+        let other = model.detach_adapters();
+        model.attach_adapters(adapter).unwrap();
+        assert!(logits(&model) == first, "{family}: the first adapter again");
+        model.attach_adapters(other).unwrap();
+        assert!(logits(&model) == second, "{family}: the other one in its place");
     }
 }
 

@@ -65,6 +65,21 @@ impl<E: Engine> Generator<E> {
         self.engine.max_tokens()
     }
 
+    /// Draws the tokens of the next answers as `seed` decides.
+    pub fn reseed(&mut self, seed: u64) {
+        self.sampler = Sampler::new(seed);
+    }
+
+    /// Returns the number of tokens of the text so far.
+    pub fn text_len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Returns how many tokens at the beginning of `prompt` are those of the text so far.
+    pub fn known(&self, prompt: &[u32]) -> usize {
+        self.text.iter().zip(prompt).take_while(|(a, b)| a == b).count()
+    }
+
     /// Begins the answer to `prompt`, which takes the place of the text so far.
     pub fn begin(&mut self, mut prompt: Vec<u32>, settings: &GenerationSettings) -> Result<()> {
         if prompt.is_empty() || prompt.len() >= self.engine.max_tokens() {
@@ -76,8 +91,7 @@ impl<E: Engine> Generator<E> {
             );
         }
         // The logits after the prompt are needed, so its last token is always computed.
-        let mut known =
-            self.text.iter().zip(&prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        let mut known = self.known(&prompt).min(prompt.len() - 1);
         let mut prompt_pass = PROMPT_PASS;
         if self.engine.is_stretched(self.text.len().max(prompt.len())) {
             (known, prompt_pass) = (0, prompt.len());

@@ -21,6 +21,19 @@ pub fn logprobs(logits: &[f32], tokens: &[u32]) -> Result<Vec<f32>> {
     tokens.iter().map(logprob).collect()
 }
 
+/// Returns the `most` likeliest tokens after a text with the given `logits` `[V]`, the likeliest first. Of equals
+/// the smaller id comes first.
+pub fn likeliest(logits: &[f32], most: usize) -> Vec<u32> {
+    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
+    if most < tokens.len() {
+        tokens.select_nth_unstable_by(most, by_logit);
+        tokens.truncate(most);
+    }
+    tokens.sort_unstable_by(by_logit);
+    tokens
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +45,14 @@ mod tests {
         for (token, found) in logprobs(&logits, &[3, 0, 1]).unwrap().into_iter().zip([2.5, 1.0, 3.0]) {
             assert!((f64::from(token) - (found - sum.ln())).abs() < 1e-6, "{token} {found}");
         }
+    }
+
+    #[test]
+    fn the_likeliest_come_first() {
+        let logits = [1.0, 3.0, -200.0, 3.0, 2.5];
+        assert_eq!(likeliest(&logits, 3), [1, 3, 4]);
+        assert_eq!(likeliest(&logits, 9), [1, 3, 4, 0, 2]);
+        assert!(likeliest(&logits, 0).is_empty());
     }
 
     #[test]

@@ -36,7 +36,7 @@
 //! | [`mod@format`] | how a conversation becomes a prompt that fits the model, and what ends an answer |
 //! | [`settings`] | how tokens are chosen: `generation_config.json`, and what the caller overrides |
 //! | [`session`] | a conversation's answers as events: pieces of text, and why an answer stops |
-//! | [`stop_text`] | ends an answer at a text that is no token |
+//! | [`stop_text`] | ends an answer at a text |
 //! | [`generator`] | tokens one by one; what two prompts have in common is computed once |
 //! | [`sampler`] | chooses one token by its logits |
 //! | [`mod@logprobs`] | log-probabilities of tokens |
@@ -55,7 +55,7 @@ pub use engine::{Engine, ModelEngine};
 pub use format::{ChatFormat, Prompt};
 pub(crate) use generator::PROMPT_PASS;
 pub use generator::{Generator, Step, StopReason};
-pub use logprobs::logprobs;
+pub use logprobs::{likeliest, logprobs};
 pub use sampler::Sampler;
 pub use session::{Event, Session};
 pub use settings::{GenerationSettings, OutOfRange, Overrides};

@@ -31,7 +31,7 @@ pub struct Session<'a, E> {
     format: &'a ChatFormat,
     generator: Generator<E>,
     decoder: StreamDecoder<'a>,
-    stop_text: StopText<'a>,
+    stop_text: StopText,
 }
 
 impl<'a, E: Engine> Session<'a, E> {
@@ -62,8 +62,30 @@ impl<'a, E: Engine> Session<'a, E> {
     pub fn begin(&mut self, prompt: Vec<u32>, settings: &GenerationSettings) -> Result<()> {
         self.generator.begin(prompt, settings)?;
         self.decoder = StreamDecoder::new(self.format.tokenizer());
-        self.stop_text = StopText::new(self.format.stop_text());
+        self.stop_text = StopText::new(self.format.stop_text().map(str::to_owned).into_iter().collect());
         Ok(())
+    }
+
+    /// Draws the tokens of the next answers as `seed` decides.
+    pub fn reseed(&mut self, seed: u64) {
+        self.generator.reseed(seed);
+    }
+
+    /// Ends the answer that has begun at these texts too, which are no part of it.
+    pub fn stop_at(&mut self, texts: &[String]) {
+        let own = self.format.stop_text().map(str::to_owned);
+        self.stop_text = StopText::new(own.into_iter().chain(texts.iter().cloned()).collect());
+    }
+
+    /// Returns the number of tokens of the text so far, whose keys and values are kept.
+    pub fn text_len(&self) -> usize {
+        self.generator.text_len()
+    }
+
+    /// Returns how many tokens of `prompt` would not be computed again, because the text of the session so far
+    /// begins with them.
+    pub fn known(&self, prompt: &[u32]) -> usize {
+        self.generator.known(prompt)
     }
 
     /// Computes up to the next event of the answer that has begun.

@@ -16,7 +16,7 @@
 //! | `decoder`, `blocks`, `load`, `weight_reader` | the whole model and its weights |
 //! | `places`, `placement` | where the weights of blocks lie, and how many a GPU has room for |
 //! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
-//! | `adapters` | the trainable parameters |
+//! | `adapters`, `detached` | the trainable parameters, and those of other adapters that take their place |
 //! | `spec`, `memory` | what a model and its passes take, before anything is loaded |
 
 mod activations;
@@ -30,6 +30,7 @@ mod composite;
 mod config;
 mod config_json;
 mod decoder;
+mod detached;
 mod families;
 mod feed_forward;
 mod gated;
@@ -64,6 +65,7 @@ pub use cache::{Cache, KeyValueCache};
 pub use composite::{is_composite, text_config};
 pub use config::Config;
 pub use decoder::Model;
+pub use detached::DetachedAdapters;
 pub use families::LINEAR_LAYERS;
 pub use keys::check_config;
 pub use layer::{

@@ -1,10 +1,10 @@
 //! The linear layers of one product, with the adapters that they can have: a stack of layers of one input, or the
 //! layers of a mixture's experts.
 
-use crate::Result;
 use crate::device::{Device, Vector};
-use crate::kernels::grouped_linear::GroupedLinear;
-use crate::kernels::linear::{AdapterSlot, Linear};
+use crate::kernels::grouped_linear::{DetachedAdapter, GroupedLinear};
+use crate::kernels::linear::{AdapterSlot, DetachedAdapters, Linear};
+use crate::{Result, bail};
 
 use super::StackConfig;
 
@@ -21,6 +21,12 @@ pub enum Stack<'a> {
 pub(super) enum StackMut<'a> {
     Linear(&'a mut Linear),
     Experts(&'a mut GroupedLinear),
+}
+
+/// The adapters of a stack that have been taken off it.
+pub(super) enum DetachedStack {
+    Linear(DetachedAdapters),
+    Experts(DetachedAdapter),
 }
 
 /// A layer, or the layers of all experts, that an adapter can sit on.
@@ -105,6 +111,24 @@ impl StackMut<'_> {
             }
             Self::Experts(linear) => linear.adapter = slots.into_iter().next().flatten(),
         }
+    }
+
+    /// Takes the adapters off the stack.
+    pub(super) fn detach(&mut self) -> DetachedStack {
+        match self {
+            Self::Linear(linear) => DetachedStack::Linear(linear.detach_adapters()),
+            Self::Experts(linear) => DetachedStack::Experts(linear.detach_adapter()),
+        }
+    }
+
+    /// Puts adapters that were taken off the stack back on it.
+    pub(super) fn attach_detached(&mut self, detached: DetachedStack) -> Result<()> {
+        match (self, detached) {
+            (Self::Linear(linear), DetachedStack::Linear(detached)) => linear.attach_adapters(detached),
+            (Self::Experts(linear), DetachedStack::Experts(detached)) => linear.attach_adapter(detached),
+            _ => bail!(Bug, "adapters that were taken off another stack"),
+        }
+        Ok(())
     }
 
     /// Copies the adapters to where a GPU multiplies them.

@@ -28,6 +28,12 @@ pub struct GroupedLinear {
     on_gpu: Option<cuda::Experts>,
 }
 
+/// The adapter of a layer that has been taken off it.
+pub struct DetachedAdapter {
+    slot: Option<AdapterSlot>,
+    on_gpu: Option<cuda::Adapters16>,
+}
+
 impl GroupedLinear {
     /// A layer from the weights of each expert, all of the same shapes.
     pub fn new(name: String, weights: Vec<Vec<Weight>>) -> Result<Self> {
@@ -66,6 +72,20 @@ impl GroupedLinear {
             .and_then(|()| experts.refresh_adapters(self, parameters.gpu()?));
         self.on_gpu = Some(experts);
         refreshed
+    }
+
+    /// Takes the adapter off the layer, without copying it.
+    pub fn detach_adapter(&mut self) -> DetachedAdapter {
+        let on_gpu = self.on_gpu.as_mut().and_then(cuda::Experts::detach_adapters);
+        DetachedAdapter { slot: self.adapter.take(), on_gpu }
+    }
+
+    /// Puts an adapter that was taken off this layer back on it, in the place of any there is.
+    pub fn attach_adapter(&mut self, detached: DetachedAdapter) {
+        self.adapter = detached.slot;
+        if let Some(experts) = &mut self.on_gpu {
+            experts.attach_adapters(detached.on_gpu);
+        }
     }
 
     /// On a GPU, keeps 16-bit copies of quantized weights where that takes no more than `budget` bytes, so

@@ -56,6 +56,12 @@ impl AdapterSlot {
     }
 }
 
+/// The adapters of a stack that have been taken off it.
+pub struct DetachedAdapters {
+    slots: Vec<Option<AdapterSlot>>,
+    on_gpu: Option<cuda::Adapters16>,
+}
+
 /// What adapters compute with.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters<'a> {
@@ -120,6 +126,24 @@ impl Linear {
             .and_then(|()| stack.refresh_adapters(self, parameters.gpu()?));
         self.on_gpu = Some(stack);
         refreshed
+    }
+
+    /// Takes the adapters off the stack, without copying any.
+    pub fn detach_adapters(&mut self) -> DetachedAdapters {
+        DetachedAdapters {
+            slots: self.projections.iter_mut().map(|projection| projection.adapter.take()).collect(),
+            on_gpu: self.on_gpu.as_mut().and_then(cuda::Stack::detach_adapters),
+        }
+    }
+
+    /// Puts adapters that were taken off this stack back on it, in the place of any there are.
+    pub fn attach_adapters(&mut self, detached: DetachedAdapters) {
+        for (projection, slot) in self.projections.iter_mut().zip(detached.slots) {
+            projection.adapter = slot;
+        }
+        if let Some(stack) = &mut self.on_gpu {
+            stack.attach_adapters(detached.on_gpu);
+        }
     }
 
     /// On a GPU, keeps 16-bit copies of quantized weights where that takes no more than `budget` bytes, so

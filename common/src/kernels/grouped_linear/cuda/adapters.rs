@@ -13,7 +13,7 @@ use crate::kernels::linear;
 const RANK_STEP: usize = 8;
 
 /// 16-bit copies of the A and the B of all experts, refreshed when the parameters change.
-pub(super) struct Adapters16 {
+pub(in super::super) struct Adapters16 {
     experts: usize,
     rank: usize,
     /// [E, R, K], where R is rounded up.

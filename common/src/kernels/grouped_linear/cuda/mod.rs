@@ -12,8 +12,7 @@ use crate::device::GpuVector;
 use crate::device::cuda::{Gpu, GpuMemory, GpuTensor, View, ViewMut, WeightId, buffer_bytes};
 use crate::{Result, error};
 
-use adapters::Adapters16;
-pub(super) use adapters::bytes as adapter_bytes;
+pub(super) use adapters::{Adapters16, bytes as adapter_bytes};
 use products::{Direction, Factor, Product};
 pub(in crate::kernels) use products::{GRADIENTS, HOPPER, SOURCE};
 pub(in crate::kernels) use weights::SOURCE as QUANTIZED;
@@ -65,6 +64,16 @@ impl Experts {
             }
         }
         Ok(())
+    }
+
+    /// Takes the adapter in 16 bits off the experts.
+    pub(super) fn detach_adapters(&mut self) -> Option<Adapters16> {
+        self.adapters.take()
+    }
+
+    /// Puts an adapter in 16 bits on the experts, in the place of any there is.
+    pub(super) fn attach_adapters(&mut self, adapters: Option<Adapters16>) {
+        self.adapters = adapters;
     }
 
     /// Dequantizes quantized weights that are not streamed for good, where that takes no more than `budget` bytes; returns

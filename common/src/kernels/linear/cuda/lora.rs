@@ -19,7 +19,7 @@ pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("lora", i
 const RANK_STEP: usize = 8;
 
 /// 16-bit copies of a stack's A and B, refreshed when the parameters change.
-pub(super) struct Adapters16 {
+pub(in super::super) struct Adapters16 {
     /// [ΣR, K], where ΣR is rounded up.
     a: GpuTensor,
     /// B times its adapter's scale, [ΣN, ΣR].

@@ -17,7 +17,7 @@ pub(in crate::kernels) use weight::{
 };
 
 pub(in crate::kernels) use lora::SOURCE as LORA;
-pub(super) use lora::bytes as adapter_bytes;
+pub(super) use lora::{Adapters16, bytes as adapter_bytes};
 
 pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new(
     "quantized",

@@ -125,6 +125,16 @@ impl Stack {
         Ok(())
     }
 
+    /// Takes the adapters in 16 bits off the stack.
+    pub(in super::super) fn detach_adapters(&mut self) -> Option<Adapters16> {
+        self.adapters.take()
+    }
+
+    /// Puts adapters in 16 bits on the stack, in the place of any there are.
+    pub(in super::super) fn attach_adapters(&mut self, adapters: Option<Adapters16>) {
+        self.adapters = adapters;
+    }
+
     /// The adapters of `linear` in 16 bits.
     pub(super) fn adapters(&self, linear: &Linear) -> Result<&Adapters16> {
         self.adapters.as_ref().filter(|adapters| adapters.are_of(linear)).ok_or_else(|| {
