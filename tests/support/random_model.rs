@@ -12,12 +12,12 @@ pub fn write_model(json: &Value, directory: &Path) {
     let config = Config::parse(json).expect("the shape of a model");
     let mut state = 7;
     let mut values =
-        |len: usize, bound: f32| -> Vec<f32> { (0..len).map(|_| bound * next(&mut state)).collect() };
+        |len: usize, bound: f32| -> Vec<f32> { (0..len).map(|_| to_bf16(bound * next(&mut state))).collect() };
     let norm = |name: &str, len: usize| Tensor::from_f32(name, vec![len], &vec![1.0; len]);
     let mut tensors: Vec<Tensor> = config.norms().map(|weight| norm(&weight.name, weight.len)).collect();
     for module in config.modules() {
         let [n, k] = module.shape;
-        let bound = if module.role == Role::Router { 8.0 } else { 1.7 / (k as f32).sqrt() };
+        let bound = if module.role == Role::Router { 8.0 } else { 1.7 } / (k as f32).sqrt();
         tensors.push(Tensor::from_f32(module.weight(), vec![n, k], &values(n * k, bound)));
         tensors.extend(module.bias().map(|name| Tensor::from_f32(&name, vec![n], &values(n, 0.1))));
     }
@@ -25,8 +25,13 @@ pub fn write_model(json: &Value, directory: &Path) {
     std::fs::write(directory.join("config.json"), json.to_string()).expect("config.json");
 }
 
-/// The next number of a linear congruential generator (Knuth's MMIX), from -1 to 1, with the 8 bits of a bf16.
+/// The next number of a linear congruential generator (Knuth's MMIX), from -1 to 1.
 fn next(state: &mut u64) -> f32 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    ((*state >> 56) as f32 - 127.5) / 127.5
+    ((*state >> 40) as f32 - 8_388_607.5) / 8_388_607.5
+}
+
+/// The number without the bits that a bf16 lacks, so that weights are the same in 16 bits.
+fn to_bf16(value: f32) -> f32 {
+    f32::from_bits(value.to_bits() & 0xffff_0000)
 }

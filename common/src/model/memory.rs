@@ -190,7 +190,7 @@ impl Config {
             head: [8 * self.width as u64, (rows * self.vocabulary * 2) as u64],
             gaps: [
                 most(&|layer| feed_forward::Kept::largest_per_token(&layer.feed_forward, self.width)),
-                most(&|layer| if layer.router().is_some() { GAPS_OF_EXPERTS } else { 0 }),
+                SET_ASIDE_STEP + most(&|layer| if layer.router().is_some() { GAPS_OF_EXPERTS } else { 0 }),
             ],
             ..self.needs(ActivationSizes::GPU, request)
         }
@@ -210,6 +210,8 @@ impl Config {
     }
 }
 
+/// The driver sets memory aside in steps of this many bytes.
+const SET_ASIDE_STEP: u64 = 32 << 20;
 /// What gaps took with experts, whose buffers have many sizes, beyond one of the largest buffer: 65 to 112 MiB were
 /// measured.
 const GAPS_OF_EXPERTS: u64 = 128 << 20;

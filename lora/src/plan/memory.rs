@@ -187,11 +187,13 @@ impl MemoryPlan {
         }
         if let Some(rate) = self.copy_rate {
             let copied = self.places.bytes_copied(&self.spec.block_bytes());
+            let seconds = copied as f64 / rate;
             note(format_args!(
-                "  Copies = {} in each pass, {:.2} s at the measured {:.1} GB/s, beside the computations",
+                "  Copies = {} in each pass, {seconds:.2} s at the measured {:.1} GB/s, beside the computations: at most {:.0} \
+                 tokens/s",
                 size(copied),
-                copied as f64 / rate,
-                rate / 1e9
+                rate / 1e9,
+                self.passes.most_tokens() as f64 / seconds
             ));
         }
         note(format_args!("  Adapters and their gradients = {adapters}, optimizer = {}", size(moments)));
