@@ -9,7 +9,8 @@
 //! LENGTHS is `16x155` (sequences times tokens of a step), or a JSON list of lengths, of which each
 //! step takes the next 16. Tokens are random, and every second half of a sequence is trained. TARGETS are those of
 //! `lora-train`, without which all linear layers but experts have adapters.
-//! Where the budget (0 for all that is free) has no room for the weights, blocks are streamed. Prints one JSON object.
+//! Where the budget (0 for all that is free) has no room for the weights, blocks are streamed; `24resident` runs the passes
+//! that are planned for 24 GiB with all weights on the GPU, to compare with. Prints one JSON object.
 //!
 //! Training runs on all GPUs that can be seen, each with a step of LENGTHS; `NPROC_PER_NODE=1` trains on one.
 
@@ -70,7 +71,11 @@ fn run(arguments: &[&str], choice: DeviceChoice, world: &World) -> Result<Value>
             let targets =
                 rest.get(1).map_or(Vec::new(), |names| names.split(',').map(str::to_owned).collect());
             let settings = AdapterSettings { targets, ..AdapterSettings::default() };
-            bench.train(&settings, lengths, bench.budget(budget)?, steps)?
+            let (budget, stays) = match budget.strip_suffix("resident") {
+                Some(budget) => (budget, true),
+                None => (*budget, false),
+            };
+            bench.train(&settings, lengths, (bench.budget(budget)?, stays), steps)?
         }
         ("score", [shape, rest @ ..]) => bench.score(shape, bench.budget(rest.first().unwrap_or(&"0"))?)?,
         ("decode", [tokens, rest @ ..]) => {
@@ -152,7 +157,14 @@ impl Bench<'_> {
         Ok((model, said))
     }
 
-    fn train(&self, settings: &AdapterSettings, lengths: &str, budget: u64, steps: usize) -> Result<Value> {
+    /// Trains within a budget, with all weights on the GPU where they stay there whatever it is.
+    fn train(
+        &self,
+        settings: &AdapterSettings,
+        lengths: &str,
+        (budget, stays): (u64, bool),
+        steps: usize,
+    ) -> Result<Value> {
         const WARM_UP: usize = 3;
         let (gpu, device, world) = (self.gpu, self.device, self.world);
         let layout = self.outline.new_adapters(settings)?;
@@ -165,15 +177,18 @@ impl Bench<'_> {
             dropout: false,
         };
         let held = self.outline.resident_on_gpu(&layout, &of_moments);
-        let Placement { places, resident: held, passes: plan } =
+        let Placement { mut places, resident: held, passes: plan } =
             self.outline.place(held, &wanted, budget, self.on_host());
+        if stays {
+            places = Places::resident(places.of_blocks().len());
+        }
         let (mut model, said) = self.load(&places)?;
         model.add_adapters(settings)?;
         let mut moments = Moments::of(&of_moments, device)?;
         let mut gradients = Vector::zeros(layout.len, device)?;
         gpu.synchronize()?;
         let memory = gpu.memory()?;
-        let spent = model.cache_dequantized(plan.spare(), true)?;
+        let spent = if stays { 0 } else { model.cache_dequantized(plan.spare(), true)? };
         let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
         let mut random = ChaCha8Rng::seed_from_u64(1 + world.rank() as u64);
         let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());

@@ -11,8 +11,9 @@ use serde_json::Value;
 pub fn write_model(json: &Value, directory: &Path) {
     let config = Config::parse(json).expect("the shape of a model");
     let mut state = 7;
-    let mut values =
-        |len: usize, bound: f32| -> Vec<f32> { (0..len).map(|_| to_bf16(bound * next(&mut state))).collect() };
+    let mut values = |len: usize, bound: f32| -> Vec<f32> {
+        (0..len).map(|_| to_bf16(bound * next(&mut state))).collect()
+    };
     let norm = |name: &str, len: usize| Tensor::from_f32(name, vec![len], &vec![1.0; len]);
     let mut tensors: Vec<Tensor> = config.norms().map(|weight| norm(&weight.name, weight.len)).collect();
     for module in config.modules() {
