@@ -8,7 +8,7 @@ use common::generate::{OutOfRange, Overrides};
 use common::models::ModelArguments;
 use common::{Error, Result, cli};
 
-use crate::serve::ServeArguments;
+use crate::serve::arguments::ServeArguments;
 
 /// Talk to a model or an adapter.
 ///

@@ -19,7 +19,7 @@
 //! | `metrics` | what the server has done so far |
 //! | `page` | the page at `/` |
 
-mod arguments;
+pub(crate) mod arguments;
 mod body;
 mod catalog;
 mod connections;
@@ -56,8 +56,6 @@ use queue::Queue;
 use scheduler::Scheduler;
 use server::Server;
 use weights::Weights;
-
-pub(crate) use arguments::ServeArguments;
 
 /// Threads that read requests and send answers, and threads that encode prompts.
 const NETWORK_THREADS: usize = 2;

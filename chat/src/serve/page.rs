@@ -1,8 +1,6 @@
 //! The page at `/`, on which people talk to the models. It asks no other server for anything, and runs no script but
 //! its own.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::http::HeaderName;
 use axum::http::header::{
@@ -11,14 +9,12 @@ use axum::http::header::{
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::server::Server;
-
 /// What the page may do: load its own script and style, and ask this server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Returns the addresses of the page.
-pub(crate) fn router() -> Router<Arc<Server>> {
+/// Returns the addresses of the page, which need no state of the server.
+pub(crate) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let file = |kind: &'static str, text: &'static str| get(async move || file(kind, text));
     Router::new()
         .route("/", file("text/html; charset=utf-8", include_str!("page/page.html")))
