@@ -211,8 +211,8 @@ impl Bench<'_> {
                 let pass = examples[first..last].iter().map(|(tokens, trained)| Sequence { tokens, trained });
                 let batch = Batch::pack(pass, 0);
                 let scale = 1.0 / supervised as f32;
-                let recomputed = plan.recomputed(batch.len());
-                loss += model.loss_and_gradients(&batch, scale, recomputed, &mut gradients)?.sum;
+                let tape = plan.tape(batch.len());
+                loss += model.loss_and_gradients(&batch, scale, tape, &mut gradients)?.sum;
                 first = last;
             }
             let [loss] = world.sums([loss])?;

@@ -7,7 +7,7 @@ use common::device::cuda::Gpu;
 use common::host_memory::{available_memory, lockable_memory};
 use common::kernels::adamw::MomentsSpec;
 use common::model::{
-    AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Placement, Places, ResidentBytes,
+    AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Place, Placement, Places, ResidentBytes,
 };
 use common::nf4::Scheme;
 use common::world::World;
@@ -56,15 +56,17 @@ struct Budget {
     available: u64,
     /// Whether `bytes` are those of `--vram-budget`, which are available.
     is_asked: bool,
+    /// The bytes of the host that may be page-locked, for weights and for inputs of blocks.
+    on_host: u64,
 }
 
 impl Budget {
     /// The memory that a run may take on every GPU: what the GPU with the least has.
-    fn of(gpu: &Gpu, asked: Option<u64>, world: &World) -> Result<Self> {
+    fn of(gpu: &Gpu, asked: Option<u64>, on_host: u64, world: &World) -> Result<Self> {
         let memory = gpu.memory()?;
         let available = world.least(memory.used + memory.free)?;
         let bytes = asked.unwrap_or(available.saturating_sub(GPU_MARGIN)).min(available);
-        Ok(Self { bytes, available, is_asked: asked.is_some_and(|asked| asked <= available) })
+        Ok(Self { bytes, available, is_asked: asked.is_some_and(|asked| asked <= available), on_host })
     }
 }
 
@@ -113,7 +115,6 @@ impl MemoryPlan {
                 (Placement { places, resident: spec.resident_on_host(layout, moments), passes }, None)
             }
             Device::Cuda(gpu) => {
-                let budget = Budget::of(gpu, config.device.vram_budget, world)?;
                 let resident = spec.resident_on_gpu(layout, moments);
                 // Weights that are quantized by loading lie in the memory of each rank besides.
                 let quantized = match is_quantized_by_loading {
@@ -122,7 +123,8 @@ impl MemoryPlan {
                 };
                 let of_rank = lockable_memory() / world.size() as u64;
                 let on_host = world.least(of_rank.saturating_sub(quantized))?;
-                (place(&spec, resident, &request, budget, on_host)?, Some(budget))
+                let budget = Budget::of(gpu, config.device.vram_budget, on_host, world)?;
+                (place(&spec, resident, &request, budget)?, Some(budget))
             }
         };
         let Placement { places, resident, passes } = placed;
@@ -159,7 +161,7 @@ impl MemoryPlan {
         if took > planned {
             self.resident.scratch += took - planned;
             let passes = fit(&self.spec, &self.places, &self.resident, &self.request, budget)?;
-            let of = |passes: &PassPlan| (passes.tokens, passes.recomputed(passes.most_tokens()));
+            let of = |passes: &PassPlan| (passes.tokens, passes.tape(passes.most_tokens()));
             let is_other = of(&passes) != of(&self.passes);
             self.passes = passes;
             if is_other {
@@ -184,6 +186,16 @@ impl MemoryPlan {
         }
         if self.places.streamed() > 0 {
             note(format_args!("  Streamed = {}", self.places.summary(&self.spec.block_bytes())));
+        }
+        let offloaded = self.passes.offloaded_bytes();
+        if offloaded > 0 {
+            note(format_args!(
+                "  Offloaded = inputs of {} of {} blocks to {} of page-locked host memory, from their forward to their \
+                 backward",
+                self.passes.tape(self.passes.most_tokens()).offloaded,
+                self.spec.config().layers.len(),
+                size(offloaded)
+            ));
         }
         if let Some(rate) = self.copy_rate {
             let copied = self.places.bytes_copied(&self.spec.block_bytes());
@@ -227,12 +239,17 @@ impl MemoryPlan {
 
     fn activations(&self) -> String {
         let (passes, layers) = (&self.passes, self.spec.config().layers.len());
-        let recomputed = passes.recomputed(passes.most_tokens());
+        let tape = passes.tape(passes.most_tokens());
+        let sliced = match tape.slice {
+            Some(rows) => format!(", feed-forward and head in slices of {rows} tokens"),
+            None => String::new(),
+        };
         format!(
-            "  Activations = {}: passes of up to {} tokens at {} a token, {recomputed} of {layers} blocks recomputed",
+            "  Activations = {}: passes of up to {} tokens at {} a token, {} of {layers} blocks recomputed{sliced}",
             size(passes.activations()),
             passes.most_tokens(),
-            size(passes.per_token(recomputed)),
+            size(passes.per_token(tape)),
+            tape.recomputed,
         )
     }
 
@@ -248,9 +265,8 @@ fn place(
     resident: ResidentBytes,
     request: &PassRequest,
     budget: Budget,
-    on_host: u64,
 ) -> Result<Placement> {
-    let placement = spec.place(resident, request, budget.bytes, on_host);
+    let placement = spec.place(resident, request, budget.bytes, budget.on_host);
     fit(spec, &placement.places, &placement.resident, request, budget)?;
     Ok(placement)
 }
@@ -264,7 +280,8 @@ fn fit(
     budget: Budget,
 ) -> Result<PassPlan> {
     let left = budget.bytes.saturating_sub(resident.total());
-    let passes = spec.config().plan_on_gpu(request, left);
+    let on_host = budget.on_host.saturating_sub(places.bytes_in(Place::PageLocked, &spec.block_bytes()));
+    let passes = spec.config().plan_on_gpu_and_host(request, left, on_host);
     let needed = resident.total() + passes.least();
     if needed <= budget.bytes {
         return Ok(passes);
@@ -327,7 +344,7 @@ mod tests {
     }
 
     fn budget(bytes: u64, available: u64) -> Budget {
-        Budget { bytes, available, is_asked: bytes < available }
+        Budget { bytes, available, is_asked: bytes < available, on_host: 1 << 40 }
     }
 
     /// [`super::fit`] with all weights on the GPU.
@@ -372,7 +389,7 @@ mod tests {
         let (all, block) = (bytes.iter().sum::<u64>(), bytes[0]);
         let request = PassRequest { ranks: [24, 8, 16, 8].repeat(20), ..request() };
         let passes = spec.config().plan_on_gpu(&request, 0);
-        let placed = |bytes| super::place(&spec, resident, &request, budget(bytes, 1 << 40), 1 << 40);
+        let placed = |bytes| super::place(&spec, resident, &request, budget(bytes, 1 << 40));
 
         // A run that fits is planned as if nothing could be streamed.
         let needed = resident.total() + passes.least();

@@ -33,6 +33,12 @@ impl Dropout {
         Self { draws: Draws { stream, ..self.draws }, ..self }
     }
 
+    /// The mask of a matrix that begins with row `first` of this mask's matrix.
+    pub(in crate::kernels) fn from_row(self, first: usize) -> Self {
+        let first_row = self.draws.first_row.wrapping_add(first as u32);
+        Self { draws: Draws { first_row, ..self.draws }, ..self }
+    }
+
     /// An element is dropped where its number is below this.
     fn threshold(&self) -> u32 {
         (f64::from(self.probability) * 2f64.powi(32)) as u32

@@ -71,6 +71,13 @@ pub struct Parameters<'a> {
     pub dropout: Option<Dropout>,
 }
 
+impl Parameters<'_> {
+    /// What adapters compute with on a slice of rows that begins with row `first`.
+    pub(crate) fn from_row(self, first: usize) -> Self {
+        Self { dropout: self.dropout.map(|dropout| dropout.from_row(first)), ..self }
+    }
+}
+
 impl<'a> From<&'a Vector> for Parameters<'a> {
     fn from(values: &'a Vector) -> Self {
         Self { values, dropout: None }
