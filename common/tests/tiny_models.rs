@@ -290,13 +290,19 @@ fn slices_are_the_whole() {
             let loss = model.backward(tape, objective, &mut gradients).unwrap();
             (loss.sum, gradients.to_vec().unwrap())
         };
-        let objectives: [&dyn Objective; 2] = [&Supervised { scale: 1.0 }, &Preference { beta: 0.05, first: 3 }];
+        let objectives: [&dyn Objective; 2] =
+            [&Supervised { scale: 1.0 }, &Preference { beta: 0.05, first: 3 }];
         for objective in objectives {
             let whole = run(0.into(), objective);
             for (rows, recomputed) in [(5, 1), (batch.len() - 1, 2)] {
                 let plan = TapePlan { recomputed, offloaded: recomputed, slice: Some(rows) };
                 let sliced = run(plan, objective);
-                assert!((whole.0 - sliced.0).abs() < 1e-5 * whole.0, "{family}: {} and {}", whole.0, sliced.0);
+                assert!(
+                    (whole.0 - sliced.0).abs() < 1e-5 * whole.0,
+                    "{family}: {} and {}",
+                    whole.0,
+                    sliced.0
+                );
                 let difference = difference(&whole.1, &sliced.1);
                 // The slope of a soft-cap, 1 − tanh², loses digits where the cap is nearly reached.
                 let bound = if model.config().logit_softcap.is_some() { 1e-4 } else { 1e-5 };

@@ -72,7 +72,10 @@ mod tests {
         assert!(rows.push(&Tensor::from_vec(vec![0.0; 4], &[1, 4]).unwrap()).is_err(), "other columns");
         rows.push(&whole.rows(6..7).unwrap()).unwrap();
         let assembled = rows.finish().unwrap();
-        assert_eq!((assembled.shape(), assembled.to_vec().unwrap()), (whole.shape(), whole.to_vec().unwrap()));
+        assert_eq!(
+            (assembled.shape(), assembled.to_vec().unwrap()),
+            (whole.shape(), whole.to_vec().unwrap())
+        );
         assert!(AssembledRows::like(&whole).unwrap().finish().is_err(), "rows are missing");
     }
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use crate::{Error, Result};
 
-use cuda::{Float16, Gpu};
 pub(crate) use assembled::AssembledRows;
+use cuda::{Float16, Gpu};
 pub(crate) use offloaded::OffloadedTensor;
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};

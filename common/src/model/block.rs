@@ -126,7 +126,8 @@ impl Kept {
         sizes: ActivationSizes,
     ) -> u64 {
         let rank = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
-        attention::Kept::bytes_per_token(&layer.attention, width, [rank(0), rank(1)], sizes) + sizes.values(width)
+        attention::Kept::bytes_per_token(&layer.attention, width, [rank(0), rank(1)], sizes)
+            + sizes.values(width)
     }
 
     /// Bytes per token that the backward of a layer holds on a GPU at its fullest besides [`Kept`] and its

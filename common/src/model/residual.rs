@@ -37,7 +37,12 @@ impl Residual {
 
     /// y from x and the result of the branch's last product, which has been added to [`Residual::added_to`];
     /// and what the backward needs of it.
-    pub(super) fn leave(&self, x: &Tensor, branch: Tensor, pass: &Rowwise) -> Result<(Tensor, Option<Tensor>)> {
+    pub(super) fn leave(
+        &self,
+        x: &Tensor,
+        branch: Tensor,
+        pass: &Rowwise,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         if self.is_direct() {
             return Ok((branch, None));
         }
@@ -50,7 +55,12 @@ impl Residual {
     }
 
     /// The gradient [T, C] of the branch's result from dy and what was kept.
-    pub(super) fn leave_backward(&self, dy: &Tensor, kept: Option<&Tensor>, pass: &Rowwise) -> Result<Tensor> {
+    pub(super) fn leave_backward(
+        &self,
+        dy: &Tensor,
+        kept: Option<&Tensor>,
+        pass: &Rowwise,
+    ) -> Result<Tensor> {
         let dy = if self.multiplier == 1.0 { dy.clone() } else { dy.scale(self.multiplier)? };
         match (&self.after, kept) {
             (Some(norm), Some(branch)) => Ok(rms_norm::backward(&dy, branch, norm, None, pass.epsilon)?.0),

@@ -95,7 +95,8 @@ impl Model {
         if let (Some(coefficient), Some(balance)) = (self.config.router_loss, balance) {
             let coefficient = coefficient * tokens as f32;
             of_balance = f64::from(coefficient) * balance.loss();
-            pass.rowwise.balance = Some(balance.slopes(coefficient * objective.equal_weight().unwrap_or(0.0)));
+            pass.rowwise.balance =
+                Some(balance.slopes(coefficient * objective.equal_weight().unwrap_or(0.0)));
         }
         let (loss, mut dx) = self.head.loss_and_gradient(hidden, batch, objective, pass.slice)?;
         for index in (first..self.blocks.len()).rev() {

@@ -44,7 +44,8 @@ impl PageLocked {
         let registered = context.bind_to_thread().and_then(|()| {
             // SAFETY: the memory is mapped until it has been unregistered, which `Drop` does first.
             #[allow(unsafe_code)]
-            unsafe { sys::cuMemHostRegister_v2(address, memory.len(), sys::CU_MEMHOSTREGISTER_PORTABLE) }.result()
+            unsafe { sys::cuMemHostRegister_v2(address, memory.len(), sys::CU_MEMHOSTREGISTER_PORTABLE) }
+                .result()
         });
         match registered {
             Ok(()) => Ok(Self { memory, context: Arc::clone(context) }),

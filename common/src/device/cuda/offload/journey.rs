@@ -149,9 +149,10 @@ mod tests {
                     assert!(!conflicts || other.is_before(work), "{other:?} beside {work:?}");
                 }
                 if let Some(expected) = work.expects {
-                    let written = self.works[..at].iter().rev().find(|other| {
-                        other.memory == work.memory && other.writes.is_some()
-                    });
+                    let written = self.works[..at]
+                        .iter()
+                        .rev()
+                        .find(|other| other.memory == work.memory && other.writes.is_some());
                     assert_eq!(written.and_then(|work| work.writes), Some(expected), "{work:?}");
                 }
             }
@@ -274,7 +275,11 @@ mod tests {
             gpu.check();
             assert_eq!(gpu.works.iter().filter(|work| work.stream == COPY).count(), 2 * 4 * blocks);
             assert!(gpu.used.iter().all(|used| !used), "all memory is free again");
-            assert!(gpu.used.len() <= 3, "an input, the one that arrives, and what is computed: {}", gpu.used.len());
+            assert!(
+                gpu.used.len() <= 3,
+                "an input, the one that arrives, and what is computed: {}",
+                gpu.used.len()
+            );
         }
     }
 

@@ -106,7 +106,8 @@ impl OnGpu {
     /// Queues a copy after all that was queued to compute. One that fails is over.
     fn queue(&mut self, copy: impl FnOnce(&mut [u8], &CudaStream) -> Result<()>) -> Result<()> {
         let bytes = size_of::<u16>() * self.shape.iter().product::<usize>();
-        let memory = self.memory.as_mut().ok_or_else(|| error!(Bug, "a tensor without a place on the host"))?;
+        let memory =
+            self.memory.as_mut().ok_or_else(|| error!(Bug, "a tensor without a place on the host"))?;
         let memory = &mut memory.bytes_mut()[..bytes];
         let stream = &self.gpu.offload.stream;
         self.ready.record(&self.gpu.stream).map_err(failed)?;
