@@ -10,7 +10,7 @@ use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Tensor, Vector};
 use common::kernels::attention::{self, Heads, Sequences};
 use common::kernels::glu::{self, Activation};
-use common::kernels::linear::{self, AdapterSlot, Linear, Projection, Weight};
+use common::kernels::linear::{self, AdapterSlot, Linear, Parameters, Projection, Weight};
 use common::kernels::rope::{self, Angles, Pairs, RotatedHeads};
 use common::model::{AdapterSettings, Batch, Model, Place, Places, Sequence, TapePlan};
 use half::bf16;
@@ -128,13 +128,13 @@ fn gate_and_up_may_have_more_than_two_to_the_31_numbers() {
     let device = gpu();
     let mut random = ChaCha8Rng::seed_from_u64(5);
     let (linear, parameters) = layer(&device, &mut random, 2 * WIDTH, K);
-    let parameters = Some((&parameters).into());
+    let parameters = Parameters::from(&parameters);
     let x = Tensor::on(&device, values(&mut random, ROWS * K, 1.0), &[ROWS, K]).unwrap();
     let rows = chosen(ROWS, 2 * WIDTH);
     let few = x.gather_rows(&rows).unwrap();
 
-    let gate_up = linear::forward(&x, &linear, parameters, None).unwrap().y;
-    let of_few = linear::forward(&few, &linear, parameters, None).unwrap().y;
+    let gate_up = linear::forward(&x, &linear, Some(parameters), None).unwrap().y;
+    let of_few = linear::forward(&few, &linear, Some(parameters), None).unwrap().y;
     expect_near("gate and up", &gate_up, &rows, &of_few);
     let hidden = glu::forward(&gate_up, Activation::Silu).unwrap();
     let of_few_hidden = glu::forward(&of_few, Activation::Silu).unwrap();
@@ -144,14 +144,13 @@ fn gate_and_up_may_have_more_than_two_to_the_31_numbers() {
     expect_near("hidden again", &hidden, &rows, &of_few_hidden);
     expect_near("gradients of gate and up", &dgate_up, &rows, &of_few);
     drop(hidden);
-    let backward = |dy: &Tensor| linear::backward(dy, &linear, parameters.unwrap(), true).unwrap();
+    let backward = |dy: &Tensor| linear::backward(dy, &linear, parameters, true).unwrap();
     let (large, small) = (backward(&dgate_up), backward(&of_few));
     expect_near("gradient of the input", large.dx.as_ref().unwrap(), &rows, small.dx.as_ref().unwrap());
 
     // The adapter's gradients are sums over rows: those of all, and those of two parts.
     let gradients = |dy: &Tensor, x: &Tensor, sums: &mut Vector| {
         let backward = backward(dy);
-        let parameters = parameters.unwrap();
         linear::adapter_gradients((dy, &backward), (x, None), &linear, parameters, sums).unwrap();
     };
     let zeros = || Vector::zeros(8 * (K + 2 * WIDTH), &device).unwrap();

@@ -127,10 +127,12 @@ impl PassPlan {
         (self.needs.sliced.is_some() && (SLICE + 1..=self.longest).contains(&tokens)).then_some(SLICE)
     }
 
-    /// How many inputs of a pass of `tokens` the host has room for.
+    /// How many inputs of a pass of `tokens` the host has room for, as far as that leaves less on the GPU.
     fn most_offloaded(&self, tokens: usize) -> usize {
         let input = self.needs.input * tokens as u64;
-        self.on_host.checked_div(input).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
+        let count = self.on_host.checked_div(input).unwrap_or(0);
+        let useful = (self.needs.kept.len() + 1).saturating_sub(LEAST_INPUTS);
+        usize::try_from(count).map_or(useful, |count| count.min(useful))
     }
 
     /// Tokens of the longest pass.
@@ -216,10 +218,11 @@ impl Needs {
         };
         let (again, kept) = kept.split_at(tape.recomputed.min(kept.len()));
         let kept: u64 = kept.iter().sum();
-        // Where inputs wait on the host, one is computed with, the next one arrives, and a gradient passes between blocks.
         let inputs = match tape.offloaded as u64 {
             0 => self.inputs,
-            offloaded => self.inputs.saturating_sub(offloaded * self.input).max(3 * self.input),
+            offloaded => {
+                self.inputs.saturating_sub(offloaded * self.input).max(LEAST_INPUTS as u64 * self.input)
+            }
         };
         let dropped = if tape.slice.is_some() { 0 } else { self.dropped };
         inputs + kept.max(again.iter().copied().max().unwrap_or(0)) + dropped + gap
@@ -353,6 +356,9 @@ const SET_ASIDE_STEP: u64 = 32 << 20;
 /// What gaps took with experts, whose buffers have many sizes, beyond one of the largest buffer: 65 to 112 MiB were
 /// measured.
 const GAPS_OF_EXPERTS: u64 = 128 << 20;
+/// Inputs that are on a GPU while others wait on the host: the one that is computed with, the next one, which arrives,
+/// and the gradient that passes between blocks.
+const LEAST_INPUTS: usize = 3;
 /// Rows of a slice: enough that dequantizing the weights is a small part of the work.
 const SLICE: usize = 8192;
 /// Tokens of the longest forward without a backward that a GPU computes whole.
@@ -467,9 +473,9 @@ mod tests {
         // 14 GiB of 32: what is left of a GPU of 24 GB has room for it all.
         let least = plan(0, 1 << 40);
         assert!(least.least() < 14 << 30, "{}", least.least());
-        assert_eq!(least.tape(131_072), TapePlan { recomputed: 27, offloaded: 27, slice: Some(8192) });
+        assert_eq!(least.tape(131_072), TapePlan { recomputed: 27, offloaded: 26, slice: Some(8192) });
         let input = 131_072 * 3584 * 2;
-        assert_eq!(least.offloaded_bytes(), 27 * input);
+        assert_eq!(least.offloaded_bytes(), 26 * input);
         let bounded = plan(0, 5 * input + 1);
         assert_eq!((bounded.tape(131_072).offloaded, bounded.offloaded_bytes()), (5, 5 * input));
     }

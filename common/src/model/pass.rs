@@ -69,7 +69,7 @@ impl<'a> Deref for Pass<'a> {
 impl<'a> Rowwise<'a> {
     /// The same for a slice of the rows, which begins with row `first` and is not cut any further.
     pub(super) fn of_slice(&self, first: usize) -> Self {
-        let parameters = self.parameters.map(|parameters| parameters.from_row(first));
+        let parameters = self.parameters.map(|parameters| parameters.after_rows(first));
         Self { parameters, slice: None, ..self.clone() }
     }
 

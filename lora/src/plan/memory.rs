@@ -187,16 +187,7 @@ impl MemoryPlan {
         if self.places.streamed() > 0 {
             note(format_args!("  Streamed = {}", self.places.summary(&self.spec.block_bytes())));
         }
-        let offloaded = self.passes.offloaded_bytes();
-        if offloaded > 0 {
-            note(format_args!(
-                "  Offloaded = inputs of {} of {} blocks to {} of page-locked host memory, from their forward to their \
-                 backward",
-                self.passes.tape(self.passes.most_tokens()).offloaded,
-                self.spec.config().layers.len(),
-                size(offloaded)
-            ));
-        }
+        self.offloaded().into_iter().for_each(note);
         if let Some(rate) = self.copy_rate {
             let copied = self.places.bytes_copied(&self.spec.block_bytes());
             let seconds = copied as f64 / rate;
@@ -235,6 +226,18 @@ impl MemoryPlan {
         } else {
             note(self.activations());
         }
+    }
+
+    fn offloaded(&self) -> Option<String> {
+        let (passes, layers) = (&self.passes, self.spec.config().layers.len());
+        let offloaded = passes.tape(passes.most_tokens()).offloaded;
+        (offloaded > 0).then(|| {
+            format!(
+                "  Offloaded = inputs of {offloaded} of {layers} blocks, in {} of page-locked host memory between their \
+                 forward and their backward",
+                size(passes.offloaded_bytes())
+            )
+        })
     }
 
     fn activations(&self) -> String {
@@ -413,6 +416,43 @@ mod tests {
         let error = placed(least - 1).err().unwrap();
         let would_do = least.div_ceil(1 << 20);
         assert!(error.hint_text().unwrap().starts_with(&format!("--vram-budget {would_do}MiB would do; ")));
+    }
+
+    #[test]
+    fn a_long_sequence_is_cut_and_its_inputs_wait_on_the_host() {
+        let directory = tempfile::tempdir().unwrap();
+        let (spec, resident) = hollow(directory.path());
+        let request = PassRequest { longest: 100_000, ranks: [24, 8, 16, 8].repeat(20), ..request() };
+        let least = |on_host| spec.config().plan_on_gpu_and_host(&request, 0, on_host).least();
+        let input = 2 * 512 * 100_000;
+        let bytes = resident.total() + least(18 * input);
+        let placed =
+            |on_host| super::place(&spec, resident, &request, Budget { on_host, ..budget(bytes, 1 << 40) });
+        let Placement { places, resident: held, passes } = placed(18 * input).unwrap();
+        assert_eq!((places.streamed(), passes.offloaded_bytes()), (0, 18 * input));
+        let plan = MemoryPlan {
+            passes,
+            places,
+            resident: held,
+            spec: spec.clone(),
+            request: request.clone(),
+            budget: None,
+            paged: 0,
+            copy_rate: None,
+            reads_table: true,
+            is_quantized_by_loading: false,
+        };
+        let expected = "  Offloaded = inputs of 18 of 20 blocks, in 1758 MiB of page-locked host memory between their \
+                        forward and their backward";
+        assert_eq!(plan.offloaded().unwrap(), expected);
+        let said = plan.activations();
+        assert!(said.contains("passes of up to 100000 tokens at "), "{said}");
+        let end = "19 of 20 blocks recomputed, feed-forward and head in slices of 8192 tokens";
+        assert!(said.ends_with(end), "{said}");
+
+        // The host has room for one input less.
+        let error = placed(18 * input - 1).err().unwrap().to_string();
+        assert!(error.contains("the longest example of 100000 tokens"), "{error}");
     }
 
     #[test]

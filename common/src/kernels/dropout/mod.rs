@@ -33,9 +33,9 @@ impl Dropout {
         Self { draws: Draws { stream, ..self.draws }, ..self }
     }
 
-    /// The mask of a matrix that begins with row `first` of this mask's matrix.
-    pub(in crate::kernels) fn from_row(self, first: usize) -> Self {
-        let first_row = self.draws.first_row.wrapping_add(first as u32);
+    /// The mask of what is left of a matrix after its first rows.
+    pub(in crate::kernels) fn after_rows(self, rows: usize) -> Self {
+        let first_row = self.draws.first_row.wrapping_add(rows as u32);
         Self { draws: Draws { first_row, ..self.draws }, ..self }
     }
 

@@ -72,9 +72,9 @@ pub struct Parameters<'a> {
 }
 
 impl Parameters<'_> {
-    /// What adapters compute with on a slice of rows that begins with row `first`.
-    pub(crate) fn from_row(self, first: usize) -> Self {
-        Self { dropout: self.dropout.map(|dropout| dropout.from_row(first)), ..self }
+    /// What adapters compute with on what is left of a matrix after its first rows.
+    pub(crate) fn after_rows(self, rows: usize) -> Self {
+        Self { dropout: self.dropout.map(|dropout| dropout.after_rows(rows)), ..self }
     }
 }
 
