@@ -8,7 +8,8 @@
 //!
 //! LENGTHS is `16x155` (sequences times tokens of a step), or a JSON list of lengths, of which each
 //! step takes the next 16. Tokens are random, and every second half of a sequence is trained. TARGETS are those of
-//! `lora-train`, without which all linear layers but experts have adapters.
+//! `lora-train`, without which all linear layers but experts have adapters. STEPS are measured after as many others, up
+//! to three, that are not; of 0 the first is.
 //! Where the budget (0 for all that is free) has no room for the weights, blocks are streamed; `24resident` runs the passes
 //! that are planned for 24 GiB with all weights on the GPU, to compare with. Prints one JSON object.
 //!
@@ -165,11 +166,11 @@ impl Bench<'_> {
         (budget, stays): (u64, bool),
         steps: usize,
     ) -> Result<Value> {
-        const WARM_UP: usize = 3;
+        let (warm_up, steps) = (steps.min(3), steps.max(1));
         let (gpu, device, world) = (self.gpu, self.device, self.world);
         let layout = self.outline.new_adapters(settings)?;
         let of_moments = MomentsSpec::exact(layout.len);
-        let lengths = steps_of(lengths, steps + WARM_UP)?;
+        let lengths = steps_of(lengths, steps + warm_up)?;
         let wanted = PassRequest {
             longest: lengths.iter().flatten().copied().max().unwrap_or(1),
             tokens: lengths.iter().map(|step| step.iter().sum()).max().unwrap_or(1),
@@ -211,8 +212,8 @@ impl Bench<'_> {
                 let pass = examples[first..last].iter().map(|(tokens, trained)| Sequence { tokens, trained });
                 let batch = Batch::pack(pass, 0);
                 let scale = 1.0 / supervised as f32;
-                let recomputed = plan.recomputed(batch.len());
-                loss += model.loss_and_gradients(&batch, scale, recomputed, &mut gradients)?.sum;
+                let tape = plan.tape(batch.len());
+                loss += model.loss_and_gradients(&batch, scale, tape, &mut gradients)?.sum;
                 first = last;
             }
             let [loss] = world.sums([loss])?;
@@ -223,15 +224,17 @@ impl Bench<'_> {
             })?;
             gpu.synchronize()?;
             losses.push(loss / supervised as f64);
-            if step >= WARM_UP {
+            if step >= warm_up {
                 seconds.push(begun.elapsed().as_secs_f64());
                 tokens += world.size() * lengths.iter().sum::<usize>();
             }
         }
         let total: f64 = seconds.iter().sum();
+        let tape = plan.tape(plan.most_tokens());
         let result = json!({
             "what": "train", "tokens_per_second": tokens as f64 / total,
-            "step_seconds": median(&mut seconds), "pass_tokens": plan.tokens, "spent_mib": spent >> 20, "recomputed": plan.recomputed(plan.tokens),
+            "step_seconds": median(&mut seconds), "pass_tokens": plan.tokens, "spent_mib": spent >> 20, "recomputed": tape.recomputed, "offloaded": tape.offloaded, "offloaded_mib": plan.offloaded_bytes() >> 20,
+            "slice": tape.slice,
             "planned_held_mib": held.total() >> 20, "held_mib": memory.used >> 20,
             "planned_mib": (held.total() + plan.activations()) >> 20, "first_loss": losses[0], "last_loss": losses.last(),
         });

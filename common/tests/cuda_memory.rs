@@ -1,5 +1,5 @@
 //! What passes take of a GPU's memory against what is planned for them: short, long, and longer than 65,535
-//! tokens, with all blocks kept and with all but one recomputed.
+//! tokens, with all blocks kept, and with as little kept as can be.
 //!
 //! The model's weights are the zeros of a file with a hole: memory does not depend on values. Each pass has a
 //! process of its own, because the driver counts the peak from the beginning of the process.
@@ -13,6 +13,7 @@ use std::process::Command;
 use common::checkpoint::{Dtype, TensorSpec};
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
+use common::host_memory::lockable_memory;
 use common::kernels::adamw::MomentsSpec;
 use common::model::{AdapterSettings, Batch, Config, Model, ModelSpec, PassRequest, Sequence};
 use serde_json::{Map, Value, json};
@@ -84,28 +85,30 @@ fn run(is_mixture: bool, count: usize, tokens: usize, is_short: bool) {
     let request =
         PassRequest { longest: tokens, tokens: count * tokens, ranks: layout.ranks(), dropout: false };
     let config = spec.config();
-    let all_recomputed =
-        config.plan_on_gpu(&PassRequest { longest: count * tokens, ..request.clone() }, 0).least();
+    let on_host = if is_short { lockable_memory() } else { 0 };
+    let all_recomputed = config.plan_on_gpu_and_host(&request, 0, on_host).least_of(count * tokens);
     let budget = if is_short { all_recomputed } else { memory.free };
     let needed = config.plan_on_gpu(&request, if is_short { budget } else { u64::MAX / 2 }).activations();
     if needed > memory.free {
         eprintln!("skipped {count} x {tokens}: this GPU has no {} MiB free", needed >> 20);
         return;
     }
-    let plan = config.plan_on_gpu(&request, budget);
+    let plan = config.plan_on_gpu_and_host(&request, budget, on_host);
     assert_eq!(plan.tokens, count * tokens, "in one pass");
-    let recomputed = plan.recomputed(plan.tokens);
-    assert_eq!(recomputed, if is_short { 5 } else { 0 });
+    let tape = plan.tape(plan.tokens);
+    assert_eq!(tape.recomputed, if is_short { 5 } else { 0 });
+    let is_long = is_short && count == 1 && tokens > 8192;
+    assert_eq!((tape.slice.is_some(), tape.offloaded), (is_long, if is_long { 4 } else { 0 }));
 
     let sequence = (vec![1; tokens], vec![true; tokens]);
     let batch = Batch::pack((0..count).map(|_| Sequence { tokens: &sequence.0, trained: &sequence.1 }), 0);
-    let loss = model.loss_and_gradients(&batch, 1e-3, recomputed, &mut gradients).unwrap();
+    let loss = model.loss_and_gradients(&batch, 1e-3, tape, &mut gradients).unwrap();
     assert!((loss.mean() - 32_000f64.ln()).abs() < 1e-3, "{}", loss.mean());
 
     let (measured, planned) = (gpu.memory().unwrap(), memory.used + plan.activations());
     let in_mib = |bytes: u64| bytes >> 20;
     eprintln!(
-        "{count} x {tokens}, {recomputed} recomputed: planned {} MiB, in use {} MiB, set aside {} MiB",
+        "{count} x {tokens}, {tape:?}: planned {} MiB, in use {} MiB, set aside {} MiB",
         in_mib(planned),
         in_mib(measured.peak),
         in_mib(measured.reserved_peak)

@@ -1,6 +1,8 @@
 //! Where tensors live and products run.
 
+mod assembled;
 pub mod cuda;
+mod offloaded;
 mod tensor;
 mod vector;
 
@@ -10,7 +12,9 @@ use std::sync::Arc;
 
 use crate::{Error, Result};
 
+pub(crate) use assembled::AssembledRows;
 use cuda::{Float16, Gpu};
+pub(crate) use offloaded::OffloadedTensor;
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};
 

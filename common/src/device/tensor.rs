@@ -3,7 +3,7 @@
 //! On the host it is a contiguous f32 candle tensor, on a GPU a buffer of 16-bit numbers. Tensors are values:
 //! an op returns a new one.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use candle_core::Storage;
 
@@ -150,6 +150,14 @@ impl Tensor {
         match self {
             Self::Cpu(tensor) => Ok(Self::Cpu(tensor.affine(f64::from(factor), 0.0)?)),
             Self::Cuda(tensor) => Ok(Self::Cuda(tensor.scale(factor)?)),
+        }
+    }
+
+    /// The rows in `rows` of a matrix [T, C].
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        match self {
+            Self::Cpu(tensor) => Ok(Self::Cpu(tensor.narrow(0, rows.start, rows.len())?)),
+            Self::Cuda(tensor) => Ok(Self::Cuda(tensor.rows(rows)?)),
         }
     }
 

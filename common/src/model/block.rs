@@ -113,11 +113,21 @@ impl Kept {
         ranks: &[usize],
         sizes: ActivationSizes,
     ) -> u64 {
-        let rank = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
         let of_feed_forward = ranks.get(2..).unwrap_or_default();
+        Self::bytes_per_token_in_slices(layer, width, ranks, sizes)
+            + feed_forward::Kept::bytes_per_token(&layer.feed_forward, width, of_feed_forward, sizes)
+    }
+
+    /// As [`Kept::bytes_per_token`] where the feed-forward keeps nothing and runs again in slices.
+    pub(super) fn bytes_per_token_in_slices(
+        layer: &LayerConfig,
+        width: usize,
+        ranks: &[usize],
+        sizes: ActivationSizes,
+    ) -> u64 {
+        let rank = |stack: usize| ranks.get(stack).copied().unwrap_or(0);
         attention::Kept::bytes_per_token(&layer.attention, width, [rank(0), rank(1)], sizes)
             + sizes.values(width)
-            + feed_forward::Kept::bytes_per_token(&layer.feed_forward, width, of_feed_forward, sizes)
     }
 
     /// Bytes per token that the backward of a layer holds on a GPU at its fullest besides [`Kept`] and its

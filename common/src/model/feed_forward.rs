@@ -5,11 +5,11 @@ use super::activations::ActivationSizes;
 use super::gated::{self, Gated};
 use super::layer::{FeedForwardConfig, FeedForwardKind};
 use super::mixture::{self, Mixture};
-use super::pass::Pass;
+use super::pass::{Rowwise, slices};
 use super::residual::{self, Residual};
 use super::stack::{Stack, StackMut};
 use super::weight_reader::WeightReader;
-use crate::device::{Tensor, Vector};
+use crate::device::{AssembledRows, Tensor, Vector};
 use crate::kernels::routing::Routing;
 use crate::{Result, error};
 
@@ -35,6 +35,8 @@ pub(super) struct Kept {
 enum KeptKind {
     Gated(gated::Kept),
     Mixture(Box<mixture::Kept>),
+    /// Nothing: the backward runs the branch again, a slice of so many rows at a time.
+    Slices(usize),
 }
 
 impl FeedForward {
@@ -47,7 +49,15 @@ impl FeedForward {
     }
 
     /// y [T, C] = x + feed_forward(x), and what the backward needs.
-    pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<(Tensor, Kept)> {
+    pub(super) fn forward(&self, x: &Tensor, pass: &Rowwise) -> Result<(Tensor, Kept)> {
+        if let Some(rows) = self.slice(x, pass) {
+            let mut y = AssembledRows::like(x)?;
+            for slice in slices(x.shape()[0], rows) {
+                let pass = pass.of_slice(slice.start);
+                y.push(&self.forward(&x.rows(slice)?, &pass)?.0)?;
+            }
+            return Ok((y.finish()?, Kept { kind: KeptKind::Slices(rows), output: None }));
+        }
         let (input, around) = (self.residual.enter(x, pass)?, self.residual.added_to(x));
         let (branch, kind) = match &self.kind {
             Kind::Gated(gated) => {
@@ -64,7 +74,10 @@ impl FeedForward {
     }
 
     /// What the backward needs: all of the forward but, where its result alone is not needed, its last product.
-    pub(super) fn recompute(&self, x: &Tensor, pass: &Pass) -> Result<Kept> {
+    pub(super) fn recompute(&self, x: &Tensor, pass: &Rowwise) -> Result<Kept> {
+        if let Some(rows) = self.slice(x, pass) {
+            return Ok(Kept { kind: KeptKind::Slices(rows), output: None });
+        }
         if self.residual.added_to(x).is_none() {
             return self.forward(x, pass).map(|(_, kept)| kept);
         }
@@ -85,11 +98,21 @@ impl FeedForward {
         dy: &Tensor,
         x: &Tensor,
         kept: Kept,
-        pass: &Pass,
+        pass: &Rowwise,
         gradients: &mut Vector,
     ) -> Result<Tensor> {
         let parameters = pass.trained()?;
         let Kept { kind, output } = kept;
+        if let KeptKind::Slices(rows) = kind {
+            let mut dx = AssembledRows::like(dy)?;
+            for slice in slices(x.shape()[0], rows) {
+                let pass = pass.of_slice(slice.start);
+                let (dy, x) = (dy.rows(slice.clone())?, x.rows(slice)?);
+                let kept = self.recompute(&x, &pass)?;
+                dx.push(&self.backward(&dy, &x, kept, &pass, gradients)?)?;
+            }
+            return dx.finish();
+        }
         let dbranch = self.residual.leave_backward(dy, output.as_ref(), pass)?;
         drop(output);
         match (&self.kind, kind) {
@@ -109,6 +132,14 @@ impl FeedForward {
                 Ok(dx)
             }
             _ => Err(error!(Bug, "a feed-forward kept what another kind keeps")),
+        }
+    }
+
+    /// The rows of a slice, where the branch runs in slices. The experts of a mixture share the tokens of the whole pass.
+    fn slice(&self, x: &Tensor, pass: &Rowwise) -> Option<usize> {
+        match self.kind {
+            Kind::Gated(_) => pass.slice.filter(|rows| *rows < x.shape()[0]),
+            Kind::Mixture(_) => None,
         }
     }
 
@@ -150,7 +181,7 @@ impl Kept {
     /// Where the tokens went, in a mixture of experts.
     pub(super) fn routing(&self) -> Option<&Routing> {
         match &self.kind {
-            KeptKind::Gated(_) => None,
+            KeptKind::Gated(_) | KeptKind::Slices(_) => None,
             KeptKind::Mixture(kept) => Some(kept.routing()),
         }
     }
@@ -204,6 +235,7 @@ impl Kept {
         let kind = match &self.kind {
             KeptKind::Gated(kept) => kept.bytes(),
             KeptKind::Mixture(kept) => kept.bytes(),
+            KeptKind::Slices(_) => 0,
         };
         kind + self.output.as_ref().map_or(0, Tensor::bytes)
     }

@@ -2,10 +2,11 @@
 //! for evaluation.
 
 use super::block::Block;
+use super::memory::slice_of_forward;
 use super::pass::Pass;
 use super::{Batch, Cache, Loss, Model};
 use crate::device::cuda::Way;
-use crate::device::{Tensor, Vector};
+use crate::device::{Device, Tensor, Vector};
 use crate::kernels::embedding;
 use crate::{Result, error};
 
@@ -34,7 +35,10 @@ impl Model {
 
     /// The residual stream after the last block, [T, C].
     fn hidden(&self, batch: &Batch, mut cache: Cache<'_>, parameters: Option<&Vector>) -> Result<Tensor> {
-        let pass = self.pass(batch, cache.len(), parameters)?;
+        let mut pass = self.pass(batch, cache.len(), parameters)?;
+        if let Device::Cuda(_) = self.device {
+            pass.rowwise.slice = slice_of_forward(batch.len());
+        }
         if matches!(cache, Cache::Extend(_)) && batch.starts.len() != 2 {
             return Err(error!(Bug, "a cache is extended by one sequence at a time"));
         }

@@ -2,9 +2,10 @@
 //! is said beside the part ([`super::attention`], [`super::feed_forward`]); this file adds it up.
 
 use super::activations::ActivationSizes;
+use super::attention;
 use super::block::Kept;
 use super::feed_forward;
-use super::{Config, LayerConfig};
+use super::{Config, LayerConfig, TapePlan};
 use crate::kernels::linear_cross_entropy::chunk_rows;
 
 /// The passes that a run needs, and what its adapters add to them.
@@ -31,7 +32,8 @@ pub struct InferenceRequest {
     pub adapters: u64,
 }
 
-/// Passes that fit: how many tokens one has, and how many blocks run forward twice.
+/// Passes that fit: how many tokens one has, how many blocks run forward twice, and, of sequences that have no room
+/// otherwise, which inputs wait on the host and how many rows are computed at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassPlan {
     /// Most tokens of a pass. A longer single sequence is a pass of its own.
@@ -40,6 +42,8 @@ pub struct PassPlan {
     longest: usize,
     needs: Needs,
     budget: u64,
+    /// Bytes of the host that inputs of blocks may take.
+    on_host: u64,
 }
 
 /// What a pass takes, in bytes.
@@ -47,6 +51,8 @@ pub struct PassPlan {
 struct Needs {
     /// The inputs of all blocks, for each token.
     inputs: u64,
+    /// The input of a block, for each token.
+    input: u64,
     /// What each block keeps of a token for its backward, besides its input.
     kept: Vec<u64>,
     /// What the backward of a block works with besides, for each token.
@@ -58,22 +64,75 @@ struct Needs {
     /// Room between buffers, for each token and for all: memory that was freed in pieces smaller than the
     /// largest buffer cannot serve it.
     gaps: [u64; 2],
+    /// What a pass takes in slices, where its feed-forwards can be cut.
+    sliced: Option<SlicedNeeds>,
+}
+
+/// What a pass takes whose feed-forward and head are computed a slice of rows at a time, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SlicedNeeds {
+    /// What each block keeps of a token for its backward, besides its input.
+    kept: Vec<u64>,
+    /// What the backward of a block works with besides, for each token, beside no slice and beside one.
+    working: [u64; 2],
+    /// Room between buffers, for each token.
+    gap: u64,
+    /// What a slice works with.
+    slice: u64,
 }
 
 impl PassPlan {
-    fn new(needs: Needs, request: &PassRequest, budget: u64) -> Self {
+    fn new(needs: Needs, request: &PassRequest, budget: u64, on_host: u64) -> Self {
         let (mut tokens, longest) = (request.tokens.max(1), request.longest);
-        while tokens > longest.max(1) && needs.bytes(tokens, needs.most_recomputed()) > budget {
+        while tokens > longest.max(1) && needs.bytes(tokens, needs.most_recomputed().into()) > budget {
             tokens = ((tokens - 1) / STEP * STEP).max(longest).max(1);
         }
-        Self { tokens, longest, needs, budget }
+        Self { tokens, longest, needs, budget, on_host }
     }
 
-    /// How many blocks, from the first, of a pass of `tokens` keep only their input and run forward again
-    /// in the backward. The last block never does: its backward follows its forward.
-    pub fn recomputed(&self, tokens: usize) -> usize {
+    /// What a pass of `tokens` keeps for its backward. Blocks, from the first, keep only their inputs and run forward
+    /// again in the backward, as few as memory allows; the last block never does: its backward follows its forward.
+    /// Where a single sequence has no room even so, it is computed in slices, and inputs wait on the host.
+    pub fn tape(&self, tokens: usize) -> TapePlan {
+        let fits = |tape: &TapePlan| self.needs.bytes(tokens, *tape) <= self.budget;
         let most = self.needs.most_recomputed();
-        (0..most).find(|&recomputed| self.needs.bytes(tokens, recomputed) <= self.budget).unwrap_or(most)
+        let whole = (0..=most).map(TapePlan::from).find(fits);
+        let chosen = whole.or_else(|| {
+            let slice = Some(self.slice(tokens)?);
+            let offloading = |offloaded| {
+                (offloaded..=most).map(|recomputed| TapePlan { recomputed, offloaded, slice }).find(fits)
+            };
+            (0..=self.most_offloaded(tokens).min(most)).find_map(offloading)
+        });
+        chosen.unwrap_or_else(|| self.smallest(tokens))
+    }
+
+    /// How many blocks of a pass of `tokens` run forward twice ([`PassPlan::tape`]).
+    pub fn recomputed(&self, tokens: usize) -> usize {
+        self.tape(tokens).recomputed
+    }
+
+    /// The tape that takes the least memory of the GPU.
+    fn smallest(&self, tokens: usize) -> TapePlan {
+        let whole = TapePlan::from(self.needs.most_recomputed());
+        let sliced = self.slice(tokens).map(|slice| {
+            let offloaded = self.most_offloaded(tokens).min(whole.recomputed);
+            TapePlan { slice: Some(slice), offloaded, ..whole }
+        });
+        [whole].into_iter().chain(sliced).min_by_key(|tape| self.needs.bytes(tokens, *tape)).unwrap_or(whole)
+    }
+
+    /// The rows of a slice of a pass of `tokens`, where it may be cut: passes of several sequences get fewer instead.
+    fn slice(&self, tokens: usize) -> Option<usize> {
+        (self.needs.sliced.is_some() && (SLICE + 1..=self.longest).contains(&tokens)).then_some(SLICE)
+    }
+
+    /// How many inputs of a pass of `tokens` the host has room for, as far as that leaves less on the GPU.
+    fn most_offloaded(&self, tokens: usize) -> usize {
+        let input = self.needs.input * tokens as u64;
+        let count = self.on_host.checked_div(input).unwrap_or(0);
+        let useful = (self.needs.kept.len() + 1).saturating_sub(LEAST_INPUTS);
+        usize::try_from(count).map_or(useful, |count| count.min(useful))
     }
 
     /// Tokens of the longest pass.
@@ -83,10 +142,16 @@ impl PassPlan {
 
     /// The most bytes of activations that a pass takes.
     pub fn activations(&self) -> u64 {
-        let recomputed = self.recomputed(self.most_tokens());
-        let bytes = self.needs.bytes(self.most_tokens(), recomputed);
+        let tape = self.tape(self.most_tokens());
+        let bytes = self.needs.bytes(self.most_tokens(), tape);
         // A shorter pass recomputes less where that fits.
-        if recomputed > 0 { bytes.max(self.budget) } else { bytes }
+        if tape.recomputed > 0 { bytes.max(self.budget) } else { bytes }
+    }
+
+    /// The most bytes of the host that inputs of blocks take.
+    pub fn offloaded_bytes(&self) -> u64 {
+        let tokens = self.longest;
+        self.tape(tokens).offloaded as u64 * self.needs.input * tokens as u64
     }
 
     /// Bytes of activations of a pass with nothing but the longest sequence and as many blocks recomputed
@@ -97,7 +162,7 @@ impl PassPlan {
 
     /// Bytes of activations of a pass of `tokens` tokens with as many blocks recomputed as can be.
     pub fn least_of(&self, tokens: usize) -> u64 {
-        self.needs.bytes(tokens, self.needs.most_recomputed())
+        self.needs.bytes(tokens, self.smallest(tokens))
     }
 
     /// Whether even the longest sequence stays within the budget.
@@ -105,9 +170,14 @@ impl PassPlan {
         self.least() <= self.budget
     }
 
-    /// Bytes of activations of a token where the first `recomputed` blocks run forward twice.
-    pub fn per_token(&self, recomputed: usize) -> u64 {
-        self.needs.per_token(recomputed) + self.needs.working.max(self.needs.head[0])
+    /// Bytes of activations of a token of a pass that keeps this of its forward.
+    pub fn per_token(&self, tape: impl Into<TapePlan>) -> u64 {
+        let tape = tape.into();
+        let working = match (&self.needs.sliced, tape.slice) {
+            (Some(sliced), Some(_)) => sliced.working[0].max(sliced.working[1]),
+            _ => self.needs.working.max(self.needs.head[0]),
+        };
+        self.needs.per_token(tape) + working
     }
 
     /// Bytes of the budget that no pass needs, less some for buffers that do not fit seamlessly.
@@ -125,20 +195,37 @@ impl Needs {
 
     /// Bytes of a pass. Blocks are recomputed one at a time, after the ones above have given up what they
     /// kept; the head comes before the first backward.
-    fn bytes(&self, tokens: usize, recomputed: usize) -> u64 {
+    fn bytes(&self, tokens: usize, tape: TapePlan) -> u64 {
         let tokens = tokens as u64;
-        let [head, logits] = self.head;
-        tokens * self.per_token(recomputed)
-            + (tokens * self.working).max(tokens * head + logits)
-            + self.gaps[1]
+        let working = match (&self.sliced, tape.slice) {
+            (Some(SlicedNeeds { working: [alone, beside], slice, .. }), Some(_)) => {
+                (tokens * alone).max(tokens * beside + slice)
+            }
+            _ => {
+                let [head, logits] = self.head;
+                (tokens * self.working).max(tokens * head + logits)
+            }
+        };
+        tokens * self.per_token(tape) + working + self.gaps[1]
     }
 
     /// Bytes of a token while the backward of the last block begins, or of a recomputed one that keeps more
     /// than all blocks that are not.
-    fn per_token(&self, recomputed: usize) -> u64 {
-        let (again, kept) = self.kept.split_at(recomputed.min(self.kept.len()));
+    fn per_token(&self, tape: TapePlan) -> u64 {
+        let (kept, gap) = match (&self.sliced, tape.slice) {
+            (Some(sliced), Some(_)) => (&sliced.kept, sliced.gap),
+            _ => (&self.kept, self.gaps[0]),
+        };
+        let (again, kept) = kept.split_at(tape.recomputed.min(kept.len()));
         let kept: u64 = kept.iter().sum();
-        self.inputs + kept.max(again.iter().copied().max().unwrap_or(0)) + self.dropped + self.gaps[0]
+        let inputs = match tape.offloaded as u64 {
+            0 => self.inputs,
+            offloaded => {
+                self.inputs.saturating_sub(offloaded * self.input).max(LEAST_INPUTS as u64 * self.input)
+            }
+        };
+        let dropped = if tape.slice.is_some() { 0 } else { self.dropped };
+        inputs + kept.max(again.iter().copied().max().unwrap_or(0)) + dropped + gap
     }
 }
 
@@ -147,12 +234,17 @@ impl Config {
     /// fewer tokens, and passes are planned even where the longest sequence does not fit
     /// ([`PassPlan::fits`]).
     pub fn plan_on_host(&self, request: &PassRequest, budget: u64) -> PassPlan {
-        PassPlan::new(self.needs(ActivationSizes::HOST, request), request, budget)
+        PassPlan::new(self.needs(ActivationSizes::HOST, request), request, budget, 0)
     }
 
-    /// As [`Config::plan_on_host`], on a GPU.
+    /// As [`Config::plan_on_host`], on a GPU. A sequence that has no room otherwise is computed in slices.
     pub fn plan_on_gpu(&self, request: &PassRequest, budget: u64) -> PassPlan {
-        PassPlan::new(self.needs_on_gpu(request), request, budget)
+        self.plan_on_gpu_and_host(request, budget, 0)
+    }
+
+    /// As [`Config::plan_on_gpu`], where inputs of blocks may wait in `on_host` bytes of the host.
+    pub fn plan_on_gpu_and_host(&self, request: &PassRequest, budget: u64, on_host: u64) -> PassPlan {
+        PassPlan::new(self.needs_on_gpu(request), request, budget, on_host)
     }
 
     /// Bytes that forwards without a backward take on a GPU: no more than the backward of one block would beside its
@@ -162,15 +254,22 @@ impl Config {
         let InferenceRequest { tokens, cached, adapters } = *request;
         let passes = PassRequest { longest: tokens, tokens, ranks: Vec::new(), dropout: false };
         let needs = self.needs_on_gpu(&passes);
-        let largest = needs.kept.iter().copied().max().unwrap_or(0);
         let ends = ActivationSizes::GPU.values(2 * self.width);
-        let per_token = ends + largest + needs.working.max(needs.head[0]) + needs.gaps[0];
+        let largest = |kept: &[u64]| kept.iter().copied().max().unwrap_or(0);
+        let (per_token, slice) = match (&needs.sliced, slice_of_forward(tokens)) {
+            (Some(sliced), Some(_)) => {
+                let working = sliced.working[0].max(sliced.working[1]);
+                (ends + largest(&sliced.kept) + working + sliced.gap, sliced.slice)
+            }
+            _ => (ends + largest(&needs.kept) + needs.working.max(needs.head[0]) + needs.gaps[0], 0),
+        };
         let of_layer = |layer: &LayerConfig| {
             let heads = layer.attention.spec.heads;
             ActivationSizes::GPU.values(2 * heads.keys * heads.size)
         };
         let keys_and_values = self.layers.iter().map(of_layer).sum::<u64>();
         tokens as u64 * per_token
+            + slice
             + 2 * needs.head[1]
             + needs.gaps[1]
             + 2 * cached as u64 * keys_and_values
@@ -192,21 +291,63 @@ impl Config {
                 most(&|layer| feed_forward::Kept::largest_per_token(&layer.feed_forward, self.width)),
                 SET_ASIDE_STEP + most(&|layer| if layer.router().is_some() { GAPS_OF_EXPERTS } else { 0 }),
             ],
+            sliced: self.sliced_needs(request),
             ..self.needs(ActivationSizes::GPU, request)
         }
     }
 
+    /// What passes in slices take on a GPU; `None` for mixtures of experts, which share the tokens of a whole pass.
+    fn sliced_needs(&self, request: &PassRequest) -> Option<SlicedNeeds> {
+        if self.layers.iter().any(|layer| layer.router().is_some()) {
+            return None;
+        }
+        let most = |of: &dyn Fn(&LayerConfig) -> u64| self.layers.iter().map(of).max().unwrap_or(0);
+        let sizes = ActivationSizes::GPU;
+        let kept = self.kept_by(request, |layer, ranks| {
+            Kept::bytes_per_token_in_slices(layer, self.width, ranks, sizes)
+        });
+        let of_slice = |layer: &LayerConfig| {
+            let (config, ranks) = (&layer.feed_forward, request.ranks.get(2..4).unwrap_or_default());
+            let dropped = if request.dropout { feed_forward::Kept::dropout_per_token(config) } else { 0 };
+            feed_forward::Kept::bytes_per_token(config, self.width, ranks, sizes)
+                + feed_forward::Kept::working_per_token(config, self.width)
+                + feed_forward::Kept::largest_per_token(config, self.width)
+                + sizes.values(2 * self.width)
+                + dropped
+        };
+        let widest = |layer: &LayerConfig| sizes.values(layer.attention.spec.heads.width().max(self.width));
+        let dropped = if request.dropout { 2 * most(&widest) } else { 0 };
+        let rows = chunk_rows(self.vocabulary).min(SLICE);
+        let head = SLICE as u64 * 8 * self.width as u64 + (rows * self.vocabulary * 2) as u64;
+        Some(SlicedNeeds {
+            kept,
+            working: [
+                most(&|layer| attention::Kept::working_per_token(&layer.attention, self.width)) + dropped,
+                sizes.values(self.width),
+            ],
+            gap: most(&widest),
+            slice: head.max(SLICE as u64 * most(&of_slice)),
+        })
+    }
+
     /// The part of the needs that is kept: inputs of blocks, and what blocks keep besides.
     fn needs(&self, sizes: ActivationSizes, request: &PassRequest) -> Needs {
+        let kept =
+            self.kept_by(request, |layer, ranks| Kept::bytes_per_token(layer, self.width, ranks, sizes));
+        let input = sizes.values(self.width);
+        let inputs = (self.layers.len() as u64 + 1) * input;
+        Needs { inputs, input, kept, working: 0, dropped: 0, head: [0, 0], gaps: [0, 0], sliced: None }
+    }
+
+    /// What each layer keeps of a token, which depends on the ranks of the adapters of its stacks.
+    fn kept_by(&self, request: &PassRequest, kept: impl Fn(&LayerConfig, &[usize]) -> u64) -> Vec<u64> {
         let mut ranks = &request.ranks[..];
-        let kept = self.layers.iter().map(|layer| {
+        let of_layer = |layer: &LayerConfig| {
             let (own, others) = ranks.split_at(layer.stacks().count().min(ranks.len()));
             ranks = others;
-            Kept::bytes_per_token(layer, self.width, own, sizes)
-        });
-        let kept = kept.collect();
-        let inputs = sizes.values((self.layers.len() + 1) * self.width);
-        Needs { inputs, kept, working: 0, dropped: 0, head: [0, 0], gaps: [0, 0] }
+            kept(layer, own)
+        };
+        self.layers.iter().map(of_layer).collect()
     }
 }
 
@@ -215,10 +356,22 @@ const SET_ASIDE_STEP: u64 = 32 << 20;
 /// What gaps took with experts, whose buffers have many sizes, beyond one of the largest buffer: 65 to 112 MiB were
 /// measured.
 const GAPS_OF_EXPERTS: u64 = 128 << 20;
+/// Inputs that are on a GPU while others wait on the host: the one that is computed with, the next one, which arrives,
+/// and the gradient that passes between blocks.
+const LEAST_INPUTS: usize = 3;
+/// Rows of a slice: enough that dequantizing the weights is a small part of the work.
+const SLICE: usize = 8192;
+/// Tokens of the longest forward without a backward that a GPU computes whole.
+const WHOLE: usize = 2 * SLICE;
 /// Passes are shortened by this many tokens at a time.
 const STEP: usize = 64;
 /// The share of the activations that is not spare either.
 const SLACK_SHARE: u64 = 8;
+
+/// The rows of a slice of a forward of `tokens` on a GPU that has no backward, where it is cut.
+pub(super) fn slice_of_forward(tokens: usize) -> Option<usize> {
+    (tokens > WHOLE).then_some(SLICE)
+}
 
 #[cfg(test)]
 mod tests {
@@ -286,6 +439,63 @@ mod tests {
         assert!(logits <= 160 << 20, "in chunks: {logits}");
     }
 
+    fn qwen2_7b() -> Config {
+        let json = serde_json::json!({"model_type": "qwen2", "vocab_size": 152_064, "hidden_size": 3584,
+            "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+            "intermediate_size": 18944, "max_position_embeddings": 400_000});
+        Config::parse(&json).unwrap()
+    }
+
+    /// A sequence of so many tokens beside shorter ones, which are packed.
+    fn long(longest: usize) -> PassRequest {
+        PassRequest { longest, tokens: 16384, ranks: [24, 8, 16, 8].repeat(28), dropout: false }
+    }
+
+    #[test]
+    fn a_long_sequence_is_cut_before_its_inputs_leave_the_gpu() {
+        let config = qwen2_7b();
+        let plan = |budget, on_host| config.plan_on_gpu_and_host(&long(131_072), budget, on_host);
+        let tape = |budget| plan(budget, 1 << 40).tape(131_072);
+        let needs = config.needs_on_gpu(&long(131_072));
+        let bytes = |tape: TapePlan| needs.bytes(131_072, tape);
+        assert_eq!(tape(u64::MAX), 0.into());
+        let whole = TapePlan::from(27);
+        assert_eq!(tape(bytes(whole)), whole);
+        // In slices there is room to keep what some blocks have computed for attention.
+        let sliced = tape(bytes(whole) - 1);
+        assert_eq!((sliced.slice, sliced.offloaded), (Some(8192), 0));
+        assert!((1..27).contains(&sliced.recomputed), "{sliced:?}");
+        // Then inputs wait on the host, as few as that takes.
+        let offloaded = tape(20 << 30);
+        assert!((1..27).contains(&offloaded.offloaded) && offloaded.recomputed == 27, "{offloaded:?}");
+        assert!(bytes(offloaded) <= 20 << 30);
+        assert!(bytes(TapePlan { offloaded: offloaded.offloaded - 1, ..offloaded }) > 20 << 30);
+        // 14 GiB of 32: what is left of a GPU of 24 GB has room for it all.
+        let least = plan(0, 1 << 40);
+        assert!(least.least() < 14 << 30, "{}", least.least());
+        assert_eq!(least.tape(131_072), TapePlan { recomputed: 27, offloaded: 26, slice: Some(8192) });
+        let input = 131_072 * 3584 * 2;
+        assert_eq!(least.offloaded_bytes(), 26 * input);
+        let bounded = plan(0, 5 * input + 1);
+        assert_eq!((bounded.tape(131_072).offloaded, bounded.offloaded_bytes()), (5, 5 * input));
+    }
+
+    #[test]
+    fn what_is_not_a_long_sequence_is_never_cut() {
+        let config = qwen2_7b();
+        let tape = |longest, tokens| config.plan_on_gpu_and_host(&long(longest), 0, 1 << 40).tape(tokens);
+        assert_eq!(tape(8192, 8192), 27.into(), "of one slice");
+        assert_eq!(tape(8193, 8193).slice, Some(8192));
+        assert_eq!(tape(10_000, 16_384), 27.into(), "several sequences, which can be fewer");
+        let json = serde_json::json!({"model_type": "qwen3_moe", "vocab_size": 1000, "hidden_size": 256,
+            "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+            "intermediate_size": 192, "max_position_embeddings": 400_000, "num_experts": 12,
+            "num_experts_per_tok": 3, "moe_intermediate_size": 96});
+        let mixture = Config::parse(&json).unwrap();
+        let request = PassRequest { ranks: Vec::new(), ..long(100_000) };
+        assert_eq!(mixture.plan_on_gpu_and_host(&request, 0, 1 << 40).tape(100_000), 4.into());
+    }
+
     /// A block of any family keeps the bytes that the plan says, with adapters of uneven ranks.
     #[test]
     fn blocks_keep_what_is_planned() {
@@ -312,6 +522,16 @@ mod tests {
                 directory.display()
             );
             assert_eq!(tape.input_bytes(), 34 * needs.inputs, "{}", directory.display());
+            if model.config().layers.iter().any(|layer| layer.router().is_some()) {
+                continue;
+            }
+            let tape = model.forward(&batch, TapePlan { slice: Some(10), ..TapePlan::default() }).unwrap();
+            let of_layer = |layer: &LayerConfig, ranks: &[usize]| {
+                Kept::bytes_per_token_in_slices(layer, model.config().width, ranks, ActivationSizes::HOST)
+            };
+            let in_slices: Vec<u64> =
+                model.config().kept_by(&request, of_layer).iter().map(|bytes| 34 * bytes).collect();
+            assert_eq!(tape.kept_bytes().collect::<Vec<_>>(), in_slices, "{}", directory.display());
         }
     }
 }

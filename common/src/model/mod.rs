@@ -15,7 +15,7 @@
 //! | `gated`, `mixture` | what a feed-forward computes: a gated linear unit, or a mixture of experts |
 //! | `decoder`, `blocks`, `load`, `weight_reader` | the whole model and its weights |
 //! | `places`, `placement` | where the weights of blocks lie, and how many a GPU has room for |
-//! | `inference`, `tape`, `objective`, `head` | the passes: without and with a backward |
+//! | `inference`, `tape`, `inputs`, `objective`, `head` | the passes: without and with a backward |
 //! | `adapters`, `detached` | the trainable parameters, and those of other adapters that take their place |
 //! | `spec`, `memory` | what a model and its passes take, before anything is loaded |
 
@@ -36,6 +36,7 @@ mod feed_forward;
 mod gated;
 mod head;
 mod inference;
+mod inputs;
 mod keys;
 mod layer;
 mod load;
@@ -83,7 +84,7 @@ pub use quantization::expect_readable;
 pub use rope::Rope;
 pub use spec::{ModelSpec, ResidentBytes};
 pub use stack::Stack;
-pub use tape::Tape;
+pub use tape::{Tape, TapePlan};
 pub use weights::{Weights, has_own_head, text_weights, with_canonical_names, with_separate_experts};
 
 /// The directories of the tiny models of every family, for tests.

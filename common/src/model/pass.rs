@@ -1,5 +1,7 @@
 //! What all layers of a pass share.
 
+use std::ops::{Deref, Range};
+
 use super::{Batch, Config};
 use crate::device::{Device, Vector};
 use crate::kernels::attention::Sequences;
@@ -9,16 +11,25 @@ use crate::{Result, error};
 
 /// A pass of a batch through a model.
 pub(super) struct Pass<'a> {
-    /// Added to the mean of squares in RMS norms.
-    pub epsilon: f32,
+    /// What does not depend on other rows.
+    pub rowwise: Rowwise<'a>,
     /// The angles of each of the model's rotary embeddings.
     pub angles: Vec<Angles>,
     /// The sequences of the batch, which attention keeps apart.
     pub sequences: Sequences,
+}
+
+/// What all layers of a pass share and what each row of it can be computed with on its own.
+#[derive(Clone)]
+pub(super) struct Rowwise<'a> {
+    /// Added to the mean of squares in RMS norms.
+    pub epsilon: f32,
     /// The adapters' values; `None` leaves the adapters out.
     pub parameters: Option<Parameters<'a>>,
     /// In a backward whose loss counts the balance of experts: its slopes ([`crate::kernels::routing::Balance`]).
     pub balance: Option<Vec<f32>>,
+    /// The rows that are computed at a time, where what the feed-forward and the head work with has no room for all.
+    pub slice: Option<usize>,
 }
 
 impl<'a> Pass<'a> {
@@ -35,16 +46,40 @@ impl<'a> Pass<'a> {
         let spec = config.layers.first().map(|layer| layer.attention.spec);
         let spec = spec.ok_or_else(|| error!(Bug, "a model without layers"))?;
         Ok(Self {
-            epsilon: config.epsilon,
+            rowwise: Rowwise {
+                epsilon: config.epsilon,
+                parameters: parameters.map(|values| Parameters { values, dropout }),
+                balance: None,
+                slice: None,
+            },
             angles,
             sequences: Sequences::new(&batch.starts, spec, device)?,
-            parameters: parameters.map(|values| Parameters { values, dropout }),
-            balance: None,
         })
+    }
+}
+
+impl<'a> Deref for Pass<'a> {
+    type Target = Rowwise<'a>;
+
+    fn deref(&self) -> &Rowwise<'a> {
+        &self.rowwise
+    }
+}
+
+impl<'a> Rowwise<'a> {
+    /// The same for a slice of the rows, which begins with row `first` and is not cut any further.
+    pub(super) fn of_slice(&self, first: usize) -> Self {
+        let parameters = self.parameters.map(|parameters| parameters.after_rows(first));
+        Self { parameters, slice: None, ..self.clone() }
     }
 
     /// The adapters' values, for a backward.
     pub(super) fn trained(&self) -> Result<Parameters<'a>> {
         self.parameters.ok_or_else(|| error!(Bug, "a backward without parameters"))
     }
+}
+
+/// The slices of `rows` rows, each of `slice` rows but for the last.
+pub(super) fn slices(rows: usize, slice: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(slice.max(1)).map(move |first| first..rows.min(first + slice.max(1)))
 }

@@ -1,6 +1,6 @@
 //! Where the weights of a model go on a GPU, beside everything else that takes its memory.
 
-use super::{InferenceRequest, ModelSpec, PassPlan, PassRequest, Places, ResidentBytes};
+use super::{InferenceRequest, ModelSpec, PassPlan, PassRequest, Place, Places, ResidentBytes};
 
 /// Where weights lie in training, what stays in memory with that, and the passes that fit beside it.
 #[derive(Debug, Clone)]
@@ -17,7 +17,8 @@ impl ModelSpec {
     /// Leaves all weights on the GPU where a pass fits beside them within `budget` bytes, of which `resident` is taken
     /// with all weights there. Where none does, blocks are streamed: passes get the tokens that are asked for, as far as
     /// memory allows, because a copy then hides behind the computations of more tokens; what is left keeps blocks on the
-    /// GPU. `on_host` bytes of the host may be page-locked.
+    /// GPU. `on_host` bytes of the host may be page-locked: inputs of blocks of a sequence that has no room otherwise
+    /// have them first, because weights can come from their files.
     pub fn place(
         &self,
         resident: ResidentBytes,
@@ -28,7 +29,9 @@ impl ModelSpec {
         let bytes = self.block_bytes();
         let at = |places: Places| {
             let resident = ResidentBytes { weights: self.gpu_bytes_at(&places), ..resident };
-            let passes = self.config().plan_on_gpu(request, budget.saturating_sub(resident.total()));
+            let left = budget.saturating_sub(resident.total());
+            let on_host = on_host.saturating_sub(places.bytes_in(Place::PageLocked, &bytes));
+            let passes = self.config().plan_on_gpu_and_host(request, left, on_host);
             Placement { places, resident, passes }
         };
         let whole = at(Places::resident(bytes.len()));
@@ -37,6 +40,7 @@ impl ModelSpec {
         }
         let others = resident.total() - bytes.iter().sum::<u64>();
         let passes = whole.passes.least_of(request.tokens.max(request.longest));
+        let on_host = on_host - whole.passes.offloaded_bytes();
         at(Places::fit(&bytes, budget.saturating_sub(others + passes), on_host))
     }
 

@@ -3,7 +3,7 @@
 
 use super::activations::ActivationSizes;
 use super::layer::ResidualConfig;
-use super::pass::Pass;
+use super::pass::Rowwise;
 use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
@@ -23,7 +23,7 @@ impl Residual {
     }
 
     /// The branch's input, [T, C].
-    pub(super) fn enter(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub(super) fn enter(&self, x: &Tensor, pass: &Rowwise) -> Result<Tensor> {
         match &self.before {
             Some(norm) => rms_norm::forward(x, norm, pass.epsilon),
             None => Ok(x.clone()),
@@ -37,7 +37,12 @@ impl Residual {
 
     /// y from x and the result of the branch's last product, which has been added to [`Residual::added_to`];
     /// and what the backward needs of it.
-    pub(super) fn leave(&self, x: &Tensor, branch: Tensor, pass: &Pass) -> Result<(Tensor, Option<Tensor>)> {
+    pub(super) fn leave(
+        &self,
+        x: &Tensor,
+        branch: Tensor,
+        pass: &Rowwise,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         if self.is_direct() {
             return Ok((branch, None));
         }
@@ -50,7 +55,12 @@ impl Residual {
     }
 
     /// The gradient [T, C] of the branch's result from dy and what was kept.
-    pub(super) fn leave_backward(&self, dy: &Tensor, kept: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
+    pub(super) fn leave_backward(
+        &self,
+        dy: &Tensor,
+        kept: Option<&Tensor>,
+        pass: &Rowwise,
+    ) -> Result<Tensor> {
         let dy = if self.multiplier == 1.0 { dy.clone() } else { dy.scale(self.multiplier)? };
         match (&self.after, kept) {
             (Some(norm), Some(branch)) => Ok(rms_norm::backward(&dy, branch, norm, None, pass.epsilon)?.0),
@@ -65,7 +75,7 @@ impl Residual {
         dinput: &Tensor,
         x: &Tensor,
         dy: &Tensor,
-        pass: &Pass,
+        pass: &Rowwise,
     ) -> Result<(Tensor, Tensor)> {
         match &self.before {
             Some(norm) => rms_norm::backward(dinput, x, norm, Some(dy), pass.epsilon),

@@ -1,12 +1,33 @@
 //! A forward that remembers what its backward needs, and the backward.
 
 use super::block::{Block, Kept};
+use super::inputs::Inputs;
 use super::pass::Pass;
 use super::{Batch, Loss, Model, Objective, Supervised};
 use crate::device::cuda::Way;
 use crate::device::{Tensor, Vector};
 use crate::kernels::routing::Balance;
 use crate::{Result, error};
+
+/// What the forward of a batch leaves to its backward, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TapePlan {
+    /// How many blocks, from the first, keep only their inputs and run forward again in the backward.
+    pub recomputed: usize,
+    /// How many of these inputs, from the first, a GPU moves to the host until the backward is near.
+    pub offloaded: usize,
+    /// Rows that the feed-forward and the head are computed with at a time; `None` for all. The feed-forward then keeps
+    /// nothing and runs a second time in every block's backward. Sums over rows are rounded otherwise than with all rows
+    /// at a time.
+    pub slice: Option<usize>,
+}
+
+impl From<usize> for TapePlan {
+    /// So many blocks recomputed, and everything else kept.
+    fn from(recomputed: usize) -> Self {
+        Self { recomputed, ..Self::default() }
+    }
+}
 
 /// What the backward of a batch needs of its forward.
 pub struct Tape<'a> {
@@ -15,7 +36,7 @@ pub struct Tape<'a> {
     /// The first block with an adapter: no gradient is needed below it.
     first: usize,
     /// The inputs [T, C] of the blocks from `first` on.
-    inputs: Vec<Tensor>,
+    inputs: Inputs,
     /// What these blocks kept; `None` for those that run forward a second time in the backward.
     kept: Vec<Option<Kept>>,
     /// The residual stream after the last block, [T, C].
@@ -25,23 +46,27 @@ pub struct Tape<'a> {
 }
 
 impl Model {
-    /// Runs a batch forward. The first `recomputed` blocks keep only their inputs and run forward again in
-    /// the backward.
-    pub fn forward<'a>(&'a self, batch: &'a Batch, recomputed: usize) -> Result<Tape<'a>> {
-        let pass = self.pass(batch, 0, self.parameters())?;
+    /// Runs a batch forward. `plan` says what is kept of it; a number of blocks is one that recomputes so many.
+    pub fn forward<'a>(&'a self, batch: &'a Batch, plan: impl Into<TapePlan>) -> Result<Tape<'a>> {
+        let plan = plan.into();
+        let mut pass = self.pass(batch, 0, self.parameters())?;
+        pass.rowwise.slice = plan.slice;
         let first = self.blocks.iter().position(|block| block.has_adapter()).unwrap_or(self.blocks.len());
         let mut hidden = self.embed(batch)?;
-        let (mut inputs, mut kept) = (Vec::new(), Vec::new());
+        let (mut inputs, mut kept) = (Inputs::default(), Vec::new());
         let mut balance = self.config.router_loss.map(|_| Balance::default());
         for index in 0..self.blocks.len() {
+            if index >= first {
+                inputs.push(&hidden, index < plan.offloaded.min(plan.recomputed))?;
+            }
             let forward = |block: &Block| block.forward(&hidden, &pass, None);
             let (y, saved) = self.blocks.visit(index, Way::ForwardOfTape, forward)?;
             if let (Some(balance), Some(routing)) = (&mut balance, saved.routing()) {
                 balance.add(routing)?;
             }
             if index >= first {
-                inputs.push(hidden);
-                kept.push((index >= recomputed).then_some(saved));
+                inputs.release()?;
+                kept.push((index >= plan.recomputed).then_some(saved));
             }
             hidden = y;
         }
@@ -70,14 +95,12 @@ impl Model {
         if let (Some(coefficient), Some(balance)) = (self.config.router_loss, balance) {
             let coefficient = coefficient * tokens as f32;
             of_balance = f64::from(coefficient) * balance.loss();
-            pass.balance = Some(balance.slopes(coefficient * objective.equal_weight().unwrap_or(0.0)));
+            pass.rowwise.balance =
+                Some(balance.slopes(coefficient * objective.equal_weight().unwrap_or(0.0)));
         }
-        let rows = hidden.gather_rows(&batch.supervised)?;
-        drop(hidden);
-        let (loss, drows) = self.head.loss_and_gradient(&rows, &batch.targets, objective)?;
-        let mut dx = drows.scatter_rows(&batch.supervised, batch.len())?;
+        let (loss, mut dx) = self.head.loss_and_gradient(hidden, batch, objective, pass.slice)?;
         for index in (first..self.blocks.len()).rev() {
-            let (Some(x), Some(saved)) = (inputs.pop(), kept.pop()) else { break };
+            let (Some(x), Some(saved)) = (inputs.pop()?, kept.pop()) else { break };
             let backward = |block: &Block| {
                 let saved = match saved {
                     Some(saved) => saved,
@@ -99,10 +122,10 @@ impl Model {
         &self,
         batch: &Batch,
         scale: f32,
-        recomputed: usize,
+        plan: impl Into<TapePlan>,
         gradients: &mut Vector,
     ) -> Result<Loss> {
-        self.backward(self.forward(batch, recomputed)?, &Supervised { scale }, gradients)
+        self.backward(self.forward(batch, plan)?, &Supervised { scale }, gradients)
     }
 }
 
@@ -115,6 +138,6 @@ impl Tape<'_> {
 
     /// Bytes of the inputs of all blocks and of the head.
     pub(super) fn input_bytes(&self) -> u64 {
-        self.inputs.iter().chain([&self.hidden]).map(Tensor::bytes).sum()
+        self.inputs.bytes() + self.hidden.bytes()
     }
 }

@@ -7,7 +7,7 @@ use common::device::cuda::Gpu;
 use common::host_memory::{available_memory, lockable_memory};
 use common::kernels::adamw::MomentsSpec;
 use common::model::{
-    AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Placement, Places, ResidentBytes,
+    AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Place, Placement, Places, ResidentBytes,
 };
 use common::nf4::Scheme;
 use common::world::World;
@@ -56,15 +56,17 @@ struct Budget {
     available: u64,
     /// Whether `bytes` are those of `--vram-budget`, which are available.
     is_asked: bool,
+    /// The bytes of the host that may be page-locked, for weights and for inputs of blocks.
+    on_host: u64,
 }
 
 impl Budget {
     /// The memory that a run may take on every GPU: what the GPU with the least has.
-    fn of(gpu: &Gpu, asked: Option<u64>, world: &World) -> Result<Self> {
+    fn of(gpu: &Gpu, asked: Option<u64>, on_host: u64, world: &World) -> Result<Self> {
         let memory = gpu.memory()?;
         let available = world.least(memory.used + memory.free)?;
         let bytes = asked.unwrap_or(available.saturating_sub(GPU_MARGIN)).min(available);
-        Ok(Self { bytes, available, is_asked: asked.is_some_and(|asked| asked <= available) })
+        Ok(Self { bytes, available, is_asked: asked.is_some_and(|asked| asked <= available), on_host })
     }
 }
 
@@ -113,7 +115,6 @@ impl MemoryPlan {
                 (Placement { places, resident: spec.resident_on_host(layout, moments), passes }, None)
             }
             Device::Cuda(gpu) => {
-                let budget = Budget::of(gpu, config.device.vram_budget, world)?;
                 let resident = spec.resident_on_gpu(layout, moments);
                 // Weights that are quantized by loading lie in the memory of each rank besides.
                 let quantized = match is_quantized_by_loading {
@@ -122,7 +123,8 @@ impl MemoryPlan {
                 };
                 let of_rank = lockable_memory() / world.size() as u64;
                 let on_host = world.least(of_rank.saturating_sub(quantized))?;
-                (place(&spec, resident, &request, budget, on_host)?, Some(budget))
+                let budget = Budget::of(gpu, config.device.vram_budget, on_host, world)?;
+                (place(&spec, resident, &request, budget)?, Some(budget))
             }
         };
         let Placement { places, resident, passes } = placed;
@@ -159,7 +161,7 @@ impl MemoryPlan {
         if took > planned {
             self.resident.scratch += took - planned;
             let passes = fit(&self.spec, &self.places, &self.resident, &self.request, budget)?;
-            let of = |passes: &PassPlan| (passes.tokens, passes.recomputed(passes.most_tokens()));
+            let of = |passes: &PassPlan| (passes.tokens, passes.tape(passes.most_tokens()));
             let is_other = of(&passes) != of(&self.passes);
             self.passes = passes;
             if is_other {
@@ -185,6 +187,7 @@ impl MemoryPlan {
         if self.places.streamed() > 0 {
             note(format_args!("  Streamed = {}", self.places.summary(&self.spec.block_bytes())));
         }
+        self.offloaded().into_iter().for_each(note);
         if let Some(rate) = self.copy_rate {
             let copied = self.places.bytes_copied(&self.spec.block_bytes());
             let seconds = copied as f64 / rate;
@@ -225,14 +228,31 @@ impl MemoryPlan {
         }
     }
 
+    fn offloaded(&self) -> Option<String> {
+        let (passes, layers) = (&self.passes, self.spec.config().layers.len());
+        let offloaded = passes.tape(passes.most_tokens()).offloaded;
+        (offloaded > 0).then(|| {
+            format!(
+                "  Offloaded = inputs of {offloaded} of {layers} blocks, in {} of page-locked host memory between their \
+                 forward and their backward",
+                size(passes.offloaded_bytes())
+            )
+        })
+    }
+
     fn activations(&self) -> String {
         let (passes, layers) = (&self.passes, self.spec.config().layers.len());
-        let recomputed = passes.recomputed(passes.most_tokens());
+        let tape = passes.tape(passes.most_tokens());
+        let sliced = match tape.slice {
+            Some(rows) => format!(", feed-forward and head in slices of {rows} tokens"),
+            None => String::new(),
+        };
         format!(
-            "  Activations = {}: passes of up to {} tokens at {} a token, {recomputed} of {layers} blocks recomputed",
+            "  Activations = {}: passes of up to {} tokens at {} a token, {} of {layers} blocks recomputed{sliced}",
             size(passes.activations()),
             passes.most_tokens(),
-            size(passes.per_token(recomputed)),
+            size(passes.per_token(tape)),
+            tape.recomputed,
         )
     }
 
@@ -248,9 +268,8 @@ fn place(
     resident: ResidentBytes,
     request: &PassRequest,
     budget: Budget,
-    on_host: u64,
 ) -> Result<Placement> {
-    let placement = spec.place(resident, request, budget.bytes, on_host);
+    let placement = spec.place(resident, request, budget.bytes, budget.on_host);
     fit(spec, &placement.places, &placement.resident, request, budget)?;
     Ok(placement)
 }
@@ -264,7 +283,8 @@ fn fit(
     budget: Budget,
 ) -> Result<PassPlan> {
     let left = budget.bytes.saturating_sub(resident.total());
-    let passes = spec.config().plan_on_gpu(request, left);
+    let on_host = budget.on_host.saturating_sub(places.bytes_in(Place::PageLocked, &spec.block_bytes()));
+    let passes = spec.config().plan_on_gpu_and_host(request, left, on_host);
     let needed = resident.total() + passes.least();
     if needed <= budget.bytes {
         return Ok(passes);
@@ -327,7 +347,7 @@ mod tests {
     }
 
     fn budget(bytes: u64, available: u64) -> Budget {
-        Budget { bytes, available, is_asked: bytes < available }
+        Budget { bytes, available, is_asked: bytes < available, on_host: 1 << 40 }
     }
 
     /// [`super::fit`] with all weights on the GPU.
@@ -372,7 +392,7 @@ mod tests {
         let (all, block) = (bytes.iter().sum::<u64>(), bytes[0]);
         let request = PassRequest { ranks: [24, 8, 16, 8].repeat(20), ..request() };
         let passes = spec.config().plan_on_gpu(&request, 0);
-        let placed = |bytes| super::place(&spec, resident, &request, budget(bytes, 1 << 40), 1 << 40);
+        let placed = |bytes| super::place(&spec, resident, &request, budget(bytes, 1 << 40));
 
         // A run that fits is planned as if nothing could be streamed.
         let needed = resident.total() + passes.least();
@@ -396,6 +416,46 @@ mod tests {
         let error = placed(least - 1).err().unwrap();
         let would_do = least.div_ceil(1 << 20);
         assert!(error.hint_text().unwrap().starts_with(&format!("--vram-budget {would_do}MiB would do; ")));
+    }
+
+    #[test]
+    fn a_long_sequence_is_cut_and_its_inputs_wait_on_the_host() {
+        let directory = tempfile::tempdir().unwrap();
+        let (spec, resident) = hollow(directory.path());
+        let request = PassRequest { longest: 100_000, ranks: [24, 8, 16, 8].repeat(20), ..request() };
+        let least = |on_host| spec.config().plan_on_gpu_and_host(&request, 0, on_host).least();
+        let input = 2 * 512 * 100_000;
+        let bytes = resident.total() + least(18 * input);
+        let placed =
+            |on_host| super::place(&spec, resident, &request, Budget { on_host, ..budget(bytes, 1 << 40) });
+        let Placement { places, resident: held, passes } = placed(18 * input).unwrap();
+        assert_eq!((places.streamed(), passes.offloaded_bytes()), (0, 18 * input));
+        let plan = MemoryPlan {
+            passes,
+            places,
+            resident: held,
+            spec: spec.clone(),
+            request: request.clone(),
+            budget: None,
+            paged: 0,
+            copy_rate: None,
+            reads_table: true,
+            is_quantized_by_loading: false,
+        };
+        let expected = "  Offloaded = inputs of 18 of 20 blocks, in 1758 MiB of page-locked host memory between their \
+                        forward and their backward";
+        assert_eq!(plan.offloaded().unwrap(), expected);
+        let said = plan.activations();
+        assert!(said.contains("passes of up to 100000 tokens at "), "{said}");
+        let end = "19 of 20 blocks recomputed, feed-forward and head in slices of 8192 tokens";
+        assert!(said.ends_with(end), "{said}");
+
+        // Where the host has room for one input less, blocks that are streamed make room for it on the GPU.
+        let streamed = placed(17 * input).unwrap();
+        assert_eq!(streamed.passes.offloaded_bytes(), 17 * input);
+        assert!(streamed.places.count(Place::File) > 0, "{:?}", streamed.places);
+        let error = placed(15 * input).err().unwrap().to_string();
+        assert!(error.contains("the longest example of 100000 tokens"), "{error}");
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Trainer<'_> {
     /// Runs one pass forward and backward: adds the gradients of `scale` times the sum of its loss, and
     /// returns the loss.
     fn pass(&mut self, batch: &Batch, scale: f32) -> Result<Loss> {
-        let tape = self.model.forward(batch, self.passes.recomputed(batch.len()))?;
+        let tape = self.model.forward(batch, self.passes.tape(batch.len()))?;
         self.model.backward(tape, &Supervised { scale }, &mut self.gradients)
     }
 

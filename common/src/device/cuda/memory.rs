@@ -10,7 +10,8 @@ use cudarc::driver::{
 };
 
 use super::launch::address;
-use super::{Gpu, failed};
+use super::view::StreamId;
+use super::{Gpu, View, ViewMut, failed};
 use crate::checkpoint::Bytes;
 use crate::{Context, Result, error};
 
@@ -170,6 +171,26 @@ impl Gpu {
             }
         }
         Ok(slice)
+    }
+
+    /// Copies numbers that follow each other to a place for as many, on the stream that computes.
+    pub(crate) fn copy<T: Copy>(&self, from: View<'_, T>, to: ViewMut<'_, T>) -> Result<()> {
+        let [rows, columns] = from.shape();
+        from.expect("copy: from", to.shape())?;
+        to.expect("copy: to", [rows, columns])?;
+        let own = StreamId::of(&self.stream);
+        if from.stream() != own || to.stream() != own {
+            return Err(error!(Bug, "copy: buffers of one open GPU expected"));
+        }
+        let bytes = rows * columns * size_of::<T>();
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: both views cover `bytes` bytes without gaps, and what is written nothing else reads meanwhile.
+        #[allow(unsafe_code)]
+        unsafe { result::memcpy_dtod_async(to.address(), from.address(), bytes, self.stream.cu_stream()) }
+            .map_err(failed)
     }
 
     /// The first `len` values of a buffer, after all that was asked for is done.

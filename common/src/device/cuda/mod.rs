@@ -2,9 +2,10 @@
 //! are cuBLASLt's. Built without CUDA; libraries are looked for when a GPU is opened.
 //!
 //! Order on the device: everything runs on one stream, so that work and the freeing of buffers
-//! follow the order of the calls. There are two exceptions. On a second stream, `Gpu::ahead`, the next
+//! follow the order of the calls. There are exceptions. On a second stream, `Gpu::ahead`, the next
 //! weight is dequantized while a product runs; it meets the first through the events of
-//! `Gpu::with_dequantized`. On a third, weights that have no room on the GPU are copied to it (`streaming/`).
+//! `Gpu::with_dequantized`. On others, weights that have no room on the GPU are copied to it (`streaming/`), and tensors
+//! to the host and back (`offload/`).
 
 mod buffer;
 mod compile;
@@ -13,6 +14,8 @@ mod launch;
 mod libraries;
 mod memory;
 mod nccl;
+mod offload;
+mod page_locked;
 mod product;
 mod products;
 mod scratch;
@@ -38,6 +41,7 @@ pub use libraries::find_compiler;
 pub use memory::Memory;
 pub(crate) use memory::buffer_bytes;
 pub use nccl::Communicator;
+pub(crate) use offload::Offloaded;
 pub(crate) use product::{Number, Product};
 pub(crate) use scratch::{ScratchSizes, WeightId};
 pub use streaming::Place;
@@ -69,6 +73,8 @@ pub struct Gpu {
     scratch: Mutex<scratch::DoubleBuffer>,
     /// Page-locked memory that rows of the embedding pass through.
     staging: Mutex<Option<memory::Staging>>,
+    /// What brings tensors to the host and back.
+    offload: offload::Offload,
 }
 
 /// Kernels that have been used.
@@ -129,6 +135,7 @@ impl Gpu {
         let ahead = context.new_stream().map_err(failed)?;
         memory::keep_freed_memory(&context)?;
         let products = products::Products::new(&stream)?;
+        let offload = offload::Offload::new(&context)?;
         let scratch = Mutex::new(scratch::DoubleBuffer::new(&context, &stream)?);
         Ok(Arc::new(Self {
             context,
@@ -143,6 +150,7 @@ impl Gpu {
             products,
             scratch,
             staging: Mutex::default(),
+            offload,
         }))
     }
 

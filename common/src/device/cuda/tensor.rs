@@ -1,5 +1,6 @@
 //! A tensor on a GPU: 16-bit numbers, row-major and contiguous.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::CudaSlice;
@@ -92,6 +93,21 @@ impl GpuTensor {
         let values = Arc::get_mut(&mut self.values)
             .ok_or_else(|| error!(Bug, "a tensor that is written and shared with another"))?;
         ViewMut::from(values).columns(0..rows * columns)?.matrix(rows, columns)
+    }
+
+    /// A copy of some rows of a matrix.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        let from = self.view()?.rows(rows)?;
+        let mut copy = Self::new(&self.gpu, &from.shape())?;
+        self.gpu.copy(from, copy.view_mut()?)?;
+        Ok(copy)
+    }
+
+    /// Overwrites the rows of a matrix from `first` on with those of another.
+    pub(crate) fn write_rows(&mut self, first: usize, from: &Self) -> Result<()> {
+        let from = from.view()?;
+        let gpu = Arc::clone(&self.gpu);
+        gpu.copy(from, self.view_mut()?.rows(first..first + from.shape()[0])?)
     }
 
     /// The values in f32, on the host.

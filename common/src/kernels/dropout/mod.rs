@@ -33,6 +33,12 @@ impl Dropout {
         Self { draws: Draws { stream, ..self.draws }, ..self }
     }
 
+    /// The mask of what is left of a matrix after its first rows.
+    pub(in crate::kernels) fn after_rows(self, rows: usize) -> Self {
+        let first_row = self.draws.first_row.wrapping_add(rows as u32);
+        Self { draws: Draws { first_row, ..self.draws }, ..self }
+    }
+
     /// An element is dropped where its number is below this.
     fn threshold(&self) -> u32 {
         (f64::from(self.probability) * 2f64.powi(32)) as u32

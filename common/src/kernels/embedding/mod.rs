@@ -13,6 +13,9 @@ use crate::{Result, error};
 
 pub use noise::Noise;
 
+/// Rows that pass through page-locked memory at a time on their way to a GPU.
+const STAGED_ROWS: usize = 1 << 16;
+
 /// The table of token embeddings, [V, C].
 pub struct Embedding {
     table: Weight,
@@ -93,22 +96,31 @@ pub fn forward(
                 let rows = table.gather_rows(tokens)?;
                 return Ok(Tensor::Cuda(if scale == 1.0 { rows } else { rows.scale(scale)? }));
             }
-            let shape = [tokens.len(), c];
-            let x = GpuTensor::from_staging(gpu, &shape, |x| {
-                let rows = x.par_chunks_exact_mut(c).zip(tokens).enumerate();
-                rows.map(|(row, (x, &token))| {
-                    let float16 = gpu.float16();
-                    table.read_row_float16(token as usize, float16, x)?;
-                    if scale != 1.0 {
-                        x.iter_mut().for_each(|bits| *bits = float16.bits(float16.value(*bits) * scale));
-                    }
-                    if let Some(noise) = noise {
-                        noise.add_float16(row, gpu.float16(), x);
-                    }
-                    Ok(())
+            let rows_from = |first: usize, tokens: &[u32]| {
+                GpuTensor::from_staging(gpu, &[tokens.len(), c], |x| {
+                    let rows = x.par_chunks_exact_mut(c).zip(tokens).enumerate();
+                    rows.map(|(row, (x, &token))| {
+                        let float16 = gpu.float16();
+                        table.read_row_float16(token as usize, float16, x)?;
+                        if scale != 1.0 {
+                            x.iter_mut().for_each(|bits| *bits = float16.bits(float16.value(*bits) * scale));
+                        }
+                        if let Some(noise) = noise {
+                            noise.add_float16(first + row, gpu.float16(), x);
+                        }
+                        Ok(())
+                    })
+                    .collect()
                 })
-                .collect()
-            })?;
+            };
+            if tokens.len() <= STAGED_ROWS {
+                return rows_from(0, tokens).map(Tensor::Cuda);
+            }
+            let mut x = GpuTensor::new(gpu, &[tokens.len(), c])?;
+            for (index, tokens) in tokens.chunks(STAGED_ROWS).enumerate() {
+                let first = index * STAGED_ROWS;
+                x.write_rows(first, &rows_from(first, tokens)?)?;
+            }
             Ok(Tensor::Cuda(x))
         }
     }

@@ -71,6 +71,13 @@ pub struct Parameters<'a> {
     pub dropout: Option<Dropout>,
 }
 
+impl Parameters<'_> {
+    /// What adapters compute with on what is left of a matrix after its first rows.
+    pub(crate) fn after_rows(self, rows: usize) -> Self {
+        Self { dropout: self.dropout.map(|dropout| dropout.after_rows(rows)), ..self }
+    }
+}
+
 impl<'a> From<&'a Vector> for Parameters<'a> {
     fn from(values: &'a Vector) -> Self {
         Self { values, dropout: None }
