@@ -25,6 +25,30 @@ impl ModelSpec {
         budget: u64,
         on_host: u64,
     ) -> Placement {
+        self.place_with(resident, request, budget, |bytes, on_gpu| Places::fit(bytes, on_gpu, on_host))
+    }
+
+    /// As [`ModelSpec::place`], with the blocks that have no room divided among the GPUs of `ranks` ranks, each with this
+    /// budget.
+    pub fn place_sharded(
+        &self,
+        resident: ResidentBytes,
+        request: &PassRequest,
+        budget: u64,
+        ranks: usize,
+    ) -> Placement {
+        self.place_with(resident, request, budget, |bytes, on_gpu| Places::fit_sharded(bytes, on_gpu, ranks))
+    }
+
+    /// Leaves all weights on the GPU where a pass fits beside them; or else they lie where `fit` says, which is told the
+    /// bytes of blocks and those that there is room for.
+    fn place_with(
+        &self,
+        resident: ResidentBytes,
+        request: &PassRequest,
+        budget: u64,
+        fit: impl Fn(&[u64], u64) -> Places,
+    ) -> Placement {
         let bytes = self.block_bytes();
         let at = |places: Places| {
             let resident = ResidentBytes { weights: self.gpu_bytes_at(&places), ..resident };
@@ -37,7 +61,7 @@ impl ModelSpec {
         }
         let others = resident.total() - bytes.iter().sum::<u64>();
         let passes = whole.passes.least_of(request.tokens.max(request.longest));
-        at(Places::fit(&bytes, budget.saturating_sub(others + passes), on_host))
+        at(fit(&bytes, budget.saturating_sub(others + passes)))
     }
 
     /// Leaves as many blocks on the GPU as `budget` bytes have room for beside forwards of this kind; the others are

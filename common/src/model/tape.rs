@@ -29,7 +29,7 @@ impl Model {
     /// the backward.
     pub fn forward<'a>(&'a self, batch: &'a Batch, recomputed: usize) -> Result<Tape<'a>> {
         let pass = self.pass(batch, 0, self.parameters())?;
-        let first = self.blocks.iter().position(|block| block.has_adapter()).unwrap_or(self.blocks.len());
+        let first = self.first_with_adapter();
         let mut hidden = self.embed(batch)?;
         let (mut inputs, mut kept) = (Vec::new(), Vec::new());
         let mut balance = self.config.router_loss.map(|_| Balance::default());
@@ -63,6 +63,7 @@ impl Model {
         let Tape { batch, mut pass, first, mut inputs, mut kept, hidden, balance } = tape;
         let tokens = batch.targets.len();
         if tokens == 0 {
+            self.accompany_backward()?;
             return Ok(Loss { sum: 0.0, tokens });
         }
         // Each pass counts by its supervised tokens, so that a pass that is a whole step counts once.
@@ -103,6 +104,22 @@ impl Model {
         gradients: &mut Vector,
     ) -> Result<Loss> {
         self.backward(self.forward(batch, recomputed)?, &Supervised { scale }, gradients)
+    }
+
+    /// Takes part in a forward and a backward of other ranks, which need this rank's parts of sharded blocks.
+    pub fn accompany_training(&self) -> Result<()> {
+        self.blocks.accompany(0..self.blocks.len(), Way::ForwardOfTape)?;
+        self.accompany_backward()
+    }
+
+    fn accompany_backward(&self) -> Result<()> {
+        let last = self.first_with_adapter();
+        self.blocks.accompany((last..self.blocks.len()).rev(), Way::Backward { last })
+    }
+
+    /// The first block with an adapter, or the number of blocks where none has one.
+    fn first_with_adapter(&self) -> usize {
+        self.blocks.iter().position(|block| block.has_adapter()).unwrap_or(self.blocks.len())
     }
 }
 
