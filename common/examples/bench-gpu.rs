@@ -11,7 +11,8 @@
 //! `lora-train`, without which all linear layers but experts have adapters. STEPS are measured after as many others, up
 //! to three, that are not; of 0 the first is.
 //! Where the budget (0 for all that is free) has no room for the weights, blocks are streamed; `24resident` runs the passes
-//! that are planned for 24 GiB with all weights on the GPU, to compare with. Prints one JSON object.
+//! that are planned for 24 GiB with all weights on the GPU, to compare with, and `24sharded` divides blocks that have no
+//! room among all GPUs, as `lora-train --shard-base` does. Prints one JSON object.
 //!
 //! Training runs on all GPUs that can be seen, each with a step of LENGTHS; `NPROC_PER_NODE=1` trains on one.
 
@@ -72,11 +73,12 @@ fn run(arguments: &[&str], choice: DeviceChoice, world: &World) -> Result<Value>
             let targets =
                 rest.get(1).map_or(Vec::new(), |names| names.split(',').map(str::to_owned).collect());
             let settings = AdapterSettings { targets, ..AdapterSettings::default() };
-            let (budget, stays) = match budget.strip_suffix("resident") {
-                Some(budget) => (budget, true),
-                None => (*budget, false),
+            let (budget, base) = match (budget.strip_suffix("resident"), budget.strip_suffix("sharded")) {
+                (Some(budget), _) => (budget, Base::Resident),
+                (_, Some(budget)) => (budget, Base::Sharded),
+                (None, None) => (*budget, Base::Streamed),
             };
-            bench.train(&settings, lengths, (bench.budget(budget)?, stays), steps)?
+            bench.train(&settings, lengths, (bench.budget(budget)?, base), steps)?
         }
         ("score", [shape, rest @ ..]) => bench.score(shape, bench.budget(rest.first().unwrap_or(&"0"))?)?,
         ("decode", [tokens, rest @ ..]) => {
@@ -117,6 +119,17 @@ fn sequences(random: &mut ChaCha8Rng, vocabulary: usize, lengths: &[usize]) -> V
     lengths.iter().map(|&len| sequence(len)).collect()
 }
 
+/// Where blocks lie that have no room on the GPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Base {
+    /// On the host, from which they are streamed.
+    Streamed,
+    /// On the GPU all the same.
+    Resident,
+    /// In parts on all GPUs.
+    Sharded,
+}
+
 /// A model and where it runs.
 struct Bench<'a> {
     model: PathBuf,
@@ -146,24 +159,27 @@ impl Bench<'_> {
     fn load(&self, places: &Places) -> Result<(Model, Value)> {
         let copy_rate = match places.streamed() {
             0 => 0.0,
+            _ if places.is_sharded() => 0.0,
             _ => self.gpu.copy_rate()? / 1e9,
         };
         let begun = Instant::now();
-        let model = Model::load_to(&self.model, None, self.device, |_| Ok(places.clone()))?;
+        let place = |_: &_| Ok(places.clone());
+        let model = Model::load_among(&self.model, None, self.device, place, self.world.communicator())?;
         self.gpu.synchronize()?;
         let load_seconds = begun.elapsed().as_secs_f64();
         let said = json!({"load_seconds": load_seconds, "streamed": places.streamed(),
+            "sharded": places.count(Place::Sharded),
             "blocks": places.of_blocks().len(), "slots": places.slots(), "copy_gb_per_second": copy_rate,
             "page_locked_mib": places.bytes_in(Place::PageLocked, &self.outline.block_bytes()) >> 20});
         Ok((model, said))
     }
 
-    /// Trains within a budget, with all weights on the GPU where they stay there whatever it is.
+    /// Trains within a budget.
     fn train(
         &self,
         settings: &AdapterSettings,
         lengths: &str,
-        (budget, stays): (u64, bool),
+        (budget, base): (u64, Base),
         steps: usize,
     ) -> Result<Value> {
         let (warm_up, steps) = (steps.min(3), steps.max(1));
@@ -178,9 +194,15 @@ impl Bench<'_> {
             dropout: false,
         };
         let held = self.outline.resident_on_gpu(&layout, &of_moments);
-        let Placement { mut places, resident: held, passes: plan } =
-            self.outline.place(held, &wanted, budget, self.on_host());
-        if stays {
+        // All ranks keep the same blocks whole.
+        let budget = world.least(budget)?;
+        let Placement { mut places, resident: held, passes: plan } = match base {
+            Base::Sharded => {
+                self.outline.place_sharded(held, &wanted, (budget, self.on_host()), world.size())
+            }
+            _ => self.outline.place(held, &wanted, budget, self.on_host()),
+        };
+        if base == Base::Resident {
             places = Places::resident(places.of_blocks().len());
         }
         let (mut model, said) = self.load(&places)?;
@@ -189,7 +211,7 @@ impl Bench<'_> {
         let mut gradients = Vector::zeros(layout.len, device)?;
         gpu.synchronize()?;
         let memory = gpu.memory()?;
-        let spent = if stays { 0 } else { model.cache_dequantized(plan.spare(), true)? };
+        let spent = if base == Base::Resident { 0 } else { model.cache_dequantized(plan.spare(), true)? };
         let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
         let mut random = ChaCha8Rng::seed_from_u64(1 + world.rank() as u64);
         let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());

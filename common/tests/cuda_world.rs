@@ -1,16 +1,20 @@
-//! Ranks on several GPUs: sums over NCCL, gradients of a batch that is dealt to them, and a rank that is lost.
+//! Ranks on several GPUs: sums over NCCL, gradients of a batch that is dealt to them, a base that is divided among them,
+//! and a rank that is lost.
 //!
 //! Each rank is a process of its own: this program again, as a launcher would start it.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::print_stderr)] // says what a rank has found
 
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use common::device::{DeviceChoice, Vector};
+use common::device::{Device, DeviceChoice, Vector};
 use common::error::Kind;
-use common::model::{AdapterSettings, Batch, Model, Sequence};
+use common::kernels::adamw::{AdamW, Moments};
+use common::model::{AdapterSettings, Batch, Model, ModelSpec, Places, Sequence};
+use common::nf4::Scheme;
 use common::world::{self, World, deal};
 use common::{Result, error};
 use serde_json::json;
@@ -164,4 +168,156 @@ fn ranks_that_share_a_gpu_are_an_error_of_all() {
     };
     let Some(ends) = ranks("ranks_that_share_a_gpu_are_an_error_of_all", work) else { return };
     assert!(ends.iter().all(ExitStatus::success), "{ends:?}");
+}
+
+/// A model of five blocks, whose bytes no number of ranks divides evenly.
+fn write_five_blocks(directory: &Path) {
+    let shape = json!({"model_type": "llama", "vocab_size": 96, "hidden_size": 256, "num_hidden_layers": 5,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 448,
+        "max_position_embeddings": 4096});
+    write_model(&shape, directory);
+}
+
+/// The model with adapters, and with the blocks divided among the ranks as `places` says.
+fn load_sharded(
+    directory: &Path,
+    scheme: Option<Scheme>,
+    device: &Device,
+    places: &Places,
+    world: &World,
+) -> Result<Model> {
+    let place = |_: &_| Ok(places.clone());
+    let mut model = Model::load_among(directory, scheme, device, place, world.communicator())?;
+    model.add_adapters(&AdapterSettings { seed: 5, ..AdapterSettings::default() })?;
+    Ok(model)
+}
+
+/// The bytes of a GPU that buffers take.
+fn used_memory(device: &Device) -> Result<u64> {
+    let Device::Cuda(gpu) = device else { return Ok(0) };
+    gpu.synchronize()?;
+    Ok(gpu.memory()?.used)
+}
+
+fn batch_of(number: usize, is_trained: bool) -> Batch {
+    let tokens: Vec<u32> = (0..300).map(|token| ((token * 7 + number * 13) % 90) as u32).collect();
+    let trained = vec![is_trained; tokens.len()];
+    let sequences = [&tokens[..100], &tokens[100..]];
+    let sequences = sequences.map(|tokens| Sequence { tokens, trained: &trained[..tokens.len()] });
+    Batch::pack(sequences, 0)
+}
+
+/// Losses, gradients and parameters of this rank in steps of unequal passes: rank 0 has two in a step, rank 1 one, another
+/// rank none, and in the second step rank 1 has a pass of which no token is trained.
+fn computed_in_step(mut model: Model, world: &World) -> Result<(Vec<f64>, Vec<u32>, Vec<u32>)> {
+    let (rank, device) = (world.rank(), model.device().clone());
+    let count = model.adapters().values.len();
+    let own = [2, 1].get(rank).copied().unwrap_or(0);
+    let mut moments = Moments::new(count, &device)?;
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let (mut losses, mut summed) = (Vec::new(), Vec::new());
+    for step in 0..3 {
+        let mut gradients = Vector::zeros(count, &device)?;
+        for pass in 0..2 {
+            match pass < own {
+                true => {
+                    let batch = batch_of(100 * rank + 10 * step + pass, step != 1 || rank != 1);
+                    let recomputed = [0, 2, usize::MAX][step];
+                    losses.push(model.loss_and_gradients(&batch, 1e-2, recomputed, &mut gradients)?.sum);
+                }
+                false => model.accompany_training()?,
+            }
+        }
+        world.add_up(&mut gradients)?;
+        summed.extend(bits(&gradients.to_vec()?));
+        model.update_parameters(|parameters| {
+            optimizer.step(parameters, &gradients, 1.0, &mut moments, 1e-3)
+        })?;
+        match rank {
+            0 => losses.push(model.loss(&batch_of(50, true))?.sum),
+            1 => losses.push(model.loss(&batch_of(60, false))?.sum),
+            _ => model.accompany_loss()?,
+        }
+    }
+    Ok((losses, summed, bits(&model.adapters().values.to_vec()?)))
+}
+
+#[test]
+#[ignore = "needs two NVIDIA GPUs"]
+fn a_sharded_model_computes_the_bits_of_a_whole_one() {
+    let work = |world: &World| {
+        let device = world.device(DeviceChoice::Auto)?.open()?;
+        world.connect(&device)?;
+        let directory = tempfile::tempdir()?;
+        write_five_blocks(directory.path());
+        for scheme in [Some(Scheme::default()), None] {
+            let load = |places: &Places| load_sharded(directory.path(), scheme, &device, places, world);
+            let spec = ModelSpec::read(directory.path(), scheme)?;
+            let whole = computed_in_step(load(&Places::resident(5))?, world)?;
+            for (sharded, slots) in [(5, 1), (5, 2), (5, 3), (3, 2), (1, 1)] {
+                let places = Places::sharding(5, sharded, slots, world.size());
+                let name = format!("rank {}: {sharded} blocks through {slots} slots", world.rank());
+                let place = |_: &_| Ok(places.clone());
+                let bare = Model::load_among(directory.path(), scheme, &device, place, world.communicator())?;
+                let used = used_memory(&device)?;
+                drop(bare);
+                assert_eq!(used - used_memory(&device)?, spec.gpu_bytes_at(&places), "bytes: {name}");
+                let model = load(&places)?;
+                assert!(model.is_sharded());
+                let found = computed_in_step(model, world)?;
+                assert_eq!(found.0, whole.0, "losses: {name}");
+                assert!(found.1 == whole.1, "gradients: {name}");
+                assert!(found.2 == whole.2, "parameters: {name}");
+            }
+            eprintln!("rank {}: the same bits, {scheme:?}", world.rank());
+        }
+        Ok(())
+    };
+    let name = "a_sharded_model_computes_the_bits_of_a_whole_one";
+    if std::env::var_os("WORLD_SIZE").is_some() {
+        return world::run(DeviceChoice::Auto, work).unwrap();
+    }
+    // Three ranks have one without passes.
+    for size in [2, 3].into_iter().filter(|size| needs::gpus(*size).is_some()) {
+        let ends: Vec<_> = start(name, size).into_iter().map(|mut child| child.wait().unwrap()).collect();
+        assert!(ends.iter().all(ExitStatus::success), "{size} ranks: {ends:?}");
+    }
+}
+
+/// A rank waits on its GPU for the part of another that is lost, and is released as soon as it is told.
+#[test]
+#[ignore = "needs two NVIDIA GPUs"]
+fn a_lost_rank_does_not_leave_gathers_waiting() {
+    let name = "a_lost_rank_does_not_leave_gathers_waiting";
+    if std::env::var_os("WORLD_SIZE").is_some() {
+        let outcome = world::run(DeviceChoice::Auto, |world| {
+            let device = world.device(DeviceChoice::Auto)?.open()?;
+            world.connect(&device)?;
+            let directory = tempfile::tempdir()?;
+            write_five_blocks(directory.path());
+            let places = Places::sharding(5, 5, 2, world.size());
+            let model = load_sharded(directory.path(), None, &device, &places, world)?;
+            let mut gradients = Vector::zeros(model.adapters().values.len(), &device)?;
+            let batch = batch_of(0, true);
+            model.loss_and_gradients(&batch, 1e-2, 0, &mut gradients)?;
+            if world.rank() == 1 {
+                std::process::abort();
+            }
+            let begun = Instant::now();
+            // Nothing but the communicator's end lets the GPU compute this.
+            let _ = model.loss_and_gradients(&batch, 1e-2, 0, &mut gradients);
+            assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+            world.check()?;
+            Err(error!(Bug, "rank 0 has computed without the parts of rank 1"))
+        });
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("rank 1 on ") && error.contains("was lost"), "{error}");
+        return;
+    }
+    if needs::gpus(2).is_none() {
+        return;
+    }
+    let mut children = start(name, 2);
+    assert!(!children[1].wait().unwrap().success());
+    assert!(children[0].wait().unwrap().success(), "rank 0 has named the other");
 }

@@ -10,6 +10,7 @@
 //! | [`texts`] | the prompts of a model as tokens |
 //! | [`score`] | log-probabilities of the letters; what prompts begin with alike is computed once |
 //! | [`scored`] | the scores of a subject's questions |
+//! | [`rounds`] | which models are scored at the same time |
 //! | [`parts`] | which passes of which subjects each rank scores |
 //! | [`collector`] | the scores of all subjects, as ranks find them |
 //! | [`report`] | accuracies as a table, as JSON and as a chart |
@@ -31,6 +32,7 @@ pub mod parts;
 pub mod questions;
 pub mod ranking;
 pub mod report;
+pub mod rounds;
 pub mod score;
 pub mod scored;
 pub mod tasks;

@@ -1,10 +1,11 @@
 //! Which passes of which subjects each rank of a run scores.
 //!
-//! The subjects lie one after the other, each as long as its texts, and every rank has an equal part of the whole.
+//! The subjects lie one after the other, each as long as its texts, and every rank that scores the model has an equal part
+//! of the whole.
 //! Of a subject that lies in several parts, a rank scores the passes whose middle lies in its own. So a rank
 //! tokenizes hardly more than it scores, and passes are the same whatever the number of ranks.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use crate::questions::{Question, Subject};
 
@@ -13,7 +14,8 @@ use crate::questions::{Question, Subject};
 pub struct Parts {
     /// The place where each subject begins, and where the last one ends.
     bounds: Vec<f64>,
-    ranks: usize,
+    /// The ranks that score the model.
+    ranks: Range<usize>,
 }
 
 /// The place of a pass in its subject, in tokens.
@@ -28,15 +30,15 @@ pub struct PassPlace {
 }
 
 impl Parts {
-    /// Deals `subjects` to ranks.
-    pub fn new<'a>(subjects: impl Iterator<Item = &'a Subject>, ranks: usize) -> Self {
+    /// Deals `subjects` to these ranks, of which there is at least one.
+    pub fn new<'a>(subjects: impl Iterator<Item = &'a Subject>, ranks: Range<usize>) -> Self {
         let mut bounds = vec![0.0];
         let mut end = 0;
         for subject in subjects {
             end += length(subject);
             bounds.push(end as f64);
         }
-        Self { bounds, ranks: ranks.max(1) }
+        Self { bounds, ranks }
     }
 
     /// The ranks that score passes of the subject at `index`, or may.
@@ -58,7 +60,7 @@ impl Parts {
 
     fn rank_at(&self, place: f64) -> usize {
         let all = self.bounds.last().copied().unwrap_or(0.0).max(1.0);
-        ((place / all * self.ranks as f64) as usize).min(self.ranks - 1)
+        (self.ranks.start + (place / all * self.ranks.len() as f64) as usize).min(self.ranks.end - 1)
     }
 }
 
@@ -85,7 +87,7 @@ mod tests {
         let subjects: Vec<Subject> =
             [(10, 40), (300, 60), (3, 5), (80, 100), (1, 900)].map(|(n, bytes)| subject(n, bytes)).into();
         for ranks in [1, 2, 3, 4, 8] {
-            let parts = Parts::new(subjects.iter(), ranks);
+            let parts = Parts::new(subjects.iter(), 0..ranks);
             let mut loads = vec![0; ranks];
             for (index, subject) in subjects.iter().enumerate() {
                 let (all, mut before) = (length(subject), 0);
@@ -105,8 +107,12 @@ mod tests {
 
     #[test]
     fn one_rank_has_all_and_nothing_is_no_division() {
-        let parts = Parts::new([subject(0, 0)].iter(), 3);
+        let parts = Parts::new([subject(0, 0)].iter(), 0..3);
         assert_eq!(parts.rank_of(0, PassPlace { before: 0, tokens: 0, all: 0 }), 0);
-        assert_eq!(Parts::new([subject(4, 9)].iter(), 1).ranks_of(0), 0..=0);
+        assert_eq!(Parts::new([subject(4, 9)].iter(), 0..1).ranks_of(0), 0..=0);
+        let subjects = [subject(4, 9), subject(2, 7)];
+        let of_one = Parts::new(subjects.iter(), 2..3);
+        assert_eq!((of_one.ranks_of(0), of_one.ranks_of(1)), (2..=2, 2..=2));
+        assert_eq!(of_one.rank_of(1, PassPlace { before: 3, tokens: 9, all: 12 }), 2);
     }
 }

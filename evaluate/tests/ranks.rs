@@ -106,15 +106,39 @@ fn any_number_of_ranks_finds_the_loss_of_one() {
     }
 }
 
+/// Three models on two ranks: one on each, then one on both. On three ranks, one on each; on four, all on all.
 #[test]
-fn several_models_are_ranked_by_all_ranks() {
+fn several_models_are_spread_over_ranks_and_ranked() {
     let place = place();
+    let names = ["model", "other", "third"];
     tests::tiny_model::write(&place.path("other"), 8);
-    for options in [ASK, LOSS] {
-        let options = options.replacen("model ", "model other ", 1);
-        let table = alone(&place, &options);
-        assert_eq!(answer(&place, 3, &format!("{options} --force")), table);
+    tests::tiny_model::write(&place.path("third"), 9);
+    let reports = || names.map(|name| report(&place, &format!("reports/{name}-mmlu.json")));
+    let ask = ASK.replacen("model ", "model other third ", 1);
+    let table = alone(&place, &ask);
+    let expected = reports();
+    let losses = format!("{} -o losses.json", LOSS.replacen("model ", "model other third ", 1));
+    let losses_alone = (alone(&place, &losses), place.json("losses.json"));
+    for size in [2, 3, 4] {
+        let runs = ranks(&place, size, &format!("{ask} --force -v"));
+        runs.iter().for_each(|run| run.assert_code(0));
+        assert_eq!(runs[0].stdout, table, "{size} ranks");
+        assert_eq!(reports(), expected, "{size} ranks");
+        let loaded = runs[0].stderr.lines().filter(|line| line.contains(": loaded ")).count();
+        assert_eq!(loaded, [0, 3, 2, 1, 3][size], "models that rank 0 of {size} loads: {}", runs[0].stderr);
+        let found = answer(&place, size, &format!("{losses} --force"));
+        assert_eq!((found, place.json("losses.json")), losses_alone, "{size} ranks");
     }
+    // What was made before is not made again: one model is left, for both ranks.
+    std::fs::remove_file(place.path("reports/other-mmlu.json")).unwrap();
+    std::fs::remove_file(place.path("reports/other-mmlu.png")).unwrap();
+    let again = ranks(&place, 2, &ask);
+    assert_eq!(again[0].stdout, table);
+    assert!(again[0].stderr.contains("third-mmlu.json is already made"), "{}", again[0].stderr);
+    assert_eq!(reports(), expected);
+    // Models whose reports would have the same name are scored one after the other.
+    let twice = format!("{} -o twice", ASK.replacen("model ", "model ./model ", 1));
+    assert_eq!(answer(&place, 2, &format!("{twice}-by-ranks")), alone(&place, &twice));
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //!
 //! [`streaming`]: crate::device::cuda::streaming
 
+use std::sync::Arc;
+
 use super::block::Block;
 use super::weight_reader::WeightReader;
 use super::{LayerConfig, Place, Places};
 use crate::device::Device;
-use crate::device::cuda::{Streaming, StreamingLoader, Way};
+use crate::device::cuda::{Communicator, Streaming, StreamingLoader, Way};
 use crate::{Result, error};
 
 /// All blocks, in the order in which a forward visits them.
@@ -19,12 +21,14 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// Loads the blocks of these layers. On a GPU their weights go to `places`, whose slots have room for any streamed
-    /// block of `slot_bytes`; on the host they stay in the memory map of their files.
+    /// block of `slot_bytes`, and blocks are sharded among the ranks of `communicator`; on the host they stay in the memory
+    /// map of their files.
     pub(super) fn load(
         layers: &[LayerConfig],
         weights: WeightReader,
         places: &Places,
         slot_bytes: u64,
+        communicator: Option<Arc<Communicator>>,
     ) -> Result<Self> {
         let of_blocks = places.of_blocks();
         if of_blocks.len() != layers.len() {
@@ -37,7 +41,7 @@ impl Blocks {
         }
         let mut loader = match weights.device {
             Device::Cuda(gpu) if places.streamed() > 0 => {
-                Some(StreamingLoader::new(gpu, places.slots(), slot_bytes)?)
+                Some(StreamingLoader::new(gpu, places.slots(), slot_bytes, communicator)?)
             }
             _ => None,
         };
@@ -74,6 +78,15 @@ impl Blocks {
         }
     }
 
+    /// Visits blocks in this order without computing, on a pass of this way that another rank computes, where any block is
+    /// gathered from all ranks.
+    pub(super) fn accompany(&self, mut indices: impl Iterator<Item = usize>, way: Way) -> Result<()> {
+        match self.are_sharded() {
+            true => indices.try_for_each(|index| self.visit(index, way, |_| Ok(()))),
+            false => Ok(()),
+        }
+    }
+
     /// The way of a pass in the numbers of the streamed blocks.
     fn among_streamed(&self, way: Way) -> Way {
         match way {
@@ -85,6 +98,11 @@ impl Blocks {
     /// Whether any block is streamed.
     pub(super) fn are_streamed(&self) -> bool {
         self.streaming.is_some()
+    }
+
+    /// Whether any block is gathered from all ranks, which then must visit all blocks in the same order.
+    pub(super) fn are_sharded(&self) -> bool {
+        self.streaming.as_ref().is_some_and(Streaming::is_sharded)
     }
 
     /// The number of blocks.

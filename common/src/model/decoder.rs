@@ -2,6 +2,7 @@
 //! [`super::inference`] and [`super::tape`].
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::block::Block;
 use super::blocks::Blocks;
@@ -9,6 +10,7 @@ use super::head::Head;
 use super::{AdapterSettings, Adapters, Config, ModelSpec, Places, Stack};
 use crate::Result;
 use crate::adapter::{Adapter, AdapterConfig};
+use crate::device::cuda::Communicator;
 use crate::device::{Device, Vector};
 use crate::kernels::embedding::Embedding;
 use crate::nf4::Scheme;
@@ -48,7 +50,7 @@ impl Model {
     /// Loads a model directory and quantizes the linear layers of its blocks where they are not in
     /// 4 bits already.
     pub fn load_quantized(directory: &Path, scheme: Scheme, device: &Device) -> Result<Self> {
-        super::load::load_base(directory, Some(scheme), device, None)
+        super::load::load_base(directory, Some(scheme), device, None, None)
     }
 
     /// Loads a model directory with the weights of its blocks where `place` says, which is told what the headers of the
@@ -60,7 +62,19 @@ impl Model {
         device: &Device,
         place: impl Fn(&ModelSpec) -> Result<Places>,
     ) -> Result<Self> {
-        super::load::load_base(directory, quantization, device, Some(&place))
+        super::load::load_base(directory, quantization, device, Some(&place), None)
+    }
+
+    /// As [`Model::load_to`], on a rank that shares blocks with the other ranks of `communicator` where `place` says so.
+    /// All ranks then run as many passes ([`Model::is_sharded`]).
+    pub fn load_among(
+        directory: &Path,
+        quantization: Option<Scheme>,
+        device: &Device,
+        place: impl Fn(&ModelSpec) -> Result<Places>,
+        communicator: Option<Arc<Communicator>>,
+    ) -> Result<Self> {
+        super::load::load_base(directory, quantization, device, Some(&place), communicator)
     }
 
     /// Loads an adapter on another base than the one it names.
@@ -86,6 +100,12 @@ impl Model {
     /// Whether any weights are streamed to a GPU that has no room for them.
     pub fn is_streamed(&self) -> bool {
         self.blocks.are_streamed()
+    }
+
+    /// Whether ranks share the weights of blocks. Then all of them run as many passes of a kind, in the same order: a rank
+    /// that has none accompanies those of the others ([`Model::accompany_training`], [`Model::accompany_loss`]).
+    pub fn is_sharded(&self) -> bool {
+        self.blocks.are_sharded()
     }
 
     /// The trainable parameters; empty without adapters.

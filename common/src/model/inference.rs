@@ -26,11 +26,17 @@ impl Model {
     /// The loss of a batch, for evaluation.
     pub fn loss(&self, batch: &Batch) -> Result<Loss> {
         if batch.targets.is_empty() {
+            self.accompany_loss()?;
             return Ok(Loss { sum: 0.0, tokens: 0 });
         }
         let hidden = self.hidden(batch, Cache::None, self.parameters())?;
         let losses = self.head.cross_entropy(&hidden.gather_rows(&batch.supervised)?, &batch.targets)?;
         Ok(Loss { sum: losses.sum()?, tokens: batch.targets.len() })
+    }
+
+    /// Takes part in a [`Model::loss`] of other ranks, which need this rank's parts of sharded blocks.
+    pub fn accompany_loss(&self) -> Result<()> {
+        self.blocks.accompany(0..self.blocks.len(), Way::Forward)
     }
 
     /// The residual stream after the last block, [T, C].

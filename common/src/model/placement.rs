@@ -26,6 +26,31 @@ impl ModelSpec {
         budget: u64,
         on_host: u64,
     ) -> Placement {
+        self.place_with(resident, request, (budget, on_host), Places::fit)
+    }
+
+    /// As [`ModelSpec::place`], with the blocks that have no room divided among the GPUs of `ranks` ranks, each with this
+    /// budget, and with as many bytes of the host that may be page-locked.
+    pub fn place_sharded(
+        &self,
+        resident: ResidentBytes,
+        request: &PassRequest,
+        (budget, on_host): (u64, u64),
+        ranks: usize,
+    ) -> Placement {
+        let fit = |bytes: &[u64], on_gpu, _| Places::fit_sharded(bytes, on_gpu, ranks);
+        self.place_with(resident, request, (budget, on_host), fit)
+    }
+
+    /// Leaves all weights on the GPU where a pass fits beside them; or else they lie where `fit` says, which is told the
+    /// bytes of blocks, and those that there is room for on the GPU and on the host.
+    fn place_with(
+        &self,
+        resident: ResidentBytes,
+        request: &PassRequest,
+        (budget, on_host): (u64, u64),
+        fit: impl Fn(&[u64], u64, u64) -> Places,
+    ) -> Placement {
         let bytes = self.block_bytes();
         let at = |places: Places| {
             let resident = ResidentBytes { weights: self.gpu_bytes_at(&places), ..resident };
@@ -41,7 +66,7 @@ impl ModelSpec {
         let others = resident.total() - bytes.iter().sum::<u64>();
         let passes = whole.passes.least_of(request.tokens.max(request.longest));
         let on_host = on_host - whole.passes.offloaded_bytes();
-        at(Places::fit(&bytes, budget.saturating_sub(others + passes), on_host))
+        at(fit(&bytes, budget.saturating_sub(others + passes), on_host))
     }
 
     /// Leaves as many blocks on the GPU as `budget` bytes have room for beside forwards of this kind; the others are

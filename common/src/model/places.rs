@@ -1,6 +1,7 @@
 //! Where the frozen weights of each block lie, and how many blocks a GPU has room for.
 
 use crate::cli::Size;
+use crate::device::cuda::part_bytes;
 
 pub use crate::device::cuda::Place;
 
@@ -14,12 +15,14 @@ const FEWEST_SLOTS: usize = 2;
 pub struct Places {
     blocks: Vec<Place>,
     slots: usize,
+    /// The ranks that sharded blocks are divided among.
+    ranks: usize,
 }
 
 impl Places {
     /// All of `blocks` blocks on the GPU, or in the memory map of their files on the host.
     pub fn resident(blocks: usize) -> Self {
-        Self { blocks: vec![Place::Gpu; blocks], slots: 0 }
+        Self { blocks: vec![Place::Gpu; blocks], slots: 0, ranks: 1 }
     }
 
     /// `streamed` of `blocks` blocks are streamed from `place` through `slots` slots. They are spread evenly, so that
@@ -27,26 +30,42 @@ impl Places {
     pub fn streaming(blocks: usize, streamed: usize, slots: usize, place: Place) -> Self {
         let place = |is_streamed| if is_streamed { place } else { Place::Gpu };
         let blocks = spread(streamed.min(blocks), blocks).map(place).collect();
-        Self { blocks, slots: if streamed > 0 { slots.max(1) } else { 0 } }
+        Self { blocks, slots: if streamed > 0 { slots.max(1) } else { 0 }, ranks: 1 }
+    }
+
+    /// As [`Places::streaming`], with the streamed blocks divided among the GPUs of `ranks` ranks.
+    pub fn sharding(blocks: usize, sharded: usize, slots: usize, ranks: usize) -> Self {
+        Self { ranks: ranks.max(1), ..Self::streaming(blocks, sharded, slots, Place::Sharded) }
     }
 
     /// The places of blocks of `bytes` bytes with as many blocks on a GPU as `on_gpu` bytes have room for, and those
     /// that are streamed in page-locked memory as far as `on_host` bytes allow that. Where not even the slots fit, every
     /// block is streamed.
     pub fn fit(bytes: &[u64], on_gpu: u64, on_host: u64) -> Self {
+        let streaming = |streamed, slots| Self::streaming(bytes.len(), streamed, slots, Place::File);
+        Self::with_fewest_streamed(bytes, on_gpu, streaming).page_locked(bytes, on_host)
+    }
+
+    /// The places of blocks of `bytes` bytes with as many whole blocks on each GPU as `on_gpu` bytes have room for, and
+    /// the others divided among the GPUs of `ranks` ranks. Where not even that fits, every block is divided.
+    pub fn fit_sharded(bytes: &[u64], on_gpu: u64, ranks: usize) -> Self {
+        Self::with_fewest_streamed(bytes, on_gpu, |sharded, slots| {
+            Self::sharding(bytes.len(), sharded, slots, ranks)
+        })
+    }
+
+    /// The first that fits of places with all blocks on the GPU, and of those that `streaming` makes of the number of
+    /// streamed blocks and that of slots; or else that with all blocks streamed.
+    fn with_fewest_streamed(bytes: &[u64], on_gpu: u64, streaming: impl Fn(usize, usize) -> Self) -> Self {
         let count = bytes.len();
         let resident = Self::resident(count);
-        if resident.bytes_on_gpu(bytes) <= on_gpu {
-            return resident;
-        }
         // With as many slots as streamed blocks, all of them could stay.
-        if count <= FEWEST_SLOTS {
+        if resident.bytes_on_gpu(bytes) <= on_gpu || count <= FEWEST_SLOTS {
             return resident;
         }
-        let streaming = |streamed, slots| Self::streaming(count, streamed, slots, Place::File);
         let mut choices = (SLOTS + 1..=count).map(|streamed| streaming(streamed, SLOTS));
         let fitting = choices.find(|places| places.bytes_on_gpu(bytes) <= on_gpu);
-        fitting.unwrap_or_else(|| streaming(count, FEWEST_SLOTS)).page_locked(bytes, on_host)
+        fitting.unwrap_or_else(|| streaming(count, FEWEST_SLOTS))
     }
 
     /// The same places with as many of the streamed blocks in page-locked memory as `on_host` bytes allow, spread evenly.
@@ -68,8 +87,19 @@ impl Places {
         &self.blocks
     }
 
-    /// The blocks that are streamed, of blocks of `bytes` bytes, and the host memory that they take, for people.
+    /// The blocks that are streamed, of blocks of `bytes` bytes, and the memory that they take, for people.
     pub fn summary(&self, bytes: &[u64]) -> String {
+        if self.is_sharded() {
+            return format!(
+                "{} of {} blocks, with a part of {} on each of {} GPUs, gathered through {} slots of {}",
+                self.streamed(),
+                self.blocks.len(),
+                Size(self.shard_bytes(bytes)).rounded_up(),
+                self.ranks,
+                self.slots,
+                Size(self.slot_bytes(bytes)).rounded_up()
+            );
+        }
         let [locked, from_files] =
             [Place::PageLocked, Place::File].map(|place| Size(self.bytes_in(place, bytes)).rounded_up());
         let files = match self.count(Place::File) {
@@ -97,15 +127,32 @@ impl Places {
         self.slots
     }
 
-    /// The bytes of a slot, which has room for each streamed block, of blocks of `bytes` bytes.
-    pub fn slot_bytes(&self, bytes: &[u64]) -> u64 {
-        let streamed = bytes.iter().zip(&self.blocks).filter(|(_, place)| **place != Place::Gpu);
-        streamed.map(|(bytes, _)| *bytes).max().unwrap_or(0)
+    /// Whether any block is divided among ranks.
+    pub fn is_sharded(&self) -> bool {
+        self.blocks.contains(&Place::Sharded)
     }
 
-    /// The bytes that blocks of `bytes` bytes and the slots take on a GPU.
+    /// The bytes of a slot, which has room for each streamed block, of blocks of `bytes` bytes.
+    pub fn slot_bytes(&self, bytes: &[u64]) -> u64 {
+        let in_slot = |(&bytes, place): (&u64, &Place)| match place {
+            Place::Gpu => 0,
+            Place::PageLocked | Place::File => bytes,
+            Place::Sharded => self.ranks as u64 * part_bytes(bytes, self.ranks),
+        };
+        bytes.iter().zip(&self.blocks).map(in_slot).max().unwrap_or(0)
+    }
+
+    /// The bytes that blocks of `bytes` bytes, parts of them, and the slots take on a GPU.
     pub fn bytes_on_gpu(&self, bytes: &[u64]) -> u64 {
-        self.bytes_in(Place::Gpu, bytes) + self.slots as u64 * self.slot_bytes(bytes)
+        self.bytes_in(Place::Gpu, bytes)
+            + self.shard_bytes(bytes)
+            + self.slots as u64 * self.slot_bytes(bytes)
+    }
+
+    /// The bytes of a rank's parts of the sharded blocks, of blocks of `bytes` bytes.
+    fn shard_bytes(&self, bytes: &[u64]) -> u64 {
+        let sharded = bytes.iter().zip(&self.blocks).filter(|(_, place)| **place == Place::Sharded);
+        sharded.map(|(bytes, _)| part_bytes(*bytes, self.ranks)).sum()
     }
 
     /// The bytes of the blocks in this place.
@@ -185,6 +232,30 @@ mod tests {
     }
 
     #[test]
+    fn ranks_share_what_has_no_room() {
+        let block = BYTES[0];
+        let fit = |on_gpu, ranks| Places::fit_sharded(&BYTES, on_gpu, ranks);
+        assert_eq!(fit(80 * block, 4), Places::resident(80));
+        let sharded =
+            |places: &Places| (places.count(Place::Gpu), places.count(Place::Sharded), places.slots());
+        // 60 blocks whole leave 20 for parts of 20 blocks, of which 3 slots leave room for 68.
+        let some = fit(68 * block, 4);
+        assert_eq!(sharded(&some), (60, 20, 3));
+        assert_eq!(some.bytes_on_gpu(&BYTES), 68 * block);
+        let all = fit(23 * block, 4);
+        assert_eq!((sharded(&all), all.bytes_on_gpu(&BYTES)), ((0, 80, 3), 23 * block));
+        let least = fit(0, 4);
+        assert_eq!((sharded(&least), least.bytes_on_gpu(&BYTES)), ((0, 80, 2), 22 * block));
+        assert!(fit(23 * block, 8).count(Place::Gpu) > 0, "more GPUs leave room for more");
+
+        // Parts that do not come out even take a little more, and so do the slots.
+        let uneven = [1000 * 512, 10 * 512, 1001 * 512, 999 * 512];
+        let places = Places::sharding(4, 4, 2, 3);
+        assert_eq!(places.slot_bytes(&uneven), 3 * 334 * 512);
+        assert_eq!(places.bytes_on_gpu(&uneven), (334 + 4 + 334 + 333 + 2 * 3 * 334) * 512);
+    }
+
+    #[test]
     fn people_are_told_which_memory_is_taken() {
         let summary = |on_host| Places::fit(&BYTES, 10 * 450 * MIB, on_host).summary(&BYTES);
         let all = "73 of 80 blocks through 3 slots, from 32850 MiB of page-locked host memory";
@@ -192,6 +263,9 @@ mod tests {
         let some = "73 of 80 blocks through 3 slots, from 13500 MiB of page-locked host memory, \
                     19350 MiB of 43 blocks read from their files in each pass";
         assert_eq!(summary(30 * 450 * MIB), some);
+        let sharded =
+            "80 of 80 blocks, with a part of 9000 MiB on each of 4 GPUs, gathered through 3 slots of 450 MiB";
+        assert_eq!(Places::sharding(80, 80, 3, 4).summary(&BYTES), sharded);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Model {
         let plan = plan.into();
         let mut pass = self.pass(batch, 0, self.parameters())?;
         pass.rowwise.slice = plan.slice;
-        let first = self.blocks.iter().position(|block| block.has_adapter()).unwrap_or(self.blocks.len());
+        let first = self.first_with_adapter();
         let mut hidden = self.embed(batch)?;
         let (mut inputs, mut kept) = (Inputs::default(), Vec::new());
         let mut balance = self.config.router_loss.map(|_| Balance::default());
@@ -88,6 +88,7 @@ impl Model {
         let Tape { batch, mut pass, first, mut inputs, mut kept, hidden, balance } = tape;
         let tokens = batch.targets.len();
         if tokens == 0 {
+            self.accompany_backward()?;
             return Ok(Loss { sum: 0.0, tokens });
         }
         // Each pass counts by its supervised tokens, so that a pass that is a whole step counts once.
@@ -126,6 +127,22 @@ impl Model {
         gradients: &mut Vector,
     ) -> Result<Loss> {
         self.backward(self.forward(batch, plan)?, &Supervised { scale }, gradients)
+    }
+
+    /// Takes part in a forward and a backward of other ranks, which need this rank's parts of sharded blocks.
+    pub fn accompany_training(&self) -> Result<()> {
+        self.blocks.accompany(0..self.blocks.len(), Way::ForwardOfTape)?;
+        self.accompany_backward()
+    }
+
+    fn accompany_backward(&self) -> Result<()> {
+        let last = self.first_with_adapter();
+        self.blocks.accompany((last..self.blocks.len()).rev(), Way::Backward { last })
+    }
+
+    /// The first block with an adapter, or the number of blocks where none has one.
+    fn first_with_adapter(&self) -> usize {
+        self.blocks.iter().position(|block| block.has_adapter()).unwrap_or(self.blocks.len())
     }
 }
 

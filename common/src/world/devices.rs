@@ -1,5 +1,7 @@
 //! The device of each rank, and sums over the ranks of values on it: over NCCL on GPUs, through rank 0 on CPUs.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::exchange::World;
@@ -45,15 +47,23 @@ impl World {
         Ok(())
     }
 
-    /// Makes sums over the ranks of values on `device` possible. Called on all ranks, before the free memory of
+    /// Makes sums and gathers over the ranks of values on `device` possible. Called on all ranks, before the free memory of
     /// the device is looked at. Fails as [`World::compare`] does.
     pub fn connect(&self, device: &Device) -> Result<()> {
         self.compare(device)?;
         let (Some(star), Device::Cuda(gpu)) = (&self.star, device) else { return Ok(()) };
         let id = self.from_first(Communicator::unique_id)?;
-        let communicator = Communicator::new(gpu, &id, self.rank, self.size, &|| star.check())?;
+        let ending = Arc::clone(star.ending());
+        let check = Box::new(move || ending.check());
+        let communicator = Arc::new(Communicator::new(gpu, &id, self.rank, self.size, check)?);
+        let released = Arc::downgrade(&communicator);
+        star.ending().at_end(move || {
+            if let Some(communicator) = released.upgrade() {
+                communicator.give_up();
+            }
+        });
         let mut one = Vector::from_vec(vec![1.0], device)?;
-        communicator.sum(one.gpu_mut()?, &|| star.check())?;
+        communicator.sum(one.gpu_mut()?)?;
         let found = one.to_vec()?;
         if found != [self.size as f32] {
             return Err(error!(Gpu, "NCCL sums {} ones to {found:?}", self.size));
@@ -63,12 +73,17 @@ impl World {
         Ok(())
     }
 
+    /// What connects the GPUs of all ranks, once [`World::connect`] has made it.
+    pub fn communicator(&self) -> Option<Arc<Communicator>> {
+        self.communicator.get().cloned()
+    }
+
     /// Replaces the values by their sums over all ranks: the same bits on every rank, and the same from run to
     /// run.
     pub fn add_up(&self, values: &mut Vector) -> Result<()> {
         let Some(star) = &self.star else { return Ok(()) };
         match (&mut *values, self.communicator.get()) {
-            (Vector::Cuda(values), Some(communicator)) => communicator.sum(values, &|| star.check()),
+            (Vector::Cuda(values), Some(communicator)) => communicator.sum(values),
             (Vector::Cuda(_), None) => Err(error!(Bug, "sums of values on a GPU without a communicator")),
             (Vector::Cpu(values), _) => {
                 let parts = star.gather(bytemuck::cast_slice(values).to_vec())?;

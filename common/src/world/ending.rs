@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Kind;
-use crate::{Error, cli};
+use crate::{Error, Result, cli};
 
 /// The time in which a rank ends by itself after another was lost. A process that waits for a device or a disk
 /// is ended then.
@@ -101,10 +101,14 @@ impl Reason {
     }
 }
 
+/// What is done when a run ends.
+type Release = Box<dyn FnOnce() + Send>;
+
 /// The reason why the run ends, once there is one.
-#[derive(Debug)]
 pub(super) struct Ending {
     reason: Mutex<Option<Reason>>,
+    /// What is done then, so that nothing waits for another rank.
+    releases: Mutex<Vec<Release>>,
     /// Whether this rank says that rank 0 was lost.
     reports_first: bool,
 }
@@ -112,7 +116,7 @@ pub(super) struct Ending {
 impl Ending {
     /// A run that does not end. `reports_first` says whether this rank speaks where rank 0 was lost.
     pub(super) fn new(reports_first: bool) -> Self {
-        Self { reason: Mutex::new(None), reports_first }
+        Self { reason: Mutex::new(None), releases: Mutex::default(), reports_first }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Reason>> {
@@ -122,6 +126,30 @@ impl Ending {
     /// The reason why the run ends; `None` while it does not.
     pub(super) fn reason(&self) -> Option<Reason> {
         self.lock().clone()
+    }
+
+    /// An error where the run ends.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.reason() {
+            Some(_) => Err(Error::interrupted("stopped")),
+            None => Ok(()),
+        }
+    }
+
+    /// Has something done by a thread of its own when the run ends, so that the work of this rank does not wait for
+    /// another rank.
+    pub(super) fn at_end(&self, release: impl FnOnce() + Send + 'static) {
+        let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        releases.push(Box::new(release));
+        drop(releases);
+        if self.reason().is_some() {
+            self.release();
+        }
+    }
+
+    fn release(&self) {
+        let releases = std::mem::take(&mut *self.releases.lock().unwrap_or_else(PoisonError::into_inner));
+        releases.into_iter().for_each(|release| release());
     }
 
     /// Ends the run, unless it ends already: the work of this rank is asked to stop as by a signal. Returns
@@ -136,13 +164,17 @@ impl Ending {
             cli::speak();
         }
         *place = Some(reason);
+        drop(place);
         cli::stop();
-        if is_interruption {
-            return true;
-        }
         let ending = Arc::clone(self);
+        let end = move || {
+            ending.release();
+            if !is_interruption {
+                ending.enforce();
+            }
+        };
         // Where no thread can be had, the process ends by itself as soon as it looks.
-        let _ = thread::Builder::new().name("ending".to_owned()).spawn(move || ending.enforce());
+        let _ = thread::Builder::new().name("ending".to_owned()).spawn(end);
         true
     }
 
@@ -173,6 +205,27 @@ mod tests {
         assert_eq!((error.hint_text(), error.kind()), (Some("--resume"), Kind::Hinted));
         let nothing = lost.error(&Error::interrupted("stopped"));
         assert!(!nothing.to_string().contains("stopped") && nothing.hint_text().is_some());
+    }
+
+    #[test]
+    fn an_end_releases_what_waits_for_other_ranks() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let release = |name: &'static str| {
+            let sender = sender.clone();
+            move || sender.send(name).unwrap()
+        };
+        let ending = Arc::new(Ending::new(false));
+        ending.at_end(release("before"));
+        assert!(ending.check().is_ok() && receiver.try_recv().is_err());
+        // Not `begin`, which would stop the process of the tests.
+        *ending.lock() = Some(Reason::Over(130));
+        ending.release();
+        assert_eq!(receiver.recv().unwrap(), "before");
+        assert_eq!(ending.check().unwrap_err().kind(), Kind::Interrupted);
+        ending.at_end(release("after"));
+        assert_eq!(receiver.recv().unwrap(), "after", "what is too late is done at once");
+        ending.release();
+        assert!(receiver.try_recv().is_err(), "everything is done once");
     }
 
     #[test]

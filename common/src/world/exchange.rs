@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -28,8 +29,8 @@ pub struct World {
     pub(super) hosts: Vec<String>,
     /// The connections to other ranks; `None` where there are none.
     pub(super) star: Option<Star>,
-    /// What adds up values on GPUs, once [`World::connect`] has made it.
-    pub(super) communicator: OnceCell<Communicator>,
+    /// What connects the GPUs of all ranks, once [`World::connect`] has made it.
+    pub(super) communicator: OnceCell<Arc<Communicator>>,
 }
 
 impl World {
@@ -102,10 +103,14 @@ impl World {
         Ok(sums)
     }
 
+    /// Whether something holds on any rank.
+    pub fn any(&self, holds: bool) -> Result<bool> {
+        Ok(self.gather(holds)?.contains(&true))
+    }
+
     /// Whether the run stops here: a signal has asked a rank to stop, or a rank was lost.
     pub fn stops(&self) -> bool {
-        let stops = cli::interrupted();
-        self.gather(stops).map_or(true, |all| all.contains(&true))
+        self.any(cli::interrupted()).unwrap_or(true)
     }
 
     /// An error where the run ends because of another rank.
@@ -166,7 +171,12 @@ impl World {
     /// Ends the run on this rank. The other ranks are told of an error, which one rank reports.
     pub(super) fn conclude(&self, outcome: Result<()>) -> Result<()> {
         let Some(star) = &self.star else { return outcome };
-        let error = match outcome {
+        // What GPUs exchange is through on all ranks before any of them ends.
+        let met = outcome.and_then(|()| match self.communicator.get() {
+            Some(_) => self.gather(()).map(|_| ()),
+            None => Ok(()),
+        });
+        let error = match met {
             Ok(()) => {
                 star.done();
                 return Ok(());

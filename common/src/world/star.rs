@@ -130,10 +130,12 @@ impl Star {
 
     /// An error where the run ends.
     pub(super) fn check(&self) -> Result<()> {
-        match self.ending.reason() {
-            Some(_) => Err(Error::interrupted("stopped")),
-            None => Ok(()),
-        }
+        self.ending.check()
+    }
+
+    /// Why and how the run ends.
+    pub(super) fn ending(&self) -> &Arc<Ending> {
+        &self.ending
     }
 
     /// Why the run ends; `None` while it does not.

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::arguments::Arguments;
 use crate::identity::identity;
 use crate::ranking;
+use crate::rounds::{ranks_of, rounds};
 
 pub use examples::Examples;
 use file_loss::FileLoss;
@@ -44,33 +45,41 @@ pub fn rank_by_loss(
     // The details have a line for each example, so each example has a pass of its own.
     let tokens = if arguments.details.is_some() { 1 } else { arguments.pass_tokens(models.device()) };
     let (mut found, mut entries) = (Vec::new(), Vec::new());
-    for directory in directories {
-        let files = arguments.model.text_files(directory)?;
-        let tokenizer = Tokenizer::of(&files)?;
-        let template = arguments.model.chat_template(&files, &tokenizer)?;
-        let examples = Examples::read(file, arguments.limit(), arguments.cutoff_len, &tokenizer, &template)?;
-        // The identity is that of the files as they are read, before they may be changed.
-        let identity = match &output {
-            Some(_) => identity(directory, arguments.model.base_of(directory)?.as_deref())?,
-            None => Value::Null,
-        };
-        world.expect_same(|| shared(directory, &examples, tokens, arguments))?;
-        let passes = losses(models.load(directory)?, &examples.examples, tokens, world)
-            .with_context(|| directory.display().to_string())?;
-        if let Some(details) = &mut details {
-            details.fill(|path| Ok(fs_err::write(path, examples.details(&passes))?))?;
+    for round in rounds(directories.len(), world.size()) {
+        let round = &directories[round];
+        let (mut examples, mut identities) = (Vec::new(), Vec::new());
+        for directory in round {
+            let files = arguments.model.text_files(directory)?;
+            let tokenizer = Tokenizer::of(&files)?;
+            let template = arguments.model.chat_template(&files, &tokenizer)?;
+            let of_model =
+                Examples::read(file, arguments.limit(), arguments.cutoff_len, &tokenizer, &template)?;
+            // The identity is that of the files as they are read, before they may be changed.
+            identities.push(match &output {
+                Some(_) => identity(directory, arguments.model.base_of(directory)?.as_deref())?,
+                None => Value::Null,
+            });
+            world.expect_same(|| shared(directory, &of_model, tokens, arguments))?;
+            examples.push(of_model);
         }
-        let mut loss = Loss { sum: 0.0, tokens: 0 };
-        passes.into_iter().for_each(|pass| loss += pass);
-        let loss = FileLoss { loss, examples: examples.examples.len() };
-        entries.push(json!({
-            "model": identity,
-            "loss": loss.loss.mean(),
-            "perplexity": loss.perplexity(),
-            "tokens": loss.loss.tokens,
-            "examples": loss.examples,
-        }));
-        found.push((directory.as_path(), loss));
+        let losses = losses(round, &examples, tokens, &mut models, world)?;
+        let of_models = round.iter().zip(identities).zip(examples.iter().zip(losses));
+        for ((directory, identity), (examples, passes)) in of_models {
+            if let Some(details) = &mut details {
+                details.fill(|path| Ok(fs_err::write(path, examples.details(&passes))?))?;
+            }
+            let mut loss = Loss { sum: 0.0, tokens: 0 };
+            passes.into_iter().for_each(|pass| loss += pass);
+            let loss = FileLoss { loss, examples: examples.examples.len() };
+            entries.push(json!({
+                "model": identity,
+                "loss": loss.loss.mean(),
+                "perplexity": loss.perplexity(),
+                "tokens": loss.loss.tokens,
+                "examples": loss.examples,
+            }));
+            found.push((directory.as_path(), loss));
+        }
     }
     if let Some(output) = &mut output {
         let report = json!({"data": file.display().to_string(), "cutoff_len": arguments.cutoff_len, "models": entries});
@@ -120,13 +129,39 @@ fn shared(
     Ok(shared)
 }
 
-/// Computes the losses of `model` on `examples`, one for each pass of at most `pass_tokens` tokens; an example
-/// that is longer has a pass of its own. The passes are dealt to all ranks.
-fn losses(model: &Model, examples: &[Example], pass_tokens: usize, world: &World) -> Result<Vec<Loss>> {
-    let passes: Vec<&[Example]> = passes::passes(examples, pass_tokens).collect();
+/// A pass that was computed: its place among those of its model, the bits of its summed loss, and its tokens.
+type Computed = (usize, u64, usize);
+
+/// Computes the losses of the models of a round on their examples, one for each pass of at most `pass_tokens` tokens; an
+/// example that is longer has a pass of its own. The passes of one model are dealt to all ranks; of several models, each
+/// rank has one.
+fn losses(
+    round: &[PathBuf],
+    examples: &[Examples],
+    pass_tokens: usize,
+    models: &mut Models,
+    world: &World,
+) -> Result<Vec<Vec<Loss>>> {
+    let own = if round.len() == 1 { 0 } else { world.rank() };
+    let passes: Vec<&[Example]> = passes::passes(&examples[own].examples, pass_tokens).collect();
+    let ranks = ranks_of(own, round.len(), world.size());
     let tokens = |pass: &&[Example]| pass.iter().map(|example| example.tokens.len()).sum();
-    let dealt = deal(&passes.iter().map(tokens).collect::<Vec<usize>>(), world.size());
-    let own = dealt.get(world.rank()).map_or(&[][..], Vec::as_slice);
+    let dealt = deal(&passes.iter().map(tokens).collect::<Vec<usize>>(), ranks.len());
+    let of_rank = dealt.get(world.rank() - ranks.start).map_or(&[][..], Vec::as_slice);
+    let model = models.load(&round[own])?;
+    let found = computed(model, &passes, of_rank).with_context(|| round[own].display().to_string())?;
+    let mut of_ranks = world.gather(found)?.into_iter();
+    let of_model = |index: usize| {
+        let ranks = ranks_of(index, round.len(), world.size());
+        let mut all: Vec<Computed> = of_ranks.by_ref().take(ranks.len()).flatten().collect();
+        all.sort_unstable_by_key(|(place, ..)| *place);
+        all.into_iter().map(|(_, sum, tokens)| Loss { sum: f64::from_bits(sum), tokens }).collect()
+    };
+    Ok((0..round.len()).map(of_model).collect())
+}
+
+/// Computes the losses of these of the passes.
+fn computed(model: &Model, passes: &[&[Example]], own: &[usize]) -> Result<Vec<Computed>> {
     let total: usize = own.iter().map(|&index| passes[index].len()).sum();
     let progress = Progress::new("computing the loss", total as u64, Unit::Items("examples"));
     let mut found = Vec::with_capacity(own.len());
@@ -144,7 +179,5 @@ fn losses(model: &Model, examples: &[Example], pass_tokens: usize, world: &World
         progress.add(passes[index].len() as u64);
         cli::check_interrupted()?;
     }
-    let mut all = world.gather(found)?.concat();
-    all.sort_unstable_by_key(|(index, ..)| *index);
-    Ok(all.into_iter().map(|(_, sum, tokens)| Loss { sum: f64::from_bits(sum), tokens }).collect())
+    Ok(found)
 }

@@ -1,6 +1,7 @@
 //! Where reports are written. A report that was given no name is called after the model and the task, so that
 //! the reports of several models lie side by side.
 
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use common::{Context, Result, error, files};
@@ -40,6 +41,12 @@ impl ReportPlace {
             }
         }
     }
+}
+
+/// Whether the reports of `models` have names of their own, so that they can be made at the same time.
+pub fn have_own_names(models: &[PathBuf]) -> bool {
+    let names: HashSet<String> = models.iter().map(|model| model_name(model)).collect();
+    names.len() == models.len()
 }
 
 /// Reads the report at `path`, if it is of this recipe and `details` are not missing, and says what is there.
@@ -135,6 +142,8 @@ mod tests {
             assert_eq!(model_name(Path::new(model)), expected);
         }
         assert_eq!(model_name(Path::new(&"é".repeat(300))).len(), LONGEST);
+        let own = |models: [&str; 2]| have_own_names(&models.map(PathBuf::from));
+        assert!(own(["out/1", "out/2"]) && !own(["out/1", "out-1"]) && !own(["m", "./m"]));
     }
 
     #[test]

@@ -72,6 +72,10 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE")]
     pub vram_budget: Option<common::cli::Size>,
 
+    /// On several GPUs, divide blocks of the base that have no room among them
+    #[arg(long)]
+    pub shard_base: bool,
+
     /// Compute in fp16 with a dynamic loss scale on a GPU, in place of bf16
     #[arg(long)]
     pub fp16: bool,
@@ -149,12 +153,23 @@ impl Arguments {
             device: DeviceSettings {
                 choice: self.device(),
                 vram_budget: self.vram_budget.map(|size| size.0),
+                shard_base: self.shard_base(world)?,
             },
             output,
             begin: self.begin(),
             dry_run: self.dry_run,
             options,
         })
+    }
+
+    /// Whether ranks share the base.
+    fn shard_base(&self, world: &World) -> Result<bool> {
+        if self.shard_base && world.size() == 1 {
+            return Err(Error::usage("--shard-base: this run has one process, and nothing to share the base with").hint(
+                "without --shard-base, blocks that have no room on the GPU are streamed from the host's memory",
+            ));
+        }
+        Ok(self.shard_base)
     }
 
     /// The frozen model, whose path may come through a pipe.

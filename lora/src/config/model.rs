@@ -57,4 +57,6 @@ pub struct DeviceSettings {
     pub choice: DeviceChoice,
     /// The bytes of GPU memory to stay within; `None` means what is free, less a margin.
     pub vram_budget: Option<u64>,
+    /// Whether blocks that have no room on a GPU are divided among those of all ranks.
+    pub shard_base: bool,
 }

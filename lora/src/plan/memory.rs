@@ -42,6 +42,8 @@ pub struct MemoryPlan {
     paged: u64,
     /// The bytes that the GPU copies from page-locked memory in a second, where blocks are streamed.
     copy_rate: Option<f64>,
+    /// Whether blocks that have no room are divided among the GPUs of all ranks.
+    shard_base: bool,
     /// Whether passes would read the embedding table on a GPU if it were there.
     reads_table: bool,
     is_quantized_by_loading: bool,
@@ -107,8 +109,15 @@ impl MemoryPlan {
         world: &World,
     ) -> Result<Self> {
         let is_quantized_by_loading = config.model.quantization.is_some();
+        let shard_base = config.device.shard_base;
         let (placed, budget) = match device {
             Device::Cpu => {
+                if shard_base {
+                    note(
+                        "--shard-base changes nothing on the CPU: the base stays in the memory maps of its files, which all \
+                         processes of a machine share",
+                    );
+                }
                 let budget = available_memory().unwrap_or(4 << 30) / ACTIVATION_SHARE;
                 let passes = spec.config().plan_on_host(&request, budget);
                 let places = Places::resident(spec.config().layers.len());
@@ -124,13 +133,18 @@ impl MemoryPlan {
                 let of_rank = lockable_memory() / world.size() as u64;
                 let on_host = world.least(of_rank.saturating_sub(quantized))?;
                 let budget = Budget::of(gpu, config.device.vram_budget, on_host, world)?;
-                (place(&spec, resident, &request, budget)?, Some(budget))
+                let placement = match shard_base {
+                    true => spec.place_sharded(resident, &request, (budget.bytes, on_host), world.size()),
+                    false => spec.place(resident, &request, budget.bytes, on_host),
+                };
+                fit(&spec, &placement.places, &placement.resident, &request, budget)?;
+                (placement, Some(budget))
             }
         };
         let Placement { places, resident, passes } = placed;
         let copy_rate = match device {
             // Without page-locked memory there is no rate, and blocks are read from their files.
-            Device::Cuda(gpu) if places.streamed() > 0 => gpu.copy_rate().ok(),
+            Device::Cuda(gpu) if places.streamed() > 0 && !shard_base => gpu.copy_rate().ok(),
             _ => None,
         };
         Ok(Self {
@@ -142,6 +156,7 @@ impl MemoryPlan {
             budget,
             paged: if moments.is_paged { moments.bytes() } else { 0 },
             copy_rate,
+            shard_base,
             reads_table: config.noise.neftune_alpha == 0.0,
             is_quantized_by_loading,
         })
@@ -184,8 +199,12 @@ impl MemoryPlan {
             (None, false) => note(format_args!("  Weights = {weights}, mapped from the model's files")),
             (None, true) => note(format_args!("  Weights = {weights}, in 4 bits when they are loaded")),
         }
-        if self.places.streamed() > 0 {
-            note(format_args!("  Streamed = {}", self.places.summary(&self.spec.block_bytes())));
+        let summary = || self.places.summary(&self.spec.block_bytes());
+        match (self.shard_base && self.budget.is_some(), self.places.streamed()) {
+            (false, 0) => {}
+            (false, _) => note(format_args!("  Streamed = {}", summary())),
+            (true, 0) => note("  Sharded = nothing: every GPU has room for all blocks"),
+            (true, _) => note(format_args!("  Sharded = {}", summary())),
         }
         self.offloaded().into_iter().for_each(note);
         if let Some(rate) = self.copy_rate {
@@ -262,18 +281,6 @@ impl MemoryPlan {
     }
 }
 
-/// The placement of a model's weights within a budget, or the error that says what would help.
-fn place(
-    spec: &ModelSpec,
-    resident: ResidentBytes,
-    request: &PassRequest,
-    budget: Budget,
-) -> Result<Placement> {
-    let placement = spec.place(resident, request, budget.bytes, budget.on_host);
-    fit(spec, &placement.places, &placement.resident, request, budget)?;
-    Ok(placement)
-}
-
 /// The passes that fit into the budget beside what stays in memory, or the error that says what would help.
 fn fit(
     spec: &ModelSpec,
@@ -301,6 +308,9 @@ fn fit(
             "--quantization-bit 4, or a model out of quantize, would take {} less",
             size(saved)
         ));
+    }
+    if places.is_sharded() {
+        hints.push("more GPUs leave less to each; without --shard-base, blocks lie on the host".into());
     }
     hints.push("a shorter --cutoff-len or a smaller --lora-rank takes less".into());
     let ResidentBytes { weights, adapters, moments, scratch, gradients } = *resident;
@@ -360,16 +370,35 @@ mod tests {
         super::fit(spec, &Places::resident(spec.config().layers.len()), resident, request, budget)
     }
 
+    /// The placement of a model's weights within a budget, or the error that says what would help.
+    fn place(
+        spec: &ModelSpec,
+        resident: ResidentBytes,
+        request: &PassRequest,
+        budget: Budget,
+    ) -> Result<Placement> {
+        let placement = spec.place(resident, request, budget.bytes, budget.on_host);
+        super::fit(spec, &placement.places, &placement.resident, request, budget)?;
+        Ok(placement)
+    }
+
     /// A model of 20 layers, whose file has a hole in the place of weights.
     fn hollow(directory: &Path) -> (ModelSpec, ResidentBytes) {
         let config = json!({"model_type": "llama", "vocab_size": 1000, "hidden_size": 512,
             "num_hidden_layers": 20, "num_attention_heads": 8, "num_key_value_heads": 2,
             "intermediate_size": 2048, "max_position_embeddings": 4096, "tie_word_embeddings": false});
-        let parsed = common::model::Config::parse(&config).unwrap();
-        let modules = parsed.modules().map(|module| (module.weight(), module.shape.to_vec()));
+        write_hollow(&config, directory);
+        of_directory(directory)
+    }
+
+    /// Writes a model of this shape, whose file has a hole in the place of weights.
+    fn write_hollow(config: &Value, directory: &Path) {
+        let parsed = common::model::Config::parse(config).unwrap();
+        let weights = parsed.modules().map(|module| (module.weight(), module.shape.to_vec()));
+        let biases = parsed.modules().filter_map(|module| Some((module.bias()?, vec![module.shape[0]])));
         let norms = parsed.norms().map(|norm| (norm.name.clone(), vec![norm.len]));
         let (mut header, mut end) = (Map::new(), 0);
-        for (name, shape) in modules.chain(norms) {
+        for (name, shape) in weights.chain(biases).chain(norms) {
             let size = 2 * shape.iter().product::<usize>();
             header.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}));
             end += size;
@@ -381,7 +410,40 @@ mod tests {
         std::fs::write(&path, [&length.to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
         let file = std::fs::File::options().write(true).open(path).unwrap();
         file.set_len(8 + length + end as u64).unwrap();
-        of_directory(directory)
+    }
+
+    /// Qwen2.5-72B in 4 bits with adapters of rank 8 on all layers, on cards of 24 GiB.
+    #[test]
+    fn four_cards_share_what_one_has_no_room_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let shape = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/bench/qwen2.5-72b.json");
+        let shape: Value = serde_json::from_str(&std::fs::read_to_string(shape).unwrap()).unwrap();
+        write_hollow(&shape, directory.path());
+        let spec = ModelSpec::read(directory.path(), Some(Scheme::default())).unwrap();
+        let layout = spec.new_adapters(&AdapterSettings::default()).unwrap();
+        let resident = spec.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
+        let request = PassRequest { longest: 1024, tokens: 8192, ranks: layout.ranks(), dropout: false };
+        let card = budget(24 << 30, 1 << 40);
+        let place = |ranks| {
+            let placement = spec.place_sharded(resident, &request, (card.bytes, card.on_host), ranks);
+            super::fit(&spec, &placement.places, &placement.resident, &request, card).map(|_| placement)
+        };
+
+        let four = place(4).unwrap();
+        assert_eq!(four.places.streamed(), 80);
+        assert!(four.passes.tokens >= 4096, "{:?}", four.passes);
+        assert!(four.resident.total() + four.passes.activations() <= card.bytes);
+        let summary = four.places.summary(&spec.block_bytes());
+        assert!(summary.starts_with("80 of 80 blocks, with a part of 8"), "{summary}");
+        assert!(summary.contains(" on each of 4 GPUs, gathered through 2 slots of 4"), "{summary}");
+
+        let eight = place(8).unwrap();
+        assert!(eight.passes.tokens > four.passes.tokens, "more GPUs leave more to passes");
+        let hint = place(1).unwrap_err().hint_text().unwrap().to_owned();
+        assert!(
+            hint.contains("more GPUs leave less to each; without --shard-base, blocks lie on the host"),
+            "{hint}"
+        );
     }
 
     #[test]
@@ -392,7 +454,7 @@ mod tests {
         let (all, block) = (bytes.iter().sum::<u64>(), bytes[0]);
         let request = PassRequest { ranks: [24, 8, 16, 8].repeat(20), ..request() };
         let passes = spec.config().plan_on_gpu(&request, 0);
-        let placed = |bytes| super::place(&spec, resident, &request, budget(bytes, 1 << 40));
+        let placed = |bytes| place(&spec, resident, &request, budget(bytes, 1 << 40));
 
         // A run that fits is planned as if nothing could be streamed.
         let needed = resident.total() + passes.least();
@@ -426,11 +488,11 @@ mod tests {
         let least = |on_host| spec.config().plan_on_gpu_and_host(&request, 0, on_host).least();
         let input = 2 * 512 * 100_000;
         let bytes = resident.total() + least(18 * input);
-        let placed =
-            |on_host| super::place(&spec, resident, &request, Budget { on_host, ..budget(bytes, 1 << 40) });
+        let placed = |on_host| place(&spec, resident, &request, Budget { on_host, ..budget(bytes, 1 << 40) });
         let Placement { places, resident: held, passes } = placed(18 * input).unwrap();
         assert_eq!((places.streamed(), passes.offloaded_bytes()), (0, 18 * input));
         let plan = MemoryPlan {
+            shard_base: false,
             passes,
             places,
             resident: held,

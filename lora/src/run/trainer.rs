@@ -111,9 +111,16 @@ impl Trainer<'_> {
             if stops {
                 break;
             }
+            self.any_has_pass(true)?;
             let batch = pack(pass).with_noise(noise);
             noise.first_token += batch.len() as u32;
-            loss += self.pass(&batch, scale)?;
+            let found = self.pass(&batch, scale);
+            // Where another rank was lost, its parts of a sharded base are missing in what was computed.
+            self.world.check()?;
+            loss += found?;
+        }
+        while self.any_has_pass(false)? {
+            self.model.accompany_training()?;
         }
         let own = [loss.sum, loss.tokens as f64, f64::from(u8::from(stops))];
         let [sum, tokens, stopping] = self.world.sums(own)?;
@@ -122,6 +129,12 @@ impl Trainer<'_> {
         }
         self.world.add_up(&mut self.gradients)?;
         Ok(Some(Loss { sum, tokens: tokens as usize }))
+    }
+
+    /// Whether there is another pass, of which this rank says whether it has one. Ranks that share the base run all of
+    /// their passes together, and others run their own alone.
+    pub(super) fn any_has_pass(&self, has_pass: bool) -> Result<bool> {
+        if self.model.is_sharded() { self.world.any(has_pass) } else { Ok(has_pass) }
     }
 
     /// Runs one pass forward and backward: adds the gradients of `scale` times the sum of its loss, and

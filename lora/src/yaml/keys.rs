@@ -413,7 +413,8 @@ const LIMITED: &[Limited] = &[
     },
     Limited {
         harmless: &[],
-        hint: "remove it: every GPU holds the whole model in 4 bits, and memory is planned without it",
+        hint: "remove it: every GPU holds the whole model in 4 bits, and memory is planned without it; shard_base: true \
+               divides a base that has no room on each GPU",
         keys: &["deepspeed", "fsdp", "parallelism_config"],
     },
     Limited {

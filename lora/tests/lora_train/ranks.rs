@@ -485,3 +485,18 @@ fn one_command_passes_signals_on_and_ends_all_processes_with_itself() {
         assert_eq!(place.adapter(&output), place.adapter("whole"));
     }
 }
+
+#[test]
+fn a_base_in_memory_maps_is_not_divided() {
+    let place = place();
+    train(&place, 2, &format!("{} -o plain", run_of(2)));
+    let said = train(&place, 2, &format!("{} --shard-base -o sharded", run_of(2)));
+    assert!(said.contains("--shard-base changes nothing on the CPU"), "{said}");
+    assert!(!said.contains("Sharded ="), "{said}");
+    assert!(place.adapter("plain") == place.adapter("sharded"));
+
+    let (code, alone) = place.fail(&format!("{} --shard-base -o alone", run_of(1)));
+    assert_eq!(code, 2);
+    assert!(alone.contains("--shard-base: this run has one process"), "{alone}");
+    assert!(alone.contains("hint: without --shard-base, blocks that have no room"), "{alone}");
+}

@@ -3,9 +3,9 @@
 //!
 //! **Places.** The weights of a block lie on the GPU, or they are streamed from a [`Place`]. A place is whatever can
 //! queue, on the stream of copies, work that writes a block's bytes to a slot ([`source`]): page-locked memory of the
-//! host is copied in one piece, and a file passes through two page-locked buffers. Memory of other GPUs is a place of
-//! the same kind: a gather over NCCL is queued on the same stream, and all ranks queue the same gathers in the same
-//! order as long as they visit the same blocks. Everything else here, and all of the model, is the same for all places.
+//! host is copied in one piece, a file passes through two page-locked buffers, and a block that is divided among the GPUs
+//! of all ranks is gathered over NCCL ([`shard`]). Everything else here, and all of the model, is the same for all
+//! places.
 //!
 //! **Image.** The bytes of a block's weights lie one after the other as they will in its slot ([`image`]). The slot of a
 //! streamed block is its number modulo the number of slots, so that every weight has one address for good, and kernels
@@ -23,6 +23,13 @@
 //! neither, except that a buffer which a file passes through must be free again. A copy that fails leaves a slot that
 //! holds nothing, and the visit that needs it copies anew.
 //!
+//! **Ranks.** A gather is done when all ranks have queued it, so all must queue the same gathers in the same order. Which
+//! these are follows from the visits alone, so all ranks make the same visits: one that has no pass where another rank has
+//! one visits the blocks without computing (`Model::accompany_training`, `Model::accompany_loss`). A rank that has failed
+//! gathers nothing more, and says so to the others, whose communicators are given up then. Gathers and the sums of
+//! gradients go over one communicator: the program asks for them in the same order on all ranks, and NCCL keeps that order
+//! on the GPU.
+//!
 //! A run that streams has the bits of one that does not: what is copied are the bytes that would lie on the GPU, and all
 //! work is queued in the same order with the same sizes.
 //!
@@ -32,6 +39,7 @@
 mod buffer;
 mod image;
 mod rate;
+mod shard;
 mod slots;
 mod source;
 mod way;
@@ -40,12 +48,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::CudaStream;
 
-use super::{Gpu, failed};
+use super::{Communicator, Gpu, failed};
 use crate::{Context, Result, cli, error};
 
 use buffer::Slot;
 pub(crate) use buffer::{FrozenBuffer, GpuMemory, StreamedBlock};
-use slots::{Copies, Slots};
+use shard::Shard;
+pub(crate) use shard::part_bytes;
+use slots::{Copies, Order, Slots};
 use source::{Source, Staging};
 pub(crate) use way::Way;
 
@@ -58,6 +68,8 @@ pub enum Place {
     PageLocked,
     /// In the model's files, from which they are read each time.
     File,
+    /// In equal parts on the GPUs of all ranks, from which they are gathered over NCCL.
+    Sharded,
 }
 
 /// The streamed blocks of a model that is being loaded.
@@ -65,18 +77,24 @@ pub(crate) struct StreamingLoader {
     gpu: Arc<Gpu>,
     slots: Vec<Arc<Slot>>,
     sources: Vec<Source>,
+    communicator: Option<Arc<Communicator>>,
 }
 
 impl StreamingLoader {
-    /// Makes `count` slots of `bytes` bytes each.
-    pub(crate) fn new(gpu: &Arc<Gpu>, count: usize, bytes: u64) -> Result<Self> {
+    /// Makes `count` slots of `bytes` bytes each. Blocks are sharded among the ranks of `communicator`.
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        count: usize,
+        bytes: u64,
+        communicator: Option<Arc<Communicator>>,
+    ) -> Result<Self> {
         let bytes = usize::try_from(bytes).map_err(|_| error!(Bug, "a slot of {bytes} bytes"))?;
         let slots = (0..count).map(|_| Slot::new(gpu, bytes).map(Arc::new)).collect::<Result<Vec<_>>>()?;
         // The stream of copies may write to the slots at once.
         gpu.synchronize()?;
         match slots.is_empty() {
             true => Err(error!(Bug, "streaming without slots")),
-            false => Ok(Self { gpu: Arc::clone(gpu), slots, sources: Vec::new() }),
+            false => Ok(Self { gpu: Arc::clone(gpu), slots, sources: Vec::new(), communicator }),
         }
     }
 
@@ -93,6 +111,11 @@ impl StreamingLoader {
             Place::Gpu => return Err(error!(Bug, "a block that stays on the GPU is streamed")),
             Place::File => Source::File(image),
             Place::PageLocked => Source::page_locked(&self.gpu, image)?,
+            Place::Sharded => {
+                let missing = || error!(Bug, "a block is sharded among ranks that nothing connects");
+                let communicator = self.communicator.as_ref().ok_or_else(missing)?;
+                Source::Sharded(Shard::new(&self.gpu, image, Arc::clone(communicator))?)
+            }
         };
         self.sources.push(source);
         Ok(())
@@ -100,10 +123,11 @@ impl StreamingLoader {
 
     /// Begins to stream: the first blocks are copied into the slots.
     pub(crate) fn finish(self) -> Result<Streaming> {
-        let Self { gpu, slots, sources } = self;
+        let Self { gpu, slots, sources, .. } = self;
         let from_files = sources.iter().filter(|source| matches!(source, Source::File(_))).count();
+        let sharded = sources.iter().filter(|source| matches!(source, Source::Sharded(_))).count();
         cli::verbose(format_args!(
-            "{} blocks are streamed through {} slots, {from_files} of them from files",
+            "{} blocks are streamed through {} slots, {from_files} of them from files and {sharded} from all ranks",
             sources.len(),
             slots.len()
         ));
@@ -111,8 +135,16 @@ impl StreamingLoader {
             0 => None,
             _ => Some(Staging::new(&gpu).context("page-locked buffers that weights pass through")?),
         };
-        let state = State { slots: Slots::new(slots.len(), sources.len()), staging };
-        let stream = gpu.context.new_stream().map_err(failed)?;
+        let order = match sharded {
+            0 => Order::Free,
+            _ => Order::OfRanks { has_failed: false },
+        };
+        let state = State { slots: Slots::new(slots.len(), sources.len(), order), staging };
+        // The kernels of gathers come before those that compute with earlier blocks: the least number is clamped to that of
+        // the highest priority.
+        let stream = gpu.context.new_stream_with_priority(i32::MIN).map_err(failed)?;
+        // The stream of copies may read parts of sharded blocks at once.
+        gpu.synchronize()?;
         let streaming = Streaming { gpu, stream, state: Mutex::new(state), slots, sources };
         let mut state = streaming.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { slots, staging } = &mut *state;
@@ -143,18 +175,15 @@ impl Streaming {
     pub(crate) fn visit<T>(&self, number: usize, way: Way, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { slots, staging } = &mut *state;
-        let mut streams = self.streams(staging.as_mut());
-        let slot = &self.slots[slots.enter(number, &mut streams).context("the weights of a block")?];
-        let done = {
-            let _visited = slot.visited(number);
+        slots.visit(number, way, &mut self.streams(staging.as_mut()), |slot, _| {
+            let _visited = self.slots[slot].visited(number);
             work()
-        };
-        // Whatever was queued, also before an error, is done with the slot before it is written again.
-        let released = slots.release(number, &mut streams);
-        let done = done?;
-        released?;
-        slots.fetch_ahead(number, way, &mut streams).context("the weights of the next blocks")?;
-        Ok(done)
+        })
+    }
+
+    /// Whether any block is gathered from all ranks, which then must make the same visits.
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source, Source::Sharded(_)))
     }
 
     fn streams<'a>(&'a self, staging: Option<&'a mut Staging>) -> Streams<'a> {

@@ -2,7 +2,7 @@
 //! carries out and tests note down.
 
 use super::Way;
-use crate::{Result, error};
+use crate::{Context, Result, error};
 
 /// What the streams of a GPU are asked for.
 pub(super) trait Copies {
@@ -22,11 +22,46 @@ pub(super) struct Slots {
     /// The block that each slot holds or that a queued copy brings there.
     holds: Vec<Option<usize>>,
     blocks: usize,
+    order: Order,
+}
+
+/// Which copies may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Any: what has failed is copied again when it is needed.
+    Free,
+    /// Those that all ranks make together, in one order. Which these are follows from the visits alone, so all ranks must
+    /// make the same visits, and after a failure, which only one rank knows of, this rank makes no more copies.
+    OfRanks {
+        /// Whether there was a failure.
+        has_failed: bool,
+    },
 }
 
 impl Slots {
-    pub(super) fn new(slots: usize, blocks: usize) -> Self {
-        Self { holds: vec![None; slots], blocks }
+    pub(super) fn new(slots: usize, blocks: usize, order: Order) -> Self {
+        Self { holds: vec![None; slots], blocks, order }
+    }
+
+    /// Runs `work`, which is told the slot and queues computations with the weights of `block`, on a pass of this way.
+    pub(super) fn visit<C: Copies, T>(
+        &mut self,
+        block: usize,
+        way: Way,
+        copies: &mut C,
+        work: impl FnOnce(usize, &mut C) -> Result<T>,
+    ) -> Result<T> {
+        let slot = self.enter(block, copies).context("the weights of a block")?;
+        let done = work(slot, copies);
+        // Whatever was queued, also before an error, is done with the slot before it is written again.
+        let released = self.release(block, copies);
+        if done.is_err() {
+            self.fail();
+        }
+        let done = done?;
+        released?;
+        self.fetch_ahead(block, way, copies).context("the weights of the next blocks")?;
+        Ok(done)
     }
 
     /// Queues copies of the blocks that the first pass begins with.
@@ -35,7 +70,7 @@ impl Slots {
     }
 
     /// Begins the visit of a block, which is copied now unless its slot holds it. Returns the slot.
-    pub(super) fn enter(&mut self, block: usize, copies: &mut impl Copies) -> Result<usize> {
+    fn enter(&mut self, block: usize, copies: &mut impl Copies) -> Result<usize> {
         if block >= self.blocks {
             return Err(error!(Bug, "a visit of block {block} of {}", self.blocks));
         }
@@ -43,19 +78,22 @@ impl Slots {
         if self.holds[slot] != Some(block) {
             self.copy(block, copies)?;
         }
-        copies.wait_for(slot)?;
+        copies.wait_for(slot).inspect_err(|_| self.fail())?;
         Ok(slot)
     }
 
     /// Ends the visit of a block, also one whose computation has failed.
-    pub(super) fn release(&mut self, block: usize, copies: &mut impl Copies) -> Result<()> {
+    fn release(&mut self, block: usize, copies: &mut impl Copies) -> Result<()> {
         // Without the event, the next copy could overwrite what is still being read.
-        copies.release(self.slot_of(block)).inspect_err(|_| copies.drain())
+        copies.release(self.slot_of(block)).inspect_err(|_| {
+            copies.drain();
+            self.fail();
+        })
     }
 
     /// Queues copies of the blocks that are visited after `block`, which has been released: as many as there are other
     /// slots, so that the slots whose work is done first are written first.
-    pub(super) fn fetch_ahead(&mut self, block: usize, way: Way, copies: &mut impl Copies) -> Result<()> {
+    fn fetch_ahead(&mut self, block: usize, way: Way, copies: &mut impl Copies) -> Result<()> {
         let ahead = self.holds.len() - 1;
         self.fetch(way.upcoming(block, self.blocks).take(ahead), copies)
     }
@@ -77,12 +115,21 @@ impl Slots {
     }
 
     fn copy(&mut self, block: usize, copies: &mut impl Copies) -> Result<()> {
+        if self.order == (Order::OfRanks { has_failed: true }) {
+            return Err(error!(Bug, "block {block} is gathered by a rank that has failed"));
+        }
         let slot = self.slot_of(block);
         // A copy that fails may have written a part.
         self.holds[slot] = None;
-        copies.copy(block, slot)?;
+        copies.copy(block, slot).inspect_err(|_| self.fail())?;
         self.holds[slot] = Some(block);
         Ok(())
+    }
+
+    fn fail(&mut self) {
+        if let Order::OfRanks { has_failed } = &mut self.order {
+            *has_failed = true;
+        }
     }
 
     fn slot_of(&self, block: usize) -> usize {
@@ -214,15 +261,12 @@ mod tests {
         }
     }
 
-    /// A visit as `Streaming::visit` makes it; a computation that fails may have queued its work.
+    /// A visit with a computation that may have queued its work when it fails.
     fn visit(slots: &mut Slots, notes: &mut Notes, block: usize, way: Way) -> Result<()> {
-        let slot = slots.enter(block, notes)?;
-        notes.queue(COMPUTE, slot, Work::Read(block));
-        let computed = notes.call();
-        let released = slots.release(block, notes);
-        computed?;
-        released?;
-        slots.fetch_ahead(block, way, notes)
+        slots.visit(block, way, notes, |slot, notes| {
+            notes.queue(COMPUTE, slot, Work::Read(block));
+            notes.call()
+        })
     }
 
     fn forward(slots: &mut Slots, notes: &mut Notes, way: Way) -> Result<()> {
@@ -244,7 +288,7 @@ mod tests {
     fn every_block_computes_with_its_own_bytes() {
         for (count, blocks) in sizes() {
             for last in 0..blocks {
-                let (mut slots, mut notes) = (Slots::new(count, blocks), Notes::new(count, 0));
+                let (mut slots, mut notes) = (Slots::new(count, blocks, Order::Free), Notes::new(count, 0));
                 slots.fill(&mut notes).unwrap();
                 for _ in 0..2 {
                     train(&mut slots, &mut notes, last).unwrap();
@@ -262,7 +306,8 @@ mod tests {
     fn a_call_that_fails_leaves_no_slot_with_wrong_bytes() {
         for (count, blocks) in sizes() {
             for fails_at in 1.. {
-                let (mut slots, mut notes) = (Slots::new(count, blocks), Notes::new(count, fails_at));
+                let (mut slots, mut notes) =
+                    (Slots::new(count, blocks, Order::Free), Notes::new(count, fails_at));
                 let filled = slots.fill(&mut notes);
                 let passes = [train(&mut slots, &mut notes, 0), train(&mut slots, &mut notes, blocks / 2)];
                 forward(&mut slots, &mut notes, Way::Forward).ok();
@@ -280,7 +325,7 @@ mod tests {
     #[test]
     fn turns_are_free() {
         let (count, blocks) = (3, 10);
-        let (mut slots, mut notes) = (Slots::new(count, blocks), Notes::new(count, 0));
+        let (mut slots, mut notes) = (Slots::new(count, blocks, Order::Free), Notes::new(count, 0));
         slots.fill(&mut notes).unwrap();
         let mut copies = 0;
         let mut made = |notes: &Notes| notes.copies - std::mem::replace(&mut copies, notes.copies);
@@ -298,7 +343,7 @@ mod tests {
     #[test]
     fn copies_run_ahead_of_visits() {
         for (count, blocks) in [(2, 5), (2, 8), (3, 7), (3, 8), (3, 9)] {
-            let (mut slots, mut notes) = (Slots::new(count, blocks), Notes::new(count, 0));
+            let (mut slots, mut notes) = (Slots::new(count, blocks, Order::Free), Notes::new(count, 0));
             slots.fill(&mut notes).unwrap();
             for _ in 0..2 {
                 train(&mut slots, &mut notes, 0).unwrap();
@@ -322,12 +367,87 @@ mod tests {
 
     #[test]
     fn two_slots_copy_the_next_block_while_one_computes() {
-        let (mut slots, mut notes) = (Slots::new(2, 4), Notes::new(2, 0));
+        let (mut slots, mut notes) = (Slots::new(2, 4, Order::Free), Notes::new(2, 0));
         slots.fill(&mut notes).unwrap();
         forward(&mut slots, &mut notes, Way::ForwardOfTape).unwrap();
         let order: Vec<_> = notes.queued.iter().map(|queued| queued.work).collect();
         let (write, read) = (|block| Work::Write(Some(block)), Work::Read);
         assert_eq!(order, [write(0), write(1), read(0), read(1), write(2), read(2), write(3), read(3)]);
         assert_eq!(notes.queued[4].other, 1, "block 2 waits for block 0, whose slot it takes");
+    }
+
+    /// What a rank does in a step of training.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Sweep {
+        /// A pass of its own, forward and backward.
+        Pass,
+        /// A pass of its own that has nothing to learn, so that nothing is computed on the way down.
+        Untrained,
+        /// A part in the pass of another rank.
+        Accompany,
+    }
+
+    /// The blocks that a rank gathers, in order, in a step of these sweeps and an evaluation after it; and whether all
+    /// calls succeeded.
+    fn gathered(
+        shape: (usize, usize, usize),
+        sweeps: &[Sweep],
+        fails_at: usize,
+    ) -> (Vec<usize>, bool, usize) {
+        let (count, blocks, last) = shape;
+        let mut slots = Slots::new(count, blocks, Order::OfRanks { has_failed: false });
+        let mut notes = Notes::new(count, fails_at);
+        let mut run = || -> Result<()> {
+            slots.fill(&mut notes)?;
+            for sweep in sweeps {
+                let mut visit_as = |block, way, computes: bool| match computes {
+                    true => visit(&mut slots, &mut notes, block, way),
+                    false => slots.visit(block, way, &mut notes, |_, _| Ok(())),
+                };
+                for block in 0..blocks {
+                    visit_as(block, Way::ForwardOfTape, *sweep != Sweep::Accompany)?;
+                }
+                for block in (last..blocks).rev() {
+                    visit_as(block, Way::Backward { last }, *sweep == Sweep::Pass)?;
+                }
+            }
+            forward(&mut slots, &mut notes, Way::Forward)
+        };
+        let is_whole = run().is_ok();
+        // A rank that has failed makes no copy, whatever it does next.
+        let before = notes.copies;
+        train(&mut slots, &mut notes, 0).ok();
+        assert!(is_whole || notes.copies == before);
+        notes.check();
+        let copied = notes.queued.iter().filter_map(|queued| match queued.work {
+            Work::Write(block) => block,
+            Work::Read(_) => None,
+        });
+        (copied.take(before).collect(), is_whole, notes.calls)
+    }
+
+    /// Ranks with two passes, with one, with none and with one that has nothing to learn gather the same blocks in the
+    /// same order; and what a rank has gathered before one of its calls fails is the beginning of that.
+    #[test]
+    fn all_ranks_gather_in_one_order() {
+        use Sweep::{Accompany, Pass, Untrained};
+        for (count, blocks) in sizes() {
+            for last in [0, blocks / 2] {
+                let shape = (count, blocks, last);
+                let (expected, is_whole, _) = gathered(shape, &[Pass, Pass], 0);
+                assert!(is_whole);
+                for sweeps in [[Pass, Accompany], [Accompany, Accompany], [Untrained, Accompany]] {
+                    assert_eq!(gathered(shape, &sweeps, 0).0, expected, "{count} slots, {blocks} blocks");
+                    for fails_at in 1.. {
+                        let (found, is_whole, calls) = gathered(shape, &sweeps, fails_at);
+                        assert!(expected.starts_with(&found), "{found:?} is no beginning of {expected:?}");
+                        if calls < fails_at {
+                            break;
+                        }
+                        assert!(!is_whole || found == expected);
+                    }
+                }
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 use super::super::{Gpu, failed};
 use super::buffer::Slot;
 use super::image::Image;
+use super::shard::Shard;
 use crate::cli::{self, Size};
 use crate::{Result, error};
 
@@ -20,6 +21,8 @@ pub(super) enum Source {
     PageLocked(PinnedHostSlice<u8>),
     /// Parts of files, or of memory that is not page-locked.
     File(Image),
+    /// Parts on the GPUs of all ranks.
+    Sharded(Shard),
 }
 
 impl Source {
@@ -70,6 +73,7 @@ impl Source {
                 image.prefetch();
                 staging.queue(image, stream, slot.address(image.len())?)
             }
+            Self::Sharded(shard) => shard.queue(stream, slot),
         }
     }
 }
