@@ -1,6 +1,7 @@
 //! Where tensors live and products run.
 
 pub mod cuda;
+mod host_values;
 mod tensor;
 mod vector;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use crate::{Error, Result};
 
 use cuda::{Float16, Gpu};
+pub use host_values::HostValues;
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};
 

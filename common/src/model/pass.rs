@@ -22,10 +22,12 @@ pub(super) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass of the model that `config` describes.
+    /// A pass of the model that `config` describes. Where each sequence continues a cache of its own, `lens` are their
+    /// lengths.
     pub(super) fn new(
         config: &Config,
         batch: &Batch,
+        lens: Option<&[usize]>,
         parameters: Option<&'a Vector>,
         device: &Device,
     ) -> Result<Self> {
@@ -34,10 +36,14 @@ impl<'a> Pass<'a> {
         // Layers differ in their windows at most.
         let spec = config.layers.first().map(|layer| layer.attention.spec);
         let spec = spec.ok_or_else(|| error!(Bug, "a model without layers"))?;
+        let sequences = match lens {
+            Some(lens) => Sequences::continued(&batch.starts, lens, spec, device)?,
+            None => Sequences::new(&batch.starts, spec, device)?,
+        };
         Ok(Self {
             epsilon: config.epsilon,
             angles,
-            sequences: Sequences::new(&batch.starts, spec, device)?,
+            sequences,
             parameters: parameters.map(|values| Parameters { values, dropout }),
             balance: None,
         })

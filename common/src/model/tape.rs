@@ -1,6 +1,7 @@
 //! A forward that remembers what its backward needs, and the backward.
 
 use super::block::{Block, Kept};
+use super::cache::EarlierInBlock;
 use super::pass::Pass;
 use super::{Batch, Loss, Model, Objective, Supervised};
 use crate::device::cuda::Way;
@@ -28,13 +29,13 @@ impl Model {
     /// Runs a batch forward. The first `recomputed` blocks keep only their inputs and run forward again in
     /// the backward.
     pub fn forward<'a>(&'a self, batch: &'a Batch, recomputed: usize) -> Result<Tape<'a>> {
-        let pass = self.pass(batch, 0, self.parameters())?;
+        let pass = self.pass(batch, None, self.parameters())?;
         let first = self.blocks.iter().position(|block| block.has_adapter()).unwrap_or(self.blocks.len());
         let mut hidden = self.embed(batch)?;
         let (mut inputs, mut kept) = (Vec::new(), Vec::new());
         let mut balance = self.config.router_loss.map(|_| Balance::default());
         for index in 0..self.blocks.len() {
-            let forward = |block: &Block| block.forward(&hidden, &pass, None);
+            let forward = |block: &Block| block.forward(&hidden, &pass, EarlierInBlock::NONE);
             let (y, saved) = self.blocks.visit(index, Way::ForwardOfTape, forward)?;
             if let (Some(balance), Some(routing)) = (&mut balance, saved.routing()) {
                 balance.add(routing)?;

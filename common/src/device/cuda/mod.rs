@@ -8,6 +8,7 @@
 
 mod buffer;
 mod compile;
+mod download;
 mod float16;
 mod launch;
 mod libraries;
@@ -31,6 +32,7 @@ use crate::{Context, Error, Result, error};
 
 pub(crate) use buffer::Buffer;
 pub use compile::{Compiled, KernelSource, compile};
+pub use download::Downloaded;
 pub use float16::Float16;
 use launch::address;
 pub(crate) use launch::{Argument, Grid};
@@ -69,6 +71,8 @@ pub struct Gpu {
     scratch: Mutex<scratch::DoubleBuffer>,
     /// Page-locked memory that rows of the embedding pass through.
     staging: Mutex<Option<memory::Staging>>,
+    /// Page-locked memory that results are copied to, where none is in use.
+    downloads: Mutex<Option<download::PageLocked>>,
 }
 
 /// Kernels that have been used.
@@ -143,6 +147,7 @@ impl Gpu {
             products,
             scratch,
             staging: Mutex::default(),
+            downloads: Mutex::default(),
         }))
     }
 
