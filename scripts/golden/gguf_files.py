@@ -13,7 +13,8 @@ Writes into tests/golden/gguf/:
       tokenizers/{bpe,spm}/    two tiny tokenizers of 96 tokens: byte-level BPE, and SentencePiece with tokenizer.model
       pieces.json              what SentencePiece makes of some texts with spm/tokenizer.model
       FAMILY.json              of the models in tests/golden/models, with one of these tokenizers, as f16: the metadata as
-                               {key: [type, value]}, the tensors as {name: [type, shape, SHA-256 of the bytes]}
+                               {key: [type, value]}, the tensors as {name: [type, shape, SHA-256 of the bytes]}; of a
+                               model with dense layers among mixtures, of its first mixtures alone
       llama.gguf               the file of the family llama itself
       adapter-FAMILY.json      of their adapters: the same, from convert_lora_to_gguf.py
       types.json               the types that llama-quantize gives the tensors of models of several shapes, by --quantize
@@ -39,7 +40,18 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 ROOT = Path(__file__).parents[2]
 OUT, MODELS = ROOT / "tests/golden/gguf", ROOT / "tests/golden/models"
@@ -187,6 +199,16 @@ def write(name: str, content: object, indent: int | None = 1) -> None:
     (OUT / name).write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
+def cut(directory: Path, config: dict) -> None:
+    """Cuts a model down to the layers before the first that is no mixture, which the converter has no names for."""
+    layers = config["num_hidden_layers"] = config["mlp_only_layers"][0]
+    config["mlp_only_layers"] = []
+    (directory / "config.json").write_text(json.dumps(config))
+    weights = load_file(directory / "model.safetensors")
+    kept = {name: weights[name] for name in weights if ".layers." not in name or int(name.split(".")[2]) < layers}
+    save_file(kept, directory / "model.safetensors", {"format": "pt"})
+
+
 def families() -> None:
     """Every family, under the name of its directory."""
     for model in sorted(MODELS.iterdir()):
@@ -197,6 +219,10 @@ def families() -> None:
             for file in ("config.json", "model.safetensors"):
                 shutil.copy(model / file, directory)
             config = json.loads((directory / "config.json").read_text())
+            if "text_config" in config:  # Models that also read images are not written.
+                continue
+            if config.get("mlp_only_layers"):
+                cut(directory, config)
             (directory / "generation_config.json").write_text(json.dumps({"temperature": 0.7, "top_p": 0.8, "top_k": 20}))
             out = Path(folder) / "out.gguf"
             try:
@@ -229,6 +255,19 @@ def types() -> None:
             Phi3Config(
                 **shape, hidden_size=256, intermediate_size=256, num_hidden_layers=5, tie_word_embeddings=True,
                 original_max_position_embeddings=64, pad_token_id=0,
+            ),
+        ),
+        "mixtral": (
+            MixtralForCausalLM,
+            MixtralConfig(
+                **shape, hidden_size=256, intermediate_size=256, num_hidden_layers=6, num_local_experts=8,
+            ),
+        ),
+        "shared": (
+            Qwen2MoeForCausalLM,
+            Qwen2MoeConfig(
+                **shape, hidden_size=256, intermediate_size=256, num_hidden_layers=6, num_experts=4,
+                moe_intermediate_size=256, shared_expert_intermediate_size=512,
             ),
         ),
     }  # fmt: skip

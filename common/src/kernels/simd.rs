@@ -3,8 +3,22 @@
 //!
 //! Products and sums are never contracted into fused ones, so all paths give the same bits.
 
-/// Runs `work` compiled for the widest instruction set there is.
+use pulp::NullaryFnOnce;
+
+/// Runs `work` once, compiled for the widest instruction set there is. A closure that says `#[inline(always)]` is sure to
+/// be inlined: it is called as [`FnMut`], because Rust calls it as [`FnOnce`] through a function that is not.
 #[inline(always)]
-pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+pub(crate) fn vectorized<R>(work: impl FnMut() -> R) -> R {
+    pulp::Arch::new().dispatch(Work(work))
+}
+
+struct Work<F>(F);
+
+impl<R, F: FnMut() -> R> NullaryFnOnce for Work<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn call(mut self) -> R {
+        (self.0)()
+    }
 }

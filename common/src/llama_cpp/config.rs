@@ -4,26 +4,18 @@ use serde_json::{Map, Value, json};
 
 use super::families::{FAMILIES, Family};
 use crate::gguf::{GgufFile, Value as Entry, decode_rows};
-use crate::{Error, Result, error};
+use crate::{Error, Result, bail, error};
 
-/// The names of the architectures whose files are read.
-const READ: [&str; 3] = ["llama", "qwen2", "qwen3"];
 /// What Llama 3.1 and 3.2 scale their angles with: the two bounds of frequencies, and the positions that the model was
 /// trained on before.
 const LLAMA3: [f32; 3] = [1.0, 4.0, 8192.0];
 
 /// The config.json that a file stands for, and its family.
 pub fn config_json(file: &GgufFile) -> Result<(Value, &'static Family)> {
-    let metadata = Keys { file, prefix: "general" };
-    let name = metadata.text("architecture")?;
-    let found = FAMILIES.iter().find(|family| family.name == name && READ.contains(&name));
-    let Some(&family) = found else {
-        return Err(error!("GGUF files of the architecture {name:?} are not read")
-            .hint(format_args!("those of {} are; read the model's directory instead", READ.join(", "))));
-    };
+    let family = family(file)?;
     let keys = Keys { file, prefix: family.name };
     let table = file.tensor("token_embd.weight")?.0;
-    let mut json = json!({
+    let json = json!({
         "model_type": family.model_type,
         "hidden_size": keys.count("embedding_length")?,
         "num_hidden_layers": keys.count("block_count")?,
@@ -37,27 +29,150 @@ pub fn config_json(file: &GgufFile) -> Result<(Value, &'static Family)> {
         "hidden_act": "silu",
         "tie_word_embeddings": !has_tensor(file, "output.weight"),
     });
-    if let Some(object) = json.as_object_mut() {
-        if let Ok(size) = keys.count("attention.key_length") {
-            object.insert("head_dim".into(), size.into());
-        }
-        if family.model_type != "qwen2" && has_tensor(file, "blk.0.attn_q.bias") {
-            object.insert("attention_bias".into(), true.into());
-        }
-        if let Some(scaling) = rope_scaling(&keys)? {
-            object.insert("rope_scaling".into(), scaling);
-        }
-        let tokens = Keys { file, prefix: "tokenizer.ggml" };
-        if let Ok(id) = tokens.count("bos_token_id") {
-            object.insert("bos_token_id".into(), id.into());
-        }
-        let ends: Vec<u32> =
-            ["eos_token_id", "eot_token_id"].iter().filter_map(|name| tokens.count(name).ok()).collect();
-        if !ends.is_empty() {
-            object.insert("eos_token_id".into(), ends.into());
+    let Value::Object(mut object) = json else { bail!(Bug, "a config.json is an object") };
+    let mut set = |key: &str, value: Value| object.insert(key.into(), value);
+    if let Ok(size) = keys.count("attention.key_length") {
+        set("head_dim", size.into());
+    }
+    if family.model_type != "qwen2" {
+        set("attention_bias", has_tensor(file, "blk.0.attn_q.bias").into());
+    }
+    if has_tensor(file, "blk.0.ffn_down.bias") {
+        set("mlp_bias", true.into());
+    }
+    // Gemma 3 has settings for each kind of layer.
+    if let Some(scaling) = rope_scaling(&keys)?.filter(|_| family.model_type != "gemma3_text") {
+        set("rope_scaling", scaling);
+    }
+    let tokens = Keys { file, prefix: "tokenizer.ggml" };
+    if let Ok(id) = tokens.count("bos_token_id") {
+        set("bos_token_id", id.into());
+    }
+    let ends: Vec<u32> =
+        ["eos_token_id", "eot_token_id"].iter().filter_map(|name| tokens.count(name).ok()).collect();
+    if !ends.is_empty() {
+        set("eos_token_id", ends.into());
+    }
+    if family.has_experts() {
+        object.append(&mut experts(&keys)?);
+    }
+    object.append(&mut of_family(&keys, family)?);
+    Ok((object.into(), family))
+}
+
+/// The family of a file.
+fn family(file: &GgufFile) -> Result<&'static Family> {
+    let name = Keys { file, prefix: "general" }.text("architecture")?;
+    let has_experts = Keys { file, prefix: name }.count("expert_count").is_ok_and(|count| count > 0);
+    let is_of = |family: &&Family| family.name == name && family.has_experts() == has_experts;
+    match FAMILIES.into_iter().find(is_of) {
+        Some(family) => Ok(family),
+        None => {
+            let mut known: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+            known.sort_unstable();
+            known.dedup();
+            let kind = if has_experts { "with experts " } else { "" };
+            Err(error!("GGUF files of the architecture {name:?} {kind}are not read")
+                .hint(format_args!("those of {} are; read the model's directory instead", known.join(", "))))
         }
     }
-    Ok((json, family))
+}
+
+/// The keys of a mixture.
+fn experts(keys: &Keys) -> Result<Map<String, Value>> {
+    let width = |name: &str, dimension: usize| {
+        let shape = keys.file.tensor(name).map(|(info, _)| info.shape.get(dimension).copied());
+        shape.ok().flatten()
+    };
+    let json = json!({
+        "num_experts": keys.count("expert_count")?,
+        "num_experts_per_tok": keys.count("expert_used_count")?,
+        "moe_intermediate_size": width("blk.0.ffn_gate_exps.weight", 1),
+        "shared_expert_intermediate_size": width("blk.0.ffn_gate_shexp.weight", 0),
+    });
+    Ok(present(json))
+}
+
+/// The keys that a family has of its own, and what llama.cpp knows about it without a key.
+fn of_family(keys: &Keys, family: &Family) -> Result<Map<String, Value>> {
+    let width = keys.count("embedding_length")?;
+    let heads = keys.count("attention.head_count")?.max(1);
+    let size = keys.count("attention.key_length").unwrap_or(width / heads);
+    let window = keys.count("attention.sliding_window").ok().filter(|window| *window > 0);
+    // Gemma's largest models divide scores by another number than the others.
+    let scalar = |layers_of_largest| {
+        let is_largest = keys.count("block_count").is_ok_and(|layers| layers == layers_of_largest);
+        if is_largest { width / heads } else { size }
+    };
+    let number = |key: &str| keys.number(key).ok();
+    let rotated =
+        || keys.count("rope.dimension_count").map(|count| f64::from(count) / f64::from(size.max(1)));
+    let json = match family.model_type {
+        "gemma2" => json!({
+            "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": window,
+            "query_pre_attn_scalar": scalar(46),
+            "attn_logit_softcapping": number("attn_logit_softcapping"),
+            "final_logit_softcapping": number("final_logit_softcapping"),
+        }),
+        "gemma3_text" => gemma3(keys, window, scalar(62))?,
+        "phi3" => json!({
+            "sliding_window": window,
+            "partial_rotary_factor": rotated()?,
+            "original_max_position_embeddings": keys.count("rope.scaling.original_context_length").ok(),
+        }),
+        "glm4" => json!({"partial_rotary_factor": rotated()?}),
+        "granite" => json!({
+            "attention_multiplier": keys.number("attention.scale")?,
+            "embedding_multiplier": keys.number("embedding_scale")?,
+            "residual_multiplier": keys.number("residual_scale")?,
+            "logits_scaling": keys.number("logit_scale")?,
+        }),
+        "qwen2_moe" => json!({"qkv_bias": has_tensor(keys.file, "blk.0.attn_q.bias")}),
+        "qwen3_moe" => json!({"norm_topk_prob": true}),
+        _ => json!({}),
+    };
+    let has_window = ["gemma2", "gemma3_text", "phi3"].contains(&family.model_type);
+    if let Some(window) = window.filter(|_| !has_window) {
+        return Err(error!("{} with sliding windows of {window} tokens is not read from GGUF", family.name)
+            .hint("read the model's directory instead"));
+    }
+    let mut object = present(json);
+    // In config.json, no window and a missing key are not the same.
+    if family.model_type != "gemma2" && !object.contains_key("sliding_window") {
+        object.insert("sliding_window".into(), Value::Null);
+    }
+    Ok(object)
+}
+
+/// The keys of Gemma 3, of whose layers all but every sixth have a window and angles of their own.
+fn gemma3(keys: &Keys, window: Option<u32>, scalar: u32) -> Result<Value> {
+    let kind = |layer: u32| match window {
+        Some(_) if !(layer + 1).is_multiple_of(6) => "sliding_attention",
+        _ => "full_attention",
+    };
+    let mut full = rope_scaling(keys)?.unwrap_or_else(|| json!({"rope_type": "default"}));
+    full["rope_theta"] = keys.number("rope.freq_base").unwrap_or(10_000.0).into();
+    let theta = keys.number("rope.freq_base_swa").unwrap_or(10_000.0);
+    Ok(json!({
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": window,
+        "query_pre_attn_scalar": scalar,
+        "final_logit_softcapping": keys.number("final_logit_softcapping").ok(),
+        "layer_types": (0..keys.count("block_count")?).map(kind).collect::<Vec<_>>(),
+        "rope_parameters": {
+            "full_attention": full,
+            "sliding_attention": {"rope_type": "default", "rope_theta": theta},
+        },
+    }))
+}
+
+/// The keys that have a value.
+fn present(json: Value) -> Map<String, Value> {
+    match json {
+        Value::Object(object) => object.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+        _ => Map::new(),
+    }
 }
 
 /// How the angles of rotary embedding are scaled.
@@ -71,6 +186,19 @@ fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
             None => Err(error!("rope_freqs.weight scales angles as neither Llama 3.1 nor 3.2 does")
                 .hint("read the model's directory instead")),
         };
+    }
+    let factors = |name: &str| -> Option<Vec<f32>> {
+        let (info, bytes) = keys.file.tensor(&format!("rope_factors_{name}.weight")).ok()?;
+        let mut factors = vec![0.0; info.shape.iter().product()];
+        decode_rows(info.kind, bytes, &mut factors);
+        Some(factors)
+    };
+    if let (Some(long), Some(short)) = (factors("long"), factors("short")) {
+        let trained = keys.count("rope.scaling.original_context_length")?;
+        return Ok(Some(json!({
+            "rope_type": "longrope", "long_factor": long, "short_factor": short,
+            "original_max_position_embeddings": trained,
+        })));
     }
     let kind = match keys.text("rope.scaling.type") {
         Ok("none") | Err(_) => return Ok(None),

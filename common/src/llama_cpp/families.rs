@@ -3,7 +3,7 @@
 use crate::weight_names::{EMBEDDING, HEAD};
 
 /// The names of the matrices of a layer, in a checkpoint and in GGUF.
-const MODULES: [(&str, &str); 11] = [
+const MODULES: [(&str, &str); 10] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
@@ -13,9 +13,29 @@ const MODULES: [(&str, &str); 11] = [
     ("self_attn.k_norm", "attn_k_norm"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
-    ("mlp.gate_up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
 ];
+
+/// Gate and up as one matrix, which Phi-3 and GLM-4 have.
+const FUSED: &[(&str, &str)] = &[("mlp.gate_up_proj", "ffn_up")];
+/// The router of a mixture, and the expert that every token goes to, as Qwen and OLMoE name them.
+const MIXTURE: &[(&str, &str)] = &[
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+    ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+    ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+    ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+];
+/// The router of Mixtral.
+const MIXTURE_OF_MIXTRAL: &[(&str, &str)] = &[("block_sparse_moe.gate", "ffn_gate_inp")];
+
+/// The names of the gate, up and down matrices of all experts of a layer, which GGUF has as one tensor each.
+const STACKS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
+/// The names of experts of Qwen and OLMoE.
+const EXPERTS: Experts = Experts { module: "mlp.experts", matrices: ["gate_proj", "up_proj", "down_proj"] };
+/// The names of experts of Mixtral.
+const EXPERTS_OF_MIXTRAL: Experts =
+    Experts { module: "block_sparse_moe.experts", matrices: ["w1", "w3", "w2"] };
 
 /// The names of the tensors outside of layers.
 const OUTSIDE: [(&str, &str); 3] =
@@ -47,10 +67,22 @@ pub struct Family {
     pub name: &'static str,
     /// The names of the norms around the branches of a layer, in a checkpoint and in GGUF.
     norms: &'static [(&'static str, &'static str)],
+    /// The names of modules of a layer that most families do not have.
+    others: &'static [(&'static str, &'static str)],
+    /// The names of the experts of a mixture.
+    experts: Option<Experts>,
     /// Whether rows of queries and keys are in another order: pairs that rotate together are neighbours.
     pairs_are_neighbours: bool,
     /// What GGUF adds to the weights of norms.
     norm_offset: f32,
+}
+
+/// The names of experts in a checkpoint: `module.N.matrix` below a layer, for expert N.
+#[derive(Debug)]
+struct Experts {
+    module: &'static str,
+    /// Gate, up and down.
+    matrices: [&'static str; 3],
 }
 
 /// Qwen2 and Qwen2.5.
@@ -72,19 +104,49 @@ pub static GEMMA2: Family =
 pub static GEMMA3: Family =
     Family { model_type: "gemma3_text", name: "gemma3", norms: NORMS_AFTER, norm_offset: 1.0, ..USUAL };
 /// Phi-3 and Phi-4.
-pub static PHI3: Family = Family { model_type: "phi3", name: "phi3", ..USUAL };
+pub static PHI3: Family = Family { model_type: "phi3", name: "phi3", others: FUSED, ..USUAL };
 /// GLM-4-0414.
-pub static GLM4: Family = Family { model_type: "glm4", name: "glm4", norms: NORMS_OF_GLM, ..USUAL };
+pub static GLM4: Family =
+    Family { model_type: "glm4", name: "glm4", norms: NORMS_OF_GLM, others: FUSED, ..USUAL };
 /// OLMo 2.
 pub static OLMO2: Family = Family { model_type: "olmo2", name: "olmo2", norms: NORMS_AFTER, ..USUAL };
 
-/// Every family. Of two with the same name in llama.cpp, a file is read as the first.
-pub(super) static FAMILIES: [&Family; 10] =
-    [&QWEN2, &QWEN3, &LLAMA, &MISTRAL, &GRANITE, &GEMMA2, &GEMMA3, &PHI3, &GLM4, &OLMO2];
+/// Qwen1.5's and Qwen2's mixtures.
+pub static QWEN2_MOE: Family =
+    Family { model_type: "qwen2_moe", name: "qwen2moe", others: MIXTURE, experts: Some(EXPERTS), ..USUAL };
+/// Qwen3's mixtures.
+pub static QWEN3_MOE: Family =
+    Family { model_type: "qwen3_moe", name: "qwen3moe", others: MIXTURE, experts: Some(EXPERTS), ..USUAL };
+/// OLMoE.
+pub static OLMOE: Family =
+    Family { model_type: "olmoe", name: "olmoe", others: MIXTURE, experts: Some(EXPERTS), ..USUAL };
+/// Mixtral.
+pub static MIXTRAL: Family = Family {
+    model_type: "mixtral",
+    name: "llama",
+    others: MIXTURE_OF_MIXTRAL,
+    experts: Some(EXPERTS_OF_MIXTRAL),
+    pairs_are_neighbours: true,
+    ..USUAL
+};
+
+/// Every family. Of two with the same name in llama.cpp, a file is read as the first, or where it has experts as the
+/// first that has them.
+pub(super) static FAMILIES: [&Family; 14] = [
+    &QWEN2, &QWEN3, &LLAMA, &MISTRAL, &GRANITE, &GEMMA2, &GEMMA3, &PHI3, &GLM4, &OLMO2, &QWEN2_MOE,
+    &QWEN3_MOE, &OLMOE, &MIXTRAL,
+];
 
 /// What most families have.
-const USUAL: Family =
-    Family { model_type: "", name: "", norms: NORMS, pairs_are_neighbours: false, norm_offset: 0.0 };
+const USUAL: Family = Family {
+    model_type: "",
+    name: "",
+    norms: NORMS,
+    others: &[],
+    experts: None,
+    pairs_are_neighbours: false,
+    norm_offset: 0.0,
+};
 
 /// A tensor's name in GGUF, and the layer that it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,32 +155,63 @@ pub struct Named {
     pub name: String,
     /// The layer, where the tensor is in one.
     pub layer: Option<usize>,
+    /// The expert whose matrix this is. The tensor of that name in GGUF has those of all experts, one after the other.
+    pub expert: Option<usize>,
 }
 
 impl Family {
+    /// Whether the family's layers are mixtures of experts.
+    pub fn has_experts(&self) -> bool {
+        self.experts.is_some()
+    }
+
     /// The name in GGUF of the tensor `name` of a checkpoint; `None` where it has none.
     pub fn named(&self, name: &str) -> Option<Named> {
         if let Some((_, found)) = OUTSIDE.iter().find(|(known, _)| *known == name) {
-            return Some(Named { name: (*found).into(), layer: None });
+            return Some(Named { name: (*found).into(), layer: None, expert: None });
         }
         let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
         let (module, part) = rest.rsplit_once('.')?;
-        let known = self.norms.iter().chain(&MODULES).find(|(known, _)| *known == module);
-        let (_, found) = known.filter(|_| ["weight", "bias"].contains(&part))?;
+        let (found, expert) = match self.modules().find(|(known, _)| *known == module) {
+            Some((_, found)) => (*found, None),
+            None => self.stack(module)?,
+        };
+        if !["weight", "bias"].contains(&part) {
+            return None;
+        }
         let layer: usize = layer.parse().ok()?;
-        Some(Named { name: format!("blk.{layer}.{found}.{part}"), layer: Some(layer) })
+        Some(Named { name: format!("blk.{layer}.{found}.{part}"), layer: Some(layer), expert })
     }
 
-    /// The name in a checkpoint of the tensor `name` of a GGUF file; `None` where it has none.
-    pub(super) fn name_in_checkpoint(&self, name: &str) -> Option<String> {
+    /// The names in a checkpoint of what the tensor `name` of a GGUF file has: one, or for matrices of all `experts`
+    /// experts one for each; `None` where it has none.
+    pub(super) fn names_in_checkpoint(&self, name: &str, experts: usize) -> Option<Vec<String>> {
         if let Some((found, _)) = OUTSIDE.iter().find(|(_, known)| *known == name) {
-            return Some((*found).into());
+            return Some(vec![(*found).into()]);
         }
         let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
         let (module, part) = rest.rsplit_once('.')?;
-        let (found, _) = self.norms.iter().chain(&MODULES).find(|(_, known)| *known == module)?;
         let layer: usize = layer.parse().ok()?;
-        Some(format!("model.layers.{layer}.{found}.{part}"))
+        if let Some((found, _)) = self.modules().find(|(_, known)| *known == module) {
+            return Some(vec![format!("model.layers.{layer}.{found}.{part}")]);
+        }
+        let Experts { module: within, matrices } = self.experts.as_ref()?;
+        let matrix = matrices[STACKS.iter().position(|stack| *stack == module)?];
+        let name = |expert| format!("model.layers.{layer}.{within}.{expert}.{matrix}.{part}");
+        Some((0..experts).map(name).collect())
+    }
+
+    /// The names of the modules of a layer, in a checkpoint and in GGUF, but for experts.
+    fn modules(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        self.norms.iter().chain(self.others).chain(&MODULES)
+    }
+
+    /// The name in GGUF of the matrix `module` of an expert, and the expert.
+    fn stack(&self, module: &str) -> Option<(&'static str, Option<usize>)> {
+        let Experts { module: within, matrices } = self.experts.as_ref()?;
+        let (expert, matrix) = module.strip_prefix(within)?.strip_prefix('.')?.split_once('.')?;
+        let place = matrices.iter().position(|known| *known == matrix)?;
+        Some((STACKS[place], Some(expert.parse().ok()?)))
     }
 
     /// Whether GGUF has the rows of the tensor `name` of a checkpoint in another order (see [`neighbours`]).
@@ -161,17 +254,30 @@ mod tests {
     #[test]
     fn names_and_orders_lead_back() {
         for family in FAMILIES {
-            for name in [EMBEDDING, HEAD, "model.norm.weight", "model.layers.3.mlp.down_proj.weight"] {
-                let named = family.named(name).unwrap();
-                assert_eq!(family.name_in_checkpoint(&named.name).as_deref(), Some(name));
-            }
-            for (norm, _) in family.norms {
-                let name = format!("model.layers.12.{norm}.weight");
+            let outside = [EMBEDDING, HEAD, "model.norm.weight"].map(|name| (name.to_owned(), None));
+            let modules = family.modules().map(|(module, _)| module);
+            let modules = modules.map(|module| (format!("model.layers.12.{module}.weight"), Some(12)));
+            for (name, layer) in outside.into_iter().chain(modules) {
                 let named = family.named(&name).unwrap();
-                assert_eq!((family.name_in_checkpoint(&named.name), named.layer), (Some(name), Some(12)));
+                // Gate and up are one matrix, or two.
+                if name.contains("mlp.up_proj") && family.others == FUSED {
+                    continue;
+                }
+                assert_eq!(family.names_in_checkpoint(&named.name, 0), Some(vec![name]));
+                assert_eq!((named.layer, named.expert), (layer, None));
+            }
+            for matrix in family.experts.iter().flat_map(|experts| experts.matrices) {
+                let module = family.experts.as_ref().unwrap().module;
+                let names: Vec<String> = (0..3)
+                    .map(|expert| format!("model.layers.4.{module}.{expert}.{matrix}.weight"))
+                    .collect();
+                let named = family.named(&names[2]).unwrap();
+                assert_eq!((named.layer, named.expert), (Some(4), Some(2)));
+                assert_eq!(family.names_in_checkpoint(&named.name, 3), Some(names));
             }
             assert!(family.named("model.layers.0.mlp.experts.weight").is_none());
-            assert!(family.name_in_checkpoint("blk.0.ffn_gate_exps.weight").is_none());
+            let stack = family.names_in_checkpoint("blk.0.ffn_gate_exps.weight", 2);
+            assert_eq!(stack.is_some(), family.has_experts());
         }
         let rows: Vec<u8> = (0..16).collect();
         let mut values = rows.clone();

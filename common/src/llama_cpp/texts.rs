@@ -181,8 +181,8 @@ fn merges(tokens: &[String], scores: &[f32], types: &[i32]) -> Result<Vec<[Strin
 
 /// What puts the first token in front of a text, where the file says so.
 fn post_processor(keys: &Keys, tokens: &[String]) -> Result<Value> {
-    // llama.cpp puts Llama 3's in front of every text.
-    let adds = keys.flag("add_bos_token").unwrap_or(keys.text("pre")? == "llama-bpe");
+    // llama.cpp puts those of Llama 3 and Mistral Nemo in front of every text.
+    let adds = keys.flag("add_bos_token").unwrap_or(["llama-bpe", "tekken"].contains(&keys.text("pre")?));
     let Some((id, text)) = token(keys, "bos_token_id", tokens).filter(|_| adds) else {
         return Ok(Value::Null);
     };

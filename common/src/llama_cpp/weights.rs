@@ -9,12 +9,19 @@ use crate::checkpoint::{Bytes, Checkpoint, Dtype, Tensor, cast_from_f32};
 use crate::gguf::{GgufFile, TensorInfo, TensorType, decode_rows};
 use crate::{Result, bail, error};
 
+/// More experts of a layer than any model has.
+const MOST_EXPERTS: usize = 1024;
+
 /// The tensors of a file, whose heads have `head` rows of queries or keys.
 pub fn checkpoint(file: &GgufFile, family: &Family, head: usize) -> Result<Checkpoint> {
     let mut tensors = Vec::new();
     // The factors of angles are in config.json.
-    for info in file.tensors().filter(|info| info.name != "rope_freqs.weight") {
-        let Some(name) = family.name_in_checkpoint(&info.name) else {
+    for info in file.tensors().filter(|info| !info.name.starts_with("rope_f")) {
+        let experts = match info.shape[..] {
+            [experts, _, _] if experts <= MOST_EXPERTS => experts,
+            _ => 1,
+        };
+        let Some(names) = family.names_in_checkpoint(&info.name, experts) else {
             return Err(error!(
                 "{}: tensor {} has no name in {}",
                 file.path().display(),
@@ -23,10 +30,33 @@ pub fn checkpoint(file: &GgufFile, family: &Family, head: usize) -> Result<Check
             )
             .hint("the file is of a newer variant of the family; read the model's directory instead"));
         };
-        tensors.push(tensor(file, info, name, family, head)?);
+        tensors.extend(parts(file, info, names, family, head)?);
     }
     tensors.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     Checkpoint::of_tensors(file.path(), tensors)
+}
+
+/// The tensor or, where it has matrices of experts, each of them.
+fn parts(
+    file: &GgufFile,
+    info: &TensorInfo,
+    names: Vec<String>,
+    family: &Family,
+    head: usize,
+) -> Result<Vec<Tensor>> {
+    let whole = tensor(file, info, names[0].clone(), family, head)?;
+    let [experts, rows, columns] = info.shape[..] else { return Ok(vec![whole]) };
+    if names.len() != experts {
+        bail!(Malformed, "tensor {} {:?}: at most 2 dimensions expected", info.name, info.shape);
+    }
+    let size = whole.bytes.len() / experts;
+    let part = |(place, name)| {
+        let bytes = whole.bytes.slice(place * size..(place + 1) * size)?;
+        Some(Tensor { name, dtype: whole.dtype, shape: vec![rows, columns], bytes })
+    };
+    names.into_iter().enumerate().map(part).collect::<Option<_>>().ok_or_else(|| {
+        error!(Malformed, "tensor {} {:?} is not of {experts} matrices", info.name, info.shape)
+    })
 }
 
 fn tensor(file: &GgufFile, info: &TensorInfo, name: String, family: &Family, head: usize) -> Result<Tensor> {

@@ -26,6 +26,10 @@ impl AdapterTensors {
             )
             .hint("merge into a .gguf without --adapter-gguf"));
         }
+        if let Some(name) = adapter.experts.keys().next() {
+            return Err(error!("the adapter changes {name}, and llama.cpp takes no adapters of experts")
+                .hint("merge into a .gguf without --adapter-gguf"));
+        }
         let mut metadata = Metadata::default();
         let alpha = adapter.config.lora_alpha as f32;
         general::write_adapter_keys(family.name, file, alpha, &mut metadata);

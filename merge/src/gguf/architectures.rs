@@ -20,7 +20,7 @@ pub(super) struct Architecture {
 }
 
 /// Every family.
-static ARCHITECTURES: [Architecture; 10] = [
+static ARCHITECTURES: [Architecture; 14] = [
     Architecture { family: &families::QWEN2, keys: qwen2, vocabulary: Kind::Any },
     Architecture { family: &families::QWEN3, keys: qwen3, vocabulary: Kind::Any },
     Architecture { family: &families::LLAMA, keys: llama, vocabulary: Kind::Llama },
@@ -31,6 +31,10 @@ static ARCHITECTURES: [Architecture; 10] = [
     Architecture { family: &families::PHI3, keys: phi3, vocabulary: Kind::Phi },
     Architecture { family: &families::GLM4, keys: glm4, vocabulary: Kind::Glm },
     Architecture { family: &families::OLMO2, keys: olmo2, vocabulary: Kind::BytePairs },
+    Architecture { family: &families::QWEN2_MOE, keys: qwen2_moe, vocabulary: Kind::BytePairs },
+    Architecture { family: &families::QWEN3_MOE, keys: qwen3_moe, vocabulary: Kind::BytePairs },
+    Architecture { family: &families::OLMOE, keys: olmoe, vocabulary: Kind::BytePairs },
+    Architecture { family: &families::MIXTRAL, keys: mixtral, vocabulary: Kind::Llama },
 ];
 
 impl Architecture {
@@ -49,6 +53,8 @@ impl Architecture {
 
     /// Fails, or warns, where llama.cpp would compute something else than this model.
     pub(super) fn check(&self, config: &Config) -> Result<()> {
+        self.check_experts(config)?;
+        self.check_scores(config)?;
         let windows = || config.layers.iter().map(|layer| layer.attention.spec.window).enumerate();
         let has_window_of_family: Option<fn(usize) -> bool> = match self.family.name {
             "gemma2" => Some(|layer| layer % 2 == 0),
@@ -73,6 +79,49 @@ impl Architecture {
             Some((layer, _)) => {
                 bail!(Unsupported, "layer {layer} has a sliding window, llama.cpp gives it none")
             }
+        }
+    }
+
+    /// Fails where a layer is not what llama.cpp expects of the family's mixtures.
+    fn check_experts(&self, config: &Config) -> Result<()> {
+        if !self.family.has_experts() {
+            return Ok(());
+        }
+        let are_normalized = ["mixtral", "qwen3_moe"].contains(&self.family.model_type);
+        for (layer, feed_forward) in config.layers.iter().map(|layer| &layer.feed_forward).enumerate() {
+            match feed_forward.kind.mixture() {
+                None => bail!(Unsupported, "layer {layer} has no experts, llama.cpp gives it some"),
+                Some(mixture) if mixture.routing.normalized != are_normalized => bail!(
+                    Unsupported,
+                    "norm_topk_prob is {}, in llama.cpp {are_normalized}",
+                    mixture.routing.normalized
+                ),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails where llama.cpp would scale Gemma's scores in another way.
+    fn check_scores(&self, config: &Config) -> Result<()> {
+        let layers_of_largest = match self.family.name {
+            "gemma2" => 46,
+            "gemma3" => 62,
+            _ => return Ok(()),
+        };
+        let Some(spec) = config.layers.first().map(|layer| layer.attention.spec) else { return Ok(()) };
+        let scalar = match config.layers.len() == layers_of_largest {
+            true => config.width / spec.heads.queries,
+            false => spec.heads.size,
+        };
+        let (expected, found) = ((scalar as f32).powf(-0.5), spec.scale);
+        match (found - expected).abs() <= 1e-5 * expected {
+            true => Ok(()),
+            false => bail!(
+                Unsupported,
+                "query_pre_attn_scalar is {}, in llama.cpp {scalar}",
+                found.powf(-2.0).round()
+            ),
         }
     }
 
@@ -173,6 +222,29 @@ fn olmo2(keys: &Keys, out: &mut Metadata) -> Result<()> {
     keys.write_usual(out)
 }
 
+fn qwen2_moe(keys: &Keys, out: &mut Metadata) -> Result<()> {
+    qwen2(keys, out)?;
+    keys.write_experts(out)?;
+    keys.write_widths_of_experts(out)
+}
+
+fn qwen3_moe(keys: &Keys, out: &mut Metadata) -> Result<()> {
+    qwen3(keys, out)?;
+    keys.write_experts(out)?;
+    keys.write_widths_of_experts(out)
+}
+
+fn olmoe(keys: &Keys, out: &mut Metadata) -> Result<()> {
+    qwen2(keys, out)?;
+    keys.write_experts(out)
+}
+
+fn mixtral(keys: &Keys, out: &mut Metadata) -> Result<()> {
+    qwen2(keys, out)?;
+    keys.write_experts(out)?;
+    keys.write_vocabulary_and_rotated(out)
+}
+
 /// transformers' default of the positions that Phi-3 was trained on.
 const PHI_POSITIONS: usize = 4096;
 
@@ -268,6 +340,29 @@ impl Keys<'_> {
         let [_, _, size] = self.heads();
         self.set_count(out, "vocab_size", self.config.vocabulary)?;
         self.set_count(out, "rope.dimension_count", size)
+    }
+
+    /// How many experts a layer has, and how many of them a token goes to.
+    fn write_experts(&self, out: &mut Metadata) -> Result<()> {
+        let Some(mixture) = self.config.layers.first().and_then(|layer| layer.feed_forward.kind.mixture())
+        else {
+            return Ok(());
+        };
+        self.set_count(out, "expert_count", mixture.routing.experts)?;
+        self.set_count(out, "expert_used_count", mixture.routing.chosen)
+    }
+
+    /// The widths of experts, where config.json has them.
+    fn write_widths_of_experts(&self, out: &mut Metadata) -> Result<()> {
+        for (key, name) in [
+            ("expert_feed_forward_length", "moe_intermediate_size"),
+            ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+        ] {
+            if self.number(name).is_some() {
+                self.set_count(out, key, self.count(name)?)?;
+            }
+        }
+        Ok(())
     }
 
     fn write_window(&self, out: &mut Metadata) -> Result<()> {

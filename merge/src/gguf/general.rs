@@ -24,8 +24,7 @@ pub(super) fn write_keys(
     out.set_text("general.type", "model");
     write_sampling(directory, out)?;
     write_name(file, out);
-    let parameters: usize = tensors.iter().map(|info| info.shape.iter().product::<usize>()).sum();
-    out.set_text("general.size_label", size_label(parameters));
+    out.set_text("general.size_label", size_label(tensors));
     out.set("general.file_type", Entry::U32(file_type));
     out.set("general.quantization_version", Entry::U32(BLOCKS_VERSION));
     Ok(())
@@ -72,8 +71,29 @@ fn title(name: &str) -> String {
     name.replace('-', " ").split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// The number of parameters as people write it, with two digits at least.
-fn size_label(parameters: usize) -> String {
+/// The size of a model as people write it: its parameters or, of a mixture, those of a model with one expert, behind the
+/// number of experts.
+fn size_label(tensors: &[TensorInfo]) -> String {
+    let (mut parameters, mut experts) = (0, None);
+    for info in tensors {
+        let size: usize = info.shape.iter().product();
+        match info.shape[..] {
+            [count, _, _] => {
+                experts = Some(count);
+                parameters += size / count.max(1);
+            }
+            _ => parameters += size,
+        }
+    }
+    let parameters = rounded(parameters);
+    match experts {
+        Some(count) => format!("{count}x{parameters}"),
+        None => parameters,
+    }
+}
+
+/// A number of parameters as people write it, with two digits at least.
+fn rounded(parameters: usize) -> String {
     let count = parameters as f64;
     let (scaled, suffix) = match count {
         _ if count > 1e12 => (count * 1e-12, "T"),
@@ -120,8 +140,8 @@ mod tests {
         assert_eq!(title("Qwen2.5-7B-Instruct"), "Qwen2.5 7B Instruct");
         assert_eq!(title("phi3-longrope"), "Phi3 Longrope");
         assert_eq!(title("mine-v1.2-7b-q4_k_m"), "Mine v1.2 7b Q4_K_M");
-        assert_eq!(size_label(134_515_008), "135M");
-        assert_eq!(size_label(7_615_616_512), "7.6B");
-        assert_eq!(size_label(65_216), "65K");
+        assert_eq!(rounded(134_515_008), "135M");
+        assert_eq!(rounded(7_615_616_512), "7.6B");
+        assert_eq!(rounded(65_216), "65K");
     }
 }

@@ -35,6 +35,8 @@ pub(crate) enum Quantization {
 pub(super) struct Shape {
     /// The number of layers.
     pub layers: usize,
+    /// The number of experts of a layer, 0 without any.
+    pub experts: usize,
     /// Whether the head shares the embedding table, which then is as exact as a head.
     pub tied_head: bool,
     /// Whether llama.cpp counts the model among those of 70 B parameters, whose values are few and stored with a bit
@@ -69,8 +71,8 @@ impl Quantization {
         }
     }
 
-    /// The type of the tensor `name` of the shape `dimensions`, in the layer `layer` where it is in one. Vectors and
-    /// the weights of norms are never quantized.
+    /// The type of the tensor `name` of the shape `dimensions`, in the layer `layer` where it is in one. Vectors, the
+    /// weights of norms and those that choose experts are never quantized.
     pub(super) fn tensor_type(
         self,
         name: &str,
@@ -79,7 +81,8 @@ impl Quantization {
         shape: Shape,
     ) -> TensorType {
         let [.., columns] = *dimensions else { return TensorType::F32 };
-        if dimensions.len() < 2 || !name.ends_with(".weight") || name.ends_with("_norm.weight") {
+        let is_exact = name.ends_with("_norm.weight") || name.contains(".ffn_gate_inp");
+        if dimensions.len() < 2 || !name.ends_with(".weight") || is_exact {
             return TensorType::F32;
         }
         let usual = self.usual();
@@ -88,13 +91,17 @@ impl Quantization {
         }
         let is_head = name == "output.weight" || shape.tied_head && name == "token_embd.weight";
         let is_values = ["attn_v.weight", "attn_qkv.weight"].iter().any(|part| name.ends_with(part));
+        // Mixtral's, beside whose experts the rest is small.
+        let has_8_experts = shape.experts == 8;
         let is_mixed = matches!(self, Self::Q4KM | Self::Q5KM);
         let has_more_bits = is_mixed && layer.is_some_and(|layer| has_more_bits(layer, shape.layers));
         let chosen = match usual {
             _ if is_head && !columns.is_multiple_of(usual.block_elements()) => TensorType::Q8_0,
             TensorType::Q8_0 => usual,
             _ if is_head => TensorType::Q6K,
-            _ if (is_values || name.ends_with("ffn_down.weight")) && has_more_bits => TensorType::Q6K,
+            _ if has_8_experts && (is_values || name.ends_with("attn_k.weight")) => TensorType::Q8_0,
+            TensorType::Q4K if has_8_experts && name.ends_with("attn_output.weight") => TensorType::Q5K,
+            _ if (is_values || name.contains(".ffn_down")) && has_more_bits => TensorType::Q6K,
             TensorType::Q4K if is_values && shape.is_70b => TensorType::Q5K,
             _ => usual,
         };
@@ -137,8 +144,14 @@ mod tests {
         for (case, model) in golden.as_object().unwrap() {
             let shapes = model["shapes"].as_object().unwrap();
             let layers = model["config"]["num_hidden_layers"].as_u64().unwrap() as usize;
-            let shape =
-                Shape { layers, tied_head: !shapes.contains_key("output.weight"), is_70b: layers == 80 };
+            let experts =
+                ["num_experts", "num_local_experts"].iter().find_map(|key| model["config"][key].as_u64());
+            let shape = Shape {
+                layers,
+                experts: experts.unwrap_or(0) as usize,
+                tied_head: !shapes.contains_key("output.weight"),
+                is_70b: layers == 80,
+            };
             for (quantization, types) in model["types"].as_object().unwrap() {
                 let chosen = Quantization::from_str(quantization, false).unwrap();
                 for (name, expected) in types.as_object().unwrap() {

@@ -1,5 +1,7 @@
 //! The tensors of a GGUF file: their names, and what each is made of.
 
+use std::collections::BTreeMap;
+
 use common::gguf::{TensorInfo, TensorType};
 use common::llama_cpp::{Family, Named};
 use common::model::Config;
@@ -23,8 +25,8 @@ pub(super) struct GgufTensor<'a> {
 pub(super) enum Source<'a> {
     /// The weights with all updates, `offset` added to each.
     Folded {
-        /// The weights and updates.
-        tensor: &'a OutputTensor<'a>,
+        /// The weights and updates: one, or a matrix of each expert.
+        parts: Vec<&'a OutputTensor<'a>>,
         /// The size of the heads whose rows are put in another order (see [`common::llama_cpp::neighbours`]).
         heads_of: Option<usize>,
         /// What is added to every value.
@@ -45,8 +47,10 @@ pub(super) fn tensors<'a>(
     let head_is_table = config.tied_head && !plan.untied;
     let heads = config.layers.first().map(|layer| layer.attention.spec.heads);
     let has_many_layers = config.layers.len() == 80;
+    let experts = config.experts().next().map_or(0, |modules| modules.experts.len());
     let shape = Shape {
         layers: config.layers.len(),
+        experts,
         tied_head: head_is_table || !plan.tensors().any(|tensor| tensor.spec.name == HEAD),
         is_70b: has_many_layers
             && match family.name {
@@ -60,26 +64,58 @@ pub(super) fn tensors<'a>(
         let info = TensorInfo { name, shape: vec![values.len()], kind: TensorType::F32 };
         tensors.push(GgufTensor { info, source: Source::Values(values) });
     }
+    let mut names = Vec::new();
+    let mut by_name: BTreeMap<String, BTreeMap<Option<usize>, &OutputTensor<'_>>> = BTreeMap::new();
     for tensor in plan.tensors() {
         let source = &tensor.spec.name;
         if source.ends_with(".rotary_emb.inv_freq") || source == HEAD && head_is_table {
             continue;
         }
-        let Some(Named { name, layer }) = family.named(source) else {
+        let Some(Named { name, layer, expert }) = family.named(source) else {
             bail!(Unsupported, "tensor {source} has no name in GGUF files of {}", family.name);
         };
-        let dimensions = &tensor.spec.shape;
-        let kind = quantization.tensor_type(&name, dimensions, layer, shape);
-        let size = heads.map_or(0, |heads| heads.size);
+        let parts = by_name.entry(name.clone()).or_default();
+        if parts.is_empty() {
+            names.push((name, layer));
+        }
+        parts.insert(expert, tensor);
+    }
+    let size = heads.map_or(0, |heads| heads.size);
+    for (name, layer) in names {
+        let parts = by_name.remove(&name).unwrap_or_default();
+        let dimensions = dimensions(&name, &parts, experts)?;
+        let parts: Vec<&OutputTensor<'_>> = parts.into_values().collect();
+        let source = &parts[0].spec.name;
+        let kind = quantization.tensor_type(&name, &dimensions, layer, shape);
         let heads_of = family.reorders(source).then_some(size);
         if heads_of.is_some_and(|size| size == 0 || !dimensions[0].is_multiple_of(size)) {
             bail!(Mismatch, "tensor {source} {dimensions:?} is not of heads of {size} rows");
         }
         let offset = family.offset(source);
         tensors.push(GgufTensor {
-            info: TensorInfo { name, shape: dimensions.clone(), kind },
-            source: Source::Folded { tensor, heads_of, offset },
+            info: TensorInfo { name, shape: dimensions, kind },
+            source: Source::Folded { parts, heads_of, offset },
         });
     }
     Ok(tensors)
+}
+
+/// The shape of a tensor of these parts: that of the only one, or all `experts` experts' matrices, which must be alike.
+fn dimensions(
+    name: &str,
+    parts: &BTreeMap<Option<usize>, &OutputTensor<'_>>,
+    experts: usize,
+) -> Result<Vec<usize>> {
+    let shapes = || parts.values().map(|part| &part.spec.shape);
+    let shape = shapes().next().cloned().unwrap_or_default();
+    if parts.contains_key(&None) {
+        return Ok(shape);
+    }
+    if !parts.keys().copied().eq((0..experts).map(Some)) || shape.len() != 2 {
+        bail!(Malformed, "{name} needs a matrix of each of {experts} experts, found {}", parts.len());
+    }
+    if let Some(other) = shapes().find(|other| **other != shape) {
+        bail!(Malformed, "{name}: matrices of experts are alike, found {shape:?} and {other:?}");
+    }
+    Ok([vec![experts], shape].concat())
 }

@@ -21,24 +21,26 @@ impl GgufTensor<'_> {
         if columns == 0 {
             return Ok(());
         }
-        let tensor = match &self.source {
+        let parts = match &self.source {
             Source::Values(values) => return self.write_rows(writer, progress, 0, values, &mut Vec::new()),
-            Source::Folded { tensor, .. } => tensor,
+            Source::Folded { parts, .. } => parts,
         };
-        let (rows, _) = tensor.rows_and_columns();
+        let rows = parts.first().map_or(0, |part| part.rows_and_columns().0);
         let rows_each = self.rows_each(rows);
-        (0..rows.div_ceil(rows_each)).into_par_iter().try_for_each_init(
+        let blocks = rows.div_ceil(rows_each);
+        (0..parts.len() * blocks).into_par_iter().try_for_each_init(
             || (Vec::new(), Vec::new()),
             |(values, bytes), block| {
                 cli::check_interrupted()?;
-                let range = block * rows_each..rows.min((block + 1) * rows_each);
+                let (part, start) = (block / blocks, block % blocks * rows_each);
+                let range = start..rows.min(start + rows_each);
                 values.resize(range.len() * columns, 0.0);
-                self.read(tensor, range.clone(), values)?;
-                release_rows(tensor, rows, range.clone());
-                self.write_rows(writer, progress, range.start, values, bytes)
+                self.read(parts[part], range.clone(), values)?;
+                release_rows(parts[part], rows, range);
+                self.write_rows(writer, progress, part * rows + start, values, bytes)
             },
         )?;
-        release(&tensor.weight);
+        parts.iter().for_each(|part| release(&part.weight));
         Ok(())
     }
 

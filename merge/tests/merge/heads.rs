@@ -1,6 +1,9 @@
 //! Heads that are the table, that are stored beside it, and that were trained.
 
-use common::checkpoint::{Checkpoint, Tensor, write_file};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::checkpoint::{Checkpoint, Dtype, Tensor, write_file};
 
 use crate::place::*;
 
@@ -72,4 +75,40 @@ fn a_stored_head_stays_what_it_is() {
     assert_eq!(values("only-head", EMBEDDING), original(EMBEDDING));
     assert_folded(&parent.path("only-head"), HEAD, &folded(&original(EMBEDDING), &[("lm_head", 4, 2.0)]));
     assert_eq!(tied("only-head"), false);
+}
+
+/// A head and a table that are equal are compared, and then copied, a few megabytes at a time.
+#[test]
+fn large_tables_are_never_in_memory_as_a_whole() {
+    let parent = workplace();
+    const ROWS: usize = 2_000_000;
+    let bytes = common::checkpoint::Bytes::from(vec![0; ROWS * 24 * 2]);
+    let table = |name: &str| Tensor {
+        name: name.into(),
+        dtype: Dtype::BF16,
+        shape: vec![ROWS, 24],
+        bytes: bytes.clone(),
+    };
+    let tensors: Vec<Tensor> = weights().into_iter().skip(1).chain([table(EMBEDDING), table(HEAD)]).collect();
+    write_file(&parent.path("base/model.safetensors"), &tensors).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_merge"))
+        .current_dir(parent.path(""))
+        .args(["adapter", "--base", "base", "-q", "-o", "m"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The kernel keeps the most that was resident, so that the last reading counts.
+    let mut most = 0;
+    let status = loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        most = line.map_or(most, |line| line.trim().trim_end_matches(" kB").parse::<usize>().unwrap());
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert!(status.success() && most > 0);
+    let tables = 2 * bytes.len() / 1024;
+    assert!(most < tables / 2, "{most} kB were resident, the tables have {tables} kB");
 }

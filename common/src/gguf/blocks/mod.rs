@@ -2,18 +2,34 @@
 //! importance matrix.
 //!
 //! Each file follows the reference function of its types operation by operation, because sums of floats depend
-//! on their order. The sub-blocks of a block are searched side by side, one in each lane, which changes the order
-//! of no sum.
+//! on their order. The sub-blocks of a block are searched side by side, one in each lane of a register, which changes
+//! the order of no sum.
 
 mod decode;
 mod k_quants;
 mod plain;
 mod q6_k;
+mod wide;
 
 use half::{bf16, f16};
 
 use super::TensorType;
 use crate::kernels::simd::vectorized;
+
+/// Encodes or decodes block by block, compiled for the widest instruction set there is. A macro, because a function that
+/// is passed on is not inlined, and only what is inlined is compiled so.
+macro_rules! each {
+    ($values:expr, $out:expr, $convert:expr) => {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (block, out) in $values.as_chunks().0.iter().zip($out.as_chunks_mut().0) {
+                    $convert(block, out);
+                }
+            },
+        )
+    };
+}
 
 /// Encodes whole rows: `values` are rows of any number of blocks, and `out` takes their bytes. Returns the index of
 /// the first value that the type cannot hold: one that is not finite, or too large for 16 bits.
@@ -28,20 +44,16 @@ pub fn encode_rows(kind: TensorType, values: &[f32], out: &mut [u8]) -> Option<u
         return Some(index);
     }
     match kind {
-        TensorType::F32 => each::<1, 4>(values, out, |[value], out| *out = value.to_le_bytes()),
-        TensorType::F16 => {
-            each::<1, 2>(values, out, |[value], out| *out = f16::from_f32(*value).to_le_bytes());
-        }
-        TensorType::BF16 => {
-            each::<1, 2>(values, out, |[value], out| *out = bf16::from_f32(*value).to_le_bytes());
-        }
-        TensorType::Q4_0 => each(values, out, plain::q4_0),
-        TensorType::Q5_0 => each(values, out, plain::q5_0),
-        TensorType::Q5_1 => each(values, out, plain::q5_1),
-        TensorType::Q8_0 => each(values, out, plain::q8_0),
-        TensorType::Q4K => each(values, out, k_quants::q4_k),
-        TensorType::Q5K => each(values, out, k_quants::q5_k),
-        TensorType::Q6K => each(values, out, q6_k::q6_k),
+        TensorType::F32 => each!(values, out, plain::f32),
+        TensorType::F16 => each!(values, out, plain::f16),
+        TensorType::BF16 => each!(values, out, plain::bf16),
+        TensorType::Q4_0 => each!(values, out, plain::q4_0),
+        TensorType::Q5_0 => each!(values, out, plain::q5_0),
+        TensorType::Q5_1 => each!(values, out, plain::q5_1),
+        TensorType::Q8_0 => each!(values, out, plain::q8_0),
+        TensorType::Q4K => k_quants::q4_k(values, out),
+        TensorType::Q5K => k_quants::q5_k(values, out),
+        TensorType::Q6K => q6_k::q6_k(values, out),
     }
     None
 }
@@ -49,56 +61,50 @@ pub fn encode_rows(kind: TensorType, values: &[f32], out: &mut [u8]) -> Option<u
 /// Decodes whole blocks: `bytes` are those of any number of rows, and `out` takes their values.
 pub fn decode_rows(kind: TensorType, bytes: &[u8], out: &mut [f32]) {
     match kind {
-        TensorType::F32 => each_decoded(bytes, out, decode::f32),
-        TensorType::F16 => each_decoded(bytes, out, decode::f16),
-        TensorType::BF16 => each_decoded(bytes, out, decode::bf16),
-        TensorType::Q4_0 => each_decoded(bytes, out, decode::q4_0),
-        TensorType::Q5_0 => each_decoded(bytes, out, decode::q5_0),
-        TensorType::Q5_1 => each_decoded(bytes, out, decode::q5_1),
-        TensorType::Q8_0 => each_decoded(bytes, out, decode::q8_0),
-        TensorType::Q4K => each_decoded(bytes, out, decode::q4_k),
-        TensorType::Q5K => each_decoded(bytes, out, decode::q5_k),
-        TensorType::Q6K => each_decoded(bytes, out, decode::q6_k),
+        TensorType::F32 => each!(bytes, out, decode::f32),
+        TensorType::F16 => each!(bytes, out, decode::f16),
+        TensorType::BF16 => each!(bytes, out, decode::bf16),
+        TensorType::Q4_0 => each!(bytes, out, decode::q4_0),
+        TensorType::Q5_0 => each!(bytes, out, decode::q5_0),
+        TensorType::Q5_1 => each!(bytes, out, decode::q5_1),
+        TensorType::Q8_0 => each!(bytes, out, decode::q8_0),
+        TensorType::Q4K => each!(bytes, out, decode::q4_k),
+        TensorType::Q5K => each!(bytes, out, decode::q5_k),
+        TensorType::Q6K => each!(bytes, out, decode::q6_k),
     }
 }
 
-/// Decodes block by block, compiled for the widest instruction set there is.
-fn each_decoded<const BYTES: usize, const ELEMENTS: usize>(
-    bytes: &[u8],
-    out: &mut [f32],
-    decode: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
-) {
-    vectorized(
-        #[inline(always)]
-        || {
-            for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-                decode(block, out);
-            }
-        },
-    );
-}
-
-/// Encodes block by block, compiled for the widest instruction set there is.
-fn each<const ELEMENTS: usize, const BYTES: usize>(
-    values: &[f32],
-    out: &mut [u8],
-    encode: impl Fn(&[f32; ELEMENTS], &mut [u8; BYTES]),
-) {
-    vectorized(
-        #[inline(always)]
-        || {
-            for (block, out) in values.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-                encode(block, out);
-            }
-        },
-    );
-}
+/// 1.5 · 2²³, to which numbers below 2²² are added exactly but for their fractions.
+const SHIFT: f32 = 12_582_912.0;
 
 /// The nearest whole number, and of two equally near the even one, of a magnitude below 2²².
 #[inline(always)]
 fn nearest(value: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0;
     (value + SHIFT) - SHIFT
+}
+
+/// The rows of a matrix as columns.
+#[inline(always)]
+fn transposed<T: Copy + Default, const ROWS: usize, const COLUMNS: usize>(
+    rows: &[[T; COLUMNS]; ROWS],
+) -> [[T; ROWS]; COLUMNS] {
+    let mut columns = [[T::default(); ROWS]; COLUMNS];
+    for (at, row) in rows.iter().enumerate() {
+        for (column, &value) in columns.iter_mut().zip(row) {
+            column[at] = value;
+        }
+    }
+    columns
+}
+
+/// Whole numbers below 256 as bytes.
+#[inline(always)]
+fn bytes<const ROWS: usize, const COLUMNS: usize>(numbers: &[[f32; COLUMNS]; ROWS]) -> [[u8; COLUMNS]; ROWS] {
+    let mut bytes = [[0; COLUMNS]; ROWS];
+    for (byte, &number) in bytes.as_flattened_mut().iter_mut().zip(numbers.as_flattened()) {
+        *byte = number as u8;
+    }
+    bytes
 }
 
 /// The bytes of a half-precision float.

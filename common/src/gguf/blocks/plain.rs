@@ -1,6 +1,23 @@
-//! Blocks of 32 elements with one scale: Q4_0, Q5_0, Q5_1 and Q8_0.
+//! Single numbers, and blocks of 32 elements with one scale: Q4_0, Q5_0, Q5_1 and Q8_0.
+
+use half::bf16;
 
 use super::half;
+
+#[inline(always)]
+pub(super) fn f32([value]: &[f32; 1], out: &mut [u8; 4]) {
+    *out = value.to_le_bytes();
+}
+
+#[inline(always)]
+pub(super) fn f16([value]: &[f32; 1], out: &mut [u8; 2]) {
+    *out = half(*value);
+}
+
+#[inline(always)]
+pub(super) fn bf16([value]: &[f32; 1], out: &mut [u8; 2]) {
+    *out = bf16::from_f32(*value).to_le_bytes();
+}
 
 /// The element of the largest magnitude, with its sign; the first of several.
 #[inline(always)]

@@ -67,16 +67,19 @@ fn update(
     second: &mut [f32],
 ) {
     let Formula { scale, beta1, beta2, epsilon, decay, step_size, root_correction } = *formula;
-    vectorized(|| {
-        let values = parameters.iter_mut().zip(gradients).zip(first).zip(second);
-        for (((parameter, gradient), first), second) in values {
-            let gradient = gradient * scale;
-            *first = *first * beta1 + gradient * (1.0 - beta1);
-            *second = *second * beta2 + gradient * gradient * (1.0 - beta2);
-            let denominator = second.sqrt() / root_correction + epsilon;
-            *parameter = *parameter * decay - step_size * (*first / denominator);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            let values = parameters.iter_mut().zip(gradients).zip(&mut *first).zip(&mut *second);
+            for (((parameter, gradient), first), second) in values {
+                let gradient = gradient * scale;
+                *first = *first * beta1 + gradient * (1.0 - beta1);
+                *second = *second * beta2 + gradient * gradient * (1.0 - beta2);
+                let denominator = second.sqrt() / root_correction + epsilon;
+                *parameter = *parameter * decay - step_size * (*first / denominator);
+            }
+        },
+    );
 }
 
 pub(super) fn norm(gradients: &[f32]) -> f64 {

@@ -105,21 +105,24 @@ fn head(
                 values[own.end..].fill(0.0);
             }
             let (p, ds) = (&mut probabilities[own.clone()], &mut dscores[own]);
-            vectorized(|| match spec.softcap {
-                None => {
-                    for (p, ds) in p.iter_mut().zip(ds) {
-                        *p = exp(*p - log_sum);
-                        *ds = *p * (*ds - delta);
+            vectorized(
+                #[inline(always)]
+                || match spec.softcap {
+                    None => {
+                        for (p, ds) in p.iter_mut().zip(&mut *ds) {
+                            *p = exp(*p - log_sum);
+                            *ds = *p * (*ds - delta);
+                        }
                     }
-                }
-                Some(softcap) => {
-                    for (p, ds) in p.iter_mut().zip(ds) {
-                        let tangent = tanh(*p / softcap);
-                        *p = exp(softcap * tangent - log_sum);
-                        *ds = *p * (*ds - delta) * (1.0 - tangent * tangent);
+                    Some(softcap) => {
+                        for (p, ds) in p.iter_mut().zip(&mut *ds) {
+                            let tangent = tanh(*p / softcap);
+                            *p = exp(softcap * tangent - log_sum);
+                            *ds = *p * (*ds - delta) * (1.0 - tangent * tangent);
+                        }
                     }
-                }
-            });
+                },
+            );
         }
         let probabilities = Matrix::new(probabilities, rows, seen);
         let dscores = Matrix::new(dscores, rows, seen);

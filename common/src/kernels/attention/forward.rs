@@ -116,7 +116,10 @@ fn head_columns(output: &mut [f32], heads: Heads, h: usize, n: usize) -> MatrixM
 
 /// Scores become softcap·tanh(scores / softcap).
 fn cap(scores: &mut [f32], softcap: f32) {
-    vectorized(|| scores.iter_mut().for_each(|score| *score = softcap * tanh(*score / softcap)));
+    vectorized(
+        #[inline(always)]
+        || scores.iter_mut().for_each(|score| *score = softcap * tanh(*score / softcap)),
+    );
 }
 
 /// Replaces the scores `seen` by probabilities and the others by zeros; returns the log of the sum of
@@ -125,18 +128,21 @@ fn softmax(scores: &mut [f32], seen: Range<usize>) -> f32 {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
     let seen = &mut scores[seen];
-    vectorized(|| {
-        let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sums = [0.0f32; 16];
-        for scores in seen.chunks_mut(16) {
-            for (score, sum) in scores.iter_mut().zip(&mut sums) {
-                *score = exp(*score - max);
-                *sum += *score;
+    vectorized(
+        #[inline(always)]
+        || {
+            let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut sums = [0.0f32; 16];
+            for scores in seen.chunks_mut(16) {
+                for (score, sum) in scores.iter_mut().zip(&mut sums) {
+                    *score = exp(*score - max);
+                    *sum += *score;
+                }
             }
-        }
-        let sum: f32 = sums.iter().sum();
-        let reciprocal = 1.0 / sum;
-        seen.iter_mut().for_each(|score| *score *= reciprocal);
-        max + sum.ln()
-    })
+            let sum: f32 = sums.iter().sum();
+            let reciprocal = 1.0 / sum;
+            seen.iter_mut().for_each(|score| *score *= reciprocal);
+            max + sum.ln()
+        },
+    )
 }

@@ -41,13 +41,19 @@ pub(super) fn forward_backward(
         let factor = weight / sum;
         match softcap {
             None => {
-                vectorized(|| logits.iter_mut().for_each(|logit| *logit = exp(*logit - max) * factor));
+                vectorized(
+                    #[inline(always)]
+                    || logits.iter_mut().for_each(|logit| *logit = exp(*logit - max) * factor),
+                );
                 logits[target as usize] -= weight;
             }
             Some(softcap) => {
                 let slope = |capped: f32| 1.0 - (capped / softcap) * (capped / softcap);
                 let gradient = |capped: f32| exp(capped - max) * factor * slope(capped);
-                vectorized(|| logits.iter_mut().for_each(|logit| *logit = gradient(*logit)));
+                vectorized(
+                    #[inline(always)]
+                    || logits.iter_mut().for_each(|logit| *logit = gradient(*logit)),
+                );
                 logits[target as usize] -= weight * slope(at_target);
             }
         }
@@ -67,14 +73,17 @@ fn loss(max: f32, sum: f32, target: f32) -> f64 {
 
 /// The largest logit, and the sum of `exp(logit − max)`. NaN in any logit makes the sum NaN.
 fn max_and_sum(logits: &[f32]) -> (f32, f32) {
-    vectorized(|| {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-        let mut sums = [0.0f32; 16];
-        for logits in logits.chunks(16) {
-            for (logit, sum) in logits.iter().zip(&mut sums) {
-                *sum += exp(logit - max);
+    vectorized(
+        #[inline(always)]
+        || {
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+            let mut sums = [0.0f32; 16];
+            for logits in logits.chunks(16) {
+                for (logit, sum) in logits.iter().zip(&mut sums) {
+                    *sum += exp(logit - max);
+                }
             }
-        }
-        (max, sums.iter().sum())
-    })
+            (max, sums.iter().sum())
+        },
+    )
 }

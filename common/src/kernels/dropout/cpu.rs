@@ -24,11 +24,14 @@ fn for_elements(
     let (threshold, scale) = (dropout.threshold(), dropout.scale());
     let rows = out.par_chunks_mut(columns.max(1)).zip(x.par_chunks(columns.max(1)));
     rows.enumerate().for_each(|(row, (out, x))| {
-        vectorized(|| {
-            dropout.draws.row(row, x.len(), |column, number| {
-                let kept = if number < threshold { 0.0 } else { scale };
-                put(&mut out[column], x[column] * kept);
-            });
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                dropout.draws.row(row, x.len(), |column, number| {
+                    let kept = if number < threshold { 0.0 } else { scale };
+                    put(&mut out[column], x[column] * kept);
+                });
+            },
+        );
     });
 }

@@ -39,11 +39,14 @@ fn forward_with(gate_up: &[f32], f: usize, activation: impl Fn(f32) -> f32 + Syn
     let mut h = vec![0.0; gate_up.len() / 2];
     h.par_chunks_mut(f).zip(gate_up.par_chunks(2 * f)).for_each(|(h, gate_up)| {
         let (gate, up) = gate_up.split_at(f);
-        vectorized(|| {
-            for ((h, &gate), &up) in h.iter_mut().zip(gate).zip(up) {
-                *h = activation(gate) * up;
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((h, &gate), &up) in h.iter_mut().zip(gate).zip(up) {
+                    *h = activation(gate) * up;
+                }
+            },
+        );
     });
     h
 }
@@ -62,13 +65,16 @@ fn backward_with(
     rows.for_each(|(((dgate_up, h), gate_up), dh)| {
         let (gate, up) = gate_up.split_at(f);
         let (dgate, dup) = dgate_up.split_at_mut(f);
-        vectorized(|| {
-            let inputs = gate.iter().zip(up).zip(dh);
-            let outputs = dgate.iter_mut().zip(dup).zip(h.iter_mut());
-            for (((dgate, dup), h), ((&gate, &up), &dh)) in outputs.zip(inputs) {
-                [*dgate, *dup, *h] = parts(gate, up, dh);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let inputs = gate.iter().zip(up).zip(dh);
+                let outputs = dgate.iter_mut().zip(&mut *dup).zip(h.iter_mut());
+                for (((dgate, dup), h), ((&gate, &up), &dh)) in outputs.zip(inputs) {
+                    [*dgate, *dup, *h] = parts(gate, up, dh);
+                }
+            },
+        );
     });
     (dgate_up, h)
 }

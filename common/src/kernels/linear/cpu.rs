@@ -210,16 +210,19 @@ fn few_rows(y: &mut [f32], x: &[f32], t: usize, weight: &Weight, outputs: usize)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    vectorized(|| {
-        let mut sums = [0.0f32; 64];
-        let (a_wide, a_rest) = a.as_chunks::<64>();
-        let (b_wide, b_rest) = b.as_chunks::<64>();
-        for (a, b) in a_wide.iter().zip(b_wide) {
-            for i in 0..64 {
-                sums[i] += a[i] * b[i];
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut sums = [0.0f32; 64];
+            let (a_wide, a_rest) = a.as_chunks::<64>();
+            let (b_wide, b_rest) = b.as_chunks::<64>();
+            for (a, b) in a_wide.iter().zip(b_wide) {
+                for i in 0..64 {
+                    sums[i] += a[i] * b[i];
+                }
             }
-        }
-        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-        sums.iter().sum::<f32>() + rest
-    })
+            let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+            sums.iter().sum::<f32>() + rest
+        },
+    )
 }

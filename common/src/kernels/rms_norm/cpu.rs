@@ -9,29 +9,35 @@ use crate::kernels::simd::vectorized;
 const LANES: usize = 16;
 
 pub(super) fn forward_row(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
-    vectorized(|| {
-        let r = reciprocal_rms(x, eps);
-        for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * r * weight;
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            let r = reciprocal_rms(x, eps);
+            for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * r * weight;
+            }
+        },
+    );
 }
 
 /// With `x̂ = x·r` and `g = dy·weight`: `dx = r · (g − x̂ · mean(g·x̂))`.
 pub(super) fn backward_row(dx: &mut [f32], dy: &[f32], x: &[f32], weight: &[f32], eps: f32) {
-    vectorized(|| {
-        let r = reciprocal_rms(x, eps);
-        let mut sums = [0.0f32; LANES];
-        for ((x, dy), weight) in x.chunks(LANES).zip(dy.chunks(LANES)).zip(weight.chunks(LANES)) {
-            for (sum, ((x, dy), weight)) in sums.iter_mut().zip(x.iter().zip(dy).zip(weight)) {
-                *sum += dy * weight * x;
+    vectorized(
+        #[inline(always)]
+        || {
+            let r = reciprocal_rms(x, eps);
+            let mut sums = [0.0f32; LANES];
+            for ((x, dy), weight) in x.chunks(LANES).zip(dy.chunks(LANES)).zip(weight.chunks(LANES)) {
+                for (sum, ((x, dy), weight)) in sums.iter_mut().zip(x.iter().zip(dy).zip(weight)) {
+                    *sum += dy * weight * x;
+                }
             }
-        }
-        let mean = sums.iter().sum::<f32>() * r * r / x.len() as f32;
-        for (((dx, dy), x), weight) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
-            *dx = r * (dy * weight - x * mean);
-        }
-    });
+            let mean = sums.iter().sum::<f32>() * r * r / x.len() as f32;
+            for (((dx, dy), x), weight) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
+                *dx = r * (dy * weight - x * mean);
+            }
+        },
+    );
 }
 
 pub(super) fn forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {

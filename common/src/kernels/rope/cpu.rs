@@ -17,29 +17,32 @@ pub(super) fn rotate(
     let mut y = x.to_vec();
     y.par_chunks_mut(width).enumerate().for_each(|(t, row)| {
         let (cos, sin) = (&all_cos[t * half..][..half], &all_sin[t * half..][..half]);
-        vectorized(|| {
-            for head in row[..heads.count * heads.size].chunks_exact_mut(heads.size) {
-                let rotated = &mut head[..2 * half];
-                match heads.pairs {
-                    Pairs::Halves => {
-                        let (y1, y2) = rotated.split_at_mut(half);
-                        for d in 0..half {
-                            let (x1, x2, sin) = (y1[d], y2[d], direction * sin[d]);
-                            y1[d] = x1 * cos[d] - x2 * sin;
-                            y2[d] = x2 * cos[d] + x1 * sin;
+        vectorized(
+            #[inline(always)]
+            || {
+                for head in row[..heads.count * heads.size].chunks_exact_mut(heads.size) {
+                    let rotated = &mut head[..2 * half];
+                    match heads.pairs {
+                        Pairs::Halves => {
+                            let (y1, y2) = rotated.split_at_mut(half);
+                            for d in 0..half {
+                                let (x1, x2, sin) = (y1[d], y2[d], direction * sin[d]);
+                                y1[d] = x1 * cos[d] - x2 * sin;
+                                y2[d] = x2 * cos[d] + x1 * sin;
+                            }
                         }
-                    }
-                    Pairs::Neighbours => {
-                        for (pair, (cos, sin)) in
-                            rotated.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin))
-                        {
-                            let ([x1, x2], sin) = (*pair, direction * sin);
-                            *pair = [x1 * cos - x2 * sin, x2 * cos + x1 * sin];
+                        Pairs::Neighbours => {
+                            for (pair, (cos, sin)) in
+                                rotated.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin))
+                            {
+                                let ([x1, x2], sin) = (*pair, direction * sin);
+                                *pair = [x1 * cos - x2 * sin, x2 * cos + x1 * sin];
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     });
     Ok(y)
 }
