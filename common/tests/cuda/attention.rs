@@ -20,6 +20,12 @@ fn attention_after_a_past_is_its_twin() {
 
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
+fn attention_after_pasts_of_their_own_is_its_twin() {
+    on_gpu(attentions_after_pasts_of_their_own);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
 fn attention_of_many_rows_is_its_twin() {
     on_gpu(|check| {
         let starts: Vec<usize> = (0..=MANY_ROWS.div_ceil(64)).map(|sequence| sequence * 64).collect();
@@ -138,6 +144,53 @@ fn attentions_after_a_past(check: &mut Check) {
             let y = attention::forward(&qkv, spec, &sequences, Some(&past)).unwrap();
             let gy = attention::forward(&gqkv, spec, &gsequences, Some(&gpast)).unwrap();
             check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
+        }
+    }
+}
+
+/// Sequences that each continue a past, or none: of one token each, more of them than a launch has room for, of few
+/// tokens, and of many. Twice, so that the second time the first is part of the pasts.
+fn attentions_after_pasts_of_their_own(check: &mut Check) {
+    let many: Vec<(usize, usize)> = (0..70).map(|sequence| (1 + sequence * 13 % 300, 1)).collect();
+    let batches: [&[(usize, usize)]; 4] = [
+        &[(5, 1), (700, 1), (64, 1), (63, 1), (1500, 1)],
+        &[(40, 1), (0, 3), (9, 8), (701, 150), (300, 9), (0, 70), (2051, 2)],
+        &[(1, 1)],
+        &many,
+    ];
+    for spec in specs() {
+        let heads = spec.heads;
+        for batch in batches {
+            let rows = |tokens: usize, random: &mut Check| random.pair(&[tokens, heads.width()], 2.0);
+            let (mut pasts, mut gpasts) = (Vec::new(), Vec::new());
+            for (past_len, _) in batch {
+                let mut past = Past::empty(heads, &Device::Cpu).unwrap();
+                let mut gpast = Past::empty(heads, &check.cuda).unwrap();
+                if *past_len > 0 {
+                    let (qkv, gqkv) = rows(*past_len, check);
+                    past.append(&qkv, heads).unwrap();
+                    gpast.append(&gqkv, heads).unwrap();
+                }
+                pasts.push(past);
+                gpasts.push(gpast);
+            }
+            let mut starts = vec![0];
+            starts.extend(batch.iter().scan(0, |end, (_, tokens)| {
+                *end += tokens;
+                Some(*end)
+            }));
+            for time in ["", " again"] {
+                let lens: Vec<usize> = pasts.iter().map(Past::len).collect();
+                let (qkv, gqkv) = rows(*starts.last().unwrap(), check);
+                let sequences = Sequences::continued(&starts, &lens, spec, &Device::Cpu).unwrap();
+                let gsequences = Sequences::continued(&starts, &lens, spec, &check.cuda).unwrap();
+                let mut each: Vec<&mut Past> = pasts.iter_mut().collect();
+                let y = attention::extend(&qkv, spec, &sequences, &mut each).unwrap();
+                let mut each: Vec<&mut Past> = gpasts.iter_mut().collect();
+                let gy = attention::extend(&gqkv, spec, &gsequences, &mut each).unwrap();
+                let what = format!("attention {spec:?} of {} pasts of their own{time}", batch.len());
+                check.same(&what, &y.output, &gy.output, 2.0 * check.bound);
+            }
         }
     }
 }

@@ -71,6 +71,8 @@ impl Grid {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Argument<'a> {
     bits: u64,
+    /// The bits of a value that is a structure.
+    structure: Option<&'a [u64]>,
     /// The stream of the buffer that this is an address in.
     stream: Option<StreamId>,
     borrowed: PhantomData<&'a ()>,
@@ -78,11 +80,11 @@ pub(crate) struct Argument<'a> {
 
 impl<'a> Argument<'a> {
     fn of(bits: u64) -> Self {
-        Self { bits, stream: None, borrowed: PhantomData }
+        Self { bits, structure: None, stream: None, borrowed: PhantomData }
     }
 
     fn in_buffer(address: u64, stream: StreamId) -> Self {
-        Self { bits: address, stream: Some(stream), borrowed: PhantomData }
+        Self { bits: address, structure: None, stream: Some(stream), borrowed: PhantomData }
     }
 
     /// A null pointer.
@@ -124,7 +126,17 @@ impl<'a> Argument<'a> {
         Self::of(size as u64)
     }
 
-    /// The bits, as a structure in GPU memory holds them.
+    /// A structure that a kernel takes by value, in 64-bit words, which are as many as it has.
+    pub(crate) fn structure(words: &'a [u64]) -> Self {
+        Self { structure: Some(words), ..Self::null() }
+    }
+
+    /// Where the driver reads the value.
+    fn pointer(&self) -> *mut c_void {
+        self.structure.map_or(&raw const self.bits, <[u64]>::as_ptr).cast_mut().cast()
+    }
+
+    /// The bits, as a structure holds them.
     pub(crate) fn bits(self) -> u64 {
         self.bits
     }
@@ -220,8 +232,7 @@ impl Gpu {
         }
         let Grid { blocks, threads, shared } = grid;
         let function = self.function(source, name, shared)?;
-        let mut pointers: Vec<*mut c_void> =
-            arguments.iter().map(|argument| (&raw const argument.bits).cast_mut().cast()).collect();
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         self.bind()?;
         // SAFETY: the function is loaded in this context, each pointer is to a live argument, which the driver
         // copies, and what the kernel does with them is the caller's promise.

@@ -15,12 +15,12 @@ use crate::kernels::tanh::tanh;
 /// Query rows of one task.
 const BLOCK: usize = 64;
 
-/// Output [T, H·D] and log-sums [T, H].
-pub(super) fn run(
+/// Output [T, H·D] and log-sums [T, H]; `past_of` returns what a sequence sees before itself, by its number.
+pub(super) fn run<'a>(
     qkv: &[f32],
     spec: AttentionSpec,
     starts: &[usize],
-    past: Option<&HostPast>,
+    past_of: impl Fn(usize) -> Option<&'a HostPast>,
 ) -> (Vec<f32>, Vec<f32>) {
     let heads = spec.heads;
     let t = starts.last().copied().unwrap_or(0);
@@ -28,24 +28,24 @@ pub(super) fn run(
     let mut log_sums = vec![0.0; t * heads.queries];
     let mut tasks = Vec::new();
     let (mut output_rest, mut sums_rest) = (&mut output[..], &mut log_sums[..]);
-    for (sequence, rows) in blocks(starts) {
+    for (number, sequence, rows) in blocks(starts) {
         let (output, rest) = output_rest.split_at_mut(rows.len() * heads.queries * heads.size);
         output_rest = rest;
         let (sums, rest) = sums_rest.split_at_mut(rows.len() * heads.queries);
         sums_rest = rest;
-        tasks.push((sequence, rows, output, sums));
+        tasks.push((sequence, rows, past_of(number), output, sums));
     }
-    tasks.into_par_iter().for_each(|(sequence, rows, output, sums)| {
+    tasks.into_par_iter().for_each(|(sequence, rows, past, output, sums)| {
         block(qkv, spec, sequence, rows, past, output, sums);
     });
     (output, log_sums)
 }
 
-/// Every sequence's first row, with blocks of its rows.
-fn blocks(starts: &[usize]) -> impl Iterator<Item = (usize, Range<usize>)> {
-    starts.windows(2).flat_map(|bounds| {
+/// Every sequence's number and first row, with blocks of its rows.
+fn blocks(starts: &[usize]) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    starts.windows(2).enumerate().flat_map(|(number, bounds)| {
         let (start, end) = (bounds[0], bounds[1]);
-        (start..end).step_by(BLOCK).map(move |row| (start, row..(row + BLOCK).min(end)))
+        (start..end).step_by(BLOCK).map(move |row| (number, start, row..(row + BLOCK).min(end)))
     })
 }
 

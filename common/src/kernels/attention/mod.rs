@@ -1,7 +1,7 @@
 //! Causal attention over packed sequences of different lengths, with grouped key/value heads.
 //!
 //! A batch is sequences laid end to end; a token sees its own sequence up to itself, and the
-//! shared past where there is one, or only the last of these tokens where there is a window. Nothing of the
+//! past before it where there is one, or only the last of these tokens where there is a window. Nothing of the
 //! size T × T is kept: the backward computes the probabilities again from each row's log-sum-exp (Dao et
 //! al. 2022).
 
@@ -90,26 +90,62 @@ pub struct Attended {
 pub struct Sequences {
     /// Bounds: first 0, last T.
     starts: Vec<usize>,
-    /// The same for a GPU, as its kernels take their work.
-    on_gpu: Option<cuda::Tasks>,
+    /// The bounds as the kernels of a GPU take their work.
+    on_gpu: Option<OnGpu>,
+}
+
+/// The work of a GPU's kernels.
+enum OnGpu {
+    /// Sequences that see a shared past, or none.
+    Together(cuda::Tasks),
+    /// Sequences that each continue a past of their own.
+    Continued(cuda::ContinuedTasks),
 }
 
 impl Sequences {
     /// Sequences that `starts` bounds: first 0, last T. Layers that attend to them may differ in their windows
     /// and their scale.
     pub fn new(starts: &[usize], spec: impl Into<AttentionSpec>, device: &Device) -> Result<Self> {
-        if starts.first() != Some(&0) || !starts.is_sorted() {
-            return Err(error!(Bug, "attention: sequence bounds from 0 on expected, found {starts:?}"));
-        }
+        check_order(starts)?;
         let on_gpu = match device {
             Device::Cpu => None,
-            Device::Cuda(gpu) => Some(cuda::Tasks::new(gpu, starts, spec.into())?),
+            Device::Cuda(gpu) => Some(OnGpu::Together(cuda::Tasks::new(gpu, starts, spec.into())?)),
+        };
+        Ok(Self { starts: starts.to_vec(), on_gpu })
+    }
+
+    /// Sequences as [`Sequences::new`] has them, for [`extend`]: each continues a past of its own, of as many tokens as
+    /// `pasts` has for it.
+    pub fn continued(
+        starts: &[usize],
+        pasts: &[usize],
+        spec: impl Into<AttentionSpec>,
+        device: &Device,
+    ) -> Result<Self> {
+        check_order(starts)?;
+        if pasts.len() + 1 != starts.len() {
+            return Err(error!(Bug, "attention: {} pasts of {} sequences", pasts.len(), starts.len() - 1));
+        }
+        let tasks = |gpu| cuda::ContinuedTasks::new(gpu, starts, pasts, spec.into());
+        let on_gpu = match device {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(OnGpu::Continued(tasks(gpu)?)),
         };
         Ok(Self { starts: starts.to_vec(), on_gpu })
     }
 
     fn tasks(&self) -> Result<&cuda::Tasks> {
-        self.on_gpu.as_ref().ok_or_else(|| error!(Bug, "attention: sequences for a GPU expected"))
+        match &self.on_gpu {
+            Some(OnGpu::Together(tasks)) => Ok(tasks),
+            _ => Err(error!(Bug, "attention: sequences for a GPU expected")),
+        }
+    }
+
+    fn continued_tasks(&self) -> Result<&cuda::ContinuedTasks> {
+        match &self.on_gpu {
+            Some(OnGpu::Continued(tasks)) => Ok(tasks),
+            _ => Err(error!(Bug, "attention: sequences with pasts of their own on a GPU expected")),
+        }
     }
 }
 
@@ -130,11 +166,45 @@ pub fn forward(
     match qkv {
         Tensor::Cpu(_) => {
             let past = past.map(Past::host).transpose()?;
-            let (output, log_sums) = forward::run(&qkv.host()?, spec, &sequences.starts, past);
+            let (output, log_sums) = forward::run(&qkv.host()?, spec, &sequences.starts, |_| past);
             let output = Tensor::from_vec(output, &[t, heads.queries * heads.size])?;
             Ok(Attended { output, log_sums: Vector::Cpu(log_sums) })
         }
         Tensor::Cuda(qkv) => cuda::forward(qkv, spec, sequences.tasks()?, past.map(Past::gpu).transpose()?),
+    }
+}
+
+/// Attention of qkv [T, (H + 2K)·D] within its sequences, each of which also sees the past of its number. The keys and
+/// values of the sequences are then added to their pasts. A GPU leaves the log-sums out.
+pub fn extend(
+    qkv: &Tensor,
+    spec: impl Into<AttentionSpec>,
+    sequences: &Sequences,
+    pasts: &mut [&mut Past],
+) -> Result<Attended> {
+    let spec = spec.into();
+    let heads = spec.heads;
+    let (t, starts) = (check(qkv, heads)?, &sequences.starts);
+    check_limits(spec)?;
+    check_starts(starts, t)?;
+    if pasts.len() + 1 != starts.len() {
+        return Err(error!(Bug, "attention: {} pasts of {} sequences", pasts.len(), starts.len() - 1));
+    }
+    pasts.iter().try_for_each(|past| past.check(heads))?;
+    match qkv {
+        Tensor::Cpu(_) => {
+            let hosts = pasts.iter().map(|past| past.host()).collect::<Result<Vec<_>>>()?;
+            let (output, log_sums) = forward::run(&qkv.host()?, spec, starts, |number| Some(hosts[number]));
+            for (past, bounds) in pasts.iter_mut().zip(starts.windows(2)) {
+                past.append_rows(qkv, bounds[0]..bounds[1], heads)?;
+            }
+            let output = Tensor::from_vec(output, &[t, heads.queries * heads.size])?;
+            Ok(Attended { output, log_sums: Vector::Cpu(log_sums) })
+        }
+        Tensor::Cuda(qkv) => {
+            let pasts = pasts.iter_mut().map(|past| past.gpu_mut()).collect::<Result<_>>()?;
+            cuda::extend(qkv, spec, sequences.continued_tasks()?, pasts)
+        }
     }
 }
 
@@ -193,6 +263,13 @@ fn check_limits(spec: AttentionSpec) -> Result<()> {
             Err(error!(Bug, "attention: a positive soft cap of scores expected, found {softcap}"))
         }
         _ => Ok(()),
+    }
+}
+
+fn check_order(starts: &[usize]) -> Result<()> {
+    match starts.first() == Some(&0) && starts.is_sorted() {
+        true => Ok(()),
+        false => Err(error!(Bug, "attention: sequence bounds from 0 on expected, found {starts:?}")),
     }
 }
 

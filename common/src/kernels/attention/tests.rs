@@ -240,6 +240,63 @@ fn every_sequence_sees_the_past() {
     }
 }
 
+/// Sequences that continue pasts of their own, to the bit as each does alone, with windows and a soft cap; then again, after
+/// what was added.
+#[test]
+fn every_sequence_sees_its_own_past() {
+    let heads = Heads { queries: 6, keys: 2, size: 5 };
+    let plain = AttentionSpec::from(heads);
+    for (seed, spec) in [
+        (1, plain),
+        (2, AttentionSpec { window: Some(4), ..plain }),
+        (3, AttentionSpec { window: Some(70), softcap: Some(5.0), ..plain }),
+    ] {
+        let mut random = Random::new(40 + seed);
+        let starts = [0, 1, 2, 9, 82, 83];
+        let past_lens = [3, 70, 5, 20, 0];
+        let mut pasts = past_lens.map(|len| Past::new(&random_qkv(&mut random, len, heads), heads).unwrap());
+        for _ in 0..2 {
+            let lens = pasts.each_ref().map(Past::len);
+            let qkv = random_qkv(&mut random, 83, heads);
+            let mut expected = Vec::new();
+            for (bounds, past) in starts.windows(2).zip(&pasts) {
+                let rows = rows(&qkv, bounds[0]..bounds[1]);
+                let alone = sequences(&[0, bounds[1] - bounds[0]], heads);
+                expected.extend(values(&forward(&rows, spec, &alone, Some(past)).unwrap().output));
+            }
+            let continued = Sequences::continued(&starts, &lens, spec, &Device::Cpu).unwrap();
+            let found = extend(&qkv, spec, &continued, &mut pasts.each_mut()).unwrap();
+            assert_eq!(values(&found.output), expected);
+            for ((bounds, past), len) in starts.windows(2).zip(&pasts).zip(lens) {
+                assert_eq!(past.len(), len + bounds[1] - bounds[0]);
+            }
+        }
+    }
+    let qkv = random_qkv(&mut Random::new(44), 2, heads);
+    let mut past = Past::empty(heads, &Device::Cpu).unwrap();
+    let two = Sequences::continued(&[0, 1, 2], &[0, 0], heads, &Device::Cpu).unwrap();
+    assert!(extend(&qkv, heads, &two, &mut [&mut past]).is_err(), "a past of each");
+    assert!(Sequences::continued(&[0, 1, 2], &[0], heads, &Device::Cpu).is_err());
+}
+
+/// A copy of the beginning of a past is the past of these tokens.
+#[test]
+fn a_past_becomes_a_copy_of_another() {
+    let heads = Heads { queries: 4, keys: 2, size: 3 };
+    let mut random = Random::new(45);
+    let (of, qkv) = (random_qkv(&mut random, 9, heads), random_qkv(&mut random, 5, heads));
+    let run =
+        |past: &Past| values(&forward(&qkv, heads, &sequences(&[0, 5], heads), Some(past)).unwrap().output);
+    let whole = Past::new(&of, heads).unwrap();
+    let mut copy = Past::new(&random_qkv(&mut random, 4, heads), heads).unwrap();
+    for len in [6, 0, 9] {
+        copy.copy_prefix(&whole, len).unwrap();
+        assert_eq!(copy.len(), len);
+        assert_eq!(run(&copy), run(&Past::new(&rows(&of, 0..len), heads).unwrap()));
+    }
+    assert!(copy.copy_prefix(&whole, 10).is_err());
+}
+
 #[test]
 fn an_empty_past_is_none() {
     let heads = Heads { queries: 2, keys: 1, size: 4 };

@@ -1,5 +1,6 @@
 //! Attention on a GPU: flash attention on tensor cores.
 
+mod continued;
 mod past;
 mod sources;
 mod tasks;
@@ -9,15 +10,13 @@ use crate::Result;
 use crate::device::cuda::{Argument, GpuTensor, Grid};
 use crate::device::{GpuVector, Tensor, Vector};
 
+pub(super) use continued::ContinuedTasks;
+use continued::{FEW_TOKENS, Rows};
 pub(super) use past::GpuPast;
-use sources::{Blocks, THREADS, constant, source};
+use sources::{Blocks, THREADS};
 pub(in crate::kernels) use sources::{HOPPER, SOURCES};
 pub(super) use tasks::Tasks;
 
-/// Up to this many new tokens of one sequence after a past are decoded, the past split over blocks.
-const FEW_TOKENS: usize = 8;
-/// Blocks that the decoding of one step is split into, for each processor.
-const BLOCKS_PER_PROCESSOR: usize = 2;
 /// Keys per processor from which their gradients are not split further.
 const KEYS_PER_PROCESSOR: usize = 256;
 
@@ -32,10 +31,51 @@ pub(super) fn forward(
     let (gpu, t) = (qkv.gpu(), qkv.shape()[0]);
     let mut output = GpuTensor::new(gpu, &[t, heads.queries * heads.size])?;
     if let Some(past) = past.filter(|_| t <= FEW_TOKENS && tasks.sequences == 1) {
-        decode(&mut output, qkv, spec, past)?;
+        continued::decode(&mut output, qkv, spec, &[(Rows { first: 0, tokens: t }, past)])?;
         return Ok(Attended { output: Tensor::Cuda(output), log_sums: Vector::Cpu(Vec::new()) });
     }
     let mut log_sums = Vector::on_gpu(gpu, t * heads.queries)?;
+    by_blocks((&mut output, log_sums.gpu_mut()?), qkv, spec, tasks, past)?;
+    Ok(Attended { output: Tensor::Cuda(output), log_sums })
+}
+
+/// Attention of sequences that each continue a past of their own, to which their keys and values are then added.
+pub(super) fn extend(
+    qkv: &GpuTensor,
+    spec: AttentionSpec,
+    tasks: &ContinuedTasks,
+    pasts: Vec<&mut GpuPast>,
+) -> Result<Attended> {
+    let (gpu, t, heads) = (qkv.gpu(), qkv.shape()[0], spec.heads);
+    let mut output = GpuTensor::new(gpu, &[t, heads.queries * heads.size])?;
+    let mut decoded = Vec::new();
+    for (sequence, past) in tasks.sequences.iter().zip(&pasts) {
+        let Some(tasks) = &sequence.tasks else {
+            decoded.push((sequence.rows, &**past));
+            continue;
+        };
+        tasks.check(spec)?;
+        let mut log_sums = Vector::on_gpu(gpu, t * heads.queries)?;
+        let past = Some(&**past).filter(|past| past.len() > 0);
+        by_blocks((&mut output, log_sums.gpu_mut()?), qkv, spec, tasks, past)?;
+    }
+    if !decoded.is_empty() {
+        continued::decode(&mut output, qkv, spec, &decoded)?;
+    }
+    let rows = tasks.sequences.iter().map(|sequence| sequence.rows);
+    continued::remember(qkv, heads, rows.zip(pasts).collect())?;
+    Ok(Attended { output: Tensor::Cuda(output), log_sums: Vector::Cpu(Vec::new()) })
+}
+
+/// Attention of many rows, in blocks, after a past that all of their sequences see. Writes the rows of the tasks.
+fn by_blocks(
+    (output, log_sums): (&mut GpuTensor, &mut GpuVector),
+    qkv: &GpuTensor,
+    spec: AttentionSpec,
+    tasks: &Tasks,
+    past: Option<&GpuPast>,
+) -> Result<()> {
+    let (gpu, t, heads) = (qkv.gpu(), qkv.shape()[0], spec.heads);
     let kernels = match past {
         Some(past) => Blocks::new(gpu, spec, past.len() + tasks.mean_keys)?,
         None => tasks.kernels,
@@ -45,7 +85,7 @@ pub(super) fn forward(
     let [h, k] = Argument::ints([heads.queries, heads.keys])?;
     let arguments = [
         output.view_mut()?.into(),
-        log_sums.gpu_mut()?.view_mut(0..t * heads.queries)?.into(),
+        log_sums.view_mut(0..t * heads.queries)?.into(),
         qkv.view()?.into(),
         keys,
         values,
@@ -64,62 +104,7 @@ pub(super) fn forward(
     // `check_starts` in mod.rs has seen to.
     #[allow(unsafe_code)]
     unsafe {
-        kernels.launch(gpu, window.is_some(), "attention_forward", shared, blocks, &arguments)?;
-    }
-    Ok(Attended { output: Tensor::Cuda(output), log_sums })
-}
-
-/// A few rows after a long past: reading the past is the work, and all processors share it.
-fn decode(output: &mut GpuTensor, qkv: &GpuTensor, spec: AttentionSpec, past: &GpuPast) -> Result<()> {
-    let (gpu, t, heads) = (qkv.gpu(), qkv.shape()[0], spec.heads);
-    let window = window(spec, past.len() + t);
-    let source = source(heads, window.is_some(), spec.softcap.is_some())?;
-    let threads = constant(gpu, source, "attention_decode_threads")?;
-    let rows = constant(gpu, source, "attention_decode_rows")?.max(1);
-    let keys_step = constant(gpu, source, "attention_decode_keys")?.max(1);
-    let row_blocks = (t * heads.queries / heads.keys).div_ceil(rows);
-    // Keys that any of the rows sees.
-    let keys = past.len() + t - window.map_or(0, |_| spec.first_seen(past.len()));
-    let wanted = (gpu.multiprocessors() * BLOCKS_PER_PROCESSOR).div_ceil(heads.keys * row_blocks);
-    let keys_per_split = keys.div_ceil(wanted).next_multiple_of(keys_step);
-    let splits = keys.div_ceil(keys_per_split);
-    let mut partial = gpu.allocate::<f32>(splits * t * heads.queries * heads.size)?;
-    let mut log_sums = gpu.allocate::<f32>(splits * t * heads.queries)?;
-    let [past_keys, past_values, count, stride] = of_past(Some(past))?;
-    let [tokens, h, k, of_split] = Argument::ints([t, heads.queries, heads.keys, keys_per_split])?;
-    let shared = constant(gpu, source, "attention_decode_shared_bytes")?;
-    let grid = Grid { blocks: (splits, heads.keys, row_blocks), threads, shared };
-    let arguments = [
-        (&mut partial).into(),
-        (&mut log_sums).into(),
-        qkv.view()?.into(),
-        past_keys,
-        past_values,
-        tokens,
-        h,
-        k,
-        count,
-        stride,
-        of_split,
-        Argument::int(window.unwrap_or(0))?,
-        spec.scale.into(),
-        cap(spec).into(),
-    ];
-    // SAFETY: `attention_decode(split_out [splits, T, H·D], split_log_sums [splits, T, H], qkv [T, (H + 2K)·D], past keys
-    // and values [P, K·D], T, H, K, P, stride, keys of a split, window, scale, cap)` with a block for each split, key head and
-    // block of the T·H/K rows.
-    #[allow(unsafe_code)]
-    unsafe {
-        gpu.launch(source, "attention_decode", grid, &arguments)?
-    };
-    let arguments =
-        [output.view_mut()?.into(), (&partial).into(), (&log_sums).into(), Argument::int(splits)?];
-    let grid = Grid::new(t * heads.queries, heads.size);
-    // SAFETY: `attention_decode_combine(out [T, H·D], split_out [splits, T, H·D], split_log_sums [splits, T, H], splits)`
-    // with T·H blocks of D threads.
-    #[allow(unsafe_code)]
-    unsafe {
-        gpu.launch(source, "attention_decode_combine", grid, &arguments)
+        kernels.launch(gpu, window.is_some(), "attention_forward", shared, blocks, &arguments)
     }
 }
 

@@ -9,6 +9,9 @@ use crate::Result;
 use crate::device::cuda::{Argument, Gpu, GpuTensor, Grid, View, ViewMut};
 use crate::kernels::attention::Heads;
 
+/// Rows of a past that has grown are a multiple of this.
+const ROOM: usize = 64;
+
 /// Rows of keys and values on a GPU, in buffers with room for more.
 #[derive(Debug)]
 pub(in crate::kernels::attention) struct GpuPast {
@@ -51,19 +54,43 @@ impl GpuPast {
         self.keys.len() / self.columns
     }
 
-    /// Adds the keys and values of qkv [T, (H + 2K)·D] after those that are there.
-    pub(in crate::kernels::attention) fn append(&mut self, qkv: &GpuTensor, heads: Heads) -> Result<()> {
-        let tokens = qkv.shape()[0];
-        if self.len + tokens > self.capacity() {
+    /// Makes room for `tokens` tokens in all.
+    pub(in crate::kernels::attention) fn reserve(&mut self, tokens: usize, heads: Heads) -> Result<()> {
+        if tokens > self.capacity() {
             // Twice as much: a token at a time costs a copy now and then, not each time.
-            let room = (self.len + tokens).max(2 * self.capacity()).next_multiple_of(64);
+            let room = tokens.max(2 * self.capacity()).next_multiple_of(ROOM);
             let mut grown = Self::new(&self.gpu, self.columns, room)?;
-            let filled = [&self.keys, &self.values]
-                .map(|buffer| View::from(buffer).columns(0..self.len * self.columns));
-            let [keys, values] = filled.map(|row| row?.matrix(self.len, self.columns));
-            grown.copy([keys?, values?], heads)?;
+            grown.copy_prefix(self, self.len, heads)?;
             *self = grown;
         }
+        Ok(())
+    }
+
+    /// Becomes a copy of the first `len` tokens of another past.
+    pub(in crate::kernels::attention) fn copy_prefix(
+        &mut self,
+        of: &Self,
+        len: usize,
+        heads: Heads,
+    ) -> Result<()> {
+        self.len = 0;
+        self.reserve(len, heads)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let filled = [&of.keys, &of.values].map(|buffer| View::from(buffer).columns(0..len * self.columns));
+        let [keys, values] = filled.map(|row| row?.matrix(len, self.columns));
+        self.copy([keys?, values?], heads)
+    }
+
+    /// Counts tokens whose keys and values have been written after the last of ours.
+    pub(super) fn filled(&mut self, tokens: usize) {
+        self.len += tokens;
+    }
+
+    /// Adds the keys and values of qkv [T, (H + 2K)·D] after those that are there.
+    pub(in crate::kernels::attention) fn append(&mut self, qkv: &GpuTensor, heads: Heads) -> Result<()> {
+        self.reserve(self.len + qkv.shape()[0], heads)?;
         let first = heads.queries * heads.size;
         let keys = qkv.view()?.columns(first..first + self.columns)?;
         let values = qkv.view()?.columns(first + self.columns..first + 2 * self.columns)?;
