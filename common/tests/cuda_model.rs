@@ -172,6 +172,83 @@ fn training_with_noise_is_the_hosts_too() {
     assert_ne!(losses, without);
 }
 
+/// How far apart logits are, as a share of the norm of the first.
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    (sum / a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>()).sqrt()
+}
+
+/// Texts that are read in passes in which others decode, and end one after the other.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn texts_continue_together_as_each_does_alone() {
+    let Some(directory) = needs::model() else { return };
+    let gpu = load(&directory, &Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap()));
+    let text = |text: u32| (0..1 + text * 29 % 120).map(|t| (t + text * 17) * 37 % 1000).collect();
+    let texts: Vec<Vec<u32>> = (0..20).map(text).collect();
+    for without_adapters in [false, true] {
+        let mut caches: Vec<KeyValueCache> = texts.iter().map(|_| KeyValueCache::new()).collect();
+        for most in [40, 1, 1, 9, 1, 60, 1] {
+            let (mut members, mut read) = (Vec::new(), Vec::new());
+            for (text, cache) in
+                texts.iter().zip(&mut caches).filter(|(text, cache)| cache.len() < text.len())
+            {
+                let end = text.len().min(cache.len() + most);
+                read.push(&text[..end]);
+                members.push((&text[cache.len()..end], cache));
+            }
+            let logits = gpu.continue_texts(&mut members, without_adapters).unwrap();
+            assert_eq!(logits.rows().len(), read.len());
+            for (found, text) in logits.rows().zip(read) {
+                let (batch, row) = (Batch::prompt(text, 0), [text.len() as u32 - 1]);
+                let expected = match without_adapters {
+                    true => gpu.base_logits(&batch, &row, Cache::None),
+                    false => gpu.logits(&batch, &row, Cache::None),
+                };
+                let difference = apart(&expected.unwrap(), found);
+                assert!(difference < 4e-2, "a text of {}: {difference:.2e}", text.len());
+            }
+        }
+        // A copy of the beginning of another text is continued as that is.
+        let (tokens, mut copy) = (&texts[4], KeyValueCache::new());
+        let device = gpu.device();
+        copy.reserve(200, gpu.config(), device).unwrap();
+        copy.copy_prefix(&caches[4], tokens.len() - 3).unwrap();
+        let mut whole = KeyValueCache::new();
+        let rest = &tokens[tokens.len() - 3..];
+        let found = gpu.continue_texts(&mut [(rest, &mut copy)], without_adapters).unwrap();
+        let expected = gpu.continue_texts(&mut [(tokens, &mut whole)], without_adapters).unwrap();
+        let (found, expected) = (found.rows().next().unwrap(), expected.rows().next().unwrap());
+        assert!(apart(expected, found) < 4e-2, "{:.2e}", apart(expected, found));
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn adapters_take_turns_on_one_model() {
+    let Some(directory) = needs::model() else { return };
+    let device = Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap());
+    let mut model = load(&directory, &device);
+    let batch = Batch::prompt(&[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], 0);
+    let logits = |model: &Model| model.logits(&batch, &[10], Cache::None).unwrap();
+    let (first, of_base) = (logits(&model), model.base_logits(&batch, &[10], Cache::None).unwrap());
+    let adapter = model.detach_adapters();
+    assert!(first != of_base && logits(&model) == of_base, "the base is left");
+    model.add_adapters(&AdapterSettings { rank: 2, ..AdapterSettings::default() }).unwrap();
+    let fill = |values: &mut Vector| {
+        *values = Vector::from_vec(vec![0.01; values.len()], &device)?;
+        Ok(())
+    };
+    model.update_parameters(fill).unwrap();
+    let second = logits(&model);
+    assert!(second != first && second != of_base, "another adapter");
+    let other = model.detach_adapters();
+    model.attach_adapters(adapter).unwrap();
+    assert!(logits(&model) == first, "the first adapter again");
+    model.attach_adapters(other).unwrap();
+    assert!(logits(&model) == second, "the other one in its place");
+}
+
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn decoding_and_scoring_behind_a_cache_are_the_whole_pass() {
@@ -183,10 +260,6 @@ fn decoding_and_scoring_behind_a_cache_are_the_whole_pass() {
     let whole = gpu.logits(&Batch::prompt(&tokens, 0), &rows, Cache::None).unwrap();
     let expected = host.logits(&Batch::prompt(&tokens, 0), &rows, Cache::None).unwrap();
     let v = gpu.config().vocabulary;
-    let apart = |a: &[f32], b: &[f32]| {
-        let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-        (sum / a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>()).sqrt()
-    };
     eprintln!("logits: {:.2e} apart", apart(&expected, &whole));
     assert!(apart(&expected, &whole) < 3e-2);
     // Pieces that take the few-rows path, the many-rows path, and one token at a time.

@@ -373,6 +373,76 @@ fn the_cache_changes_nothing() {
     }
 }
 
+/// Texts of different lengths that are read and continued in the same passes are each as alone, in all families. A text
+/// is rounded otherwise in a larger product, and no more.
+#[test]
+fn texts_continue_together_as_each_does_alone() {
+    for family in models() {
+        let golden = Golden::open(&family);
+        let tokens = golden.tokens("input_ids");
+        let texts = [&tokens[..], &tokens[3..], &tokens[..9], &tokens[5..6]];
+        for (base, adapter) in [("dense", false), ("nf4", true)] {
+            let model = golden.model(base, adapter);
+            let mut caches = texts.map(|_| KeyValueCache::new());
+            for most in [2, 5, 1, 1, 4] {
+                let (mut members, mut read) = (Vec::new(), Vec::new());
+                let unread = texts.iter().zip(&mut caches).filter(|(text, cache)| cache.len() < text.len());
+                for (text, cache) in unread {
+                    let end = text.len().min(cache.len() + most);
+                    if model.config().is_stretched(end) {
+                        // The angles of all tokens change when the text grows beyond what the model was trained on.
+                        continue;
+                    }
+                    read.push(&text[..end]);
+                    members.push((&text[cache.len()..end], cache));
+                }
+                if members.is_empty() {
+                    break;
+                }
+                let logits = model.continue_texts(&mut members, false).unwrap();
+                assert_eq!(logits.rows().len(), read.len());
+                for (found, text) in logits.rows().zip(read) {
+                    let row = [text.len() as u32 - 1];
+                    let alone = model.logits(&Batch::prompt(text, 0), &row, Cache::None).unwrap();
+                    let difference = difference(found, &alone);
+                    assert!(
+                        difference < 1e-5,
+                        "{family} {base}: {} tokens differ by {difference:e}",
+                        text.len()
+                    );
+                }
+            }
+            // A copy of the beginning of another text is continued as that is.
+            let (len, mut copy) = (caches[0].len(), KeyValueCache::new());
+            copy.reserve(len, model.config(), &Device::Cpu).unwrap();
+            copy.copy_prefix(&caches[0], len - 1).unwrap();
+            caches[0].truncate(len - 1);
+            let last = &tokens[len - 1..len];
+            let mut both = [(last, &mut caches[0]), (last, &mut copy)];
+            let logits = model.continue_texts(&mut both, false).unwrap();
+            let rows: Vec<&[f32]> = logits.rows().collect();
+            assert!(rows[0] == rows[1], "{family} {base}: a copy");
+        }
+    }
+}
+
+/// A pass that fails leaves the caches as they were.
+#[test]
+fn a_pass_that_fails_adds_nothing() {
+    let golden = Golden::open("qwen2");
+    let model = golden.model("dense", false);
+    let [mut long, mut short] = [(); 2].map(|()| KeyValueCache::new());
+    let all = vec![1; model.config().max_positions];
+    model.continue_texts(&mut [(&all, &mut long), (&[1, 2], &mut short)], false).unwrap();
+    let expected = model.continue_texts(&mut [(&[3], &mut short)], false).unwrap();
+    short.truncate(2);
+    let error = model.continue_texts(&mut [(&[3], &mut short), (&[1], &mut long)], false).err().unwrap();
+    assert!(error.to_string().contains("exceeds the model's"), "{error}");
+    assert_eq!((short.len(), long.len()), (2, all.len()));
+    let found = model.continue_texts(&mut [(&[3], &mut short)], false).unwrap();
+    assert!(found.rows().next() == expected.rows().next());
+}
+
 /// Adapters that were taken off a model give the same bits when they are put back, whatever was there meanwhile.
 #[test]
 fn adapters_take_turns_on_one_model() {

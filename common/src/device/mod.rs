@@ -2,6 +2,7 @@
 
 mod assembled;
 pub mod cuda;
+mod host_values;
 mod offloaded;
 mod tensor;
 mod vector;
@@ -14,6 +15,7 @@ use crate::{Error, Result};
 
 pub(crate) use assembled::AssembledRows;
 use cuda::{Float16, Gpu};
+pub use host_values::HostValues;
 pub(crate) use offloaded::OffloadedTensor;
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};

@@ -4,6 +4,7 @@
 //! T tokens, width C, H query heads and K key and value heads of D elements.
 
 use super::activations::ActivationSizes;
+use super::cache::EarlierInBlock;
 use super::layer::AttentionConfig;
 use super::pass::Pass;
 use super::residual::{self, Residual};
@@ -11,7 +12,7 @@ use super::stack::{Stack, StackMut};
 use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
-use crate::kernels::attention::{self, Attended, AttentionSpec, Past};
+use crate::kernels::attention::{self, Attended, AttentionSpec};
 use crate::kernels::linear::{self, Linear};
 use crate::kernels::rms_norm::{self, HeadNorms};
 use crate::kernels::rope::{self, RotatedHeads};
@@ -71,7 +72,7 @@ impl Attention {
 
     /// y [T, C] = x + attention(x), and what the backward needs. Where the branch runs a second time for
     /// the backward, all of it does: y is the feed-forward's input.
-    pub(super) fn forward(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<(Tensor, Kept)> {
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass, earlier: EarlierInBlock) -> Result<(Tensor, Kept)> {
         let input = self.residual.enter(x, pass)?;
         let raw = linear::forward(&input, &self.qkv, pass.parameters, None)?;
         let (raw_qkv, qkv) = match &self.head_norms {
@@ -82,7 +83,12 @@ impl Attention {
             None => (None, raw.y),
         };
         let qkv = rope::forward(&qkv, self.rotated, &pass.angles[self.rope])?;
-        let attended = attention::forward(&qkv, self.spec, &pass.sequences, past)?;
+        let attended = match earlier {
+            EarlierInBlock::Shared(past) => attention::forward(&qkv, self.spec, &pass.sequences, past)?,
+            EarlierInBlock::Each(mut pasts) => {
+                attention::extend(&qkv, self.spec, &pass.sequences, &mut pasts)?
+            }
+        };
         let around = self.residual.added_to(x);
         let output = linear::forward(&attended.output, &self.output, pass.parameters, around)?;
         let lora_hidden = [raw.lora_hidden, output.lora_hidden];
@@ -144,14 +150,6 @@ impl Attention {
     #[cfg(test)]
     pub(super) fn norms(&self) -> impl Iterator<Item = &Vector> {
         self.residual.norms().chain(self.head_norms.iter().map(HeadNorms::weights))
-    }
-
-    /// Adds the keys and values of a pass to those that came before, or begins with them.
-    pub(super) fn remember(&self, kept: &Kept, past: Option<&mut Past>) -> Result<Option<Past>> {
-        match past {
-            Some(past) => past.append(&kept.qkv, self.spec.heads).map(|()| None),
-            None => Past::new(&kept.qkv, self.spec.heads).map(Some),
-        }
     }
 }
 

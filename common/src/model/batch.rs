@@ -56,6 +56,17 @@ impl Batch {
         batch
     }
 
+    /// Packs sequences without targets, each after as many tokens that came before it as stand beside it.
+    pub fn continued<'a>(sequences: impl IntoIterator<Item = (&'a [u32], usize)>) -> Self {
+        let mut batch = Self::pack([], 0);
+        for (tokens, past) in sequences {
+            batch.tokens.extend_from_slice(tokens);
+            batch.positions.extend((past..past + tokens.len()).map(|position| position as u32));
+            batch.starts.push(batch.tokens.len());
+        }
+        batch
+    }
+
     /// One sequence without targets, after `past` tokens that came before.
     pub fn prompt(tokens: &[u32], past: usize) -> Self {
         Self::pack([Sequence { tokens, trained: &[] }], past)

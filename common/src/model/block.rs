@@ -3,6 +3,7 @@
 
 use super::activations::ActivationSizes;
 use super::attention::{self, Attention};
+use super::cache::EarlierInBlock;
 use super::feed_forward::{self, FeedForward};
 use super::layer::LayerConfig;
 use super::pass::Pass;
@@ -10,7 +11,6 @@ use super::stack::{Stack, StackMut};
 use super::weight_reader::WeightReader;
 use crate::Result;
 use crate::device::{Tensor, Vector};
-use crate::kernels::attention::Past;
 use crate::kernels::routing::Routing;
 
 /// The weights of a block.
@@ -36,15 +36,15 @@ impl Block {
     }
 
     /// y [T, C] from x [T, C], and what the backward needs.
-    pub(super) fn forward(&self, x: &Tensor, pass: &Pass, past: Option<&Past>) -> Result<(Tensor, Kept)> {
-        let (residual, attention) = self.attention.forward(x, pass, past)?;
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass, earlier: EarlierInBlock) -> Result<(Tensor, Kept)> {
+        let (residual, attention) = self.attention.forward(x, pass, earlier)?;
         let (y, feed_forward) = self.feed_forward.forward(&residual, pass)?;
         Ok((y, Kept { attention, residual, feed_forward }))
     }
 
     /// What the backward needs, from x [T, C]: the forward a second time, without its last product.
     pub(super) fn recompute(&self, x: &Tensor, pass: &Pass) -> Result<Kept> {
-        let (residual, attention) = self.attention.forward(x, pass, None)?;
+        let (residual, attention) = self.attention.forward(x, pass, EarlierInBlock::NONE)?;
         let feed_forward = self.feed_forward.recompute(&residual, pass)?;
         Ok(Kept { attention, residual, feed_forward })
     }
@@ -64,11 +64,6 @@ impl Block {
         let dresidual = self.feed_forward.backward(dy, &residual, feed_forward, pass, gradients)?;
         drop(residual);
         self.attention.backward(&dresidual, x, attention, pass, gradients, needs_dx)
-    }
-
-    /// Adds the keys and values of a pass to those that came before, or begins with them.
-    pub(super) fn remember(&self, kept: &Kept, past: Option<&mut Past>) -> Result<Option<Past>> {
-        self.attention.remember(&kept.attention, past)
     }
 
     /// The stacks of linear layers, in the order of [`LayerConfig::stacks`].

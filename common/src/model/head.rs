@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::pass::slices;
 use super::{Batch, Objective};
 use crate::Result;
-use crate::device::{AssembledRows, Tensor, Vector};
+use crate::device::{AssembledRows, HostValues, Tensor, Vector};
 use crate::kernels::linear::{self, Linear};
 use crate::kernels::linear_cross_entropy::{self, Losses, RowWeights};
 use crate::kernels::{cross_entropy, rms_norm};
@@ -42,9 +42,9 @@ impl PendingLoss {
 
 impl Head {
     /// Logits [n, V] of rows x [n, C].
-    pub(super) fn logits(&self, x: &Tensor) -> Result<Vec<f32>> {
+    pub(super) fn logits(&self, x: &Tensor) -> Result<HostValues> {
         if x.shape()[0] == 0 {
-            return Ok(Vec::new());
+            return Ok(HostValues::Owned(Vec::new()));
         }
         let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
         let mut logits = linear::project(&normed, &self.projection)?;

@@ -2,25 +2,55 @@
 //! for evaluation.
 
 use super::block::Block;
+use super::cache::Earlier;
 use super::memory::slice_of_forward;
 use super::pass::Pass;
-use super::{Batch, Cache, Loss, Model};
+use super::{Batch, Cache, KeyValueCache, Loss, Model};
 use crate::device::cuda::Way;
-use crate::device::{Device, Tensor, Vector};
+use crate::device::{Device, HostValues, Tensor, Vector};
 use crate::kernels::embedding;
 use crate::{Result, error};
+
+/// The logits after several texts.
+pub struct Logits {
+    /// [texts, V]
+    values: HostValues,
+    vocabulary: usize,
+}
+
+impl Logits {
+    /// Returns the logits [V] after each text, in their order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.vocabulary)
+    }
+}
 
 impl Model {
     /// Logits [rows.len(), V] of the chosen rows of a batch.
     pub fn logits(&self, batch: &Batch, rows: &[u32], cache: Cache<'_>) -> Result<Vec<f32>> {
         let hidden = self.hidden(batch, cache, self.parameters())?;
-        self.head.logits(&hidden.gather_rows(rows)?)
+        self.head.logits(&hidden.gather_rows(rows)?).map(HostValues::into_vec)
     }
 
     /// As [`Model::logits`], with the adapters left out.
     pub fn base_logits(&self, batch: &Batch, rows: &[u32], cache: Cache<'_>) -> Result<Vec<f32>> {
         let hidden = self.hidden(batch, cache, None)?;
-        self.head.logits(&hidden.gather_rows(rows)?)
+        self.head.logits(&hidden.gather_rows(rows)?).map(HostValues::into_vec)
+    }
+
+    /// Continues texts in one pass: adds the tokens beside each cache to it, and returns the logits after the last of
+    /// them. The adapters are left out where `without_adapters` says so.
+    pub fn continue_texts(
+        &self,
+        texts: &mut [(&[u32], &mut KeyValueCache)],
+        without_adapters: bool,
+    ) -> Result<Logits> {
+        let batch = Batch::continued(texts.iter().map(|(tokens, cache)| (*tokens, cache.len())));
+        let mut caches: Vec<&mut KeyValueCache> = texts.iter_mut().map(|(_, cache)| &mut **cache).collect();
+        let parameters = if without_adapters { None } else { self.parameters() };
+        let hidden = self.hidden(&batch, Cache::Each(&mut caches), parameters)?;
+        let values = self.head.logits(&hidden.gather_rows(&batch.last_rows())?)?;
+        Ok(Logits { values, vocabulary: self.head.projection.outputs() })
     }
 
     /// The loss of a batch, for evaluation.
@@ -39,29 +69,43 @@ impl Model {
         self.blocks.accompany(0..self.blocks.len(), Way::Forward)
     }
 
-    /// The residual stream after the last block, [T, C].
-    fn hidden(&self, batch: &Batch, mut cache: Cache<'_>, parameters: Option<&Vector>) -> Result<Tensor> {
-        let mut pass = self.pass(batch, cache.len(), parameters)?;
+    /// The residual stream after the last block, [T, C]. Caches that the pass extends are as they were where it fails.
+    fn hidden(&self, batch: &Batch, cache: Cache<'_>, parameters: Option<&Vector>) -> Result<Tensor> {
+        let mut earlier = Earlier::from(cache);
+        let lens = earlier.lens();
+        let result = self.run(batch, &mut earlier, lens.as_deref(), parameters);
+        if let Earlier::Each(caches) = earlier {
+            for (cache, bounds) in caches.into_iter().zip(batch.starts.windows(2)) {
+                match &result {
+                    Ok(_) => cache.advance(bounds[1] - bounds[0]),
+                    Err(_) => cache.truncate(cache.len()),
+                }
+            }
+        }
+        result
+    }
+
+    /// As [`Model::hidden`], but for the lengths of the caches. `lens` are those of the caches that are extended.
+    fn run(
+        &self,
+        batch: &Batch,
+        earlier: &mut Earlier,
+        lens: Option<&[usize]>,
+        parameters: Option<&Vector>,
+    ) -> Result<Tensor> {
+        let mut pass = self.pass(batch, lens, parameters)?;
         if let Device::Cuda(_) = self.device {
             pass.rowwise.slice = slice_of_forward(batch.len());
         }
-        if matches!(cache, Cache::Extend(_)) && batch.starts.len() != 2 {
-            return Err(error!(Bug, "a cache is extended by one sequence at a time"));
+        if let Earlier::Each(caches) = earlier {
+            for (cache, bounds) in caches.iter_mut().zip(batch.starts.windows(2)) {
+                cache.reserve(cache.len() + bounds[1] - bounds[0], &self.config, &self.device)?;
+            }
         }
         let mut x = self.embed(batch)?;
         for index in 0..self.blocks.len() {
-            let forward = |block: &Block| {
-                let (y, kept) = block.forward(&x, &pass, cache.past(index))?;
-                if let Cache::Extend(cache) = &mut cache {
-                    let begun = block.remember(&kept, cache.layers.get_mut(index))?;
-                    cache.layers.extend(begun);
-                }
-                Ok(y)
-            };
+            let forward = |block: &Block| Ok(block.forward(&x, &pass, earlier.in_block(index))?.0);
             x = self.blocks.visit(index, Way::Forward, forward)?;
-        }
-        if let Cache::Extend(cache) = cache {
-            cache.len += batch.len();
         }
         Ok(x)
     }
@@ -73,25 +117,33 @@ impl Model {
         if self.config.input_scale == 1.0 { Ok(x) } else { x.scale(self.config.input_scale) }
     }
 
-    /// What the layers of a pass share, after `past` tokens that came before every sequence.
+    /// What the layers of a pass share. Where each sequence continues a cache of its own, `lens` are their lengths.
     pub(super) fn pass<'a>(
         &self,
         batch: &Batch,
-        past: usize,
+        lens: Option<&[usize]>,
         parameters: Option<&'a Vector>,
     ) -> Result<Pass<'a>> {
-        let longest = batch.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
-        if longest + past > self.config.max_positions {
+        let longest = batch.positions.iter().max().map_or(0, |last| *last as usize + 1);
+        if longest > self.config.max_positions {
             return Err(error!(
                 TooLong,
-                "a sequence of {} tokens exceeds the model's {}",
-                longest + past,
+                "a sequence of {longest} tokens exceeds the model's {}",
                 self.config.bound()
             ));
         }
         if batch.is_empty() {
             return Err(error!(Bug, "an empty batch"));
         }
-        Pass::new(&self.config, batch, parameters, &self.device)
+        if let Some(lens) = lens {
+            let begins = batch.starts.windows(2).map(|bounds| batch.positions.get(bounds[0]));
+            let is_continued = |(position, len): (Option<&u32>, &usize)| {
+                position.is_some_and(|position| *position as usize == *len)
+            };
+            if batch.starts.len() != lens.len() + 1 || !begins.zip(lens).all(is_continued) {
+                return Err(error!(Bug, "sequences that continue caches of {lens:?} tokens expected"));
+            }
+        }
+        Pass::new(&self.config, batch, lens, parameters, &self.device)
     }
 }

@@ -6,6 +6,7 @@ use super::attention;
 use super::block::Kept;
 use super::feed_forward;
 use super::{Config, LayerConfig, TapePlan};
+use crate::device::Device;
 use crate::kernels::linear_cross_entropy::chunk_rows;
 
 /// The passes that a run needs, and what its adapters add to them.
@@ -263,17 +264,28 @@ impl Config {
             }
             _ => (ends + largest(&needs.kept) + needs.working.max(needs.head[0]) + needs.gaps[0], 0),
         };
-        let of_layer = |layer: &LayerConfig| {
-            let heads = layer.attention.spec.heads;
-            ActivationSizes::GPU.values(2 * heads.keys * heads.size)
-        };
-        let keys_and_values = self.layers.iter().map(of_layer).sum::<u64>();
         tokens as u64 * per_token
             + slice
             + 2 * needs.head[1]
             + needs.gaps[1]
-            + 2 * cached as u64 * keys_and_values
+            + 2 * cached as u64 * self.keys_and_values_per_token(ActivationSizes::GPU)
             + adapters
+    }
+
+    /// Bytes that the keys and values of a token take on a device.
+    pub fn cached_per_token(&self, device: &Device) -> u64 {
+        self.keys_and_values_per_token(match device {
+            Device::Cpu => ActivationSizes::HOST,
+            Device::Cuda(_) => ActivationSizes::GPU,
+        })
+    }
+
+    fn keys_and_values_per_token(&self, sizes: ActivationSizes) -> u64 {
+        let of_layer = |layer: &LayerConfig| {
+            let heads = layer.attention.spec.heads;
+            sizes.values(2 * heads.keys * heads.size)
+        };
+        self.layers.iter().map(of_layer).sum()
     }
 
     /// On a GPU, what a backward works with is part of the plan, and so are the logits.
@@ -499,7 +511,6 @@ mod tests {
     /// A block of any family keeps the bytes that the plan says, with adapters of uneven ranks.
     #[test]
     fn blocks_keep_what_is_planned() {
-        use crate::device::Device;
         use crate::model::{AdapterSettings, Batch, Model, Sequence};
         for directory in crate::model::tiny_models() {
             let mut model = Model::load(&directory, &Device::Cpu).unwrap();

@@ -68,6 +68,7 @@ pub use config::Config;
 pub use decoder::Model;
 pub use detached::DetachedAdapters;
 pub use families::LINEAR_LAYERS;
+pub use inference::Logits;
 pub use keys::check_config;
 pub use layer::{
     AttentionConfig, ExpertModules, FeedForwardConfig, FeedForwardKind, GatedConfig, HeadNormsConfig,

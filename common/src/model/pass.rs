@@ -33,10 +33,12 @@ pub(super) struct Rowwise<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass of the model that `config` describes.
+    /// A pass of the model that `config` describes. Where each sequence continues a cache of its own, `lens` are their
+    /// lengths.
     pub(super) fn new(
         config: &Config,
         batch: &Batch,
+        lens: Option<&[usize]>,
         parameters: Option<&'a Vector>,
         device: &Device,
     ) -> Result<Self> {
@@ -45,6 +47,10 @@ impl<'a> Pass<'a> {
         // Layers differ in their windows at most.
         let spec = config.layers.first().map(|layer| layer.attention.spec);
         let spec = spec.ok_or_else(|| error!(Bug, "a model without layers"))?;
+        let sequences = match lens {
+            Some(lens) => Sequences::continued(&batch.starts, lens, spec, device)?,
+            None => Sequences::new(&batch.starts, spec, device)?,
+        };
         Ok(Self {
             rowwise: Rowwise {
                 epsilon: config.epsilon,
@@ -53,7 +59,7 @@ impl<'a> Pass<'a> {
                 slice: None,
             },
             angles,
-            sequences: Sequences::new(&batch.starts, spec, device)?,
+            sequences,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! A forward that remembers what its backward needs, and the backward.
 
 use super::block::{Block, Kept};
+use super::cache::EarlierInBlock;
 use super::inputs::Inputs;
 use super::pass::Pass;
 use super::{Batch, Loss, Model, Objective, Supervised};
@@ -49,7 +50,7 @@ impl Model {
     /// Runs a batch forward. `plan` says what is kept of it; a number of blocks is one that recomputes so many.
     pub fn forward<'a>(&'a self, batch: &'a Batch, plan: impl Into<TapePlan>) -> Result<Tape<'a>> {
         let plan = plan.into();
-        let mut pass = self.pass(batch, 0, self.parameters())?;
+        let mut pass = self.pass(batch, None, self.parameters())?;
         pass.rowwise.slice = plan.slice;
         let first = self.first_with_adapter();
         let mut hidden = self.embed(batch)?;
@@ -59,7 +60,7 @@ impl Model {
             if index >= first {
                 inputs.push(&hidden, index < plan.offloaded.min(plan.recomputed))?;
             }
-            let forward = |block: &Block| block.forward(&hidden, &pass, None);
+            let forward = |block: &Block| block.forward(&hidden, &pass, EarlierInBlock::NONE);
             let (y, saved) = self.blocks.visit(index, Way::ForwardOfTape, forward)?;
             if let (Some(balance), Some(routing)) = (&mut balance, saved.routing()) {
                 balance.add(routing)?;

@@ -9,6 +9,7 @@
 
 mod buffer;
 mod compile;
+mod download;
 mod float16;
 mod launch;
 mod libraries;
@@ -34,6 +35,7 @@ use crate::{Context, Error, Result, error};
 
 pub(crate) use buffer::Buffer;
 pub use compile::{Compiled, KernelSource, compile};
+pub use download::Downloaded;
 pub use float16::Float16;
 use launch::address;
 pub(crate) use launch::{Argument, Grid};
@@ -76,6 +78,8 @@ pub struct Gpu {
     staging: Mutex<Option<memory::Staging>>,
     /// What brings tensors to the host and back.
     offload: offload::Offload,
+    /// Page-locked memory that results are copied to, where none is in use.
+    downloads: Mutex<Option<download::PageLocked>>,
 }
 
 /// Kernels that have been used.
@@ -152,6 +156,7 @@ impl Gpu {
             scratch,
             staging: Mutex::default(),
             offload,
+            downloads: Mutex::default(),
         }))
     }
 

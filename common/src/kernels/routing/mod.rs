@@ -137,7 +137,7 @@ pub fn forward(x: &Tensor, router: &Linear, spec: RoutingSpec) -> Result<Routing
     match x {
         Tensor::Cpu(_) => {
             let logits = linear::project(x, router)?;
-            let (chosen, weights) = cpu::choose(logits, spec);
+            let (chosen, weights) = cpu::choose(logits.into_vec(), spec);
             Ok(Routing { spec, tokens, weights: Vector::Cpu(weights), chosen: Chosen::Cpu(chosen) })
         }
         Tensor::Cuda(x) => {

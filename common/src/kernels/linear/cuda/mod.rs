@@ -6,8 +6,8 @@ mod stack;
 mod weight;
 
 use super::{Linear, Parameters};
-use crate::device::GpuVector;
 use crate::device::cuda::{Gpu, GpuTensor, KernelSource, Number, Product, View, ViewMut};
+use crate::device::{GpuVector, HostValues};
 use crate::kernels::Write;
 use crate::{Result, error};
 
@@ -23,6 +23,9 @@ pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new(
     "quantized",
     concat!(include_str!("../quantized.cuh"), include_str!("../quantized.cu")),
 );
+
+/// The most bytes of projected rows that pass through page-locked memory: those of 128 rows of the largest vocabularies.
+const MOST_PAGE_LOCKED: usize = 128 << 20;
 
 fn stack(linear: &Linear) -> Result<&Stack> {
     linear
@@ -127,11 +130,14 @@ pub(in crate::kernels) fn multiply<T: Number>(
 }
 
 /// y [T, ΣN] in f32 on the host.
-pub(super) fn project(x: &GpuTensor, linear: &Linear) -> Result<Vec<f32>> {
+pub(super) fn project(x: &GpuTensor, linear: &Linear) -> Result<HostValues> {
     let (gpu, shape) = (x.gpu(), [x.shape()[0], linear.outputs]);
     let len = shape[0] * shape[1];
     let mut y = gpu.allocate::<f32>(len)?;
     let out = ViewMut::from(&mut y).columns(0..len)?.matrix(shape[0], shape[1])?;
     multiply(gpu, out, x.view()?, linear)?;
-    gpu.download(&y, len)
+    match len * size_of::<f32>() <= MOST_PAGE_LOCKED {
+        true => gpu.download_page_locked(&y, len).map(HostValues::Downloaded),
+        false => gpu.download(&y, len).map(HostValues::Owned),
+    }
 }

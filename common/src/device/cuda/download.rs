@@ -1,0 +1,139 @@
+//! Page-locked memory that a GPU writes results to at full speed, and that threads read at full speed.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Arc, PoisonError};
+
+use cudarc::driver::{CudaContext, CudaSlice, result};
+
+use super::launch::address;
+use super::{Gpu, failed};
+use crate::{Result, error};
+
+/// Page-locked memory of the host. Unlike cudarc's, it is cached, because it is there to be read.
+pub(super) struct PageLocked {
+    memory: NonNull<f32>,
+    /// Values that it has room for, all of which are numbers.
+    len: usize,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: the memory belongs to this value alone, and the driver frees it from any thread.
+#[allow(unsafe_code)]
+unsafe impl Send for PageLocked {}
+// SAFETY: shared references only read.
+#[allow(unsafe_code)]
+unsafe impl Sync for PageLocked {}
+
+impl PageLocked {
+    fn new(gpu: &Gpu, len: usize) -> Result<Self> {
+        gpu.bind()?;
+        // SAFETY: the context is bound to this thread.
+        #[allow(unsafe_code)]
+        let memory = unsafe { result::malloc_host(len * size_of::<f32>(), 0) }.map_err(failed)?;
+        let memory = NonNull::new(memory.cast::<f32>())
+            .ok_or_else(|| error!(Gpu, "{len} numbers of page-locked memory expected, found none"))?;
+        // SAFETY: the memory has room for `len` numbers, and zero bytes are the number 0.
+        #[allow(unsafe_code)]
+        unsafe {
+            memory.write_bytes(0, len);
+        }
+        Ok(Self { memory, len, context: gpu.context.clone() })
+    }
+
+    fn values(&self) -> &[f32] {
+        // SAFETY: the memory holds `len` numbers and is this value's own.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(self.memory.as_ptr(), self.len)
+        }
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        // SAFETY: the memory holds `len` numbers and is this value's own.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.len)
+        }
+    }
+}
+
+impl Drop for PageLocked {
+    /// No copy is under way: see [`Gpu::download_page_locked`].
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: the memory comes from `malloc_host`, and nothing refers to it any more. Where freeing fails, the
+            // memory stays with the process.
+            #[allow(unsafe_code)]
+            let _ = unsafe { result::free_host(self.memory.as_ptr().cast::<c_void>()) };
+        }
+    }
+}
+
+/// Numbers of a GPU, in page-locked memory. It serves the next ones when these are dropped.
+pub struct Downloaded {
+    gpu: Arc<Gpu>,
+    memory: Option<PageLocked>,
+    len: usize,
+}
+
+impl Deref for Downloaded {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        self.memory.as_ref().map_or(&[], |memory| &memory.values()[..self.len])
+    }
+}
+
+impl DerefMut for Downloaded {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let len = self.len;
+        self.memory.as_mut().map_or(&mut [], |memory| &mut memory.values_mut()[..len])
+    }
+}
+
+impl fmt::Debug for Downloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Downloaded({} numbers)", self.len)
+    }
+}
+
+impl Drop for Downloaded {
+    fn drop(&mut self) {
+        let mut kept = self.gpu.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = self.memory.take();
+    }
+}
+
+impl Gpu {
+    /// Copies the first `len` values of a buffer to page-locked memory, after all that was asked for is done.
+    pub(crate) fn download_page_locked(
+        self: &Arc<Self>,
+        slice: &CudaSlice<f32>,
+        len: usize,
+    ) -> Result<Downloaded> {
+        if len > slice.len() {
+            return Err(error!(Bug, "{len} values of a buffer of {} are asked for", slice.len()));
+        }
+        let kept = self.downloads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut memory = match kept.filter(|memory| memory.len >= len) {
+            Some(memory) => memory,
+            None => PageLocked::new(self, len.next_power_of_two())?,
+        };
+        self.bind()?;
+        // SAFETY: both hold `len` numbers, and the memory is neither read nor freed before the stream is idle.
+        #[allow(unsafe_code)]
+        let copied = unsafe {
+            result::memcpy_dtoh_async(
+                &mut memory.values_mut()[..len],
+                address(slice),
+                self.stream.cu_stream(),
+            )
+        };
+        self.synchronize()?;
+        copied.map_err(failed)?;
+        Ok(Downloaded { gpu: self.clone(), memory: Some(memory), len })
+    }
+}
