@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     pub failed: Number,
     /// Requests that were refused because too many waited.
     pub refused: Number,
+    /// Passes through a model.
+    pub passes: Number,
     /// Tokens of prompts.
     pub prompt_tokens: Number,
     /// Tokens of prompts that were known from the text before them.
@@ -60,6 +62,12 @@ impl Metrics {
                 "counter",
                 "Requests that were refused with status 429",
                 &self.refused,
+            ),
+            (
+                "passes_total",
+                "counter",
+                "Passes through a model, each with tokens of one answer or more",
+                &self.passes,
             ),
             ("prompt_tokens_total", "counter", "Tokens of prompts", &self.prompt_tokens),
             (

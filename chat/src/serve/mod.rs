@@ -1,7 +1,7 @@
 //! `chat --serve`: answers OpenAI's API over HTTP, and shows a page to talk on.
 //!
-//! Requests are read and answers are sent by a few threads of tokio. One thread computes: it owns the weights and lets
-//! all answers take turns, token by token.
+//! Requests are read and answers are sent by a few threads of tokio. One thread computes: it owns the weights, and in each
+//! turn all answers of a model go through it together, a token of each.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -14,6 +14,8 @@
 //! | `catalog` | the models that clients choose from by name |
 //! | `queue` | the way from a request to the thread that computes |
 //! | `scheduler` | the thread that computes |
+//! | `places` | where answers are written: texts with their keys and values |
+//! | `turn` | one pass of all answers through their model, and a step of each |
 //! | `weights` | the base and its adapters, which take turns on it |
 //! | `reply` | the way back: whole answers, and server-sent events |
 //! | `metrics` | what the server has done so far |
@@ -27,10 +29,12 @@ mod guard;
 mod metrics;
 mod openai;
 mod page;
+mod places;
 mod queue;
 mod reply;
 mod scheduler;
 mod server;
+mod turn;
 mod weights;
 
 use std::collections::{HashMap, hash_map};
@@ -88,7 +92,8 @@ pub(crate) fn serve(
     let mut adapters: Vec<&Named> = models.iter().filter(|named| named.adapter.is_some()).collect();
     adapters.sort_by_key(|named| named.adapter);
     let adapters: Vec<&Path> = adapters.iter().map(|named| named.directory.as_path()).collect();
-    let weights = Weights::load(&base, &adapters, &arguments.model.device.open()?)?;
+    let weights =
+        Weights::load(&base, &adapters, &arguments.model.device.open()?, arguments.model.vram_budget)?;
 
     let catalog = Arc::new(Catalog {
         entries,
@@ -108,7 +113,7 @@ pub(crate) fn serve(
         seed: arguments.seed(),
         requests: AtomicU64::new(0),
     };
-    let mut scheduler = Scheduler::new((&catalog, &weights), jobs, sessions, metrics);
+    let mut scheduler = Scheduler::new(&catalog, weights, jobs, sessions, metrics);
     let address = listener.local_addr().context("the address of the server")?;
     let (stop, stopped) = oneshot::channel();
     let runtime = runtime().context("the threads of the server")?;

@@ -1,29 +1,38 @@
 //! The weights of the server: one base, and its adapters, which take turns on it.
 
-use std::cell::RefCell;
 use std::path::Path;
 
 use common::adapter::Adapter;
+use common::cli::Size;
 use common::device::Device;
-use common::generate::Engine;
-use common::model::{Batch, Cache, DetachedAdapters, KeyValueCache, Model};
-use common::{Context, Result, bail};
+use common::generate::Limits;
+use common::host_memory::available_memory;
+use common::model::{DetachedAdapters, KeyValueCache, Logits, Model};
+use common::{Context, Result, bail, cli};
+
+/// The bytes of GPU memory that are left alone, for passes, kernels, and what the pool cannot use.
+const GPU_MARGIN: u64 = 3 << 29;
 
 /// A base and adapters of it. The frozen weights are there once.
-pub(crate) struct Weights(RefCell<Attached>);
-
-/// The base with one of its adapters on it.
-struct Attached {
+pub(crate) struct Weights {
     model: Model,
     /// Which adapter is on the model.
     adapter: Option<usize>,
     /// The adapters; `None` in the place of the one that is on the model.
     others: Vec<Option<DetachedAdapters>>,
+    /// The most tokens whose keys and values have room at a time.
+    room: usize,
 }
 
 impl Weights {
-    /// Loads the base in `directory`, and then each adapter.
-    pub(crate) fn load(directory: &Path, adapters: &[&Path], device: &Device) -> Result<Self> {
+    /// Loads the base in `directory`, and then each adapter. On a GPU they take no more than `budget` bytes together with
+    /// the keys and values of texts.
+    pub(crate) fn load(
+        directory: &Path,
+        adapters: &[&Path],
+        device: &Device,
+        budget: Option<Size>,
+    ) -> Result<Self> {
         let mut model = Model::load(directory, device)?;
         model.config().note_unused(directory);
         let mut others = Vec::with_capacity(adapters.len());
@@ -32,21 +41,50 @@ impl Weights {
             model.set_adapter(&Adapter::load(adapter)?).with_context(place)?;
             others.push(Some(model.detach_adapters()));
         }
-        Ok(Self(RefCell::new(Attached { model, adapter: None, others })))
+        let bytes = room(&mut model, budget)?;
+        let room = (bytes / model.config().cached_per_token(device).max(1)) as usize;
+        cli::verbose(format_args!("{} for the keys and values of {room} tokens", Size(bytes)));
+        Ok(Self { model, adapter: None, others, room })
     }
 
     /// Returns the most tokens that a prompt and its answer may have together.
     pub(crate) fn max_tokens(&self) -> usize {
-        self.0.borrow().model.config().max_positions
+        self.model.config().max_positions
     }
 
     /// Returns the number of tokens that the model knows.
     pub(crate) fn vocabulary(&self) -> usize {
-        self.0.borrow().model.config().vocabulary
+        self.model.config().vocabulary
     }
-}
 
-impl Attached {
+    /// Returns the most tokens whose keys and values have room at a time.
+    pub(crate) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Returns what bounds texts.
+    pub(crate) fn limits(&self) -> &dyn Limits {
+        self.model.config()
+    }
+
+    /// Makes room for `tokens` tokens of a text in all.
+    pub(crate) fn reserve(&self, cache: &mut KeyValueCache, tokens: usize) -> Result<()> {
+        cache.reserve(tokens, self.model.config(), self.model.device())
+    }
+
+    /// Continues texts of one model in one pass, and returns the logits after each; without an adapter the base
+    /// continues them.
+    pub(crate) fn continue_texts(
+        &mut self,
+        adapter: Option<usize>,
+        texts: &mut [(&[u32], &mut KeyValueCache)],
+    ) -> Result<Logits> {
+        if let Some(adapter) = adapter {
+            self.attach(adapter)?;
+        }
+        self.model.continue_texts(texts, adapter.is_none())
+    }
+
     /// Puts an adapter on the model.
     fn attach(&mut self, adapter: usize) -> Result<()> {
         if self.adapter == Some(adapter) {
@@ -62,51 +100,18 @@ impl Attached {
     }
 }
 
-/// The base or one of the adapters, with the keys and values of one text.
-pub(crate) struct AdapterEngine<'a> {
-    weights: &'a Weights,
-    adapter: Option<usize>,
-    cache: KeyValueCache,
-}
-
-impl<'a> AdapterEngine<'a> {
-    /// Begins an empty text; without an adapter the base answers.
-    pub(crate) fn new(weights: &'a Weights, adapter: Option<usize>) -> Self {
-        Self { weights, adapter, cache: KeyValueCache::new() }
-    }
-}
-
-impl Engine for AdapterEngine<'_> {
-    fn max_tokens(&self) -> usize {
-        self.weights.max_tokens()
-    }
-
-    fn bound(&self) -> String {
-        self.weights.0.borrow().model.config().bound()
-    }
-
-    fn truncate(&mut self, len: usize) {
-        self.cache.truncate(len);
-    }
-
-    fn is_stretched(&self, tokens: usize) -> bool {
-        self.weights.0.borrow().model.config().is_stretched(tokens)
-    }
-
-    fn switches_at(&self, tokens: usize) -> bool {
-        self.weights.0.borrow().model.config().switches_at(tokens)
-    }
-
-    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let mut attached = self.weights.0.borrow_mut();
-        let batch = Batch::prompt(tokens, self.cache.len());
-        let (rows, cache) = (batch.last_rows(), Cache::Extend(&mut self.cache));
-        match self.adapter {
-            Some(adapter) => {
-                attached.attach(adapter)?;
-                attached.model.logits(&batch, &rows, cache)
-            }
-            None => attached.model.base_logits(&batch, &rows, cache),
-        }
-    }
+/// Returns the bytes that keys and values may take. On a GPU, half of what is left is first spent on weights in 16 bits,
+/// because passes of more than a few tokens would dequantize them each time.
+fn room(model: &mut Model, budget: Option<Size>) -> Result<u64> {
+    let Device::Cuda(gpu) = model.device().clone() else {
+        return Ok(available_memory().map_or(u64::MAX, |available| available / 2));
+    };
+    let left = || -> Result<u64> {
+        let memory = gpu.memory()?;
+        let asked = budget.map_or(u64::MAX, |budget| budget.0.saturating_sub(memory.used));
+        Ok(memory.free.min(asked).saturating_sub(GPU_MARGIN))
+    };
+    let spent = model.cache_dequantized(left()? / 2, false)?;
+    cli::verbose(format_args!("{} for weights in 16 bits", Size(spent)));
+    left()
 }

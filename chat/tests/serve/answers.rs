@@ -194,9 +194,29 @@ fn what_was_said_before_is_not_computed_again() {
     assert_eq!(server.metric("qlora_answer_tokens_total"), 13);
 }
 
+/// The choices of a request have one prompt, which is read once, and a token of each is computed in every pass.
+#[test]
+fn answers_are_written_in_the_same_passes() {
+    let server = Server::start(&[]);
+    let answer = server.ask("Hello", json!({"n": 8, "max_tokens": 50}));
+    let alone = server.ask("Hello", json!({"max_tokens": 50}));
+    for choice in answer.json()["choices"].as_array().unwrap() {
+        assert_eq!(choice["message"]["content"], alone.text());
+    }
+    // Seven take 23 tokens of the prompt from the first. The last token is computed, for the logits after it.
+    let tokens = alone.json()["usage"]["completion_tokens"].as_u64().unwrap();
+    assert_eq!(server.metric("qlora_answer_tokens_total"), 9 * tokens);
+    assert_eq!(server.metric("qlora_prompt_tokens_known_total"), 8 * 23);
+    let passes = server.metric("qlora_passes_total");
+    assert!(
+        (2 * tokens..3 * tokens).contains(&passes),
+        "{passes} passes for {tokens} tokens of nine answers"
+    );
+}
+
 #[test]
 fn many_clients_at_once_each_get_their_own_answer() {
-    let server = Server::start(&["--max-sessions", "5"]);
+    let server = Server::start(&["--max-sessions", "9"]);
     let messages: Vec<String> = (0..64).map(|client| format!("I am client {client}.")).collect();
     let of_model = [said_by_chat(&server, "model", &messages), said_by_chat(&server, "adapter", &messages)];
     std::thread::scope(|scope| {

@@ -1,18 +1,16 @@
-//! The model as generation sees it: a text that grows by tokens, and the logits after it.
+//! The model as generation sees it: what bounds its texts, and a text that grows by tokens, with the logits after it.
 
 use crate::Result;
-use crate::model::{Batch, Cache, KeyValueCache, Model};
+use crate::model::{Batch, Cache, Config, KeyValueCache, Model};
 
-/// A model that remembers the tokens it was fed.
-pub trait Engine {
+/// What bounds the texts of a model, and where their length changes how they are encoded.
+pub trait Limits {
     /// Returns the most tokens that a text, prompt and answer together, may have.
     fn max_tokens(&self) -> usize;
     /// Returns what bounds the number of tokens, in words for messages.
     fn bound(&self) -> String {
         format!("{} positions", self.max_tokens())
     }
-    /// Forgets all tokens after the first `len`.
-    fn truncate(&mut self, len: usize);
     /// Returns whether the length of a text of `tokens` tokens changes how each of its positions is
     /// encoded, so that what is remembered of it serves no shorter or longer text.
     fn is_stretched(&self, _tokens: usize) -> bool {
@@ -22,6 +20,14 @@ pub trait Engine {
     fn switches_at(&self, _tokens: usize) -> bool {
         false
     }
+}
+
+/// A model that remembers the tokens it was fed.
+pub trait Engine {
+    /// Returns what bounds the text.
+    fn limits(&self) -> &dyn Limits;
+    /// Forgets all tokens after the first `len`.
+    fn truncate(&mut self, len: usize);
     /// Adds tokens to the text, and returns the logits `[V]` after the last of them.
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
@@ -40,25 +46,31 @@ impl<'a> ModelEngine<'a> {
     }
 }
 
-impl Engine for ModelEngine<'_> {
+impl Limits for Config {
     fn max_tokens(&self) -> usize {
-        self.model.config().max_positions
+        self.max_positions
     }
 
     fn bound(&self) -> String {
-        self.model.config().bound()
+        Self::bound(self)
+    }
+
+    fn is_stretched(&self, tokens: usize) -> bool {
+        Self::is_stretched(self, tokens)
+    }
+
+    fn switches_at(&self, tokens: usize) -> bool {
+        Self::switches_at(self, tokens)
+    }
+}
+
+impl Engine for ModelEngine<'_> {
+    fn limits(&self) -> &dyn Limits {
+        self.model.config()
     }
 
     fn truncate(&mut self, len: usize) {
         self.cache.truncate(len);
-    }
-
-    fn is_stretched(&self, tokens: usize) -> bool {
-        self.model.config().is_stretched(tokens)
-    }
-
-    fn switches_at(&self, tokens: usize) -> bool {
-        self.model.config().switches_at(tokens)
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
@@ -89,13 +101,9 @@ pub(super) mod tests {
         pub fed: Rc<RefCell<Vec<usize>>>,
     }
 
-    impl Engine for Counting {
+    impl Limits for Counting {
         fn max_tokens(&self) -> usize {
             self.most
-        }
-
-        fn truncate(&mut self, len: usize) {
-            self.len = len;
         }
 
         fn is_stretched(&self, tokens: usize) -> bool {
@@ -104,6 +112,16 @@ pub(super) mod tests {
 
         fn switches_at(&self, tokens: usize) -> bool {
             self.unstretched.is_some_and(|most| tokens == most + 1)
+        }
+    }
+
+    impl Engine for Counting {
+        fn limits(&self) -> &dyn Limits {
+            self
+        }
+
+        fn truncate(&mut self, len: usize) {
+            self.len = len;
         }
 
         fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {

@@ -35,13 +35,15 @@
 //! |---|---|
 //! | [`mod@format`] | how a conversation becomes a prompt that fits the model, and what ends an answer |
 //! | [`settings`] | how tokens are chosen: `generation_config.json`, and what the caller overrides |
-//! | [`session`] | a conversation's answers as events: pieces of text, and why an answer stops |
+//! | [`session`] | a conversation's answers with a model of its own |
+//! | [`answers`] | answers as events: pieces of text, and why an answer stops; the caller runs the model |
 //! | [`stop_text`] | ends an answer at a text |
-//! | [`generator`] | tokens one by one; what two prompts have in common is computed once |
+//! | [`generator`] | tokens one by one: which go through the model, which is chosen |
 //! | [`sampler`] | chooses one token by its logits |
 //! | [`mod@logprobs`] | log-probabilities of tokens |
 //! | [`engine`] | the model with the keys and values of the text so far |
 
+pub mod answers;
 pub mod engine;
 pub mod format;
 pub mod generator;
@@ -51,11 +53,11 @@ pub mod session;
 pub mod settings;
 pub mod stop_text;
 
-pub use engine::{Engine, ModelEngine};
+pub use answers::{Answers, Event};
+pub use engine::{Engine, Limits, ModelEngine};
 pub use format::{ChatFormat, Prompt};
-pub(crate) use generator::PROMPT_PASS;
-pub use generator::{Generator, Step, StopReason};
+pub use generator::{Generator, Input, PROMPT_PASS, Step, StopReason};
 pub use logprobs::{likeliest, logprobs};
 pub use sampler::Sampler;
-pub use session::{Event, Session};
+pub use session::Session;
 pub use settings::{GenerationSettings, OutOfRange, Overrides};

@@ -1,53 +1,31 @@
 //! The answers to a conversation as events: pieces of text as they come, and why an answer stops.
 
+use super::answers::{Answers, Event};
 use super::engine::Engine;
 use super::format::{ChatFormat, Prompt};
-use super::generator::{Generator, Step, StopReason};
 use super::settings::GenerationSettings;
-use super::stop_text::StopText;
 use crate::Result;
-use crate::text::{Conversation, StreamDecoder};
+use crate::text::Conversation;
 
-/// What has happened to an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A part of the prompt has gone through the model.
-    Prompt,
-    /// The answer has one more token.
-    Token {
-        /// The id of the token.
-        id: u32,
-        /// The text that can be shown now: empty while a character, or the text that may end the answer, is
-        /// not complete.
-        text: String,
-    },
-    /// The answer has ended.
-    Stop(StopReason),
-}
-
-/// Answers one prompt after the other. Between two events the caller may do what it likes: show the text,
-/// leave the answer, or ask another session for its next event.
+/// Answers one prompt after the other with a model of its own. Between two events the caller may do what it likes: show
+/// the text, leave the answer, or ask another session for its next event.
 pub struct Session<'a, E> {
     format: &'a ChatFormat,
-    generator: Generator<E>,
-    decoder: StreamDecoder<'a>,
-    stop_text: StopText,
+    answers: Answers<'a>,
+    engine: E,
+    /// Logits `[V]` after the text so far.
+    logits: Vec<f32>,
 }
 
 impl<'a, E: Engine> Session<'a, E> {
     /// Begins without a text; `seed` decides what is sampled in all answers of the session.
     pub fn new(format: &'a ChatFormat, engine: E, seed: u64) -> Self {
-        Self {
-            format,
-            generator: Generator::new(engine, seed),
-            decoder: StreamDecoder::new(format.tokenizer()),
-            stop_text: StopText::default(),
-        }
+        Self { format, answers: Answers::new(format, seed), engine, logits: Vec::new() }
     }
 
     /// Returns the most tokens that prompt and answer may have together.
     pub fn max_tokens(&self) -> usize {
-        self.generator.max_tokens()
+        self.engine.limits().max_tokens()
     }
 
     /// Encodes the prompt for the next answer in `conversation`, from which the oldest turns are dropped
@@ -60,57 +38,27 @@ impl<'a, E: Engine> Session<'a, E> {
     /// Begins the answer to a prompt. Where the prompt begins like the text of the session so far, that part
     /// is not computed again.
     pub fn begin(&mut self, prompt: Vec<u32>, settings: &GenerationSettings) -> Result<()> {
-        self.generator.begin(prompt, settings)?;
-        self.decoder = StreamDecoder::new(self.format.tokenizer());
-        self.stop_text = StopText::new(self.format.stop_text().map(str::to_owned).into_iter().collect());
-        Ok(())
-    }
-
-    /// Draws the tokens of the next answers as `seed` decides.
-    pub fn reseed(&mut self, seed: u64) {
-        self.generator.reseed(seed);
-    }
-
-    /// Ends the answer that has begun at these texts too, which are no part of it.
-    pub fn stop_at(&mut self, texts: &[String]) {
-        let own = self.format.stop_text().map(str::to_owned);
-        self.stop_text = StopText::new(own.into_iter().chain(texts.iter().cloned()).collect());
-    }
-
-    /// Returns the number of tokens of the text so far, whose keys and values are kept.
-    pub fn text_len(&self) -> usize {
-        self.generator.text_len()
-    }
-
-    /// Returns how many tokens of `prompt` would not be computed again, because the text of the session so far
-    /// begins with them.
-    pub fn known(&self, prompt: &[u32]) -> usize {
-        self.generator.known(prompt)
+        self.answers.begin(prompt, settings, self.engine.limits())
     }
 
     /// Computes up to the next event of the answer that has begun.
     pub fn next_event(&mut self) -> Result<Event> {
-        if self.stop_text.is_found() {
-            self.generator.end()?;
-            return Ok(Event::Stop(StopReason::Stop));
+        if let Some(input) = self.answers.next_input(self.engine.limits()) {
+            self.engine.truncate(input.kept);
+            self.logits = self.engine.feed(&input.tokens)?;
+            self.answers.add(input);
         }
-        Ok(match self.generator.next_step()? {
-            Step::Prompt => Event::Prompt,
-            Step::Token(id) => Event::Token { id, text: self.stop_text.push(&self.decoder.push(id)?) },
-            Step::Stop(reason) => Event::Stop(reason),
-        })
+        self.answers.next_event(&self.logits)
     }
 
     /// Returns the model's logits `[V]` that the last token was chosen by, for [`super::logprobs()`].
     pub fn logits(&self) -> &[f32] {
-        self.generator.logits()
+        &self.logits
     }
 
     /// Ends the answer, wherever it is, and returns the text that was held back.
     pub fn finish(&mut self) -> Result<String> {
-        let decoder = std::mem::replace(&mut self.decoder, StreamDecoder::new(self.format.tokenizer()));
-        let last = self.stop_text.push(&decoder.finish()?);
-        Ok(last + &std::mem::take(&mut self.stop_text).finish())
+        self.answers.finish()
     }
 }
 
@@ -118,6 +66,7 @@ impl<'a, E: Engine> Session<'a, E> {
 mod tests {
     use super::super::engine::tests::Counting;
     use super::super::format::tests::format;
+    use super::super::generator::StopReason;
     use super::super::logprobs;
     use super::super::settings::tests::greedy;
     use super::*;

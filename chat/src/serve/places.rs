@@ -1,0 +1,274 @@
+//! The places in which answers are written: each has a text with its keys and values, which outlive the answer, so that a
+//! conversation finds them again.
+
+use std::collections::VecDeque;
+
+use common::generate::{Answers, Limits};
+use common::model::KeyValueCache;
+use common::{Error, error};
+
+use super::catalog::Catalog;
+use super::metrics::Metrics;
+use super::queue::Job;
+use super::weights::Weights;
+
+/// The fewest tokens that are worth being copied from another place.
+const WORTH_COPYING: usize = 16;
+
+/// A text with its keys and values, and the answer that is being written there.
+pub(crate) struct Place<'a> {
+    /// Which model of the catalog answers.
+    pub model: usize,
+    /// The text, and what becomes of it.
+    pub answers: Answers<'a>,
+    /// The keys and values of the text.
+    pub cache: KeyValueCache,
+    /// The answer that is being written.
+    pub answer: Option<Answer>,
+    /// The tokens that keys and values are counted for.
+    room: usize,
+    /// Which of all answers was begun here last.
+    begun: u64,
+}
+
+/// An answer that is being written.
+pub(crate) struct Answer {
+    /// What is wanted.
+    pub job: Job,
+    /// The number of its tokens so far.
+    pub tokens: usize,
+}
+
+/// All places, of which there are so many, and whose keys and values have so much room.
+pub(crate) struct Places<'a> {
+    catalog: &'a Catalog,
+    /// The places, ordered by their models.
+    all: Vec<Place<'a>>,
+    most: usize,
+    /// The most tokens whose keys and values have room at a time.
+    room: usize,
+    /// The number of answers that have begun.
+    begun: u64,
+}
+
+/// Where the next tokens of a prompt come from.
+enum Source {
+    /// The model computes them.
+    Model,
+    /// Another place has the first `tokens` tokens.
+    Copy { from: usize, tokens: usize },
+    /// Another place is about to have them.
+    Later,
+}
+
+impl<'a> Places<'a> {
+    /// No places yet; at most `most`, with room for the keys and values of `room` tokens.
+    pub(crate) fn new(catalog: &'a Catalog, most: usize, room: usize) -> Self {
+        Self { catalog, all: Vec::new(), most, room, begun: 0 }
+    }
+
+    /// Returns the number of answers that are being written.
+    pub(crate) fn running(&self) -> usize {
+        self.all.iter().filter(|place| place.answer.is_some()).count()
+    }
+
+    /// Returns the places, ordered by their models.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Place<'a>> {
+        self.all.iter_mut()
+    }
+
+    /// Gives up a place, and returns what was there.
+    pub(crate) fn remove(&mut self, index: usize) -> Place<'a> {
+        self.all.remove(index)
+    }
+
+    /// Gives up the places where no answer is being written.
+    pub(crate) fn give_up_idle(&mut self) {
+        self.all.retain(|place| place.answer.is_some());
+    }
+
+    /// Begins the answers that have waited longest, as long as there are places. Returns those that cannot begin.
+    pub(crate) fn begin(
+        &mut self,
+        waiting: &mut VecDeque<Job>,
+        weights: &Weights,
+        metrics: &Metrics,
+    ) -> Vec<(Job, Error)> {
+        let mut refused = Vec::new();
+        while let Some(job) = waiting.pop_front() {
+            let tokens = (job.prompt.len() + job.settings.max_new_tokens).min(self.catalog.max_tokens);
+            if tokens > self.room {
+                let problem = error!(
+                    OutOfMemory,
+                    "prompt and answer may have {tokens} tokens, and memory has room for {}", self.room
+                );
+                refused.push((job, problem.hint("ask for fewer tokens, as in \"max_tokens\": 100")));
+                continue;
+            }
+            let Some(mut place) = self.take(&job, tokens) else {
+                waiting.push_front(job);
+                break;
+            };
+            self.begun += 1;
+            place.begun = self.begun;
+            match place.begin(job, weights, metrics) {
+                Ok(()) => {
+                    let after = self.all.partition_point(|other| other.model <= place.model);
+                    self.all.insert(after, place);
+                }
+                Err((job, problem)) => {
+                    self.give_up_idle();
+                    refused.push((job, problem));
+                }
+            }
+        }
+        refused
+    }
+
+    /// Takes a place out of the list where no answer is being written, for a text of `tokens` tokens: one of whose text at
+    /// least half begins the prompt, or else a new one. Where there are too many for that, one that knows half of the
+    /// prompt, or the one that was used least recently. Others are given up where they take the memory.
+    fn take(&mut self, job: &Job, tokens: usize) -> Option<Place<'a>> {
+        let busy: usize =
+            self.all.iter().filter(|place| place.answer.is_some()).map(|place| place.room).sum();
+        if busy + tokens > self.room {
+            return None;
+        }
+        let idle = || self.all.iter().enumerate().filter(|(_, place)| place.answer.is_none());
+        let known =
+            |place: &Place| if place.model == job.model { place.answers.known(&job.prompt) } else { 0 };
+        let best = idle()
+            .map(|(index, place)| (index, known(place), place.answers.text().len()))
+            .max_by_key(|best| best.1);
+        let continues = best.filter(|&(_, known, len)| known > 0 && 2 * known >= len);
+        let mut place = match continues {
+            Some((index, ..)) => self.all.remove(index),
+            None if self.all.len() < self.most => Place::new(job.model, self.catalog),
+            None => {
+                let oldest = || idle().min_by_key(|(_, place)| place.begun).map(|(index, _)| index);
+                let half = best.filter(|&(_, known, _)| 2 * known >= job.prompt.len());
+                let index = half.map(|(index, ..)| index).or_else(oldest)?;
+                match self.all.remove(index) {
+                    place if place.model == job.model => place,
+                    _ => Place::new(job.model, self.catalog),
+                }
+            }
+        };
+        place.room = place.room.max(tokens);
+        while place.room + self.all.iter().map(|place| place.room).sum::<usize>() > self.room {
+            let idle = self.all.iter().enumerate().filter(|(_, place)| place.answer.is_none());
+            match idle.min_by_key(|(_, place)| place.begun).map(|(index, _)| index) {
+                Some(oldest) => drop(self.all.remove(oldest)),
+                // Its text was longer once.
+                None => place = Place { room: tokens, ..Place::new(job.model, self.catalog) },
+            }
+        }
+        Some(place)
+    }
+
+    /// Returns whether the answer of each place takes a step now: of those that write, and of the first ones of those that
+    /// read their prompts, until they read `most_read` tokens. Keys and values that another place has are copied; what a
+    /// place is about to read is not read by another at the same time. Also returns the places where that has failed.
+    pub(crate) fn ready(
+        &mut self,
+        most_read: usize,
+        limits: &dyn Limits,
+        metrics: &Metrics,
+    ) -> (Vec<bool>, Vec<(usize, Error)>) {
+        let mut is_ready: Vec<bool> = self.all.iter().map(Place::has_reader).collect();
+        let mut reading: Vec<usize> = (0..self.all.len())
+            .filter(|&index| is_ready[index] && !self.all[index].answers.unread().is_empty())
+            .collect();
+        reading.sort_by_key(|&index| self.all[index].begun);
+        let (mut read, mut readers, mut lost) = (0, Vec::new(), Vec::new());
+        for index in reading {
+            is_ready[index] = false;
+            if read >= most_read {
+                continue;
+            }
+            match self.source(index, &readers, limits) {
+                Source::Later => continue,
+                Source::Model => {}
+                Source::Copy { from, tokens } => {
+                    let mut cache = std::mem::take(&mut self.all[index].cache);
+                    let copied = cache.copy_prefix(&self.all[from].cache, tokens);
+                    let place = &mut self.all[index];
+                    place.cache = cache;
+                    if let Err(problem) = copied {
+                        lost.push((index, problem));
+                        continue;
+                    }
+                    metrics.known_tokens.add(tokens - place.answers.text().len());
+                    place.answers.skip_to(tokens);
+                }
+            }
+            is_ready[index] = true;
+            readers.push(index);
+            let input = self.all[index].answers.next_input(limits);
+            read += input.map_or(0, |input| input.tokens.len());
+        }
+        (is_ready, lost)
+    }
+
+    /// Where the place `index` gets the next tokens of its prompt, while `readers` read theirs.
+    fn source(&self, index: usize, readers: &[usize], limits: &dyn Limits) -> Source {
+        let place = &self.all[index];
+        let (text, unread) = (place.answers.text(), place.answers.unread());
+        let prompt = || text.iter().chain(unread);
+        let worth = text.len() + WORTH_COPYING;
+        // The last token of a prompt is always computed, for the logits after it.
+        let most = text.len() + unread.len() - 1;
+        let others = || self.all.iter().enumerate().filter(|(_, other)| other.model == place.model);
+        let shared = others()
+            .filter(|(other, _)| *other != index)
+            .map(|(from, other)| {
+                let of_both = prompt().zip(other.answers.text()).take_while(|(a, b)| a == b).count();
+                (from, of_both.min(most))
+            })
+            .filter(|&(from, tokens)| {
+                let longest = self.all[from].answers.text().len().max(most + 1);
+                tokens >= worth && !limits.is_stretched(longest)
+            })
+            .max_by_key(|&(_, tokens)| tokens);
+        let ahead = others().filter(|(other, _)| readers.contains(other)).any(|(_, other)| {
+            let text = other.answers.text().iter().chain(other.answers.unread());
+            let tokens = prompt().zip(text).take_while(|(a, b)| a == b).count().min(most);
+            tokens >= worth.max(shared.map_or(0, |(_, tokens)| tokens + WORTH_COPYING))
+        });
+        match shared {
+            _ if ahead && !limits.is_stretched(most + 1) => Source::Later,
+            Some((from, tokens)) => Source::Copy { from, tokens },
+            None => Source::Model,
+        }
+    }
+}
+
+impl<'a> Place<'a> {
+    fn new(model: usize, catalog: &'a Catalog) -> Self {
+        let answers = Answers::new(&catalog.entries[model].format, 0);
+        Self { model, answers, cache: KeyValueCache::new(), answer: None, room: 0, begun: 0 }
+    }
+
+    /// Whether an answer is being written whose client has room for the next event.
+    fn has_reader(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.job.events.capacity() > 0)
+    }
+
+    /// Begins an answer; one that cannot begin comes back.
+    fn begin(&mut self, mut job: Job, weights: &Weights, metrics: &Metrics) -> Result<(), (Job, Error)> {
+        if let Err(problem) = weights.reserve(&mut self.cache, self.room) {
+            return Err((job, problem));
+        }
+        let prompt = std::mem::take(&mut job.prompt);
+        metrics.prompt_tokens.add(prompt.len());
+        let tokens = prompt.len();
+        self.answers.reseed(job.seed);
+        if let Err(problem) = self.answers.begin(prompt, &job.settings, weights.limits()) {
+            return Err((job, problem));
+        }
+        metrics.known_tokens.add(tokens - self.answers.unread().len());
+        self.answers.stop_at(&job.stops);
+        self.answer = Some(Answer { job, tokens: 0 });
+        Ok(())
+    }
+}
