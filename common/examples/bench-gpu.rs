@@ -4,12 +4,16 @@
 //! bench-gpu MODEL train LENGTHS VRAM_BUDGET_GIB [STEPS [TARGETS]]
 //! bench-gpu MODEL score COUNTxTOKENS [VRAM_BUDGET_GIB]
 //! bench-gpu MODEL decode TOKENS [VRAM_BUDGET_GIB]
+//! bench-gpu MODEL together COUNTS [packed]
 //! ```
 //!
 //! LENGTHS is `16x155` (sequences times tokens of a step), or a JSON list of lengths, of which each
 //! step takes the next 16. Tokens are random, and every second half of a sequence is trained. TARGETS are those of
 //! `lora-train`, without which all linear layers but experts have adapters. STEPS are measured after as many others, up
 //! to three, that are not; of 0 the first is.
+//! `together` decodes as many texts at a time as COUNTS say (`1,8,32`), each after a prompt of 500 tokens. Half of the free
+//! memory is spent on weights in 16 bits, and nothing where they are to stay `packed`.
+//!
 //! Where the budget (0 for all that is free) has no room for the weights, blocks are streamed; `24resident` runs the passes
 //! that are planned for 24 GiB with all weights on the GPU, to compare with, and `24sharded` divides blocks that have no
 //! room among all GPUs, as `lora-train --shard-base` does. Prints one JSON object.
@@ -32,6 +36,7 @@ use common::world::{self, World};
 use common::{Error, Result, cli, error};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 /// Examples of an effective batch: the yardstick's 1 × 16.
@@ -60,7 +65,7 @@ fn no_gpu() -> Error {
 
 fn run(arguments: &[&str], choice: DeviceChoice, world: &World) -> Result<Value> {
     let [model, what, rest @ ..] = arguments else {
-        return Err(Error::usage("expected MODEL, then train, score or decode"));
+        return Err(Error::usage("expected MODEL, then train, score, decode or together"));
     };
     let device = world.device(choice)?.open()?;
     let Device::Cuda(gpu) = &device else { return Err(no_gpu()) };
@@ -85,9 +90,10 @@ fn run(arguments: &[&str], choice: DeviceChoice, world: &World) -> Result<Value>
             let budget = bench.budget(rest.first().unwrap_or(&"0"))?;
             bench.decode(tokens.parse().unwrap_or(64), budget)?
         }
+        ("together", [counts, rest @ ..]) => bench.together(counts, rest.contains(&"packed"))?,
         _ => {
             return Err(Error::usage(
-                "expected train LENGTHS BUDGET [STEPS [TARGETS]], score COUNTxTOKENS [BUDGET] or decode TOKENS [BUDGET]",
+                "expected train LENGTHS BUDGET [STEPS [TARGETS]], score COUNTxTOKENS [BUDGET], decode TOKENS [BUDGET] or together COUNTS [packed]",
             ));
         }
     };
@@ -290,6 +296,53 @@ impl Bench<'_> {
         Ok(merged(result, said))
     }
 
+    fn together(&self, counts: &str, is_packed: bool) -> Result<Value> {
+        const PROMPT: usize = 500;
+        const STEPS: usize = 40;
+        const WARM_UP: usize = 8;
+        let (mut model, said) = self.load(&Places::resident(self.outline.config().layers.len()))?;
+        let left = self.gpu.memory()?.free.saturating_sub(3 << 29);
+        let spent = if is_packed { 0 } else { model.cache_dequantized(left / 2, false)? };
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let (prompt, _) = sequences(&mut random, model.config().vocabulary, &[PROMPT]).remove(0);
+        let (mut first, mut seconds) = (KeyValueCache::new(), Vec::new());
+        for _ in 0..5 {
+            first.truncate(0);
+            let begun = Instant::now();
+            model.continue_texts(&mut [(&prompt, &mut first)], true)?;
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+        let mut result = json!({"what": "together", "spent_mib": spent >> 20,
+            "prompt_tokens": PROMPT, "prompt_seconds": median(&mut seconds[1..])});
+        for count in counts.split(',') {
+            let count = count.parse().map_err(|error| Error::usage(format!("{count}: {error}")))?;
+            let mut caches = Vec::new();
+            for _ in 0..count {
+                let mut cache = KeyValueCache::new();
+                cache.reserve(PROMPT + WARM_UP + STEPS, model.config(), self.device)?;
+                cache.copy_prefix(&first, PROMPT)?;
+                caches.push(cache);
+            }
+            let (mut next, mut passes, mut choices) = (vec![1; count], Vec::new(), Vec::new());
+            for step in 0..WARM_UP + STEPS {
+                let begun = Instant::now();
+                let mut texts: Vec<(&[u32], &mut KeyValueCache)> =
+                    next.iter().map(std::slice::from_ref).zip(&mut caches).collect();
+                let logits = model.continue_texts(&mut texts, true)?;
+                let passed = begun.elapsed().as_secs_f64();
+                next = logits.rows().collect::<Vec<_>>().into_par_iter().map(likeliest).collect();
+                if step >= WARM_UP {
+                    passes.push(passed);
+                    choices.push(begun.elapsed().as_secs_f64() - passed);
+                }
+            }
+            let (pass, choice) = (median(&mut passes), median(&mut choices));
+            result[format!("{count}")] = json!({"tokens_per_second": count as f64 / (pass + choice),
+                "pass_seconds": pass, "choice_seconds": choice});
+        }
+        Ok(merged(result, said))
+    }
+
     fn decode(&self, tokens: usize, budget: u64) -> Result<Value> {
         let request = InferenceRequest { tokens: 64, cached: 64 + tokens, adapters: 0 };
         let places = self.outline.place_for_inference(&request, budget, self.on_host());
@@ -302,11 +355,7 @@ impl Bench<'_> {
             let begun = Instant::now();
             let logits =
                 model.logits(&Batch::prompt(&[next], cache.len()), &[0], Cache::Extend(&mut cache))?;
-            next = logits
-                .iter()
-                .enumerate()
-                .max_by(|a, b| a.1.total_cmp(b.1))
-                .map_or(0, |(index, _)| index as u32);
+            next = likeliest(&logits);
             if step >= 8 {
                 seconds.push(begun.elapsed().as_secs_f64());
             }
@@ -315,6 +364,12 @@ impl Bench<'_> {
         let result = json!({"what": "decode", "tokens_per_second": 1.0 / median, "seconds": median});
         Ok(merged(result, said))
     }
+}
+
+/// The likeliest token.
+fn likeliest(logits: &[f32]) -> u32 {
+    let best = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
+    (1..logits.len()).fold(0, best) as u32
 }
 
 /// An object with the keys of both.
