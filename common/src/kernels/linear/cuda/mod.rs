@@ -2,6 +2,7 @@
 
 mod dropped;
 mod lora;
+mod some_rows;
 mod stack;
 mod weight;
 
@@ -21,7 +22,12 @@ pub(super) use lora::{Adapters16, bytes as adapter_bytes};
 
 pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new(
     "quantized",
-    concat!(include_str!("../quantized.cuh"), include_str!("../quantized.cu")),
+    concat!(
+        include_str!("../../instructions.cuh"),
+        include_str!("../quantized.cuh"),
+        include_str!("../quantized.cu"),
+        include_str!("../quantized_product.cu"),
+    ),
 );
 
 /// The most bytes of projected rows that pass through page-locked memory: those of 128 rows of the largest vocabularies.

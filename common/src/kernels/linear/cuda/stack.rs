@@ -1,6 +1,6 @@
 //! The weights of a stack on a GPU, and the products with them. A quantized weight is dequantized to 16 bits into
-//! scratch, on a second stream while the product before it runs, and multiplied whole; for a few rows it is
-//! multiplied as it is.
+//! scratch, on a second stream while the product before it runs, and multiplied whole; for a few rows, and for some, it
+//! is multiplied as it is.
 
 use std::ops::Range;
 
@@ -9,6 +9,7 @@ use cudarc::driver::{CudaSlice, CudaStream};
 use super::super::{Linear, LinearSpec, Projection};
 use super::SOURCE;
 use super::lora::Adapters16;
+use super::some_rows;
 use super::weight::{Frozen, PART};
 use crate::device::GpuVector;
 use crate::device::cuda::{
@@ -17,7 +18,7 @@ use crate::device::cuda::{
 use crate::kernels::Write;
 use crate::{Result, error};
 
-/// Up to this many rows of x, a quantized weight is read once and never dequantized.
+/// Up to this many rows of x are multiplied one by one with a quantized weight.
 const FEW_ROWS: usize = 8;
 /// Warps of a block that multiplies them.
 const WARPS_OF_BLOCK: usize = 4;
@@ -152,8 +153,12 @@ impl Stack {
         residual: Option<View<'_, u16>>,
     ) -> Result<()> {
         let [t, k] = x.shape();
-        if let Some(parts) = self.parts.as_ref().filter(|_| t <= FEW_ROWS && k.is_multiple_of(32)) {
-            return self.multiply_rows(gpu, y, x, parts, write, residual);
+        if let Some(parts) = self.parts.as_ref().filter(|_| t <= some_rows::MOST_ROWS && k.is_multiple_of(32))
+        {
+            return match t <= FEW_ROWS {
+                true => self.multiply_few_rows(gpu, y, x, parts, write, residual),
+                false => self.multiply_some_rows(gpu, y, x, parts, write, residual),
+            };
         }
         let bias = self.bias.as_ref().map(View::from);
         self.multiply_dequantized(gpu, y, x, write, residual, bias)
@@ -178,7 +183,7 @@ impl Stack {
     }
 
     /// [`Stack::multiply`] for few rows of any number, the weights as they are.
-    fn multiply_rows(
+    fn multiply_few_rows(
         &self,
         gpu: &Gpu,
         mut y: ViewMut<'_, u16>,
@@ -187,14 +192,9 @@ impl Stack {
         write: Write,
         residual: Option<View<'_, u16>>,
     ) -> Result<()> {
-        self.weights.iter().try_for_each(Frozen::expect_present)?;
-        let ([tokens, k], n) = (x.shape(), self.columns().last().map_or(0, |(columns, _)| columns.end));
+        self.check_packed(y.shape(), x.shape(), residual)?;
+        let [tokens, k] = x.shape();
         let largest = self.weights.iter().map(Frozen::rows).max().unwrap_or(0);
-        let is_inside = self.weights.iter().all(|weight| weight.columns() == k);
-        if !is_inside || y.shape() != [tokens, n] {
-            return Err(error!(Bug, "{tokens} rows of {k} do not give {:?} of {n}", y.shape()));
-        }
-        residual.map_or(Ok(()), |residual| residual.expect("a residual", [tokens, n]))?;
         let bias = Argument::optional(self.bias.as_ref().map(View::from));
         let [y_stride, x_stride, k] = Argument::ints([y.stride(), x.stride(), k])?;
         let mut token = 0;
@@ -230,6 +230,48 @@ impl Stack {
             token += rows;
         }
         Ok(())
+    }
+
+    /// [`Stack::multiply`] for up to [`some_rows::MOST_ROWS`] rows, the weights as they are.
+    fn multiply_some_rows(
+        &self,
+        gpu: &Gpu,
+        y: ViewMut<'_, u16>,
+        x: View<'_, u16>,
+        parts: &CudaSlice<u64>,
+        write: Write,
+        residual: Option<View<'_, u16>>,
+    ) -> Result<()> {
+        self.check_packed(y.shape(), x.shape(), residual)?;
+        let y_stride = y.stride();
+        let y = match write {
+            Write::Add => Argument::in_place(y),
+            Write::Overwrite => [y.into(), Argument::optional(residual)],
+        };
+        let bias = Argument::optional(self.bias.as_ref().map(View::from));
+        let weights = some_rows::Weights { parts, rows: self.weights.iter().map(Frozen::rows).collect() };
+        // SAFETY: `check_packed` has compared x [T, K], y [T, ΣN] and the residual with the weights, whose parts these are;
+        // the bias has ΣN numbers, and the caller has seen to K.
+        #[allow(unsafe_code)]
+        unsafe {
+            some_rows::multiply(gpu, (y, y_stride), x, &weights, bias)
+        }
+    }
+
+    /// Fails unless the weights are there, and x [T, K] gives y [T, ΣN].
+    fn check_packed(
+        &self,
+        y: [usize; 2],
+        [tokens, k]: [usize; 2],
+        residual: Option<View<'_, u16>>,
+    ) -> Result<()> {
+        self.weights.iter().try_for_each(Frozen::expect_present)?;
+        let n = self.columns().last().map_or(0, |(columns, _)| columns.end);
+        let is_inside = self.weights.iter().all(|weight| weight.columns() == k);
+        if !is_inside || y != [tokens, n] {
+            return Err(error!(Bug, "{tokens} rows of {k} do not give {y:?} of {n}"));
+        }
+        residual.map_or(Ok(()), |residual| residual.expect("a residual", [tokens, n]))
     }
 
     /// Gives `multiply` the weights stacked as 16-bit [ΣN, K]: all at once where they are quantized, else
