@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test file as a whole
 
 use common::device::Device;
-use common::generate::{GenerationSettings, Generator, ModelEngine, Step};
+use common::generate::{Engine, GenerationSettings, Generator, ModelEngine, Step};
 use common::model::{Batch, Cache, Model};
 
 /// The value that a chi-square of so many degrees of freedom exceeds once in 10,000 times, by Wilson
@@ -33,11 +33,16 @@ fn answers_are_drawn_from_the_models_softmax() {
     };
     const DRAWS: usize = 4000;
     let mut counts = vec![0; weights.len()];
-    let mut generator = Generator::new(ModelEngine::new(&model, false), 11);
+    let (mut generator, mut engine) = (Generator::new(11), ModelEngine::new(&model, false));
     for _ in 0..DRAWS {
-        generator.begin(prompt.clone(), &settings).unwrap();
-        assert_eq!(generator.next_step().unwrap(), Step::Prompt);
-        let Step::Token(token) = generator.next_step().unwrap() else { panic!("a token expected") };
+        generator.begin(prompt.clone(), &settings, engine.limits()).unwrap();
+        let input = generator.next_input(engine.limits()).unwrap();
+        engine.truncate(input.kept);
+        let logits = engine.feed(&input.tokens).unwrap();
+        generator.add(input);
+        assert_eq!(generator.next_step(&logits).unwrap(), Step::Prompt);
+        assert_eq!(generator.next_input(engine.limits()), None);
+        let Step::Token(token) = generator.next_step(&logits).unwrap() else { panic!("a token expected") };
         counts[token as usize] += 1;
     }
     // Tokens that are expected less than five times are counted together.

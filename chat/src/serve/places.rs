@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use common::generate::{Answers, Limits};
 use common::model::KeyValueCache;
-use common::{Error, error};
+use common::{Error, Result, error};
 
 use super::catalog::Catalog;
 use super::metrics::Metrics;
@@ -116,9 +116,9 @@ impl<'a> Places<'a> {
                     let after = self.all.partition_point(|other| other.model <= place.model);
                     self.all.insert(after, place);
                 }
-                Err((job, problem)) => {
+                Err(problem) => {
                     self.give_up_idle();
-                    refused.push((job, problem));
+                    refused.extend(place.answer.map(|answer| (answer.job, problem)));
                 }
             }
         }
@@ -254,21 +254,17 @@ impl<'a> Place<'a> {
         self.answer.as_ref().is_some_and(|answer| answer.job.events.capacity() > 0)
     }
 
-    /// Begins an answer; one that cannot begin comes back.
-    fn begin(&mut self, mut job: Job, weights: &Weights, metrics: &Metrics) -> Result<(), (Job, Error)> {
-        if let Err(problem) = weights.reserve(&mut self.cache, self.room) {
-            return Err((job, problem));
-        }
+    /// Begins an answer.
+    fn begin(&mut self, mut job: Job, weights: &Weights, metrics: &Metrics) -> Result<()> {
         let prompt = std::mem::take(&mut job.prompt);
-        metrics.prompt_tokens.add(prompt.len());
+        let Answer { job, .. } = self.answer.insert(Answer { job, tokens: 0 });
+        weights.reserve(&mut self.cache, self.room)?;
         let tokens = prompt.len();
         self.answers.reseed(job.seed);
-        if let Err(problem) = self.answers.begin(prompt, &job.settings, weights.limits()) {
-            return Err((job, problem));
-        }
-        metrics.known_tokens.add(tokens - self.answers.unread().len());
+        self.answers.begin(prompt, &job.settings, weights.limits())?;
         self.answers.stop_at(&job.stops);
-        self.answer = Some(Answer { job, tokens: 0 });
+        metrics.prompt_tokens.add(tokens);
+        metrics.known_tokens.add(tokens - self.answers.unread().len());
         Ok(())
     }
 }
