@@ -26,7 +26,7 @@ pub(crate) struct ServeArguments {
     api_key: Option<String>,
 
     /// Most answers that are written at a time
-    #[arg(long, value_name = "N", default_value_t = 8, requires = "serve",
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "serve",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_sessions: u16,
 

@@ -268,3 +268,74 @@ impl<'a> Place<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use common::device::Device;
+    use common::error::Kind;
+    use common::generate::{ChatFormat, GenerationSettings};
+    use common::text::{ChatTemplate, Tokenizer};
+    use tokio::sync::mpsc::channel;
+
+    use super::*;
+    use crate::serve::catalog::Entry;
+    use crate::serve::queue::Queue;
+
+    fn settings(max_new_tokens: usize) -> GenerationSettings {
+        let (temperature, top_p, repetition_penalty) = (0.0, 1.0, 1.0);
+        GenerationSettings {
+            temperature,
+            top_p,
+            top_k: 0,
+            repetition_penalty,
+            max_new_tokens,
+            stops: Vec::new(),
+        }
+    }
+
+    fn job(prompt: usize, max_new_tokens: usize) -> Job {
+        Job {
+            model: 0,
+            index: 0,
+            prompt: vec![prompt as u32; prompt],
+            settings: settings(max_new_tokens),
+            seed: 0,
+            stops: Vec::new(),
+            logprobs: None,
+            events: channel(1).0,
+            _ticket: Queue::new(1).0.admit(1).unwrap(),
+        }
+    }
+
+    #[test]
+    fn answers_begin_where_memory_has_room_for_their_keys_and_values() {
+        let directory = tempfile::tempdir().unwrap();
+        ::tests::tiny_model::write(directory.path(), 7);
+        let tokenizer = Tokenizer::load(directory.path()).unwrap();
+        let template = ChatTemplate::load(directory.path(), &tokenizer).unwrap();
+        let format = Arc::new(ChatFormat::new(tokenizer, template));
+        let entry =
+            Entry { id: "model".into(), format, settings: settings(1), sampled: settings(1), adapter: None };
+        let (entries, system) = (vec![entry], None);
+        let catalog = Catalog { entries, system, max_tokens: 4096, vocabulary: 260, created: 0 };
+        let weights = Weights::load(directory.path(), &[], &Device::Cpu, None).unwrap();
+        let metrics = Metrics::default();
+        let mut places = Places::new(&catalog, 8, 100);
+        let mut waiting: VecDeque<Job> = [job(60, 41), job(40, 20), job(30, 20), job(10, 20)].into();
+        let mut begin = |places: &mut Places| {
+            let refused = places.begin(&mut waiting, &weights, &metrics);
+            let refused: Vec<Kind> = refused.iter().map(|(_, problem)| problem.kind()).collect();
+            (refused, places.running(), waiting.len())
+        };
+        // The first would never have room. The last one would, and waits for its turn.
+        assert_eq!(begin(&mut places), (vec![Kind::OutOfMemory], 1, 2));
+        assert_eq!(begin(&mut places), (vec![], 1, 2));
+        places.all[0].answer = None;
+        // What the answer before has left gives way.
+        assert_eq!(begin(&mut places), (vec![], 2, 0));
+        let rooms: Vec<usize> = places.all.iter().map(|place| place.room).collect();
+        assert_eq!(rooms, [50, 30]);
+    }
+}

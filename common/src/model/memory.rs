@@ -511,7 +511,6 @@ mod tests {
     /// A block of any family keeps the bytes that the plan says, with adapters of uneven ranks.
     #[test]
     fn blocks_keep_what_is_planned() {
-        use crate::device::Device;
         use crate::model::{AdapterSettings, Batch, Model, Sequence};
         for directory in crate::model::tiny_models() {
             let mut model = Model::load(&directory, &Device::Cpu).unwrap();
