@@ -64,14 +64,14 @@ def write_shape(directory: Path, shape: dict[str, int]) -> None:
 
 
 class Runs:
-    """Runs of `lora-train` on one model."""
+    """Runs of `lora-train` on one model. A step is one example, so that all runs have the same passes."""
 
     def __init__(self, tools: Path, work: Path, model: Path) -> None:
         rows = [{"instruction": "Say " + "it " * (i * 7 % 61), "output": ["salt", "river"][i % 2]} for i in range(64)]
         (work / "data.json").write_text(json.dumps(rows))
         self.work = work
         self.command = [tools / "lora-train", model, "--data", work / "data.json", "--learning-rate", "1e-3",
-                        "--lora-dropout", "0.1", "--per-device-train-batch-size", "4", "--max-steps", str(STEPS),
+                        "--lora-dropout", "0.1", "--per-device-train-batch-size", "1", "--max-steps", str(STEPS),
                         "--save-steps", str(SAVED), "--gradient-accumulation-steps", "1", "--device", "cuda:0"]  # fmt: skip
 
     def start(self, output: str, *options: str) -> subprocess.Popen[str]:

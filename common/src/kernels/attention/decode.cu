@@ -75,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS) attention_decode(
         }
         return;
     }
-    const KeysAndValues rows = keys_and_values(qkv, {sequence.first, sequence.first + tokens, 0}, key_head, heads, key_heads,
+    const KeysAndValues rows = keys_and_values(qkv, {sequence.first, tokens, 0}, key_head, heads, key_heads,
                                                sequence.keys, sequence.values, key_heads * HEAD_SIZE, past_count);
     const unsigned query_tile = shared_address();
     const unsigned stages = query_tile + DECODE_ROWS * ROW_BYTES;  // [2][keys, then values]

@@ -23,5 +23,3 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(
 
 QUANTIZED_ROWS(1, 2)
 QUANTIZED_ROWS(2, 1)
-QUANTIZED_ROWS(4, 1)
-QUANTIZED_ROWS(8, 1)

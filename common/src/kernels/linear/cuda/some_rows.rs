@@ -1,4 +1,4 @@
-//! Products of some rows with quantized weights as they are: more rows than are multiplied one by one, and fewer than are
+//! Products of some rows with quantized weights as they are: more rows than are multiplied as vectors, and fewer than are
 //! worth dequantizing a weight.
 
 use cudarc::driver::CudaSlice;

@@ -18,8 +18,8 @@ use crate::device::cuda::{
 use crate::kernels::Write;
 use crate::{Result, error};
 
-/// Up to this many rows of x are multiplied one by one with a quantized weight.
-const FEW_ROWS: usize = 8;
+/// Up to this many rows of x are multiplied with a quantized weight as vectors.
+const FEW_ROWS: usize = 2;
 /// Warps of a block that multiplies them.
 const WARPS_OF_BLOCK: usize = 4;
 
@@ -186,7 +186,7 @@ impl Stack {
     fn multiply_few_rows(
         &self,
         gpu: &Gpu,
-        mut y: ViewMut<'_, u16>,
+        y: ViewMut<'_, u16>,
         x: View<'_, u16>,
         parts: &CudaSlice<u64>,
         write: Write,
@@ -197,39 +197,27 @@ impl Stack {
         let largest = self.weights.iter().map(Frozen::rows).max().unwrap_or(0);
         let bias = Argument::optional(self.bias.as_ref().map(View::from));
         let [y_stride, x_stride, k] = Argument::ints([y.stride(), x.stride(), k])?;
-        let mut token = 0;
-        while token < tokens {
-            // Rows of x, rows of the weight that a warp takes, and the kernel that does.
-            let (rows, by_warp, kernel) = match tokens - token {
-                1 => (1, 2, "quantized_rows_1"),
-                2 | 3 => (2, 1, "quantized_rows_2"),
-                4..=7 => (4, 1, "quantized_rows_4"),
-                _ => (8, 1, "quantized_rows_8"),
-            };
-            let some = token..token + rows;
-            let out = y.reborrow().rows(some.clone())?;
-            let [out, added] = match write {
-                Write::Add => Argument::in_place(out),
-                Write::Overwrite => {
-                    let residual = residual.map(|residual| residual.rows(some.clone())).transpose()?;
-                    [out.into(), Argument::optional(residual)]
-                }
-            };
-            let from = x.rows(some)?.into();
-            let arguments = [out, y_stride, added, from, x_stride, parts.into(), bias, k];
-            let blocks = (largest.div_ceil(WARPS_OF_BLOCK * by_warp), self.weights.len(), 1);
-            let grid = Grid { blocks, threads: 32 * WARPS_OF_BLOCK, shared: 0 };
-            // SAFETY: `quantized_rows_R(y [R, ΣN], stride, added [R, ΣN] with y's stride or null, x [R, K], stride, parts,
-            // bias [ΣN] or null, K)` with the blocks of the largest part for each of the parts, whose addresses are those of
-            // this stack's weights [N, K] and whose columns end with ΣN. K is a multiple of 32, and a warp has read what it
-            // adds to before it writes.
-            #[allow(unsafe_code)]
-            unsafe {
-                gpu.launch(&SOURCE, kernel, grid, &arguments)?
-            };
-            token += rows;
+        // Rows of the weight that a warp takes, and the kernel that does.
+        let (by_warp, kernel) = match tokens {
+            1 => (2, "quantized_rows_1"),
+            2 => (1, "quantized_rows_2"),
+            _ => return Err(error!(Bug, "1 or {FEW_ROWS} rows expected, found {tokens}")),
+        };
+        let [out, added] = match write {
+            Write::Add => Argument::in_place(y),
+            Write::Overwrite => [y.into(), Argument::optional(residual)],
+        };
+        let arguments = [out, y_stride, added, x.into(), x_stride, parts.into(), bias, k];
+        let blocks = (largest.div_ceil(WARPS_OF_BLOCK * by_warp), self.weights.len(), 1);
+        let grid = Grid { blocks, threads: 32 * WARPS_OF_BLOCK, shared: 0 };
+        // SAFETY: `quantized_rows_R(y [R, ΣN], stride, added [R, ΣN] with y's stride or null, x [R, K], stride, parts,
+        // bias [ΣN] or null, K)` with the blocks of the largest part for each of the parts, whose addresses are those of
+        // this stack's weights [N, K] and whose columns end with ΣN. K is a multiple of 32, and a warp has read what it
+        // adds to before it writes.
+        #[allow(unsafe_code)]
+        unsafe {
+            gpu.launch(&SOURCE, kernel, grid, &arguments)
         }
-        Ok(())
     }
 
     /// [`Stack::multiply`] for up to [`some_rows::MOST_ROWS`] rows, the weights as they are.
