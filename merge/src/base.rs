@@ -1,15 +1,16 @@
 //! The base model that adapters are folded into: its weights by name, dense or in 4 bits.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use common::checkpoint::{Checkpoint, Dtype, TensorSpec};
+use common::checkpoint::{Bytes, Checkpoint, Dtype, TensorSpec};
 use common::kernels::linear::Weight;
 use common::model::{
     Config, canonical_name, check_config, expect_readable, has_own_head, is_composite, with_canonical_names,
     with_separate_experts,
 };
-use common::nf4::{Quantized, part_of};
+use common::nf4::{Absmax, Quantized, part_of};
 use common::weight_names::within_larger_model;
 use common::{Context, Result, files};
 use serde_json::Value;
@@ -107,10 +108,31 @@ impl Base {
 
 /// Releases the memory of a weight that has been read.
 pub(crate) fn release(weight: &Weight) {
-    match weight {
-        Weight::Dense(tensor) => tensor.bytes.release(),
-        Weight::Quantized(quantized) => quantized.packed().release(),
-    }
+    bytes_of(weight).for_each(Bytes::release);
+}
+
+/// The bytes of some of the `count` rows of a weight, as far as they are as many for every row.
+pub(crate) fn bytes_of_rows(
+    weight: &Weight,
+    rows: Range<usize>,
+    count: usize,
+) -> impl Iterator<Item = Bytes> {
+    bytes_of(weight).filter_map(move |bytes| {
+        let before = |row: usize| bytes.len() * row / count.max(1);
+        bytes.slice(before(rows.start)..before(rows.end))
+    })
+}
+
+/// The bytes of a weight in the model's files.
+fn bytes_of(weight: &Weight) -> impl Iterator<Item = &Bytes> {
+    let (values, scales) = match weight {
+        Weight::Dense(tensor) => (&tensor.bytes, None),
+        Weight::Quantized(quantized) => match quantized.absmax() {
+            Absmax::Nested { codes, .. } => (quantized.packed(), Some(codes)),
+            Absmax::Plain(_) => (quantized.packed(), None),
+        },
+    };
+    [values].into_iter().chain(scales)
 }
 
 /// Whether updates can be added to weights of this dtype.

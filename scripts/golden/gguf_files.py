@@ -5,12 +5,15 @@ Proves: metadata, names, shapes, types and bytes of the tensors that `merge -o m
 
 Run:  python scripts/golden/gguf_files.py LLAMA_CPP BUILD
       LLAMA_CPP is llama.cpp's source (vendor/llama.cpp in the sdist of llama-cpp-python 0.3.36), BUILD a build of it with
-      the targets ggml-base and llama-quantize. Needs torch, transformers 5.24, sentencepiece, safetensors.
+      the targets ggml-base, llama-quantize and llama-tokenize. Needs torch, transformers 5.24, sentencepiece, safetensors.
 
 Writes into tests/golden/gguf/:
       blocks.safetensors       values F32 [rows, 256] and, for each type, the bytes that ggml_quantize_chunk makes of them
       dequantized.json         the SHA-256 of the F32 that gguf.dequantize makes of these bytes, by type
       tokenizers/{bpe,spm}/    two tiny tokenizers of 96 tokens: byte-level BPE, and SentencePiece with tokenizer.model
+      tokenizers/cuts/         a tokenizer of 768 tokens that cuts nothing
+      pre_tokenizers.json      the tokens that llama-tokenize makes of some texts with these tokens, by the name of the way
+                               to cut texts
       pieces.json              what SentencePiece makes of some texts with spm/tokenizer.model
       FAMILY.json              of the models in tests/golden/models, with one of these tokenizers, as f16: the metadata as
                                {key: [type, value]}, the tensors as {name: [type, shape, SHA-256 of the bytes]}; of a
@@ -62,6 +65,20 @@ import gguf  # noqa: E402
 from conversion import ModelBase, ModelType, get_model_architecture, get_model_class  # noqa: E402
 
 TYPES = ["Q4_0", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+PRE_TOKENIZERS = [
+    "gpt-2", "olmo", "smollm", "starcoder", "refact", "qwen2", "llama-bpe", "glm4", "dbrx", "smaug-bpe", "chatglm-bpe",
+    "tekken", "gpt-4o",
+]  # fmt: skip
+CUT_VOCABULARY = 768
+# Without scripts with combining marks, which llama.cpp cuts otherwise than the tokenizers of Mistral Nemo and GPT-4o do.
+CUT = [
+    "I've 3 33 333 3333 and 12345678; don't YOU'LL we'Ve 'tis",
+    "fn main() {\n\tlet camelCase = HTTPServer::new(80);\n}\r\n\n  /* ==> */ a/b//c\n",
+    "camelCase camelCase HTTPServer HTTPServer camelCase HTTPServer",
+    " \n \n\n \t\t  x  y   z\n    end ",
+    "Größe naïve ÉCOLE 我想在apple工作1314151天～ нещо на Български 🦙🦙 ✅",
+    "......!!!!!!?????? ------=======''''''```` $1,234.56 (a+b)=c; #tag @user",
+]
 QUANTIZATIONS = ["Q4_0", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K"]
 VOCABULARY = 96
 TEMPLATE = (
@@ -107,9 +124,9 @@ def blocks() -> None:
 
 def tokenizers() -> None:
     """Two tokenizers, with special tokens, tokens that only look special, spaces in added tokens, and ids without any."""
-    shutil.rmtree(OUT / "tokenizers", ignore_errors=True)
     bpe, spm = OUT / "tokenizers/bpe", OUT / "tokenizers/spm"
     for directory in (bpe, spm):
+        shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         (directory / "chat_template.jinja").write_text(TEMPLATE)
     words = Tokenizer(models.BPE())
@@ -207,6 +224,42 @@ def cut(directory: Path, config: dict) -> None:
     weights = load_file(directory / "model.safetensors")
     kept = {name: weights[name] for name in weights if ".layers." not in name or int(name.split(".")[2]) < layers}
     save_file(kept, directory / "model.safetensors", {"format": "pt"})
+
+
+def cuts() -> None:
+    """What the ways to cut texts make of texts, under a vocabulary whose tokens cross every cut."""
+    directory = OUT / "tokenizers/cuts"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    whole = Tokenizer(models.BPE())
+    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    whole.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=CUT_VOCABULARY - 1, initial_alphabet=alphabet, show_progress=False)
+    whole.train_from_iterator([*CUT, *["camelCase", "HTTPServer"] * 9], trainer)
+    whole.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])
+    whole.save(str(directory / "tokenizer.json"))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(names, indent=1) + "\n")
+    found: dict = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model, out, text = Path(folder) / "model", Path(folder) / "vocabulary.gguf", Path(folder) / "text"
+        shutil.copytree(directory, model)
+        config = json.loads((MODELS / "llama/config.json").read_text()) | {"vocab_size": CUT_VOCABULARY}
+        (model / "config.json").write_text(json.dumps(config))
+        save_file({}, model / "model.safetensors", {"format": "pt"})
+        model_class = get_model_class(get_model_architecture(ModelBase.load_hparams(model, False), ModelType.TEXT))
+        for name in PRE_TOKENIZERS:
+            converter = model_class(model, gguf.LlamaFileType.MOSTLY_F16, out)
+            converter.get_vocab_base_pre = lambda tokenizer, name=name: name
+            converter.write_vocab()
+            command = [BUILD / "bin/llama-tokenize", "-m", out, "-f", text, "--ids", "--no-bos", "--log-disable"]
+            for cut in CUT:
+                text.write_bytes(cut.encode())
+                ids = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                found.setdefault(name, []).append(json.loads(ids))
+            out.unlink()
+    write("pre_tokenizers.json", {"texts": CUT, "ids": found}, indent=None)
 
 
 def families() -> None:
@@ -313,5 +366,5 @@ def smollm2() -> None:
 
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
-    for part in (blocks, tokenizers, families, types, smollm2):
+    for part in (blocks, tokenizers, cuts, families, types, smollm2):
         part()

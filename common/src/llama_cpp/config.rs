@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::families::{FAMILIES, Family};
-use crate::gguf::{GgufFile, Value as Entry, decode_rows};
-use crate::{Error, Result, bail, error};
+use super::keys::Keys;
+use crate::gguf::{GgufFile, decode_rows};
+use crate::{Result, bail, error};
 
 /// What Llama 3.1 and 3.2 scale their angles with: the two bounds of frequencies, and the positions that the model was
 /// trained on before.
@@ -15,10 +16,14 @@ pub fn config_json(file: &GgufFile) -> Result<(Value, &'static Family)> {
     let family = family(file)?;
     let keys = Keys { file, prefix: family.name };
     let table = file.tensor("token_embd.weight")?.0;
+    let (layers, tensors) = (keys.count("block_count")?, file.tensors().count());
+    if layers as usize > tensors {
+        bail!(Malformed, "{}: {layers} layers in {tensors} tensors", file.path().display());
+    }
     let json = json!({
         "model_type": family.model_type,
         "hidden_size": keys.count("embedding_length")?,
-        "num_hidden_layers": keys.count("block_count")?,
+        "num_hidden_layers": layers,
         "intermediate_size": keys.count("feed_forward_length")?,
         "num_attention_heads": keys.count("attention.head_count")?,
         "num_key_value_heads": keys.count("attention.head_count_kv")?,
@@ -256,79 +261,6 @@ pub fn llama3_factors(pairs: usize, theta: f32, factor: f32, low: f32, high: f32
         }
     };
     (0..pairs).map(of_pair).collect()
-}
-
-/// The keys of a file that begin with a prefix.
-pub(super) struct Keys<'a> {
-    pub file: &'a GgufFile,
-    pub prefix: &'a str,
-}
-
-impl<'a> Keys<'a> {
-    fn get(&self, key: &str) -> Result<&'a Entry> {
-        self.file.metadata.get(&format!("{}.{key}", self.prefix)).ok_or_else(|| self.missing(key, "nothing"))
-    }
-
-    fn missing(&self, key: &str, found: &str) -> Error {
-        let prefix = self.prefix;
-        error!(Malformed, "{}: {prefix}.{key} expected, found {found}", self.file.path().display())
-    }
-
-    /// A text.
-    pub(super) fn text(&self, key: &str) -> Result<&'a str> {
-        match self.get(key)? {
-            Entry::Text(text) => Ok(text),
-            _ => Err(self.missing(key, "another type than a text")),
-        }
-    }
-
-    /// A number that is not negative.
-    pub(super) fn count(&self, key: &str) -> Result<u32> {
-        match self.get(key)? {
-            Entry::U32(count) => Ok(*count),
-            _ => Err(self.missing(key, "another type than one number of 32 bits")),
-        }
-    }
-
-    /// A number.
-    pub(super) fn number(&self, key: &str) -> Result<f64> {
-        match self.get(key)? {
-            Entry::F32(number) => Ok(f64::from(*number)),
-            _ => Err(self.missing(key, "another type than a float of 32 bits")),
-        }
-    }
-
-    /// True or false.
-    pub(super) fn flag(&self, key: &str) -> Result<bool> {
-        match self.get(key)? {
-            Entry::Bool(flag) => Ok(*flag),
-            _ => Err(self.missing(key, "another type than true or false")),
-        }
-    }
-
-    /// Texts.
-    pub(super) fn texts(&self, key: &str) -> Result<&'a [String]> {
-        match self.get(key)? {
-            Entry::Texts(texts) => Ok(texts),
-            _ => Err(self.missing(key, "another type than a list of texts")),
-        }
-    }
-
-    /// Floats.
-    pub(super) fn floats(&self, key: &str) -> Result<&'a [f32]> {
-        match self.get(key)? {
-            Entry::F32s(floats) => Ok(floats),
-            _ => Err(self.missing(key, "another type than a list of floats of 32 bits")),
-        }
-    }
-
-    /// Signed numbers.
-    pub(super) fn numbers(&self, key: &str) -> Result<&'a [i32]> {
-        match self.get(key)? {
-            Entry::I32s(numbers) => Ok(numbers),
-            _ => Err(self.missing(key, "another type than a list of numbers of 32 bits")),
-        }
-    }
 }
 
 fn has_tensor(file: &GgufFile, name: &str) -> bool {

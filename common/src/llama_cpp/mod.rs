@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `families` | the families that both know, with the names of their tensors in checkpoints and in GGUF |
 //! | `config` | the config.json of a file |
+//! | `keys` | values in the metadata of a file |
 //! | `weights` | the tensors of a file as those of a checkpoint |
 //! | `texts` | tokenizer, chat template and settings of generation of a file |
 //! | `pre_tokenizers` | the ways to cut a text that are read, under llama.cpp's names |
@@ -13,6 +14,7 @@
 
 mod config;
 pub mod families;
+mod keys;
 mod pre_tokenizers;
 mod texts;
 mod weights;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::config::Keys;
+use super::keys::Keys;
 use super::{config_json, pre_tokenizers};
 use crate::gguf::{GgufFile, Value as Entry};
 use crate::text::TextFiles;

@@ -6,6 +6,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `architectures` | the families that llama.cpp knows, and what it wants to know of each |
+//! | `differences` | models that llama.cpp would compute in another way |
 //! | `rope` | rotary embeddings |
 //! | `tensors` | names and sources of the tensors |
 //! | `quantization` | which type each tensor gets |
@@ -16,6 +17,7 @@
 
 mod adapter;
 mod architectures;
+mod differences;
 mod general;
 mod quantization;
 mod rope;
@@ -30,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 use common::adapter::Adapter;
 use common::checkpoint::Dtype;
-use common::cli::{self, Destination, OutputFile, Progress, Unit};
+use common::cli::{Destination, OutputFile, Progress, Unit};
 use common::gguf::{GgufWriter, Metadata, TensorInfo};
 use common::model::Config;
 use common::text::files::TOKENIZER;
@@ -155,11 +157,7 @@ fn write_tensors(
     let size = infos.iter().filter_map(TensorInfo::size).sum::<u64>();
     let progress = Progress::new("merge", size, Unit::Bytes);
     let writer = GgufWriter::create(path, metadata, infos)?;
-    for tensor in tensors {
-        cli::check_interrupted()?;
-        progress.message(tensor.info.name.clone());
-        tensor.write(&writer, &progress)?;
-    }
+    write::write_all(tensors, &writer, &progress)?;
     writer.finish()
 }
 

@@ -232,8 +232,9 @@ fn files_of_smollm2_are_those_of_the_converter_and_llama_quantize() {
     }
 }
 
-/// The tokenizer in `directory`, written into a GGUF file of this family with this number of rows, and read again.
-fn read_again(directory: &Path, family: &str, rows: usize) -> Tokenizer {
+/// The tokenizer in `directory`, written into a GGUF file of this family with this number of rows, under another name for
+/// its way to cut texts where `cut` has one, and read again.
+fn read_again(directory: &Path, family: &str, rows: usize, cut: Option<&str>) -> Tokenizer {
     let place = tempfile::tempdir().unwrap();
     for name in ["tokenizer.json", "tokenizer_config.json", "tokenizer.model"] {
         if let Ok(bytes) = std::fs::read(directory.join(name)) {
@@ -254,7 +255,7 @@ fn read_again(directory: &Path, family: &str, rows: usize) -> Tokenizer {
     counts.iter().for_each(|key| metadata.set_count(format!("{family}.{key}"), 1).unwrap());
     metadata.set(format!("{family}.attention.layer_norm_rms_epsilon"), Entry::F32(1e-6));
     let kind = Architecture::of(&json!({"model_type": family})).unwrap().vocabulary;
-    vocabulary::write(place.path(), kind, rows, None, &mut metadata).unwrap();
+    vocabulary::write(place.path(), kind, rows, cut, &mut metadata).unwrap();
     let info = TensorInfo { name: "token_embd.weight".into(), shape: vec![rows, 1], kind: TensorType::F32 };
     let path = place.path().join("x.gguf");
     let writer = GgufWriter::create(&path, &metadata, std::slice::from_ref(&info)).unwrap();
@@ -268,7 +269,8 @@ fn byte_level_tokenizers_are_read_again_as_they_were() {
     let qwen = ::tests::needs::shared("data/qwen2.5-tokenizer");
     for (directory, family, rows) in [(::tests::needs::model(), "llama", 49_152), (qwen, "qwen2", 151_936)] {
         let Some(directory) = directory else { continue };
-        let (found, expected) = (read_again(&directory, family, rows), Tokenizer::load(&directory).unwrap());
+        let (found, expected) =
+            (read_again(&directory, family, rows, None), Tokenizer::load(&directory).unwrap());
         for text in [
             " I've 3 33 3333 \n\n \t\t  🦙🦙 ✅ កាន់ нещо 我想在apple工作 'RE ````\"\"\" ......!! ",
             "<|im_start|>user\nWhat's 1234567890?<|im_end|>\n",
@@ -283,10 +285,22 @@ fn byte_level_tokenizers_are_read_again_as_they_were() {
     }
 }
 
+#[test]
+fn texts_are_cut_as_llama_cpp_cuts_them() {
+    let expected = expected("pre_tokenizers");
+    for (name, of_texts) in expected["ids"].as_object().unwrap() {
+        let found = read_again(&golden("gguf/tokenizers/cuts"), "llama", 768, Some(name));
+        for (text, ids) in expected["texts"].as_array().unwrap().iter().zip(of_texts.as_array().unwrap()) {
+            let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
+            assert_eq!(found.encode(text.as_str().unwrap()).unwrap(), ids, "{name}: {text}");
+        }
+    }
+}
+
 /// The pieces that SentencePiece itself makes of texts.
 #[test]
 fn sentence_pieces_are_read_again_as_they_were() {
-    let found = read_again(&golden("gguf/tokenizers/spm"), "llama", 96);
+    let found = read_again(&golden("gguf/tokenizers/spm"), "llama", 96, None);
     let expected = expected("pieces");
     for (text, ids) in expected.as_object().unwrap() {
         let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();

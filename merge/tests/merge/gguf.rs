@@ -11,8 +11,13 @@ use tests::dir::Dir;
 
 use crate::place::*;
 
-/// A tiny model in f32 with an adapter and a SentencePiece tokenizer, and `words`, the model with byte-level BPE.
+/// A tiny Mistral, as [`workplace_of`] has it.
 fn workplace() -> Dir {
+    workplace_of("mistral")
+}
+
+/// A tiny model in f32 with an adapter and a SentencePiece tokenizer, and `words`, the model with byte-level BPE.
+fn workplace_of(family: &str) -> Dir {
     let parent = Dir::new();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
     let copy = |from: &str, to: &str| {
@@ -25,11 +30,12 @@ fn workplace() -> Dir {
             }
         }
     };
-    copy("models/mistral", "base");
+    let model = format!("models/{family}");
+    copy(&model, "base");
     copy("gguf/tokenizers/spm", "base");
-    copy("models/mistral", "words");
+    copy(&model, "words");
     copy("gguf/tokenizers/bpe", "words");
-    copy("models/mistral/adapter", "adapter");
+    copy(&format!("{model}/adapter"), "adapter");
     // In f32, the directory of a merged model holds the sums as they are.
     let weights = parent.path("base/model.safetensors");
     let checkpoint = Checkpoint::open_file(&weights).unwrap();
@@ -67,6 +73,25 @@ fn a_file_of_an_adapter_is_that_of_the_merged_model() {
     );
     let left = ["adapter", "base", "merged", "model.Modelfile", "model.gguf", "words"];
     assert_eq!(parent.names("."), left);
+}
+
+/// An adapter of a mixture changes the matrices of all experts.
+#[test]
+fn experts_are_merged_into_a_file_as_into_a_directory() {
+    let parent = workplace_of("mixtral");
+    let quantize = ["-o", "model.gguf", "--quantize", "q8_0", "--force"];
+    run(&parent, &["adapter", "--base", "base", "-o", "merged"]).success();
+    run(&parent, &[&["merged"], &quantize[..]].concat()).success();
+    let of_merged = parent.bytes("model.gguf");
+    run(&parent, &[&["base"], &quantize[..]].concat()).success();
+    assert!(parent.bytes("model.gguf") != of_merged, "the adapter changes something");
+    run(&parent, &[&["adapter", "--base", "base"], &quantize[..]].concat()).success();
+    assert!(parent.bytes("model.gguf") == of_merged);
+    let error = stderr_of(&run(&parent, &["adapter", "--base", "base", "--adapter-gguf"]).code(1));
+    assert!(
+        error.contains("no adapters of experts") && error.contains("\nhint: merge into a .gguf"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! weighted sum of squared errors small (`make_qkx2_quants`).
 
 use half::f16;
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::wide::Wide;
 use super::{bytes, half, nearest, transposed};
@@ -48,17 +48,17 @@ struct Encode<'a, const BYTES: usize> {
 }
 
 /// 4 bits for each element: levels of sub-blocks `2i` and `2i + 1` share bytes.
-pub(super) fn q4_k(values: &[f32], out: &mut [u8]) {
+pub(super) fn q4_k(arch: Arch, values: &[f32], out: &mut [u8]) {
     let search = Search { levels: 15.0, first: -1.0, steps: 20 };
     let (blocks, out) = (values.as_chunks().0, out.as_chunks_mut().0);
-    pulp::Arch::new().dispatch(Encode::<144> { blocks, out, search });
+    arch.dispatch(Encode::<144> { blocks, out, search });
 }
 
 /// 5 bits for each element: the upper bits of the eight sub-blocks share a byte, the lower ones are as in Q4_K.
-pub(super) fn q5_k(values: &[f32], out: &mut [u8]) {
+pub(super) fn q5_k(arch: Arch, values: &[f32], out: &mut [u8]) {
     let search = Search { levels: 31.0, first: -0.5, steps: 15 };
     let (blocks, out) = (values.as_chunks().0, out.as_chunks_mut().0);
-    pulp::Arch::new().dispatch(Encode::<176> { blocks, out, search });
+    arch.dispatch(Encode::<176> { blocks, out, search });
 }
 
 impl<const BYTES: usize> WithSimd for Encode<'_, BYTES> {

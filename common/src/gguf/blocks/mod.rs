@@ -12,6 +12,7 @@ mod q6_k;
 mod wide;
 
 use half::{bf16, f16};
+use pulp::Arch;
 
 use super::TensorType;
 use crate::kernels::simd::vectorized;
@@ -51,9 +52,9 @@ pub fn encode_rows(kind: TensorType, values: &[f32], out: &mut [u8]) -> Option<u
         TensorType::Q5_0 => each!(values, out, plain::q5_0),
         TensorType::Q5_1 => each!(values, out, plain::q5_1),
         TensorType::Q8_0 => each!(values, out, plain::q8_0),
-        TensorType::Q4K => k_quants::q4_k(values, out),
-        TensorType::Q5K => k_quants::q5_k(values, out),
-        TensorType::Q6K => q6_k::q6_k(values, out),
+        TensorType::Q4K => k_quants::q4_k(Arch::new(), values, out),
+        TensorType::Q5K => k_quants::q5_k(Arch::new(), values, out),
+        TensorType::Q6K => q6_k::q6_k(Arch::new(), values, out),
     }
     None
 }
@@ -148,6 +149,29 @@ mod tests {
                 found.chunks(row_bytes).zip(expected.bytes.chunks(row_bytes)).enumerate()
             {
                 assert_eq!(found, expected, "{kind}, row {row}");
+            }
+        }
+    }
+
+    /// Every instruction set gives the same bytes, for any number of blocks.
+    #[test]
+    fn blocks_are_alike_under_every_instruction_set() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gguf/blocks.safetensors");
+        let golden = Checkpoint::open_file(&file).unwrap();
+        let values = golden.tensor("values").unwrap().to_f32().unwrap();
+        let mut sets = vec![Arch::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        sets.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        type Encode = fn(Arch, &[f32], &mut [u8]);
+        for (name, encode) in
+            [("Q4_K", k_quants::q4_k as Encode), ("Q5_K", k_quants::q5_k), ("Q6_K", q6_k::q6_k)]
+        {
+            let expected = golden.tensor(name).unwrap();
+            let row = expected.shape[1];
+            for (arch, blocks) in sets.iter().flat_map(|arch| [1, 2, 5].map(|blocks| (*arch, blocks))) {
+                let mut found = vec![0; blocks * row];
+                encode(arch, &values[..blocks * 256], &mut found);
+                assert_eq!(found, expected.bytes[..blocks * row], "{name}, {arch:?}, {blocks}");
             }
         }
     }

@@ -19,16 +19,25 @@ pub(super) fn bf16([value]: &[f32; 1], out: &mut [u8; 2]) {
     *out = bf16::from_f32(*value).to_le_bytes();
 }
 
+/// The largest magnitude.
+#[inline(always)]
+fn largest(x: &[f32; 32]) -> f32 {
+    let larger = |one: f32, other: f32| if one > other { one } else { other };
+    let mut lanes = [0.0_f32; 16];
+    for x in x.as_chunks::<16>().0 {
+        for i in 0..16 {
+            lanes[i] = larger(x[i].abs(), lanes[i]);
+        }
+    }
+    lanes.into_iter().fold(0.0, larger)
+}
+
 /// The element of the largest magnitude, with its sign; the first of several.
 #[inline(always)]
 fn extreme(x: &[f32; 32]) -> f32 {
-    let mut found = 0.0_f32;
-    for &value in x {
-        if value.abs() > found.abs() {
-            found = value;
-        }
-    }
-    found
+    let largest = largest(x);
+    let found = x.iter().find(|value| value.abs() == largest && largest > 0.0);
+    found.copied().unwrap_or(0.0)
 }
 
 /// The inverse of a scale, and 0 for that of zeros.
@@ -88,7 +97,7 @@ pub(super) fn q5_1(x: &[f32; 32], out: &mut [u8; 24]) {
 /// 8 bits for each element, and a scale.
 #[inline(always)]
 pub(super) fn q8_0(x: &[f32; 32], out: &mut [u8; 34]) {
-    let scale = extreme(x).abs() / 127.0;
+    let scale = largest(x) / 127.0;
     let inverse = inverse(scale);
     out[..2].copy_from_slice(&half(scale));
     for i in 0..32 {

@@ -4,7 +4,7 @@
 //! errors small, weighted by the squares of the elements (`make_qx_quants`).
 
 use half::f16;
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::wide::Wide;
 use super::{bytes, half, nearest, transposed};
@@ -33,8 +33,8 @@ struct Encode<'a> {
 }
 
 /// 6 bits for each element: the lower four of all, then the upper two, then the scales.
-pub(super) fn q6_k(values: &[f32], out: &mut [u8]) {
-    pulp::Arch::new().dispatch(Encode { blocks: values.as_chunks().0, out: out.as_chunks_mut().0 });
+pub(super) fn q6_k(arch: Arch, values: &[f32], out: &mut [u8]) {
+    arch.dispatch(Encode { blocks: values.as_chunks().0, out: out.as_chunks_mut().0 });
 }
 
 impl WithSimd for Encode<'_> {
