@@ -78,13 +78,13 @@ impl Place {
         let path = format!("/proc/{process}/fd/{descriptor}");
         let fails = |problem: std::io::Error| format!("{path}: {problem}");
         // In another container, the path leads elsewhere or to nothing. What it leads to is not opened before it is known.
-        let expect_same = |found: Metadata| match identity(&found) == (device, inode) {
+        let expect_offered = |found: Metadata| match identity(&found) == (device, inode) {
             true => Ok(()),
             false => Err(format!("{path}: it is another file here, as in another container")),
         };
-        expect_same(std::fs::metadata(&path).map_err(fails)?)?;
+        expect_offered(std::fs::metadata(&path).map_err(fails)?)?;
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(fails)?;
-        expect_same(file.metadata().map_err(fails)?).map(|()| file)
+        expect_offered(file.metadata().map_err(fails)?).map(|()| file)
     }
 }
 
