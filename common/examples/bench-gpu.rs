@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use common::device::cuda::Gpu;
 use common::device::{Device, DeviceChoice, Vector};
-use common::host_memory::lockable_memory;
+use common::host_memory::LockableMemory;
 use common::kernels::adamw::{AdamW, Moments, MomentsSpec, clip_factor, gradient_norm};
 use common::model::{
     AdapterSettings, Batch, Cache, InferenceRequest, KeyValueCache, Model, ModelSpec, PassRequest, Place,
@@ -156,9 +156,9 @@ impl Bench<'_> {
         })
     }
 
-    /// The bytes of the host that a rank may page-lock.
-    fn on_host(&self) -> u64 {
-        lockable_memory() / self.world.size() as u64
+    /// The memory of the host that ranks may page-lock.
+    fn on_host(&self) -> Result<LockableMemory> {
+        self.world.lockable_memory(0)
     }
 
     /// The model with its weights in these places, and what is said of that.
@@ -170,12 +170,13 @@ impl Bench<'_> {
         };
         let begun = Instant::now();
         let place = |_: &_| Ok(places.clone());
-        let model = Model::load_among(&self.model, None, self.device, place, self.world.communicator())?;
+        let model = Model::load_among(&self.model, None, self.device, place, self.world)?;
         self.gpu.synchronize()?;
         let load_seconds = begun.elapsed().as_secs_f64();
         let said = json!({"load_seconds": load_seconds, "streamed": places.streamed(),
             "sharded": places.count(Place::Sharded),
             "blocks": places.of_blocks().len(), "slots": places.slots(), "copy_gb_per_second": copy_rate,
+            "copies": self.on_host()?.copies(),
             "page_locked_mib": places.bytes_in(Place::PageLocked, &self.outline.block_bytes()) >> 20});
         Ok((model, said))
     }
@@ -204,9 +205,9 @@ impl Bench<'_> {
         let budget = world.least(budget)?;
         let Placement { mut places, resident: held, passes: plan } = match base {
             Base::Sharded => {
-                self.outline.place_sharded(held, &wanted, (budget, self.on_host()), world.size())
+                self.outline.place_sharded(held, &wanted, (budget, self.on_host()?), world.size())
             }
-            _ => self.outline.place(held, &wanted, budget, self.on_host()),
+            _ => self.outline.place(held, &wanted, budget, self.on_host()?),
         };
         if base == Base::Resident {
             places = Places::resident(places.of_blocks().len());
@@ -274,7 +275,7 @@ impl Bench<'_> {
         let lengths = steps_of(shape, 1)?.remove(0);
         let tokens = lengths.iter().sum();
         let request = InferenceRequest { tokens, cached: 0, adapters: 0 };
-        let places = self.outline.place_for_inference(&request, budget, self.on_host());
+        let places = self.outline.place_for_inference(&request, budget, self.on_host()?.beside_inputs(0));
         let (mut model, said) = self.load(&places)?;
         if places.streamed() == 0 {
             model.cache_dequantized(gpu.memory()?.free / 2, true)?;
@@ -345,7 +346,7 @@ impl Bench<'_> {
 
     fn decode(&self, tokens: usize, budget: u64) -> Result<Value> {
         let request = InferenceRequest { tokens: 64, cached: 64 + tokens, adapters: 0 };
-        let places = self.outline.place_for_inference(&request, budget, self.on_host());
+        let places = self.outline.place_for_inference(&request, budget, self.on_host()?.beside_inputs(0));
         let (model, said) = self.load(&places)?;
         let mut cache = KeyValueCache::new();
         let prompt: Vec<u32> = (0..64).collect();

@@ -20,6 +20,50 @@ pub fn lockable_memory() -> u64 {
     available_memory().unwrap_or(0).min(left).saturating_sub(LEFT_UNLOCKED)
 }
 
+/// The memory of a machine that its processes may page-lock, for weights that are streamed and for inputs of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockableMemory {
+    bytes: u64,
+    processes: usize,
+    /// Whether all processes read one copy of the weights.
+    is_shared: bool,
+}
+
+impl LockableMemory {
+    /// Memory of a process that is alone on its machine.
+    pub fn of_one(bytes: u64) -> Self {
+        Self::of_machine(bytes, 1, false)
+    }
+
+    /// Memory of all `processes` processes of a machine, which share the copy of the weights or have one each.
+    pub fn of_machine(bytes: u64, processes: usize, is_shared: bool) -> Self {
+        Self { bytes, processes, is_shared: is_shared && processes > 1 }
+    }
+
+    /// The bytes that are left to weights, beside inputs of `inputs` bytes in each process.
+    pub fn beside_inputs(self, inputs: u64) -> u64 {
+        let processes = self.processes as u64;
+        let left = self.bytes.saturating_sub(processes.saturating_mul(inputs));
+        if self.is_shared { left } else { left / processes }
+    }
+
+    /// The bytes that are left to the inputs of each process, beside weights of `weights` bytes.
+    pub fn beside_weights(self, weights: u64) -> u64 {
+        let processes = self.processes as u64;
+        let copies = if self.is_shared { 1 } else { processes };
+        self.bytes.saturating_sub(copies.saturating_mul(weights)) / processes
+    }
+
+    /// How often weights lie in the memory of a machine, for people; `None` where it has one process.
+    pub fn copies(self) -> Option<String> {
+        let processes = self.processes;
+        (processes > 1).then(|| match self.is_shared {
+            true => format!("once for the {processes} processes of a machine"),
+            false => format!("in each of the {processes} processes of a machine"),
+        })
+    }
+}
+
 /// The bytes that control groups leave to a process: the least of the groups in `own`, as `/proc/self/cgroup` lists
 /// them, and of those around them. A container may not see its own group below `root`, and then sees its bound there.
 fn left_by_groups(own: &str, root: &Path) -> Option<u64> {
@@ -109,6 +153,27 @@ mod tests {
         // A container whose group is not in sight has its bound at the root.
         group(root.path(), "", &[("memory.max", "70"), ("memory.current", "90")]);
         assert_eq!(left("0::/docker/1\n"), Some(0), "more in use than there may be");
+    }
+
+    #[test]
+    fn weights_that_are_shared_count_once() {
+        let all = |memory: LockableMemory| {
+            [
+                memory.beside_inputs(0),
+                memory.beside_inputs(100),
+                memory.beside_weights(0),
+                memory.beside_weights(600),
+            ]
+        };
+        assert_eq!(all(LockableMemory::of_one(1000)), [1000, 900, 1000, 400]);
+        assert_eq!(all(LockableMemory::of_machine(1000, 4, true)), [1000, 600, 250, 100]);
+        assert_eq!(all(LockableMemory::of_machine(1000, 4, false)), [250, 150, 250, 0]);
+        assert_eq!(LockableMemory::of_machine(u64::MAX, 4, true).beside_inputs(u64::MAX), 0);
+        assert_eq!(LockableMemory::of_machine(7, 1, true), LockableMemory::of_one(7));
+        assert_eq!(LockableMemory::of_one(7).copies(), None);
+        let copies = |is_shared| LockableMemory::of_machine(7, 4, is_shared).copies().unwrap();
+        assert_eq!(copies(true), "once for the 4 processes of a machine");
+        assert_eq!(copies(false), "in each of the 4 processes of a machine");
     }
 
     #[test]

@@ -9,9 +9,9 @@ use crate::device::cuda::Gpu;
 use crate::device::{Device, DeviceChoice};
 use crate::error::Kind;
 use crate::generate::PROMPT_PASS;
-use crate::host_memory::lockable_memory;
-use crate::model::{Config, InferenceRequest, Model, base_of_adapter, is_adapter};
+use crate::model::{Config, InferenceRequest, Model, ModelSpec, Place, base_of_adapter, is_adapter};
 use crate::text::{ChatTemplate, TextFiles, Tokenizer};
+use crate::world::World;
 use crate::{Context, Result, cli, hub_cache, llama_cpp};
 use clap::Args;
 
@@ -143,13 +143,21 @@ impl<'a> Models<'a> {
 
     /// Loads the model or the adapter in `directory`, in the place of the one before.
     pub fn load(&mut self, directory: &Path) -> Result<&Model> {
+        self.load_among(directory, &World::alone())
+    }
+
+    /// As [`Models::load`], called on all ranks of `world`. The ranks of a machine share one copy of weights that are
+    /// streamed.
+    pub fn load_among(&mut self, directory: &Path, world: &World) -> Result<&Model> {
         let base = self.arguments.base_of(directory)?.unwrap_or_else(|| directory.to_path_buf());
         let base = fs_err::canonicalize(base).hint("--base names the directory of an adapter's base")?;
         let kept = self.base.take().filter(|(kept, _)| *kept == base && is_adapter(directory));
+        // Ranks load together, or not at all.
+        let kept = if world.any(kept.is_none())? { None } else { kept };
         let (base, mut model) = match kept {
             Some(kept) => kept,
             None => {
-                let mut model = self.load_base(&base, directory)?;
+                let mut model = self.load_base(&base, directory, world)?;
                 model.config().note_unused(&base);
                 if let (Device::Cuda(gpu), Passes::Scoring(_), false) =
                     (&self.device, self.passes, model.is_streamed())
@@ -171,9 +179,9 @@ impl<'a> Models<'a> {
     }
 
     /// Loads a base for the model or adapter in `directory`. On a GPU, weights that have no room there are streamed.
-    fn load_base(&self, base: &Path, directory: &Path) -> Result<Model> {
+    fn load_base(&self, base: &Path, directory: &Path, world: &World) -> Result<Model> {
         let Device::Cuda(gpu) = &self.device else { return Model::load(base, &self.device) };
-        Model::load_to(base, None, &self.device, |spec| {
+        let place = |spec: &ModelSpec| {
             // An adapter that is damaged or of another model is refused when it is attached.
             let layout = match is_adapter(directory) {
                 true => Adapter::load(directory).and_then(|adapter| spec.adapters(&adapter)).ok(),
@@ -181,13 +189,20 @@ impl<'a> Models<'a> {
             };
             let adapters = layout.map_or(0, |layout| spec.adapters_on_gpu(&layout));
             let request = self.passes.request(spec.config(), adapters);
-            let on_host = lockable_memory() / self.processes as u64;
-            let places = spec.place_for_inference(&request, self.budget(gpu)?, on_host);
+            // Other processes may load at the same time, each by itself.
+            let apart = if world.size() > 1 { 1 } else { self.processes };
+            let lockable = world.lockable_memory(0)?;
+            let on_host = lockable.beside_inputs(0) / apart as u64;
+            // The ranks stream the same blocks.
+            let places = spec.place_for_inference(&request, world.least(self.budget(gpu)?)?, on_host);
             if places.streamed() > 0 {
-                cli::note(format_args!("streamed: {}", places.summary(&spec.block_bytes())));
+                let copies = lockable.copies().filter(|_| places.count(Place::PageLocked) > 0);
+                let copies = copies.map(|copies| format!(", which lies there {copies}")).unwrap_or_default();
+                cli::note(format_args!("streamed: {}{copies}", places.summary(&spec.block_bytes())));
             }
             Ok(places)
-        })
+        };
+        Model::load_among(base, None, &self.device, place, world)
     }
 
     /// The bytes of a GPU's memory that a model and its passes may take.

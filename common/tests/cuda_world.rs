@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::device::{Device, DeviceChoice, Vector};
 use common::error::Kind;
 use common::kernels::adamw::{AdamW, Moments};
-use common::model::{AdapterSettings, Batch, Model, ModelSpec, Places, Sequence};
+use common::model::{AdapterSettings, Batch, Model, ModelSpec, Place, Places, Sequence};
 use common::nf4::Scheme;
 use common::world::{self, World, deal};
 use common::{Result, error};
@@ -178,8 +178,8 @@ fn write_five_blocks(directory: &Path) {
     write_model(&shape, directory);
 }
 
-/// The model with adapters, and with the blocks divided among the ranks as `places` says.
-fn load_sharded(
+/// The model with adapters, and with the blocks that the ranks share where `places` says.
+fn load_among(
     directory: &Path,
     scheme: Option<Scheme>,
     device: &Device,
@@ -187,7 +187,7 @@ fn load_sharded(
     world: &World,
 ) -> Result<Model> {
     let place = |_: &_| Ok(places.clone());
-    let mut model = Model::load_among(directory, scheme, device, place, world.communicator())?;
+    let mut model = Model::load_among(directory, scheme, device, place, world)?;
     model.add_adapters(&AdapterSettings { seed: 5, ..AdapterSettings::default() })?;
     Ok(model)
 }
@@ -251,14 +251,14 @@ fn a_sharded_model_computes_the_bits_of_a_whole_one() {
         let directory = tempfile::tempdir()?;
         write_five_blocks(directory.path());
         for scheme in [Some(Scheme::default()), None] {
-            let load = |places: &Places| load_sharded(directory.path(), scheme, &device, places, world);
+            let load = |places: &Places| load_among(directory.path(), scheme, &device, places, world);
             let spec = ModelSpec::read(directory.path(), scheme)?;
             let whole = computed_in_step(load(&Places::resident(5))?, world)?;
             for (sharded, slots) in [(5, 1), (5, 2), (5, 3), (3, 2), (1, 1)] {
                 let places = Places::sharding(5, sharded, slots, world.size());
                 let name = format!("rank {}: {sharded} blocks through {slots} slots", world.rank());
                 let place = |_: &_| Ok(places.clone());
-                let bare = Model::load_among(directory.path(), scheme, &device, place, world.communicator())?;
+                let bare = Model::load_among(directory.path(), scheme, &device, place, world)?;
                 let used = used_memory(&device)?;
                 drop(bare);
                 assert_eq!(used - used_memory(&device)?, spec.gpu_bytes_at(&places), "bytes: {name}");
@@ -284,6 +284,34 @@ fn a_sharded_model_computes_the_bits_of_a_whole_one() {
     }
 }
 
+/// Two ranks that stream from one copy in the host's memory compute the bits of ranks that hold all weights.
+#[test]
+#[ignore = "needs two NVIDIA GPUs"]
+fn ranks_that_share_streamed_weights_compute_the_bits_of_resident_ones() {
+    let work = |world: &World| {
+        let device = world.device(DeviceChoice::Auto)?.open()?;
+        world.connect(&device)?;
+        let directory = tempfile::tempdir()?;
+        write_five_blocks(directory.path());
+        assert_eq!(world.lockable_memory(0)?.copies().unwrap(), "once for the 2 processes of a machine");
+        for scheme in [Some(Scheme::default()), None] {
+            let load = |places: &Places| load_among(directory.path(), scheme, &device, places, world);
+            let whole = computed_in_step(load(&Places::resident(5))?, world)?;
+            for (streamed, slots) in [(5, 1), (5, 2), (3, 2), (1, 1)] {
+                let name = format!("rank {}: {streamed} blocks through {slots} slots", world.rank());
+                let model = load(&Places::streaming(5, streamed, slots, Place::PageLocked))?;
+                assert!(model.is_streamed() && !model.is_sharded());
+                assert!(computed_in_step(model, world)? == whole, "{name}");
+            }
+            eprintln!("rank {}: the same bits from one copy, {scheme:?}", world.rank());
+        }
+        Ok(())
+    };
+    let name = "ranks_that_share_streamed_weights_compute_the_bits_of_resident_ones";
+    let Some(ends) = ranks(name, work) else { return };
+    assert!(ends.iter().all(ExitStatus::success), "{ends:?}");
+}
+
 /// A rank waits on its GPU for the part of another that is lost, and is released as soon as it is told.
 #[test]
 #[ignore = "needs two NVIDIA GPUs"]
@@ -296,7 +324,7 @@ fn a_lost_rank_does_not_leave_gathers_waiting() {
             let directory = tempfile::tempdir()?;
             write_five_blocks(directory.path());
             let places = Places::sharding(5, 5, 2, world.size());
-            let model = load_sharded(directory.path(), None, &device, &places, world)?;
+            let model = load_among(directory.path(), None, &device, &places, world)?;
             let mut gradients = Vector::zeros(model.adapters().values.len(), &device)?;
             let batch = batch_of(0, true);
             model.loss_and_gradients(&batch, 1e-2, 0, &mut gradients)?;

@@ -252,7 +252,10 @@ fn score_all(
     let answers = named.name(pending[own].texts.answers(arguments.task))?;
     let passes =
         Passes { tokens: arguments.pass_tokens(models.device()), share_prefix: !arguments.no_prefix_cache };
-    let model = named.name(models.load(directory))?;
+    let model = named.name(match count {
+        1 => models.load_among(directory, world),
+        _ => models.load(directory),
+    })?;
     let (mut texts, mut kept) = (Vec::new(), Vec::new());
     for Pending { model, texts: of_model, recipe, files } in pending {
         texts.push(&*of_model);

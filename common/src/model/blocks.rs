@@ -2,13 +2,12 @@
 //!
 //! [`streaming`]: crate::device::cuda::streaming
 
-use std::sync::Arc;
-
 use super::block::Block;
 use super::weight_reader::WeightReader;
 use super::{LayerConfig, Place, Places};
 use crate::device::Device;
-use crate::device::cuda::{Communicator, Streaming, StreamingLoader, Way};
+use crate::device::cuda::{Streaming, StreamingLoader, Way};
+use crate::world::{World, shared_bytes};
 use crate::{Result, error};
 
 /// All blocks, in the order in which a forward visits them.
@@ -21,14 +20,14 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// Loads the blocks of these layers. On a GPU their weights go to `places`, whose slots have room for any streamed
-    /// block of `slot_bytes`, and blocks are sharded among the ranks of `communicator`; on the host they stay in the memory
-    /// map of their files.
+    /// block of `slot_bytes`, and the ranks of `world` share what lies on the host or is sharded; on the host they stay in the
+    /// memory map of their files.
     pub(super) fn load(
         layers: &[LayerConfig],
         weights: WeightReader,
         places: &Places,
         slot_bytes: u64,
-        communicator: Option<Arc<Communicator>>,
+        world: &World,
     ) -> Result<Self> {
         let of_blocks = places.of_blocks();
         if of_blocks.len() != layers.len() {
@@ -41,7 +40,12 @@ impl Blocks {
         }
         let mut loader = match weights.device {
             Device::Cuda(gpu) if places.streamed() > 0 => {
-                Some(StreamingLoader::new(gpu, places.slots(), slot_bytes, communicator)?)
+                let shared = match places.count(Place::PageLocked) as u64 {
+                    0 => None,
+                    count => world.share_memory(count * shared_bytes(slot_bytes))?,
+                };
+                let communicator = world.communicator();
+                Some(StreamingLoader::new(gpu, places.slots(), slot_bytes, communicator, shared)?)
             }
             _ => None,
         };

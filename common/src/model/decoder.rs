@@ -2,7 +2,6 @@
 //! [`super::inference`] and [`super::tape`].
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::block::Block;
 use super::blocks::Blocks;
@@ -10,10 +9,10 @@ use super::head::Head;
 use super::{AdapterSettings, Adapters, Config, ModelSpec, Places, Stack};
 use crate::Result;
 use crate::adapter::{Adapter, AdapterConfig};
-use crate::device::cuda::Communicator;
 use crate::device::{Device, Vector};
 use crate::kernels::embedding::Embedding;
 use crate::nf4::Scheme;
+use crate::world::World;
 
 /// A decoder with frozen weights and, where it has any, adapters.
 ///
@@ -50,7 +49,7 @@ impl Model {
     /// Loads a model directory and quantizes the linear layers of its blocks where they are not in
     /// 4 bits already.
     pub fn load_quantized(directory: &Path, scheme: Scheme, device: &Device) -> Result<Self> {
-        super::load::load_base(directory, Some(scheme), device, None, None)
+        super::load::load_base(directory, Some(scheme), device, None, &World::alone())
     }
 
     /// Loads a model directory with the weights of its blocks where `place` says, which is told what the headers of the
@@ -62,19 +61,20 @@ impl Model {
         device: &Device,
         place: impl Fn(&ModelSpec) -> Result<Places>,
     ) -> Result<Self> {
-        super::load::load_base(directory, quantization, device, Some(&place), None)
+        super::load::load_base(directory, quantization, device, Some(&place), &World::alone())
     }
 
-    /// As [`Model::load_to`], on a rank that shares blocks with the other ranks of `communicator` where `place` says so.
-    /// All ranks then run as many passes ([`Model::is_sharded`]).
+    /// As [`Model::load_to`], called on all ranks of `world` with the same places. The ranks of a machine share one copy of
+    /// the blocks that lie in page-locked memory, and all ranks the blocks that are sharded; of a model that has any, all
+    /// ranks run as many passes ([`Model::is_sharded`]).
     pub fn load_among(
         directory: &Path,
         quantization: Option<Scheme>,
         device: &Device,
         place: impl Fn(&ModelSpec) -> Result<Places>,
-        communicator: Option<Arc<Communicator>>,
+        world: &World,
     ) -> Result<Self> {
-        super::load::load_base(directory, quantization, device, Some(&place), communicator)
+        super::load::load_base(directory, quantization, device, Some(&place), world)
     }
 
     /// Loads an adapter on another base than the one it names.

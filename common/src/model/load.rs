@@ -1,7 +1,6 @@
 //! Loading: a directory's tensors become the decoder's frozen weights, mapped and not copied.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::blocks::Blocks;
 use super::head::Head;
@@ -9,10 +8,10 @@ use super::weight_reader::WeightReader;
 use super::{Adapters, Model, ModelSpec, Places, Weights};
 use crate::adapter::{self, Adapter, AdapterConfig};
 use crate::device::Device;
-use crate::device::cuda::Communicator;
 use crate::kernels::embedding::Embedding;
 use crate::kernels::linear::{Linear, Projection};
 use crate::nf4::Scheme;
+use crate::world::World;
 use crate::{Context, Result};
 
 /// Whether a directory holds a PEFT adapter and not a model.
@@ -27,13 +26,13 @@ pub fn base_of_adapter(directory: &Path) -> Result<PathBuf> {
 
 pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Result<Model> {
     if !is_adapter(directory) {
-        return load_base(directory, None, device, None, None);
+        return load_base(directory, None, device, None, &World::alone());
     }
     let base = match base {
         Some(base) => base.to_path_buf(),
         None => base_of_adapter(directory)?,
     };
-    let mut model = load_base(&base, None, device, None, None)?;
+    let mut model = load_base(&base, None, device, None, &World::alone())?;
     let adapter = Adapter::load(directory)?;
     model.set_adapter(&adapter).with_context(|| directory.display().to_string())?;
     Ok(model)
@@ -42,14 +41,14 @@ pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Re
 /// Says where the weights of a model's blocks go.
 type Planner<'a> = &'a dyn Fn(&ModelSpec) -> Result<Places>;
 
-/// Loads a base, with the weights of its blocks where `place` says; without it, all weights stay on the device. Blocks
-/// are sharded among the ranks of `communicator`.
+/// Loads a base, with the weights of its blocks where `place` says; without it, all weights stay on the device. The
+/// ranks of `world` share blocks.
 pub(super) fn load_base(
     directory: &Path,
     quantization: Option<Scheme>,
     device: &Device,
     place: Option<Planner>,
-    communicator: Option<Arc<Communicator>>,
+    world: &World,
 ) -> Result<Model> {
     let opened = Weights::open(directory)?;
     let (places, slot_bytes) = match place {
@@ -83,6 +82,6 @@ pub(super) fn load_base(
         true => Embedding::tied(table, config.embedding_scale, &head.projection),
         false => Embedding::new(table, config.embedding_scale),
     };
-    let blocks = Blocks::load(&config.layers, weights, &places, slot_bytes, communicator)?;
+    let blocks = Blocks::load(&config.layers, weights, &places, slot_bytes, world)?;
     Ok(Model { device: device.clone(), embedding, blocks, head, adapters: Adapters::none(), config })
 }

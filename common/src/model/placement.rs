@@ -1,5 +1,7 @@
 //! Where the weights of a model go on a GPU, beside everything else that takes its memory.
 
+use crate::host_memory::LockableMemory;
+
 use super::{InferenceRequest, ModelSpec, PassPlan, PassRequest, Place, Places, ResidentBytes};
 
 /// Where weights lie in training, what stays in memory with that, and the passes that fit beside it.
@@ -17,25 +19,25 @@ impl ModelSpec {
     /// Leaves all weights on the GPU where a pass fits beside them within `budget` bytes, of which `resident` is taken
     /// with all weights there. Where none does, blocks are streamed: passes get the tokens that are asked for, as far as
     /// memory allows, because a copy then hides behind the computations of more tokens; what is left keeps blocks on the
-    /// GPU. `on_host` bytes of the host may be page-locked: inputs of blocks of a sequence that has no room otherwise
+    /// GPU. `on_host` is the memory of the host that may be page-locked: inputs of blocks of a sequence that has no room otherwise
     /// have them first, because weights can come from their files.
     pub fn place(
         &self,
         resident: ResidentBytes,
         request: &PassRequest,
         budget: u64,
-        on_host: u64,
+        on_host: LockableMemory,
     ) -> Placement {
         self.place_with(resident, request, (budget, on_host), Places::fit)
     }
 
     /// As [`ModelSpec::place`], with the blocks that have no room divided among the GPUs of `ranks` ranks, each with this
-    /// budget, and with as many bytes of the host that may be page-locked.
+    /// budget, and with this memory of the host that may be page-locked.
     pub fn place_sharded(
         &self,
         resident: ResidentBytes,
         request: &PassRequest,
-        (budget, on_host): (u64, u64),
+        (budget, on_host): (u64, LockableMemory),
         ranks: usize,
     ) -> Placement {
         let fit = |bytes: &[u64], on_gpu, _| Places::fit_sharded(bytes, on_gpu, ranks);
@@ -48,14 +50,14 @@ impl ModelSpec {
         &self,
         resident: ResidentBytes,
         request: &PassRequest,
-        (budget, on_host): (u64, u64),
+        (budget, on_host): (u64, LockableMemory),
         fit: impl Fn(&[u64], u64, u64) -> Places,
     ) -> Placement {
         let bytes = self.block_bytes();
         let at = |places: Places| {
             let resident = ResidentBytes { weights: self.gpu_bytes_at(&places), ..resident };
             let left = budget.saturating_sub(resident.total());
-            let on_host = on_host.saturating_sub(places.bytes_in(Place::PageLocked, &bytes));
+            let on_host = on_host.beside_weights(places.bytes_in(Place::PageLocked, &bytes));
             let passes = self.config().plan_on_gpu_and_host(request, left, on_host);
             Placement { places, resident, passes }
         };
@@ -65,7 +67,7 @@ impl ModelSpec {
         }
         let others = resident.total() - bytes.iter().sum::<u64>();
         let passes = whole.passes.least_of(request.tokens.max(request.longest));
-        let on_host = on_host - whole.passes.offloaded_bytes();
+        let on_host = on_host.beside_inputs(whole.passes.offloaded_bytes());
         at(fit(&bytes, budget.saturating_sub(others + passes), on_host))
     }
 

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::environment::Place;
+use super::machine::Machine;
 use super::rendezvous;
 use super::star::Star;
 use crate::cli::Inputs;
@@ -28,9 +29,11 @@ pub struct World {
     /// The machine of every rank.
     pub(super) hosts: Vec<String>,
     /// The connections to other ranks; `None` where there are none.
-    pub(super) star: Option<Star>,
+    pub(super) star: Option<Arc<Star>>,
     /// What connects the GPUs of all ranks, once [`World::connect`] has made it.
     pub(super) communicator: OnceCell<Arc<Communicator>>,
+    /// The ranks of this machine, once they are known.
+    pub(super) machine: OnceCell<Machine>,
 }
 
 impl World {
@@ -40,7 +43,8 @@ impl World {
     }
 
     fn new(rank: usize, size: usize, local_rank: usize, hosts: Vec<String>, star: Option<Star>) -> Self {
-        Self { rank, size, local_rank, hosts, star, communicator: OnceCell::new() }
+        let star = star.map(Arc::new);
+        Self { rank, size, local_rank, hosts, star, communicator: OnceCell::new(), machine: OnceCell::new() }
     }
 
     /// Joins the other ranks.
@@ -115,7 +119,7 @@ impl World {
 
     /// An error where the run ends because of another rank.
     pub fn check(&self) -> Result<()> {
-        self.star.as_ref().map_or(Ok(()), Star::check)
+        self.star.as_ref().map_or(Ok(()), |star| star.check())
     }
 
     /// An error where ranks differ in one of `settings`, which names it.
@@ -164,7 +168,7 @@ impl World {
     }
 
     /// The machine of a rank.
-    fn host(&self, rank: usize) -> &str {
+    pub(super) fn host(&self, rank: usize) -> &str {
         self.hosts.get(rank).map_or("this machine", String::as_str)
     }
 

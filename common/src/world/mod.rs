@@ -12,6 +12,7 @@
 //! | `frame` | the bytes on a connection |
 //! | `ending` | why a run ends early |
 //! | `files` | files of rank 0 on all ranks |
+//! | `machine`, `shared_memory` | the ranks of one machine, and memory that they share |
 //! | `devices` | the GPU of each rank, and sums over the ranks of what is on it |
 //! | [`deal`](mod@deal) | deals work to ranks by weight |
 
@@ -23,7 +24,9 @@ mod exchange;
 mod files;
 mod frame;
 mod launch;
+mod machine;
 mod rendezvous;
+mod shared_memory;
 mod star;
 
 use std::time::Duration;
@@ -36,6 +39,7 @@ use environment::Environment;
 
 pub use exchange::World;
 pub use files::DirectoryOfFirst;
+pub use shared_memory::{SharedBytes, SharedMemory, shared_bytes};
 
 /// The seconds that ranks wait for each other at the start, unless `QLORA_RENDEZVOUS_SECONDS` says otherwise.
 const RENDEZVOUS_SECONDS: usize = 600;

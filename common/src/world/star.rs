@@ -91,6 +91,12 @@ impl Star {
         self.peers.first().map_or(Ok(whole), |first| self.receive(first))
     }
 
+    /// Waits until all ranks have come here.
+    pub(super) fn meet(&self) -> Result<()> {
+        self.gather(Vec::new())?;
+        self.spread(Vec::new()).map(drop)
+    }
+
     /// The part that a rank has sent to this one, rank 0; `None` where none has come yet.
     pub(super) fn received(&self, rank: usize) -> Result<Option<Vec<u8>>> {
         let peer = rank.checked_sub(1).and_then(|index| self.peers.get(index));

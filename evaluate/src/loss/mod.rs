@@ -148,7 +148,10 @@ fn losses(
     let tokens = |pass: &&[Example]| pass.iter().map(|example| example.tokens.len()).sum();
     let dealt = deal(&passes.iter().map(tokens).collect::<Vec<usize>>(), ranks.len());
     let of_rank = dealt.get(world.rank() - ranks.start).map_or(&[][..], Vec::as_slice);
-    let model = models.load(&round[own])?;
+    let model = match round.len() {
+        1 => models.load_among(&round[own], world)?,
+        _ => models.load(&round[own])?,
+    };
     let found = computed(model, &passes, of_rank).with_context(|| round[own].display().to_string())?;
     let mut of_ranks = world.gather(found)?.into_iter();
     let of_model = |index: usize| {

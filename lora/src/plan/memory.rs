@@ -4,7 +4,7 @@
 use common::cli::{Size, note, verbose};
 use common::device::Device;
 use common::device::cuda::Gpu;
-use common::host_memory::{available_memory, lockable_memory};
+use common::host_memory::{LockableMemory, available_memory};
 use common::kernels::adamw::MomentsSpec;
 use common::model::{
     AdapterLayout, Model, ModelSpec, PassPlan, PassRequest, Place, Placement, Places, ResidentBytes,
@@ -58,13 +58,13 @@ struct Budget {
     available: u64,
     /// Whether `bytes` are those of `--vram-budget`, which are available.
     is_asked: bool,
-    /// The bytes of the host that may be page-locked, for weights and for inputs of blocks.
-    on_host: u64,
+    /// The memory of the host that may be page-locked, for weights and for inputs of blocks.
+    on_host: LockableMemory,
 }
 
 impl Budget {
     /// The memory that a run may take on every GPU: what the GPU with the least has.
-    fn of(gpu: &Gpu, asked: Option<u64>, on_host: u64, world: &World) -> Result<Self> {
+    fn of(gpu: &Gpu, asked: Option<u64>, on_host: LockableMemory, world: &World) -> Result<Self> {
         let memory = gpu.memory()?;
         let available = world.least(memory.used + memory.free)?;
         let bytes = asked.unwrap_or(available.saturating_sub(GPU_MARGIN)).min(available);
@@ -130,8 +130,7 @@ impl MemoryPlan {
                     true => spec.resident_on_host(layout, moments).weights,
                     false => 0,
                 };
-                let of_rank = lockable_memory() / world.size() as u64;
-                let on_host = world.least(of_rank.saturating_sub(quantized))?;
+                let on_host = world.lockable_memory(quantized)?;
                 let budget = Budget::of(gpu, config.device.vram_budget, on_host, world)?;
                 let placement = match shard_base {
                     true => spec.place_sharded(resident, &request, (budget.bytes, on_host), world.size()),
@@ -202,7 +201,10 @@ impl MemoryPlan {
         let summary = || self.places.summary(&self.spec.block_bytes());
         match (self.shard_base && self.budget.is_some(), self.places.streamed()) {
             (false, 0) => {}
-            (false, _) => note(format_args!("  Streamed = {}", summary())),
+            (false, _) => {
+                note(format_args!("  Streamed = {}", summary()));
+                self.copies().into_iter().for_each(note);
+            }
             (true, 0) => note("  Sharded = nothing: every GPU has room for all blocks"),
             (true, _) => note(format_args!("  Sharded = {}", summary())),
         }
@@ -245,6 +247,13 @@ impl MemoryPlan {
         } else {
             note(self.activations());
         }
+    }
+
+    /// How often streamed weights lie in the memory of a machine that has several processes.
+    fn copies(&self) -> Option<String> {
+        let bytes = self.places.bytes_in(Place::PageLocked, &self.spec.block_bytes());
+        let copies = self.budget.filter(|_| bytes > 0)?.on_host.copies()?;
+        Some(format!("  Host memory = {} of streamed weights, {copies}", size(bytes)))
     }
 
     fn offloaded(&self) -> Option<String> {
@@ -290,7 +299,7 @@ fn fit(
     budget: Budget,
 ) -> Result<PassPlan> {
     let left = budget.bytes.saturating_sub(resident.total());
-    let on_host = budget.on_host.saturating_sub(places.bytes_in(Place::PageLocked, &spec.block_bytes()));
+    let on_host = budget.on_host.beside_weights(places.bytes_in(Place::PageLocked, &spec.block_bytes()));
     let passes = spec.config().plan_on_gpu_and_host(request, left, on_host);
     let needed = resident.total() + passes.least();
     if needed <= budget.bytes {
@@ -357,7 +366,7 @@ mod tests {
     }
 
     fn budget(bytes: u64, available: u64) -> Budget {
-        Budget { bytes, available, is_asked: bytes < available, on_host: 1 << 40 }
+        Budget { bytes, available, is_asked: bytes < available, on_host: LockableMemory::of_one(1 << 40) }
     }
 
     /// [`super::fit`] with all weights on the GPU.
@@ -380,6 +389,24 @@ mod tests {
         let placement = spec.place(resident, request, budget.bytes, budget.on_host);
         super::fit(spec, &placement.places, &placement.resident, request, budget)?;
         Ok(placement)
+    }
+
+    /// The plan of a run with this placement.
+    fn plan(placement: Placement, spec: &ModelSpec, request: &PassRequest, budget: Budget) -> MemoryPlan {
+        let Placement { places, resident, passes } = placement;
+        MemoryPlan {
+            passes,
+            places,
+            resident,
+            spec: spec.clone(),
+            request: request.clone(),
+            budget: Some(budget),
+            paged: 0,
+            copy_rate: None,
+            shard_base: false,
+            reads_table: true,
+            is_quantized_by_loading: false,
+        }
     }
 
     /// A model of 20 layers, whose file has a hole in the place of weights.
@@ -481,6 +508,40 @@ mod tests {
     }
 
     #[test]
+    fn ranks_of_a_machine_count_the_weights_that_they_share_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (spec, resident) = hollow(directory.path());
+        let (bytes, request) =
+            (spec.block_bytes(), PassRequest { ranks: [24, 8, 16, 8].repeat(20), ..request() });
+        let short = resident.total() - bytes.iter().sum::<u64>()
+            + 2 * bytes[0]
+            + spec.config().plan_on_gpu(&request, 0).least();
+        let planned = |on_host| {
+            let budget = Budget { on_host, ..budget(short, 1 << 40) };
+            plan(place(&spec, resident, &request, budget).unwrap(), &spec, &request, budget)
+        };
+        // All twenty blocks are streamed, and the host has room for eight.
+        let machine = |is_shared| planned(LockableMemory::of_machine(8 * bytes[0], 4, is_shared));
+        let (shared, own) = (machine(true), machine(false));
+        let locked = |plan: &MemoryPlan| (plan.places.streamed(), plan.places.count(Place::PageLocked));
+        assert_eq!((locked(&shared), locked(&own)), ((20, 8), (20, 2)));
+        let said = [&shared, &own].map(|plan| plan.copies().unwrap());
+        let all = |blocks: u64| size(blocks * bytes[0]);
+        assert_eq!(
+            said[0],
+            format!("  Host memory = {} of streamed weights, once for the 4 processes of a machine", all(8))
+        );
+        assert_eq!(
+            said[1],
+            format!(
+                "  Host memory = {} of streamed weights, in each of the 4 processes of a machine",
+                all(2)
+            )
+        );
+        assert_eq!(planned(LockableMemory::of_one(8 * bytes[0])).copies(), None);
+    }
+
+    #[test]
     fn a_long_sequence_is_cut_and_its_inputs_wait_on_the_host() {
         let directory = tempfile::tempdir().unwrap();
         let (spec, resident) = hollow(directory.path());
@@ -488,22 +549,12 @@ mod tests {
         let least = |on_host| spec.config().plan_on_gpu_and_host(&request, 0, on_host).least();
         let input = 2 * 512 * 100_000;
         let bytes = resident.total() + least(18 * input);
-        let placed = |on_host| place(&spec, resident, &request, Budget { on_host, ..budget(bytes, 1 << 40) });
-        let Placement { places, resident: held, passes } = placed(18 * input).unwrap();
-        assert_eq!((places.streamed(), passes.offloaded_bytes()), (0, 18 * input));
-        let plan = MemoryPlan {
-            shard_base: false,
-            passes,
-            places,
-            resident: held,
-            spec: spec.clone(),
-            request: request.clone(),
-            budget: None,
-            paged: 0,
-            copy_rate: None,
-            reads_table: true,
-            is_quantized_by_loading: false,
+        let placed = |on_host| {
+            let on_host = LockableMemory::of_one(on_host);
+            place(&spec, resident, &request, Budget { on_host, ..budget(bytes, 1 << 40) })
         };
+        let plan = plan(placed(18 * input).unwrap(), &spec, &request, budget(bytes, 1 << 40));
+        assert_eq!((plan.places.streamed(), plan.passes.offloaded_bytes()), (0, 18 * input));
         let expected = "  Offloaded = inputs of 18 of 20 blocks, in 1758 MiB of page-locked host memory between their \
                         forward and their backward";
         assert_eq!(plan.offloaded().unwrap(), expected);

@@ -99,13 +99,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let Setup { config, device, adapters, moments, mut memory, order, schedule, resumed, .. } = setup;
         let ModelSettings { path, quantization, .. } = &config.model;
-        let mut model = Model::load_among(
-            path,
-            *quantization,
-            &device,
-            |_| Ok(memory.places.clone()),
-            world.communicator(),
-        )?;
+        let mut model =
+            Model::load_among(path, *quantization, &device, |_| Ok(memory.places.clone()), world)?;
         if let Some(coefficient) = config.model.router_loss {
             model.set_router_loss(coefficient);
         }

@@ -1,6 +1,7 @@
 //! Memory of the host that the system does not move, so that a GPU copies from it and to it by itself.
 
 use std::ffi::c_void;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, sys};
@@ -28,19 +29,19 @@ pub(super) fn touch(memory: &mut [u8]) {
     memory.par_chunks_mut(PIECE).for_each(|piece| piece.iter_mut().step_by(PAGE).for_each(|byte| *byte = 0));
 }
 
-/// Page-locked memory of the host.
-pub(super) struct PageLocked {
-    memory: MmapMut,
+/// Page-locked memory of the host: a map of memory that is of this process alone, or shared with others.
+pub(super) struct PageLocked<M: Deref<Target = [u8]>> {
+    memory: M,
     context: Arc<CudaContext>,
 }
 
-impl PageLocked {
+impl<M: Deref<Target = [u8]>> PageLocked<M> {
     /// Locks memory, or gives it back with the error of the driver.
-    pub(super) fn lock(
+    pub(super) fn lock_or_give_back(
         context: &Arc<CudaContext>,
-        mut memory: MmapMut,
-    ) -> Result<Self, (MmapMut, crate::Error)> {
-        let address = memory.as_mut_ptr().cast::<c_void>();
+        memory: M,
+    ) -> Result<Self, (M, crate::Error)> {
+        let address = address(&memory);
         let registered = context.bind_to_thread().and_then(|()| {
             // SAFETY: the memory is mapped until it has been unregistered, which `Drop` does first.
             #[allow(unsafe_code)]
@@ -53,28 +54,39 @@ impl PageLocked {
         }
     }
 
+    /// Locks memory.
+    pub(super) fn lock(context: &Arc<CudaContext>, memory: M) -> Result<Self> {
+        Self::lock_or_give_back(context, memory).map_err(|(_, error)| error)
+    }
+
     /// The bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.memory
     }
+}
 
+impl PageLocked<MmapMut> {
     /// The bytes, to be written.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory
     }
 }
 
-impl Drop for PageLocked {
+impl<M: Deref<Target = [u8]>> Drop for PageLocked<M> {
     /// No copy may still use the memory.
     fn drop(&mut self) {
-        let address = self.memory.as_mut_ptr().cast::<c_void>();
+        let address = address(&self.memory);
         // A GPU that has failed uses it no more.
         let _ = self.context.bind_to_thread().and_then(|()| {
-            // SAFETY: registered by `lock`, and mapped until the fields are dropped.
+            // SAFETY: registered by `lock_or_give_back`, and mapped until the fields are dropped.
             #[allow(unsafe_code)]
             unsafe { sys::cuMemHostUnregister(address) }.result()
         });
     }
+}
+
+fn address(memory: &[u8]) -> *mut c_void {
+    memory.as_ptr().cast_mut().cast()
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ impl<M: Room> Shelf<M> {
 /// Memory of the host for a tensor.
 pub(super) enum HostMemory {
     /// Memory that a GPU copies from and to by itself.
-    PageLocked(PageLocked),
+    PageLocked(PageLocked<MmapMut>),
     /// Memory that could not be page-locked.
     Pageable(MmapMut),
 }
@@ -61,7 +61,7 @@ impl HostMemory {
         static IS_WARNED: AtomicBool = AtomicBool::new(false);
         let mut memory = host_memory(bytes)?;
         touch(&mut memory);
-        Ok(match PageLocked::lock(&gpu.context, memory) {
+        Ok(match PageLocked::lock_or_give_back(&gpu.context, memory) {
             Ok(memory) => Self::PageLocked(memory),
             Err((memory, error)) => {
                 if !IS_WARNED.swap(true, Ordering::Relaxed) {

@@ -3,7 +3,7 @@
 //!
 //! **Places.** The weights of a block lie on the GPU, or they are streamed from a [`Place`]. A place is whatever can
 //! queue, on the stream of copies, work that writes a block's bytes to a slot ([`source`]): page-locked memory of the
-//! host is copied in one piece, a file passes through two page-locked buffers, and a block that is divided among the GPUs
+//! host, of which the ranks of a machine share one copy, is copied in one piece, a file passes through two page-locked buffers, and a block that is divided among the GPUs
 //! of all ranks is gathered over NCCL ([`shard`]). Everything else here, and all of the model, is the same for all
 //! places.
 //!
@@ -49,6 +49,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::CudaStream;
 
 use super::{Communicator, Gpu, failed};
+use crate::world::SharedMemory;
 use crate::{Context, Result, cli, error};
 
 use buffer::Slot;
@@ -78,15 +79,21 @@ pub(crate) struct StreamingLoader {
     slots: Vec<Arc<Slot>>,
     sources: Vec<Source>,
     communicator: Option<Arc<Communicator>>,
+    /// Where all ranks of the machine have one copy of page-locked blocks.
+    shared: Option<SharedMemory>,
+    /// Whether the system has refused to lock memory.
+    is_refused: bool,
 }
 
 impl StreamingLoader {
-    /// Makes `count` slots of `bytes` bytes each. Blocks are sharded among the ranks of `communicator`.
+    /// Makes `count` slots of `bytes` bytes each. Blocks are sharded among the ranks of `communicator`, and page-locked in
+    /// `shared` where ranks share them.
     pub(crate) fn new(
         gpu: &Arc<Gpu>,
         count: usize,
         bytes: u64,
         communicator: Option<Arc<Communicator>>,
+        shared: Option<SharedMemory>,
     ) -> Result<Self> {
         let bytes = usize::try_from(bytes).map_err(|_| error!(Bug, "a slot of {bytes} bytes"))?;
         let slots = (0..count).map(|_| Slot::new(gpu, bytes).map(Arc::new)).collect::<Result<Vec<_>>>()?;
@@ -94,7 +101,14 @@ impl StreamingLoader {
         gpu.synchronize()?;
         match slots.is_empty() {
             true => Err(error!(Bug, "streaming without slots")),
-            false => Ok(Self { gpu: Arc::clone(gpu), slots, sources: Vec::new(), communicator }),
+            false => Ok(Self {
+                gpu: Arc::clone(gpu),
+                slots,
+                sources: Vec::new(),
+                communicator,
+                shared,
+                is_refused: false,
+            }),
         }
     }
 
@@ -110,7 +124,9 @@ impl StreamingLoader {
         let source = match place {
             Place::Gpu => return Err(error!(Bug, "a block that stays on the GPU is streamed")),
             Place::File => Source::File(image),
-            Place::PageLocked => Source::page_locked(&self.gpu, image)?,
+            Place::PageLocked => {
+                Source::page_locked(&self.gpu, image, self.shared.as_mut(), &mut self.is_refused)?
+            }
             Place::Sharded => {
                 let missing = || error!(Bug, "a block is sharded among ranks that nothing connects");
                 let communicator = self.communicator.as_ref().ok_or_else(missing)?;

@@ -1,15 +1,17 @@
 //! Where the bytes of streamed blocks come from.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
+use memmap2::MmapMut;
 
+use super::super::page_locked::{PageLocked, host_memory};
 use super::super::{Gpu, failed};
 use super::buffer::Slot;
 use super::image::Image;
 use super::shard::Shard;
 use crate::cli::{self, Size};
+use crate::world::{SharedBytes, SharedMemory};
 use crate::{Result, error};
 
 /// Bytes of a buffer that files pass through.
@@ -18,7 +20,9 @@ const CHUNK: usize = 32 << 20;
 /// A place that writes a block's bytes to a slot.
 pub(super) enum Source {
     /// Page-locked memory of the host.
-    PageLocked(PinnedHostSlice<u8>),
+    PageLocked(PageLocked<MmapMut>),
+    /// Page-locked memory that all ranks of the machine read.
+    Shared(PageLocked<SharedBytes>),
     /// Parts of files, or of memory that is not page-locked.
     File(Image),
     /// Parts on the GPUs of all ranks.
@@ -26,28 +30,44 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Copies an image to page-locked memory. Where the system refuses that, the image stays where it is, with a warning.
-    pub(super) fn page_locked(gpu: &Gpu, image: Image) -> Result<Self> {
-        static IS_WARNED: AtomicBool = AtomicBool::new(false);
-        // SAFETY: all of it is written below before it is read.
-        #[allow(unsafe_code)]
-        let allocated = unsafe { gpu.context.alloc_pinned::<u8>(image.len().max(1)) };
-        let mut memory = match allocated.map_err(failed) {
-            Ok(memory) => memory,
-            Err(error) => {
-                if !IS_WARNED.swap(true, Ordering::Relaxed) {
-                    cli::warn(format_args!(
-                        "{} of host memory cannot be page-locked ({error}): weights are read from their files in each \
-                         pass, which can be slower",
-                        Size(image.len() as u64)
-                    ));
-                }
-                return Ok(Self::File(image));
+    /// Copies an image to page-locked memory, which all ranks of the machine share where there is `shared`. Where the system
+    /// refuses to lock memory, which `is_refused` keeps, images stay where they are, with a warning.
+    pub(super) fn page_locked(
+        gpu: &Gpu,
+        image: Image,
+        shared: Option<&mut SharedMemory>,
+        is_refused: &mut bool,
+    ) -> Result<Self> {
+        // Other ranks need the part of this one also where it cannot lock the whole.
+        let shared = shared.map(|shared| shared.fill(image.len(), |start, part| image.read(start, part)));
+        let shared = shared.transpose()?;
+        if *is_refused {
+            return Ok(Self::File(image));
+        }
+        let locked = match shared {
+            Some(memory) => PageLocked::lock(&gpu.context, memory).map(Self::Shared),
+            None => {
+                let mut memory = host_memory(image.len())?;
+                // All threads write, and so take possession of the pages: to lock them, one thread would have to do it.
+                image.read(0, &mut memory[..image.len()]);
+                PageLocked::lock(&gpu.context, memory).map(Self::PageLocked)
             }
         };
-        image.read(0, memory.as_mut_slice().map_err(failed)?);
-        image.release();
-        Ok(Self::PageLocked(memory))
+        match locked {
+            Ok(source) => {
+                image.release();
+                Ok(source)
+            }
+            Err(error) => {
+                *is_refused = true;
+                cli::warn(format_args!(
+                    "{} of host memory cannot be page-locked ({error}): weights are read from their files in each pass, \
+                     which can be slower",
+                    Size(image.len() as u64)
+                ));
+                Ok(Self::File(image))
+            }
+        }
     }
 
     /// Queues on the stream of copies what writes the block's bytes to `slot`.
@@ -60,14 +80,8 @@ impl Source {
     ) -> Result<()> {
         gpu.bind()?;
         match self {
-            Self::PageLocked(memory) => {
-                let bytes = memory.as_slice().map_err(failed)?;
-                let address = slot.address(bytes.len())?;
-                // SAFETY: the slot has room for all bytes, which nothing writes to again; both are freed after
-                // `Streaming` has waited for the stream of copies.
-                #[allow(unsafe_code)]
-                unsafe { result::memcpy_htod_async(address, bytes, stream.cu_stream()) }.map_err(failed)
-            }
+            Self::PageLocked(memory) => queue(memory.bytes(), stream, slot),
+            Self::Shared(memory) => queue(memory.bytes(), stream, slot),
             Self::File(image) => {
                 let staging = staging.ok_or_else(|| error!(Bug, "a file to stream from, and no buffers"))?;
                 image.prefetch();
@@ -76,6 +90,15 @@ impl Source {
             Self::Sharded(shard) => shard.queue(stream, slot),
         }
     }
+}
+
+/// Queues a copy of page-locked bytes of a [`Source`] to `slot`.
+fn queue(bytes: &[u8], stream: &CudaStream, slot: &Slot) -> Result<()> {
+    let address = slot.address(bytes.len())?;
+    // SAFETY: the slot has room for all bytes, which nothing writes to again; both are freed after `Streaming` has waited
+    // for the stream of copies.
+    #[allow(unsafe_code)]
+    unsafe { result::memcpy_htod_async(address, bytes, stream.cu_stream()) }.map_err(failed)
 }
 
 /// Two page-locked buffers that files pass through: one is filled while the other is copied.
