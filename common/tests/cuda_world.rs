@@ -261,7 +261,8 @@ fn a_sharded_model_computes_the_bits_of_a_whole_one() {
                 let bare = Model::load_among(directory.path(), scheme, &device, place, world)?;
                 let used = used_memory(&device)?;
                 drop(bare);
-                assert_eq!(used - used_memory(&device)?, spec.gpu_bytes_at(&places), "bytes: {name}");
+                let (used, planned) = (used - used_memory(&device)?, spec.gpu_bytes_at(&places));
+                assert!((used..used + 65_536).contains(&planned), "{used} used, {planned} planned: {name}");
                 let model = load(&places)?;
                 assert!(model.is_sharded());
                 let found = computed_in_step(model, world)?;
