@@ -1,7 +1,7 @@
 //! A turn: all answers of a model that have a token to compute go through it together, and each takes a step.
 
 use common::Result;
-use common::generate::{Event, Input, PROMPT_PASS};
+use common::generate::{Event, Input};
 use common::model::KeyValueCache;
 use rayon::prelude::*;
 
@@ -35,7 +35,7 @@ pub(crate) fn take_turn(
     weights: &mut Weights,
     around: Around,
 ) -> Vec<(usize, Result<bool>)> {
-    let (is_ready, lost) = places.ready(PROMPT_PASS, weights.limits(), around.metrics);
+    let (is_ready, lost) = places.ready(weights.most_read(), weights.limits(), around.metrics);
     let movers = places.iter_mut().enumerate().filter(|(index, _)| is_ready[*index]);
     let mut movers: Vec<Mover> = movers
         .map(|(index, place)| Mover { index, input: place.answers.next_input(weights.limits()), place })

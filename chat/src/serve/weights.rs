@@ -5,7 +5,7 @@ use std::path::Path;
 use common::adapter::Adapter;
 use common::cli::Size;
 use common::device::Device;
-use common::generate::Limits;
+use common::generate::{Limits, PROMPT_PASS};
 use common::host_memory::available_memory;
 use common::model::{DetachedAdapters, KeyValueCache, Logits, Model};
 use common::{Context, Result, bail, cli};
@@ -60,6 +60,15 @@ impl Weights {
     /// Returns the most tokens whose keys and values have room at a time.
     pub(crate) fn room(&self) -> usize {
         self.room
+    }
+
+    /// Returns the most tokens of prompts that a turn reads. A GPU reads several prompts in not much more time than one,
+    /// and answers that wait for them do not wait long.
+    pub(crate) fn most_read(&self) -> usize {
+        match self.model.device() {
+            Device::Cpu => PROMPT_PASS,
+            Device::Cuda(_) => 4 * PROMPT_PASS,
+        }
     }
 
     /// Returns what bounds texts.

@@ -19,7 +19,7 @@ pub struct Logits {
 }
 
 impl Logits {
-    /// Returns the logits [V] after each text, in their order.
+    /// Returns the logits `[V]` after each text, in their order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.vocabulary)
     }
