@@ -21,7 +21,7 @@ losses() {
 }
 
 bash scripts/demo-model.sh "$model"
-rm -rf demo/nf4 demo/adapter demo/merged demo/*.log demo/*.json demo/*.jsonl
+rm -rf demo/nf4 demo/adapter demo/merged demo/*.log demo/*.json demo/*.jsonl demo/*.png
 python3 scripts/demo/choices.py "$questions"/test/{tern_island,tern_island_zh}_test.csv >demo/choices.json
 begun=$(date +%s)
 
