@@ -32,6 +32,11 @@ MARKUP = '<img src=x onerror="window.hasRun = true"><script>window.hasRun = true
 COMPLETIONS = "**/v1/chat/completions"
 
 
+def base(page: Page) -> str:
+    """The name of the model without the adapter."""
+    return next(name for name in page.locator("#first option").all_inner_texts() if name != "tuned")
+
+
 def new(page: Page, **settings: object) -> None:
     """Begins a conversation with these settings, and models by name."""
     page.get_by_text("New conversation").click()
@@ -72,11 +77,11 @@ def answer(page: Page) -> None:
 
 
 def compare(page: Page) -> None:
-    new(page, first="model", second="tuned", max_tokens=12)
+    new(page, first=base(page), second="tuned", max_tokens=12)
     ask(page, "Hello")
     before = answers(page)
     assert len(before) == 2 and before[0] != before[1], before
-    assert page.locator(".answer h2").all_text_contents() == ["model", "tuned"]
+    assert page.locator(".answer h2").all_text_contents() == [base(page), "tuned"]
     page.get_by_text("Regenerate").last.click()
     assert answers(page) == before
 
@@ -120,7 +125,7 @@ def problem(page: Page) -> None:
 
 
 def screens(page: Page) -> None:
-    new(page, first="model", second="tuned", max_tokens=200)
+    new(page, first=base(page), second="tuned", max_tokens=200)
     ask(page, "a" * 500)
     answers(page)
     page.set_viewport_size({"width": 360, "height": 640})
