@@ -1,9 +1,8 @@
 //! Products of some rows with quantized weights as they are: more rows than are multiplied as vectors, and fewer than are
 //! worth dequantizing a weight.
 
-use cudarc::driver::CudaSlice;
-
 use super::SOURCE;
+use super::stack::Packed;
 use crate::Result;
 use crate::device::cuda::{Argument, Gpu, Grid, View};
 
@@ -13,12 +12,6 @@ pub(super) const MOST_ROWS: usize = 64;
 const LEAST_STEPS: usize = 4;
 /// The most parts that the columns of a weight are split into.
 const MOST_SPLITS: usize = 16;
-
-/// Weights of a stack: the addresses of their parts, and the rows of each.
-pub(super) struct Weights<'a> {
-    pub(super) parts: &'a CudaSlice<u64>,
-    pub(super) rows: Vec<usize>,
-}
 
 /// Writes x [T, K]·Wᵀ and the bias to y [T, ΣN], plus `added` [T, ΣN], whose rows lie as far apart as those of y.
 ///
@@ -30,7 +23,7 @@ pub(super) unsafe fn multiply(
     gpu: &Gpu,
     ([out, added], y_stride): ([Argument<'_>; 2], usize),
     x: View<'_, u16>,
-    weights: &Weights,
+    weights: &Packed,
     bias: Argument<'_>,
 ) -> Result<()> {
     let ([t, k], n) = (x.shape(), weights.rows.iter().sum::<usize>());

@@ -7,21 +7,22 @@ use std::ops::Range;
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::super::{Linear, LinearSpec, Projection};
-use super::SOURCE;
+use super::few_rows;
 use super::lora::Adapters16;
 use super::some_rows;
 use super::weight::{Frozen, PART};
 use crate::device::GpuVector;
 use crate::device::cuda::{
-    Argument, Gpu, GpuMemory, GpuTensor, Grid, Number, Product, View, ViewMut, WeightId, buffer_bytes,
+    Argument, Gpu, GpuMemory, GpuTensor, Number, Product, View, ViewMut, WeightId, buffer_bytes,
 };
 use crate::kernels::Write;
 use crate::{Result, error};
 
-/// Up to this many rows of x are multiplied with a quantized weight as vectors.
-const FEW_ROWS: usize = 2;
-/// Warps of a block that multiplies them.
-const WARPS_OF_BLOCK: usize = 4;
+/// Quantized weights of a stack as they are: the addresses of their parts, and the rows of each.
+pub(super) struct Packed<'a> {
+    pub(super) parts: &'a CudaSlice<u64>,
+    pub(super) rows: Vec<usize>,
+}
 
 /// The frozen part of a stack on a GPU.
 pub(in super::super) struct Stack {
@@ -155,10 +156,7 @@ impl Stack {
         let [t, k] = x.shape();
         if let Some(parts) = self.parts.as_ref().filter(|_| t <= some_rows::MOST_ROWS && k.is_multiple_of(32))
         {
-            return match t <= FEW_ROWS {
-                true => self.multiply_few_rows(gpu, y, x, parts, write, residual),
-                false => self.multiply_some_rows(gpu, y, x, parts, write, residual),
-            };
+            return self.multiply_packed(gpu, y, x, parts, write, residual);
         }
         let bias = self.bias.as_ref().map(View::from);
         self.multiply_dequantized(gpu, y, x, write, residual, bias)
@@ -182,46 +180,8 @@ impl Stack {
         })
     }
 
-    /// [`Stack::multiply`] for few rows of any number, the weights as they are.
-    fn multiply_few_rows(
-        &self,
-        gpu: &Gpu,
-        y: ViewMut<'_, u16>,
-        x: View<'_, u16>,
-        parts: &CudaSlice<u64>,
-        write: Write,
-        residual: Option<View<'_, u16>>,
-    ) -> Result<()> {
-        self.check_packed(y.shape(), x.shape(), residual)?;
-        let [tokens, k] = x.shape();
-        let largest = self.weights.iter().map(Frozen::rows).max().unwrap_or(0);
-        let bias = Argument::optional(self.bias.as_ref().map(View::from));
-        let [y_stride, x_stride, k] = Argument::ints([y.stride(), x.stride(), k])?;
-        // Rows of the weight that a warp takes, and the kernel that does.
-        let (by_warp, kernel) = match tokens {
-            1 => (2, "quantized_rows_1"),
-            2 => (1, "quantized_rows_2"),
-            _ => return Err(error!(Bug, "1 or {FEW_ROWS} rows expected, found {tokens}")),
-        };
-        let [out, added] = match write {
-            Write::Add => Argument::in_place(y),
-            Write::Overwrite => [y.into(), Argument::optional(residual)],
-        };
-        let arguments = [out, y_stride, added, x.into(), x_stride, parts.into(), bias, k];
-        let blocks = (largest.div_ceil(WARPS_OF_BLOCK * by_warp), self.weights.len(), 1);
-        let grid = Grid { blocks, threads: 32 * WARPS_OF_BLOCK, shared: 0 };
-        // SAFETY: `quantized_rows_R(y [R, ΣN], stride, added [R, ΣN] with y's stride or null, x [R, K], stride, parts,
-        // bias [ΣN] or null, K)` with the blocks of the largest part for each of the parts, whose addresses are those of
-        // this stack's weights [N, K] and whose columns end with ΣN. K is a multiple of 32, and a warp has read what it
-        // adds to before it writes.
-        #[allow(unsafe_code)]
-        unsafe {
-            gpu.launch(&SOURCE, kernel, grid, &arguments)
-        }
-    }
-
     /// [`Stack::multiply`] for up to [`some_rows::MOST_ROWS`] rows, the weights as they are.
-    fn multiply_some_rows(
+    fn multiply_packed(
         &self,
         gpu: &Gpu,
         y: ViewMut<'_, u16>,
@@ -232,17 +192,20 @@ impl Stack {
     ) -> Result<()> {
         self.check_packed(y.shape(), x.shape(), residual)?;
         let y_stride = y.stride();
-        let y = match write {
+        let out = match write {
             Write::Add => Argument::in_place(y),
             Write::Overwrite => [y.into(), Argument::optional(residual)],
         };
         let bias = Argument::optional(self.bias.as_ref().map(View::from));
-        let weights = some_rows::Weights { parts, rows: self.weights.iter().map(Frozen::rows).collect() };
+        let weights = Packed { parts, rows: self.weights.iter().map(Frozen::rows).collect() };
         // SAFETY: `check_packed` has compared x [T, K], y [T, ΣN] and the residual with the weights, whose parts these are;
         // the bias has ΣN numbers, and the caller has seen to K.
         #[allow(unsafe_code)]
         unsafe {
-            some_rows::multiply(gpu, (y, y_stride), x, &weights, bias)
+            match x.shape()[0] <= few_rows::MOST_ROWS {
+                true => few_rows::multiply(gpu, (out, y_stride), x, &weights, bias),
+                false => some_rows::multiply(gpu, (out, y_stride), x, &weights, bias),
+            }
         }
     }
 
