@@ -10,10 +10,8 @@ use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::model::{AdapterSettings, Batch, Cache, KeyValueCache, Model, Sequence};
 use common::nf4::Scheme;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use tests::random_model::write_model;
+use tests::random_model::{randomize_adapters, write_model};
 
 fn families() -> Vec<Value> {
     let with = |keys: Value| {
@@ -41,15 +39,7 @@ fn load(directory: &Path, scheme: Option<Scheme>, device: &Device) -> Model {
     };
     let targets = vec!["all".into(), "experts".into()];
     model.add_adapters(&AdapterSettings { targets, ..AdapterSettings::default() }).unwrap();
-    let mut random = ChaCha8Rng::seed_from_u64(4);
-    let count = model.adapters().values.len();
-    let values = (0..count).map(|_| random.random_range(-0.05..0.05)).collect();
-    let values = Vector::from_vec(values, device).unwrap();
-    let replace = |parameters: &mut Vector| {
-        *parameters = values;
-        Ok(())
-    };
-    model.update_parameters(replace).unwrap();
+    randomize_adapters(&mut model, 0.05);
     model
 }
 

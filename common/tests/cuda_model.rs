@@ -11,9 +11,8 @@ use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::kernels::adamw::{AdamW, Moments, clip_factor, gradient_norm};
 use common::model::{AdapterSettings, Batch, Cache, KeyValueCache, Model, Noise, Sequence};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use tests::needs;
+use tests::random_model::randomize_adapters;
 
 const STEPS: usize = 20;
 /// What training adds at random, the same on both devices.
@@ -23,15 +22,7 @@ const NOISE: Noise = Noise { seed: 5, step: 0, first_token: 0, dropout: 0.1, nef
 fn load(directory: &Path, device: &Device) -> Model {
     let mut model = Model::load(directory, device).unwrap();
     model.add_adapters(&AdapterSettings { seed: 3, ..AdapterSettings::default() }).unwrap();
-    let mut random = ChaCha8Rng::seed_from_u64(4);
-    let count = model.adapters().values.len();
-    let values = (0..count).map(|_| random.random_range(-0.02..0.02)).collect();
-    let values = Vector::from_vec(values, device).unwrap();
-    let replace = |parameters: &mut Vector| {
-        *parameters = values;
-        Ok(())
-    };
-    model.update_parameters(replace).unwrap();
+    randomize_adapters(&mut model, 0.02);
     model
 }
 

@@ -15,11 +15,9 @@ use common::model::{
     AdapterSettings, Batch, Cache, KeyValueCache, Model, ModelSpec, Place, Places, Sequence,
 };
 use common::nf4::Scheme;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tests::needs;
-use tests::random_model::write_model;
+use tests::random_model::{randomize_adapters, write_model};
 
 const STEPS: usize = 3;
 /// Tokens of the tiny models' vocabulary, which every model has.
@@ -47,15 +45,7 @@ fn load(
     let mut model = Model::load_to(directory, scheme, device, |_| Ok(places.clone())).unwrap();
     let targets = targets.iter().copied().map(String::from).collect();
     model.add_adapters(&AdapterSettings { targets, ..AdapterSettings::default() }).unwrap();
-    let mut random = ChaCha8Rng::seed_from_u64(4);
-    let count = model.adapters().values.len();
-    let values = (0..count).map(|_| random.random_range(-0.02..0.02)).collect();
-    let values = Vector::from_vec(values, device).unwrap();
-    let replace = |parameters: &mut Vector| {
-        *parameters = values;
-        Ok(())
-    };
-    model.update_parameters(replace).unwrap();
+    randomize_adapters(&mut model, 0.02);
     model
 }
 

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use common::checkpoint::{Tensor, write_file};
-use common::model::{Config, Role};
+use common::device::Vector;
+use common::model::{Config, Model, Role};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 /// Writes a model of random weights in the shape of a config.json. Its routers are decided, so that few tokens go to
@@ -24,6 +27,19 @@ pub fn write_model(json: &Value, directory: &Path) {
     }
     write_file(&directory.join("model.safetensors"), &tensors).expect("weights");
     std::fs::write(directory.join("config.json"), json.to_string()).expect("config.json");
+}
+
+/// Gives the model's adapters, A and B both, random values from -`bound` to `bound`.
+pub fn randomize_adapters(model: &mut Model, bound: f32) {
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let count = model.adapters().values.len();
+    let values = (0..count).map(|_| random.random_range(-bound..bound)).collect();
+    let values = Vector::from_vec(values, model.device()).expect("memory for adapters");
+    let replace = |parameters: &mut Vector| {
+        *parameters = values;
+        Ok(())
+    };
+    model.update_parameters(replace).expect("adapters of this length");
 }
 
 /// The next number of a linear congruential generator (Knuth's MMIX), from -1 to 1.
