@@ -18,7 +18,7 @@ struct Token {
 }
 
 impl Token {
-    /// As an entry of the list in an answer to a conversation. The bytes of a token that is a part of a character
+    /// Returns the token as an entry of `logprobs.content` in an answer to a conversation. The bytes of a token that is a part of a character
     /// are not known.
     fn json(&self) -> Value {
         let is_whole = !self.text.contains(char::REPLACEMENT_CHARACTER);
