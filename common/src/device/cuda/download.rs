@@ -13,7 +13,7 @@ use super::{Gpu, failed};
 use crate::{Result, error};
 
 /// Page-locked memory of the host. Unlike cudarc's, it is cached, because it is there to be read.
-pub(super) struct PageLocked {
+pub(super) struct DownloadBuffer {
     memory: NonNull<f32>,
     /// Values that it has room for, all of which are numbers.
     len: usize,
@@ -22,12 +22,12 @@ pub(super) struct PageLocked {
 
 // SAFETY: the memory belongs to this value alone, and the driver frees it from any thread.
 #[allow(unsafe_code)]
-unsafe impl Send for PageLocked {}
+unsafe impl Send for DownloadBuffer {}
 // SAFETY: shared references only read.
 #[allow(unsafe_code)]
-unsafe impl Sync for PageLocked {}
+unsafe impl Sync for DownloadBuffer {}
 
-impl PageLocked {
+impl DownloadBuffer {
     fn new(gpu: &Gpu, len: usize) -> Result<Self> {
         gpu.bind()?;
         // SAFETY: the context is bound to this thread.
@@ -60,7 +60,7 @@ impl PageLocked {
     }
 }
 
-impl Drop for PageLocked {
+impl Drop for DownloadBuffer {
     /// No copy is under way: see [`Gpu::download_page_locked`].
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
@@ -75,7 +75,7 @@ impl Drop for PageLocked {
 /// Numbers of a GPU, in page-locked memory. It serves the next ones when these are dropped.
 pub struct Downloaded {
     gpu: Arc<Gpu>,
-    memory: Option<PageLocked>,
+    memory: Option<DownloadBuffer>,
     len: usize,
 }
 
@@ -120,7 +120,7 @@ impl Gpu {
         let kept = self.downloads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut memory = match kept.filter(|memory| memory.len >= len) {
             Some(memory) => memory,
-            None => PageLocked::new(self, len.next_power_of_two())?,
+            None => DownloadBuffer::new(self, len.next_power_of_two())?,
         };
         self.bind()?;
         // SAFETY: both hold `len` numbers, and the memory is neither read nor freed before the stream is idle.

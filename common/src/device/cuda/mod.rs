@@ -79,7 +79,7 @@ pub struct Gpu {
     /// What brings tensors to the host and back.
     offload: offload::Offload,
     /// Page-locked memory that results are copied to, where none is in use.
-    downloads: Mutex<Option<download::PageLocked>>,
+    downloads: Mutex<Option<download::DownloadBuffer>>,
 }
 
 /// Kernels that have been used.
