@@ -10,6 +10,8 @@ puts them into target/release and target/release/examples; copy or link both int
 streams     with the least --vram-budget that lora-train takes, blocks are streamed
 same bytes  the adapter is that of a run with all weights on the GPU
 killed      so is that of a streamed run that was killed after a checkpoint and resumed
+memcheck    of the small blocks, compute-sanitizer (CUDA toolkit) finds no wrong access in two streamed steps; skipped
+            where it is not on the PATH or in /usr/local/cuda/bin
 
 Exits with 1 when a proof fails. Needs nothing but Python.
 """
@@ -17,7 +19,9 @@ Exits with 1 when a proof fails. Needs nothing but Python.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,11 +75,14 @@ class Runs:
         (work / "data.json").write_text(json.dumps(rows))
         self.work = work
         self.command = [tools / "lora-train", model, "--data", work / "data.json", "--learning-rate", "1e-3",
-                        "--lora-dropout", "0.1", "--per-device-train-batch-size", "1", "--max-steps", str(STEPS),
+                        "--lora-dropout", "0.1", "--per-device-train-batch-size", "1",
                         "--save-steps", str(SAVED), "--gradient-accumulation-steps", "1", "--device", "cuda:0"]  # fmt: skip
 
-    def start(self, output: str, *options: str) -> subprocess.Popen[str]:
-        command = [str(part) for part in [*self.command, "-o", self.work / output, *options]]
+    def start(
+        self, output: str, *options: str, steps: int = STEPS, under: list[str] | None = None
+    ) -> subprocess.Popen[str]:
+        command = [*(under or []), *self.command, "--max-steps", steps, "-o", self.work / output, *options]
+        command = [str(part) for part in command]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def run(self, output: str, *options: str) -> str:
@@ -94,6 +101,16 @@ class Runs:
         said = self.start("none", "--vram-budget", "1MiB", "--dry-run").communicate()[1]
         found = re.search(r"--vram-budget (\d+MiB) would do", said)
         return found[1] if found else sys.exit(f"a hint for --vram-budget expected\n{said[-2000:]}")
+
+    def memcheck(self, sanitizer: str, *options: str) -> bool:
+        """Whether compute-sanitizer finds no wrong access of a kernel."""
+        under = [sanitizer, "--tool", "memcheck", "--log-file", str(self.work / "memcheck.log")]
+        said = self.start("memcheck", *options, steps=2, under=under).communicate()[1]
+        found = (self.work / "memcheck.log").read_text()
+        is_clean = "ERROR SUMMARY: 0 errors" in found and (self.work / "memcheck/adapter_model.safetensors").exists()
+        if not is_clean:
+            print(f"{said[-2000:]}\n{found[-4000:]}", file=sys.stderr)
+        return is_clean
 
     def kill(self, output: str, *options: str) -> None:
         """Kills a run when it has written a checkpoint."""
@@ -127,6 +144,11 @@ def main() -> None:
                 "same bytes": runs.adapter("streamed") == runs.adapter("resident"),
                 "killed": runs.adapter("killed") == runs.adapter("resident"),
             }
+            sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
+            if name == "8 small blocks" and sanitizer:
+                proofs["memcheck"] = runs.memcheck(sanitizer, "--vram-budget", budget)
+            elif name == "8 small blocks":
+                print(f"skipped {name}: memcheck, because there is no compute-sanitizer", flush=True)
         for proof, holds in proofs.items():
             failed |= not holds
             print(f"{'ok' if holds else 'FAILED':6} {name}: {proof}", flush=True)

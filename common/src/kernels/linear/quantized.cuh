@@ -56,69 +56,6 @@ __device__ __forceinline__ void dequantize_block(float16* weight, const uint8* p
     }
 }
 
-// y[t, n] = sum over k of x[t, k] * weight[n, k], plus bias[n] and added[t, n] where they are given, for T
-// rows of x: each packed weight is read once and never written in 16 bits. A warp takes R rows n, so that
-// more loads are in flight and x is cast to f32 once for all of them; a lane takes 32 numbers of each row
-// at a time: 16 bytes, of one block. K is a multiple of 32.
-template <int T, int R>
-__device__ __forceinline__ void multiply_rows(float16* y, int y_stride, const float16* added, const float16* x, int x_stride,
-                                              const uint8* packed, const float* table, const Scales& scales,
-                                              const float16* bias, int n, int k) {
-    int first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * R, lane = threadIdx.x % 32;
-    if (first >= n) return;
-    float sums[R][T] = {};
-    for (int i = lane * 32; i < k; i += 1024) {
-        uint4 bits[R];
-        float scale[R];
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            // The last rows of a ragged N are read twice and written once.
-            int64 start = (int64)min(first + r, n - 1) * k + i;
-            bits[r] = __ldcs(reinterpret_cast<const uint4*>(packed + start / 2));
-            scale[r] = scale_of(scales, start);
-        }
-        float part[R][T] = {};
-#pragma unroll
-        for (int w = 0; w < 4; w++) {
-            Eight v[T];
-#pragma unroll
-            for (int t = 0; t < T; t++) v[t] = load_eight(x + (int64)t * x_stride + i + w * 8);
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                unsigned word = w == 0 ? bits[r].x : w == 1 ? bits[r].y : w == 2 ? bits[r].z : bits[r].w;
-                // Codes of the even and of the odd numbers, a byte each.
-                unsigned even = word >> 4 & 0x0f0f0f0fu, odd = word & 0x0f0f0f0fu;
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    float first_weight = table[__byte_perm(even, 0, 0x4440 + j)];
-                    float second_weight = table[__byte_perm(odd, 0, 0x4440 + j)];
-#pragma unroll
-                    for (int t = 0; t < T; t++) {
-                        part[r][t] = fmaf(v[t].values[2 * j], first_weight, part[r][t]);
-                        part[r][t] = fmaf(v[t].values[2 * j + 1], second_weight, part[r][t]);
-                    }
-                }
-            }
-        }
-#pragma unroll
-        for (int r = 0; r < R; r++)
-#pragma unroll
-            for (int t = 0; t < T; t++) sums[r][t] = fmaf(part[r][t], scale[r], sums[r][t]);
-    }
-#pragma unroll
-    for (int r = 0; r < R; r++) {
-#pragma unroll
-        for (int t = 0; t < T; t++) {
-            float sum = warp_sum(sums[r][t]);
-            if (lane > 0 || first + r >= n) continue;
-            int64 at = (int64)t * y_stride + first + r;
-            if (bias) sum += to_float(bias[first + r]);
-            if (added) sum += to_float(added[at]);
-            y[at] = to_float16(sum);
-        }
-    }
-}
-
 // A weight in a table of them, as linear/cuda/weight.rs lays it out.
 struct Part {
     const uint8* packed;

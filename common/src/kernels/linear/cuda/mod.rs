@@ -1,9 +1,8 @@
 //! Linear layers on a GPU: forward and backward of frozen weights and adapters.
 
 mod dropped;
-mod few_rows;
 mod lora;
-mod some_rows;
+mod packed;
 mod stack;
 mod weight;
 

@@ -1,15 +1,14 @@
 //! The weights of a stack on a GPU, and the products with them. A quantized weight is dequantized to 16 bits into
-//! scratch, on a second stream while the product before it runs, and multiplied whole; for a few rows, and for some, it
-//! is multiplied as it is.
+//! scratch, on a second stream while the product before it runs, and multiplied whole; for a few rows it is multiplied as
+//! it is.
 
 use std::ops::Range;
 
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::super::{Linear, LinearSpec, Projection};
-use super::few_rows;
 use super::lora::Adapters16;
-use super::some_rows;
+use super::packed::{self, Packed};
 use super::weight::{Frozen, PART};
 use crate::device::GpuVector;
 use crate::device::cuda::{
@@ -18,12 +17,6 @@ use crate::device::cuda::{
 use crate::kernels::Write;
 use crate::{Result, error};
 
-/// Quantized weights of a stack as they are: the addresses of their parts, and the rows of each.
-pub(super) struct Packed<'a> {
-    pub(super) parts: &'a CudaSlice<u64>,
-    pub(super) rows: Vec<usize>,
-}
-
 /// The frozen part of a stack on a GPU.
 pub(in super::super) struct Stack {
     id: WeightId,
@@ -31,8 +24,8 @@ pub(in super::super) struct Stack {
     is_streamed: bool,
     /// [ΣN] in 16 bits; zero where a projection has none.
     bias: Option<CudaSlice<u16>>,
-    /// Where the parts of quantized weights lie, for the kernels of few rows.
-    parts: Option<CudaSlice<u64>>,
+    /// Quantized weights as they are, where a few rows can be multiplied with them.
+    packed: Option<Packed>,
     /// The quantized weights in 16 bits, one after the other, where memory is left for that.
     dequantized: Option<CudaSlice<u16>>,
     /// The adapters in 16 bits, as they were when [`Stack::refresh_adapters`] was called last.
@@ -58,14 +51,17 @@ impl Stack {
             weights,
             is_streamed: memory.is_streamed(),
             bias,
-            parts: None,
+            packed: None,
             dequantized: None,
             adapters: None,
         };
         if stack.is_quantized() {
             gpu.reserve_scratch(stack.len())?;
+        }
+        if stack.weights.iter().all(|weight| weight.has_groups(packed::GROUP)) {
             let parts = stack.columns().map(|(columns, weight)| weight.part(columns.start));
-            stack.parts = Some(gpu.upload(&parts.collect::<Result<Vec<_>>>()?.concat())?);
+            let parts = gpu.upload(&parts.collect::<Result<Vec<_>>>()?.concat())?;
+            stack.packed = Some(Packed::new(parts, stack.weights.iter().map(Frozen::rows).collect()));
         }
         Ok(stack)
     }
@@ -153,10 +149,8 @@ impl Stack {
         write: Write,
         residual: Option<View<'_, u16>>,
     ) -> Result<()> {
-        let [t, k] = x.shape();
-        if let Some(parts) = self.parts.as_ref().filter(|_| t <= some_rows::MOST_ROWS && k.is_multiple_of(32))
-        {
-            return self.multiply_packed(gpu, y, x, parts, write, residual);
+        if let Some(packed) = self.packed.as_ref().filter(|_| x.shape()[0] <= packed::MOST_ROWS) {
+            return self.multiply_packed(gpu, y, x, packed, write, residual);
         }
         let bias = self.bias.as_ref().map(View::from);
         self.multiply_dequantized(gpu, y, x, write, residual, bias)
@@ -180,13 +174,13 @@ impl Stack {
         })
     }
 
-    /// [`Stack::multiply`] for up to [`some_rows::MOST_ROWS`] rows, the weights as they are.
+    /// [`Stack::multiply`] for up to [`packed::MOST_ROWS`] rows, the weights as they are.
     fn multiply_packed(
         &self,
         gpu: &Gpu,
         y: ViewMut<'_, u16>,
         x: View<'_, u16>,
-        parts: &CudaSlice<u64>,
+        packed: &Packed,
         write: Write,
         residual: Option<View<'_, u16>>,
     ) -> Result<()> {
@@ -197,15 +191,11 @@ impl Stack {
             Write::Overwrite => [y.into(), Argument::optional(residual)],
         };
         let bias = Argument::optional(self.bias.as_ref().map(View::from));
-        let weights = Packed { parts, rows: self.weights.iter().map(Frozen::rows).collect() };
         // SAFETY: `check_packed` has compared x [T, K], y [T, ΣN] and the residual with the weights, whose parts these are;
-        // the bias has ΣN numbers, and the caller has seen to K.
+        // the bias has ΣN numbers, and `Stack::new` has seen to the groups of columns.
         #[allow(unsafe_code)]
         unsafe {
-            match x.shape()[0] <= few_rows::MOST_ROWS {
-                true => few_rows::multiply(gpu, (out, y_stride), x, &weights, bias),
-                false => some_rows::multiply(gpu, (out, y_stride), x, &weights, bias),
-            }
+            packed.multiply(gpu, (out, y_stride), x, bias)
         }
     }
 

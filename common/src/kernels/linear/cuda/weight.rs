@@ -134,6 +134,16 @@ impl Frozen {
         }
     }
 
+    /// Whether each group of columns of a quantized weight, of which each row has a whole number, is of one block.
+    pub(super) fn has_groups(&self, group: usize) -> bool {
+        match self {
+            Self::Dense(_) | Self::Streamed(..) => false,
+            Self::Quantized(weight) => {
+                weight.shape[1].is_multiple_of(group) && (1usize << weight.block_shift).is_multiple_of(group)
+            }
+        }
+    }
+
     /// The weight as `quantized.cuh` has it in a `Part` that begins at column `first_column` of y: addresses that
     /// hold for as long as the weight does.
     pub(super) fn part(&self, first_column: usize) -> Result<[u64; PART]> {

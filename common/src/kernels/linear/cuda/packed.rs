@@ -1,0 +1,200 @@
+//! Products of a few rows with quantized weights as they are, which are fewer rows than are worth dequantizing a weight for.
+
+use std::sync::OnceLock;
+
+use cudarc::driver::CudaSlice;
+
+use super::SOURCE;
+use crate::Result;
+use crate::device::cuda::{Argument, Gpu, Grid, View};
+
+/// The most rows of x.
+pub(super) const MOST_ROWS: usize = 64;
+/// The columns of which each group is of one block of a weight: K is a multiple of it, and so is the size of a block.
+pub(super) const GROUP: usize = 64;
+/// The fewest warps of a thread block.
+const LEAST_WARPS: usize = 4;
+/// The fewest steps through the columns of a weight that a thread block takes.
+const LEAST_STEPS: usize = 2;
+/// The most parts that the columns of a weight are split into.
+const MOST_SPLITS: usize = 16;
+
+/// The kernels, and the most rows of x that each takes at a time.
+const KERNELS: [(&str, usize); 3] =
+    [("quantized_product_8", 8), ("quantized_product_16", 16), ("quantized_product_32", 32)];
+
+/// Quantized weights of a stack as they are.
+pub(super) struct Packed {
+    /// The addresses of their parts.
+    parts: CudaSlice<u64>,
+    /// The rows of each.
+    rows: Vec<usize>,
+    /// How products with up to 8, 16, 32 and 64 rows are divided, each once it was needed.
+    divisions: [OnceLock<Division>; 4],
+}
+
+impl Packed {
+    /// Weights of `rows` rows, whose `parts` lie one after the other.
+    pub(super) fn new(parts: CudaSlice<u64>, rows: Vec<usize>) -> Self {
+        Self { parts, rows, divisions: Default::default() }
+    }
+
+    /// Writes x [T, K]·Wᵀ and the bias to y [T, ΣN], plus `added` [T, ΣN], whose rows lie as far apart as those of y.
+    ///
+    /// # Safety
+    /// y is `out`, a matrix [T, ΣN], or `added` too; the parts are weights [N, K] whose columns of y end with ΣN; the bias
+    /// has ΣN numbers; and K and the size of a block are multiples of [`GROUP`].
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn multiply(
+        &self,
+        gpu: &Gpu,
+        ([out, added], y_stride): ([Argument<'_>; 2], usize),
+        x: View<'_, u16>,
+        bias: Argument<'_>,
+    ) -> Result<()> {
+        let ([t, k], n) = (x.shape(), self.rows.iter().sum::<usize>());
+        let constant =
+            |name| gpu.constant(&SOURCE, name).map(|value| usize::try_from(value).unwrap_or(0).max(1));
+        let class = KERNELS.iter().position(|(_, rows)| t <= *rows).unwrap_or(KERNELS.len());
+        let (kernel, kernel_rows) = KERNELS[class.min(KERNELS.len() - 1)];
+        let most_warps = constant("quantized_product_warps")?;
+        let token_blocks = t.div_ceil(kernel_rows);
+        let work = Work {
+            tokens: token_blocks * kernel_rows,
+            token_blocks,
+            rows: &self.rows,
+            warp_rows: constant("quantized_product_rows")?,
+            steps: k.div_ceil(constant("quantized_product_step")?),
+        };
+        let Division { warps, splits } =
+            *self.divisions[class].get_or_init(|| work.divide(gpu.multiprocessors(), most_warps));
+        let mut partial = if splits > 1 { Some(gpu.allocate::<f32>(splits * t * n)?) } else { None };
+        let row_blocks = self.rows.iter().map(|rows| work.blocks(*rows, warps)).max().unwrap_or(0);
+        let grid = Grid {
+            blocks: (row_blocks, self.rows.len(), splits * token_blocks),
+            threads: 32 * warps,
+            // As much as for the most warps: a kernel is loaded for one size.
+            shared: constant("quantized_product_table_bytes")?
+                + kernel_rows * constant("quantized_product_x_row_bytes")?
+                + most_warps * constant("quantized_product_warp_bytes")?,
+        };
+        let sums = partial.as_mut().map_or(Argument::null(), Argument::from);
+        let [x_stride, steps_of_split] = Argument::ints([x.stride(), work.steps.div_ceil(splits)])?;
+        let [y_stride, tokens, columns, k, splits] = Argument::ints([y_stride, t, n, k, splits])?;
+        let (x, parts) = (x.into(), (&self.parts).into());
+        let arguments = [
+            out,
+            y_stride,
+            added,
+            bias,
+            sums,
+            columns,
+            x,
+            x_stride,
+            parts,
+            tokens,
+            k,
+            splits,
+            steps_of_split,
+        ];
+        // SAFETY: `quantized_product_R(y [T, ΣN], stride, added [T, ΣN] with y's stride or null, bias [ΣN] or null, partial
+        // [splits, T, ΣN] or null, ΣN, x [T, K], stride, parts, T, K, splits, steps of a split) with the blocks of the
+        // largest part for each of the parts, and for each split of each R rows. A thread has read what it adds to before
+        // it writes. The caller promises the rest.
+        unsafe { gpu.launch(&SOURCE, kernel, grid, &arguments)? };
+        let Some(partial) = &partial else { return Ok(()) };
+        let arguments = [out, y_stride, added, partial.into(), bias, tokens, columns, splits];
+        // SAFETY: `quantized_product_sum(y [T, ΣN], stride, added [T, ΣN] with y's stride or null, partial [splits, T, ΣN],
+        // bias [ΣN] or null, T, ΣN, splits)` with a thread for each number of y.
+        unsafe { gpu.launch(&SOURCE, "quantized_product_sum", Grid::cover(t * n, 256), &arguments) }
+    }
+}
+
+/// What thread blocks divide among them.
+struct Work<'a> {
+    /// The rows of x.
+    tokens: usize,
+    /// How often the rows of all weights are gone through, each time for other rows of x.
+    token_blocks: usize,
+    /// The rows of each weight.
+    rows: &'a [usize],
+    /// The rows that a warp takes.
+    warp_rows: usize,
+    /// The steps through the columns.
+    steps: usize,
+}
+
+/// How work is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Division {
+    /// The warps of a thread block.
+    warps: usize,
+    /// The parts that the columns are split into.
+    splits: usize,
+}
+
+impl Work<'_> {
+    /// The thread blocks that `rows` rows of a weight are for.
+    fn blocks(&self, rows: usize, warps: usize) -> usize {
+        rows.div_ceil(warps * self.warp_rows)
+    }
+
+    /// Returns the division among the multiprocessors of a GPU that ends first.
+    fn divide(&self, multiprocessors: usize, most_warps: usize) -> Division {
+        let most_splits = (self.steps / LEAST_STEPS).clamp(1, MOST_SPLITS);
+        let all = (LEAST_WARPS..=most_warps).rev().flat_map(|warps| {
+            // With fewer splits, a split takes more steps.
+            (1..=most_splits)
+                .filter(|splits| self.steps.div_ceil(self.steps.div_ceil(*splits)) == *splits)
+                .map(move |splits| Division { warps, splits })
+        });
+        all.min_by_key(|division| self.time(division, multiprocessors))
+            .unwrap_or(Division { warps: most_warps, splits: 1 })
+    }
+
+    /// The time that a division takes, in steps of a warp that has many beside it. A multiprocessor takes the steps of its
+    /// warps by turns, and those of few have to wait for memory, for about [`WAIT`] steps; sums of several splits are
+    /// written and read, [`SUMS`] of them in the time of a step.
+    fn time(&self, division: &Division, multiprocessors: usize) -> usize {
+        /// Measured on an H100.
+        const WAIT: usize = 6;
+        /// Measured on an H100.
+        const SUMS: usize = 1 << 15;
+        let &Division { warps, splits } = division;
+        let row_blocks: usize = self.rows.iter().map(|rows| self.blocks(*rows, warps)).sum();
+        let by_multiprocessor = (row_blocks * self.token_blocks * splits).div_ceil(multiprocessors);
+        let steps = (by_multiprocessor * warps + WAIT) * self.steps.div_ceil(splits);
+        let sums = if splits > 1 { splits * self.tokens * self.rows.iter().sum::<usize>() } else { 0 };
+        steps + sums / SUMS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Warps and splits for a product with weights [N, K] on an H100.
+    fn divide(tokens: usize, rows: &[usize], k: usize) -> (usize, usize) {
+        let token_blocks = tokens.div_ceil(32);
+        let work = Work { tokens, token_blocks, rows, warp_rows: 16, steps: k.div_ceil(128) };
+        let Division { warps, splits } = work.divide(132, 10);
+        (warps, splits)
+    }
+
+    #[test]
+    fn all_multiprocessors_have_as_much_to_do() {
+        // 264 blocks of 144 rows, two on each.
+        assert_eq!(divide(32, &[18944, 18944], 3584), (9, 1));
+        // 250 blocks, with a tenth of the columns each.
+        assert_eq!(divide(32, &[3584], 18944), (9, 10));
+        assert_eq!(divide(32, &[3584], 3584), (7, 4));
+        assert_eq!(divide(32, &[3584, 512, 512], 3584), (8, 7));
+        assert_eq!(divide(64, &[3584], 18944), (9, 5));
+    }
+
+    #[test]
+    fn little_is_not_split() {
+        assert_eq!(divide(1, &[16], 128).1, 1);
+        assert_eq!(divide(1, &[16], 64).1, 1);
+    }
+}
