@@ -119,14 +119,15 @@ __device__ __forceinline__ unsigned look_up(unsigned word, int byte, unsigned la
 template <int TOKENS>
 __device__ __forceinline__ void multiply_packed(float16* y, int y_stride, const float16* added, const float16* bias,
                                                 float* partial, int columns, const float16* x, int x_stride,
-                                                const Part& part, int tokens, int k, int splits, int steps_of_split) {
+                                                const Part& part, int first_of_block, int tokens, int k, int splits,
+                                                int steps_of_split) {
     __shared__ float map[256];
     constexpr int TILES = TOKENS / 8;
     // Sums of 32 rows leave no registers for what overlaps.
     constexpr int UNROLLED = TOKENS < 32 ? 2 : 1;
     const int warp = warp_number(), lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int rows_of_block = blockDim.x / 32 * PRODUCT_ROWS, first = blockIdx.x * rows_of_block + warp * PRODUCT_ROWS;
-    const int split = blockIdx.z % splits, first_token = blockIdx.z / splits * TOKENS;
+    const int rows_of_block = blockDim.x / 32 * PRODUCT_ROWS, first = first_of_block + warp * PRODUCT_ROWS;
+    const int split = blockIdx.y % splits, first_token = blockIdx.y / splits * TOKENS;
     const int begin = split * steps_of_split, end = min(begin + steps_of_split, (k + STEP - 1) / STEP);
     const unsigned x_at = TABLE_BYTES, scales_at = x_at + 2 * TOKENS * X_ROW_BYTES + warp * WARP_BYTES;
     const unsigned weights_at = scales_at + SCALES_BYTES;
@@ -219,15 +220,27 @@ __device__ __forceinline__ void multiply_packed(float16* y, int y_stride, const 
     }
 }
 
-// Grid (blocks of the largest projection, projections, splits for each TOKENS rows of x): a stack is one launch.
+// The projection that this thread block takes rows of, and the first of the rows. Each projection has blocks of its own.
+__device__ __forceinline__ const Part& part_of_block(const Part* parts, int rows_of_block, int& first) {
+    int block = blockIdx.x;
+    for (;; ++parts) {
+        const int blocks = (parts->rows + rows_of_block - 1) / rows_of_block;
+        if (block < blocks) break;
+        block -= blocks;
+    }
+    first = block * rows_of_block;
+    return *parts;
+}
+
+// Grid (blocks of all projections, splits for each TOKENS rows of x): a stack is one launch.
 #define QUANTIZED_PRODUCT(TOKENS)                                                                                   \
     extern "C" __global__ void __launch_bounds__(PRODUCT_WARPS * 32, 2) quantized_product_##TOKENS(                 \
         float16* y, int y_stride, const float16* added, const float16* bias, float* partial, int columns,           \
         const float16* x, int x_stride, const Part* parts, int tokens, int k, int splits, int steps_of_split) {     \
-        const Part part = parts[blockIdx.y];                                                                        \
-        if (blockIdx.x * (blockDim.x / 32 * PRODUCT_ROWS) >= part.rows) return;                                     \
-        multiply_packed<TOKENS>(y, y_stride, added, bias, partial, columns, x, x_stride, part, tokens, k, splits,   \
-                                steps_of_split);                                                                    \
+        int first;                                                                                                  \
+        const Part part = part_of_block(parts, blockDim.x / 32 * PRODUCT_ROWS, first);                              \
+        multiply_packed<TOKENS>(y, y_stride, added, bias, partial, columns, x, x_stride, part, first, tokens, k,    \
+                                splits, steps_of_split);                                                            \
     }
 
 QUANTIZED_PRODUCT(8)

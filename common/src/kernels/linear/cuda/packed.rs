@@ -13,7 +13,7 @@ pub(super) const MOST_ROWS: usize = 64;
 /// The columns of which each group is of one block of a weight: K is a multiple of it, and so is the size of a block.
 pub(super) const GROUP: usize = 64;
 /// The fewest warps of a thread block.
-const LEAST_WARPS: usize = 4;
+const LEAST_WARPS: usize = 6;
 /// The fewest steps through the columns of a weight that a thread block takes.
 const LEAST_STEPS: usize = 2;
 /// The most parts that the columns of a weight are split into.
@@ -69,9 +69,8 @@ impl Packed {
         let Division { warps, splits } =
             *self.divisions[class].get_or_init(|| work.divide(gpu.multiprocessors(), most_warps));
         let mut partial = if splits > 1 { Some(gpu.allocate::<f32>(splits * t * n)?) } else { None };
-        let row_blocks = self.rows.iter().map(|rows| work.blocks(*rows, warps)).max().unwrap_or(0);
         let grid = Grid {
-            blocks: (row_blocks, self.rows.len(), splits * token_blocks),
+            blocks: (work.blocks(warps), splits * token_blocks, 1),
             threads: 32 * warps,
             // As much as for the most warps: a kernel is loaded for one size.
             shared: constant("quantized_product_table_bytes")?
@@ -98,8 +97,8 @@ impl Packed {
             steps_of_split,
         ];
         // SAFETY: `quantized_product_R(y [T, ΣN], stride, added [T, ΣN] with y's stride or null, bias [ΣN] or null, partial
-        // [splits, T, ΣN] or null, ΣN, x [T, K], stride, parts, T, K, splits, steps of a split) with the blocks of the
-        // largest part for each of the parts, and for each split of each R rows. A thread has read what it adds to before
+        // [splits, T, ΣN] or null, ΣN, x [T, K], stride, parts, T, K, splits, steps of a split) with the blocks of all
+        // parts for each split of each R rows. A thread has read what it adds to before
         // it writes. The caller promises the rest.
         unsafe { gpu.launch(&SOURCE, kernel, grid, &arguments)? };
         let Some(partial) = &partial else { return Ok(()) };
@@ -134,9 +133,9 @@ struct Division {
 }
 
 impl Work<'_> {
-    /// The thread blocks that `rows` rows of a weight are for.
-    fn blocks(&self, rows: usize, warps: usize) -> usize {
-        rows.div_ceil(warps * self.warp_rows)
+    /// The thread blocks of so many warps that all rows are for, of which each weight has its own.
+    fn blocks(&self, warps: usize) -> usize {
+        self.rows.iter().map(|rows| rows.div_ceil(warps * self.warp_rows)).sum()
     }
 
     /// Returns the division among the multiprocessors of a GPU that ends first.
@@ -148,22 +147,22 @@ impl Work<'_> {
                 .filter(|splits| self.steps.div_ceil(self.steps.div_ceil(*splits)) == *splits)
                 .map(move |splits| Division { warps, splits })
         });
-        all.min_by_key(|division| self.time(division, multiprocessors))
+        all.min_by_key(|division| self.time(*division, multiprocessors, most_warps))
             .unwrap_or(Division { warps: most_warps, splits: 1 })
     }
 
     /// The time that a division takes, in steps of a warp that has many beside it. A multiprocessor takes the steps of its
-    /// warps by turns, and those of few have to wait for memory, for about [`WAIT`] steps; sums of several splits are
-    /// written and read, [`SUMS`] of them in the time of a step.
-    fn time(&self, division: &Division, multiprocessors: usize) -> usize {
+    /// warps by turns, and each time also waits for memory, for about [`WAIT`] steps; it has room for the blocks of
+    /// 2 · `most_warps` warps. Sums of several splits are written and read, [`SUMS`] of them in the time of a step.
+    fn time(&self, division: Division, multiprocessors: usize, most_warps: usize) -> usize {
         /// Measured on an H100.
         const WAIT: usize = 6;
         /// Measured on an H100.
         const SUMS: usize = 1 << 15;
-        let &Division { warps, splits } = division;
-        let row_blocks: usize = self.rows.iter().map(|rows| self.blocks(*rows, warps)).sum();
-        let by_multiprocessor = (row_blocks * self.token_blocks * splits).div_ceil(multiprocessors);
-        let steps = (by_multiprocessor * warps + WAIT) * self.steps.div_ceil(splits);
+        let Division { warps, splits } = division;
+        let blocks = (self.blocks(warps) * self.token_blocks * splits).div_ceil(multiprocessors);
+        let rounds = blocks.div_ceil(2 * most_warps / warps);
+        let steps = (blocks * warps + rounds * WAIT) * self.steps.div_ceil(splits);
         let sums = if splits > 1 { splits * self.tokens * self.rows.iter().sum::<usize>() } else { 0 };
         steps + sums / SUMS
     }
@@ -173,28 +172,45 @@ impl Work<'_> {
 mod tests {
     use super::*;
 
-    /// Warps and splits for a product with weights [N, K] on an H100.
-    fn divide(tokens: usize, rows: &[usize], k: usize) -> (usize, usize) {
+    fn work(tokens: usize, rows: &[usize], k: usize) -> Work<'_> {
         let token_blocks = tokens.div_ceil(32);
-        let work = Work { tokens, token_blocks, rows, warp_rows: 16, steps: k.div_ceil(128) };
-        let Division { warps, splits } = work.divide(132, 10);
-        (warps, splits)
+        Work { tokens, token_blocks, rows, warp_rows: 16, steps: k.div_ceil(128) }
     }
 
     #[test]
     fn all_multiprocessors_have_as_much_to_do() {
-        // 264 blocks of 144 rows, two on each.
-        assert_eq!(divide(32, &[18944, 18944], 3584), (9, 1));
-        // 250 blocks, with a tenth of the columns each.
-        assert_eq!(divide(32, &[3584], 18944), (9, 10));
-        assert_eq!(divide(32, &[3584], 3584), (7, 4));
-        assert_eq!(divide(32, &[3584, 512, 512], 3584), (8, 7));
-        assert_eq!(divide(64, &[3584], 18944), (9, 5));
+        for (tokens, rows, k) in [
+            (1, &[18944, 18944][..], 3584),
+            (32, &[18944, 18944], 3584),
+            (64, &[18944, 18944], 3584),
+            (1, &[3584], 18944),
+            (32, &[3584], 18944),
+            (32, &[3584, 512, 512], 3584),
+            (32, &[3584], 3584),
+            (64, &[3584], 3584),
+        ] {
+            let work = work(tokens, rows, k);
+            let Division { warps, splits } = work.divide(132, 10);
+            let busiest = (work.blocks(warps) * work.token_blocks * splits).div_ceil(132) * warps * 16;
+            let steps = work.steps.div_ceil(splits);
+            let needed = rows.iter().sum::<usize>() * work.token_blocks * work.steps;
+            let share = needed as f64 / (132 * busiest * steps) as f64;
+            assert!(
+                share > 0.8,
+                "{share:.2} of {rows:?} by {k}, {tokens} rows: {warps} warps, {splits} splits"
+            );
+        }
+    }
+
+    #[test]
+    fn many_rows_are_not_split() {
+        assert_eq!(work(32, &[18944, 18944], 3584).divide(132, 10), Division { warps: 9, splits: 1 });
+        assert_eq!(work(32, &[3584], 18944).divide(132, 10), Division { warps: 9, splits: 10 });
     }
 
     #[test]
     fn little_is_not_split() {
-        assert_eq!(divide(1, &[16], 128).1, 1);
-        assert_eq!(divide(1, &[16], 64).1, 1);
+        assert_eq!(work(1, &[16], 128).divide(132, 10).splits, 1);
+        assert_eq!(work(1, &[16], 64).divide(132, 10).splits, 1);
     }
 }
