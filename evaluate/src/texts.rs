@@ -1,5 +1,8 @@
 //! The prompts of a style, as the tokens of a model.
 
+use std::sync::mpsc;
+use std::thread;
+
 use common::text::{ChatTemplate, Tokenizer};
 use common::{Result, hex};
 use rayon::prelude::*;
@@ -60,6 +63,26 @@ impl Texts {
                 Ok(tokens)
             })
             .collect()
+    }
+
+    /// Does `work` while other threads encode the prompts of `subjects`. Returns what `work` returns, and the tokens of each
+    /// subject's prompts as [`Texts::encode`] does. Where `work` fails, no more subjects are encoded.
+    pub fn encode_beside<T>(
+        &self,
+        subjects: &[&Subject],
+        most: usize,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Vec<Vec<Vec<u32>>>)> {
+        thread::scope(|scope| {
+            let (sender, encoded) = mpsc::channel();
+            scope.spawn(move || {
+                let prompts = subjects.iter().map(|subject| self.encode(subject, most));
+                // The receiver is gone once it waits for no more.
+                prompts.map(|prompts| sender.send(prompts)).take_while(|sent| sent.is_ok()).count()
+            });
+            let done = work()?;
+            Ok((done, encoded.iter().collect::<Result<_>>()?))
+        })
     }
 
     /// Returns the tokens whose log-probabilities stand for the letters of the choices.
