@@ -92,7 +92,9 @@ pub fn score_all(
         tokens: arguments.pass_tokens(models.device()),
         share_prefix: !arguments.no_prefix_cache,
     };
-    let (model, prompts) = named.name(texts[own].encode_beside(&asked, most, || match count {
+    // All ranks encode at the same time, and each has a thread besides that loads.
+    let threads = rayon::current_num_threads().div_ceil(world.size());
+    let (model, prompts) = named.name(texts[own].encode_beside(&asked, most, threads, || match count {
         1 => models.load_among(named.directory(), world),
         _ => models.load(named.directory()),
     }))?;

@@ -5,7 +5,8 @@ use std::thread;
 use std::time::Instant;
 
 use common::text::{ChatTemplate, Tokenizer};
-use common::{Result, cli, hex};
+use common::{Result, cli, error, hex};
+use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -66,21 +67,26 @@ impl Texts {
             .collect()
     }
 
-    /// Does `work` while other threads encode the prompts of `subjects`. Returns what `work` returns, and the tokens of each
-    /// subject's prompts as [`Texts::encode`] does. Where `work` fails, no more subjects are encoded.
+    /// Does `work` while `threads` other threads encode the prompts of `subjects`. Returns what `work` returns, and the
+    /// tokens of each subject's prompts as [`Texts::encode`] does. Where `work` fails, no more subjects are encoded.
     pub fn encode_beside<T>(
         &self,
         subjects: &[&Subject],
         most: usize,
+        threads: usize,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Vec<Vec<Vec<u32>>>)> {
+        // Threads of their own, so that nothing that `work` does in parallel waits for them.
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|problem| error!(System, "{threads} threads: {problem}"))?;
         thread::scope(|scope| {
             let (sender, encoded) = mpsc::channel();
-            scope.spawn(move || {
+            let encode = move || {
                 let prompts = subjects.iter().map(|subject| self.encode(subject, most));
                 // The receiver is gone once it waits for no more.
                 prompts.map(|prompts| sender.send(prompts)).take_while(|sent| sent.is_ok()).count()
-            });
+            };
+            scope.spawn(move || pool.install(encode));
             let done = work()?;
             let begun = Instant::now();
             let prompts = encoded.iter().collect::<Result<_>>()?;
@@ -120,15 +126,15 @@ mod tests {
         let texts = Texts { tokenizer, template: None, style: Style::LmEval, shots: 1 };
         let subjects: Vec<Subject> = [3, 1, 40].map(subject).into();
         let asked: Vec<&Subject> = subjects.iter().collect();
-        let (done, prompts) = texts.encode_beside(&asked, 150, || Ok("loaded")).unwrap();
+        let (done, prompts) = texts.encode_beside(&asked, 150, 2, || Ok("loaded")).unwrap();
         assert_eq!(done, "loaded");
         let expected = asked.iter().map(|subject| texts.encode(subject, 150).unwrap());
         assert_eq!(prompts, expected.collect::<Vec<_>>());
-        let failed = texts.encode_beside::<()>(&asked, 150, || common::bail!(Row, "no memory"));
+        let failed = texts.encode_beside::<()>(&asked, 150, 2, || common::bail!(Row, "no memory"));
         assert_eq!(failed.unwrap_err().to_string(), "no memory");
         // A question that cannot be encoded is an error too.
         let without_template = Texts { style: Style::LlamaFactory, ..texts };
-        let error = without_template.encode_beside(&asked, 150, || Ok(())).unwrap_err();
+        let error = without_template.encode_beside(&asked, 150, 2, || Ok(())).unwrap_err();
         assert!(error.to_string().contains("needs a model with a chat template"), "{error}");
     }
 }
