@@ -66,8 +66,13 @@ impl ModelArguments {
 
     /// Refuses a model, or the base of an adapter, by its config.json, before anything else is done.
     pub fn expect_supported(&self, directory: &Path) -> Result<()> {
+        self.config(directory).map(drop)
+    }
+
+    /// Reads the config.json of a model, or of the base of an adapter.
+    pub fn config(&self, directory: &Path) -> Result<Config> {
         let base = self.base_of(directory)?;
-        Config::read(base.as_deref().unwrap_or(directory)).map(drop)
+        Config::read(base.as_deref().unwrap_or(directory))
     }
 
     /// Returns the files that hold the tokenizer, the template and the generation settings of a model; for

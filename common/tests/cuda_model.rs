@@ -269,3 +269,27 @@ fn decoding_and_scoring_behind_a_cache_are_the_whole_pass() {
     }
     assert_eq!(first, tokens.len());
 }
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn passes_that_are_begun_before_others_are_waited_for_have_the_logits_of_each_alone() {
+    let Some(directory) = needs::model() else { return };
+    let model = load(&directory, &Device::Cuda(Gpu::open(0, Float16::Bf16).unwrap()));
+    let texts: Vec<Vec<u32>> =
+        [700, 40, 3, 300, 90].map(|len| (0..len).map(|t| (t + len) * 37 % 1000).collect()).into();
+    let begin = |tokens: &Vec<u32>| {
+        let rows: Vec<u32> = (0..tokens.len() as u32).step_by(5).collect();
+        model.begin_logits(&Batch::prompt(tokens, 0), &rows, Cache::None).unwrap()
+    };
+    let alone: Vec<Vec<f32>> = texts.iter().map(|text| begin(text).wait().unwrap().into_vec()).collect();
+    for _ in 0..3 {
+        let begun: Vec<_> = texts.iter().map(begin).collect();
+        assert!(begun.iter().all(|logits| !logits.are_there()));
+        for (logits, alone) in begun.into_iter().zip(&alone) {
+            assert!(logits.wait().unwrap().into_vec() == *alone, "to the bit");
+        }
+    }
+    // Logits that are not waited for give their memory back after their copy.
+    drop(texts.iter().map(begin).collect::<Vec<_>>());
+    assert!(begin(&texts[0]).wait().unwrap().into_vec() == alone[0]);
+}

@@ -3,28 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use common::checkpoint::check_unchanged;
-use common::cli::{self, Progress, Unit};
+use common::Result;
+use common::cli;
 use common::data::hub;
 use common::models::Models;
 use common::text::Tokenizer;
 use common::world::World;
-use common::{Context, Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Arguments;
-use crate::collector::{Collector, Found};
 use crate::identity::identity;
-use crate::journal::Journal;
 use crate::outputs::{Outputs, chart_of};
-use crate::parts::Parts;
 use crate::questions::layout::DOWNLOADED;
 use crate::questions::{self, Selection, Style, Subject};
 use crate::ranking;
 use crate::report::{Report, ReportPlace, place};
-use crate::rounds::{ranks_of, rounds};
-use crate::score::{Passes, score};
+use crate::rounds::{ModelOfRound, rounds};
 use crate::scored::Scored;
+use crate::scoring::{Pending, score_all};
 use crate::texts::Texts;
 
 /// Prints the accuracies of a model, or the ranking of several, which all ranks score together.
@@ -65,27 +61,6 @@ pub fn rank_by_accuracy(directories: &[PathBuf], arguments: &Arguments, world: &
     }
 }
 
-/// One of the models that the tool is called with.
-#[derive(Clone, Copy)]
-struct ModelOfRound<'a> {
-    index: usize,
-    directories: &'a [PathBuf],
-}
-
-impl<'a> ModelOfRound<'a> {
-    fn directory(self) -> &'a Path {
-        &self.directories[self.index]
-    }
-
-    /// Says of an error which of several models it is about.
-    fn name<T>(self, result: Result<T>) -> Result<T> {
-        let Self { index, directories } = self;
-        let several =
-            || format!("{} of {} models, {}", index + 1, directories.len(), directories[index].display());
-        if directories.len() > 1 { result.with_context(several) } else { result }
-    }
-}
-
 /// What rank 0 has of a report before its model is scored.
 enum Begun {
     /// The report, which an earlier run has made, and its path.
@@ -100,15 +75,6 @@ enum Prepared<'a> {
     Made(Option<Report>),
     /// It is scored now.
     Pending(Box<Pending<'a>>),
-}
-
-/// A model that is scored now.
-struct Pending<'a> {
-    model: ModelOfRound<'a>,
-    texts: Texts,
-    recipe: Value,
-    /// On rank 0, the files of the report, and its path.
-    files: Option<(Outputs, PathBuf)>,
 }
 
 /// Returns the reports of the models of a round, made now or before; none on other ranks than 0.
@@ -234,82 +200,4 @@ fn texts(directory: &Path, arguments: &Arguments) -> Result<Texts> {
     let needs_template = arguments.style == Style::LlamaFactory;
     let template = needs_template.then(|| arguments.model.chat_template(&files, &tokenizer)).transpose()?;
     Ok(Texts { tokenizer, template, style: arguments.style, shots: arguments.shots.into() })
-}
-
-/// Scores every subject that the journals beside the reports do not hold yet, together with the other ranks: one model
-/// by all of them, or one model by each. Returns the scores of all subjects of each model on rank 0, which alone has the
-/// reports; nothing elsewhere.
-fn score_all(
-    pending: &mut [Pending],
-    subjects: &[Subject],
-    models: &mut Models,
-    arguments: &Arguments,
-    world: &World,
-) -> Result<Vec<Vec<Scored>>> {
-    let count = pending.len();
-    let own = if count == 1 { 0 } else { world.rank() };
-    let (named, directory) = (pending[own].model, pending[own].model.directory());
-    let answers = named.name(pending[own].texts.answers(arguments.task))?;
-    let passes =
-        Passes { tokens: arguments.pass_tokens(models.device()), share_prefix: !arguments.no_prefix_cache };
-    let model = named.name(match count {
-        1 => models.load_among(directory, world),
-        _ => models.load(directory),
-    })?;
-    let (mut texts, mut kept) = (Vec::new(), Vec::new());
-    for Pending { model, texts: of_model, recipe, files } in pending {
-        texts.push(&*of_model);
-        let Some((outputs, _)) = files else { continue };
-        let (journal, done) = model.name(Journal::open(&mut outputs.report, recipe))?;
-        let of_subject = |subject: &Subject| done.iter().find(|done| done.is_of(subject)).cloned();
-        let before: Vec<Option<Scored>> = subjects.iter().map(of_subject).collect();
-        let done = before.iter().flatten().count();
-        if done > 0 {
-            cli::note(format_args!("{done} of {} subjects are scored already", subjects.len()));
-        }
-        kept.push((before, (journal, &mut outputs.report)));
-    }
-    let left: Vec<Vec<usize>> = world.from_first(|| {
-        let left = |before: &[Option<Scored>]| (0..subjects.len()).filter(|&i| before[i].is_none()).collect();
-        Ok(kept.iter().map(|(before, _)| left(before)).collect())
-    })?;
-    let parts = |(index, left): (usize, &Vec<usize>)| {
-        Parts::new(left.iter().map(|&index| &subjects[index]), ranks_of(index, count, world.size()))
-    };
-    let parts: Vec<Parts> = left.iter().enumerate().map(parts).collect();
-    let questions = |subject: &Subject| subject.questions.len() as u64;
-    let total: u64 = subjects.iter().map(questions).sum();
-    let progress = Progress::new("scoring", count as u64 * total, Unit::Items("questions"));
-    let mut collectors = Vec::new();
-    for ((before, kept), (left, parts)) in kept.into_iter().zip(left.iter().zip(&parts)) {
-        let done = subjects.iter().zip(&before).filter(|(_, before)| before.is_some());
-        progress.add(done.map(|(subject, _)| questions(subject)).sum());
-        collectors.push(Collector::new(world, (subjects, left), parts, before, kept, &progress));
-    }
-    let (left, parts, texts) = (&left[own], &parts[own], texts[own]);
-    for (place, &index) in left.iter().enumerate() {
-        if !parts.ranks_of(place).contains(&world.rank()) {
-            continue;
-        }
-        let subject = &subjects[index];
-        let prompts = named.name(texts.encode(subject, model.config().max_positions))?;
-        let is_own = |pass| parts.rank_of(place, pass) == world.rank();
-        let scores = score(model, &prompts, &answers, passes, is_own, |scored| {
-            progress.add(scored as u64);
-            collectors.iter_mut().try_for_each(Collector::take_sent)?;
-            let whole: usize = collectors.iter().map(Collector::whole).sum();
-            let kept = || format!("stopped with {whole} of {} subjects scored", count * subjects.len());
-            match cli::interrupted() {
-                true => Err(Error::interrupted(kept()).hint("the same command goes on from there")),
-                false => check_unchanged(),
-            }
-        });
-        let scores = named.name(scores.with_context(|| subject.name.clone()))?;
-        let found = Found::new(place, &scores);
-        match collectors.get_mut(own) {
-            Some(collector) => collector.take(world.rank(), found)?,
-            None => world.send(&found)?,
-        }
-    }
-    collectors.into_iter().map(Collector::finish).collect()
 }

@@ -6,32 +6,31 @@ use common::world::World;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Journal;
-use crate::parts::Parts;
 use crate::questions::Subject;
 use crate::scored::Scored;
 
-/// What one rank has found of one subject.
+/// What one rank has found in one pass of a subject.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Found {
     /// The place of the subject among those that are scored in this run.
-    pub place: usize,
-    /// Questions that the rank has scored: the bits of the log-probabilities of their choices.
+    place: usize,
+    /// The questions of the pass: the bits of the log-probabilities of their choices.
     rows: Vec<(usize, Vec<u32>)>,
 }
 
 impl Found {
-    /// The scores of those questions of a subject that were scored, which are not empty.
-    pub fn new(place: usize, scores: &[Vec<f32>]) -> Self {
-        let scored = scores.iter().enumerate().filter(|(_, row)| !row.is_empty());
+    /// The scores of some questions of the subject at `place`.
+    pub fn new(place: usize, questions: &[usize], scores: &[Vec<f32>]) -> Self {
         let bits = |row: &Vec<f32>| row.iter().map(|logprob| logprob.to_bits()).collect();
-        Self { place, rows: scored.map(|(question, row)| (question, bits(row))).collect() }
+        let rows = questions.iter().zip(scores).map(|(&question, row)| (question, bits(row)));
+        Self { place, rows: rows.collect() }
     }
 }
 
-/// A subject of which not all ranks have said what they have found.
+/// A subject of which not all questions are scored.
 struct Unfinished {
     logprobs: Vec<Vec<f32>>,
-    /// The number of ranks that have not.
+    /// The number of questions that are not.
     missing: usize,
 }
 
@@ -42,7 +41,7 @@ pub struct Collector<'a> {
     /// The indices of the subjects that are scored in this run.
     left: &'a [usize],
     unfinished: Vec<Unfinished>,
-    /// The number of subjects that each rank has not said anything about yet.
+    /// The number of questions that each rank has not scored yet.
     owed: Vec<usize>,
     scored: Vec<Option<Scored>>,
     journal: Journal,
@@ -51,20 +50,19 @@ pub struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    /// Begins with what the journal of `report` has: the scores of all subjects but those in `left`.
+    /// Begins with what the journal of `report` has: the scores of all subjects but those in `left`, of whose questions each
+    /// rank owes as many as `owed` says.
     pub fn new(
         world: &'a World,
         (subjects, left): (&'a [Subject], &'a [usize]),
-        parts: &Parts,
+        owed: Vec<usize>,
         scored: Vec<Option<Scored>>,
         (journal, report): (Journal, &'a mut OutputFile),
         progress: &'a Progress,
     ) -> Self {
-        let mut owed = vec![0; world.size()];
-        let unfinished = left.iter().enumerate().map(|(place, &index)| {
-            let ranks = parts.ranks_of(place);
-            ranks.clone().for_each(|rank| owed[rank] += 1);
-            Unfinished { logprobs: vec![Vec::new(); subjects[index].questions.len()], missing: ranks.count() }
+        let unfinished = left.iter().map(|&index| {
+            let missing = subjects[index].questions.len();
+            Unfinished { logprobs: vec![Vec::new(); missing], missing }
         });
         let unfinished = unfinished.collect();
         Self { world, subjects, left, unfinished, owed, scored, journal, report, progress }
@@ -75,14 +73,16 @@ impl<'a> Collector<'a> {
         self.scored.iter().flatten().count()
     }
 
-    /// Takes what `rank` has found of a subject.
+    /// Takes what `rank` has found in a pass.
     pub fn take(&mut self, rank: usize, found: Found) -> Result<()> {
-        self.owed[rank] = self.owed[rank].saturating_sub(1);
+        let count = found.rows.len();
+        self.progress.add(count as u64);
+        self.owed[rank] = self.owed[rank].saturating_sub(count);
         let unfinished = &mut self.unfinished[found.place];
         for (question, bits) in found.rows {
             unfinished.logprobs[question] = bits.into_iter().map(f32::from_bits).collect();
         }
-        unfinished.missing -= 1;
+        unfinished.missing = unfinished.missing.saturating_sub(count);
         if unfinished.missing > 0 {
             return Ok(());
         }
@@ -105,7 +105,6 @@ impl<'a> Collector<'a> {
             while self.owed[rank] > 0
                 && let Some(found) = self.world.sent_by::<Found>(rank)?
             {
-                self.progress.add(found.rows.len() as u64);
                 self.take(rank, found)?;
             }
         }

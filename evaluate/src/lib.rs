@@ -8,10 +8,12 @@
 //! | [`tasks`] | MMLU, CMMLU and C-Eval: one file and one line in a table each |
 //! | [`questions`] | the questions: files, rows, prompts |
 //! | [`texts`] | the prompts of a model as tokens |
-//! | [`score`] | log-probabilities of the letters; what prompts begin with alike is computed once |
+//! | [`passes`] | how the prompts of a subject go through a model; what they begin with alike is computed once |
+//! | [`score`] | log-probabilities of the letters, pass by pass |
+//! | [`scoring`] | models scored on all subjects, together with the other ranks |
 //! | [`scored`] | the scores of a subject's questions |
 //! | [`rounds`] | which models are scored at the same time |
-//! | [`parts`] | which passes of which subjects each rank scores |
+//! | [`parts`] | which passes each rank scores |
 //! | [`collector`] | the scores of all subjects, as ranks find them |
 //! | [`report`] | accuracies as a table, as JSON and as a chart |
 //! | [`ranking`] | several models in one table, best first |
@@ -29,12 +31,14 @@ pub mod journal;
 pub mod loss;
 pub mod outputs;
 pub mod parts;
+pub mod passes;
 pub mod questions;
 pub mod ranking;
 pub mod report;
 pub mod rounds;
 pub mod score;
 pub mod scored;
+pub mod scoring;
 pub mod tasks;
 pub mod texts;
 

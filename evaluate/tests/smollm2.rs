@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use common::device::Device;
 use common::model::Model;
 use common::text::{ChatTemplate, Tokenizer};
+use evaluate::passes::PassOptions;
 use evaluate::questions::{self, Selection, Style, Subject};
-use evaluate::score::{Passes, score};
+use evaluate::score::{self, Pass, score};
 use evaluate::tasks::Task;
 use evaluate::texts::Texts;
 use serde_json::Value;
@@ -34,6 +35,19 @@ fn subjects(data: &Path, limit: usize) -> Vec<Subject> {
     let (task, subjects) = (Task::default(), Vec::new());
     let selection = Selection { task, split: task.asked, shots: 5, subjects, limit: Some(limit) };
     questions::load(data, &selection).unwrap()
+}
+
+/// The log-probabilities of the answers after each prompt of a subject.
+fn logprobs(model: &Model, prompts: Vec<Vec<u32>>, answers: &[u32]) -> Vec<Vec<f32>> {
+    let mut found = vec![Vec::new(); prompts.len()];
+    let passes = score::passes(model, prompts, PassOptions { tokens: 2048, share_prefix: true }).unwrap();
+    let passes = (0..passes.len()).map(|index| Pass { name: "", subject: 0, passes: &passes, index });
+    let keep = |pass: Pass, rows: Vec<Vec<f32>>| {
+        pass.questions().iter().zip(rows).for_each(|(&question, row)| found[question] = row);
+        Ok(())
+    };
+    score(model, answers, passes, keep).unwrap();
+    found
 }
 
 /// Compares the logprobs of a subject; a prediction may differ where the best two are closer than the
@@ -65,8 +79,7 @@ fn logprobs_as_transformers() {
     let mut checked = 0;
     for subject in &subjects {
         let prompts = texts.encode(subject, 8192).unwrap();
-        let passes = Passes { tokens: 2048, share_prefix: true };
-        let logprobs = score(&model, &prompts, &answers, passes, |_| true, |_| Ok(())).unwrap();
+        let logprobs = logprobs(&model, prompts.clone(), &answers);
         let of_subject = |case: &&Value| case["subject"] == subject.name;
         let cases: Vec<&Value> = golden["questions"].as_array().unwrap().iter().filter(of_subject).collect();
         let lengths: Vec<&Value> = cases.iter().map(|case| &case["tokens"]).collect();
@@ -95,8 +108,7 @@ fn mmlu_as_transformers(step: usize) {
             let prompts = texts.encode(subject, 8192).unwrap();
             let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
             assert_eq!(case["tokens"], Value::from(lengths), "{place}");
-            let passes = Passes { tokens: 2048, share_prefix: true };
-            let logprobs = score(&model, &prompts, &answers, passes, |_| true, |_| Ok(())).unwrap();
+            let logprobs = logprobs(&model, prompts, &answers);
             compare(&place, &logprobs, &serde_json::from_value::<Vec<_>>(case["logprobs"].clone()).unwrap());
         }
     }

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::pass::slices;
-use super::{Batch, Objective};
+use super::{Batch, Objective, PendingLogits};
 use crate::Result;
 use crate::device::{AssembledRows, HostValues, Tensor, Vector};
 use crate::kernels::linear::{self, Linear};
 use crate::kernels::linear_cross_entropy::{self, Losses, RowWeights};
-use crate::kernels::{cross_entropy, rms_norm};
+use crate::kernels::rms_norm;
 
 /// The last norm and the projection to the vocabulary.
 pub(super) struct Head {
@@ -42,16 +42,15 @@ impl PendingLoss {
 
 impl Head {
     /// Logits [n, V] of rows x [n, C].
-    pub(super) fn logits(&self, x: &Tensor) -> Result<HostValues> {
-        if x.shape()[0] == 0 {
-            return Ok(HostValues::Owned(Vec::new()));
-        }
-        let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
-        let mut logits = linear::project(&normed, &self.projection)?;
-        if let Some(softcap) = self.softcap {
-            cross_entropy::cap(&mut logits, softcap);
-        }
-        Ok(logits)
+    pub(super) fn logits(&self, x: &Tensor) -> Result<PendingLogits> {
+        let values = match x.shape()[0] {
+            0 => HostValues::Owned(Vec::new()),
+            _ => {
+                let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
+                linear::project(&normed, &self.projection)?
+            }
+        };
+        Ok(PendingLogits::new(values, self.projection.outputs(), self.softcap))
     }
 
     /// The cross-entropies of rows x [n, C] and their targets [n].

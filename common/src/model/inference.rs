@@ -5,37 +5,28 @@ use super::block::Block;
 use super::cache::Earlier;
 use super::memory::slice_of_forward;
 use super::pass::Pass;
-use super::{Batch, Cache, KeyValueCache, Loss, Model};
+use super::{Batch, Cache, KeyValueCache, Logits, Loss, Model, PendingLogits};
 use crate::device::cuda::Way;
-use crate::device::{Device, HostValues, Tensor, Vector};
+use crate::device::{Device, Tensor, Vector};
 use crate::kernels::embedding;
 use crate::{Result, error};
-
-/// The logits after several texts.
-pub struct Logits {
-    /// [texts, V]
-    values: HostValues,
-    vocabulary: usize,
-}
-
-impl Logits {
-    /// Returns the logits `[V]` after each text, in their order.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.values.chunks_exact(self.vocabulary)
-    }
-}
 
 impl Model {
     /// Logits [rows.len(), V] of the chosen rows of a batch.
     pub fn logits(&self, batch: &Batch, rows: &[u32], cache: Cache<'_>) -> Result<Vec<f32>> {
+        self.begin_logits(batch, rows, cache)?.wait().map(Logits::into_vec)
+    }
+
+    /// As [`Model::logits`], without waiting for a GPU, which computes while the host continues.
+    pub fn begin_logits(&self, batch: &Batch, rows: &[u32], cache: Cache<'_>) -> Result<PendingLogits> {
         let hidden = self.hidden(batch, cache, self.parameters())?;
-        self.head.logits(&hidden.gather_rows(rows)?).map(HostValues::into_vec)
+        self.head.logits(&hidden.gather_rows(rows)?)
     }
 
     /// As [`Model::logits`], with the adapters left out.
     pub fn base_logits(&self, batch: &Batch, rows: &[u32], cache: Cache<'_>) -> Result<Vec<f32>> {
         let hidden = self.hidden(batch, cache, None)?;
-        self.head.logits(&hidden.gather_rows(rows)?).map(HostValues::into_vec)
+        self.head.logits(&hidden.gather_rows(rows)?)?.wait().map(Logits::into_vec)
     }
 
     /// Continues texts in one pass: adds the tokens beside each cache to it, and returns the logits after the last of
@@ -49,8 +40,7 @@ impl Model {
         let mut caches: Vec<&mut KeyValueCache> = texts.iter_mut().map(|(_, cache)| &mut **cache).collect();
         let parameters = if without_adapters { None } else { self.parameters() };
         let hidden = self.hidden(&batch, Cache::Each(&mut caches), parameters)?;
-        let values = self.head.logits(&hidden.gather_rows(&batch.last_rows())?)?;
-        Ok(Logits { values, vocabulary: self.head.projection.outputs() })
+        self.head.logits(&hidden.gather_rows(&batch.last_rows())?)?.wait()
     }
 
     /// The loss of a batch, for evaluation.

@@ -15,7 +15,7 @@
 //! | `gated`, `mixture` | what a feed-forward computes: a gated linear unit, or a mixture of experts |
 //! | `decoder`, `blocks`, `load`, `weight_reader` | the whole model and its weights |
 //! | `places`, `placement` | where the weights of blocks lie, and how many a GPU has room for |
-//! | `inference`, `tape`, `inputs`, `objective`, `head` | the passes: without and with a backward |
+//! | `inference`, `tape`, `inputs`, `objective`, `head`, `logits` | the passes: without and with a backward |
 //! | `adapters`, `detached` | the trainable parameters, and those of other adapters that take their place |
 //! | `spec`, `memory` | what a model and its passes take, before anything is loaded |
 
@@ -40,6 +40,7 @@ mod inputs;
 mod keys;
 mod layer;
 mod load;
+mod logits;
 mod memory;
 mod mixture;
 mod modules;
@@ -68,13 +69,13 @@ pub use config::Config;
 pub use decoder::Model;
 pub use detached::DetachedAdapters;
 pub use families::LINEAR_LAYERS;
-pub use inference::Logits;
 pub use keys::check_config;
 pub use layer::{
     AttentionConfig, ExpertModules, FeedForwardConfig, FeedForwardKind, GatedConfig, HeadNormsConfig,
     LayerConfig, MixtureConfig, ResidualConfig, SharedExpertConfig, StackConfig,
 };
 pub use load::{base_of_adapter, is_adapter};
+pub use logits::{Logits, PendingLogits};
 pub use memory::{InferenceRequest, PassPlan, PassRequest};
 pub use modules::{Module, NormWeight, Role};
 pub use noise::Noise;

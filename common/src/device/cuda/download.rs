@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, PoisonError};
 
-use cudarc::driver::{CudaContext, CudaSlice, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, result};
 
 use super::launch::address;
 use super::{Gpu, failed};
@@ -61,7 +61,7 @@ impl DownloadBuffer {
 }
 
 impl Drop for DownloadBuffer {
-    /// No copy is under way: see [`Gpu::download_page_locked`].
+    /// No copy is under way: see [`Downloaded`]'s own `Drop`.
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
             // SAFETY: the memory comes from `malloc_host`, and nothing refers to it any more. Where freeing fails, the
@@ -72,25 +72,42 @@ impl Drop for DownloadBuffer {
     }
 }
 
-/// Numbers of a GPU, in page-locked memory. It serves the next ones when these are dropped.
+/// Numbers that a GPU copies to page-locked memory. There are none before they were waited for. The memory serves the next
+/// numbers when these are dropped.
 pub struct Downloaded {
     gpu: Arc<Gpu>,
     memory: Option<DownloadBuffer>,
     len: usize,
+    /// When the copy is done; `None` once that was waited for.
+    copied: Option<CudaEvent>,
+}
+
+impl Downloaded {
+    /// Returns whether the copy was waited for.
+    pub(crate) fn is_there(&self) -> bool {
+        self.copied.is_none()
+    }
+
+    /// Waits for the copy and all that was asked for before it; errors of kernels come out here.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        self.copied.take().map_or(Ok(()), |copied| copied.synchronize().map_err(failed))
+    }
 }
 
 impl Deref for Downloaded {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        self.memory.as_ref().map_or(&[], |memory| &memory.values()[..self.len])
+        let memory = self.memory.as_ref().filter(|_| self.is_there());
+        memory.map_or(&[], |memory| &memory.values()[..self.len])
     }
 }
 
 impl DerefMut for Downloaded {
     fn deref_mut(&mut self) -> &mut [f32] {
-        let len = self.len;
-        self.memory.as_mut().map_or(&mut [], |memory| &mut memory.values_mut()[..len])
+        let (len, is_there) = (self.len, self.is_there());
+        let memory = self.memory.as_mut().filter(|_| is_there);
+        memory.map_or(&mut [], |memory| &mut memory.values_mut()[..len])
     }
 }
 
@@ -101,14 +118,16 @@ impl fmt::Debug for Downloaded {
 }
 
 impl Drop for Downloaded {
+    /// The memory is used again or freed after this, which no copy may still write. A GPU that has failed writes no more.
     fn drop(&mut self) {
+        let _ = self.wait();
         let mut kept = self.gpu.downloads.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept = self.memory.take();
+        kept.extend(self.memory.take());
     }
 }
 
 impl Gpu {
-    /// Copies the first `len` values of a buffer to page-locked memory, after all that was asked for is done.
+    /// Begins to copy the first `len` values of a buffer to page-locked memory, after all that was asked for before.
     pub(crate) fn download_page_locked(
         self: &Arc<Self>,
         slice: &CudaSlice<f32>,
@@ -117,13 +136,11 @@ impl Gpu {
         if len > slice.len() {
             return Err(error!(Bug, "{len} values of a buffer of {} are asked for", slice.len()));
         }
-        let kept = self.downloads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut memory = match kept.filter(|memory| memory.len >= len) {
-            Some(memory) => memory,
-            None => DownloadBuffer::new(self, len.next_power_of_two())?,
-        };
+        let event = self.context.new_event(None).map_err(failed)?;
+        let mut memory = self.download_buffer(len)?;
         self.bind()?;
-        // SAFETY: both hold `len` numbers, and the memory is neither read nor freed before the stream is idle.
+        // SAFETY: both hold `len` numbers, and the memory is neither read nor freed before `event`, or before the stream
+        // is idle where that cannot be recorded.
         #[allow(unsafe_code)]
         let copied = unsafe {
             result::memcpy_dtoh_async(
@@ -132,8 +149,23 @@ impl Gpu {
                 self.stream.cu_stream(),
             )
         };
-        self.synchronize()?;
-        copied.map_err(failed)?;
-        Ok(Downloaded { gpu: self.clone(), memory: Some(memory), len })
+        if let Err(error) = copied.and_then(|()| event.record(&self.stream)) {
+            self.synchronize()?;
+            return Err(failed(error));
+        }
+        Ok(Downloaded { gpu: self.clone(), memory: Some(memory), len, copied: Some(event) })
+    }
+
+    /// Page-locked memory with room for `len` values. Memory that is too small for them is given up, so that there are only
+    /// as many buffers as were in use at a time.
+    fn download_buffer(&self, len: usize) -> Result<DownloadBuffer> {
+        let mut kept = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.iter().position(|memory| memory.len >= len) {
+            Some(index) => Ok(kept.swap_remove(index)),
+            None => {
+                kept.pop();
+                DownloadBuffer::new(self, len.next_power_of_two())
+            }
+        }
     }
 }

@@ -78,8 +78,8 @@ pub struct Gpu {
     staging: Mutex<Option<memory::Staging>>,
     /// What brings tensors to the host and back.
     offload: offload::Offload,
-    /// Page-locked memory that results are copied to, where none is in use.
-    downloads: Mutex<Option<download::DownloadBuffer>>,
+    /// Page-locked memory that results are copied to, and that is not in use.
+    downloads: Mutex<Vec<download::DownloadBuffer>>,
 }
 
 /// Kernels that have been used.
