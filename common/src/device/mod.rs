@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 pub(crate) use assembled::AssembledRows;
 use cuda::{Float16, Gpu};
-pub use host_values::HostValues;
+pub use host_values::{HostValues, PendingValues};
 pub(crate) use offloaded::OffloadedTensor;
 pub use tensor::Tensor;
 pub use vector::{GpuVector, Vector};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::pass::slices;
 use super::{Batch, Objective, PendingLogits};
 use crate::Result;
-use crate::device::{AssembledRows, HostValues, Tensor, Vector};
+use crate::device::{AssembledRows, PendingValues, Tensor, Vector};
 use crate::kernels::linear::{self, Linear};
 use crate::kernels::linear_cross_entropy::{self, Losses, RowWeights};
 use crate::kernels::rms_norm;
@@ -44,7 +44,7 @@ impl Head {
     /// Logits [n, V] of rows x [n, C].
     pub(super) fn logits(&self, x: &Tensor) -> Result<PendingLogits> {
         let values = match x.shape()[0] {
-            0 => HostValues::Owned(Vec::new()),
+            0 => PendingValues::Owned(Vec::new()),
             _ => {
                 let normed = rms_norm::forward(x, &self.norm, self.epsilon)?;
                 linear::project(&normed, &self.projection)?

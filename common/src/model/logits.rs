@@ -1,19 +1,19 @@
 //! Logits of chosen rows, which a GPU may still be computing while the host continues.
 
 use crate::Result;
-use crate::device::HostValues;
+use crate::device::{HostValues, PendingValues};
 use crate::kernels::cross_entropy;
 
 /// Logits of rows that were asked for. A GPU may still be computing them.
 pub struct PendingLogits {
-    values: HostValues,
+    values: PendingValues,
     vocabulary: usize,
     /// Logits become c·tanh(logits / c), where there is such a c.
     softcap: Option<f32>,
 }
 
 impl PendingLogits {
-    pub(super) fn new(values: HostValues, vocabulary: usize, softcap: Option<f32>) -> Self {
+    pub(super) fn new(values: PendingValues, vocabulary: usize, softcap: Option<f32>) -> Self {
         Self { values, vocabulary, softcap }
     }
 
@@ -24,8 +24,8 @@ impl PendingLogits {
 
     /// Waits for the logits. Fails where the GPU has failed.
     pub fn wait(self) -> Result<Logits> {
-        let Self { mut values, vocabulary, softcap } = self;
-        values.wait()?;
+        let Self { values, vocabulary, softcap } = self;
+        let mut values = values.wait()?;
         if let Some(softcap) = softcap {
             cross_entropy::cap(&mut values, softcap);
         }

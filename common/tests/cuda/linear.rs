@@ -174,7 +174,8 @@ fn layer(check: &mut Check, kind: Kind, k: usize, t: usize, shapes: Shapes) {
     let around = linear::forward(&x, &linear, None, Some(&dy)).unwrap();
     let garound = linear::forward(&gx, &glinear, None, Some(&gdy)).unwrap();
     check.same(&format!("{what} plain plus a residual"), &around.y, &garound.y, check.bound);
-    let (logits, glogits) = (linear::project(&x, &linear).unwrap(), linear::project(&gx, &glinear).unwrap());
+    let project = |x: &Tensor, linear: &Linear| linear::project(x, linear).unwrap().wait().unwrap();
+    let (logits, glogits) = (project(&x, &linear), project(&gx, &glinear));
     check.close(&format!("{what} project"), &logits, &glogits, check.bound);
 }
 
@@ -208,7 +209,7 @@ fn dequantized(check: &mut Check) {
         let linear = Linear::new(vec![projection]).unwrap().to_device(&check.cuda).unwrap();
         let identity: Vec<f32> = (0..200 * 200).map(|i| if i % 201 == 0 { 1.0 } else { 0.0 }).collect();
         let x = Tensor::on(&check.cuda, identity, &[200, 200]).unwrap();
-        let found = linear::project(&x, &linear).unwrap();
+        let found = linear::project(&x, &linear).unwrap().wait().unwrap();
         let transposed: Vec<f32> = (0..72 * 200).map(|i| found[i % 200 * 72 + i / 200]).collect();
         check.close(&format!("dequantize {kind:?}"), &expected, &transposed, 0.0);
     }

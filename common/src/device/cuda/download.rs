@@ -61,7 +61,7 @@ impl DownloadBuffer {
 }
 
 impl Drop for DownloadBuffer {
-    /// No copy is under way: see [`Downloaded`]'s own `Drop`.
+    /// No copy is under way: see [`Download`]'s own `Drop`.
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
             // SAFETY: the memory comes from `malloc_host`, and nothing refers to it any more. Where freeing fails, the
@@ -72,42 +72,56 @@ impl Drop for DownloadBuffer {
     }
 }
 
-/// Numbers that a GPU copies to page-locked memory. There are none before they were waited for. The memory serves the next
-/// numbers when these are dropped.
+/// A copy of numbers to page-locked memory, which a GPU may still be making.
+pub struct Download {
+    /// What will be there; `None` once it was waited for.
+    values: Option<Downloaded>,
+    /// When the copy is done.
+    copied: CudaEvent,
+}
+
+impl Download {
+    /// Waits for the copy and all that was asked for before it; errors of kernels come out here.
+    pub(crate) fn wait(mut self) -> Result<Downloaded> {
+        self.copied.synchronize().map_err(failed)?;
+        self.values.take().ok_or_else(|| error!(Bug, "a copy was waited for before"))
+    }
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Download")
+    }
+}
+
+impl Drop for Download {
+    /// The memory is used again or freed after this, which no copy may still write. A GPU that has failed writes no more.
+    fn drop(&mut self) {
+        if self.values.is_some() {
+            let _ = self.copied.synchronize();
+        }
+    }
+}
+
+/// Numbers that a GPU has copied to page-locked memory, which serves the next ones when these are dropped.
 pub struct Downloaded {
     gpu: Arc<Gpu>,
     memory: Option<DownloadBuffer>,
     len: usize,
-    /// When the copy is done; `None` once that was waited for.
-    copied: Option<CudaEvent>,
-}
-
-impl Downloaded {
-    /// Returns whether the copy was waited for.
-    pub(crate) fn is_there(&self) -> bool {
-        self.copied.is_none()
-    }
-
-    /// Waits for the copy and all that was asked for before it; errors of kernels come out here.
-    pub(crate) fn wait(&mut self) -> Result<()> {
-        self.copied.take().map_or(Ok(()), |copied| copied.synchronize().map_err(failed))
-    }
 }
 
 impl Deref for Downloaded {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        let memory = self.memory.as_ref().filter(|_| self.is_there());
-        memory.map_or(&[], |memory| &memory.values()[..self.len])
+        self.memory.as_ref().map_or(&[], |memory| &memory.values()[..self.len])
     }
 }
 
 impl DerefMut for Downloaded {
     fn deref_mut(&mut self) -> &mut [f32] {
-        let (len, is_there) = (self.len, self.is_there());
-        let memory = self.memory.as_mut().filter(|_| is_there);
-        memory.map_or(&mut [], |memory| &mut memory.values_mut()[..len])
+        let len = self.len;
+        self.memory.as_mut().map_or(&mut [], |memory| &mut memory.values_mut()[..len])
     }
 }
 
@@ -118,9 +132,7 @@ impl fmt::Debug for Downloaded {
 }
 
 impl Drop for Downloaded {
-    /// The memory is used again or freed after this, which no copy may still write. A GPU that has failed writes no more.
     fn drop(&mut self) {
-        let _ = self.wait();
         let mut kept = self.gpu.downloads.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend(self.memory.take());
     }
@@ -132,28 +144,28 @@ impl Gpu {
         self: &Arc<Self>,
         slice: &CudaSlice<f32>,
         len: usize,
-    ) -> Result<Downloaded> {
+    ) -> Result<Download> {
         if len > slice.len() {
             return Err(error!(Bug, "{len} values of a buffer of {} are asked for", slice.len()));
         }
-        let event = self.context.new_event(None).map_err(failed)?;
+        let copied = self.context.new_event(None).map_err(failed)?;
         let mut memory = self.download_buffer(len)?;
         self.bind()?;
-        // SAFETY: both hold `len` numbers, and the memory is neither read nor freed before `event`, or before the stream
+        // SAFETY: both hold `len` numbers, and the memory is neither read nor freed before `copied`, or before the stream
         // is idle where that cannot be recorded.
         #[allow(unsafe_code)]
-        let copied = unsafe {
+        let begun = unsafe {
             result::memcpy_dtoh_async(
                 &mut memory.values_mut()[..len],
                 address(slice),
                 self.stream.cu_stream(),
             )
         };
-        if let Err(error) = copied.and_then(|()| event.record(&self.stream)) {
+        if let Err(error) = begun.and_then(|()| copied.record(&self.stream)) {
             self.synchronize()?;
             return Err(failed(error));
         }
-        Ok(Downloaded { gpu: self.clone(), memory: Some(memory), len, copied: Some(event) })
+        Ok(Download { values: Some(Downloaded { gpu: self.clone(), memory: Some(memory), len }), copied })
     }
 
     /// Page-locked memory with room for `len` values. Memory that is too small for them is given up, so that there are only

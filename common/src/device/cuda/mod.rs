@@ -35,7 +35,7 @@ use crate::{Context, Error, Result, error};
 
 pub(crate) use buffer::Buffer;
 pub use compile::{Compiled, KernelSource, compile};
-pub use download::Downloaded;
+pub use download::{Download, Downloaded};
 pub use float16::Float16;
 use launch::address;
 pub(crate) use launch::{Argument, Grid};

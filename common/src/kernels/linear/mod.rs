@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::dropout::Dropout;
 use crate::device::cuda::{GpuMemory, GpuTensor, StreamedBlock};
-use crate::device::{Device, HostValues, Tensor, Vector};
+use crate::device::{Device, PendingValues, Tensor, Vector};
 use crate::{Result, error};
 
 pub(in crate::kernels) use cpu::{multiply, multiply_transposed};
@@ -314,14 +314,14 @@ pub fn adapter_gradients(
     }
 }
 
-/// y [T, ΣN] from x [T, K] without bias and adapters, in f32 on the host: the logits of chosen rows.
-pub fn project(x: &Tensor, linear: &Linear) -> Result<HostValues> {
+/// y [T, ΣN] from x [T, K] without bias and adapters, in f32 on their way to the host: the logits of chosen rows.
+pub fn project(x: &Tensor, linear: &Linear) -> Result<PendingValues> {
     let (t, _) = check(x, linear.inputs, "project: x")?;
     match x {
         Tensor::Cpu(_) => {
             let mut y = vec![0.0; t * linear.outputs];
             cpu::multiply(&mut y, &x.host()?, t, &cpu::weights(linear))?;
-            Ok(HostValues::Owned(y))
+            Ok(PendingValues::Owned(y))
         }
         Tensor::Cuda(x) => cuda::project(x, linear),
     }

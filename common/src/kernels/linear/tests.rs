@@ -253,12 +253,12 @@ fn the_head_is_candles() {
             let mut dx = vec![0.0; t * k];
             multiply_transposed(&mut dx, &dy, t, &[&head.projections()[0].weight], Write::Add).unwrap();
             if t == 0 {
-                assert!(project(&x, &head).unwrap().is_empty());
+                assert!(project(&x, &head).unwrap().wait().unwrap().is_empty());
                 continue;
             }
             let var = variable(&values(&x), &[t, k]);
             let expected = var.matmul(&constant(&wide, &[n, k]).t().unwrap()).unwrap();
-            assert_close("head", &project(&x, &head).unwrap(), &exact(&expected), 3e-6, 3e-6);
+            assert_close("head", &project(&x, &head).unwrap().wait().unwrap(), &exact(&expected), 3e-6, 3e-6);
             let [expected] = gradients(&expected, &dy, [&var]);
             assert_close("head dx", &dx, &expected, 1e-5, 1e-5);
         }

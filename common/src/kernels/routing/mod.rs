@@ -136,7 +136,7 @@ pub fn forward(x: &Tensor, router: &Linear, spec: RoutingSpec) -> Result<Routing
     }
     match x {
         Tensor::Cpu(_) => {
-            let logits = linear::project(x, router)?;
+            let logits = linear::project(x, router)?.wait()?;
             let (chosen, weights) = cpu::choose(logits.into_vec(), spec);
             Ok(Routing { spec, tokens, weights: Vector::Cpu(weights), chosen: Chosen::Cpu(chosen) })
         }

@@ -8,7 +8,7 @@ mod weight;
 
 use super::{Linear, Parameters};
 use crate::device::cuda::{Gpu, GpuTensor, KernelSource, Number, Product, View, ViewMut};
-use crate::device::{GpuVector, HostValues};
+use crate::device::{GpuVector, PendingValues};
 use crate::kernels::Write;
 use crate::{Result, error};
 
@@ -135,15 +135,15 @@ pub(in crate::kernels) fn multiply<T: Number>(
     stack(linear)?.multiply_dequantized(gpu, y, x, Write::Overwrite, None, None)
 }
 
-/// y [T, ΣN] in f32 on the host.
-pub(super) fn project(x: &GpuTensor, linear: &Linear) -> Result<HostValues> {
+/// y [T, ΣN] in f32 on their way to the host.
+pub(super) fn project(x: &GpuTensor, linear: &Linear) -> Result<PendingValues> {
     let (gpu, shape) = (x.gpu(), [x.shape()[0], linear.outputs]);
     let len = shape[0] * shape[1];
     let mut y = gpu.allocate::<f32>(len)?;
     let out = ViewMut::from(&mut y).columns(0..len)?.matrix(shape[0], shape[1])?;
     multiply(gpu, out, x.view()?, linear)?;
     match len * size_of::<f32>() <= MOST_PAGE_LOCKED {
-        true => gpu.download_page_locked(&y, len).map(HostValues::Downloaded),
-        false => gpu.download(&y, len).map(HostValues::Owned),
+        true => gpu.download_page_locked(&y, len).map(PendingValues::Download),
+        false => gpu.download(&y, len).map(PendingValues::Owned),
     }
 }
