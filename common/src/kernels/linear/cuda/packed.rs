@@ -53,6 +53,9 @@ impl Packed {
         bias: Argument<'_>,
     ) -> Result<()> {
         let ([t, k], n) = (x.shape(), self.rows.iter().sum::<usize>());
+        if t == 0 {
+            return Ok(());
+        }
         let constant =
             |name| gpu.constant(&SOURCE, name).map(|value| usize::try_from(value).unwrap_or(0).max(1));
         let class = KERNELS.iter().position(|(_, rows)| t <= *rows).unwrap_or(KERNELS.len());
