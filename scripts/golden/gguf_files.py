@@ -199,7 +199,8 @@ def convert(directory: Path, out: Path, kind: str, pre_tokenizer: str | None = N
     with torch.inference_mode():
         model = model_class(directory, gguf.LlamaFileType[kind], out)
         if pre_tokenizer is not None:
-            model.get_vocab_base_pre = lambda tokenizer: pre_tokenizer
+            # The class of Mistral 3 hands its work on to another.
+            getattr(model, "impl", model).get_vocab_base_pre = lambda tokenizer: pre_tokenizer
         model.write()
 
 
@@ -272,10 +273,11 @@ def families() -> None:
             for file in ("config.json", "model.safetensors"):
                 shutil.copy(model / file, directory)
             config = json.loads((directory / "config.json").read_text())
-            if "text_config" in config:  # Models that also read images are not written.
-                continue
             if config.get("mlp_only_layers"):
                 cut(directory, config)
+            if config["model_type"] == "ministral3":  # The converter wants what the published models have.
+                config["rope_parameters"] |= {"mscale": 1.0, "mscale_all_dim": 1.0}
+                (directory / "config.json").write_text(json.dumps(config))
             (directory / "generation_config.json").write_text(json.dumps({"temperature": 0.7, "top_p": 0.8, "top_k": 20}))
             out = Path(folder) / "out.gguf"
             try:

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::families::{FAMILIES, Family};
+use super::families::{FAMILIES, Family, MINISTRAL3};
 use super::keys::Keys;
 use crate::gguf::{GgufFile, decode_rows};
 use crate::{Result, bail, error};
@@ -45,8 +45,9 @@ pub fn config_json(file: &GgufFile) -> Result<(Value, &'static Family)> {
     if has_tensor(file, "blk.0.ffn_down.bias") {
         set("mlp_bias", true.into());
     }
-    // Gemma 3 has settings for each kind of layer.
-    if let Some(scaling) = rope_scaling(&keys)?.filter(|_| family.model_type != "gemma3_text") {
+    // Gemma 3 has settings for each kind of layer, and Ministral 3 more than these.
+    let has_own = ["gemma3_text", "ministral3"].contains(&family.model_type);
+    if let Some(scaling) = rope_scaling(&keys)?.filter(|_| !has_own) {
         set("rope_scaling", scaling);
     }
     let tokens = Keys { file, prefix: "tokenizer.ggml" };
@@ -70,7 +71,9 @@ fn family(file: &GgufFile) -> Result<&'static Family> {
     let name = Keys { file, prefix: "general" }.text("architecture")?;
     let has_experts = Keys { file, prefix: name }.count("expert_count").is_ok_and(|count| count > 0);
     let is_of = |family: &&Family| family.name == name && family.has_experts() == has_experts;
+    let scales_queries = Keys { file, prefix: MINISTRAL3.name }.number("attention.temperature_scale").is_ok();
     match FAMILIES.into_iter().find(is_of) {
+        Some(family) if family.name == MINISTRAL3.name && scales_queries => Ok(&MINISTRAL3),
         Some(family) => Ok(family),
         None => {
             let mut known: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
@@ -121,6 +124,7 @@ fn of_family(keys: &Keys, family: &Family) -> Result<Map<String, Value>> {
             "final_logit_softcapping": number("final_logit_softcapping"),
         }),
         "gemma3_text" => gemma3(keys, window, scalar(62))?,
+        "ministral3" => ministral3(keys)?,
         "phi3" => json!({
             "sliding_window": window,
             "partial_rotary_factor": rotated()?,
@@ -170,6 +174,14 @@ fn gemma3(keys: &Keys, window: Option<u32>, scalar: u32) -> Result<Value> {
             "sliding_attention": {"rope_type": "default", "rope_theta": theta},
         },
     }))
+}
+
+/// The keys of Ministral 3, whose settings of angles also scale queries by their positions.
+fn ministral3(keys: &Keys) -> Result<Value> {
+    let mut rope = rope_scaling(keys)?.unwrap_or_else(|| json!({"rope_type": "default"}));
+    rope["rope_theta"] = keys.number("rope.freq_base").unwrap_or(10_000.0).into();
+    rope["llama_4_scaling_beta"] = keys.number("attention.temperature_scale")?.into();
+    Ok(json!({"rope_parameters": rope}))
 }
 
 /// The keys that have a value.
@@ -227,6 +239,11 @@ fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
         if let Ok(number) = keys.number(&format!("rope.scaling.{key}")) {
             scaling.insert(name.into(), number.into());
         }
+    }
+    if let Ok(weight) = keys.number("rope.scaling.yarn_log_multiplier") {
+        // llama.cpp takes 1 for the other weight.
+        scaling.insert("mscale".into(), 1.0.into());
+        scaling.insert("mscale_all_dim".into(), weight.into());
     }
     Ok(Some(scaling.into()))
 }

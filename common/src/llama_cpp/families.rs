@@ -94,6 +94,12 @@ pub static LLAMA: Family = Family { model_type: "llama", name: "llama", pairs_ar
 /// Mistral.
 pub static MISTRAL: Family =
     Family { model_type: "mistral", name: "llama", pairs_are_neighbours: true, ..USUAL };
+/// Mistral Small 3.1 and later, which also read images.
+pub static MISTRAL3: Family =
+    Family { model_type: "mistral", name: "mistral3", pairs_are_neighbours: true, ..USUAL };
+/// Ministral 3.
+pub static MINISTRAL3: Family =
+    Family { model_type: "ministral3", name: "mistral3", pairs_are_neighbours: true, ..USUAL };
 /// Granite 3.
 pub static GRANITE: Family =
     Family { model_type: "granite", name: "granite", pairs_are_neighbours: true, ..USUAL };
@@ -131,10 +137,24 @@ pub static MIXTRAL: Family = Family {
 };
 
 /// Every family. Of two with the same name in llama.cpp, a file is read as the first, or where it has experts as the
-/// first that has them.
-pub(super) static FAMILIES: [&Family; 14] = [
-    &QWEN2, &QWEN3, &LLAMA, &MISTRAL, &GRANITE, &GEMMA2, &GEMMA3, &PHI3, &GLM4, &OLMO2, &QWEN2_MOE,
-    &QWEN3_MOE, &OLMOE, &MIXTRAL,
+/// first that has them; as Ministral 3 where it scales queries.
+pub(super) static FAMILIES: [&Family; 16] = [
+    &QWEN2,
+    &QWEN3,
+    &LLAMA,
+    &MISTRAL,
+    &MISTRAL3,
+    &MINISTRAL3,
+    &GRANITE,
+    &GEMMA2,
+    &GEMMA3,
+    &PHI3,
+    &GLM4,
+    &OLMO2,
+    &QWEN2_MOE,
+    &QWEN3_MOE,
+    &OLMOE,
+    &MIXTRAL,
 ];
 
 /// What most families have.

@@ -1,8 +1,8 @@
 //! The families that llama.cpp knows, and what it wants to know of the config.json of each. Each follows its class in llama.cpp's converter (`conversion/*.py`).
 
 use common::gguf::{Metadata, Value as Entry};
-use common::llama_cpp::{Family, families};
-use common::model::Config;
+use common::llama_cpp::{Family, families, families::MISTRAL3};
+use common::model::{Config, text_config};
 use common::{Result, bail, error};
 use serde_json::Value;
 
@@ -20,11 +20,13 @@ pub(super) struct Architecture {
 }
 
 /// Every family.
-static ARCHITECTURES: [Architecture; 14] = [
+static ARCHITECTURES: [Architecture; 16] = [
     Architecture { family: &families::QWEN2, keys: qwen2, vocabulary: Kind::Any },
     Architecture { family: &families::QWEN3, keys: qwen3, vocabulary: Kind::Any },
     Architecture { family: &families::LLAMA, keys: llama, vocabulary: Kind::Llama },
     Architecture { family: &families::MISTRAL, keys: llama, vocabulary: Kind::Llama },
+    Architecture { family: &families::MISTRAL3, keys: mistral3, vocabulary: Kind::Llama },
+    Architecture { family: &families::MINISTRAL3, keys: mistral3, vocabulary: Kind::Llama },
     Architecture { family: &families::GRANITE, keys: granite, vocabulary: Kind::Llama },
     Architecture { family: &families::GEMMA2, keys: gemma2, vocabulary: Kind::SentencePieces },
     Architecture { family: &families::GEMMA3, keys: gemma3, vocabulary: Kind::SentencePieces },
@@ -38,13 +40,22 @@ static ARCHITECTURES: [Architecture; 14] = [
 ];
 
 impl Architecture {
-    /// The family of a model. Fails where llama.cpp does not know it, or would compute something else.
+    /// The family of a model, of its text model where it also reads images. Fails where llama.cpp does not know it, or
+    /// would compute something else.
     pub(super) fn of(json: &Value) -> Result<&'static Self> {
-        let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        match ARCHITECTURES.iter().find(|known| known.family.model_type == model_type) {
+        let model_type = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
+        let (larger, model_type) =
+            (model_type(json).unwrap_or_default(), model_type(&*text_config(json)?).unwrap_or_default());
+        // Mistral's text model has another name within a larger one.
+        let is_of = |family: &Family| {
+            family.model_type == model_type && (family.name == MISTRAL3.name || larger != MISTRAL3.name)
+        };
+        match ARCHITECTURES.iter().find(|known| is_of(known.family)) {
             Some(found) => Ok(found),
             None => {
-                let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.family.model_type).collect();
+                let mut known: Vec<&str> =
+                    ARCHITECTURES.iter().map(|known| known.family.model_type).collect();
+                known.dedup();
                 Err(error!("model_type {model_type:?} is not written as GGUF")
                     .hint(format_args!("GGUF files are made of {}; merge without .gguf", known.join(", "))))
             }
@@ -74,6 +85,23 @@ fn llama(keys: &Keys, out: &mut Metadata) -> Result<()> {
     keys.write_usual(out)?;
     keys.write_head_size(out)?;
     keys.write_vocabulary_and_rotated(out)
+}
+
+fn mistral3(keys: &Keys, out: &mut Metadata) -> Result<()> {
+    llama(keys, out)?;
+    let rope = RopeSettings::find(keys.json);
+    let number = |key: &str| rope.number(key).filter(|number| *number != 0.0);
+    if let Some(weight) = number("mscale_all_dim") {
+        if rope.number("mscale") != Some(1.0) {
+            return Err(error!("llama.cpp takes 1 for mscale, found {:?}", rope.number("mscale"))
+                .hint("merge without .gguf"));
+        }
+        keys.set(out, "rope.scaling.yarn_log_multiplier", Entry::F32(weight as f32));
+    }
+    if let Some(scale) = number("llama_4_scaling_beta") {
+        keys.set(out, "attention.temperature_scale", Entry::F32(scale as f32));
+    }
+    Ok(())
 }
 
 fn granite(keys: &Keys, out: &mut Metadata) -> Result<()> {

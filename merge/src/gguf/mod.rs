@@ -32,11 +32,11 @@ use std::path::{Path, PathBuf};
 
 use common::adapter::Adapter;
 use common::checkpoint::Dtype;
-use common::cli::{Destination, OutputFile, Progress, Unit};
+use common::cli::{self, Destination, OutputFile, Progress, Unit};
 use common::gguf::{GgufWriter, Metadata, TensorInfo};
-use common::model::Config;
+use common::model::{Config, is_composite, text_config};
 use common::text::files::TOKENIZER;
-use common::weight_names::EMBEDDING;
+use common::weight_names::{EMBEDDING, canonical_name};
 use common::{Context, Error, Result, files};
 use serde_json::Value;
 
@@ -116,6 +116,10 @@ fn write_model(
     let texts = output.folder()?;
     work::write_texts(base, &plan, &beside, &texts, request)?;
     let json: Value = files::read_json(&texts.join("config.json"), files::CONFIG)?;
+    if is_composite(&json) {
+        cli::note("the file is of the text model; the weights that read images are left out");
+    }
+    let json = text_config(&json)?;
     let config = Config::parse(&json)?;
     architecture.check(&config)?;
     let quantization = quantization.unwrap_or_else(|| sixteen_bits(&plan));
@@ -163,7 +167,7 @@ fn write_tensors(
 
 /// The 16-bit type nearest to that of the base's embedding table: bf16 where it is in bf16.
 fn sixteen_bits(plan: &MergePlan<'_>) -> Quantization {
-    let table = plan.tensors().find(|tensor| tensor.spec.name == EMBEDDING);
+    let table = plan.tensors().find(|tensor| canonical_name(&tensor.spec.name) == EMBEDDING);
     match table.map(|tensor| tensor.spec.dtype) {
         Some(Dtype::BF16) => Quantization::Bf16,
         _ => Quantization::F16,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use common::gguf::{TensorInfo, TensorType};
 use common::llama_cpp::{Family, Named};
 use common::model::Config;
-use common::weight_names::HEAD;
+use common::weight_names::{HEAD, canonical_name, reads_images};
 use common::{Result, bail};
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ pub(super) fn tensors<'a>(
     let shape = Shape {
         layers: config.layers.len(),
         experts,
-        tied_head: head_is_table || !plan.tensors().any(|tensor| tensor.spec.name == HEAD),
+        tied_head: head_is_table || !plan.tensors().any(|tensor| canonical_name(&tensor.spec.name) == HEAD),
         is_70b: has_many_layers
             && match family.name {
                 "qwen2" => true,
@@ -67,11 +67,14 @@ pub(super) fn tensors<'a>(
     let mut names = Vec::new();
     let mut by_name: BTreeMap<String, BTreeMap<Option<usize>, &OutputTensor<'_>>> = BTreeMap::new();
     for tensor in plan.tensors() {
-        let source = &tensor.spec.name;
-        if source.ends_with(".rotary_emb.inv_freq") || source == HEAD && head_is_table {
+        let source = canonical_name(&tensor.spec.name);
+        if source.ends_with(".rotary_emb.inv_freq")
+            || source == HEAD && head_is_table
+            || reads_images(&source)
+        {
             continue;
         }
-        let Some(Named { name, layer, expert }) = family.named(source) else {
+        let Some(Named { name, layer, expert }) = family.named(&source) else {
             bail!(Unsupported, "tensor {source} has no name in GGUF files of {}", family.name);
         };
         let parts = by_name.entry(name.clone()).or_default();
@@ -85,13 +88,13 @@ pub(super) fn tensors<'a>(
         let parts = by_name.remove(&name).unwrap_or_default();
         let dimensions = dimensions(&name, &parts, experts)?;
         let parts: Vec<&OutputTensor<'_>> = parts.into_values().collect();
-        let source = &parts[0].spec.name;
+        let source = canonical_name(&parts[0].spec.name);
         let kind = quantization.tensor_type(&name, &dimensions, layer, shape);
-        let heads_of = family.reorders(source).then_some(size);
+        let heads_of = family.reorders(&source).then_some(size);
         if heads_of.is_some_and(|size| size == 0 || !dimensions[0].is_multiple_of(size)) {
             bail!(Mismatch, "tensor {source} {dimensions:?} is not of heads of {size} rows");
         }
-        let offset = family.offset(source);
+        let offset = family.offset(&source);
         tensors.push(GgufTensor {
             info: TensorInfo { name, shape: dimensions, kind },
             source: Source::Folded { parts, heads_of, offset },

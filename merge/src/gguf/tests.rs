@@ -95,6 +95,11 @@ fn model_of(family: &str, directory: &Path) -> Value {
         json["num_hidden_layers"] = first;
         json["mlp_only_layers"] = json!([]);
     }
+    if json["model_type"] == "ministral3" {
+        // The converter wants what the published models have.
+        json["rope_parameters"]["mscale"] = 1.0.into();
+        json["rope_parameters"]["mscale_all_dim"] = 1.0.into();
+    }
     write_file(&directory.join("model.safetensors"), &tensors).unwrap();
     std::fs::write(directory.join("config.json"), json.to_string()).unwrap();
     json
@@ -103,6 +108,9 @@ fn model_of(family: &str, directory: &Path) -> Value {
 /// What llama.cpp computes where its files do not say what this config.json does: no windows, or those of the real
 /// models, and scores of Gemma scaled by the size of a head.
 fn as_llama_cpp_has_it(mut json: Value) -> Value {
+    if let Some(text) = json.get_mut("text_config") {
+        *text = as_llama_cpp_has_it(text.take());
+    }
     match json["model_type"].as_str().unwrap() {
         "qwen2" | "qwen2_moe" => json["use_sliding_window"] = false.into(),
         "mistral" => json["sliding_window"] = Value::Null,
@@ -151,16 +159,17 @@ fn files_of_every_family_are_those_of_the_converter() {
         let base = Base::open(&model).unwrap();
         let plan = MergePlan::new(&base, &[], &[], u64::MAX, false).unwrap();
         let architecture = Architecture::of(&base.config).unwrap();
-        let config = Config::parse(&base.config).unwrap();
+        let text = text_config(&base.config).unwrap();
+        let config = Config::parse(&text).unwrap();
         let tensors =
-            tensors::tensors(&plan, architecture.family, &base.config, &config, Quantization::F16).unwrap();
+            tensors::tensors(&plan, architecture.family, &text, &config, Quantization::F16).unwrap();
         let infos: Vec<TensorInfo> = tensors.iter().map(|tensor| tensor.info.clone()).collect();
         let path = place.path().join(format!("{family}.gguf"));
         let mut metadata = Metadata::default();
         let file_type = Quantization::F16.file_type();
         general::write_keys(architecture.family.name, &path, &texts, &infos, file_type, &mut metadata)
             .unwrap();
-        architecture.write_keys(&base.config, &config, &mut metadata).unwrap();
+        architecture.write_keys(&text, &config, &mut metadata).unwrap();
         vocabulary::write(&texts, architecture.vocabulary, config.vocabulary, Some("smollm"), &mut metadata)
             .unwrap();
         write_tensors(&path, &metadata, &tensors, &infos).unwrap();

@@ -94,6 +94,28 @@ fn experts_are_merged_into_a_file_as_into_a_directory() {
     );
 }
 
+/// The weights that read images have no place in the file of a text model.
+#[test]
+fn a_model_that_reads_images_gives_the_file_of_its_text_model() {
+    let parent = workplace_of("gemma3-vision");
+    // As llama.cpp scales scores and places windows.
+    let path = parent.path("base/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["text_config"]["query_pre_attn_scalar"] = config["text_config"]["head_dim"].clone();
+    config["text_config"]["layer_types"] = ["sliding_attention"; 2].into_iter().collect();
+    fs::write(&path, config.to_string()).unwrap();
+    run(&parent, &["adapter", "--base", "base", "-o", "merged"]).success();
+    let quantize = ["-o", "model.gguf", "--quantize", "q8_0", "--force"];
+    run(&parent, &[&["merged"], &quantize[..]].concat()).success();
+    let of_merged = parent.bytes("model.gguf");
+    let said = stderr_of(&run(&parent, &[&["adapter", "--base", "base"], &quantize[..]].concat()).success());
+    assert!(said.contains("the weights that read images are left out"), "{said}");
+    assert!(parent.bytes("model.gguf") == of_merged);
+    let file = GgufFile::open(&parent.path("model.gguf")).unwrap();
+    assert_eq!(file.metadata.get("general.architecture"), Some(&Value::Text("gemma3".into())));
+    run(&parent, &["adapter", "--base", "base", "--adapter-gguf"]).success();
+}
+
 #[test]
 fn an_adapter_alone_has_a_file_of_its_own() {
     let parent = workplace();

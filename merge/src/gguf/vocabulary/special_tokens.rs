@@ -57,7 +57,10 @@ impl SpecialTokens {
         let path = directory.join("config.json");
         let config: Value = files::read_json(&path, files::CONFIG)?;
         for (role, _) in ROLES.iter().filter(|(role, _)| names.has(role)) {
-            if let Some(id) = config[format!("{role}_token_id")].as_u64() {
+            let key = format!("{role}_token_id");
+            // Of a model that also reads images, the text model may name what the whole does not.
+            let mut known = [&config, &config["text_config"]].into_iter().map(|config| &config[&key]);
+            if let Some(id) = known.find(|id| !id.is_null()).and_then(Value::as_u64) {
                 found.set(role, id);
             }
         }
