@@ -5,6 +5,7 @@
 
 mod base;
 mod config;
+mod directory;
 mod experts;
 mod lora;
 mod patterns;
@@ -12,10 +13,11 @@ mod tokens;
 
 pub use base::find_base;
 pub use config::{AdapterConfig, TargetModules};
+pub use directory::Adapter;
+pub use experts::ExpertsLora;
+pub use lora::{Lora, Update};
+pub use patterns::ModulePatterns;
+pub use tokens::{TokenIndices, TokenRows};
 
 /// The name of the configuration file in an adapter's directory.
 pub const CONFIG: &str = "adapter_config.json";
-pub use experts::ExpertsLora;
-pub use lora::{Adapter, Lora, Update};
-pub use patterns::ModulePatterns;
-pub use tokens::{TokenIndices, TokenRows};
