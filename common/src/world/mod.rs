@@ -12,7 +12,8 @@
 //! | `frame` | the bytes on a connection |
 //! | `ending` | why a run ends early |
 //! | `files` | files of rank 0 on all ranks |
-//! | `machine`, `shared_memory` | the ranks of one machine, and memory that they share |
+//! | `machine` | which ranks are on the same machine |
+//! | `sharing`, `shared_memory` | memory that the ranks of one machine share |
 //! | `devices` | the GPU of each rank, and sums over the ranks of what is on it |
 //! | [`deal`](mod@deal) | deals work to ranks by weight |
 
@@ -27,6 +28,7 @@ mod launch;
 mod machine;
 mod rendezvous;
 mod shared_memory;
+mod sharing;
 mod star;
 
 use std::time::Duration;
