@@ -2,15 +2,16 @@
 
 mod base;
 mod companions;
+mod directory;
 mod export;
 mod fold;
 mod gguf;
+mod gguf_file;
 mod modelfile;
 mod plan;
 mod quality;
 mod request;
 mod verify;
-mod work;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -93,7 +94,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let paths = cli::inputs(&arguments.adapter)?.directories_or_yaml()?;
     let request = request::Request::new(paths, arguments)?;
     cli::print_path(&match request.gguf {
-        Some(content) => gguf::export(&request, content)?,
-        None => work::merge(&request)?,
+        Some(content) => gguf_file::export(&request, content)?,
+        None => directory::merge(&request)?,
     })
 }

@@ -9,26 +9,29 @@ use std::path::{Path, PathBuf};
 use common::adapter::{AdapterConfig, find_base};
 use common::checkpoint::{Tensor, cast_from_f32};
 use common::kernels::linear::Weight;
+use common::model::is_composite;
 use common::nf4::{Quantized, Scheme};
 use common::weight_names::canonical_name;
 use common::{Result, cli};
+use serde_json::{Value, json};
 
 use crate::base::{Base, release};
 use crate::plan::{MergePlan, OutputTensor};
+use crate::request::Request;
 
 /// The number of rows of each weight that are compared.
 const ROWS: usize = 16;
 
 /// Sums of squares over sampled rows: of the error of quantization, and of the update.
 #[derive(Debug, Default)]
-pub(crate) struct SquareSums {
+struct SquareSums {
     error: f64,
     update: f64,
 }
 
 impl SquareSums {
     /// The ratio of the norms of error and update; `None` where there is no update.
-    pub(crate) fn ratio(&self) -> Option<f64> {
+    fn ratio(&self) -> Option<f64> {
         (self.update > 0.0).then(|| (self.error / self.update).sqrt())
     }
 
@@ -40,9 +43,48 @@ impl SquareSums {
     }
 }
 
+/// Prints which base is used and how it differs from its counterpart, and returns that for the record.
+pub(crate) fn describe(request: &Request, base: &Base, plan: &MergePlan<'_>) -> Result<Value> {
+    let kind = if is_quantized(base) { "dequantized" } else { "original" };
+    cli::note(format_args!("base: {} ({kind} weights)", base.directory.display()));
+    if is_composite(&base.config) {
+        cli::note("the adapter changes the text model; the weights that read images stay as they are");
+    }
+    let mut quality = json!({ "directory": base.directory, "weights": kind });
+    let other = counterpart(base, &request.adapters[0]);
+    let sums = match &other {
+        Some(other) => Some(compare_bases(plan, other)?),
+        None if is_quantized(base) => None,
+        None => Some(compare_quantized(plan)?),
+    };
+    if let Some(ratio) = sums.and_then(|sums| sums.ratio()) {
+        let against = match &other {
+            Some(other) => format!("against {}", other.directory.display()),
+            None => "should the adapter have been trained over NF4 weights".into(),
+        };
+        cli::note(format_args!("‖W − dequantized‖ / ‖ΔW‖ = {ratio:.2}, {against}"));
+        if other.is_some() && !is_quantized(base) {
+            cli::note(
+                "the adapter was trained on the quantized weights; without --base it is folded into those",
+            );
+        }
+        quality["quantization_error_over_update"] = json!(ratio);
+    }
+    if request.requantize
+        && let Some(ratio) = compare_requantized(plan)?.ratio()
+    {
+        cli::warn(format_args!(
+            "--requantize rounds the merged weights to 4 bits again: \
+             the error is {ratio:.2} times as large as what the adapter adds"
+        ));
+        quality["requantization_error_over_update"] = json!(ratio);
+    }
+    Ok(quality)
+}
+
 /// The counterpart of the base: for a 4-bit base the original model that it was made from, for another
 /// base the 4-bit model that the adapter names. `None` where it is not known or does not exist any more.
-pub(crate) fn counterpart(base: &Base, adapter: &Path) -> Option<Base> {
+fn counterpart(base: &Base, adapter: &Path) -> Option<Base> {
     let directory = match is_quantized(base) {
         true => made_from(&base.directory)?,
         false => find_base(adapter, &AdapterConfig::read(adapter).ok()?).ok()?,
@@ -63,7 +105,7 @@ fn made_from(directory: &Path) -> Option<PathBuf> {
 }
 
 /// Compares the base with its counterpart on the weights that adapters change.
-pub(crate) fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<SquareSums> {
+fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| !tensor.updates.is_empty()) {
         let name = canonical_name(&tensor.spec.name);
@@ -88,7 +130,7 @@ pub(crate) fn compare_bases(plan: &MergePlan<'_>, counterpart: &Base) -> Result<
 
 /// Compares the weights of an original base with the same weights in NF4, as if the adapter had been
 /// trained on those.
-pub(crate) fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
+fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| !tensor.updates.is_empty()) {
         for row in sample(tensor) {
@@ -106,7 +148,7 @@ pub(crate) fn compare_quantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
 }
 
 /// Compares the folded weights with the same weights after they are quantized again.
-pub(crate) fn compare_requantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
+fn compare_requantized(plan: &MergePlan<'_>) -> Result<SquareSums> {
     let mut sums = SquareSums::default();
     for tensor in plan.tensors().filter(|tensor| tensor.requantize && !tensor.updates.is_empty()) {
         let Weight::Quantized(quantized) = &tensor.weight else { continue };
@@ -155,8 +197,6 @@ fn base_row(tensor: &OutputTensor<'_>, row: usize) -> Result<Vec<f32>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

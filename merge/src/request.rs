@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use common::adapter::{AdapterConfig, find_base};
+use common::adapter::{Adapter, AdapterConfig, find_base};
 use common::cli;
 use common::model::is_adapter;
 use common::{Error, Result};
 
 use crate::Arguments;
 use crate::export::Export;
-use crate::gguf::Content;
+use crate::gguf::Quantization;
 
 /// The request of one merge.
 #[derive(Debug)]
@@ -34,6 +34,15 @@ pub(crate) struct Request {
     pub verify: bool,
     /// Whether an existing result is replaced (`--force`).
     pub force: bool,
+}
+
+/// The content of a GGUF file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The model with its adapters, in this type or in 16 bits.
+    Model(Option<Quantization>),
+    /// The adapter alone.
+    Adapter,
 }
 
 const DEFAULT_SHARD_SIZE: u64 = 5_000_000_000;
@@ -100,6 +109,34 @@ impl Request {
             force: arguments.common.force,
         })
     }
+
+    /// Returns the paths of everything that the result is made from.
+    pub(crate) fn inputs(&self) -> Vec<PathBuf> {
+        self.adapters.iter().chain(&self.file).chain([&self.base]).cloned().collect()
+    }
+
+    /// Reads the adapters, in their order.
+    pub(crate) fn load_adapters(&self) -> Result<Vec<Adapter>> {
+        self.adapters.iter().map(|path| Adapter::load(path)).collect()
+    }
+
+    /// Warns where the adapters were trained on different bases.
+    pub(crate) fn warn_of_other_bases(&self) -> Result<()> {
+        let mut names = Vec::new();
+        for adapter in &self.adapters {
+            names.push(AdapterConfig::read(adapter)?.base_model_name_or_path);
+        }
+        if let Some(other) = names.iter().position(|name| *name != names[0]) {
+            cli::warn(format_args!(
+                "{} was trained on {}, {} on {}",
+                self.adapters[0].display(),
+                names[0].as_deref().unwrap_or("an unnamed base"),
+                self.adapters[other].display(),
+                names[other].as_deref().unwrap_or("an unnamed base"),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What the result is to hold, where it is a GGUF file: because its name ends in `.gguf`, or an option says so.
@@ -142,22 +179,4 @@ fn default_output(input: &Path, gguf: Option<Content>) -> Result<PathBuf> {
         (Some(name), Some(_)) => Ok(PathBuf::from(format!("{name}.gguf"))),
         (None, _) => Err(Error::usage("the adapter's directory has no name").hint("name the result with -o")),
     }
-}
-
-/// Warns where the adapters were trained on different bases.
-pub(crate) fn warn_of_other_bases(request: &Request) -> Result<()> {
-    let mut names = Vec::new();
-    for adapter in &request.adapters {
-        names.push(AdapterConfig::read(adapter)?.base_model_name_or_path);
-    }
-    if let Some(other) = names.iter().position(|name| *name != names[0]) {
-        cli::warn(format_args!(
-            "{} was trained on {}, {} on {}",
-            request.adapters[0].display(),
-            names[0].as_deref().unwrap_or("an unnamed base"),
-            request.adapters[other].display(),
-            names[other].as_deref().unwrap_or("an unnamed base"),
-        ));
-    }
-    Ok(())
 }

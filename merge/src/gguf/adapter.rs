@@ -12,14 +12,14 @@ use common::{Result, bail, error};
 use super::general;
 
 /// The matrices A and B of an adapter's modules.
-pub(super) struct AdapterTensors {
+pub(crate) struct AdapterTensors {
     metadata: Metadata,
     tensors: Vec<(TensorInfo, Vec<f32>)>,
 }
 
 impl AdapterTensors {
     /// The tensors of `adapter`, an adapter of a model of this family, for a file of this name.
-    pub(super) fn new(adapter: &Adapter, family: &Family, config: &Config, file: &Path) -> Result<Self> {
+    pub(crate) fn new(adapter: &Adapter, family: &Family, config: &Config, file: &Path) -> Result<Self> {
         if let Some(name) = adapter.replacements.keys().chain(adapter.tokens.keys()).next() {
             return Err(error!(
                 "the adapter brings a {name} of its own, which llama.cpp takes from no adapter"
@@ -66,7 +66,7 @@ impl AdapterTensors {
     }
 
     /// Writes the file `path`, which must not exist.
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let infos: Vec<TensorInfo> = self.tensors.iter().map(|(info, _)| info.clone()).collect();
         let progress =
             Progress::new("merge", infos.iter().filter_map(TensorInfo::size).sum::<u64>(), Unit::Bytes);

@@ -10,11 +10,11 @@ use super::rope::RopeSettings;
 use super::vocabulary::Kind;
 
 /// What the converter writes for a family.
-pub(super) struct Architecture {
+pub(crate) struct Architecture {
     /// The names of the family and of its tensors.
     pub family: &'static Family,
     /// How texts become tokens.
-    pub vocabulary: Kind,
+    pub(super) vocabulary: Kind,
     /// Writes the keys that begin with the family's name.
     keys: fn(&Keys, &mut Metadata) -> Result<()>,
 }
@@ -42,7 +42,7 @@ static ARCHITECTURES: [Architecture; 16] = [
 impl Architecture {
     /// The family of a model, of its text model where it also reads images. Fails where llama.cpp does not know it, or
     /// would compute something else.
-    pub(super) fn of(json: &Value) -> Result<&'static Self> {
+    pub(crate) fn of(json: &Value) -> Result<&'static Self> {
         let model_type = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
         let (larger, model_type) =
             (model_type(json).unwrap_or_default(), model_type(&*text_config(json)?).unwrap_or_default());

@@ -2,17 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
+use common::adapter::Adapter;
 use common::checkpoint::{Checkpoint, Tensor, write_file};
 use common::device::Device;
-use common::gguf::{GgufFile, TensorType, Value as Entry};
+use common::gguf::{GgufFile, GgufWriter, Metadata, TensorInfo, TensorType, Value as Entry};
 use common::hex;
 use common::llama_cpp::text_files;
-use common::model::{Batch, Cache, Model};
+use common::model::{Batch, Cache, Config, Model, text_config};
 use common::text::Tokenizer;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::base::Base;
+use crate::gguf_file::export;
+use crate::plan::MergePlan;
+use crate::request::{Content, Request};
 
 /// The families with references.
 fn families() -> Vec<String> {
@@ -163,7 +168,7 @@ fn files_of_every_family_are_those_of_the_converter() {
         let config = Config::parse(&text).unwrap();
         let tensors =
             tensors::tensors(&plan, architecture.family, &text, &config, Quantization::F16).unwrap();
-        let infos: Vec<TensorInfo> = tensors.iter().map(|tensor| tensor.info.clone()).collect();
+        let infos = model::infos(&tensors);
         let path = place.path().join(format!("{family}.gguf"));
         let mut metadata = Metadata::default();
         let file_type = Quantization::F16.file_type();
@@ -172,7 +177,7 @@ fn files_of_every_family_are_those_of_the_converter() {
         architecture.write_keys(&text, &config, &mut metadata).unwrap();
         vocabulary::write(&texts, architecture.vocabulary, config.vocabulary, Some("smollm"), &mut metadata)
             .unwrap();
-        write_tensors(&path, &metadata, &tensors, &infos).unwrap();
+        ModelTensors { metadata, tensors }.write(&path).unwrap();
         expect_same(family, &described(&GgufFile::open(&path).unwrap()), &expected);
         std::fs::write(model.join("config.json"), as_llama_cpp_has_it(json).to_string()).unwrap();
         if family == "llama3-rope" {
