@@ -67,7 +67,7 @@ fn say(message: impl Display) {
         return;
     }
     let line = format!("{}: {}\n", tool_name(), one_line(message));
-    super::progress::above_bars(|| write(line));
+    super::stderr::above_bars(|| write(line));
 }
 
 /// A message as it is shown: without secrets, on one line.
@@ -87,7 +87,7 @@ pub fn note_lines(text: &str) {
     if !is_quiet() {
         let text = secrets::hide_secrets(text.trim_end());
         let text = format!("{}: {}\n", tool_name(), escape::lines(&text));
-        super::progress::above_bars(|| write(text));
+        super::stderr::above_bars(|| write(text));
     }
 }
 

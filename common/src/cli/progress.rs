@@ -3,26 +3,19 @@
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
-use std::sync::{LazyLock, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::Size;
 use super::escape::one_line;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-static BARS: LazyLock<MultiProgress> =
-    LazyLock::new(|| MultiProgress::with_draw_target(super::stderr::draw_target()));
+use super::stderr::BARS;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Seconds between plain lines where stderr is not a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// Most lines below a bar, and most names in a plain line.
 const MOST_LINES: usize = 8;
 const MOST_NAMES: usize = 2;
-
-/// Runs `print` while the bars are hidden, so that they do not mix with what it prints.
-pub(super) fn above_bars(print: impl FnOnce()) {
-    BARS.suspend(print);
-}
 
 /// The unit in which progress is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,22 @@
 
 use std::fmt;
 use std::io;
+use std::sync::LazyLock;
 
 use console::Term;
-use indicatif::{ProgressDrawTarget, TermLike};
+use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
+
+/// All progress bars of the process.
+pub(super) static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(draw_target()));
+
+/// Runs `print` while the bars are hidden, so that they do not mix with what it prints.
+pub(super) fn above_bars(print: impl FnOnce()) {
+    BARS.suspend(print);
+}
 
 /// Draws bars on stderr, ignoring errors.
-pub(super) fn draw_target() -> ProgressDrawTarget {
+fn draw_target() -> ProgressDrawTarget {
     ProgressDrawTarget::term_like_with_hz(Box::new(Stderr(Term::buffered_stderr())), 20)
 }
 
