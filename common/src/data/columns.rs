@@ -1,10 +1,20 @@
-//! Which columns of a row are read, and which fields and roles its messages have.
+//! The format of a row: which of its columns are read, and which fields and roles its messages have.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::Format;
 use crate::{Result, bail, error};
+
+/// The two formats of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Columns `instruction`, `input` and `output`.
+    Alpaca,
+    /// A list of messages.
+    #[serde(alias = "openai")]
+    ShareGpt,
+}
 
 /// The names of the columns of a row. A column without a name is not read.
 #[derive(Debug, Clone)]

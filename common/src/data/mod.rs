@@ -41,11 +41,11 @@ use crate::json::kind_of;
 use crate::text::{Conversation, Message};
 use crate::{Context, Error, Result, bail, error, json};
 
-pub use columns::{Columns, Tags};
+pub use columns::{Columns, Format, Tags};
 pub use encoder::{Encoder, EncodingCounts};
 pub use reading::{RecordSink, records};
 pub use rows::RowLimit;
-pub use source::{DataSource, Format, known_repository};
+pub use source::{DataSource, known_repository};
 
 /// The split that is read where none is named, and that holds files whose names tell no other split.
 pub(crate) const TRAIN: &str = "train";

@@ -14,7 +14,7 @@ use super::draw::{self, Draw};
 use super::hub;
 use super::slices::{ALL, Slice};
 use super::splits::{Split, splits};
-use super::{Columns, RowLimit, Tags};
+use super::{Columns, Format, RowLimit, Tags};
 
 /// Public datasets that need no `dataset_info.json`: those for supervised fine-tuning that
 /// LLaMA-Factory lists, with its names, in the form of that file.
@@ -28,17 +28,6 @@ pub fn known_repository(name: &str) -> Option<String> {
 
 /// Extensions of files that users give in place of the name of a dataset.
 const FILES: [&str; 5] = ["json", "jsonl", "csv", "tsv", "parquet"];
-
-/// The two formats of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// Columns `instruction`, `input` and `output`.
-    Alpaca,
-    /// A list of messages.
-    #[serde(alias = "openai")]
-    ShareGpt,
-}
 
 /// Rows that are selected from some files.
 #[derive(Debug, Clone)]
