@@ -1,19 +1,9 @@
-//! Addresses on a hub, and their percent-encoding.
+//! The percent-encoding of addresses.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
-
-use super::RepositoryKind;
-
-/// The address from which a hub sends the content of a file, or redirects to it.
-pub(crate) fn file_url(endpoint: &Url, kind: RepositoryKind, id: &str, revision: &str, path: &str) -> Url {
-    let mut parts: Vec<&str> = kind.prefix().into_iter().chain(id.split('/')).collect();
-    parts.extend(["resolve", revision]);
-    parts.extend(path.split('/'));
-    join(endpoint, &parts)
-}
 
 /// Adds path segments to `base`, each percent-encoded.
 pub(super) fn join(base: &Url, parts: &[&str]) -> Url {

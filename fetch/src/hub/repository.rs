@@ -4,7 +4,7 @@ use common::{Error, Result};
 use reqwest::Url;
 
 use super::Token;
-use super::address::{file_url, join};
+use super::address::join;
 
 /// The kinds of repository a hub holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -69,6 +69,14 @@ impl Repository {
     pub(crate) fn file_url(&self, revision: &str, path: &str) -> Url {
         file_url(&self.endpoint, self.kind, &self.id, revision, path)
     }
+}
+
+/// The address from which a hub sends the content of a file, or redirects to it.
+pub(crate) fn file_url(endpoint: &Url, kind: RepositoryKind, id: &str, revision: &str, path: &str) -> Url {
+    let mut parts: Vec<&str> = kind.prefix().into_iter().chain(id.split('/')).collect();
+    parts.extend(["resolve", revision]);
+    parts.extend(path.split('/'));
+    join(endpoint, &parts)
 }
 
 /// The hub's own rule for repository names.
