@@ -8,9 +8,11 @@
 use std::ops::Range;
 
 use half::f16;
+use rayon::prelude::*;
 
+use super::QuantType;
+use super::quantized::{CHUNK, Quantized};
 use super::simd::Simd;
-use super::{QuantType, Quantized};
 use crate::checkpoint::Dtype;
 
 /// The value of each code within one block, as f32.
@@ -35,9 +37,40 @@ fn round_to_bf16(value: f32) -> f32 {
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
 
+impl Quantized {
+    /// Dequantizes whole rows into `out` `[rows, K]` as bitsandbytes' `dequantize_4bit` does: rounded to
+    /// [`Quantized::dtype`], then cast to f32. It runs on the calling thread and allocates nothing; callers
+    /// divide the rows among threads.
+    ///
+    /// # Panics
+    /// Panics where `rows` reaches past N, or `out` is not as long as the rows.
+    pub fn dequantize_rows(&self, rows: Range<usize>, out: &mut [f32]) {
+        self.dequantize_rows_with(Simd::best(), rows, out);
+    }
+
+    pub(super) fn dequantize_rows_with(&self, simd: Simd, rows: Range<usize>, out: &mut [f32]) {
+        let [row_count, columns] = self.shape;
+        assert!(rows.start <= rows.end && rows.end <= row_count, "rows {rows:?} of {row_count}");
+        assert_eq!(out.len(), rows.len() * columns, "rows {rows:?} of {columns} columns");
+        elements(simd, self, rows.start * columns..rows.end * columns, out);
+    }
+
+    /// Dequantizes the whole weight `[N, K]` on all threads.
+    pub fn dequantize(&self) -> Vec<f32> {
+        let [rows, columns] = self.shape;
+        let mut out = vec![0.0; rows * columns];
+        let rows_each = (CHUNK / columns.max(1)).max(1);
+        out.par_chunks_mut((rows_each * columns).max(1)).enumerate().for_each(|(chunk, out)| {
+            let start = chunk * rows_each;
+            self.dequantize_rows(start..start + out.len() / columns, out);
+        });
+        out
+    }
+}
+
 /// Dequantizes the elements `range`, counted row-major, into `out`, which is as long as the range. It
 /// allocates nothing.
-pub(super) fn elements(simd: Simd, weight: &Quantized, range: Range<usize>, out: &mut [f32]) {
+fn elements(simd: Simd, weight: &Quantized, range: Range<usize>, out: &mut [f32]) {
     match simd {
         Simd::Portable => each_block(weight, range, out, look_up_portable),
         // SAFETY: a value of `Simd` exists only where its instructions were detected.

@@ -1,11 +1,9 @@
 //! A quantized linear weight in memory.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use super::simd::Simd;
-use super::{DynamicMap, NESTED_BLOCK_SIZE, QuantType, block, dequantize, double};
+use super::{DynamicMap, NESTED_BLOCK_SIZE, QuantType, block, double};
 use crate::checkpoint::{Bytes, Dtype, Tensor};
 use crate::{Result, bail};
 
@@ -113,7 +111,7 @@ impl QuantizedSpec {
 /// Elements that a thread casts to f32 at a time; every block size divides it.
 const PIECE: usize = 4096;
 /// Elements that a thread takes at a time.
-const CHUNK: usize = 1 << 18;
+pub(super) const CHUNK: usize = 1 << 18;
 
 impl Quantized {
     /// Quantizes a BF16, F16 or F32 weight of two dimensions, on all threads. Fails where an element is
@@ -229,35 +227,6 @@ impl Quantized {
                 map[usize::from(codes[block])] * absmax[block / block_size] + offset
             }
         }
-    }
-
-    /// Dequantizes whole rows into `out` `[rows, K]` as bitsandbytes' `dequantize_4bit` does: rounded to
-    /// [`Quantized::dtype`], then cast to f32. It runs on the calling thread and allocates nothing; callers
-    /// divide the rows among threads.
-    ///
-    /// # Panics
-    /// Panics where `rows` reaches past N, or `out` is not as long as the rows.
-    pub fn dequantize_rows(&self, rows: Range<usize>, out: &mut [f32]) {
-        self.dequantize_rows_with(Simd::best(), rows, out);
-    }
-
-    fn dequantize_rows_with(&self, simd: Simd, rows: Range<usize>, out: &mut [f32]) {
-        let [row_count, columns] = self.shape;
-        assert!(rows.start <= rows.end && rows.end <= row_count, "rows {rows:?} of {row_count}");
-        assert_eq!(out.len(), rows.len() * columns, "rows {rows:?} of {columns} columns");
-        dequantize::elements(simd, self, rows.start * columns..rows.end * columns, out);
-    }
-
-    /// Dequantizes the whole weight `[N, K]` on all threads.
-    pub fn dequantize(&self) -> Vec<f32> {
-        let [rows, columns] = self.shape;
-        let mut out = vec![0.0; rows * columns];
-        let rows_each = (CHUNK / columns.max(1)).max(1);
-        out.par_chunks_mut((rows_each * columns).max(1)).enumerate().for_each(|(chunk, out)| {
-            let start = chunk * rows_each;
-            self.dequantize_rows(start..start + out.len() / columns, out);
-        });
-        out
     }
 }
 
