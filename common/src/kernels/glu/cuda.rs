@@ -1,8 +1,8 @@
 //! Gated linear units on a GPU: a thread takes eight columns of a row.
 
-use super::{Activation, WeightedBackward};
+use super::Activation;
 use crate::device::cuda::{Argument, GpuTensor, Grid, KernelSource};
-use crate::device::{GpuVector, Tensor, Vector};
+use crate::device::{GpuVector, Vector};
 use crate::{Result, error};
 
 pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new("glu", include_str!("glu.cu"));
@@ -77,14 +77,14 @@ pub(super) fn forward_weighted(
     Ok(h)
 }
 
-/// [`backward`] with weights, and their gradients. A block takes a row.
+/// dgate_up, h and the gradients of the weights, from [`backward`] with a weight for each row. A block takes a row.
 pub(super) fn backward_weighted(
     dh: GpuTensor,
     gate_up: GpuTensor,
     f: usize,
     activation: Activation,
     weights: &GpuVector,
-) -> Result<WeightedBackward> {
+) -> Result<(GpuTensor, GpuTensor, Vector)> {
     let name = match activation {
         Activation::Silu => "swiglu_backward_weighted",
         Activation::GeluTanh => "geglu_backward_weighted",
@@ -105,7 +105,7 @@ pub(super) fn backward_weighted(
     unsafe {
         gpu.launch(&SOURCE, name, grid, &arguments)?
     };
-    Ok(WeightedBackward { dgate_up: Tensor::Cuda(dgate_up), h: Tensor::Cuda(h), dweights })
+    Ok((dgate_up, h, dweights))
 }
 
 /// The arguments for an output and its input, which is the output itself where there is no other.

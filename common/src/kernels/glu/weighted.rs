@@ -59,7 +59,9 @@ pub fn backward_weighted(
             })
         }
         Tensor::Cuda(gate_up) => {
-            cuda::backward_weighted(dh.into_gpu()?, gate_up, f, activation, weights.gpu()?)
+            let (dgate_up, h, dweights) =
+                cuda::backward_weighted(dh.into_gpu()?, gate_up, f, activation, weights.gpu()?)?;
+            Ok(WeightedBackward { dgate_up: Tensor::Cuda(dgate_up), h: Tensor::Cuda(h), dweights })
         }
     }
 }
