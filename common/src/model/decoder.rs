@@ -1,18 +1,14 @@
-//! The whole decoder: embedding, blocks, head, and the adapters beside them. How it computes is in
-//! [`super::inference`] and [`super::tape`].
-
-use std::path::Path;
+//! The whole decoder: embedding, blocks, head, and the adapters beside them. How it is
+//! loaded is in [`super::load`], how it computes in [`super::inference`] and [`super::tape`].
 
 use super::block::Block;
 use super::blocks::Blocks;
 use super::head::Head;
-use super::{AdapterSettings, Adapters, Config, ModelSpec, Places, Stack};
+use super::{AdapterSettings, Adapters, Config, Stack};
 use crate::Result;
 use crate::adapter::{Adapter, AdapterConfig};
 use crate::device::{Device, Vector};
 use crate::kernels::embedding::Embedding;
-use crate::nf4::Scheme;
-use crate::world::World;
 
 /// A decoder with frozen weights and, where it has any, adapters.
 ///
@@ -41,47 +37,6 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model directory (bf16, f16, f32 or NF4), or a PEFT adapter with the base it names.
-    pub fn load(directory: &Path, device: &Device) -> Result<Self> {
-        super::load::load(directory, None, device)
-    }
-
-    /// Loads a model directory and quantizes the linear layers of its blocks where they are not in
-    /// 4 bits already.
-    pub fn load_quantized(directory: &Path, scheme: Scheme, device: &Device) -> Result<Self> {
-        super::load::load_base(directory, Some(scheme), device, None, &World::alone())
-    }
-
-    /// Loads a model directory with the weights of its blocks where `place` says, which is told what the headers of the
-    /// files say, and quantized where `quantization` asks for that. On the host weights always stay in the memory maps
-    /// of their files.
-    pub fn load_to(
-        directory: &Path,
-        quantization: Option<Scheme>,
-        device: &Device,
-        place: impl Fn(&ModelSpec) -> Result<Places>,
-    ) -> Result<Self> {
-        super::load::load_base(directory, quantization, device, Some(&place), &World::alone())
-    }
-
-    /// As [`Model::load_to`], called on all ranks of `world` with the same places. The ranks of a machine share one copy of
-    /// the blocks that lie in page-locked memory, and all ranks the blocks that are sharded; of a model that has any, all
-    /// ranks run as many passes ([`Model::is_sharded`]).
-    pub fn load_among(
-        directory: &Path,
-        quantization: Option<Scheme>,
-        device: &Device,
-        place: impl Fn(&ModelSpec) -> Result<Places>,
-        world: &World,
-    ) -> Result<Self> {
-        super::load::load_base(directory, quantization, device, Some(&place), world)
-    }
-
-    /// Loads an adapter on another base than the one it names.
-    pub fn load_with_base(adapter: &Path, base: &Path, device: &Device) -> Result<Self> {
-        super::load::load(adapter, Some(base), device)
-    }
-
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config

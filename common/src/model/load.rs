@@ -24,7 +24,51 @@ pub fn base_of_adapter(directory: &Path) -> Result<PathBuf> {
     adapter::find_base(directory, &AdapterConfig::read(directory)?)
 }
 
-pub(super) fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Result<Model> {
+impl Model {
+    /// Loads a model directory (bf16, f16, f32 or NF4), or a PEFT adapter with the base it names.
+    pub fn load(directory: &Path, device: &Device) -> Result<Self> {
+        load(directory, None, device)
+    }
+
+    /// Loads a model directory and quantizes the linear layers of its blocks where they are not in
+    /// 4 bits already.
+    pub fn load_quantized(directory: &Path, scheme: Scheme, device: &Device) -> Result<Self> {
+        load_base(directory, Some(scheme), device, None, &World::alone())
+    }
+
+    /// Loads a model directory with the weights of its blocks where `place` says, which is told what the headers of the
+    /// files say, and quantized where `quantization` asks for that. On the host weights always stay in the memory maps
+    /// of their files.
+    pub fn load_to(
+        directory: &Path,
+        quantization: Option<Scheme>,
+        device: &Device,
+        place: impl Fn(&ModelSpec) -> Result<Places>,
+    ) -> Result<Self> {
+        load_base(directory, quantization, device, Some(&place), &World::alone())
+    }
+
+    /// As [`Model::load_to`], called on all ranks of `world` with the same places. The ranks of a machine share one copy of
+    /// the blocks that lie in page-locked memory, and all ranks the blocks that are sharded; of a model that has any, all
+    /// ranks run as many passes ([`Model::is_sharded`]).
+    pub fn load_among(
+        directory: &Path,
+        quantization: Option<Scheme>,
+        device: &Device,
+        place: impl Fn(&ModelSpec) -> Result<Places>,
+        world: &World,
+    ) -> Result<Self> {
+        load_base(directory, quantization, device, Some(&place), world)
+    }
+
+    /// Loads an adapter on another base than the one it names.
+    pub fn load_with_base(adapter: &Path, base: &Path, device: &Device) -> Result<Self> {
+        load(adapter, Some(base), device)
+    }
+}
+
+/// Loads a model's directory, or an adapter's with `base` or else the base that it names.
+fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Result<Model> {
     if !is_adapter(directory) {
         return load_base(directory, None, device, None, &World::alone());
     }
@@ -43,7 +87,7 @@ type Planner<'a> = &'a dyn Fn(&ModelSpec) -> Result<Places>;
 
 /// Loads a base, with the weights of its blocks where `place` says; without it, all weights stay on the device. The
 /// ranks of `world` share blocks.
-pub(super) fn load_base(
+fn load_base(
     directory: &Path,
     quantization: Option<Scheme>,
     device: &Device,

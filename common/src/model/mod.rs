@@ -7,8 +7,9 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `config`, `layer`, `modules` | a model as data: its layers, and the one list of its weights |
-//! | `families/` | config.json of each family as such data |
+//! | `config`, `layer`, `modules` | a model as data: its layers, and their matrices and norms |
+//! | `weight_list` | the one list of its weights |
+//! | `config_file`, `families/` | config.json, and that of each family as such data |
 //! | `composite` | config.json of a text model within a model that also reads images |
 //! | `rope/` | the angles of rotary embedding, and their settings |
 //! | `attention`, `feed_forward`, `residual`, `block` | a layer's two branches, how they join the residual stream, and the layer: forward, backward, memory |
@@ -28,6 +29,7 @@ mod blocks;
 mod cache;
 mod composite;
 mod config;
+mod config_file;
 mod config_json;
 mod decoder;
 mod detached;
@@ -55,6 +57,7 @@ mod rope;
 mod spec;
 mod stack;
 mod tape;
+mod weight_list;
 mod weight_reader;
 mod weights;
 
