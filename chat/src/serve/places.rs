@@ -1,9 +1,9 @@
 //! The places in which answers are written: each has a text with its keys and values, which outlive the answer, so that a
 //! conversation finds them again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use common::generate::{Answers, Limits};
+use common::generate::{Answers, Input, Limits};
 use common::model::KeyValueCache;
 use common::{Error, Result, error};
 
@@ -49,6 +49,14 @@ pub(crate) struct Places<'a> {
     room: usize,
     /// The number of answers that have begun.
     begun: u64,
+}
+
+/// The places whose answers take a step in a turn.
+pub(crate) struct Ready {
+    /// What goes through the model before the step of each of these places, by the number of the place.
+    pub inputs: BTreeMap<usize, Option<Input>>,
+    /// The places that could not copy keys and values, which take no step, with their errors.
+    pub lost: Vec<(usize, Error)>,
 }
 
 /// Where the next tokens of a prompt come from.
@@ -166,25 +174,22 @@ impl<'a> Places<'a> {
         Some(place)
     }
 
-    /// Returns whether the answer of each place takes a step now: of those that write, and of the first ones of those that
-    /// read their prompts, until they read `most_read` tokens. Keys and values that another place has are copied; what a
-    /// place is about to read is not read by another at the same time. Also returns the places where that has failed.
-    pub(crate) fn ready(
-        &mut self,
-        most_read: usize,
-        limits: &dyn Limits,
-        metrics: &Metrics,
-    ) -> (Vec<bool>, Vec<(usize, Error)>) {
-        let mut is_ready: Vec<bool> = self.all.iter().map(Place::has_reader).collect();
-        let mut reading: Vec<usize> = (0..self.all.len())
-            .filter(|&index| is_ready[index] && !self.all[index].answers.unread().is_empty())
-            .collect();
+    /// Returns the places whose answers take a step now: those that write, and the first ones of those that read their
+    /// prompts, until they read `most_read` tokens. Keys and values that another place has are copied; what a place is
+    /// about to read is not read by another at the same time.
+    pub(crate) fn ready(&mut self, most_read: usize, limits: &dyn Limits, metrics: &Metrics) -> Ready {
+        let (mut inputs, mut reading) = (BTreeMap::new(), Vec::new());
+        for (index, place) in self.all.iter().enumerate().filter(|(_, place)| place.has_reader()) {
+            match place.answers.unread().is_empty() {
+                true => drop(inputs.insert(index, place.answers.next_input(limits))),
+                false => reading.push(index),
+            }
+        }
         reading.sort_by_key(|&index| self.all[index].begun);
         let (mut read, mut readers, mut lost) = (0, Vec::new(), Vec::new());
         for index in reading {
-            is_ready[index] = false;
             if read >= most_read {
-                continue;
+                break;
             }
             match self.source(index, &readers, limits) {
                 Source::Later => continue,
@@ -202,12 +207,12 @@ impl<'a> Places<'a> {
                     place.answers.skip_to(tokens);
                 }
             }
-            is_ready[index] = true;
             readers.push(index);
             let input = self.all[index].answers.next_input(limits);
-            read += input.map_or(0, |input| input.tokens.len());
+            read += input.as_ref().map_or(0, |input| input.tokens.len());
+            inputs.insert(index, input);
         }
-        (is_ready, lost)
+        Ready { inputs, lost }
     }
 
     /// Where the place `index` gets the next tokens of its prompt, while `readers` read theirs.

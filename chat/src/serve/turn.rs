@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::catalog::Catalog;
 use super::metrics::Metrics;
 use super::openai::TokenLogprob;
-use super::places::{Place, Places};
+use super::places::{Place, Places, Ready};
 use super::queue::{Job, Progress};
 use super::weights::Weights;
 
@@ -35,11 +35,9 @@ pub(crate) fn take_turn(
     weights: &mut Weights,
     around: Around,
 ) -> Vec<(usize, Result<bool>)> {
-    let (is_ready, lost) = places.ready(weights.most_read(), weights.limits(), around.metrics);
-    let movers = places.iter_mut().enumerate().filter(|(index, _)| is_ready[*index]);
-    let mut movers: Vec<Mover> = movers
-        .map(|(index, place)| Mover { index, input: place.answers.next_input(weights.limits()), place })
-        .collect();
+    let Ready { mut inputs, lost } = places.ready(weights.most_read(), weights.limits(), around.metrics);
+    let mover = |(index, place)| inputs.remove(&index).map(|input| Mover { index, place, input });
+    let mut movers: Vec<Mover> = places.iter_mut().enumerate().filter_map(mover).collect();
     let mut outcomes: Vec<_> = lost.into_iter().map(|(index, problem)| (index, Err(problem))).collect();
     for movers in movers.chunk_by_mut(|a, b| a.place.model == b.place.model) {
         outcomes.extend(take_steps(movers, weights, around));
