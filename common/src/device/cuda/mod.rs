@@ -22,6 +22,8 @@ mod products;
 mod scratch;
 pub(crate) mod streaming;
 mod tensor;
+#[cfg(test)]
+mod two_streams;
 mod utilization;
 mod view;
 

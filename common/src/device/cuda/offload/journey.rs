@@ -77,9 +77,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-
-    const COMPUTE: usize = 0;
-    const COPY: usize = 1;
+    use crate::device::cuda::two_streams::{Stream, TwoStreams, Work};
 
     /// Memory that work reads or writes.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,72 +88,34 @@ mod tests {
         Host(usize),
     }
 
-    /// Work of one of two streams, whose order is known only as far as waits make it.
-    #[derive(Debug, Clone, Copy)]
-    struct Work {
-        stream: usize,
-        memory: Memory,
-        /// The number that is written; `None` where something is read.
-        writes: Option<usize>,
-        /// The number that a read expects.
-        expects: Option<usize>,
-        /// How many works its stream has queued before it.
-        own: usize,
-        /// How many works of the other stream are sure to be done before it.
-        other: usize,
-    }
-
-    impl Work {
-        fn is_before(&self, later: &Self) -> bool {
-            match self.stream == later.stream {
-                true => self.own < later.own,
-                false => self.own < later.other,
-            }
-        }
-    }
-
-    /// Two streams that note what they are asked for, the memory of a GPU, and a call that fails.
-    #[derive(Default)]
+    /// Two streams that note what they are asked for, and the memory of a GPU.
     struct Gpu {
-        works: Vec<Work>,
-        counts: [[usize; 2]; 2],
+        streams: TwoStreams<Memory>,
         /// Which places of memory are in use: a place is free for what is queued after it was dropped.
         used: Vec<bool>,
-        calls: usize,
-        fails_at: usize,
     }
 
     impl Gpu {
-        fn queue(&mut self, stream: usize, memory: Memory, writes: Option<usize>, expects: Option<usize>) {
-            let [own, other] = self.counts[stream];
-            self.works.push(Work { stream, memory, writes, expects, own, other });
-            self.counts[stream][0] += 1;
+        fn failing_at(call: usize) -> Shared {
+            Rc::new(RefCell::new(Self { streams: TwoStreams::new(call), used: Vec::new() }))
         }
 
-        fn wait(&mut self, stream: usize) {
-            self.counts[stream][1] = self.counts[1 - stream][0];
+        /// A copy between two places, after all that was queued to compute.
+        fn copy(&mut self, from: Memory, to: Memory, number: usize) -> Result<()> {
+            let streams = &mut self.streams;
+            streams.wait_for_all(Stream::Copy);
+            streams.queue(Stream::Copy, from, Work::Read(number));
+            streams.queue(Stream::Copy, to, Work::Write(Some(number)));
+            // A copy that fails is over, because the host has waited for it.
+            streams.call().inspect_err(|_| self.streams.wait_for_all(Stream::Compute))
         }
 
-        fn call(&mut self) -> Result<()> {
-            self.calls += 1;
-            if self.calls == self.fails_at { Err(error!(Gpu, "call {}", self.calls)) } else { Ok(()) }
+        fn compute(&mut self, place: usize, work: Work) {
+            self.streams.queue(Stream::Compute, Memory::Gpu(place), work);
         }
 
-        /// Memory is not written beside other work with it, and what is read is what is meant.
-        fn check(&self) {
-            for (at, work) in self.works.iter().enumerate() {
-                for other in &self.works[..at] {
-                    let conflicts = other.memory == work.memory && (other.writes.or(work.writes)).is_some();
-                    assert!(!conflicts || other.is_before(work), "{other:?} beside {work:?}");
-                }
-                if let Some(expected) = work.expects {
-                    let written = self.works[..at]
-                        .iter()
-                        .rev()
-                        .find(|other| other.memory == work.memory && other.writes.is_some());
-                    assert_eq!(written.and_then(|work| work.writes), Some(expected), "{work:?}");
-                }
-            }
+        fn copies(&self) -> usize {
+            self.streams.count(Stream::Copy) / 2
         }
     }
 
@@ -182,13 +142,13 @@ mod tests {
         /// Computes this tensor: the number is written to it.
         fn computed(gpu: &Shared, number: usize) -> Self {
             let tensor = Self::new(gpu);
-            gpu.borrow_mut().queue(COMPUTE, Memory::Gpu(tensor.place), Some(number), None);
+            gpu.borrow_mut().compute(tensor.place, Work::Write(Some(number)));
             tensor
         }
 
         /// Computes with this tensor, in which this number is expected.
         fn read(&self, number: usize) {
-            self.gpu.borrow_mut().queue(COMPUTE, Memory::Gpu(self.place), None, Some(number));
+            self.gpu.borrow_mut().compute(self.place, Work::Read(number));
         }
     }
 
@@ -207,37 +167,27 @@ mod tests {
         type Tensor = Rc<Tensor>;
 
         fn copy_out(&mut self, tensor: &Rc<Tensor>) -> Result<()> {
-            let mut gpu = self.gpu.borrow_mut();
-            gpu.wait(COPY);
-            gpu.queue(COPY, Memory::Gpu(tensor.place), None, Some(self.number));
-            gpu.queue(COPY, Memory::Host(self.number), Some(self.number), None);
-            let called = gpu.call();
-            drop(gpu);
-            called.inspect_err(|_| self.drain())
+            let (from, to) = (Memory::Gpu(tensor.place), Memory::Host(self.number));
+            self.gpu.borrow_mut().copy(from, to, self.number)
         }
 
         fn copy_back(&mut self) -> Result<Rc<Tensor>> {
             let tensor = Tensor::new(&self.gpu);
-            let mut gpu = self.gpu.borrow_mut();
-            gpu.wait(COPY);
-            gpu.queue(COPY, Memory::Host(self.number), None, Some(self.number));
-            gpu.queue(COPY, Memory::Gpu(tensor.place), Some(self.number), None);
-            let called = gpu.call();
-            drop(gpu);
-            called.inspect_err(|_| self.drain())?;
+            let (from, to) = (Memory::Host(self.number), Memory::Gpu(tensor.place));
+            self.gpu.borrow_mut().copy(from, to, self.number)?;
             Ok(Rc::new(tensor))
         }
 
         fn wait(&mut self) -> Result<()> {
-            let mut gpu = self.gpu.borrow_mut();
-            gpu.call()?;
-            gpu.wait(COMPUTE);
+            let streams = &mut self.gpu.borrow_mut().streams;
+            streams.call()?;
+            streams.wait_for_all(Stream::Compute);
             Ok(())
         }
 
         fn drain(&mut self) {
             // The host waits, and with it all that it queues.
-            self.gpu.borrow_mut().wait(COMPUTE);
+            self.gpu.borrow_mut().streams.wait_for_all(Stream::Compute);
         }
     }
 
@@ -250,7 +200,7 @@ mod tests {
             waiting.push(Journey::begin(Notes { gpu: Rc::clone(gpu), number }, Rc::clone(&x))?);
             x.read(number);
             let y = Tensor::computed(gpu, number + 1);
-            gpu.borrow_mut().call()?;
+            gpu.borrow_mut().streams.call()?;
             waiting.last_mut().map_or(Ok(()), Journey::release)?;
             x = Rc::new(y);
         }
@@ -260,7 +210,7 @@ mod tests {
             waiting.last_mut().map_or(Ok(()), Journey::fetch)?;
             x.read(number);
             drop(Tensor::computed(gpu, usize::MAX));
-            gpu.borrow_mut().call()?;
+            gpu.borrow_mut().streams.call()?;
         }
         Ok(())
     }
@@ -268,12 +218,12 @@ mod tests {
     #[test]
     fn every_input_comes_back_as_it_left() {
         for blocks in 1..7 {
-            let gpu = Shared::default();
+            let gpu = Gpu::failing_at(0);
             pass(&gpu, 0, blocks).unwrap();
             pass(&gpu, 100, blocks).unwrap();
             let gpu = gpu.borrow();
-            gpu.check();
-            assert_eq!(gpu.works.iter().filter(|work| work.stream == COPY).count(), 2 * 4 * blocks);
+            gpu.streams.check();
+            assert_eq!(gpu.copies(), 2 * 2 * blocks);
             assert!(gpu.used.iter().all(|used| !used), "all memory is free again");
             assert!(
                 gpu.used.len() <= 3,
@@ -287,14 +237,13 @@ mod tests {
     #[test]
     fn a_call_that_fails_leaves_no_copy_beside_other_work() {
         for fails_at in 1.. {
-            let gpu = Shared::default();
-            gpu.borrow_mut().fails_at = fails_at;
+            let gpu = Gpu::failing_at(fails_at);
             let failed = pass(&gpu, 0, 4).is_err();
             pass(&gpu, 100, 4).ok();
             let gpu = gpu.borrow();
-            gpu.check();
+            gpu.streams.check();
             assert!(gpu.used.iter().all(|used| !used), "all memory is free again");
-            if gpu.calls < fails_at {
+            if gpu.streams.calls < fails_at {
                 assert!(!failed);
                 break;
             }
@@ -303,12 +252,12 @@ mod tests {
 
     #[test]
     fn what_was_not_released_is_there_at_once() {
-        let gpu = Shared::default();
+        let gpu = Gpu::failing_at(0);
         let x = Rc::new(Tensor::computed(&gpu, 1));
         let mut journey = Journey::begin(Notes { gpu: Rc::clone(&gpu), number: 1 }, Rc::clone(&x)).unwrap();
         journey.fetch().unwrap();
         let back = journey.take().unwrap();
         assert!(Rc::ptr_eq(&back, &x));
-        assert_eq!(gpu.borrow().works.iter().filter(|work| work.stream == COPY).count(), 2, "one copy");
+        assert_eq!(gpu.borrow().copies(), 1);
     }
 }

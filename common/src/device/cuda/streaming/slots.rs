@@ -140,132 +140,59 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::cuda::two_streams::{Queued, Stream, TwoStreams, Work};
 
-    const COMPUTE: usize = 0;
-    const COPY: usize = 1;
-
-    /// What a stream does.
-    #[derive(Debug, Clone, Copy, PartialEq)]
-    enum Work {
-        /// A block's bytes are written to a slot; `None` where the copy fails on the way.
-        Write(Option<usize>),
-        /// The bytes of this block are read from a slot.
-        Read(usize),
-    }
-
-    /// Work of one of two streams, whose order is known only as far as events make it.
-    #[derive(Debug, Clone, Copy)]
-    struct Queued {
-        stream: usize,
-        slot: usize,
-        work: Work,
-        /// How many works its stream has done before it.
-        own: usize,
-        /// How many works the other stream is sure to have done before it.
-        other: usize,
-    }
-
-    impl Queued {
-        fn is_before(&self, later: &Self) -> bool {
-            match self.stream == later.stream {
-                true => self.own < later.own,
-                false => self.own < later.other,
-            }
-        }
-    }
-
-    /// Two streams that note what they are asked for, and a call that fails.
+    /// Two streams that note what they are asked for; the memory of a work is a slot, its number a block.
     struct Notes {
-        queued: Vec<Queued>,
-        /// How many works each stream has, and how many of the other's it has waited for.
-        counts: [[usize; 2]; 2],
-        /// For each slot, how many works of the other stream its events stand for.
+        streams: TwoStreams<usize>,
+        /// For each slot, the number of computations that the next copy waits for.
         used: Vec<usize>,
+        /// For each slot, the number of copies that the next computation waits for.
         copied: Vec<usize>,
         copies: usize,
-        calls: usize,
-        fails_at: usize,
     }
 
     impl Notes {
         fn new(slots: usize, fails_at: usize) -> Self {
-            Self {
-                queued: Vec::new(),
-                counts: [[0; 2]; 2],
-                used: vec![0; slots],
-                copied: vec![0; slots],
-                copies: 0,
-                calls: 0,
-                fails_at,
-            }
-        }
-
-        fn queue(&mut self, stream: usize, slot: usize, work: Work) {
-            let [own, other] = &mut self.counts[stream];
-            self.queued.push(Queued { stream, slot, work, own: *own, other: *other });
-            *own += 1;
-        }
-
-        fn wait(&mut self, stream: usize, works: usize) {
-            let other = &mut self.counts[stream][1];
-            *other = works.max(*other);
-        }
-
-        fn call(&mut self) -> Result<()> {
-            self.calls += 1;
-            if self.calls == self.fails_at { Err(error!(Gpu, "call {}", self.calls)) } else { Ok(()) }
-        }
-
-        /// No slot is written while it is read, and what is read is the block that is meant.
-        fn check(&self) {
-            for read in &self.queued {
-                let Work::Read(block) = read.work else { continue };
-                let writes = self.queued.iter().filter(|work| work.stream == COPY && work.slot == read.slot);
-                let mut found = None;
-                for write in writes {
-                    assert!(write.is_before(read) || read.is_before(write), "{write:?} beside {read:?}");
-                    found = if write.is_before(read) { Some(write.work) } else { found };
-                }
-                assert_eq!(found, Some(Work::Write(Some(block))), "{read:?}");
-            }
+            let [used, copied] = [vec![0; slots], vec![0; slots]];
+            Self { streams: TwoStreams::new(fails_at), used, copied, copies: 0 }
         }
     }
 
     impl Copies for Notes {
         fn copy(&mut self, block: usize, slot: usize) -> Result<()> {
-            self.wait(COPY, self.used[slot]);
-            if let Err(error) = self.call() {
-                self.queue(COPY, slot, Work::Write(None));
-                return Err(error);
-            }
-            self.copies += 1;
-            self.queue(COPY, slot, Work::Write(Some(block)));
-            self.copied[slot] = self.counts[COPY][0];
+            let Self { streams, used, copied, copies } = self;
+            streams.wait(Stream::Copy, used[slot]);
+            let called = streams.call();
+            streams.queue(Stream::Copy, slot, Work::Write(called.is_ok().then_some(block)));
+            called?;
+            *copies += 1;
+            copied[slot] = streams.count(Stream::Copy);
             Ok(())
         }
 
         fn wait_for(&mut self, slot: usize) -> Result<()> {
-            self.call()?;
-            self.wait(COMPUTE, self.copied[slot]);
+            self.streams.call()?;
+            self.streams.wait(Stream::Compute, self.copied[slot]);
             Ok(())
         }
 
         fn release(&mut self, slot: usize) -> Result<()> {
-            self.call()?;
-            self.used[slot] = self.counts[COMPUTE][0];
+            self.streams.call()?;
+            self.used[slot] = self.streams.count(Stream::Compute);
             Ok(())
         }
 
         fn drain(&mut self) {
-            self.wait(COPY, self.counts[COMPUTE][0]);
+            self.streams.wait_for_all(Stream::Copy);
         }
     }
 
     /// A visit with a computation that may have queued its work when it fails.
     fn visit(slots: &mut Slots, notes: &mut Notes, block: usize, way: Way) -> Result<()> {
         slots.visit(block, way, notes, |slot, notes| {
-            notes.queue(COMPUTE, slot, Work::Read(block));
-            notes.call()
+            notes.streams.queue(Stream::Compute, slot, Work::Read(block));
+            notes.streams.call()
         })
     }
 
@@ -294,8 +221,8 @@ mod tests {
                     train(&mut slots, &mut notes, last).unwrap();
                     forward(&mut slots, &mut notes, Way::Forward).unwrap();
                 }
-                notes.check();
-                let reads = notes.queued.iter().filter(|work| work.stream == COMPUTE).count();
+                notes.streams.check();
+                let reads = notes.streams.count(Stream::Compute);
                 assert_eq!(reads, 2 * (3 * blocks - last));
             }
         }
@@ -312,8 +239,8 @@ mod tests {
                 let passes = [train(&mut slots, &mut notes, 0), train(&mut slots, &mut notes, blocks / 2)];
                 forward(&mut slots, &mut notes, Way::Forward).ok();
                 train(&mut slots, &mut notes, 0).ok();
-                notes.check();
-                if notes.calls < fails_at {
+                notes.streams.check();
+                if notes.streams.calls < fails_at {
                     assert!(filled.is_ok() && passes.iter().all(Result::is_ok));
                     break;
                 }
@@ -348,12 +275,12 @@ mod tests {
             for _ in 0..2 {
                 train(&mut slots, &mut notes, 0).unwrap();
             }
-            let queued = &notes.queued;
+            let queued = &notes.streams.queued;
             for (at, read) in queued.iter().enumerate() {
                 let (Work::Read(block), true) = (read.work, read.own > 0) else { continue };
-                let brings = |work: &Queued| work.work == Work::Write(Some(block));
+                let brings = |work: &Queued<usize>| work.work == Work::Write(Some(block));
                 let copied = queued[..at].iter().rposition(brings).unwrap();
-                let before = queued[..at].iter().rposition(|work| work.stream == COMPUTE).unwrap();
+                let before = queued[..at].iter().rposition(|work| work.stream == Stream::Compute).unwrap();
                 // With two slots, the copy is queued when the visit in front of it has been: it waits for the one before.
                 let waits_for = queued[copied].other;
                 assert!(copied < before || count == 2, "{count} slots, block {block}");
@@ -370,10 +297,10 @@ mod tests {
         let (mut slots, mut notes) = (Slots::new(2, 4, Order::Free), Notes::new(2, 0));
         slots.fill(&mut notes).unwrap();
         forward(&mut slots, &mut notes, Way::ForwardOfTape).unwrap();
-        let order: Vec<_> = notes.queued.iter().map(|queued| queued.work).collect();
+        let order: Vec<_> = notes.streams.queued.iter().map(|queued| queued.work).collect();
         let (write, read) = (|block| Work::Write(Some(block)), Work::Read);
         assert_eq!(order, [write(0), write(1), read(0), read(1), write(2), read(2), write(3), read(3)]);
-        assert_eq!(notes.queued[4].other, 1, "block 2 waits for block 0, whose slot it takes");
+        assert_eq!(notes.streams.queued[4].other, 1, "block 2 waits for block 0, whose slot it takes");
     }
 
     /// What a rank does in a step of training.
@@ -418,12 +345,12 @@ mod tests {
         let before = notes.copies;
         train(&mut slots, &mut notes, 0).ok();
         assert!(is_whole || notes.copies == before);
-        notes.check();
-        let copied = notes.queued.iter().filter_map(|queued| match queued.work {
+        notes.streams.check();
+        let copied = notes.streams.queued.iter().filter_map(|queued| match queued.work {
             Work::Write(block) => block,
             Work::Read(_) => None,
         });
-        (copied.take(before).collect(), is_whole, notes.calls)
+        (copied.take(before).collect(), is_whole, notes.streams.calls)
     }
 
     /// Ranks with two passes, with one, with none and with one that has nothing to learn gather the same blocks in the
