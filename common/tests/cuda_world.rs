@@ -34,14 +34,44 @@ fn start(name: &str, size: usize) -> Vec<Child> {
     (0..size).map(rank).collect()
 }
 
-/// How the ranks of the test `name` end, which this process may itself be one of: then `work` is its part.
-fn ranks(name: &str, work: impl FnOnce(&World) -> Result<()>) -> Option<Vec<ExitStatus>> {
-    if std::env::var_os("WORLD_SIZE").is_some() {
-        world::run(DeviceChoice::Auto, work).unwrap();
-        return None;
+/// Whether this process is a rank that a test has started.
+fn is_rank() -> bool {
+    std::env::var_os("WORLD_SIZE").is_some()
+}
+
+/// Runs `work` on the ranks of the test `name`, once for each number of ranks in `sizes` that there are GPUs for. Every
+/// rank has to succeed.
+fn run_ranks(name: &str, sizes: &[usize], work: impl FnOnce(&World) -> Result<()>) {
+    if is_rank() {
+        return world::run(DeviceChoice::Auto, work).unwrap();
     }
-    needs::gpus(2)?;
-    Some(start(name, 2).into_iter().map(|mut child| child.wait().unwrap()).collect())
+    for size in sizes.iter().copied().filter(|size| needs::gpus(*size).is_some()) {
+        let ends: Vec<_> = start(name, size).into_iter().map(|mut child| child.wait().unwrap()).collect();
+        assert!(ends.iter().all(ExitStatus::success), "{size} ranks: {ends:?}");
+    }
+}
+
+/// Runs `work` on two ranks of the test `name`. Rank 1 has to abort in it, and rank 0 to end with an error that names
+/// rank 1.
+fn lose_rank_1(name: &str, work: impl FnOnce(&World) -> Result<()>) {
+    if is_rank() {
+        let error = world::run(DeviceChoice::Auto, work).unwrap_err().to_string();
+        assert!(error.contains("rank 1 on ") && error.contains("was lost"), "{error}");
+        return;
+    }
+    if needs::gpus(2).is_none() {
+        return;
+    }
+    let mut children = start(name, 2);
+    assert!(!children[1].wait().unwrap().success());
+    assert!(children[0].wait().unwrap().success(), "rank 0 has named the other");
+}
+
+/// Opens the GPU of this rank, and connects it with those of all ranks.
+fn open(world: &World) -> Result<Device> {
+    let device = world.device(DeviceChoice::Auto)?.open()?;
+    world.connect(&device)?;
+    Ok(device)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -52,8 +82,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[ignore = "needs two NVIDIA GPUs"]
 fn sums_are_the_same_bits_on_all_ranks_every_time() {
     let work = |world: &World| {
-        let device = world.device(DeviceChoice::Auto)?.open()?;
-        world.connect(&device)?;
+        let device = open(world)?;
         let value = |rank: usize, index: usize| ((index * 31 + rank * 17) % 1009) as f32 * 0.37 - 180.0;
         for len in [1, 1000, 1_000_003, 20_185_088] {
             let own: Vec<f32> = (0..len).map(|index| value(world.rank(), index)).collect();
@@ -76,16 +105,14 @@ fn sums_are_the_same_bits_on_all_ranks_every_time() {
         Ok(())
     };
     let name = "sums_are_the_same_bits_on_all_ranks_every_time";
-    let Some(ends) = ranks(name, work) else { return };
-    assert!(ends.iter().all(ExitStatus::success), "{ends:?}");
+    run_ranks(name, &[2], work);
 }
 
 #[test]
 #[ignore = "needs two NVIDIA GPUs"]
 fn a_batch_that_is_dealt_has_the_gradients_of_the_whole() {
     let work = |world: &World| {
-        let device = world.device(DeviceChoice::Auto)?.open()?;
-        world.connect(&device)?;
+        let device = open(world)?;
         let directory = tempfile::tempdir()?;
         let shape = json!({"model_type": "llama", "vocab_size": 96, "hidden_size": 256, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 192,
@@ -120,41 +147,29 @@ fn a_batch_that_is_dealt_has_the_gradients_of_the_whole() {
         assert!(norm(&expected) > 0.0 && share < 0.05, "{share}");
         Ok(())
     };
-    let Some(ends) = ranks("a_batch_that_is_dealt_has_the_gradients_of_the_whole", work) else { return };
-    assert!(ends.iter().all(ExitStatus::success), "{ends:?}");
+    run_ranks("a_batch_that_is_dealt_has_the_gradients_of_the_whole", &[2], work);
 }
 
 #[test]
 #[ignore = "needs two NVIDIA GPUs"]
 fn a_lost_rank_does_not_leave_others_waiting() {
     let name = "a_lost_rank_does_not_leave_others_waiting";
-    if std::env::var_os("WORLD_SIZE").is_some() {
-        let outcome = world::run(DeviceChoice::Auto, |world| {
-            let device = world.device(DeviceChoice::Auto)?.open()?;
-            world.connect(&device)?;
-            let mut values = Vector::zeros(1 << 24, &device)?;
-            world.add_up(&mut values)?;
-            if world.rank() == 1 {
-                std::process::abort();
-            }
-            let begun = Instant::now();
-            let stopped = world.add_up(&mut values).unwrap_err();
-            assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
-            if stopped.kind() != Kind::Interrupted {
-                return Err(error!("the sum fails by itself: {stopped}").hint("it should be told to stop"));
-            }
-            Err(stopped)
-        });
-        let error = outcome.unwrap_err().to_string();
-        assert!(error.contains("rank 1 on ") && error.contains("was lost"), "{error}");
-        return;
-    }
-    if needs::gpus(2).is_none() {
-        return;
-    }
-    let mut children = start(name, 2);
-    assert!(!children[1].wait().unwrap().success());
-    assert!(children[0].wait().unwrap().success(), "rank 0 has named the other");
+    let work = |world: &World| {
+        let device = open(world)?;
+        let mut values = Vector::zeros(1 << 24, &device)?;
+        world.add_up(&mut values)?;
+        if world.rank() == 1 {
+            std::process::abort();
+        }
+        let begun = Instant::now();
+        let stopped = world.add_up(&mut values).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+        if stopped.kind() != Kind::Interrupted {
+            return Err(error!("the sum fails by itself: {stopped}").hint("it should be told to stop"));
+        }
+        Err(stopped)
+    };
+    lose_rank_1(name, work);
 }
 
 #[test]
@@ -166,8 +181,7 @@ fn ranks_that_share_a_gpu_are_an_error_of_all() {
         assert!(error.contains("ranks 0 and 1 on") && error.contains("have the same GPU, GPU-"), "{error}");
         Ok(())
     };
-    let Some(ends) = ranks("ranks_that_share_a_gpu_are_an_error_of_all", work) else { return };
-    assert!(ends.iter().all(ExitStatus::success), "{ends:?}");
+    run_ranks("ranks_that_share_a_gpu_are_an_error_of_all", &[2], work);
 }
 
 /// A model of five blocks, whose bytes no number of ranks divides evenly.
@@ -246,8 +260,7 @@ fn computed_in_step(mut model: Model, world: &World) -> Result<(Vec<f64>, Vec<u3
 #[ignore = "needs two NVIDIA GPUs"]
 fn a_sharded_model_computes_the_bits_of_a_whole_one() {
     let work = |world: &World| {
-        let device = world.device(DeviceChoice::Auto)?.open()?;
-        world.connect(&device)?;
+        let device = open(world)?;
         let directory = tempfile::tempdir()?;
         write_five_blocks(directory.path());
         for scheme in [Some(Scheme::default()), None] {
@@ -275,14 +288,8 @@ fn a_sharded_model_computes_the_bits_of_a_whole_one() {
         Ok(())
     };
     let name = "a_sharded_model_computes_the_bits_of_a_whole_one";
-    if std::env::var_os("WORLD_SIZE").is_some() {
-        return world::run(DeviceChoice::Auto, work).unwrap();
-    }
     // Three ranks have one without passes.
-    for size in [2, 3].into_iter().filter(|size| needs::gpus(*size).is_some()) {
-        let ends: Vec<_> = start(name, size).into_iter().map(|mut child| child.wait().unwrap()).collect();
-        assert!(ends.iter().all(ExitStatus::success), "{size} ranks: {ends:?}");
-    }
+    run_ranks(name, &[2, 3], work);
 }
 
 /// Two ranks that stream from one copy in the host's memory compute the bits of ranks that hold all weights.
@@ -290,8 +297,7 @@ fn a_sharded_model_computes_the_bits_of_a_whole_one() {
 #[ignore = "needs two NVIDIA GPUs"]
 fn ranks_that_share_streamed_weights_compute_the_bits_of_resident_ones() {
     let work = |world: &World| {
-        let device = world.device(DeviceChoice::Auto)?.open()?;
-        world.connect(&device)?;
+        let device = open(world)?;
         let directory = tempfile::tempdir()?;
         write_five_blocks(directory.path());
         assert_eq!(world.lockable_memory(0)?.copies().unwrap(), "once for the 2 processes of a machine");
@@ -309,8 +315,7 @@ fn ranks_that_share_streamed_weights_compute_the_bits_of_resident_ones() {
         Ok(())
     };
     let name = "ranks_that_share_streamed_weights_compute_the_bits_of_resident_ones";
-    let Some(ends) = ranks(name, work) else { return };
-    assert!(ends.iter().all(ExitStatus::success), "{ends:?}");
+    run_ranks(name, &[2], work);
 }
 
 /// A rank waits on its GPU for the part of another that is lost, and is released as soon as it is told.
@@ -318,35 +323,24 @@ fn ranks_that_share_streamed_weights_compute_the_bits_of_resident_ones() {
 #[ignore = "needs two NVIDIA GPUs"]
 fn a_lost_rank_does_not_leave_gathers_waiting() {
     let name = "a_lost_rank_does_not_leave_gathers_waiting";
-    if std::env::var_os("WORLD_SIZE").is_some() {
-        let outcome = world::run(DeviceChoice::Auto, |world| {
-            let device = world.device(DeviceChoice::Auto)?.open()?;
-            world.connect(&device)?;
-            let directory = tempfile::tempdir()?;
-            write_five_blocks(directory.path());
-            let places = Places::sharding(5, 5, 2, world.size());
-            let model = load_among(directory.path(), None, &device, &places, world)?;
-            let mut gradients = Vector::zeros(model.adapters().values.len(), &device)?;
-            let batch = batch_of(0, true);
-            model.loss_and_gradients(&batch, 1e-2, 0, &mut gradients)?;
-            if world.rank() == 1 {
-                std::process::abort();
-            }
-            let begun = Instant::now();
-            // Nothing but the communicator's end lets the GPU compute this.
-            let _ = model.loss_and_gradients(&batch, 1e-2, 0, &mut gradients);
-            assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
-            world.check()?;
-            Err(error!(Bug, "rank 0 has computed without the parts of rank 1"))
-        });
-        let error = outcome.unwrap_err().to_string();
-        assert!(error.contains("rank 1 on ") && error.contains("was lost"), "{error}");
-        return;
-    }
-    if needs::gpus(2).is_none() {
-        return;
-    }
-    let mut children = start(name, 2);
-    assert!(!children[1].wait().unwrap().success());
-    assert!(children[0].wait().unwrap().success(), "rank 0 has named the other");
+    let work = |world: &World| {
+        let device = open(world)?;
+        let directory = tempfile::tempdir()?;
+        write_five_blocks(directory.path());
+        let places = Places::sharding(5, 5, 2, world.size());
+        let model = load_among(directory.path(), None, &device, &places, world)?;
+        let mut gradients = Vector::zeros(model.adapters().values.len(), &device)?;
+        let batch = batch_of(0, true);
+        model.loss_and_gradients(&batch, 1e-2, 0, &mut gradients)?;
+        if world.rank() == 1 {
+            std::process::abort();
+        }
+        let begun = Instant::now();
+        // Nothing but the communicator's end lets the GPU compute this.
+        let _ = model.loss_and_gradients(&batch, 1e-2, 0, &mut gradients);
+        assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+        world.check()?;
+        Err(error!(Bug, "rank 0 has computed without the parts of rank 1"))
+    };
+    lose_rank_1(name, work);
 }
