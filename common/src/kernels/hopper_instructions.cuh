@@ -3,7 +3,7 @@
 // A warpgroup, four warps in a row, multiplies A [64, 16] from shared memory or registers with B [16, N] from
 // shared memory, while its threads do something else (wgmma). Warp w of the four holds rows 16w .. of A and of
 // C [64, N], a lane what it holds of mma.sync's A and C (instructions.cuh). Where a matrix lies in shared
-// memory is said by 64 bits: see `matrix` in attention/hopper/tiles.cuh.
+// memory is said by 64 bits: see `matrix`.
 
 #define PIECE(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define EIGHT_PIECES(c, n) \
@@ -21,6 +21,15 @@
     "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA(shape) "wgmma.mma_async.sync.aligned." shape ".f32." FLOAT16 "." FLOAT16
+
+// Where a matrix lies: in panels of PANEL_ROWS rows of 128 bytes that are swizzled, at `address`, a multiple of 32 bytes
+// behind a multiple of 1024. The second number is the distance of panels, which only a B whose columns lie in a row
+// crosses; the third that of eight rows.
+template <int PANEL_ROWS>
+__device__ __forceinline__ unsigned long long matrix(unsigned address) {
+    constexpr unsigned long long PANEL = PANEL_ROWS * 128 / 16, EIGHT_ROWS = 8 * 128 / 16, SWIZZLED = 1;
+    return (address & 0x3ffff) / 16 | PANEL << 16 | EIGHT_ROWS << 32 | SWIZZLED << 62;
+}
 
 // Starts c [64, N] = a [64, 16] · b [N, 16]ᵀ + c, or without c where not `add`.
 __device__ __forceinline__ void start_product_transposed(float (&c)[8][4], unsigned long long a, unsigned long long b, bool add) {

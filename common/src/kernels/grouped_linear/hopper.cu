@@ -48,14 +48,6 @@ struct Ring {
     }
 };
 
-// Where a matrix lies in panels: at `address`, a multiple of 32 bytes behind a multiple of 1024. The second number is
-// the distance of panels, which only a transposed B crosses; the third that of eight rows.
-template <int PANEL_ROWS>
-__device__ __forceinline__ unsigned long long matrix(unsigned address) {
-    constexpr unsigned long long PANEL = PANEL_ROWS * PANEL_ROW_BYTES / 16, EIGHT_ROWS = 8 * PANEL_ROW_BYTES / 16, SWIZZLED = 1;
-    return (address & 0x3ffff) / 16 | PANEL << 16 | EIGHT_ROWS << 32 | SWIZZLED << 62;
-}
-
 // Starts c [64, COLUMNS] += the first `steps` · 16 columns of a panel of rows · those of the weights, as a group.
 template <bool TRANSPOSED>
 __device__ __forceinline__ void start_panel(float (&c)[COLUMNS / 8][4], unsigned left, unsigned right, int steps, bool add) {

@@ -75,15 +75,6 @@ struct Ring {
     }
 };
 
-// Where a matrix lies: in a tile [rows, D] at `address`, a multiple of 32 bytes behind a multiple of 1024.
-// The second number is the distance of panels, which only a B with D columns crosses; the third that of
-// eight rows.
-template <int ROWS>
-__device__ __forceinline__ unsigned long long matrix(unsigned address) {
-    constexpr unsigned long long PANEL = ROWS * PANEL_ROW_BYTES / 16, EIGHT_ROWS = 8 * PANEL_ROW_BYTES / 16, SWIZZLED = 1;
-    return (address & 0x3ffff) / 16 | PANEL << 16 | EIGHT_ROWS << 32 | SWIZZLED << 62;
-}
-
 // Bytes from a tile's corner to its columns 16·step ..
 template <int ROWS>
 __device__ __forceinline__ constexpr unsigned columns_offset(int step) {
