@@ -10,13 +10,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use common::checkpoint::{Dtype, TensorSpec};
 use common::device::cuda::{Float16, Gpu};
 use common::device::{Device, Vector};
 use common::host_memory::lockable_memory;
 use common::kernels::adamw::MomentsSpec;
-use common::model::{AdapterSettings, Batch, Config, Model, ModelSpec, PassRequest, Sequence};
-use serde_json::{Map, Value, json};
+use common::model::{AdapterSettings, Batch, Model, ModelSpec, PassRequest, Sequence};
+use serde_json::json;
+use tests::hollow_model;
 
 /// Passes: whether the model is a mixture of experts, sequences, their tokens, and whether memory is as short as can be.
 const PASSES: [(bool, usize, usize, bool); 11] = [
@@ -43,25 +43,7 @@ fn write_model(is_mixture: bool, directory: &Path) {
         "moe_intermediate_size": 768, "num_experts": 32, "num_experts_per_tok": 8, "vocab_size": 32_000, "hidden_size": 2048,
         "num_hidden_layers": 6, "num_attention_heads": 16, "num_key_value_heads": 4,
         "intermediate_size": 8192, "max_position_embeddings": 131_072, "tie_word_embeddings": false});
-    let parsed = Config::parse(&config).unwrap();
-    let spec = |name: &str, shape: &[usize]| TensorSpec::new(name, Dtype::BF16, shape);
-    let modules = parsed.modules().map(|module| spec(&module.weight(), &module.shape));
-    let (mut header, mut end) = (Map::new(), 0);
-    for TensorSpec { name, dtype, shape } in
-        modules.chain(parsed.norms().map(|norm| spec(&norm.name, &[norm.len])))
-    {
-        let size = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        let entry = json!({"dtype": dtype.to_string(), "shape": shape, "data_offsets": [end, end + size]});
-        header.insert(name, entry);
-        end += size;
-    }
-    let header = Value::from(header).to_string();
-    let length = header.len() as u64;
-    std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
-    let file = directory.join("model.safetensors");
-    std::fs::write(&file, [&length.to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
-    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
-    file.set_len(8 + length + end as u64).unwrap();
+    hollow_model::write_model(&config, None, directory);
 }
 
 /// One pass, planned and measured.

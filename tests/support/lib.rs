@@ -3,6 +3,7 @@
 pub mod dir;
 pub mod experts;
 pub mod golden_model;
+pub mod hollow_model;
 pub mod hostile;
 pub mod hub;
 pub mod kill;

@@ -1,9 +1,8 @@
 //! The plan of a run's memory: made from headers, before any weight is read.
 
-use common::checkpoint::{Dtype, TensorSpec};
-use common::model::{Config, Role};
-use common::nf4::{Quantized, Scheme};
-use serde_json::{Map, Value, json};
+use common::nf4::Scheme;
+use serde_json::{Value, json};
+use tests::hollow_model;
 
 use crate::place::Place;
 use crate::training::RUN;
@@ -13,40 +12,6 @@ fn qwen() -> Value {
     json!({"model_type": "qwen2", "vocab_size": 152_064, "hidden_size": 3584, "num_hidden_layers": 28,
         "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944,
         "max_position_embeddings": 32768, "tie_word_embeddings": false})
-}
-
-/// All tensors of a model, in bf16 or with linear layers in NF4.
-fn tensors(config: &Config, scheme: Option<Scheme>) -> Vec<TensorSpec> {
-    let dense = |name: &str, shape: &[usize]| TensorSpec::new(name, Dtype::BF16, shape);
-    let mut tensors: Vec<TensorSpec> = config.norms().map(|norm| dense(&norm.name, &[norm.len])).collect();
-    for module in config.modules() {
-        let weight = dense(&module.weight(), &module.shape);
-        match scheme.filter(|_| module.role == Role::Projection) {
-            Some(scheme) => tensors.extend(Quantized::specs(&weight, scheme).unwrap()),
-            None => tensors.push(weight),
-        }
-        tensors.extend(module.bias().map(|name| dense(&name, &module.shape[..1])));
-    }
-    tensors
-}
-
-/// Puts a model whose file has a header, and behind it nothing but a hole of the length of its weights, in
-/// the place of the tiny one; returns the bytes of its weights.
-fn hollow(place: &Place, scheme: Option<Scheme>) -> u64 {
-    let (mut header, mut end) = (Map::new(), 0);
-    for TensorSpec { name, dtype, shape } in tensors(&Config::parse(&qwen()).unwrap(), scheme) {
-        let size = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        let entry = json!({"dtype": dtype.to_string(), "shape": shape, "data_offsets": [end, end + size]});
-        header.insert(name, entry);
-        end += size;
-    }
-    let header = Value::from(header).to_string();
-    let length = header.len() as u64;
-    place.write("model/config.json", qwen().to_string());
-    place.write("model/model.safetensors", [&length.to_le_bytes()[..], header.as_bytes()].concat());
-    let file = std::fs::OpenOptions::new().write(true).open(place.path("model/model.safetensors")).unwrap();
-    file.set_len(8 + length + end as u64).unwrap();
-    end as u64
 }
 
 /// The number behind `what` in a line of the output.
@@ -65,7 +30,7 @@ fn a_dry_run_plans_by_headers_and_reads_no_weight() {
         (Some(Scheme::default()), ""),
         (Some(Scheme { double_quant: false, ..Scheme::default() }), "--optim paged_adamw_8bit"),
     ] {
-        let bytes = hollow(&place, scheme);
+        let bytes = hollow_model::write_model(&qwen(), scheme, &place.path("model"));
         let (_, said) = place.run(&format!("{run} {more} --dry-run"));
         assert!(said.contains("Number of trainable parameters = 20185088\n"), "{said}");
         assert!(said.contains("blocks recomputed") && said.contains("***** Schedule *****"), "{said}");

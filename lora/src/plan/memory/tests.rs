@@ -1,6 +1,7 @@
 use super::*;
+use ::tests::hollow_model;
 use common::model::AdapterSettings;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::path::Path;
 
 fn request() -> PassRequest {
@@ -67,29 +68,8 @@ fn hollow(directory: &Path) -> (ModelSpec, ResidentBytes) {
     let config = json!({"model_type": "llama", "vocab_size": 1000, "hidden_size": 512,
         "num_hidden_layers": 20, "num_attention_heads": 8, "num_key_value_heads": 2,
         "intermediate_size": 2048, "max_position_embeddings": 4096, "tie_word_embeddings": false});
-    write_hollow(&config, directory);
+    hollow_model::write_model(&config, None, directory);
     of_directory(directory)
-}
-
-/// Writes a model of this shape, whose file has a hole in the place of weights.
-fn write_hollow(config: &Value, directory: &Path) {
-    let parsed = common::model::Config::parse(config).unwrap();
-    let weights = parsed.modules().map(|module| (module.weight(), module.shape.to_vec()));
-    let biases = parsed.modules().filter_map(|module| Some((module.bias()?, vec![module.shape[0]])));
-    let norms = parsed.norms().map(|norm| (norm.name.clone(), vec![norm.len]));
-    let (mut header, mut end) = (Map::new(), 0);
-    for (name, shape) in weights.chain(biases).chain(norms) {
-        let size = 2 * shape.iter().product::<usize>();
-        header.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}));
-        end += size;
-    }
-    let header = Value::from(header).to_string();
-    let length = header.len() as u64;
-    std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
-    let path = directory.join("model.safetensors");
-    std::fs::write(&path, [&length.to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
-    let file = std::fs::File::options().write(true).open(path).unwrap();
-    file.set_len(8 + length + end as u64).unwrap();
 }
 
 /// Qwen2.5-72B in 4 bits with adapters of rank 8 on all layers, on cards of 24 GiB.
@@ -98,7 +78,7 @@ fn four_cards_share_what_one_has_no_room_for() {
     let directory = tempfile::tempdir().unwrap();
     let shape = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/bench/qwen2.5-72b.json");
     let shape: Value = serde_json::from_str(&std::fs::read_to_string(shape).unwrap()).unwrap();
-    write_hollow(&shape, directory.path());
+    hollow_model::write_model(&shape, None, directory.path());
     let spec = ModelSpec::read(directory.path(), Some(Scheme::default())).unwrap();
     let layout = spec.new_adapters(&AdapterSettings::default()).unwrap();
     let resident = spec.resident_on_gpu(&layout, &MomentsSpec::exact(layout.len));
