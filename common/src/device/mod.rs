@@ -14,11 +14,12 @@ use std::sync::Arc;
 use crate::{Error, Result};
 
 pub(crate) use assembled::AssembledRows;
+pub use cuda::GpuVector;
 use cuda::{Float16, Gpu};
 pub use host_values::{HostValues, PendingValues};
 pub(crate) use offloaded::OffloadedTensor;
 pub use tensor::Tensor;
-pub use vector::{GpuVector, Vector};
+pub use vector::Vector;
 
 /// What a result does with the values that are where it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,6 +25,7 @@ mod tensor;
 #[cfg(test)]
 mod two_streams;
 mod utilization;
+mod vector;
 mod view;
 
 use std::collections::HashMap;
@@ -54,6 +55,7 @@ pub(crate) use streaming::{FrozenBuffer, GpuMemory, StreamedBlock, Streaming, St
 pub use tensor::GpuTensor;
 pub(crate) use tensor::SOURCE as TENSOR;
 pub use utilization::Utilization;
+pub use vector::GpuVector;
 pub(crate) use view::{View, ViewMut};
 
 /// The oldest compute capability that the kernels are written for: Ampere's.

@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::launch::address;
-use super::{Gpu, failed};
-use crate::device::GpuVector;
+use super::{Gpu, GpuVector, failed};
 use crate::{Result, error};
 
 use functions::{
