@@ -19,7 +19,7 @@ const WORTH_COPYING: usize = 16;
 pub(crate) struct Place<'a> {
     /// Which model of the catalog answers.
     pub model: usize,
-    /// The text, and what becomes of it.
+    /// The text, and the answer that continues it.
     pub answers: Answers<'a>,
     /// The keys and values of the text.
     pub cache: KeyValueCache,
@@ -33,13 +33,13 @@ pub(crate) struct Place<'a> {
 
 /// An answer that is being written.
 pub(crate) struct Answer {
-    /// What is wanted.
+    /// The request for the answer, and where the answer goes.
     pub job: Job,
     /// The number of its tokens so far.
     pub tokens: usize,
 }
 
-/// All places, of which there are so many, and whose keys and values have so much room.
+/// All places. Their number is bounded, and so is the room for their keys and values.
 pub(crate) struct Places<'a> {
     catalog: &'a Catalog,
     /// The places, ordered by their models.

@@ -1,4 +1,4 @@
-//! The way from a request to the thread that computes: answers that are wanted, of which only so many are let in.
+//! The way from a request to the thread that computes: a queue of jobs, of which only a bounded number is let in.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};

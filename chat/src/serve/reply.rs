@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Receiver;
 use super::openai::{Endpoint, Piece, Problem, TokenLogprob, usage};
 use super::queue::Progress;
 
-/// What comes of the jobs of a request.
+/// What a request is answered with: the events of its jobs, and how they are written.
 pub(crate) struct Reply {
     /// How the answers are written.
     pub endpoint: &'static dyn Endpoint,
@@ -28,7 +28,7 @@ pub(crate) struct Reply {
     pub prompt_tokens: usize,
     /// The number of answers.
     pub choices: usize,
-    /// What happens to them.
+    /// The events of all answers, each with the number of its answer.
     pub events: Receiver<(usize, Progress)>,
 }
 

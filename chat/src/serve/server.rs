@@ -27,7 +27,7 @@ use super::reply::Reply;
 /// How many events of an answer wait for its client before the answer does.
 const EVENTS: usize = 64;
 
-/// All that requests need.
+/// What the handlers of all requests share.
 pub(crate) struct Server {
     /// The models.
     pub catalog: Arc<Catalog>,

@@ -12,7 +12,7 @@ use super::places::{Place, Places, Ready};
 use super::queue::{Job, Progress};
 use super::weights::Weights;
 
-/// What steps of answers need besides these.
+/// What steps of answers need besides places and weights.
 #[derive(Clone, Copy)]
 pub(crate) struct Around<'a> {
     pub catalog: &'a Catalog,
@@ -21,7 +21,7 @@ pub(crate) struct Around<'a> {
 
 /// A place whose answer takes a step.
 struct Mover<'p, 'a> {
-    /// Its number.
+    /// The number of the place.
     index: usize,
     place: &'p mut Place<'a>,
     /// What goes through the model before the step.

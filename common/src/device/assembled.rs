@@ -4,7 +4,7 @@ use super::Tensor;
 use super::cuda::GpuTensor;
 use crate::{Result, error};
 
-/// The rows of a matrix, of which more and more are known.
+/// The rows of a matrix that are known so far.
 pub(crate) struct AssembledRows {
     shape: [usize; 2],
     values: Values,

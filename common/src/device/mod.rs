@@ -24,9 +24,9 @@ pub use vector::Vector;
 /// What a result does with the values that are where it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
-    /// It takes their place.
+    /// The result takes the place of the values.
     Overwrite,
-    /// It is added to them.
+    /// The result is added to the values.
     Add,
 }
 

@@ -4,7 +4,7 @@ use super::Tensor;
 use super::cuda::Offloaded;
 use crate::Result;
 
-/// A tensor that waits in memory of the host, from which a GPU brings it back. One on the host stays where it is.
+/// A tensor that waits in memory of the host, from which a GPU brings it back. A tensor of the CPU stays where it is.
 pub(crate) enum OffloadedTensor {
     /// A tensor on the host.
     Cpu(Tensor),

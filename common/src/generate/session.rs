@@ -7,7 +7,7 @@ use super::settings::GenerationSettings;
 use crate::Result;
 use crate::text::Conversation;
 
-/// Answers one prompt after the other with a model of its own. Between two events the caller may do what it likes: show
+/// Answers one prompt after the other with a model of its own. Between two events the caller may do anything: show
 /// the text, leave the answer, or ask another session for its next event.
 pub struct Session<'a, E> {
     format: &'a ChatFormat,

@@ -22,9 +22,9 @@
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA(shape) "wgmma.mma_async.sync.aligned." shape ".f32." FLOAT16 "." FLOAT16
 
-// Where a matrix lies: in panels of PANEL_ROWS rows of 128 bytes that are swizzled, at `address`, a multiple of 32 bytes
-// behind a multiple of 1024. The second number is the distance of panels, which only a B whose columns lie in a row
-// crosses; the third that of eight rows.
+// Where a matrix lies: in panels of PANEL_ROWS rows of 128 bytes that are swizzled, at `address`, a multiple of 32
+// bytes after a multiple of 1024. The second number is the distance of panels, which only a B whose columns lie in a
+// row crosses; the third is the distance of eight rows.
 template <int PANEL_ROWS>
 __device__ __forceinline__ unsigned long long matrix(unsigned address) {
     constexpr unsigned long long PANEL = PANEL_ROWS * 128 / 16, EIGHT_ROWS = 8 * 128 / 16, SWIZZLED = 1;
@@ -128,6 +128,6 @@ __device__ __forceinline__ void wait_for_barrier(unsigned barrier, int parity) {
     } while (!ended);
 }
 
-// Two warpgroups take turns: each waits for the other's word before it goes on.
+// Two warpgroups take turns: each waits for the other's word before it continues.
 __device__ __forceinline__ void wait_for_turn(int warpgroup) { asm volatile("bar.sync %0, 256;" ::"r"(1 + warpgroup) : "memory"); }
 __device__ __forceinline__ void give_turn_to(int warpgroup) { asm volatile("bar.arrive %0, 256;" ::"r"(1 + warpgroup) : "memory"); }

@@ -108,7 +108,7 @@ pub struct AdapterTensor {
     pub name: String,
     /// [R, K] or [N, R]
     pub shape: [usize; 2],
-    /// Where it lies in the buffer.
+    /// The place of the matrix in the buffer.
     pub range: Range<usize>,
 }
 

@@ -72,7 +72,7 @@ impl Batch {
         Self::pack([Sequence { tokens, trained: &[] }], past)
     }
 
-    /// The same batch, with noise.
+    /// Returns the batch with noise on its inputs.
     pub fn with_noise(self, noise: Noise) -> Self {
         Self { noise: Some(noise), ..self }
     }

@@ -78,17 +78,17 @@ pub enum Cache<'a> {
 
 /// What the sequences of a pass see before their own tokens.
 pub(super) enum Earlier<'a> {
-    /// The same tokens, or none.
+    /// All sequences see the same tokens, or none.
     Shared(Option<&'a KeyValueCache>),
-    /// Tokens of their own, to which the sequences are added.
+    /// Each sequence sees tokens of its own, to which it is added.
     Each(Vec<&'a mut KeyValueCache>),
 }
 
 /// What the sequences of a pass see in one block before their own tokens.
 pub(super) enum EarlierInBlock<'a> {
-    /// The same tokens, or none.
+    /// All sequences see the same tokens, or none.
     Shared(Option<&'a Past>),
-    /// Tokens of their own, to which the sequences are added.
+    /// Each sequence sees tokens of its own, to which it is added.
     Each(Vec<&'a mut Past>),
 }
 

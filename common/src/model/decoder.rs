@@ -57,8 +57,9 @@ impl Model {
         self.blocks.are_streamed()
     }
 
-    /// Whether ranks share the weights of blocks. Then all of them run as many passes of a kind, in the same order: a rank
-    /// that has none accompanies those of the others ([`Model::accompany_training`], [`Model::accompany_loss`]).
+    /// Whether ranks share the weights of blocks. Then all ranks run the same number of passes of each kind, in the
+    /// same order: a rank that has none accompanies those of the others ([`Model::accompany_training`],
+    /// [`Model::accompany_loss`]).
     pub fn is_sharded(&self) -> bool {
         self.blocks.are_sharded()
     }

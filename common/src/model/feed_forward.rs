@@ -35,7 +35,7 @@ pub(super) struct Kept {
 enum KeptKind {
     Gated(gated::Kept),
     Mixture(Box<mixture::Kept>),
-    /// Nothing: the backward runs the branch again, a slice of so many rows at a time.
+    /// Nothing is kept: the backward runs the branch again, in slices of this many rows.
     Slices(usize),
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Head {
 
 /// A loss that a GPU may still be computing.
 pub(super) enum PendingLoss {
-    /// The sum of these, of one slice after the other.
+    /// The losses of the rows of each slice, of which the sum is the loss.
     Rows(Vec<Losses>),
     /// The loss.
     Known(f64),
@@ -63,9 +63,9 @@ impl Head {
         linear_cross_entropy::forward(normed, &self.projection, targets, self.softcap)
     }
 
-    /// The objective's loss of the supervised rows of `hidden` [T, C], and its gradient [T, C]; in slices of so many
-    /// rows where `slice` says that. An objective that must see the log-probabilities first has the logits made twice;
-    /// they never exist whole.
+    /// The objective's loss of the supervised rows of `hidden` [T, C], and its gradient [T, C]; computed `slice` rows
+    /// at a time where that is given. An objective that must see the log-probabilities first has the logits made
+    /// twice; they never exist whole.
     pub(super) fn loss_and_gradient(
         &self,
         hidden: Tensor,

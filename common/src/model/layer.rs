@@ -67,7 +67,7 @@ pub struct FeedForwardConfig {
 /// What a feed-forward branch computes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FeedForwardKind {
-    /// The same for every token.
+    /// One gated linear unit for all tokens.
     Gated(GatedConfig),
     /// For each token, what a few experts compute.
     Mixture(Box<MixtureConfig>),

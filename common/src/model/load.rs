@@ -48,9 +48,9 @@ impl Model {
         load_base(directory, quantization, device, Some(&place), &World::alone())
     }
 
-    /// As [`Model::load_to`], called on all ranks of `world` with the same places. The ranks of a machine share one copy of
-    /// the blocks that lie in page-locked memory, and all ranks the blocks that are sharded; of a model that has any, all
-    /// ranks run as many passes ([`Model::is_sharded`]).
+    /// As [`Model::load_to`], called on all ranks of `world` with the same places. The ranks of a machine share one
+    /// copy of the blocks that lie in page-locked memory, and all ranks the blocks that are sharded; of a model with
+    /// sharded blocks, all ranks run the same number of passes ([`Model::is_sharded`]).
     pub fn load_among(
         directory: &Path,
         quantization: Option<Scheme>,
@@ -67,7 +67,7 @@ impl Model {
     }
 }
 
-/// Loads a model's directory, or an adapter's with `base` or else the base that it names.
+/// Loads a model, or an adapter on `base`; without `base`, on the base that the adapter names.
 fn load(directory: &Path, base: Option<&Path>, device: &Device) -> Result<Model> {
     if !is_adapter(directory) {
         return load_base(directory, None, device, None, &World::alone());

@@ -458,7 +458,7 @@ mod tests {
         Config::parse(&json).unwrap()
     }
 
-    /// A sequence of so many tokens beside shorter ones, which are packed.
+    /// A sequence of this many tokens beside shorter ones, which are packed.
     fn long(longest: usize) -> PassRequest {
         PassRequest { longest, tokens: 16384, ranks: [24, 8, 16, 8].repeat(28), dropout: false }
     }

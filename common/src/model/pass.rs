@@ -73,7 +73,7 @@ impl<'a> Deref for Pass<'a> {
 }
 
 impl<'a> Rowwise<'a> {
-    /// The same for a slice of the rows, which begins with row `first` and is not cut any further.
+    /// What a slice of the rows is computed with, which begins with row `first` and is not cut any further.
     pub(super) fn of_slice(&self, first: usize) -> Self {
         let parameters = self.parameters.map(|parameters| parameters.after_rows(first));
         Self { parameters, slice: None, ..self.clone() }

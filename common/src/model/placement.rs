@@ -16,11 +16,12 @@ pub struct Placement {
 }
 
 impl ModelSpec {
-    /// Leaves all weights on the GPU where a pass fits beside them within `budget` bytes, of which `resident` is taken
-    /// with all weights there. Where none does, blocks are streamed: passes get the tokens that are asked for, as far as
-    /// memory allows, because a copy then hides behind the computations of more tokens; what is left keeps blocks on the
-    /// GPU. `on_host` is the memory of the host that may be page-locked: inputs of blocks of a sequence that has no room otherwise
-    /// have them first, because weights can come from their files.
+    /// Leaves all weights on the GPU where a pass fits beside them within `budget` bytes, of which `resident` is
+    /// taken with all weights there. Where none does, blocks are streamed: passes get the tokens that are asked for,
+    /// as far as memory allows, because computing more tokens takes longer than copying a block, which hides the
+    /// copy; what is left keeps blocks on the GPU. `on_host` is the memory of the host that may be page-locked:
+    /// inputs of blocks of a sequence that has no room otherwise have them first, because weights can come from their
+    /// files.
     pub fn place(
         &self,
         resident: ResidentBytes,

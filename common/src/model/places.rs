@@ -7,7 +7,7 @@ pub use crate::device::cuda::Place;
 
 /// Slots that blocks are streamed through: while one block computes, the next two are copied.
 const SLOTS: usize = 3;
-/// Slots where even those have no room: while one block computes, the next is copied.
+/// Slots where not even that many have room: while one block computes, the next is copied.
 const FEWEST_SLOTS: usize = 2;
 
 /// Where the frozen weights of each block lie.
@@ -68,7 +68,8 @@ impl Places {
         fitting.unwrap_or_else(|| streaming(count, FEWEST_SLOTS))
     }
 
-    /// The same places with as many of the streamed blocks in page-locked memory as `on_host` bytes allow, spread evenly.
+    /// These places, with as many of the streamed blocks in page-locked memory as `on_host` bytes allow, spread
+    /// evenly.
     fn page_locked(mut self, bytes: &[u64], on_host: u64) -> Self {
         let indices: Vec<usize> = (0..self.blocks.len()).filter(|&index| self.is_streamed(index)).collect();
         let locked = |count: usize| {

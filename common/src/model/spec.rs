@@ -102,7 +102,7 @@ impl ModelSpec {
         &self.config
     }
 
-    /// The same model with the linear layers of its blocks in 4 bits.
+    /// This model with the linear layers of its blocks in 4 bits.
     pub fn quantized(&self, scheme: Scheme) -> Self {
         let mut spec = self.clone();
         spec.stacks.iter_mut().for_each(|stack| stack.quantize(scheme));

@@ -17,14 +17,14 @@ pub struct TapePlan {
     pub recomputed: usize,
     /// How many of these inputs, from the first, a GPU moves to the host until the backward is near.
     pub offloaded: usize,
-    /// Rows that the feed-forward and the head are computed with at a time; `None` for all. The feed-forward then keeps
-    /// nothing and runs a second time in every block's backward. Sums over rows are rounded otherwise than with all rows
-    /// at a time.
+    /// Rows that the feed-forward and the head are computed with at a time; `None` for all. The feed-forward then
+    /// keeps nothing and runs a second time in every block's backward. Sums over rows are rounded in another way than
+    /// with all rows at a time.
     pub slice: Option<usize>,
 }
 
 impl From<usize> for TapePlan {
-    /// So many blocks recomputed, and everything else kept.
+    /// A plan that recomputes this many blocks, from the first, and keeps everything else.
     fn from(recomputed: usize) -> Self {
         Self { recomputed, ..Self::default() }
     }
@@ -47,7 +47,8 @@ pub struct Tape<'a> {
 }
 
 impl Model {
-    /// Runs a batch forward. `plan` says what is kept of it; a number of blocks is one that recomputes so many.
+    /// Runs a batch forward. `plan` says what is kept of it; a number stands for a plan that recomputes this many
+    /// blocks.
     pub fn forward<'a>(&'a self, batch: &'a Batch, plan: impl Into<TapePlan>) -> Result<Tape<'a>> {
         let plan = plan.into();
         let mut pass = self.pass(batch, None, self.parameters())?;

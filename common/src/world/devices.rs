@@ -14,7 +14,7 @@ use crate::{Error, Result, cli, error};
 struct Card {
     /// The name of the GPU; `None` for the CPU.
     name: Option<String>,
-    /// What tells the GPU from all others.
+    /// The UUID of the GPU; empty for the CPU.
     identity: String,
 }
 

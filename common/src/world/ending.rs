@@ -64,7 +64,7 @@ pub(super) enum Reason {
         rank: usize,
         /// The machine that it is on.
         host: String,
-        /// What it says.
+        /// The error of the rank, with its hint and exit code.
         failure: Failure,
     },
     /// The run has ended with this exit code, and rank 0 says why.
@@ -101,15 +101,15 @@ impl Reason {
     }
 }
 
-/// What is done when a run ends.
+/// A function that is called when a run ends.
 type Release = Box<dyn FnOnce() + Send>;
 
 /// The reason why the run ends, once there is one.
 pub(super) struct Ending {
     reason: Mutex<Option<Reason>>,
-    /// What is done then, so that nothing waits for another rank.
+    /// The functions that are called when the run ends, so that nothing waits for another rank.
     releases: Mutex<Vec<Release>>,
-    /// Whether this rank says that rank 0 was lost.
+    /// Whether this rank reports that rank 0 was lost.
     reports_first: bool,
 }
 

@@ -18,7 +18,7 @@ use crate::device::cuda::Communicator;
 use crate::error::Kind;
 use crate::{Result, cli, error};
 
-/// The time between two looks for what other ranks have sent.
+/// The time between two looks at what other ranks have sent.
 const MOMENT: Duration = Duration::from_millis(2);
 
 /// All processes of a run, seen from one of them.
@@ -80,7 +80,7 @@ impl World {
         whole.split(|byte| *byte == b'\n').map(|part| Ok(serde_json::from_slice(part)?)).collect()
     }
 
-    /// What rank 0 makes, on all ranks.
+    /// Returns on all ranks what rank 0 makes.
     pub fn from_first<T: Serialize + DeserializeOwned>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(star) = &self.star else { return make() };
         let made = if self.is_first() { serde_json::to_vec(&make()?)? } else { Vec::new() };

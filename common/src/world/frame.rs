@@ -10,7 +10,7 @@ pub(super) const LARGEST: u64 = 1 << 36;
 /// The kinds of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Who a process is, to rank 0.
+    /// A process tells rank 0 which rank of which run it is.
     Hello = 1,
     /// All ranks have joined; the bytes are the hosts of all.
     Welcome = 2,
@@ -22,7 +22,7 @@ pub(super) enum Kind {
     Failed = 5,
     /// The run has ended by an error that another rank reports; the byte is the exit code.
     Over = 6,
-    /// A rank has come to its good end.
+    /// A rank has ended without an error.
     Done = 7,
 }
 

@@ -1,5 +1,5 @@
-//! Starts this program once for each GPU of the machine, as torchrun would: passes signals on, and ends all
-//! processes when one fails. Rank 0 alone has standard input and output, and alone speaks.
+//! Starts this program once for each GPU of the machine, as torchrun would: passes signals on, and ends all processes
+//! when one fails. Rank 0 alone has standard input and output, and prints messages.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::{CommandExt, ExitStatusExt, parent_id};
@@ -18,7 +18,7 @@ use crate::{Context, Error, Result, cli, error};
 const RUN: &str = "QLORA_RUN";
 /// The time between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(20);
-/// The time that the others have to end by themselves after one has failed.
+/// The time that the other processes have to end by themselves after one has failed.
 const GRACE: Duration = Duration::from_secs(28);
 /// More processes than a machine has GPUs.
 const MOST_PROCESSES: usize = 1 << 10;
@@ -41,7 +41,7 @@ pub(super) struct Processes {
 
 impl Processes {
     /// The processes to start, as LLaMA-Factory counts them: one for each of the `gpus` that can be seen, or
-    /// `NPROC_PER_NODE`, on each of `NNODES` machines. `None` where this process is all.
+    /// `NPROC_PER_NODE`, on each of `NNODES` machines. `None` where this process runs alone.
     pub(super) fn wanted<F: Fn(&str) -> Option<String>>(
         environment: &Environment<F>,
         choice: DeviceChoice,
@@ -117,8 +117,8 @@ impl Children {
         }
     }
 
-    /// Waits for all, and returns an error with the exit code of the first that failed. `has_first` says whether
-    /// rank 0 is among them.
+    /// Waits for all processes, and returns an error with the exit code of the first that failed. `has_first` says
+    /// whether rank 0 is among them.
     fn wait(mut self, has_first: bool) -> Result<()> {
         let mut is_told = false;
         let mut failed: Option<(usize, ExitStatus)> = None;
@@ -164,7 +164,7 @@ impl Children {
 }
 
 impl Drop for Children {
-    /// Where not all could be started, those that were have nothing to do.
+    /// Ends the processes that were started where others could not be.
     fn drop(&mut self) {
         self.signal(Signal::KILL);
         for child in self.0.iter_mut().flatten() {

@@ -1,14 +1,15 @@
-//! A run of several processes, its ranks: on each GPU one. Rank 0 alone writes results and speaks.
+//! A run of several processes, which are called ranks: one on each GPU. Rank 0 alone writes results and prints
+//! messages.
 //!
-//! A [`World`] of one process is inert, so that no caller asks how many there are.
+//! A [`World`] of one process exchanges nothing, so that callers need not ask how many processes there are.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `environment` | the place of a process in its run, as launchers say it |
+//! | `environment` | the place of a process in its run, by the variables of launchers |
 //! | `launch` | starts this program once for each GPU |
 //! | `rendezvous` | how ranks find each other |
 //! | `exchange` | [`World`]: what ranks exchange |
-//! | `star` | their connections: gather on rank 0, spread from rank 0 |
+//! | `star` | the connections of all ranks to rank 0: gather there, spread from there |
 //! | `frame` | the bytes on a connection |
 //! | `ending` | why a run ends early |
 //! | `files` | files of rank 0 on all ranks |

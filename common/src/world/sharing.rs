@@ -15,13 +15,13 @@ use super::shared_memory::SharedMemory;
 use crate::host_memory::{LockableMemory, lockable_memory};
 use crate::{Result, cli, error};
 
-/// Tells a machine from others, until it is started again.
+/// A file whose content no other machine has. It changes when the machine is started again.
 const MACHINE: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What a rank tells the others of its machine and of a file in its memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Offer {
-    /// What tells the machine from others, where the rank can read it.
+    /// The content of [`MACHINE`], where the rank can read it.
     machine: Option<String>,
     file: Result<Place, String>,
 }

@@ -1,7 +1,7 @@
 //! The connections of a run: every rank has one to rank 0, which stays open until the end.
 //!
-//! All exchanges are made of two: rank 0 gathers a part of every rank, and spreads one to all. A thread reads
-//! each connection, so that a rank that is lost is noticed at once, whatever the others are doing.
+//! Every exchange is made of two operations: rank 0 gathers a part from every rank, and spreads one part to all. A
+//! thread reads each connection, so that a rank that is lost is noticed at once, whatever the others are doing.
 
 use std::net::TcpStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
@@ -16,7 +16,7 @@ use crate::{Context, Error, Result, cli, error};
 
 /// The time after which a rank that waits looks whether the run ends.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often a rank looks whose connection has ended.
+/// How often a rank whose connection has ended looks for the reason.
 const LOOKS: usize = 200;
 
 /// A connection to write to.
@@ -82,7 +82,7 @@ impl Star {
         Ok(parts)
     }
 
-    /// What rank 0 gives, on all ranks; what others give is not looked at.
+    /// Returns on all ranks what rank 0 gives; what other ranks give is ignored.
     pub(super) fn spread(&self, whole: Vec<u8>) -> Result<Vec<u8>> {
         if self.is_first {
             self.peers.iter().try_for_each(|peer| self.send(peer, &whole))?;
@@ -91,7 +91,7 @@ impl Star {
         self.peers.first().map_or(Ok(whole), |first| self.receive(first))
     }
 
-    /// Waits until all ranks have come here.
+    /// Waits until all ranks have called this.
     pub(super) fn meet(&self) -> Result<()> {
         self.gather(Vec::new())?;
         self.spread(Vec::new()).map(drop)
@@ -149,12 +149,12 @@ impl Star {
         self.ending.reason()
     }
 
-    /// Tells the others that this rank has come to a good end.
+    /// Tells the other ranks that this rank has ended without an error.
     pub(super) fn done(&self) {
         self.tell(Kind::Done, &[]);
     }
 
-    /// Tells the others that this rank has failed. Rank 0 reports it; another rank waits until rank 0 knows.
+    /// Tells the other ranks that this rank has failed. Rank 0 reports it; another rank waits until rank 0 knows.
     pub(super) fn failed(&self, error: &Error) {
         if self.is_first {
             return self.tell(Kind::Over, &[cli::exit_code(error.kind())]);
@@ -207,7 +207,7 @@ impl Reader {
         self.end(Reason::Lost { rank: self.rank, host: self.host.clone() });
     }
 
-    /// Ends the run, and tells it all others where this is rank 0.
+    /// Ends the run; on rank 0, also tells all other ranks.
     fn end(&self, reason: Reason) {
         let code = match &reason {
             Reason::Failed { failure, .. } => failure.code(),

@@ -46,7 +46,7 @@ pub(super) enum Followed {
     Complete,
     /// The file is complete and its content is not what the server promised.
     Wrong {
-        /// What it hashes to.
+        /// The hash of the file's content.
         found: Digest,
     },
 }

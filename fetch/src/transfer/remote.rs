@@ -40,7 +40,7 @@ impl RemoteFile {
 
 /// A file to download, with what is known of its content.
 pub(crate) struct WantedFile {
-    /// Where it comes from, and where it grows.
+    /// The address of the file, and the place where it grows.
     pub remote: RemoteFile,
     /// What its content must hash to, where a server vouches for that.
     pub digest: Option<Digest>,

@@ -16,9 +16,9 @@ pub struct InitialAdapters {
 
 /// Where the values of the adapters come from.
 enum Values {
-    /// They are drawn at random.
+    /// The adapters are drawn at random.
     New(AdapterSettings),
-    /// They are those of an adapter, which was read from this path.
+    /// An earlier adapter, which was read from this path.
     Earlier(Box<Adapter>, String),
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Piece<'a> {
     pub index: usize,
     /// The text.
     pub text: &'a str,
-    /// Its tokens, where log-probabilities were asked for.
+    /// The tokens of the text, where log-probabilities were asked for.
     pub logprobs: Option<&'a [TokenLogprob]>,
     /// How many characters the tokens before it have.
     pub offset: usize,

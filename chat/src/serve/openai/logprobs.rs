@@ -18,8 +18,8 @@ struct Token {
 }
 
 impl Token {
-    /// Returns the token as an entry of `logprobs.content` in an answer to a conversation. The bytes of a token that is a part of a character
-    /// are not known.
+    /// Returns the token as an entry of `logprobs.content` in an answer to a conversation. The bytes of a token that
+    /// is a part of a character are not known.
     fn json(&self) -> Value {
         let is_whole = !self.text.contains(char::REPLACEMENT_CHARACTER);
         let bytes = is_whole.then_some(self.text.as_bytes());

@@ -22,7 +22,7 @@ use crate::files::check_unchanged;
 pub enum Begun {
     /// The work has to be done, into this directory.
     New(Box<OutputDirectory>),
-    /// The same work has been done before; here is its result.
+    /// An earlier run has done the same work, with this result.
     Done(PathBuf),
 }
 

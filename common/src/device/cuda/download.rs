@@ -15,7 +15,7 @@ use crate::{Result, error};
 /// Page-locked memory of the host. Unlike cudarc's, it is cached, because it is there to be read.
 pub(super) struct DownloadBuffer {
     memory: NonNull<f32>,
-    /// Values that it has room for, all of which are numbers.
+    /// The number of values that it has room for, all of which are initialized.
     len: usize,
     context: Arc<CudaContext>,
 }

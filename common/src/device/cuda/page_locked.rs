@@ -24,7 +24,8 @@ pub(super) fn host_memory(len: usize) -> Result<MmapMut> {
     Ok(memory)
 }
 
-/// Takes possession of the pages of host memory, on all threads: to lock them, one thread would have to do it.
+/// Touches the pages of host memory on all threads, so that the system provides them: locking untouched pages would
+/// do that on one thread.
 pub(super) fn touch(memory: &mut [u8]) {
     memory.par_chunks_mut(PIECE).for_each(|piece| piece.iter_mut().step_by(PAGE).for_each(|byte| *byte = 0));
 }
@@ -73,7 +74,7 @@ impl PageLocked<MmapMut> {
 }
 
 impl<M: Deref<Target = [u8]>> Drop for PageLocked<M> {
-    /// No copy may still use the memory.
+    /// Unlocks the memory, which no copy may still use.
     fn drop(&mut self) {
         let address = address(&self.memory);
         // A GPU that has failed uses it no more.

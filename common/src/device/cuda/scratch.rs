@@ -36,7 +36,7 @@ impl ScratchSizes {
     }
 }
 
-/// Tells the quantized weights of a layer from all others there have been.
+/// An identity of the quantized weights of a layer, which no other weights have or had.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct WeightId(u64);
 
@@ -56,7 +56,8 @@ pub(super) struct DoubleBuffer {
 
 struct Half {
     weights: CudaSlice<u16>,
-    /// What was dequantized into it, whole, which the stream that computes has waited for.
+    /// The identity of the weights that were dequantized into it as a whole, once the stream that computes has waited
+    /// for that.
     holds: Option<u64>,
     events: Events,
 }
@@ -211,7 +212,7 @@ impl<O: Order> Turn<O> {
         Ok(Self { order, is_handed_over: false, is_over: false })
     }
 
-    /// A use of what an earlier one handed over.
+    /// Another use of weights that an earlier use has dequantized and handed over.
     fn again(order: O) -> Self {
         Self { order, is_handed_over: true, is_over: false }
     }

@@ -52,8 +52,8 @@ struct Block {
 
 __device__ __forceinline__ Block block_of(int4 task) { return {task.x, task.y - task.x, task.z - task.x}; }
 
-// Rows of one head, `count` in all: the first `past_count`, if any, in the past, row r of them at
-// past + r·past_stride, those behind in the sequence itself, row r of them at own + r·stride.
+// Rows of one head, `count` in all: the first `past_count`, if any, in the past, row r of them at past +
+// r·past_stride, those after it in the sequence itself, row r of them at own + r·stride.
 struct Rows {
     const float16* own;
     int stride;
@@ -72,7 +72,7 @@ struct KeysAndValues {
     Rows keys, values;
 };
 
-// Of key head `key_head`, in the sequence of `block`, behind past_count others, if any.
+// Of key head `key_head`, in the sequence of `block`, after past_count others, if any.
 __device__ __forceinline__ KeysAndValues keys_and_values(const float16* qkv, Block block, int key_head, int heads, int key_heads,
                                                          const float16* past_keys = nullptr,
                                                          const float16* past_values = nullptr, int past_stride = 0,

@@ -49,7 +49,7 @@ __device__ __forceinline__ KeyBlock key_block_of(const int4* tasks, int heads, i
             key_head * group + group * part / parts, key_head * group + group * (part + 1) / parts};
 }
 
-// Starts copying the log-sums of rows first .. first + COUNT of one head, then their deltas; zeros behind the last.
+// Starts copying the log-sums of rows first .. first + COUNT of one head, then their deltas; zeros after the last.
 template <int COUNT>
 __device__ __forceinline__ void copy_statistics(unsigned to, const float* log_sums, const float* delta, Block block, int head,
                                                 int heads, int first) {

@@ -47,7 +47,7 @@ __device__ __forceinline__ void add_share(float (&c)[1][COUNT][4], unsigned from
     }
 }
 
-// Launch: tasks·K·parts blocks. A task is a block of KEY_ROWS rows, those with the most rows behind first.
+// Launch: tasks·K·parts blocks. A task is a block of KEY_ROWS rows, those with the most rows after them first.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys(
     float* dkeys_values,    // [parts, T, 2K·D], a row is K keys, then K values
     const float16* dout,    // [T, H·D]
@@ -133,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
                 add_share(scores, other_share);
                 add_share(dscores, other_share + of_dscores);
             }
-            // Rows behind the sequence's last are zeros in all four tiles and add nothing.
+            // Rows after the sequence's last are zeros in all four tiles and add nothing.
             const bool masked = query < first + 15;
             const int limit = first + lane / 4 - query - lane % 4 * 2;
 #pragma unroll

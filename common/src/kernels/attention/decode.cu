@@ -1,4 +1,4 @@
-// Causal attention of sequences with a few new rows each, each behind a long past of its own.
+// Causal attention of sequences with a few new rows each, each after a long past of its own.
 //
 // Reading the pasts is the work, so it is split over thread blocks (Dao et al. 2023, Flash-Decoding),
 // each of which leaves its output and log-sum; a second kernel combines them, in their order. The query

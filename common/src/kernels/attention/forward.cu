@@ -1,4 +1,4 @@
-// Causal attention of packed sequences behind an optional shared past, forward.
+// Causal attention of packed sequences after an optional shared past, forward.
 //
 // A thread block owns QUERY_ROWS query rows of one head and goes through the keys that its last
 // row sees, a tile at a time, with a running softmax: nothing of the size of the scores is kept
@@ -71,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
             multiply_transposed<ROW_TILES, FORWARD_KEYS>(scores, left, key_tile + across_offset() + step * STEP_BYTES);
         }
         if (SOFTCAPPED) Softcap(cap).apply(scores);
-        // A row sees keys up to its own position behind the past.
+        // A row sees keys up to its own position after the past.
         if (key + FORWARD_KEYS - 1 > past_count + first) {
             const int limit = past_count + first + lane / 4 - key - lane % 4 * 2;
 #pragma unroll

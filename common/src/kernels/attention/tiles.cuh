@@ -7,14 +7,14 @@ constexpr int WARPS = THREADS / 32;
 constexpr int ROW_TILES = QUERY_ROWS / (WARPS * 16);
 constexpr int WARP_ROWS = ROW_TILES * 16;
 
-// Bytes of a tile's row in shared memory. The 16 bytes behind the D elements put eight rows'
-// elements of one column into different banks, so that no load of matrices has bank conflicts.
+// Bytes of a tile's row in shared memory. The 16 bytes after the D elements put eight rows' elements of one column
+// into different banks, so that no load of matrices has bank conflicts.
 constexpr int ROW_BYTES = (HEAD_SIZE + 8) * 2;
 // Bytes of 16 columns of a row.
 constexpr int STEP_BYTES = 32;
 
-// Starts copying rows first .. first + COUNT to a tile [COUNT, D]; rows behind the last are zeros. Fewer copies
-// in a turn of the loop take fewer registers. `COPIERS` are the block's threads.
+// Starts copying rows first .. first + COUNT to a tile [COUNT, D]; rows after the last are zeros. Fewer copies in a
+// turn of the loop take fewer registers. `COPIERS` are the block's threads.
 template <int COUNT, int COPIES_A_TURN = COUNT, int COPIERS = THREADS>
 __device__ __forceinline__ void copy_rows(unsigned tile, const Rows& rows, int first) {
     constexpr int COPIES = COUNT * PIECES, AT_ONCE = COPIERS / PIECES;

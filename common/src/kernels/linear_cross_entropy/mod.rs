@@ -25,7 +25,7 @@ pub enum Losses {
 }
 
 impl Losses {
-    /// Their sum, in the order of the rows.
+    /// The sum of the losses, in the order of the rows.
     pub fn sum(self) -> Result<f64> {
         match self {
             // The chunks' sums are added up: the order that results have had from the beginning.

@@ -39,7 +39,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Those of Qwen and OLMoE.
+    /// The names of Qwen and OLMoE.
     pub(super) const COMMON: Self = Self { module: "mlp", matrices: ["gate_proj", "up_proj", "down_proj"] };
 }
 

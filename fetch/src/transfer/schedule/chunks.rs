@@ -11,7 +11,7 @@ pub(super) enum Chunk {
     Fetched,
     /// A connection has it whole, and is writing it.
     BeingWritten,
-    /// It is in the file.
+    /// The chunk is in the file.
     Written,
 }
 

@@ -14,8 +14,8 @@ const WORTH_STEALING: Duration = Duration::from_millis(300);
 const WORTH_ASKING_AGAIN: Duration = Duration::from_millis(500);
 /// A connection that is silent for this long is stuck, and is helped although much else is left.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
-/// So is a connection that would need longer than this, at less than this fraction of another
-/// connection's speed.
+/// A connection is helped, too, that would need longer than this at less than this fraction of another connection's
+/// speed.
 const FAR_TOO_SLOW: (Duration, f64) = (Duration::from_secs(10), 0.2);
 
 impl State {

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_micros(50);
 /// The time in which a failure of NCCL may turn out to be that of another rank.
 const EXPLANATION: Duration = Duration::from_secs(3);
 
-/// Fails once there is no use in waiting for other ranks.
+/// A check that fails once waiting for other ranks is useless, as when one was lost.
 pub type Check = Box<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// A rank of a group of GPUs that exchange values. All ranks ask for the same exchanges in the same order.

@@ -1,14 +1,17 @@
-//! The way of a tensor to the host and back: decisions alone, which a GPU carries out and tests note down.
+//! When a tensor is copied to the host and back, and what waits for the copies. A trait stands for the streams, so
+//! that these decisions are tested without a GPU.
 
 use crate::{Result, error};
 
 /// What the streams of a GPU are asked for, for one tensor with a place on the host.
 pub(super) trait Streams {
-    /// Memory of the GPU, which whoever drops it frees for what is queued to compute from there on.
+    /// Memory of the GPU. Once it is dropped, it is free for what is queued to compute after that.
     type Tensor;
-    /// Queues a copy of the tensor to the host, after all that was queued to compute. A copy that fails is over.
+    /// Queues a copy of the tensor to the host, after all that was queued to compute. After an error, no copy is
+    /// under way.
     fn copy_out(&mut self, tensor: &Self::Tensor) -> Result<()>;
-    /// Queues a copy from the host to a new tensor, after all that was queued to compute. A copy that fails is over.
+    /// Queues a copy from the host to a new tensor, after all that was queued to compute. After an error, no copy is
+    /// under way.
     fn copy_back(&mut self) -> Result<Self::Tensor>;
     /// Makes what computes from here on wait for the last copy.
     fn wait(&mut self) -> Result<()>;
@@ -65,7 +68,7 @@ impl<S: Streams> Journey<S> {
 }
 
 impl<S: Streams> Drop for Journey<S> {
-    /// The tensor's memory is freed after this.
+    /// Waits for the copy, because the tensor's memory is freed after this.
     fn drop(&mut self) {
         let _ = self.wait();
     }

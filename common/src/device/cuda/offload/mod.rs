@@ -1,10 +1,10 @@
 //! Tensors that wait on the host while a GPU needs its memory for others: the inputs of blocks, between their forward and
 //! their backward.
 //!
-//! A tensor is copied to page-locked memory beside the computation that reads it last, and comes back beside the one
-//! before it is needed. All copies run on one stream, in the order of the calls. When they wait for computations and
-//! computations for them is decided in [`journey`], which is tested without a GPU; which memory of the host they use, in
-//! [`shelf`].
+//! A tensor is copied to page-locked memory while the computation that reads it last runs, and copied back during the
+//! computation before the one that needs it. All copies run on one stream, in the order of the calls. [`journey`]
+//! decides when copies wait for computations and computations for copies, and is tested without a GPU; [`shelf`]
+//! decides which memory of the host is used.
 
 mod journey;
 mod shelf;
@@ -30,7 +30,7 @@ impl Offload {
         Ok(Self { stream: context.new_stream().map_err(failed)?, shelf: Mutex::default() })
     }
 
-    /// Memory with room for so many bytes.
+    /// Returns memory of the host with room for `bytes` bytes.
     fn memory(&self, gpu: &Gpu, bytes: usize) -> Result<HostMemory> {
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(memory) = shelf.take(bytes) {
@@ -103,7 +103,7 @@ struct OnGpu {
 }
 
 impl OnGpu {
-    /// Queues a copy after all that was queued to compute. One that fails is over.
+    /// Queues a copy after all that was queued to compute. After an error, no copy is under way.
     fn queue(&mut self, copy: impl FnOnce(&mut [u8], &CudaStream) -> Result<()>) -> Result<()> {
         let bytes = size_of::<u16>() * self.shape.iter().product::<usize>();
         let memory =

@@ -1,4 +1,4 @@
-//! Memory of the host for tensors, which is kept from pass to pass: to page-lock memory takes longer than to fill it.
+//! Memory of the host for tensors, which is kept from pass to pass: page-locking memory takes longer than filling it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

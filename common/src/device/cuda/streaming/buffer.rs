@@ -1,4 +1,4 @@
-//! Buffers of frozen weights: of their own, or a part of a slot.
+//! Buffers of frozen weights: memory of their own, or a part of a slot.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -21,7 +21,7 @@ const NONE: usize = usize::MAX;
 /// A part of a GPU's memory that blocks are copied into, one after the other.
 pub(super) struct Slot {
     memory: CudaSlice<u8>,
-    /// The block whose visit it is.
+    /// The number of the block that is visited, or [`NONE`].
     visited: AtomicUsize,
     /// The last block that was copied into it is whole.
     pub(super) copied: CudaEvent,
@@ -65,9 +65,9 @@ impl Drop for Visited<'_> {
 
 /// Values of a frozen weight on a GPU.
 pub(crate) enum FrozenBuffer<T> {
-    /// Always there.
+    /// In memory of its own, where the values always are.
     Own(CudaSlice<T>),
-    /// There while their block is visited.
+    /// In a part of a slot, where the values are while their block is visited.
     InSlot(SlotPart<T>),
 }
 

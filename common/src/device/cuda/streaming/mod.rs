@@ -3,20 +3,20 @@
 //!
 //! **Places.** The weights of a block lie on the GPU, or they are streamed from a [`Place`]. A place is whatever can
 //! queue, on the stream of copies, work that writes a block's bytes to a slot ([`source`]): page-locked memory of the
-//! host, of which the ranks of a machine share one copy, is copied in one piece, a file passes through two page-locked buffers, and a block that is divided among the GPUs
-//! of all ranks is gathered over NCCL ([`shard`]). Everything else here, and all of the model, is the same for all
-//! places.
+//! host, of which the ranks of a machine share one copy, is copied in one piece, a file passes through two
+//! page-locked buffers, and a block that is divided among the GPUs of all ranks is gathered over NCCL ([`shard`]).
+//! Everything else here, and all of the model, is the same for all places.
 //!
 //! **Image.** The bytes of a block's weights lie one after the other as they will in its slot ([`image`]). The slot of a
 //! streamed block is its number modulo the number of slots, so that every weight has one address for good, and kernels
 //! and tables of addresses do not know whether it is streamed. Biases, norms, routers, adapters and tables of addresses
 //! are small and always stay on the GPU, and so does the head.
 //!
-//! **Visits.** A pass computes with a block inside [`Streaming::visit`]. What is known of a pass is its [`Way`]: upwards,
-//! upwards with a backward after it, or down again. From that follows which blocks come next. When a visit is over, the
-//! blocks of the next visits are copied, one fewer than there are slots: into slots whose blocks have been visited, and
-//! only where the slot does not hold the block already. So the last blocks of a forward serve its backward, and the first
-//! ones, which the backward leaves behind, serve the next forward.
+//! **Visits.** A pass computes with a block inside [`Streaming::visit`]. What is known of a pass is its [`Way`]:
+//! upwards, upwards with a backward after it, or down again. From that follows which blocks come next. When a visit
+//! is over, the blocks of the next visits are copied, one fewer than there are slots: into slots whose blocks have
+//! been visited, and only where the slot does not hold the block already. So the last blocks of a forward serve its
+//! backward, and the first blocks, which are in the slots when the backward ends, serve the next forward.
 //!
 //! **Order.** A copy into a slot waits for the work that was queued with the slot's last block, by an event; the stream
 //! that computes, and the one that dequantizes ahead of it, wait for the copy by another ([`slots`]). The host waits for
@@ -30,8 +30,8 @@
 //! gradients go over one communicator: the program asks for them in the same order on all ranks, and NCCL keeps that order
 //! on the GPU.
 //!
-//! A run that streams has the bits of one that does not: what is copied are the bytes that would lie on the GPU, and all
-//! work is queued in the same order with the same sizes.
+//! A run that streams computes the same bits as one that does not: what is copied are the bytes that would lie on the
+//! GPU, and all work is queued in the same order with the same sizes.
 //!
 //! On the host nothing is streamed by these means: weights stay in the memory map of their file, from which the system
 //! reads what is used and which it gives up where memory is short.

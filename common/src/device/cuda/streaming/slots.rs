@@ -1,5 +1,5 @@
-//! Which block each slot holds, and in which order copies and computations use the slots: decisions alone, which a GPU
-//! carries out and tests note down.
+//! Which block each slot holds, and in which order copies and computations use the slots. A trait stands for the
+//! streams, so that these decisions are tested without a GPU.
 
 use super::Way;
 use crate::{Context, Result, error};
@@ -28,10 +28,10 @@ pub(super) struct Slots {
 /// Which copies may be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Any: what has failed is copied again when it is needed.
+    /// Any copy: one that has failed is made again when it is needed.
     Free,
-    /// Those that all ranks make together, in one order. Which these are follows from the visits alone, so all ranks must
-    /// make the same visits, and after a failure, which only one rank knows of, this rank makes no more copies.
+    /// Only the copies that all ranks make together, in one order. They follow from the visits alone, so all ranks
+    /// must make the same visits. After a failure, which only one rank knows of, this rank makes no more copies.
     OfRanks {
         /// Whether there was a failure.
         has_failed: bool,

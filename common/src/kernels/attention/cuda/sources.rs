@@ -7,8 +7,8 @@ use crate::{Result, error};
 /// The kernels for one head size.
 pub(in crate::kernels) struct Kernels {
     head_size: usize,
-    /// Those of tokens that see all before them, and those of a window: without a soft cap of scores, then with
-    /// one, where there are such kernels.
+    /// The kernels without a soft cap of scores, and then those with one where there are such kernels; of each, the
+    /// first are for tokens that see all before them, the second for windows.
     pub(in crate::kernels) variants: &'static [[KernelSource; 2]],
 }
 
@@ -25,7 +25,7 @@ macro_rules! text {
     };
 }
 
-/// The same files without and with a window.
+/// The sources of these files, compiled without a window and with one.
 macro_rules! windows {
     ($new:path, $name:literal, $size:literal, $define:literal, $($file:literal),*) => {
         [
@@ -92,8 +92,9 @@ macro_rules! hopper {
 pub(in crate::kernels) static SOURCES: [Kernels; 5] =
     [every!("64", 64), every!("80", 80), every!("96", 96), every!("128", 128), every!("256", 256)];
 
-/// Forward and backward on Hopper, of scores without a soft cap, with the number of keys that rows see on average from which they are the
-/// faster ones. They keep a processor to themselves, which waits at the beginning and the end of each block.
+/// Forward and backward on Hopper, of scores without a soft cap, with the number of keys that rows see on average
+/// from which on they are faster. A block of them has a processor to itself, which waits at the beginning and the end
+/// of each block.
 pub(in crate::kernels) static HOPPER: [(Kernels, usize); 2] =
     [(hopper!("64", 64), 384), (hopper!("128", 128), 96)];
 

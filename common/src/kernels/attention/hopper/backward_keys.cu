@@ -13,7 +13,7 @@ constexpr int KEY_SHARED_BYTES = 2 * KEY_ROWS * TILE_ROW_BYTES + 3 * (KEY_STAGE_
 extern "C" __constant__ int attention_backward_keys_rows = KEY_ROWS;
 extern "C" __constant__ int attention_backward_keys_shared_bytes = KEY_SHARED_BYTES;
 
-// Launch: tasks·K·parts blocks. A task is a block of KEY_ROWS rows, those with the most rows behind first.
+// Launch: tasks·K·parts blocks. A task is a block of KEY_ROWS rows, those with the most rows after them first.
 extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backward_keys(
     float* dkeys_values,    // [parts, T, 2K·D], a row is K keys, then K values
     const float16* dout,    // [T, H·D]
@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
         copy_stage(tile + 1);
         const int query = block.first + tile % tiles_of_head * KEY_QUERIES;
         const unsigned query_tile = stages + tile % 3 * KEY_STAGE_BYTES, dout_tile = query_tile + KEY_TILE_BYTES;
-        // The warpgroup's keys are behind all of the tile's queries, or behind the sequence.
+        // The warpgroup's keys come after all of the tile's queries, or after the end of the sequence.
         if (query + KEY_QUERIES <= block.first + group_row || block.first + group_row >= block.length) {
             wait_for_group<0>(dkeys[0]);
             continue;
@@ -75,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_backwa
         start_scores<KEY_ROWS, KEY_QUERIES>(scores[0], key_tile, group_row, query_tile);
         start_scores<KEY_ROWS, KEY_QUERIES>(dscores[0], value_tile, group_row, dout_tile);
         wait_for_group<1>(scores[0]);  // and for the sums of the tile before
-        // Rows behind the sequence's last are zeros in all four tiles and add nothing.
+        // Rows after the sequence's last are zeros in all four tiles and add nothing.
         const bool masked = query < first + 15;
         const int limit = first + lane / 4 - query - lane % 4 * 2;
         const unsigned row_statistics = statistics + tile % 3 * KEY_STATISTICS_BYTES + lane % 4 * 8;

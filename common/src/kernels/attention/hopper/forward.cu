@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1) attention_forwar
         values.wait(tile);
         start_sum<FORWARD_KEYS>(result[0], probabilities, values.tile(tile));
     };
-    // A row sees keys up to its own position behind the past.
+    // A row sees keys up to its own position after the past.
     const auto exponentials = [&](int tile, float(&correction)[1][2]) {
         const int key = (first_tile + tile) * FORWARD_KEYS;
         if (key + FORWARD_KEYS - 1 > past_count + first) {

@@ -13,7 +13,7 @@ constexpr int TILE_ROW_BYTES = HEAD_SIZE * 2;
 constexpr int PANEL_ROW_BYTES = 128;
 static_assert(HEAD_SIZE % 64 == 0, "whole panels");
 
-// Starts copying rows first .. first + COUNT to a tile [COUNT, D]; rows behind the last are zeros.
+// Starts copying rows first .. first + COUNT to a tile [COUNT, D]; rows after the last are zeros.
 template <int COUNT>
 __device__ __forceinline__ void copy_tile(unsigned tile, const Rows& rows, int first) {
     constexpr int ROWS_AT_ONCE = HOPPER_THREADS / PIECES;
