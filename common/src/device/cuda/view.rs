@@ -78,32 +78,23 @@ impl<T: Copy> Extent<T> {
     }
 }
 
-/// A matrix to read. `u16` stands for the 16-bit numbers that the GPU was opened for.
+/// A matrix in a GPU's memory for as long as the borrow `B`: `&[T]` of a matrix to read, `&mut [T]` of one to write. `u16`
+/// stands for the 16-bit numbers that the GPU was opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct View<'a, T> {
+pub(crate) struct Borrowed<T, B> {
     extent: Extent<T>,
-    borrowed: PhantomData<&'a [T]>,
+    borrow: PhantomData<B>,
 }
 
-/// A matrix to write, which nothing else reads or writes meanwhile.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ViewMut<'a, T> {
-    extent: Extent<T>,
-    borrowed: PhantomData<&'a mut [T]>,
-}
+/// A matrix to read.
+pub(crate) type View<'a, T> = Borrowed<T, &'a [T]>;
 
-impl<'a, T: Copy> View<'a, T> {
+/// A matrix to write, which nothing else reads or writes meanwhile: as a `&mut`, it cannot be copied.
+pub(crate) type ViewMut<'a, T> = Borrowed<T, &'a mut [T]>;
+
+impl<T: Copy, B> Borrowed<T, B> {
     fn of(extent: Extent<T>) -> Self {
-        Self { extent, borrowed: PhantomData }
-    }
-
-    /// A row of the `len` numbers at `address`.
-    ///
-    /// # Safety
-    /// They are in the GPU's memory for as long as `'a`, and nothing writes to them meanwhile.
-    #[allow(unsafe_code)]
-    pub(super) unsafe fn at(address: u64, len: usize, stream: StreamId) -> Self {
-        Self::of(Extent::row(address, len, stream))
+        Self { extent, borrow: PhantomData }
     }
 
     /// The rows in `rows`.
@@ -143,80 +134,43 @@ impl<'a, T: Copy> View<'a, T> {
 
     /// Fails unless this is a matrix [rows, columns] whose rows follow each other; `what` names it.
     pub(crate) fn expect(&self, what: &str, shape: [usize; 2]) -> Result<()> {
-        expect(&self.extent, what, shape)
+        match self.shape() == shape && self.extent.is_contiguous() {
+            true => Ok(()),
+            false => Err(error!(
+                Bug,
+                "{what}: a matrix {shape:?} without gaps expected, found [{}, {}] with rows every {} numbers",
+                self.extent.rows,
+                self.extent.columns,
+                self.extent.stride
+            )),
+        }
     }
 }
 
-impl<'a, T: Copy> ViewMut<'a, T> {
-    fn of(extent: Extent<T>) -> Self {
-        Self { extent, borrowed: PhantomData }
-    }
-
+impl<T: Copy> View<'_, T> {
     /// A row of the `len` numbers at `address`.
     ///
     /// # Safety
-    /// They are in the GPU's memory for as long as `'a`, and nothing else reads or writes them meanwhile.
+    /// The numbers are in the GPU's memory for as long as the borrow, and nothing writes to them meanwhile.
     #[allow(unsafe_code)]
     pub(super) unsafe fn at(address: u64, len: usize, stream: StreamId) -> Self {
         Self::of(Extent::row(address, len, stream))
     }
+}
 
-    /// The rows in `rows`.
-    pub(crate) fn rows(self, rows: Range<usize>) -> Result<Self> {
-        self.extent.rows(rows).map(Self::of)
-    }
-
-    /// The columns in `columns`.
-    pub(crate) fn columns(self, columns: Range<usize>) -> Result<Self> {
-        self.extent.columns(columns).map(Self::of)
-    }
-
-    /// The same numbers, which follow each other without gaps, as a matrix [rows, columns].
-    pub(crate) fn matrix(self, rows: usize, columns: usize) -> Result<Self> {
-        self.extent.matrix(rows, columns).map(Self::of)
+impl<T: Copy> ViewMut<'_, T> {
+    /// A row of the `len` numbers at `address`.
+    ///
+    /// # Safety
+    /// The numbers are in the GPU's memory for as long as the borrow, and nothing else reads or writes them meanwhile.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn at(address: u64, len: usize, stream: StreamId) -> Self {
+        Self::of(Extent::row(address, len, stream))
     }
 
     /// The same view, for a part of the time.
     pub(crate) fn reborrow(&mut self) -> ViewMut<'_, T> {
         ViewMut::of(self.extent)
-    }
-
-    /// Rows and columns.
-    pub(crate) fn shape(&self) -> [usize; 2] {
-        [self.extent.rows, self.extent.columns]
-    }
-
-    /// Numbers from the beginning of a row to that of the next.
-    pub(crate) fn stride(&self) -> usize {
-        self.extent.stride
-    }
-
-    /// The address of the first number.
-    pub(super) fn address(&self) -> u64 {
-        self.extent.address
-    }
-
-    /// The stream that the buffer belongs to.
-    pub(super) fn stream(&self) -> StreamId {
-        self.extent.stream
-    }
-
-    /// Fails unless this is a matrix [rows, columns] whose rows follow each other; `what` names it.
-    pub(crate) fn expect(&self, what: &str, shape: [usize; 2]) -> Result<()> {
-        expect(&self.extent, what, shape)
-    }
-}
-
-fn expect<T: Copy>(extent: &Extent<T>, what: &str, shape: [usize; 2]) -> Result<()> {
-    match [extent.rows, extent.columns] == shape && extent.is_contiguous() {
-        true => Ok(()),
-        false => Err(error!(
-            Bug,
-            "{what}: a matrix {shape:?} without gaps expected, found [{}, {}] with rows every {} numbers",
-            extent.rows,
-            extent.columns,
-            extent.stride
-        )),
     }
 }
 
