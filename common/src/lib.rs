@@ -22,6 +22,7 @@
 //! | [`models`] | the options that say how models are loaded; adapters of one base together |
 //! | [`nf4`] | 4-bit weights as bitsandbytes defines them |
 //! | [`panics`] | panics of libraries, as errors |
+//! | `shared_memory` | memory that processes of a machine share |
 //! | [`text`] | tokenizer, chat templates, label masks |
 //! | [`weight_names`] | the names of a text model's weights, and the others under which they are found |
 //! | [`world`] | runs of several processes, one on each GPU |
@@ -46,6 +47,7 @@ pub mod model;
 pub mod models;
 pub mod nf4;
 pub mod panics;
+mod shared_memory;
 pub mod text;
 pub mod weight_names;
 pub mod world;

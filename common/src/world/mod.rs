@@ -14,7 +14,7 @@
 //! | `ending` | why a run ends early |
 //! | `files` | files of rank 0 on all ranks |
 //! | `machine` | which ranks are on the same machine |
-//! | `sharing`, `shared_memory` | memory that the ranks of one machine share |
+//! | `sharing` | memory that the ranks of one machine share |
 //! | `devices` | the GPU of each rank, and sums over the ranks of what is on it |
 //! | [`deal`](mod@deal) | deals work to ranks by weight |
 
@@ -28,7 +28,6 @@ mod frame;
 mod launch;
 mod machine;
 mod rendezvous;
-mod shared_memory;
 mod sharing;
 mod star;
 
@@ -40,9 +39,9 @@ use crate::device::cuda::Gpu;
 
 use environment::Environment;
 
+pub use crate::shared_memory::{SharedBytes, SharedMemory, shared_bytes};
 pub use exchange::World;
 pub use files::DirectoryOfFirst;
-pub use shared_memory::{SharedBytes, SharedMemory, shared_bytes};
 
 /// The seconds that ranks wait for each other at the start, unless `QLORA_RENDEZVOUS_SECONDS` says otherwise.
 const RENDEZVOUS_SECONDS: usize = 600;

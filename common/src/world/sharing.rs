@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::exchange::World;
 use super::machine::Machine;
-use super::shared_memory::SharedMemory;
 use crate::host_memory::{LockableMemory, lockable_memory};
+use crate::shared_memory::SharedMemory;
 use crate::{Result, cli, error};
 
 /// A file whose content no other machine has. It changes when the machine is started again.
@@ -95,7 +95,8 @@ impl World {
         match (file, machine.problem) {
             (Ok(file), None) => {
                 let place = (machine.index, machine.ranks);
-                SharedMemory::new(file, bytes, place, Arc::clone(star)).map(Some)
+                let star = Arc::clone(star);
+                SharedMemory::new(file, bytes, place, Box::new(move || star.meet())).map(Some)
             }
             (Err(problem), _) | (_, Some(problem)) => {
                 Err(error!("the ranks of a machine cannot share memory any more: {problem}")

@@ -49,7 +49,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::CudaStream;
 
 use super::{Communicator, Gpu, failed};
-use crate::world::SharedMemory;
+use crate::shared_memory::SharedMemory;
 use crate::{Context, Result, cli, error};
 
 use buffer::Slot;

@@ -11,7 +11,7 @@ use super::buffer::Slot;
 use super::image::Image;
 use super::shard::Shard;
 use crate::cli::{self, Size};
-use crate::world::{SharedBytes, SharedMemory};
+use crate::shared_memory::{SharedBytes, SharedMemory};
 use crate::{Result, error};
 
 /// Bytes of a buffer that files pass through.
