@@ -25,9 +25,9 @@ pub(crate) struct Place<'a> {
     pub cache: KeyValueCache,
     /// The answer that is being written.
     pub answer: Option<Answer>,
-    /// The tokens that keys and values are counted for.
+    /// The number of tokens whose keys and values this place may have in memory.
     room: usize,
-    /// Which of all answers was begun here last.
+    /// The number of the last answer that was begun here, counted over all places.
     begun: u64,
 }
 
@@ -70,7 +70,7 @@ enum Source {
 }
 
 impl<'a> Places<'a> {
-    /// No places yet; at most `most`, with room for the keys and values of `room` tokens.
+    /// Begins without places. There are at most `most`, with room for the keys and values of `room` tokens in all.
     pub(crate) fn new(catalog: &'a Catalog, most: usize, room: usize) -> Self {
         Self { catalog, all: Vec::new(), most, room, begun: 0 }
     }
