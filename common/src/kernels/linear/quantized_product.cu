@@ -13,7 +13,7 @@ constexpr int PRODUCT_WARPS = 10;
 constexpr int PRODUCT_ROWS = 16;
 constexpr int STEP = 128;
 constexpr int WEIGHT_ROW_BYTES = STEP / 2;
-// Behind the 256 bytes of a row of x are 16, so that rows that are read together lie in different banks.
+// After the 256 bytes of a row of x are 16 more, so that rows that are read together lie in different banks.
 constexpr int X_ROW_BYTES = STEP * 2 + 16;
 // Shared memory holds the table, two stages of x, and for each warp its scales and two stages of its weights.
 constexpr int TABLE_BYTES = 256 * 32 * 4;
@@ -58,7 +58,7 @@ struct ProductCopies {
         keep(to_x);
     }
 
-    // Of the last step there may be 64 columns.
+    // The last step may have only 64 columns.
     __device__ __forceinline__ void step(int stage, int columns_left) {
         const bool is_weight = columns_left > (threadIdx.x & 2) * 32, is_x = columns_left > (threadIdx.x & 8) * 8;
 #pragma unroll
