@@ -19,6 +19,8 @@ use clap::Args;
 const GPU_MARGIN: u64 = 1 << 30;
 /// Tokens of a conversation whose keys and values have room beside streamed weights.
 const CHAT_TOKENS: usize = 8192;
+/// Tokens of all texts of a server whose keys and values have room beside streamed weights.
+const SERVED_TOKENS: usize = 2 * CHAT_TOKENS;
 
 /// Returns what to do about an error of a kind, in terms of [`ModelArguments`].
 pub fn hint(kind: Kind) -> Option<&'static str> {
@@ -114,6 +116,8 @@ enum Passes {
     Chat,
     /// Passes of many tokens.
     Scoring(usize),
+    /// Many texts at a time, of which passes have at most so many tokens.
+    Serving(usize),
 }
 
 impl Passes {
@@ -125,6 +129,7 @@ impl Passes {
                 InferenceRequest { tokens: PROMPT_PASS.min(cached), cached, adapters }
             }
             Self::Scoring(tokens) => InferenceRequest { tokens, cached: tokens, adapters },
+            Self::Serving(tokens) => InferenceRequest { tokens, cached: SERVED_TOKENS, adapters },
         }
     }
 }
@@ -139,6 +144,11 @@ impl<'a> Models<'a> {
     /// weights. `processes` processes do so on the machine.
     pub fn for_scoring(self, tokens: usize, processes: usize) -> Self {
         Self { passes: Passes::Scoring(tokens), processes, ..self }
+    }
+
+    /// Leaves room for many texts at a time, and passes of at most `tokens` tokens.
+    pub fn for_serving(self, tokens: usize) -> Self {
+        Self { passes: Passes::Serving(tokens), ..self }
     }
 
     /// Returns the device that computes.
@@ -210,6 +220,11 @@ impl<'a> Models<'a> {
         Model::load_among(base, None, &self.device, place, world)
     }
 
+    /// Returns the model that was loaded last.
+    pub fn into_model(self) -> Option<Model> {
+        self.base.map(|(_, model)| model)
+    }
+
     /// The bytes of a GPU's memory that a model and its passes may take.
     fn budget(&self, gpu: &Gpu) -> Result<u64> {
         let memory = gpu.memory()?;
@@ -237,5 +252,6 @@ mod tests {
         assert_eq!(request(Passes::Chat, 2048), expected(512, 2048));
         assert_eq!(request(Passes::Chat, 256), expected(256, 256));
         assert_eq!(request(Passes::Scoring(4096), 2048), expected(4096, 4096));
+        assert_eq!(request(Passes::Serving(2048), 4096), expected(2048, 16_384));
     }
 }

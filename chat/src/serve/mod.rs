@@ -92,8 +92,7 @@ pub(crate) fn serve(
     let mut adapters: Vec<&Named> = models.iter().filter(|named| named.adapter.is_some()).collect();
     adapters.sort_by_key(|named| named.adapter);
     let adapters: Vec<&Path> = adapters.iter().map(|named| named.directory.as_path()).collect();
-    let weights =
-        Weights::load(&base, &adapters, &arguments.model.device.open()?, arguments.model.vram_budget)?;
+    let weights = Weights::load(&base, &adapters, &arguments.model.device.open()?, &of_base)?;
 
     let catalog = Arc::new(Catalog {
         entries,

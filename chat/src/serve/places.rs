@@ -278,9 +278,10 @@ impl<'a> Place<'a> {
 mod tests {
     use std::sync::Arc;
 
-    use common::device::Device;
+    use common::device::{Device, DeviceChoice};
     use common::error::Kind;
     use common::generate::{ChatFormat, GenerationSettings};
+    use common::models::ModelArguments;
     use common::text::{ChatTemplate, Tokenizer};
     use tokio::sync::mpsc::channel;
 
@@ -325,7 +326,9 @@ mod tests {
             Entry { id: "model".into(), format, settings: settings(1), sampled: settings(1), adapter: None };
         let (entries, system) = (vec![entry], None);
         let catalog = Catalog { entries, system, max_tokens: 4096, vocabulary: 260, created: 0 };
-        let weights = Weights::load(directory.path(), &[], &Device::Cpu, None).unwrap();
+        let arguments =
+            ModelArguments { base: None, template: None, device: DeviceChoice::Cpu, vram_budget: None };
+        let weights = Weights::load(directory.path(), &[], &Device::Cpu, &arguments).unwrap();
         let metrics = Metrics::default();
         let mut places = Places::new(&catalog, 8, 100);
         let mut waiting: VecDeque<Job> = [job(60, 41), job(40, 20), job(30, 20), job(10, 20)].into();

@@ -8,6 +8,7 @@ use common::device::Device;
 use common::generate::{Limits, PROMPT_PASS};
 use common::host_memory::available_memory;
 use common::model::{DetachedAdapters, KeyValueCache, Logits, Model};
+use common::models::{ModelArguments, Models};
 use common::{Context, Result, bail, cli};
 
 /// The bytes of GPU memory that are left alone, for passes, kernels, and what the pool cannot use.
@@ -25,23 +26,24 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Loads the base in `directory`, and then each adapter. On a GPU they take no more than `budget` bytes together with
-    /// the keys and values of texts.
+    /// Loads the base in `directory`, and then each adapter, as `arguments` say. On a GPU, weights that have no room
+    /// beside passes and the keys and values of texts are streamed.
     pub(crate) fn load(
         directory: &Path,
         adapters: &[&Path],
         device: &Device,
-        budget: Option<Size>,
+        arguments: &ModelArguments,
     ) -> Result<Self> {
-        let mut model = Model::load(directory, device)?;
-        model.config().note_unused(directory);
+        let mut models = Models::new(arguments, device.clone()).for_serving(most_read(device));
+        models.load(directory)?;
+        let Some(mut model) = models.into_model() else { bail!(Bug, "no model is loaded") };
         let mut others = Vec::with_capacity(adapters.len());
         for adapter in adapters {
             let place = || adapter.display().to_string();
             model.set_adapter(&Adapter::load(adapter)?).with_context(place)?;
             others.push(Some(model.detach_adapters()));
         }
-        let bytes = room(&mut model, budget)?;
+        let bytes = room(&mut model, arguments.vram_budget)?;
         let room = (bytes / model.config().cached_per_token(device).max(1)) as usize;
         cli::verbose(format_args!("{} for the keys and values of {room} tokens", Size(bytes)));
         Ok(Self { model, adapter: None, others, room })
@@ -62,13 +64,9 @@ impl Weights {
         self.room
     }
 
-    /// Returns the most tokens of prompts that a turn reads. A GPU reads several prompts in not much more time than one,
-    /// and answers that wait for them do not wait long.
+    /// Returns the most tokens of prompts that a turn reads.
     pub(crate) fn most_read(&self) -> usize {
-        match self.model.device() {
-            Device::Cpu => PROMPT_PASS,
-            Device::Cuda(_) => 4 * PROMPT_PASS,
-        }
+        most_read(self.model.device())
     }
 
     /// Returns what bounds texts.
@@ -109,8 +107,17 @@ impl Weights {
     }
 }
 
+/// Returns the most tokens of prompts that a turn reads. A GPU reads several prompts in not much more time than one, and
+/// answers that wait for them do not wait long.
+fn most_read(device: &Device) -> usize {
+    match device {
+        Device::Cpu => PROMPT_PASS,
+        Device::Cuda(_) => 4 * PROMPT_PASS,
+    }
+}
+
 /// Returns the bytes that keys and values may take. On a GPU, half of what is left is first spent on weights in 16 bits,
-/// because passes of more than a few tokens would dequantize them each time.
+/// because passes of more than a few tokens would dequantize them each time; but not where weights are streamed.
 fn room(model: &mut Model, budget: Option<Size>) -> Result<u64> {
     let Device::Cuda(gpu) = model.device().clone() else {
         return Ok(available_memory().map_or(u64::MAX, |available| available / 2));
@@ -120,7 +127,9 @@ fn room(model: &mut Model, budget: Option<Size>) -> Result<u64> {
         let asked = budget.map_or(u64::MAX, |budget| budget.0.saturating_sub(memory.used));
         Ok(memory.free.min(asked).saturating_sub(GPU_MARGIN))
     };
-    let spent = model.cache_dequantized(left()? / 2, false)?;
-    cli::verbose(format_args!("{} for weights in 16 bits", Size(spent)));
+    if !model.is_streamed() {
+        let spent = model.cache_dequantized(left()? / 2, false)?;
+        cli::verbose(format_args!("{} for weights in 16 bits", Size(spent)));
+    }
     left()
 }
