@@ -1,7 +1,5 @@
 //! What the layers of a mixture's experts will take, before any of it is loaded.
 
-use super::cuda;
-use crate::device::cuda::ScratchSizes;
 use crate::kernels::linear::WeightSpec;
 
 /// Layers whose weights are known by the headers of their files.
@@ -40,36 +38,5 @@ impl GroupedLinearSpec {
     /// Whether all weights are in 4 bits.
     pub(crate) fn is_quantized(&self) -> bool {
         self.all().all(|weight| matches!(weight, WeightSpec::Quantized(_)))
-    }
-
-    /// Bytes of the weights on a GPU, or of a slot where they are streamed.
-    pub(crate) fn weight_bytes_on_gpu(&self) -> u64 {
-        cuda::Experts::weight_bytes(self)
-    }
-
-    /// Bytes of the weights on a GPU, and of the table of their addresses.
-    pub(crate) fn gpu_bytes(&self) -> u64 {
-        cuda::Experts::weight_bytes(self) + cuda::Experts::table_bytes(self)
-    }
-
-    /// Scratch that the weights are dequantized into on a GPU, where `others` is what other layers need.
-    pub(crate) fn scratch_sizes(&self, others: ScratchSizes) -> ScratchSizes {
-        if self.is_quantized() { others.with(self.len()) } else { others }
-    }
-
-    /// Bytes that [`super::GroupedLinear::cache_dequantized`] takes on a GPU for the 16-bit copies of the weights.
-    pub(crate) fn dequantized_bytes(&self) -> u64 {
-        match self.is_quantized() {
-            true => cuda::dequantized_bytes(self.len()),
-            false => 0,
-        }
-    }
-
-    /// Bytes of the copies on a GPU of an adapter of this rank.
-    pub(crate) fn adapter_bytes(&self, rank: usize) -> u64 {
-        match rank {
-            0 => 0,
-            _ => cuda::adapter_bytes(self.weights.len(), self.inputs(), self.outputs(), rank),
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! What a stack of projections will take, before any of it is loaded.
 
-use super::{WeightSpec, cuda};
-use crate::device::cuda::ScratchSizes;
+use super::WeightSpec;
 
 /// A stack whose weights are known by the headers of their files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,36 +36,5 @@ impl LinearSpec {
     pub(crate) fn bytes(&self) -> u64 {
         let bias = if self.has_bias { size_of::<f32>() * self.outputs() } else { 0 };
         self.weights.iter().map(WeightSpec::bytes).sum::<u64>() + bias as u64
-    }
-
-    /// Bytes of the weights on a GPU, or of a slot where they are streamed.
-    pub(crate) fn weight_bytes_on_gpu(&self) -> u64 {
-        cuda::Stack::weight_bytes(self)
-    }
-
-    /// Bytes of weights and biases on a GPU.
-    pub(crate) fn gpu_bytes(&self) -> u64 {
-        cuda::Stack::weight_bytes(self) + cuda::Stack::other_bytes(self)
-    }
-
-    /// Scratch that the weights are dequantized into on a GPU, where `others` is what other stacks need.
-    pub(crate) fn scratch_sizes(&self, others: ScratchSizes) -> ScratchSizes {
-        if self.is_quantized() { others.with(self.len()) } else { others }
-    }
-
-    /// Bytes that [`super::Linear::cache_dequantized`] takes on a GPU for the 16-bit copies of the weights.
-    pub(crate) fn dequantized_bytes(&self) -> u64 {
-        match self.is_quantized() {
-            true => cuda::dequantized_bytes(self.len()),
-            false => 0,
-        }
-    }
-
-    /// Bytes of the copies on a GPU of adapters with `ranks` ranks in all.
-    pub(crate) fn adapter_bytes(&self, ranks: usize) -> u64 {
-        match ranks {
-            0 => 0,
-            _ => cuda::adapter_bytes(self.inputs(), self.outputs(), ranks),
-        }
     }
 }

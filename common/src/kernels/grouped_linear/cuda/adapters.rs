@@ -23,7 +23,7 @@ pub(in super::super) struct Adapters16 {
 }
 
 /// Bytes that [`Adapters16::new`] takes.
-pub(in super::super) fn bytes(experts: usize, inputs: usize, outputs: usize, rank: usize) -> u64 {
+pub(super) fn bytes(experts: usize, inputs: usize, outputs: usize, rank: usize) -> u64 {
     let rank = rank.next_multiple_of(RANK_STEP);
     buffer_bytes::<u16>(experts * rank * inputs) + buffer_bytes::<u16>(experts * outputs * rank)
 }

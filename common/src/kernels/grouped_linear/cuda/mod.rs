@@ -2,17 +2,18 @@
 //! slots of all experts, whose number stays on the GPU.
 
 mod adapters;
+mod bytes;
 mod products;
 mod weights;
 
 use cudarc::driver::CudaSlice;
 
-use super::{GroupedLinear, GroupedLinearSpec, Routing, Rows, Weight};
+use super::{GroupedLinear, Routing, Rows, Weight};
 use crate::device::GpuVector;
-use crate::device::cuda::{Gpu, GpuMemory, GpuTensor, View, ViewMut, WeightId, buffer_bytes};
+use crate::device::cuda::{Gpu, GpuMemory, GpuTensor, View, ViewMut, WeightId};
 use crate::{Result, error};
 
-pub(super) use adapters::{Adapters16, bytes as adapter_bytes};
+pub(super) use adapters::Adapters16;
 use products::{Direction, Factor, Product};
 pub(in crate::kernels) use products::{GRADIENTS, HOPPER, SOURCE};
 pub(in crate::kernels) use weights::SOURCE as QUANTIZED;
@@ -42,16 +43,6 @@ impl Experts {
         Ok(Self { id: WeightId::new(), weights, is_streamed, dequantized: None, adapters: None })
     }
 
-    /// Bytes of the weights, which are streamed where they do not stay on the GPU.
-    pub(super) fn weight_bytes(spec: &GroupedLinearSpec) -> u64 {
-        Weights::bytes(spec)
-    }
-
-    /// Bytes that [`Experts::new`] takes besides the weights, without scratch.
-    pub(super) fn table_bytes(spec: &GroupedLinearSpec) -> u64 {
-        Weights::table_bytes(spec)
-    }
-
     /// Copies the adapter of `linear`, to which these experts belong, to 16 bits.
     pub(super) fn refresh_adapters(&mut self, linear: &GroupedLinear, parameters: &GpuVector) -> Result<()> {
         match (&linear.adapter, &mut self.adapters) {
@@ -79,7 +70,7 @@ impl Experts {
     /// Dequantizes quantized weights that are not streamed for good, where that takes no more than `budget` bytes; returns
     /// the bytes.
     pub(super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
-        let bytes = dequantized_bytes(self.weights.len());
+        let bytes = bytes::dequantized(self.weights.len());
         let can_keep = self.weights.is_quantized() && !self.is_streamed;
         if !can_keep || self.dequantized.is_some() || bytes > budget {
             return Ok(0);
@@ -113,11 +104,6 @@ impl Experts {
             .map(Some)
             .ok_or_else(|| error!(Bug, "the adapter of {} is not refreshed on the GPU", linear.name))
     }
-}
-
-/// Bytes that [`Experts::cache_dequantized`] takes for weights of `len` numbers.
-pub(super) fn dequantized_bytes(len: usize) -> u64 {
-    buffer_bytes::<u16>(len)
 }
 
 fn experts(linear: &GroupedLinear) -> Result<&Experts> {

@@ -5,14 +5,11 @@ use std::ops::Range;
 
 use cudarc::driver::{CudaSlice, CudaStream};
 
-use super::super::{GroupedLinearSpec, Routing, Rows, Weight};
+use super::super::{Routing, Rows, Weight};
 use crate::checkpoint::{self, Bytes};
-use crate::device::cuda::{
-    Argument, FrozenBuffer, Gpu, GpuMemory, Grid, KernelSource, View, ViewMut, buffer_bytes,
-};
-use crate::kernels::linear::WeightSpec;
+use crate::device::cuda::{Argument, FrozenBuffer, Gpu, GpuMemory, Grid, KernelSource, View, ViewMut};
 use crate::kernels::linear::cuda::{DEQUANTIZED_BY_BLOCK, PART, float16_bytes, part, shift};
-use crate::nf4::{Absmax, DynamicMap, NF4, Quantized};
+use crate::nf4::{Absmax, Quantized};
 use crate::{Result, error};
 
 pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new(
@@ -86,34 +83,6 @@ impl Weights {
             }
         };
         Ok(Self { experts, outputs, inputs, values })
-    }
-
-    /// Bytes that [`Weights::load`] takes, on the GPU or of a slot, without [`Weights::table_bytes`].
-    pub(super) fn bytes(spec: &GroupedLinearSpec) -> u64 {
-        if !spec.is_quantized() {
-            return buffer_bytes::<u16>(spec.len());
-        }
-        let quantized = || {
-            spec.all().filter_map(|weight| match weight {
-                WeightSpec::Quantized(quantized) => Some(quantized),
-                WeightSpec::Dense(..) => None,
-            })
-        };
-        let absmax = |nested: Option<usize>, blocks: usize| nested.unwrap_or(blocks);
-        let codes: usize = quantized().filter(|q| q.nested_blocks.is_some()).map(|q| q.blocks).sum();
-        let tables = NF4.len() + if codes > 0 { DynamicMap::LEN } else { 0 };
-        buffer_bytes::<u8>(quantized().map(|q| q.packed_len()).sum())
-            + buffer_bytes::<f32>(quantized().map(|q| absmax(q.nested_blocks, q.blocks)).sum())
-            + buffer_bytes::<u8>(codes)
-            + buffer_bytes::<f32>(tables)
-    }
-
-    /// Bytes of the table of addresses, which stays on the GPU.
-    pub(super) fn table_bytes(spec: &GroupedLinearSpec) -> u64 {
-        match spec.is_quantized() {
-            true => buffer_bytes::<u64>(PART * spec.all().count()),
-            false => 0,
-        }
     }
 
     /// E·N and K.
@@ -342,7 +311,10 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::GroupedLinearSpec;
     use super::*;
+    use crate::device::cuda::buffer_bytes;
+    use crate::kernels::linear::WeightSpec;
     use crate::nf4::Scheme;
 
     fn quantized(rows: usize, scheme: Scheme, shift: f32) -> Quantized {
@@ -381,7 +353,7 @@ mod tests {
                 + buffer_bytes::<u8>(layout.codes_len)
                 + buffer_bytes::<f32>(layout.tables.values.len())
                 + buffer_bytes::<u64>(PART * weights.len());
-            assert_eq!(Weights::bytes(&spec) + Weights::table_bytes(&spec), found, "{scheme:?}");
+            assert_eq!(spec.gpu_bytes(), found, "{scheme:?}");
         }
     }
 }

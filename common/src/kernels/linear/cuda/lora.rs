@@ -27,7 +27,7 @@ pub(in super::super) struct Adapters16 {
 }
 
 /// Bytes that [`Adapters16::new`] takes.
-pub(in super::super) fn bytes(inputs: usize, outputs: usize, ranks: usize) -> u64 {
+pub(super) fn bytes(inputs: usize, outputs: usize, ranks: usize) -> u64 {
     let ranks = ranks.next_multiple_of(RANK_STEP);
     buffer_bytes::<u16>(ranks * inputs) + buffer_bytes::<u16>(outputs * ranks)
 }

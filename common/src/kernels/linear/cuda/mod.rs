@@ -1,5 +1,6 @@
 //! Linear layers on a GPU: forward and backward of frozen weights and adapters.
 
+mod bytes;
 mod dropped;
 mod lora;
 mod packed;
@@ -12,13 +13,13 @@ use crate::device::{GpuVector, PendingValues};
 use crate::kernels::Write;
 use crate::{Result, error};
 
-pub(super) use stack::{Stack, dequantized_bytes};
+pub(super) use stack::Stack;
 pub(in crate::kernels) use weight::{
     DEQUANTIZED_BY_BLOCK, PART, dense_bytes, float16_bytes, part, shift, upload,
 };
 
+pub(super) use lora::Adapters16;
 pub(in crate::kernels) use lora::SOURCE as LORA;
-pub(super) use lora::{Adapters16, bytes as adapter_bytes};
 
 pub(in crate::kernels) static SOURCE: KernelSource = KernelSource::new(
     "quantized",

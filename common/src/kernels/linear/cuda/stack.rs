@@ -6,14 +6,13 @@ use std::ops::Range;
 
 use cudarc::driver::{CudaSlice, CudaStream};
 
-use super::super::{Linear, LinearSpec, Projection};
+use super::super::{Linear, Projection};
+use super::bytes;
 use super::lora::Adapters16;
 use super::packed::{self, Packed};
-use super::weight::{Frozen, PART};
+use super::weight::Frozen;
 use crate::device::GpuVector;
-use crate::device::cuda::{
-    Argument, Gpu, GpuMemory, GpuTensor, Number, Product, View, ViewMut, WeightId, buffer_bytes,
-};
+use crate::device::cuda::{Argument, Gpu, GpuMemory, GpuTensor, Number, Product, View, ViewMut, WeightId};
 use crate::kernels::Write;
 use crate::{Result, error};
 
@@ -64,23 +63,6 @@ impl Stack {
             stack.packed = Some(Packed::new(parts, stack.weights.iter().map(Frozen::rows).collect()));
         }
         Ok(stack)
-    }
-
-    /// Bytes of the weights, which are streamed where they do not stay on the GPU.
-    pub(in super::super) fn weight_bytes(spec: &LinearSpec) -> u64 {
-        spec.weights.iter().map(Frozen::bytes).sum()
-    }
-
-    /// Bytes that [`Stack::new`] takes besides the weights, without scratch.
-    pub(in super::super) fn other_bytes(spec: &LinearSpec) -> u64 {
-        let mut bytes = 0;
-        if spec.has_bias {
-            bytes += buffer_bytes::<u16>(spec.outputs());
-        }
-        if spec.is_quantized() {
-            bytes += buffer_bytes::<u64>(PART * spec.weights.len());
-        }
-        bytes
     }
 
     fn is_quantized(&self) -> bool {
@@ -258,7 +240,7 @@ impl Stack {
     /// Dequantizes quantized weights that are not streamed for good, where that takes no more than `budget` bytes; returns
     /// the bytes.
     pub(in super::super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
-        let bytes = dequantized_bytes(self.len());
+        let bytes = bytes::dequantized(self.len());
         if !self.is_quantized() || self.is_streamed || self.dequantized.is_some() || bytes > budget {
             return Ok(0);
         }
@@ -267,9 +249,4 @@ impl Stack {
         self.dequantized = Some(dequantized);
         Ok(bytes)
     }
-}
-
-/// Bytes that [`Stack::cache_dequantized`] takes for weights of `len` numbers.
-pub(in super::super) fn dequantized_bytes(len: usize) -> u64 {
-    buffer_bytes::<u16>(len)
 }
