@@ -65,6 +65,8 @@ impl<'a> Collector<'a> {
             Unfinished { logprobs: vec![Vec::new(); missing], missing }
         });
         let unfinished = unfinished.collect();
+        let before = subjects.iter().zip(&scored).filter(|(_, scored)| scored.is_some());
+        progress.add(before.map(|(subject, _)| subject.questions.len() as u64).sum());
         Self { world, subjects, left, unfinished, owed, scored, journal, report, progress }
     }
 
