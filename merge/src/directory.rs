@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use common::adapter::CONFIG;
 use common::checkpoint::{ADAPTER, Companions, FileWriter, INDEX, Index};
 use common::cli::{self, Begun, Destination, OutputDirectory, Progress, Unit};
+use common::model::is_composite;
 use common::{Context, Error, Result};
 use serde_json::{Value, json};
 
@@ -43,6 +44,9 @@ pub(crate) fn merge(request: &Request) -> Result<PathBuf> {
             return Ok(path);
         }
     };
+    if is_composite(&base.config) {
+        cli::note("the adapter changes the text model; the weights that read images stay as they are");
+    }
     let quality = describe(request, &base, &plan)?;
     output.record("base", quality);
     write_weights(&plan, beside.size()?, &mut output)?;

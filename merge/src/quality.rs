@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use common::adapter::{AdapterConfig, find_base};
 use common::checkpoint::{Tensor, cast_from_f32};
 use common::kernels::linear::Weight;
-use common::model::is_composite;
 use common::nf4::{Quantized, Scheme};
 use common::weight_names::canonical_name;
 use common::{Result, cli};
@@ -47,9 +46,6 @@ impl SquareSums {
 pub(crate) fn describe(request: &Request, base: &Base, plan: &MergePlan<'_>) -> Result<Value> {
     let kind = if is_quantized(base) { "dequantized" } else { "original" };
     cli::note(format_args!("base: {} ({kind} weights)", base.directory.display()));
-    if is_composite(&base.config) {
-        cli::note("the adapter changes the text model; the weights that read images stay as they are");
-    }
     let mut quality = json!({ "directory": base.directory, "weights": kind });
     let other = counterpart(base, &request.adapters[0]);
     let sums = match &other {

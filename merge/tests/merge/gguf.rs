@@ -110,6 +110,7 @@ fn a_model_that_reads_images_gives_the_file_of_its_text_model() {
     let of_merged = parent.bytes("model.gguf");
     let said = stderr_of(&run(&parent, &[&["adapter", "--base", "base"], &quantize[..]].concat()).success());
     assert!(said.contains("the weights that read images are left out"), "{said}");
+    assert!(!said.contains("stay as they are"), "{said}");
     assert!(parent.bytes("model.gguf") == of_merged);
     let file = GgufFile::open(&parent.path("model.gguf")).unwrap();
     assert_eq!(file.metadata.get("general.architecture"), Some(&Value::Text("gemma3".into())));
