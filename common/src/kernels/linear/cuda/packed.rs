@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use cudarc::driver::CudaSlice;
 
 use super::SOURCE;
-use crate::Result;
 use crate::device::cuda::{Argument, Gpu, Grid, View};
+use crate::{Result, error};
 
 /// The most rows of x.
 pub(super) const MOST_ROWS: usize = 64;
@@ -19,9 +19,13 @@ const LEAST_STEPS: usize = 2;
 /// The most parts that the columns of a weight are split into.
 const MOST_SPLITS: usize = 16;
 
-/// The kernels, and the most rows of x that each takes at a time.
-const KERNELS: [(&str, usize); 3] =
-    [("quantized_product_8", 8), ("quantized_product_16", 16), ("quantized_product_32", 32)];
+/// The kernels, the most rows of x that each takes at a time, and how many times that many.
+const KERNELS: [(&str, usize, usize); 4] = [
+    ("quantized_product_8", 8, 1),
+    ("quantized_product_16", 16, 1),
+    ("quantized_product_32", 32, 1),
+    ("quantized_product_32", 32, MOST_ROWS / 32),
+];
 
 /// Quantized weights of a stack as they are.
 pub(super) struct Packed {
@@ -29,14 +33,14 @@ pub(super) struct Packed {
     parts: CudaSlice<u64>,
     /// The rows of each.
     rows: Vec<usize>,
-    /// How products with up to 8, 16, 32 and 64 rows are divided, each once it was needed.
-    divisions: [OnceLock<Division>; 4],
+    /// How each of the kernels is launched, once it was needed.
+    launches: [OnceLock<Launch>; KERNELS.len()],
 }
 
 impl Packed {
     /// Weights of `rows` rows, whose `parts` lie one after the other.
     pub(super) fn new(parts: CudaSlice<u64>, rows: Vec<usize>) -> Self {
-        Self { parts, rows, divisions: Default::default() }
+        Self { parts, rows, launches: Default::default() }
     }
 
     /// Writes x [T, K]·Wᵀ and the bias to y [T, ΣN], plus `added` [T, ΣN], whose rows lie as far apart as those of y.
@@ -56,33 +60,22 @@ impl Packed {
         if t == 0 {
             return Ok(());
         }
-        let constant =
-            |name| gpu.constant(&SOURCE, name).map(|value| usize::try_from(value).unwrap_or(0).max(1));
-        let class = KERNELS.iter().position(|(_, rows)| t <= *rows).unwrap_or(KERNELS.len());
-        let (kernel, kernel_rows) = KERNELS[class.min(KERNELS.len() - 1)];
-        let most_warps = constant("quantized_product_warps")?;
-        let token_blocks = t.div_ceil(kernel_rows);
-        let work = Work {
-            tokens: token_blocks * kernel_rows,
-            token_blocks,
-            rows: &self.rows,
-            warp_rows: constant("quantized_product_rows")?,
-            steps: k.div_ceil(constant("quantized_product_step")?),
+        let mut kernels = KERNELS.iter().zip(&self.launches);
+        let Some((&(kernel, rows, times), launch)) = kernels.find(|((_, rows, times), _)| t <= rows * times)
+        else {
+            return Err(error!(Bug, "at most {MOST_ROWS} rows expected, found {t}"));
         };
-        let Division { warps, splits } =
-            *self.divisions[class].get_or_init(|| work.divide(gpu.multiprocessors(), most_warps));
+        let Launch { grid, splits, steps_of_split } = match launch.get() {
+            Some(launch) => *launch,
+            None => {
+                let found = Launch::new(gpu, &self.rows, k, (rows, times))?;
+                *launch.get_or_init(|| found)
+            }
+        };
         let mut partial = if splits > 1 { Some(gpu.allocate::<f32>(splits * t * n)?) } else { None };
-        let grid = Grid {
-            blocks: (work.blocks(warps), splits * token_blocks, 1),
-            threads: 32 * warps,
-            // As much as for the most warps: a kernel is loaded for one size.
-            shared: constant("quantized_product_table_bytes")?
-                + kernel_rows * constant("quantized_product_x_row_bytes")?
-                + most_warps * constant("quantized_product_warp_bytes")?,
-        };
         let sums = partial.as_mut().map_or(Argument::null(), Argument::from);
-        let [x_stride, steps_of_split] = Argument::ints([x.stride(), work.steps.div_ceil(splits)])?;
-        let [y_stride, tokens, columns, k, splits] = Argument::ints([y_stride, t, n, k, splits])?;
+        let [x_stride, y_stride, tokens] = Argument::ints([x.stride(), y_stride, t])?;
+        let [columns, k, splits, steps_of_split] = Argument::ints([n, k, splits, steps_of_split])?;
         let (x, parts) = (x.into(), (&self.parts).into());
         let arguments = [
             out,
@@ -101,14 +94,50 @@ impl Packed {
         ];
         // SAFETY: `quantized_product_R(y [T, ΣN], stride, added [T, ΣN] with y's stride or null, bias [ΣN] or null, partial
         // [splits, T, ΣN] or null, ΣN, x [T, K], stride, parts, T, K, splits, steps of a split) with the blocks of all
-        // parts for each split of each R rows. A thread has read what it adds to before
-        // it writes. The caller promises the rest.
+        // parts for each split of each R rows. A thread has read what it adds to before it writes. The caller promises the
+        // rest.
         unsafe { gpu.launch(&SOURCE, kernel, grid, &arguments)? };
         let Some(partial) = &partial else { return Ok(()) };
         let arguments = [out, y_stride, added, partial.into(), bias, tokens, columns, splits];
         // SAFETY: `quantized_product_sum(y [T, ΣN], stride, added [T, ΣN] with y's stride or null, partial [splits, T, ΣN],
         // bias [ΣN] or null, T, ΣN, splits)` with a thread for each number of y.
         unsafe { gpu.launch(&SOURCE, "quantized_product_sum", Grid::cover(t * n, 256), &arguments) }
+    }
+}
+
+/// How a kernel is launched for a number of rows of x.
+#[derive(Debug, Clone, Copy)]
+struct Launch {
+    grid: Grid,
+    /// The parts that the columns are split into.
+    splits: usize,
+    steps_of_split: usize,
+}
+
+impl Launch {
+    /// The launch of the kernel that takes `kernel_rows` rows of x at a time, `token_blocks` times, for weights of `rows`
+    /// rows and K columns.
+    fn new(gpu: &Gpu, rows: &[usize], k: usize, (kernel_rows, token_blocks): (usize, usize)) -> Result<Self> {
+        let constant =
+            |name| gpu.constant(&SOURCE, name).map(|value| usize::try_from(value).unwrap_or(0).max(1));
+        let most_warps = constant("quantized_product_warps")?;
+        let work = Work {
+            tokens: token_blocks * kernel_rows,
+            token_blocks,
+            rows,
+            warp_rows: constant("quantized_product_rows")?,
+            steps: k.div_ceil(constant("quantized_product_step")?),
+        };
+        let Division { warps, splits } = work.divide(gpu.multiprocessors(), most_warps);
+        let grid = Grid {
+            blocks: (work.blocks(warps), splits * token_blocks, 1),
+            threads: 32 * warps,
+            // As much as for the most warps: a kernel is loaded for one size.
+            shared: constant("quantized_product_table_bytes")?
+                + kernel_rows * constant("quantized_product_x_row_bytes")?
+                + most_warps * constant("quantized_product_warp_bytes")?,
+        };
+        Ok(Self { grid, splits, steps_of_split: work.steps.div_ceil(splits) })
     }
 }
 
