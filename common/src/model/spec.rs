@@ -12,7 +12,7 @@ use crate::Result;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
 use crate::device::Vector;
-use crate::device::cuda::{ScratchSizes, scratch_bytes};
+use crate::device::cuda::{ScratchSizes, buffer_bytes, scratch_bytes};
 use crate::kernels::adamw::MomentsSpec;
 use crate::kernels::embedding;
 use crate::kernels::grouped_linear::GroupedLinearSpec;
@@ -163,8 +163,9 @@ impl ModelSpec {
 
     /// Bytes that matrix products and dequantized weights work in on a GPU.
     pub(super) fn scratch_on_gpu(&self) -> u64 {
-        let sizes = self.head.scratch_sizes(ScratchSizes::NONE);
-        scratch_bytes(self.stacks.iter().fold(sizes, |sizes, stack| stack.scratch_sizes(sizes)))
+        let head = Some(&self.head).filter(|head| head.is_quantized()).map(LinearSpec::len);
+        let stacks = self.stacks.iter().filter(|stack| stack.is_quantized()).map(StackSpec::len);
+        scratch_bytes(head.into_iter().chain(stacks).fold(ScratchSizes::NONE, ScratchSizes::with))
     }
 
     /// Bytes of the values of these adapters on a GPU, and of their 16-bit copies.
@@ -191,7 +192,8 @@ impl ModelSpec {
             true => embedding::table_bytes(&self.embedding),
             false => 0,
         };
-        table + self.stacks.iter().map(StackSpec::dequantized_bytes).sum::<u64>()
+        let stacks = self.stacks.iter().filter(|stack| stack.is_quantized());
+        table + stacks.map(|stack| buffer_bytes::<u16>(stack.len())).sum::<u64>()
     }
 }
 
@@ -223,11 +225,19 @@ impl StackSpec {
         weights.into_iter().for_each(|weight| *weight = weight.quantized(scheme));
     }
 
-    #[cfg(test)]
+    /// Whether all weights are in 4 bits, so that a GPU dequantizes them.
     fn is_quantized(&self) -> bool {
         match self {
             Self::Linear(linear) => linear.is_quantized(),
-            Self::Experts(linear) => linear.all().all(|weight| matches!(weight, WeightSpec::Quantized(_))),
+            Self::Experts(linear) => linear.is_quantized(),
+        }
+    }
+
+    /// Numbers of all weights.
+    fn len(&self) -> usize {
+        match self {
+            Self::Linear(linear) => linear.len(),
+            Self::Experts(linear) => linear.len(),
         }
     }
 
@@ -249,20 +259,6 @@ impl StackSpec {
         match self {
             Self::Linear(linear) => linear.weight_bytes_on_gpu(),
             Self::Experts(linear) => linear.weight_bytes_on_gpu(),
-        }
-    }
-
-    fn scratch_sizes(&self, others: ScratchSizes) -> ScratchSizes {
-        match self {
-            Self::Linear(linear) => linear.scratch_sizes(others),
-            Self::Experts(linear) => linear.scratch_sizes(others),
-        }
-    }
-
-    fn dequantized_bytes(&self) -> u64 {
-        match self {
-            Self::Linear(linear) => linear.dequantized_bytes(),
-            Self::Experts(linear) => linear.dequantized_bytes(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::GroupedLinearSpec;
 use super::adapters;
-use crate::device::cuda::{ScratchSizes, buffer_bytes};
+use crate::device::cuda::buffer_bytes;
 use crate::kernels::linear::WeightSpec;
 use crate::kernels::linear::cuda::PART;
 use crate::nf4::{DynamicMap, NF4};
@@ -33,19 +33,6 @@ impl GroupedLinearSpec {
         self.weight_bytes_on_gpu() + table_bytes(self)
     }
 
-    /// Scratch that the weights are dequantized into on a GPU, where `others` is what other layers need.
-    pub(crate) fn scratch_sizes(&self, others: ScratchSizes) -> ScratchSizes {
-        if self.is_quantized() { others.with(self.len()) } else { others }
-    }
-
-    /// Bytes that `GroupedLinear::cache_dequantized` takes on a GPU for the 16-bit copies of the weights.
-    pub(crate) fn dequantized_bytes(&self) -> u64 {
-        match self.is_quantized() {
-            true => dequantized(self.len()),
-            false => 0,
-        }
-    }
-
     /// Bytes of the copies on a GPU of an adapter of this rank.
     pub(crate) fn adapter_bytes(&self, rank: usize) -> u64 {
         match rank {
@@ -61,9 +48,4 @@ fn table_bytes(spec: &GroupedLinearSpec) -> u64 {
         true => buffer_bytes::<u64>(PART * spec.all().count()),
         false => 0,
     }
-}
-
-/// Bytes that 16-bit copies of `len` numbers take.
-pub(super) fn dequantized(len: usize) -> u64 {
-    buffer_bytes::<u16>(len)
 }

@@ -10,7 +10,7 @@ use cudarc::driver::CudaSlice;
 
 use super::{GroupedLinear, Routing, Rows, Weight};
 use crate::device::GpuVector;
-use crate::device::cuda::{Gpu, GpuMemory, GpuTensor, View, ViewMut, WeightId};
+use crate::device::cuda::{Gpu, GpuMemory, GpuTensor, View, ViewMut, WeightId, buffer_bytes};
 use crate::{Result, error};
 
 pub(super) use adapters::Adapters16;
@@ -70,7 +70,7 @@ impl Experts {
     /// Dequantizes quantized weights that are not streamed for good, where that takes no more than `budget` bytes; returns
     /// the bytes.
     pub(super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
-        let bytes = bytes::dequantized(self.weights.len());
+        let bytes = buffer_bytes::<u16>(self.weights.len());
         let can_keep = self.weights.is_quantized() && !self.is_streamed;
         if !can_keep || self.dequantized.is_some() || bytes > budget {
             return Ok(0);

@@ -3,7 +3,7 @@
 use super::super::LinearSpec;
 use super::lora;
 use super::weight::{Frozen, PART};
-use crate::device::cuda::{ScratchSizes, buffer_bytes};
+use crate::device::cuda::buffer_bytes;
 
 impl LinearSpec {
     /// Bytes of the weights on a GPU, or of a slot where they are streamed.
@@ -14,19 +14,6 @@ impl LinearSpec {
     /// Bytes of weights and biases on a GPU.
     pub(crate) fn gpu_bytes(&self) -> u64 {
         self.weight_bytes_on_gpu() + other_bytes(self)
-    }
-
-    /// Scratch that the weights are dequantized into on a GPU, where `others` is what other stacks need.
-    pub(crate) fn scratch_sizes(&self, others: ScratchSizes) -> ScratchSizes {
-        if self.is_quantized() { others.with(self.len()) } else { others }
-    }
-
-    /// Bytes that `Linear::cache_dequantized` takes on a GPU for the 16-bit copies of the weights.
-    pub(crate) fn dequantized_bytes(&self) -> u64 {
-        match self.is_quantized() {
-            true => dequantized(self.len()),
-            false => 0,
-        }
     }
 
     /// Bytes of the copies on a GPU of adapters with `ranks` ranks in all.
@@ -48,9 +35,4 @@ fn other_bytes(spec: &LinearSpec) -> u64 {
         bytes += buffer_bytes::<u64>(PART * spec.weights.len());
     }
     bytes
-}
-
-/// Bytes that 16-bit copies of `len` numbers take.
-pub(super) fn dequantized(len: usize) -> u64 {
-    buffer_bytes::<u16>(len)
 }

@@ -7,12 +7,13 @@ use std::ops::Range;
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::super::{Linear, Projection};
-use super::bytes;
 use super::lora::Adapters16;
 use super::packed::{self, Packed};
 use super::weight::Frozen;
 use crate::device::GpuVector;
-use crate::device::cuda::{Argument, Gpu, GpuMemory, GpuTensor, Number, Product, View, ViewMut, WeightId};
+use crate::device::cuda::{
+    Argument, Gpu, GpuMemory, GpuTensor, Number, Product, View, ViewMut, WeightId, buffer_bytes,
+};
 use crate::kernels::Write;
 use crate::{Result, error};
 
@@ -240,7 +241,7 @@ impl Stack {
     /// Dequantizes quantized weights that are not streamed for good, where that takes no more than `budget` bytes; returns
     /// the bytes.
     pub(in super::super) fn cache_dequantized(&mut self, gpu: &Gpu, budget: u64) -> Result<u64> {
-        let bytes = bytes::dequantized(self.len());
+        let bytes = buffer_bytes::<u16>(self.len());
         if !self.is_quantized() || self.is_streamed || self.dequantized.is_some() || bytes > budget {
             return Ok(0);
         }
