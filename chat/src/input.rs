@@ -46,7 +46,7 @@ impl UserInput {
         Self::with_gap(source, PASTE_GAP)
     }
 
-    /// As [`UserInput::new`]; lines within `gap` of each other are one message.
+    /// Reads messages from `source`; lines within `gap` of each other are one message.
     fn with_gap(source: impl Read + Send + 'static, gap: Duration) -> Self {
         let (sender, lines) = sync_channel(1024);
         std::thread::spawn(move || {

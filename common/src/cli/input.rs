@@ -83,7 +83,8 @@ impl Inputs {
         Ok(directories)
     }
 
-    /// As [`Inputs::directories_or_yaml`], with GGUF files that are named by themselves.
+    /// All directories, the YAML files that may stand in the place of one, and the GGUF files that are named by
+    /// themselves. Other files are passed over.
     pub fn models(self) -> Result<Vec<PathBuf>> {
         let are_streamed = matches!(self.source, PathSource::Lines(_));
         let mut models: Vec<PathBuf> = Vec::new();

@@ -193,7 +193,7 @@ impl Gpu {
     /// Launches a kernel on the stream that computes.
     ///
     /// # Safety
-    /// As for [`Gpu::launch_on`].
+    /// What [`Gpu::launch_on`] asks for holds for the stream that computes.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn launch(
         &self,

@@ -198,7 +198,7 @@ pub(super) mod unreal {
         of_stream(address, rows, columns, 0)
     }
 
-    /// As [`view`], in a buffer of another stream.
+    /// A matrix [rows, columns] to read, in a buffer of the stream with this number.
     pub(crate) fn of_stream<T: Copy>(
         address: u64,
         rows: usize,
@@ -208,7 +208,7 @@ pub(super) mod unreal {
         View::of(Extent::row(address, rows * columns, StreamId(stream)).matrix(rows, columns).unwrap())
     }
 
-    /// As [`view`], to be written.
+    /// A matrix [rows, columns] to write, whose first number is at `address`.
     pub(crate) fn view_mut<T: Copy>(address: u64, rows: usize, columns: usize) -> ViewMut<'static, T> {
         ViewMut::of(Extent::row(address, rows * columns, StreamId(0)).matrix(rows, columns).unwrap())
     }
